@@ -1,0 +1,325 @@
+//! Who gets in: one-shot accepts, never more in flight than there is room for, so that the kernel never
+//! has to throw away a connection it has accepted.
+//!
+//! A connection over a limit that still gets a slot (the reserve) is told so: its request is answered
+//! with 503. When even the reserve is used up, accepting stops and the rest waits in the listener's
+//! queue.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use super::config::Config;
+use super::core::{Core, Dial, Outgoing, address_key};
+use super::handler::{Cause, Handler};
+use super::outbox::Data;
+use super::ring::Ring;
+use super::slots::{Flags, Phase};
+use super::token::{Op, Token};
+use super::worker::Worker;
+use crate::protocol::response;
+
+/// The state of accepting on one core.
+pub(super) struct Admission {
+    /// Lanes that are not armed.
+    idle: Vec<u32>,
+    lanes: u32,
+    table: u32,
+    accepting: bool,
+    listening: bool,
+    /// Accepts per second, and what is left of them in millionths.
+    rate: u32,
+    tokens: u64,
+    refilled_ns: u64,
+    /// After an error of the host (no memory, no files), accepting rests until then.
+    rest_until_ns: u64,
+    paused: bool,
+}
+
+impl Admission {
+    pub(super) fn new(config: &Config, lanes: u32, table: u32) -> Self {
+        Self {
+            idle: (0..lanes).rev().collect(),
+            lanes,
+            table,
+            accepting: lanes > 0,
+            listening: lanes > 0,
+            rate: config.accept_rate,
+            tokens: u64::from(config.accept_rate) * MILLION,
+            refilled_ns: 0,
+            rest_until_ns: 0,
+            paused: false,
+        }
+    }
+
+    /// No accept is in flight.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.idle.len() as u32 == self.lanes && !self.listening
+    }
+
+    /// Accepting waits for time to pass.
+    pub(super) fn wants_tick(&self) -> bool {
+        self.accepting && !self.idle.is_empty() && (self.rate > 0 || self.rest_until_ns > 0)
+    }
+
+    fn refill(&mut self, now_ns: u64) {
+        let elapsed_us = now_ns.saturating_sub(self.refilled_ns) / 1000;
+        self.refilled_ns += elapsed_us * 1000;
+        let burst = u64::from(self.rate) * MILLION;
+        self.tokens = (self.tokens + elapsed_us * u64::from(self.rate)).min(burst);
+    }
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Arms as many accepts as there are free slots, tokens and lanes.
+    pub(super) fn arm_accepts(&mut self) {
+        let admission = &mut self.admission;
+        if !admission.listening {
+            return;
+        }
+        if !admission.accepting {
+            if admission.idle.len() as u32 == admission.lanes {
+                admission.listening = false;
+                self.ring.close_listener();
+            }
+            return;
+        }
+        let now = self.core.now_ns;
+        if now < admission.rest_until_ns {
+            return;
+        }
+        admission.rest_until_ns = 0;
+        let armed = admission.lanes - admission.idle.len() as u32;
+        let free = admission.table.saturating_sub(self.core.slots.used() + armed);
+        let mut allowed = free.min(admission.idle.len() as u32);
+        if allowed == 0 && free == 0 && armed == 0 && !admission.paused {
+            admission.paused = true;
+            self.core.counted.accept_pauses += 1;
+        }
+        if free > 0 {
+            admission.paused = false;
+        }
+        if admission.rate > 0 {
+            admission.refill(now);
+            let tokens = (admission.tokens / MILLION) as u32;
+            if allowed > 0 && tokens <= armed {
+                self.core.counted.accept_rate_pauses += 1;
+            }
+            allowed = allowed.min(tokens.saturating_sub(armed));
+        }
+        for _ in 0..allowed {
+            let Some(lane) = admission.idle.pop() else { return };
+            self.ring.accept(lane);
+        }
+    }
+
+    /// Lets what is in flight finish and closes the listener.
+    pub(super) fn stop_accepting(&mut self) {
+        if !self.admission.accepting {
+            return;
+        }
+        self.admission.accepting = false;
+        for lane in 0..self.admission.lanes {
+            if !self.admission.idle.contains(&lane) {
+                self.ring.cancel_accept(lane);
+            }
+        }
+    }
+
+    pub(super) fn on_accepted(&mut self, lane: u32, result: io::Result<(u32, SocketAddr)>) {
+        self.admission.idle.push(lane);
+        match result {
+            Ok((slot, peer)) => {
+                self.admission.tokens = self.admission.tokens.saturating_sub(MILLION);
+                // The kernel hands out a slot only after it closed the last tenant's descriptor;
+                // its completion may still be on the way.
+                if self.core.slots.get(slot).is_some() {
+                    self.core.counted.stale_completions += 1;
+                    self.forget(slot);
+                }
+                self.core.admit_connection(slot, peer);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(error) => {
+                self.core.counted.accept_errors += 1;
+                if !is_of_the_peer(&error) {
+                    self.admission.rest_until_ns = self.core.now_ns + REST_NS;
+                }
+            }
+        }
+    }
+
+    /// Makes the outgoing connections the application asked for.
+    pub(super) fn dial(&mut self) {
+        for _ in 0..DIALS_PER_TURN {
+            let Some(outgoing) = self.core.outgoing.pop_front() else { return };
+            let tag = outgoing.tag;
+            let peer = outgoing.target.peer;
+            match self.ring.socket(peer, outgoing.local) {
+                Ok(slot) => {
+                    let token = self.core.begin_dial(slot, outgoing);
+                    self.ring.connect(token, peer);
+                }
+                Err(error) => {
+                    self.core.counted.connect_errors += 1;
+                    let text = error.to_string();
+                    self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, token: Token, result: io::Result<()>) {
+        let slot = token.slot();
+        let Some(hot) = self.core.slots.lookup(slot, token.generation()) else {
+            self.core.counted.stale_completions += 1;
+            return;
+        };
+        hot.clear(Flags::CONNECT);
+        if hot.phase != Phase::Connecting {
+            return;
+        }
+        match result {
+            Ok(()) => self.core.on_tcp_established(slot),
+            Err(error) => {
+                self.core.counted.connect_errors += 1;
+                if let Some(dial) = self.core.dials.remove(&slot) {
+                    let text = error.to_string();
+                    self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, &text));
+                }
+                self.core.drop_connection(slot, Cause::Broken);
+            }
+        }
+    }
+}
+
+impl Core {
+    fn admit_connection(&mut self, slot: u32, peer: SocketAddr) {
+        self.counted.accepted += 1;
+        self.slots.open(slot).phase = Phase::Handshake;
+        if let Some(cold) = self.slots.cold(slot) {
+            cold.set_peer(peer);
+            let now_us = (self.now_ns / 1000) as u32;
+            (cold.messages, cold.bytes) = (now_us, now_us);
+        }
+        let over_total = self.count(slot);
+        let over_address = self.count_address(peer);
+        let over = if over_total {
+            self.counted.refused_full += 1;
+            true
+        } else if over_address {
+            self.counted.refused_per_address += 1;
+            true
+        } else {
+            false
+        };
+        if over {
+            if self.surplus >= self.config.reserve {
+                // Not even room to say so.
+                self.release(slot);
+                return;
+            }
+            self.surplus += 1;
+            if let Some(hot) = self.slots.get_mut(slot) {
+                hot.set(Flags::SURPLUS);
+            }
+        }
+        let limit = if over { self.limits.linger } else { self.limits.handshake };
+        self.enter_phase(slot, Phase::Handshake, limit);
+        self.arm_poll(slot);
+        // The request often came with the connection.
+        self.mark_ready(slot);
+    }
+
+    /// Enters a connection into the server's total. Returns whether that is now over its limit.
+    fn count(&mut self, slot: u32) -> bool {
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::COUNTED);
+        }
+        self.total.fetch_add(1, Ordering::Relaxed) >= self.config.max_connections
+    }
+
+    fn count_address(&mut self, peer: SocketAddr) -> bool {
+        let limit = self.config.max_per_address;
+        if limit == 0 {
+            return false;
+        }
+        let count = self.addresses.entry(address_key(peer.ip())).or_insert(0);
+        *count += 1;
+        *count > limit
+    }
+
+    /// Takes a connection out of the totals, when its slot is given back.
+    pub(super) fn uncount(&mut self, slot: u32) {
+        if !self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::COUNTED)) {
+            return;
+        }
+        self.total.fetch_sub(1, Ordering::Relaxed);
+        if self.config.max_per_address == 0 {
+            return;
+        }
+        let Some(peer) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };
+        let key = address_key(peer.ip());
+        if let Some(count) = self.addresses.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&key);
+            }
+        }
+    }
+
+    fn begin_dial(&mut self, slot: u32, outgoing: Outgoing) -> Token {
+        let hot = self.slots.open(slot);
+        hot.phase = Phase::Connecting;
+        hot.set(Flags::CLIENT | Flags::CONNECT);
+        let token = Token::new(Op::Connect, slot, hot.generation);
+        if let Some(cold) = self.slots.cold(slot) {
+            cold.set_peer(outgoing.target.peer);
+        }
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.rng.draw().to_ne_bytes());
+        key[8..].copy_from_slice(&self.rng.draw().to_ne_bytes());
+        self.dials.insert(slot, Dial { outgoing, key });
+        self.enter_phase(slot, Phase::Connecting, self.limits.handshake);
+        token
+    }
+
+    fn on_tcp_established(&mut self, slot: u32) {
+        let Some(dial) = self.dials.get(&slot) else { return };
+        let target = &dial.outgoing.target;
+        let start = self.cork.len();
+        let (host, path, headers) = (&target.host, &target.target, &target.headers);
+        response::write_request(&mut self.cork, host, path, dial.key, headers);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_run(data));
+        self.enter_phase(slot, Phase::Handshake, self.limits.handshake);
+        self.arm_poll(slot);
+    }
+}
+
+/// Errors of accept that concern one connection, which is gone (accept(2), "Error handling").
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::EPERM
+        )
+    )
+}
+
+const MILLION: u64 = 1_000_000;
+
+/// How long accepting rests when the host is out of memory or files.
+const REST_NS: u64 = 100_000_000;
+
+/// Outgoing connections started per turn, so that a dialler still answers its pings.
+const DIALS_PER_TURN: usize = 64;

@@ -1,0 +1,244 @@
+//! How connections end: the close handshake from either side, faults, refusals, and plain drops.
+//!
+//! The order is always the same. The application is told once ([`Core::conclude`]), topics and messages
+//! in progress go in the same step; then what is queued leaves, then the descriptor is closed, and when
+//! the kernel confirms that, the slot is free. Each step has a deadline.
+
+use super::conn::SendError;
+use super::core::{Core, Notice};
+use super::handler::{Cause, Closed};
+use super::outbox::Data;
+use super::slots::{Flags, Phase};
+use crate::protocol::close::write_payload;
+use crate::protocol::frame::{self, Opcode};
+use crate::protocol::request::Refusal;
+use crate::protocol::{CloseCode, CloseFrame, Fault};
+
+impl Core {
+    /// The application closes: our close frame, then the peer's (RFC 6455 section 7.1.2).
+    pub(crate) fn close_by_application(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        code: CloseCode,
+        reason: &str,
+    ) -> Result<(), SendError> {
+        if self.slots.lookup(slot, generation).is_none_or(|hot| hot.phase != Phase::Open) {
+            return Err(SendError::Gone);
+        }
+        self.begin_close(slot, Cause::Application, code, reason);
+        Ok(())
+    }
+
+    /// Sends a close frame behind what is queued and waits for the peer's.
+    pub(crate) fn begin_close(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+        if self.slots.get(slot).is_none_or(|hot| hot.phase != Phase::Open) {
+            return;
+        }
+        self.queue_close_frame(slot, code, reason);
+        self.conclude(slot, cause, code, "");
+        self.enter_phase(slot, Phase::Closing, self.limits.close);
+    }
+
+    /// The peer's close frame came.
+    pub(crate) fn on_close_frame(&mut self, slot: u32, frame: &CloseFrame, more_input: bool) {
+        let Some(hot) = self.slots.get(slot) else { return };
+        match hot.phase {
+            Phase::Open => {
+                // Section 5.5.1: the answer echoes the status code.
+                self.queue_close_frame(slot, frame.code, "");
+                self.counted.closed_clean += 1;
+                self.conclude(slot, Cause::Peer, frame.code, &frame.reason);
+            }
+            Phase::Closing => self.counted.closed_clean += 1,
+            _ => return,
+        }
+        self.leave(slot, more_input);
+    }
+
+    /// The peer broke a rule: the close frame that says so, then the end (section 7.1.7).
+    pub(crate) fn on_fault(&mut self, slot: u32, fault: Fault) {
+        let cause = match fault.close_code() {
+            CloseCode::INVALID_DATA => Cause::InvalidData,
+            CloseCode::TOO_BIG => Cause::TooBig,
+            _ => Cause::Protocol,
+        };
+        self.fail(slot, cause, fault.close_code(), fault.reason());
+    }
+
+    /// Ends a connection with a close frame, without waiting for the peer's: its further input is
+    /// discarded.
+    pub(crate) fn fail(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if !matches!(hot.phase, Phase::Open | Phase::Closing) {
+            return;
+        }
+        hot.set(Flags::DEAF);
+        self.queue_close_frame(slot, code, reason);
+        self.conclude(slot, cause, code, "");
+        self.leave(slot, true);
+    }
+
+    /// Ends a connection that reads too slowly: what is not partly sent is dropped, so that the
+    /// close frame is next.
+    pub(crate) fn give_up(&mut self, slot: u32, cause: Cause) {
+        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
+            self.counted.dropped_full += outbox.cut().messages;
+        }
+        let (code, reason) = match cause {
+            Cause::Slow => (CloseCode::POLICY, "too slow"),
+            _ => (CloseCode::TRY_AGAIN, "out of outbox memory"),
+        };
+        self.fail(slot, cause, code, reason);
+    }
+
+    /// Answers a request with an HTTP status and ends the connection.
+    pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+        let start = self.cork.len();
+        refusal.write(&mut self.cork);
+        let answer = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_final(answer));
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::DEAF);
+        }
+        self.leave(slot, true);
+    }
+
+    /// Ends a connection without a word: the peer is gone, or does not listen.
+    pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
+        let Some(hot) = self.slots.get(slot) else { return };
+        match hot.phase {
+            Phase::Free | Phase::Closed => return,
+            Phase::Handshake => self.counted.handshake_aborts += 1,
+            _ => {}
+        }
+        self.conclude(slot, cause, CloseCode::ABNORMAL, "");
+        self.release(slot);
+    }
+
+    /// Tells the application, once, and takes everything from the connection that belongs to an open
+    /// one.
+    fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        self.topics.unsubscribe_all(&mut hot.subscriptions);
+        if !hot.clear(Flags::ANNOUNCED) {
+            return;
+        }
+        let generation = hot.generation;
+        self.open -= 1;
+        self.count_closed(cause);
+        let closed = Closed { cause, code, reason: reason.to_owned() };
+        self.notices.push_back(Notice::Closed { slot, generation, closed });
+    }
+
+    fn count_closed(&mut self, cause: Cause) {
+        let c = &mut self.counted;
+        c.closed += 1;
+        let counter = match cause {
+            Cause::Peer => return,
+            Cause::Abrupt => &mut c.closed_abrupt,
+            Cause::Broken => &mut c.closed_error,
+            Cause::Protocol => &mut c.closed_protocol,
+            Cause::InvalidData => &mut c.closed_invalid_data,
+            Cause::TooBig => &mut c.closed_too_big,
+            Cause::Rate => &mut c.closed_rate,
+            Cause::InboundFull => &mut c.closed_inbound_full,
+            Cause::Slow => &mut c.closed_slow,
+            Cause::OutboxFull => &mut c.closed_outbox_full,
+            Cause::WriteTimeout => &mut c.closed_write_timeout,
+            Cause::Idle => &mut c.closed_idle,
+            Cause::Heartbeat => &mut c.closed_heartbeat,
+            Cause::Panic => &mut c.closed_panic,
+            Cause::Application => &mut c.closed_application,
+            Cause::Drain => &mut c.closed_drain,
+        };
+        *counter += 1;
+    }
+
+    fn queue_close_frame(&mut self, slot: u32, code: CloseCode, reason: &str) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if hot.set(Flags::CLOSE_SENT) {
+            return;
+        }
+        let client = hot.has(Flags::CLIENT);
+        let mask = client.then(|| self.mask());
+        let mut payload = [0; 125];
+        let len = write_payload(&mut payload, code, reason);
+        let start = self.cork.len();
+        frame::append(&mut self.cork, Opcode::Close, &payload[..len], mask);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_final(data));
+    }
+
+    /// Nothing more is awaited from the peer: send what is queued, then end.
+    fn leave(&mut self, slot: u32, linger: bool) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        // A client leaves closing the connection to the server (section 7.1.1).
+        if linger || hot.has(Flags::CLIENT) {
+            // Closing a socket with unread input resets it, and a reset overtakes the close frame.
+            hot.set(Flags::LINGER);
+        }
+        self.drop_partial(slot);
+        self.enter_phase(slot, Phase::Flushing, self.limits.close);
+        self.mark_dirty(slot);
+    }
+
+    /// Called by the flush when a leaving connection has nothing left to send.
+    pub(crate) fn flushed(&mut self, slot: u32) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if hot.phase != Phase::Flushing {
+            return;
+        }
+        if !hot.clear(Flags::LINGER) {
+            self.release(slot);
+            return;
+        }
+        if !hot.has(Flags::CLIENT) {
+            hot.set(Flags::SHUTDOWN);
+            self.shutdowns.push(slot);
+        }
+        self.enter_phase(slot, Phase::Lingering, self.limits.linger);
+        self.mark_ready(slot);
+    }
+
+    /// Takes all that is left from a connection and marks its descriptor for closing.
+    pub(crate) fn release(&mut self, slot: u32) {
+        self.drop_partial(slot);
+        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
+            self.counted.dropped_gone += outbox.cut().messages;
+        }
+        self.unblock(slot);
+        self.retire_outbox(slot);
+        self.heads.remove(&slot);
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.phase = Phase::Closed;
+        if hot.clear(Flags::SURPLUS) {
+            self.surplus -= 1;
+        }
+        self.wheel.cancel(&mut self.slots, slot);
+        self.releases.push(slot);
+    }
+
+    /// Forgets a message in progress.
+    pub(crate) fn drop_partial(&mut self, slot: u32) {
+        if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
+            self.inbound_held -= partial.memory();
+        }
+    }
+
+    /// Clears the mark of a full send buffer.
+    pub(crate) fn unblock(&mut self, slot: u32) {
+        if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::BLOCKED)) {
+            self.blocked -= 1;
+        }
+    }
+
+    /// Moves a connection to a phase that lasts at most `limit` ticks.
+    pub(crate) fn enter_phase(&mut self, slot: u32, phase: Phase, limit: u32) {
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.phase = phase;
+            let due = self.tick + limit + 1;
+            self.wheel.schedule(&mut self.slots, slot, due);
+        }
+    }
+}

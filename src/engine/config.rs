@@ -1,0 +1,320 @@
+//! Every knob of the engine with its default, checked once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::outbox::Policy;
+use super::token::SLOTS_MAX;
+use crate::protocol::CloseCode;
+
+/// What to do with a connection that sends more than its rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RatePolicy {
+    /// Close with 1008.
+    #[default]
+    Close,
+    /// Leave its input in the kernel until the rate allows: TCP slows the sender down.
+    Pause,
+}
+
+/// When to ask a silent peer whether it lives, and when to give it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Whether pings are sent at all.
+    pub enabled: bool,
+    /// Silence after which a new connection is pinged.
+    pub start: Duration,
+    /// Shortest interval; missed answers halve it down to this.
+    pub floor: Duration,
+    /// Longest interval; answers lengthen it by a quarter up to this.
+    pub ceiling: Duration,
+    /// Unanswered for this long: suspect, and pinged again.
+    pub suspect: Duration,
+    /// Unanswered for this long: probed with a last ping.
+    pub probe: Duration,
+    /// Unanswered for this long: closed.
+    pub dead: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            start: Duration::from_secs(25),
+            floor: Duration::from_secs(5),
+            ceiling: Duration::from_secs(60),
+            suspect: Duration::from_secs(15),
+            probe: Duration::from_secs(30),
+            dead: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a server goes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Closes are spread evenly over this time, so that clients do not all come back at once.
+    pub window: Duration,
+    /// What is left after this time is cut.
+    pub deadline: Duration,
+    /// Close code for every connection.
+    pub code: CloseCode,
+    /// Close reason, at most 123 bytes.
+    pub reason: String,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            window: Duration::ZERO,
+            deadline: Duration::from_secs(5),
+            code: CloseCode::GOING_AWAY,
+            reason: "server is going away".to_owned(),
+        }
+    }
+}
+
+/// Configuration of a server. `0` switches an optional limit off where its text says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only outgoing
+    /// connections.
+    pub listen: Option<SocketAddr>,
+    /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
+    /// many more as `max_connections` needs under the limit of open files.
+    pub workers: usize,
+    /// Bind worker `n` to processor `n` (modulo their number).
+    pub pin: bool,
+    /// Connections over all workers; one more is answered with 503. 0: as many as the workers can hold
+    /// under the limit of open files, at most about 116,000 each.
+    pub max_connections: u32,
+    /// Connections from one IPv4 address or IPv6 /64; 0: no limit.
+    pub max_per_address: u32,
+    /// Accepts per second and worker, with a burst of one second; 0: no limit.
+    pub accept_rate: u32,
+    /// Length of each listener's accept queue (capped by `net.core.somaxconn`).
+    pub backlog: u32,
+    /// Slots per worker for connections that are only there to be refused.
+    pub reserve: u32,
+    /// Seconds in the `Retry-After` of a 503.
+    pub retry_after: u32,
+    /// Time for TCP connect and the opening handshake.
+    pub handshake_timeout: Duration,
+    /// Bytes of a request head.
+    pub max_head: usize,
+    /// Payload bytes of one received message, over all its fragments.
+    pub max_message: usize,
+    /// Fragments of one received message.
+    pub max_fragments: u32,
+    /// Bytes of memory for messages in progress, per worker; beyond it their connections are closed
+    /// with 1013.
+    pub max_inbound: usize,
+    /// Time without a message after which a connection is closed with 1001; zero: no limit.
+    pub idle_timeout: Duration,
+    /// Messages per second and connection, with a burst of one second; 0: no limit.
+    pub message_rate: u32,
+    /// Received bytes per second and connection, with a burst of one second; 0: no limit.
+    pub byte_rate: u32,
+    /// What happens beyond these rates.
+    pub rate_policy: RatePolicy,
+    /// Bytes queued for one peer that the kernel has not taken. An empty outbox takes one message of
+    /// any size.
+    pub max_outbox: usize,
+    /// What happens beyond.
+    pub outbox_policy: Policy,
+    /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
+    pub max_outboxes: usize,
+    /// Stop reading from a peer that does not read: above half of `max_outbox`, until an eighth.
+    pub pause_reads: bool,
+    /// Time in which a peer must take at least one byte of what waits for it.
+    pub write_timeout: Duration,
+    /// Time for the peer to finish a close handshake.
+    pub close_timeout: Duration,
+    /// See [`Heartbeat`].
+    pub heartbeat: Heartbeat,
+    /// Resolution of all deadlines.
+    pub tick: Duration,
+    /// Commands that may wait for a worker; one more is refused to its sender.
+    pub mailbox: usize,
+    /// Used by [`super::Handle::drain`] unless told otherwise.
+    pub drain: Drain,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9001))),
+            workers: 0,
+            pin: false,
+            max_connections: 0,
+            max_per_address: 0,
+            accept_rate: 0,
+            backlog: 65_535,
+            reserve: 64,
+            retry_after: 5,
+            handshake_timeout: Duration::from_secs(10),
+            max_head: 8 * 1024,
+            max_message: 1024 * 1024,
+            max_fragments: 128 * 1024,
+            max_inbound: 256 * 1024 * 1024,
+            idle_timeout: Duration::ZERO,
+            message_rate: 0,
+            byte_rate: 0,
+            rate_policy: RatePolicy::Close,
+            max_outbox: 1024 * 1024,
+            outbox_policy: Policy::CloseSlow,
+            max_outboxes: 256 * 1024 * 1024,
+            pause_reads: true,
+            write_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            heartbeat: Heartbeat::default(),
+            tick: Duration::from_millis(100),
+            mailbox: 65_536,
+            drain: Drain::default(),
+        }
+    }
+}
+
+/// A configuration that cannot work; says what and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Checks relations between values. Values that clap or a type already bounds are not repeated.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let beat = &self.heartbeat;
+        let rules = [
+            (self.workers <= WORKERS_MAX, "workers must be at most 4096"),
+            (self.max_head >= 256, "max-head must be at least 256 bytes"),
+            (self.max_head <= 64 * 1024, "max-head must be at most 64 KiB"),
+            (self.max_message > 0, "max-message must be at least 1 byte"),
+            (self.max_fragments > 0, "max-fragments must be at least 1"),
+            (self.max_outbox >= 1024, "max-outbox must be at least 1 KiB"),
+            (self.tick >= Duration::from_millis(1), "tick must be at least 1 ms"),
+            (self.tick <= Duration::from_secs(1), "tick must be at most 1 s"),
+            (!self.handshake_timeout.is_zero(), "handshake-timeout must not be zero"),
+            (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
+            (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
+            (self.mailbox > 0, "mailbox must be at least 1"),
+            (beat.floor >= self.tick, "the heartbeat's floor must be at least one tick"),
+            (
+                beat.floor <= beat.start && beat.start <= beat.ceiling,
+                "heartbeat intervals must be ordered: floor <= start <= ceiling",
+            ),
+            (
+                beat.suspect <= beat.probe && beat.probe <= beat.dead,
+                "heartbeat deadlines must be ordered: suspect <= probe <= dead",
+            ),
+            (!beat.suspect.is_zero(), "the heartbeat's suspect deadline must not be zero"),
+            (
+                ticks(beat.ceiling, self.tick) <= u32::from(u16::MAX),
+                "the heartbeat's ceiling must be at most 65,535 ticks",
+            ),
+            (
+                self.drain.window <= self.drain.deadline,
+                "drain-window must not exceed drain-deadline",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, text)) => Err(ConfigError((*text).to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// How `max_connections` are spread, given the soft limit of open files and the processors there
+    /// are. SO_REUSEPORT spreads by hash, so each table has room for an eighth more than its share.
+    pub fn layout(&self, open_files: u64, processors: usize) -> Result<Layout, ConfigError> {
+        let most = u64::from(SLOTS_MAX).min(open_files);
+        let spare = 32 + u64::from(self.reserve);
+        if self.max_connections == 0 {
+            let workers = if self.workers == 0 { processors.max(1) } else { self.workers };
+            let table = most.min(TABLE_UNASKED);
+            let share = table.saturating_sub(spare) / 9 * 8;
+            if share == 0 {
+                return Err(too_few_files(1, workers, 9 + spare, most));
+            }
+            let total = (share * workers as u64).min(u64::from(u32::MAX));
+            return Ok(Layout { workers, table: table as u32, connections: total as u32 });
+        }
+        let table = |workers: usize| {
+            let share = u64::from(self.max_connections).div_ceil(workers as u64);
+            share + share / 8 + spare
+        };
+        let workers = match self.workers {
+            0 => (processors.max(1)..=WORKERS_MAX).find(|n| table(*n) <= most),
+            fixed => Some(fixed).filter(|n| table(*n) <= most),
+        };
+        let Some(workers) = workers else {
+            let workers = self.workers.max(1);
+            return Err(too_few_files(self.max_connections, workers, table(workers), most));
+        };
+        let (table, connections) = (table(workers) as u32, self.max_connections);
+        Ok(Layout { workers, table, connections })
+    }
+}
+
+/// See [`Config::layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Threads.
+    pub workers: usize,
+    /// Direct descriptors of each.
+    pub table: u32,
+    /// Connections over all of them.
+    pub connections: u32,
+}
+
+fn too_few_files(connections: u32, workers: usize, table: u64, most: u64) -> ConfigError {
+    ConfigError(format!(
+        "{connections} connections on {workers} workers need {table} direct descriptors each, and \
+         the limit of open files (ulimit -n) allows {most}: raise it, or use more workers"
+    ))
+}
+
+/// A duration in ticks, rounded up.
+pub(crate) fn ticks(duration: Duration, tick: Duration) -> u32 {
+    let count = duration.as_nanos().div_ceil(tick.as_nanos().max(1));
+    u32::try_from(count).unwrap_or(u32::MAX / 4).min(u32::MAX / 4)
+}
+
+/// Direct descriptors of a worker that was not told how many: 8 bytes each.
+const TABLE_UNASKED: u64 = 128 * 1024;
+
+/// The identifier of a connection has 16 bits for its worker; this is far beyond any host.
+pub const WORKERS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn workers_follow_the_limit_of_open_files() {
+        let config = Config { max_connections: 1_000_000, ..Config::default() };
+        let layout = config.layout(20_000, 2).unwrap();
+        assert!(layout.table <= 20_000 && layout.workers as u32 * layout.table > 1_000_000);
+        assert_eq!(config.layout(1 << 30, 2).unwrap().workers, 2);
+        let fixed = Config { workers: 2, ..config };
+        assert!(fixed.layout(20_000, 2).unwrap_err().0.contains("ulimit -n"));
+    }
+
+    #[test]
+    fn unasked_the_limit_of_open_files_decides() {
+        let layout = Config::default().layout(20_000, 2).unwrap();
+        assert_eq!((layout.workers, layout.table), (2, 20_000));
+        assert!((35_000..40_000).contains(&layout.connections));
+        assert!(Config::default().layout(64, 2).is_err());
+    }
+}

@@ -1,0 +1,389 @@
+//! What an application holds in its hands: identifiers, frames, and the contexts of callbacks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::core::{Core, Outgoing};
+use super::slots::Phase;
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::{CloseCode, Kind};
+
+/// Names a connection for as long as the process lives, also after it is gone: a stale identifier
+/// is refused and never reaches another connection. Copy it, keep it, send it to other threads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    pub(crate) worker: u16,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl ConnId {
+    /// The core the connection lives on.
+    pub fn worker(self) -> usize {
+        usize::from(self.worker)
+    }
+}
+
+impl std::fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}#{}", self.worker, self.slot, self.generation)
+    }
+}
+
+/// Why something was not queued for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The connection is closing or gone. Counted.
+    Gone,
+    /// The outbox is full and the policy dropped the message. Counted.
+    Dropped,
+    /// The outbox is full and the policy closes the connection.
+    Slow,
+    /// The mailbox of the connection's core is full. Counted.
+    Busy,
+    /// A control frame's payload is over 125 bytes.
+    TooLong,
+}
+
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "the connection is gone",
+            Self::Dropped => "the outbox is full; the message was dropped",
+            Self::Slow => "the outbox is full; the connection is being closed",
+            Self::Busy => "the mailbox of the connection's core is full",
+            Self::TooLong => "a control frame carries at most 125 bytes",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// A message encoded once, to be shared by any number of receivers. Cloning counts a reference.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    wire: Bytes,
+    header: u8,
+    kind: Kind,
+    key: u64,
+}
+
+impl Frame {
+    /// A text message.
+    pub fn text(text: &str) -> Self {
+        Self::new(Kind::Text, text.as_bytes())
+    }
+
+    /// A binary message.
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::new(Kind::Binary, payload)
+    }
+
+    /// A message of either kind. The caller answers for the UTF-8 of text.
+    pub fn new(kind: Kind, payload: &[u8]) -> Self {
+        let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
+        frame::append(&mut wire, opcode(kind), payload, None);
+        let header = (wire.len() - payload.len()) as u8;
+        Self { wire: wire.into(), header, kind, key: 0 }
+    }
+
+    /// With a key, other than 0, for [`super::Policy::Conflate`]: in a full outbox it replaces an older
+    /// frame with the same key.
+    #[must_use]
+    pub fn keyed(self, key: u64) -> Self {
+        Self { key, ..self }
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.wire[usize::from(self.header)..]
+    }
+
+    /// Text or binary.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub(crate) fn wire(&self) -> &Bytes {
+        &self.wire
+    }
+}
+
+/// A received message. Where it lies decides what is cheap: [`Message::data`] always borrows,
+/// [`Conn::reply`] never copies.
+#[derive(Debug)]
+pub struct Message<'a> {
+    kind: Kind,
+    body: Body<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    /// In the receive arena; the frame's header lies before the range.
+    Arena(&'a mut [u8], Range<usize>),
+    /// Assembled from several reads or fragments.
+    Owned(Vec<u8>),
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn new(kind: Kind, body: Body<'a>) -> Self {
+        Self { kind, body }
+    }
+
+    /// Text or binary.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        match &self.body {
+            Body::Arena(arena, range) => &arena[range.clone()],
+            Body::Owned(data) => data,
+        }
+    }
+
+    /// The payload as text; `None` if the message is binary.
+    pub fn text(&self) -> Option<&str> {
+        match self.kind {
+            // Checked on receipt; checking again costs less than an `unsafe` would.
+            Kind::Text => simdutf8::basic::from_utf8(self.data()).ok(),
+            Kind::Binary => None,
+        }
+    }
+
+    /// The payload, to keep: without a copy if the message was assembled.
+    pub fn into_bytes(self) -> Bytes {
+        match self.body {
+            Body::Arena(arena, range) => Bytes::copy_from_slice(&arena[range]),
+            Body::Owned(data) => data.into(),
+        }
+    }
+}
+
+/// A core, as seen from a callback.
+pub struct Cx<'a> {
+    pub(crate) core: &'a mut Core,
+}
+
+impl Cx<'_> {
+    /// The index of this core.
+    pub fn worker(&self) -> usize {
+        usize::from(self.core.worker)
+    }
+
+    /// Monotonic time, read once per turn.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.core.now_ns)
+    }
+
+    /// Connections of this core, in any phase.
+    pub fn connections(&self) -> u32 {
+        self.core.slots.used()
+    }
+
+    /// A copy of this core's counters.
+    pub fn counters(&self) -> super::Counters {
+        self.core.counters()
+    }
+
+    /// Queues a frame for any connection, of this core or another. Another core's answer is not
+    /// awaited: `Ok` means that its mailbox took the frame.
+    pub fn send_to(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
+        if id.worker == self.core.worker {
+            return self.core.queue_frame(id.slot, id.generation, frame);
+        }
+        self.core.links.send(id, frame)
+    }
+
+    /// Starts the close handshake of any connection.
+    pub fn close(&mut self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        if id.worker == self.core.worker {
+            return self.core.close_by_application(id.slot, id.generation, code, reason);
+        }
+        self.core.links.close(id, code, reason)
+    }
+
+    /// Sends a frame to every subscriber of a topic on every core. The frame is shared, not copied.
+    /// A core whose mailbox is full misses it, which is counted.
+    pub fn publish(&mut self, topic: &str, frame: &Frame) {
+        self.core.publish_local(topic, frame, None);
+        self.core.publish_remote(topic, frame);
+    }
+
+    /// Opens an outgoing connection, from `local` if given. [`super::Handler::dialled`] or
+    /// [`super::Handler::dial_failed`] tell the outcome with the same `tag`.
+    ///
+    /// Its mask keys come from a fast generator that is seeded by the kernel, which is meant for load
+    /// generation; RFC 6455 section 10.3 wants keys that a hostile script cannot predict.
+    pub fn dial(&mut self, target: &Arc<DialTarget>, local: Option<IpAddr>, tag: u64) {
+        self.core.outgoing.push_back(Outgoing { target: target.clone(), local, tag });
+    }
+
+    /// Stops this core: connections are closed as by a drain without window.
+    pub fn stop(&mut self) {
+        self.core.stop_requested = true;
+    }
+}
+
+/// Where [`Cx::dial`] connects to.
+#[derive(Clone, Debug)]
+pub struct DialTarget {
+    /// Address and port.
+    pub peer: SocketAddr,
+    /// Value of the Host header.
+    pub host: String,
+    /// Path and query.
+    pub target: String,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A connection, as seen from a callback. Also a [`Cx`].
+pub struct Conn<'a> {
+    cx: Cx<'a>,
+    slot: u32,
+    generation: u32,
+}
+
+impl<'a> Deref for Conn<'a> {
+    type Target = Cx<'a>;
+
+    fn deref(&self) -> &Cx<'a> {
+        &self.cx
+    }
+}
+
+impl<'a> DerefMut for Conn<'a> {
+    fn deref_mut(&mut self) -> &mut Cx<'a> {
+        &mut self.cx
+    }
+}
+
+impl<'a> Conn<'a> {
+    pub(crate) fn new(core: &'a mut Core, slot: u32, generation: u32) -> Self {
+        Self { cx: Cx { core }, slot, generation }
+    }
+
+    /// Its identifier.
+    pub fn id(&self) -> ConnId {
+        let worker = self.cx.core.worker;
+        ConnId { worker, slot: self.slot, generation: self.generation }
+    }
+
+    /// The peer's address and port.
+    pub fn peer_addr(&mut self) -> Option<SocketAddr> {
+        self.cx.core.slots.cold(self.slot).map(|cold| cold.peer())
+    }
+
+    /// Whether messages can be sent.
+    pub fn is_open(&self) -> bool {
+        self.cx.core.slots.get(self.slot).is_some_and(|hot| hot.phase == Phase::Open)
+    }
+
+    /// Round-trip time of the last heartbeat that was answered by a pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        let micros = self.cx.core.slots.get(self.slot)?.pulse.rtt_us;
+        (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
+    }
+
+    /// Bytes queued for this peer that are not sent.
+    pub fn queued(&self) -> usize {
+        let hot = self.cx.core.slots.get(self.slot);
+        hot.and_then(|hot| hot.outbox.as_ref()).map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// Queues a text message.
+    pub fn text(&mut self, text: &str) -> Result<(), SendError> {
+        self.send(Kind::Text, text.as_bytes())
+    }
+
+    /// Queues a binary message.
+    pub fn binary(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.send(Kind::Binary, payload)
+    }
+
+    /// Queues a message; the payload is copied once. It leaves at the end of the turn, together with
+    /// everything else queued for this peer.
+    pub fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), SendError> {
+        self.cx.core.queue_message(self.slot, self.generation, kind, payload)
+    }
+
+    /// Queues a shared frame without copying its payload.
+    pub fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        self.cx.core.queue_frame(self.slot, self.generation, frame)
+    }
+
+    /// Sends a received message back without copying it.
+    pub fn reply(&mut self, message: Message<'_>) -> Result<(), SendError> {
+        let core = &mut *self.cx.core;
+        match message.body {
+            Body::Arena(arena, range) => {
+                let header = Header {
+                    fin: true,
+                    opcode: opcode(message.kind),
+                    mask: None,
+                    len: range.len() as u64,
+                };
+                let mut bytes = [0; HEADER_MAX];
+                let len = header.write(&mut bytes);
+                // The client's header held a mask besides, so there is room for ours before the
+                // payload; a copy is the answer where that does not hold.
+                match range.start.checked_sub(len) {
+                    Some(start) if !core.is_client(self.slot) => {
+                        arena[start..range.start].copy_from_slice(&bytes[..len]);
+                        core.queue_arena(self.slot, self.generation, start..range.end)
+                    }
+                    _ => {
+                        let payload = &arena[range];
+                        core.queue_message(self.slot, self.generation, message.kind, payload)
+                    }
+                }
+            }
+            Body::Owned(data) => {
+                core.queue_owned(self.slot, self.generation, message.kind, data.into())
+            }
+        }
+    }
+
+    /// Queues a ping with at most 125 bytes. At most one ping waits; a newer one replaces it.
+    pub fn ping(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.cx.core.queue_control(self.slot, self.generation, Opcode::Ping, payload)
+    }
+
+    /// Starts the close handshake: the frame follows what is queued, and nothing follows the frame.
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        self.cx.core.close_by_application(self.slot, self.generation, code, reason)
+    }
+
+    /// Subscribes to a topic of this server. False if it already is.
+    pub fn subscribe(&mut self, topic: &str) -> bool {
+        self.cx.core.subscribe(self.slot, topic)
+    }
+
+    /// Ends a subscription. False if there is none.
+    pub fn unsubscribe(&mut self, topic: &str) -> bool {
+        self.cx.core.unsubscribe(self.slot, topic)
+    }
+
+    /// As [`Cx::publish`], leaving out this connection.
+    pub fn publish_others(&mut self, topic: &str, frame: &Frame) {
+        self.cx.core.publish_local(topic, frame, Some(self.slot));
+        self.cx.core.publish_remote(topic, frame);
+    }
+}
+
+pub(crate) fn opcode(kind: Kind) -> Opcode {
+    match kind {
+        Kind::Text => Opcode::Text,
+        Kind::Binary => Opcode::Binary,
+    }
+}

@@ -1,0 +1,536 @@
+//! One core's world, without its ring: connections, timers, topics, what is queued, what is counted.
+//!
+//! Everything an application may do from a callback is an operation on [`Core`], so none of it can
+//! reach the kernel: it leaves marks (dirty, ready, ending) that the worker's turn acts upon. The
+//! operations are grouped by duty: queueing here, endings in `closing`, deadlines in `timing`.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use bytes::{Bytes, BytesMut};
+use hdrhistogram::Histogram;
+
+use super::config::{Config, ticks};
+use super::conn::{ConnId, DialTarget, Frame, SendError, opcode};
+use super::counters::{Counters, Stats};
+use super::handler::{Cause, Closed};
+use super::heartbeat;
+use super::outbox::{Data, Outbox, Policy};
+use super::rng::Rng;
+use super::slots::{Flags, Hot, Phase, Slots};
+use super::token::Token;
+use super::topics::Topics;
+use super::wheel::Wheel;
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::{CloseCode, Decoder, Kind, Role};
+
+/// What the application has to be told, once its present callback has returned.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Closed { slot: u32, generation: u32, closed: Closed },
+    Writable { slot: u32, generation: u32 },
+}
+
+/// An outgoing connection that is to be made.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) target: Arc<DialTarget>,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) tag: u64,
+}
+
+/// An outgoing connection before it is open.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    pub(crate) outgoing: Outgoing,
+    pub(crate) key: [u8; 16],
+}
+
+/// A request or response head that came in part.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) scanned: usize,
+}
+
+/// The other cores, as seen from one.
+pub(crate) trait Links: Send + Sync {
+    fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError>;
+    fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError>;
+    /// Returns how many cores could not take it.
+    fn publish(&self, from: u16, topic: &Arc<str>, frame: &Frame) -> u64;
+    fn workers(&self) -> usize;
+}
+
+/// See the module's text.
+pub(crate) struct Core {
+    pub(crate) config: Arc<Config>,
+    pub(crate) limits: Limits,
+    pub(crate) worker: u16,
+    pub(crate) links: Arc<dyn Links>,
+    /// Connections of the whole server, against `max_connections`.
+    pub(crate) total: Arc<AtomicU32>,
+
+    pub(crate) slots: Slots,
+    pub(crate) wheel: Wheel,
+    pub(crate) topics: Topics,
+    pub(crate) heads: HashMap<u32, Head>,
+    pub(crate) dials: HashMap<u32, Dial>,
+    /// Connections per IPv4 address or IPv6 /64; empty unless limited.
+    pub(crate) addresses: HashMap<u64, u32>,
+    pub(crate) server: Decoder,
+    pub(crate) client: Decoder,
+
+    /// Frames encoded in this turn.
+    pub(crate) cork: Vec<u8>,
+    /// Slots with something to send or to settle; flag DIRTY.
+    pub(crate) dirty: Vec<u32>,
+    /// Slots with something to receive; flag READY.
+    pub(crate) ready: VecDeque<u32>,
+    /// Slots whose descriptor is to be closed.
+    pub(crate) releases: Vec<u32>,
+    /// Slots whose sending half is to be shut down.
+    pub(crate) shutdowns: Vec<u32>,
+    /// Polls to be armed.
+    pub(crate) polls: Vec<Token>,
+    /// Connections held back by a rate, with the tick at which to look again.
+    pub(crate) throttled: Vec<(u32, u32, u32)>,
+    pub(crate) outgoing: VecDeque<Outgoing>,
+    pub(crate) notices: VecDeque<Notice>,
+    pub(crate) stop_requested: bool,
+    /// The 101 for the request at hand.
+    pub(crate) accepted_head: Vec<u8>,
+
+    pub(crate) now_ns: u64,
+    pub(crate) tick: u32,
+    pub(crate) rng: Rng,
+    pub(crate) counted: Counters,
+    pub(crate) rtt_us: Histogram<u64>,
+    pub(crate) drift_us: Histogram<u64>,
+    /// Bytes of messages in progress.
+    pub(crate) inbound_held: usize,
+    /// Bytes in outboxes that outlived a turn.
+    pub(crate) outbox_held: usize,
+    pub(crate) open: u64,
+    pub(crate) blocked: u64,
+    /// Connections that are here only to be refused.
+    pub(crate) surplus: u32,
+    /// Boxed as the slots hold them, so that reuse moves a pointer.
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<Outbox>>,
+    /// Kept between publications for its memory.
+    receivers: Vec<u32>,
+}
+
+/// The configuration in the units of the hot path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) tick_ns: u64,
+    pub(crate) handshake: u32,
+    pub(crate) idle: u32,
+    pub(crate) write: u32,
+    pub(crate) close: u32,
+    pub(crate) linger: u32,
+    pub(crate) heartbeat: heartbeat::Plan,
+    pub(crate) high_water: usize,
+    pub(crate) low_water: usize,
+}
+
+impl Limits {
+    fn new(config: &Config) -> Self {
+        let close = ticks(config.close_timeout, config.tick);
+        Self {
+            tick_ns: config.tick.as_nanos() as u64,
+            handshake: ticks(config.handshake_timeout, config.tick),
+            idle: ticks(config.idle_timeout, config.tick),
+            write: ticks(config.write_timeout, config.tick),
+            close,
+            // Long enough for a close frame to be read across the globe, short enough not to hold
+            // a slot for a peer that has broken the rules.
+            linger: close.min(ticks(std::time::Duration::from_secs(2), config.tick)),
+            heartbeat: heartbeat::Plan::new(&config.heartbeat, config.tick),
+            high_water: config.max_outbox / 2,
+            low_water: config.max_outbox / 8,
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        worker: u16,
+        links: Arc<dyn Links>,
+        total: Arc<AtomicU32>,
+        rng: Rng,
+    ) -> Self {
+        let decoder = |role| Decoder {
+            role,
+            max_message: config.max_message,
+            max_fragments: config.max_fragments,
+        };
+        let Stats { rtt_us, drift_us, .. } = Stats::default();
+        Self {
+            limits: Limits::new(&config),
+            server: decoder(Role::Server),
+            client: decoder(Role::Client),
+            config,
+            worker,
+            links,
+            total,
+            slots: Slots::default(),
+            wheel: Wheel::default(),
+            topics: Topics::default(),
+            heads: HashMap::new(),
+            dials: HashMap::new(),
+            addresses: HashMap::new(),
+            cork: Vec::new(),
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            releases: Vec::new(),
+            shutdowns: Vec::new(),
+            polls: Vec::new(),
+            throttled: Vec::new(),
+            outgoing: VecDeque::new(),
+            notices: VecDeque::new(),
+            stop_requested: false,
+            accepted_head: Vec::new(),
+            now_ns: 0,
+            tick: TICK_ORIGIN,
+            rng,
+            counted: Counters::default(),
+            rtt_us,
+            drift_us,
+            inbound_held: 0,
+            outbox_held: 0,
+            open: 0,
+            blocked: 0,
+            surplus: 0,
+            spare: Vec::new(),
+            receivers: Vec::new(),
+        }
+    }
+
+    /// The counters, with the present amounts filled in.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            connections: u64::from(self.slots.used()),
+            open: self.open,
+            inbound_bytes_held: self.inbound_held as u64,
+            outbox_bytes_held: self.outbox_held as u64,
+            blocked: self.blocked,
+            timers: u64::from(self.wheel.armed()),
+            topics: self.topics.len() as u64,
+            subscriptions: self.topics.subscriptions() as u64,
+            ..self.counted
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            counters: self.counters(),
+            rtt_us: self.rtt_us.clone(),
+            drift_us: self.drift_us.clone(),
+        }
+    }
+
+    pub(crate) fn is_client(&self, slot: u32) -> bool {
+        self.slots.get(slot).is_some_and(|hot| hot.has(Flags::CLIENT))
+    }
+
+    /// Copies a payload into a frame of this turn.
+    pub(crate) fn queue_message(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let client = self.admit(slot, generation, payload.len() + HEADER_MAX)?;
+        if payload.len() >= CORK_MAX && !client {
+            let mut wire = BytesMut::with_capacity(payload.len() + HEADER_MAX);
+            let (len, bytes) = header(kind, payload.len());
+            wire.extend_from_slice(&bytes[..len]);
+            wire.extend_from_slice(payload);
+            self.enqueue(slot, Data::Shared(wire.freeze()), 0);
+            return Ok(());
+        }
+        let mask = client.then(|| self.mask());
+        let start = self.cork.len();
+        frame::append(&mut self.cork, opcode(kind), payload, mask);
+        let end = self.cork.len();
+        self.enqueue(slot, Data::Cork(start..end), 0);
+        Ok(())
+    }
+
+    /// Queues a frame that others share.
+    pub(crate) fn queue_frame(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        frame: &Frame,
+    ) -> Result<(), SendError> {
+        if self.is_client(slot) {
+            return self.queue_message(slot, generation, frame.kind(), frame.payload());
+        }
+        let wire = frame.wire();
+        let conflates = self.config.outbox_policy == Policy::Conflate && frame.key() != 0;
+        if conflates && self.conflate(slot, generation, frame) {
+            return Ok(());
+        }
+        self.admit(slot, generation, wire.len())?;
+        self.enqueue(slot, Data::Shared(wire.clone()), if conflates { frame.key() } else { 0 });
+        Ok(())
+    }
+
+    /// Queues a payload that is owned already: its header goes to the cork.
+    pub(crate) fn queue_owned(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: Bytes,
+    ) -> Result<(), SendError> {
+        if payload.len() < CORK_MAX || self.is_client(slot) {
+            return self.queue_message(slot, generation, kind, &payload);
+        }
+        self.admit(slot, generation, payload.len() + HEADER_MAX)?;
+        let (len, bytes) = header(kind, payload.len());
+        let start = self.cork.len();
+        self.cork.extend_from_slice(&bytes[..len]);
+        self.counted.messages_out += 1;
+        let header = Data::Cork(start..start + len);
+        self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Shared(payload)));
+        Ok(())
+    }
+
+    /// Queues a whole frame that lies in the receive arena.
+    pub(crate) fn queue_arena(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        frame: Range<usize>,
+    ) -> Result<(), SendError> {
+        self.admit(slot, generation, frame.len())?;
+        self.enqueue(slot, Data::Arena(frame), 0);
+        Ok(())
+    }
+
+    /// Queues a ping or pong ahead of waiting messages.
+    pub(crate) fn queue_control(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        opcode: Opcode,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        if payload.len() > 125 {
+            return Err(SendError::TooLong);
+        }
+        let Some(hot) = self.slots.lookup(slot, generation) else { return Err(SendError::Gone) };
+        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+            return Err(SendError::Gone);
+        }
+        let client = hot.has(Flags::CLIENT);
+        let mask = client.then(|| self.mask());
+        let start = self.cork.len();
+        frame::append(&mut self.cork, opcode, payload, mask);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_control(data, opcode as u64));
+        Ok(())
+    }
+
+    pub(crate) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
+        match self.slots.get_mut(slot) {
+            Some(hot) if hot.phase == Phase::Open => {
+                self.topics.subscribe(slot, &mut hot.subscriptions, topic)
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: &str) -> bool {
+        match self.slots.get_mut(slot) {
+            Some(hot) => self.topics.unsubscribe(&mut hot.subscriptions, topic),
+            None => false,
+        }
+    }
+
+    /// Queues a frame for this core's subscribers.
+    pub(crate) fn publish_local(&mut self, topic: &str, frame: &Frame, except: Option<u32>) {
+        self.counted.published += 1;
+        // The subscribers may change while the frame is queued (a slow one is closed), so their
+        // slots are copied: 4 bytes each, once per publication.
+        let mut slots = std::mem::take(&mut self.receivers);
+        slots.extend(self.topics.subscribers(topic));
+        for slot in &slots {
+            if Some(*slot) == except {
+                continue;
+            }
+            if let Some(generation) = self.slots.get(*slot).map(|hot| hot.generation) {
+                // A receiver that is gone or full is counted where that is found out.
+                let _ = self.queue_frame(*slot, generation, frame);
+            }
+        }
+        slots.clear();
+        self.receivers = slots;
+    }
+
+    /// Sends a publication to the other cores.
+    pub(crate) fn publish_remote(&mut self, topic: &str, frame: &Frame) {
+        if self.links.workers() > 1 {
+            let missed = self.links.publish(self.worker, &topic.into(), frame);
+            self.counted.mailbox_full += missed;
+        }
+    }
+
+    /// Four bytes to mask a client frame with.
+    pub(crate) fn mask(&mut self) -> [u8; 4] {
+        (self.rng.draw() as u32).to_ne_bytes()
+    }
+
+    /// Marks a slot for the flush at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot)
+            && !hot.set(Flags::DIRTY)
+        {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Marks a slot for the next batch of receives.
+    pub(crate) fn mark_ready(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot)
+            && !hot.set(Flags::READY)
+        {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Gives an emptied outbox back to the pool.
+    pub(crate) fn retire_outbox(&mut self, slot: u32) {
+        let Some(mut outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.take()) else {
+            return;
+        };
+        self.outbox_held -= outbox.settled;
+        if self.spare.len() < SPARE_OUTBOXES {
+            outbox.reset();
+            self.spare.push(outbox);
+        }
+    }
+
+    /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
+    pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
+        let tick = self.tick;
+        let spare = &mut self.spare;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let outbox = hot.outbox.get_or_insert_with(|| {
+            let mut outbox = spare.pop().unwrap_or_default();
+            outbox.progress = tick;
+            outbox
+        });
+        change(outbox);
+        if !hot.set(Flags::DIRTY) {
+            self.dirty.push(slot);
+        }
+    }
+
+    fn enqueue(&mut self, slot: u32, data: Data, key: u64) {
+        self.counted.messages_out += 1;
+        self.with_outbox(slot, |outbox| outbox.push(data, key));
+    }
+
+    fn conflate(&mut self, slot: u32, generation: u32, frame: &Frame) -> bool {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return false };
+        let data = Data::Shared(frame.wire().clone());
+        let replaced = hot.phase == Phase::Open
+            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, frame.key()));
+        self.counted.conflated += u64::from(replaced);
+        replaced
+    }
+
+    /// Whether `len` more bytes may be queued; applies the policy if not. Returns whether the
+    /// connection is a client's end.
+    fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<bool, SendError> {
+        let Some(hot) = self.slots.lookup(slot, generation) else {
+            self.counted.dropped_gone += 1;
+            return Err(SendError::Gone);
+        };
+        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+            self.counted.dropped_gone += 1;
+            return Err(SendError::Gone);
+        }
+        let client = hot.has(Flags::CLIENT);
+        let Some(outbox) = hot.outbox.as_mut() else { return Ok(client) };
+        let queued = outbox.bytes();
+        // What the kernel has not been offered yet says nothing about the peer's speed.
+        let limit = match hot.flags.0 & Flags::BLOCKED {
+            0 => self.config.max_outbox.max(TURN_OUTBOX),
+            _ => self.config.max_outbox,
+        };
+        if queued == 0 || queued + len <= limit {
+            let total = self.outbox_held + len;
+            if queued > 0 && total > self.config.max_outboxes {
+                self.give_up(slot, Cause::OutboxFull);
+                return Err(SendError::Slow);
+            }
+            return Ok(client);
+        }
+        match self.config.outbox_policy {
+            Policy::CloseSlow => {
+                self.give_up(slot, Cause::Slow);
+                Err(SendError::Slow)
+            }
+            Policy::DropNewest => {
+                self.counted.dropped_full += 1;
+                Err(SendError::Dropped)
+            }
+            Policy::DropOldest | Policy::Conflate => {
+                let dropped = outbox.make_room(limit.saturating_sub(len));
+                self.counted.dropped_full += dropped.messages;
+                if outbox.bytes() > 0 && outbox.bytes() + len > limit {
+                    self.counted.dropped_full += 1;
+                    return Err(SendError::Dropped);
+                }
+                Ok(client)
+            }
+        }
+    }
+}
+
+/// The hot record's peer key for per-address limits: an IPv4 address, or an IPv6 /64.
+pub(crate) fn address_key(ip: IpAddr) -> u64 {
+    match ip.to_canonical() {
+        // Bit 63 of a routable IPv6 prefix (2000::/3, fc00::/7) never meets this range alone.
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        IpAddr::V6(ip) => u64::from_be_bytes(first_eight(ip.octets())) | 1 << 33,
+    }
+}
+
+fn first_eight(octets: [u8; 16]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&octets[..8]);
+    out
+}
+
+fn header(kind: Kind, len: usize) -> (usize, [u8; HEADER_MAX]) {
+    let mut bytes = [0; HEADER_MAX];
+    let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
+    (header.write(&mut bytes), bytes)
+}
+
+/// Payloads up to this size are copied into the cork; larger ones get a buffer of their own.
+const CORK_MAX: usize = 16 * 1024;
+
+/// What one turn may queue for a peer that was not yet found to be slow.
+const TURN_OUTBOX: usize = 1024 * 1024;
+
+/// Ticks start here, so that differences to moments before the start need no care.
+pub(crate) const TICK_ORIGIN: u32 = 1 << 20;
+
+/// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
+const SPARE_OUTBOXES: usize = 256;
+
+const _: () = assert!(size_of::<Hot>() == 64);

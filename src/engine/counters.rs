@@ -1,0 +1,204 @@
+//! What a core counts. Plain integers, written by their core only; other threads ask for a copy.
+
+use hdrhistogram::Histogram;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)+) => {
+        /// Counters of one core, or the sum over cores. Names are stable.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter with its name, its kind and what it means.
+            pub fn each(&self, mut visit: impl FnMut(&'static str, CounterKind, &'static str, u64)) {
+                $(visit(
+                    stringify!($name),
+                    CounterKind::$kind,
+                    concat!($($doc),+),
+                    self.$name,
+                );)+
+            }
+
+            /// Adds another core's counters to these.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+/// Whether a counter only grows, or tells a present amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterKind {
+    /// Only grows.
+    Total,
+    /// A present amount.
+    Gauge,
+}
+
+counters! {
+    /// Connections in the table, in any phase.
+    connections: Gauge,
+    /// Connections that are open, as the application sees it.
+    open: Gauge,
+    /// Bytes of messages in progress.
+    inbound_bytes_held: Gauge,
+    /// Bytes queued for peers that the kernel has not taken.
+    outbox_bytes_held: Gauge,
+    /// Connections whose send buffer is full.
+    blocked: Gauge,
+    /// Timers armed.
+    timers: Gauge,
+    /// Topics with at least one subscriber.
+    topics: Gauge,
+    /// Subscriptions.
+    subscriptions: Gauge,
+    /// TCP connections accepted.
+    accepted: Total,
+    /// Opening handshakes completed.
+    opened: Total,
+    /// Connections that were open and have ended.
+    closed: Total,
+    /// Accepts that failed, by any error.
+    accept_errors: Total,
+    /// Times accepting stopped because the table was full.
+    accept_pauses: Total,
+    /// Refused with 503: the table is full.
+    refused_full: Total,
+    /// Refused with 503: too many from one address.
+    refused_per_address: Total,
+    /// Times accepting paused because of the accept rate.
+    accept_rate_pauses: Total,
+    /// Refused with 400 or 505.
+    refused_bad_request: Total,
+    /// Refused with 403, 404 or an application's answer.
+    refused_application: Total,
+    /// Refused with 405 or 426.
+    refused_not_websocket: Total,
+    /// Refused with 431.
+    refused_head_too_large: Total,
+    /// Closed because the handshake took too long.
+    handshake_timeouts: Total,
+    /// Closed before the handshake was complete, by the peer.
+    handshake_aborts: Total,
+    /// Outgoing connections that failed.
+    connect_errors: Total,
+    /// Messages received.
+    messages_in: Total,
+    /// Payload bytes of messages received.
+    payload_in: Total,
+    /// Bytes received, frames and handshakes included.
+    bytes_in: Total,
+    /// Messages queued for peers, one per receiver.
+    messages_out: Total,
+    /// Bytes taken by the kernel for peers.
+    bytes_out: Total,
+    /// Messages for connections that are gone.
+    dropped_gone: Total,
+    /// Messages dropped because an outbox was full (drop-newest, drop-oldest).
+    dropped_full: Total,
+    /// Messages replaced by a newer one of the same key (conflate).
+    conflated: Total,
+    /// Messages published, one per publication and core.
+    published: Total,
+    /// Commands that found a mailbox full.
+    mailbox_full: Total,
+    /// Close handshakes completed.
+    closed_clean: Total,
+    /// Ended by the peer without a close frame.
+    closed_abrupt: Total,
+    /// Ended by a connection error (reset, timeout, unreachable).
+    closed_error: Total,
+    /// Closed with 1002: protocol errors.
+    closed_protocol: Total,
+    /// Closed with 1007: invalid UTF-8.
+    closed_invalid_data: Total,
+    /// Closed with 1009: message over a limit.
+    closed_too_big: Total,
+    /// Closed with 1008: message or byte rate.
+    closed_rate: Total,
+    /// Closed with 1013: this core's memory for messages in progress is used up.
+    closed_inbound_full: Total,
+    /// Closed with 1008: the outbox was full (close-slow).
+    closed_slow: Total,
+    /// Closed: this core's memory for outboxes is used up.
+    closed_outbox_full: Total,
+    /// Closed: the peer took no byte for the write timeout.
+    closed_write_timeout: Total,
+    /// Closed: no message for the idle timeout.
+    closed_idle: Total,
+    /// Closed: heartbeats unanswered.
+    closed_heartbeat: Total,
+    /// Closed with 1011: the application panicked.
+    closed_panic: Total,
+    /// Callbacks of the application that panicked.
+    panics: Total,
+    /// Closed by the application.
+    closed_application: Total,
+    /// Closed by the drain.
+    closed_drain: Total,
+    /// Close handshakes that the peer did not finish in time.
+    close_timeouts: Total,
+    /// Heartbeat pings sent.
+    heartbeats_sent: Total,
+    /// Heartbeat pings answered in time, by a pong or any other byte.
+    heartbeats_answered: Total,
+    /// Heartbeat pings answered after the peer had become suspect.
+    heartbeats_late: Total,
+    /// Heartbeat deadlines that passed in silence.
+    heartbeats_missed: Total,
+    /// Pings received.
+    pings_in: Total,
+    /// Times reading paused because of backpressure or a rate.
+    read_pauses: Total,
+    /// Turns of the core's loop.
+    turns: Total,
+    /// Receives issued.
+    receives: Total,
+    /// Receives that found nothing.
+    receives_empty: Total,
+    /// Sends issued.
+    sends: Total,
+    /// Sends that the kernel took only in part.
+    sends_short: Total,
+    /// Completions for connections that are gone.
+    stale_completions: Total,
+    /// Polls the kernel ended and the core armed again.
+    polls_rearmed: Total,
+    /// Times the completion queue overflowed.
+    queue_overflows: Total,
+}
+
+/// A copy of what a core knows about itself.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Counters.
+    pub counters: Counters,
+    /// Heartbeat round-trip times in microseconds.
+    pub rtt_us: Histogram<u64>,
+    /// How late timers fired, in microseconds after their tick.
+    pub drift_us: Histogram<u64>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { counters: Counters::default(), rtt_us: histogram(), drift_us: histogram() }
+    }
+}
+
+impl Stats {
+    /// Adds another core's.
+    pub fn add(&mut self, other: &Self) {
+        self.counters.add(&other.counters);
+        // Both have the same bounds, so adding cannot fail.
+        let _ = self.rtt_us.add(&other.rtt_us);
+        let _ = self.drift_us.add(&other.drift_us);
+    }
+}
+
+/// 1 µs to 100 s with two significant digits: 20 KiB.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 100_000_000, 2).unwrap_or_else(|_| unreachable!("constants"))
+}

@@ -1,0 +1,142 @@
+//! What an application implements, and what it is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::conn::{Conn, ConnId, Cx, Message};
+use crate::protocol::CloseCode;
+use crate::protocol::request::{Refusal, Request};
+
+/// An application on one core. Every method is called by that core's thread, one at a time, so
+/// nothing in it needs to be `Send`, locked or atomic. A method must not block: all connections of
+/// the core wait for it. A panic closes the connection it was called for with 1011 and is counted.
+pub trait Handler: Sized + 'static {
+    /// What the application keeps per connection. `()` costs one byte.
+    type State: 'static;
+
+    /// What other threads may send to this core with [`super::Handle::post`].
+    type Letter: Send + 'static;
+
+    /// Decides about an upgrade request that is valid by RFC 6455: accept it, with a state,
+    /// a subprotocol and headers, or refuse it.
+    fn request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: &Request<'_>,
+        peer: SocketAddr,
+    ) -> Answer<Self::State>;
+
+    /// The connection is open; sending is allowed from here on.
+    fn open(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
+        let _ = (conn, state);
+    }
+
+    /// A whole message arrived. Its payload is borrowed; text is valid UTF-8.
+    fn message(&mut self, conn: &mut Conn<'_>, state: &mut Self::State, message: Message<'_>);
+
+    /// An outbox that was over half of its limit has drained to an eighth of it.
+    fn writable(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
+        let _ = (conn, state);
+    }
+
+    /// The connection is gone, for whatever reason; exactly once for each [`Self::open`]. Sending to
+    /// `id` is refused from here on, its topics and timers are gone.
+    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, state: Self::State, closed: &Closed) {
+        let _ = (cx, id, state, closed);
+    }
+
+    /// A letter from another thread.
+    fn letter(&mut self, cx: &mut Cx<'_>, letter: Self::Letter) {
+        let _ = (cx, letter);
+    }
+
+    /// An outgoing connection made with [`Cx::dial`] completed its handshake and is about to open.
+    /// `None` drops it.
+    fn dialled(&mut self, cx: &mut Cx<'_>, tag: u64) -> Option<Self::State> {
+        let _ = (cx, tag);
+        None
+    }
+
+    /// An outgoing connection failed before it was open.
+    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, error: &str) {
+        let _ = (cx, tag, error);
+    }
+
+    /// Called once per turn, after everything else. Returns how long the core may sleep at most, if
+    /// the application has deadlines of its own.
+    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+        let _ = cx;
+        None
+    }
+}
+
+/// The application's decision about an upgrade request.
+#[derive(Debug)]
+pub enum Answer<S> {
+    /// Switch protocols.
+    Accept {
+        /// The connection's state.
+        state: S,
+        /// One of the offered subprotocols, or none.
+        protocol: Option<String>,
+        /// Further headers of the response. Those with line breaks are left out.
+        headers: Vec<(String, String)>,
+    },
+    /// Answer with this status and close.
+    Refuse(Refusal),
+}
+
+impl<S> Answer<S> {
+    /// Accepts without subprotocol.
+    pub fn accept(state: S) -> Self {
+        Self::Accept { state, protocol: None, headers: Vec::new() }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The peer closed, with a close frame.
+    Peer,
+    /// The peer closed its connection without a close frame.
+    Abrupt,
+    /// The connection broke: reset, timed out by the kernel, unreachable.
+    Broken,
+    /// The peer broke the protocol (1002).
+    Protocol,
+    /// The peer sent text that is not UTF-8 (1007).
+    InvalidData,
+    /// The peer's message is over a limit (1009).
+    TooBig,
+    /// The peer sends faster than allowed (1008).
+    Rate,
+    /// The core's memory for messages in progress is used up (1013).
+    InboundFull,
+    /// The peer reads too slowly for what is sent to it (1008).
+    Slow,
+    /// The core's memory for outboxes is used up (1013).
+    OutboxFull,
+    /// The peer took no byte for the write timeout.
+    WriteTimeout,
+    /// No message for the idle timeout (1001).
+    Idle,
+    /// Heartbeats went unanswered.
+    Heartbeat,
+    /// The application panicked in a callback for this connection (1011).
+    Panic,
+    /// The application closed it.
+    Application,
+    /// The server goes away.
+    Drain,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Who or what ended it.
+    pub cause: Cause,
+    /// The close code the peer sent, or the one sent to it; [`CloseCode::ABNORMAL`] if none was.
+    pub code: CloseCode,
+    /// The peer's reason, if it gave one.
+    pub reason: String,
+}

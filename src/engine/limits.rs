@@ -1,0 +1,113 @@
+//! Rates per connection, as virtual scheduling (GCRA): one number per rate, the time until which what
+//! was received is paid for. Microseconds modulo 2^32, compared within a window of one burst.
+
+use super::config::RatePolicy;
+use super::core::Core;
+use super::handler::Cause;
+use super::slots::{Flags, Phase};
+use crate::protocol::CloseCode;
+
+/// What a rate says about one more message or byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allowance {
+    /// Go on.
+    Granted,
+    /// Close (policy `close`).
+    Exceeded,
+    /// Do not read before this many microseconds (policy `pause`).
+    Wait(u32),
+}
+
+impl Core {
+    pub(super) fn spend_message(&mut self, slot: u32) -> Allowance {
+        let rate = self.config.message_rate;
+        if rate == 0 {
+            return Allowance::Granted;
+        }
+        let now = (self.now_ns / 1000) as u32;
+        let Some(cold) = self.slots.cold(slot) else { return Allowance::Granted };
+        let ahead = spend(&mut cold.messages, now, u64::from(SECOND_US) / u64::from(rate));
+        self.judge(ahead)
+    }
+
+    pub(super) fn spend_bytes(&mut self, slot: u32, count: usize) -> Allowance {
+        let rate = u64::from(self.config.byte_rate);
+        if rate == 0 {
+            return Allowance::Granted;
+        }
+        let now = (self.now_ns / 1000) as u32;
+        let Some(cold) = self.slots.cold(slot) else { return Allowance::Granted };
+        let ahead = spend(&mut cold.bytes, now, count as u64 * u64::from(SECOND_US) / rate);
+        self.judge(ahead)
+    }
+
+    fn judge(&self, ahead: u32) -> Allowance {
+        match self.config.rate_policy {
+            _ if ahead <= SECOND_US => Allowance::Granted,
+            RatePolicy::Close => Allowance::Exceeded,
+            RatePolicy::Pause => Allowance::Wait(ahead - SECOND_US),
+        }
+    }
+
+    /// Acts on an allowance after what was received is processed.
+    pub(super) fn hold_back(&mut self, slot: u32, generation: u32, allowance: Allowance) {
+        match allowance {
+            Allowance::Granted => {}
+            Allowance::Exceeded => {
+                self.fail(slot, Cause::Rate, CloseCode::POLICY, "too many bytes");
+            }
+            Allowance::Wait(micros) => {
+                let Some(hot) = self.slots.lookup(slot, generation) else { return };
+                if hot.phase != Phase::Open || hot.set(Flags::THROTTLED) {
+                    return;
+                }
+                let ticks = (u64::from(micros) * 1000).div_ceil(self.limits.tick_ns) as u32;
+                self.throttled.push((slot, generation, self.tick + ticks));
+                self.counted.read_pauses += 1;
+            }
+        }
+    }
+}
+
+/// Books `cost` microseconds and returns how far ahead of now the account is.
+fn spend(paid_until: &mut u32, now: u32, cost: u64) -> u32 {
+    let mut ahead = paid_until.wrapping_sub(now);
+    // Further ahead than any account can be: it lies in the past.
+    if ahead > AHEAD_MAX {
+        ahead = 0;
+    }
+    let ahead = u64::from(ahead).saturating_add(cost).min(u64::from(AHEAD_MAX)) as u32;
+    *paid_until = now.wrapping_add(ahead);
+    ahead
+}
+
+/// The burst: one second's worth.
+const SECOND_US: u32 = 1_000_000;
+
+/// An account is never further ahead than this: a minute.
+const AHEAD_MAX: u32 = 60 * SECOND_US;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_may_come_at_once_and_then_the_rate_holds() {
+        let now = u32::MAX - 500_000;
+        let mut account = now;
+        let cost = 100_000;
+        let granted = (0..20).filter(|_| spend(&mut account, now, cost) <= SECOND_US).count();
+        assert_eq!(granted, 10);
+        let mut account = now;
+        for message in 0..100u32 {
+            let at = now.wrapping_add(message * 100_000);
+            assert!(spend(&mut account, at, cost) <= SECOND_US, "at the rate, across the wrap");
+        }
+    }
+
+    #[test]
+    fn silence_is_not_debt() {
+        let mut account = 5_000_000;
+        assert_eq!(spend(&mut account, 4_000_000_000, 7), 7);
+    }
+}

@@ -1,0 +1,562 @@
+//! From readable connections to messages.
+//!
+//! Connections that are ready wait in one queue; each turn receives once from each, as far as the
+//! arena reaches, and puts those with more input back at the end: a flood costs its sender
+//! time, not its neighbours. Small reads share the arena; the rest of a large message is received
+//! directly into the message.
+
+use std::io;
+use std::ops::Range;
+
+use super::conn::{Body, Message};
+use super::core::Core;
+use super::handler::{Answer, Cause, Handler};
+use super::limits::Allowance;
+use super::ring::{Recv, Ring};
+use super::slots::{Flags, Phase};
+use super::worker::Worker;
+use crate::protocol::frame::Opcode;
+use crate::protocol::request::{self, Refusal};
+use crate::protocol::{CloseCode, Event, Kind, Payload, response};
+
+/// Receive memory of one core: one buffer, cut anew for each batch.
+pub(super) struct Arena {
+    pub(super) bytes: Vec<u8>,
+    batch: Vec<Target>,
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        // Zeroed pages are not resident until they are received into.
+        Self { bytes: vec![0; ARENA], batch: Vec::new() }
+    }
+}
+
+/// Where one receive of a batch goes, and what came of it.
+struct Target {
+    slot: u32,
+    generation: u32,
+    place: Place,
+    result: io::Result<usize>,
+    more: bool,
+}
+
+enum Place {
+    /// A piece of the arena.
+    Arena(Range<usize>),
+    /// A message's own buffer, behind the bytes it has.
+    Message(Vec<u8>, usize),
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Receives once from as many ready connections as the arena has room for.
+    pub(super) fn receive(&mut self) -> io::Result<()> {
+        if self.core.ready.is_empty() {
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.arena.batch);
+        self.core.choose_batch(&mut batch);
+        self.receive_batch(&mut batch)?;
+        for target in batch.drain(..) {
+            self.on_received(target);
+            self.deliver_notices();
+        }
+        self.arena.batch = batch;
+        Ok(())
+    }
+
+    fn receive_batch(&mut self, batch: &mut [Target]) -> io::Result<()> {
+        let mut rest = self.arena.bytes.as_mut_slice();
+        let mut at = 0;
+        let mut ops: Vec<Recv<'_>> = Vec::with_capacity(batch.len());
+        for target in batch.iter_mut() {
+            let buffer = match &mut target.place {
+                Place::Arena(range) => {
+                    let (_, tail) = rest.split_at_mut(range.start - at);
+                    let (piece, tail) = tail.split_at_mut(range.len());
+                    (rest, at) = (tail, range.end);
+                    piece
+                }
+                Place::Message(buffer, filled) => &mut buffer[*filled..],
+            };
+            ops.push(Recv { slot: target.slot, buffer, result: Ok(0), more: false });
+        }
+        self.ring.recv(&mut ops)?;
+        let results: Vec<_> = ops.into_iter().map(|op| (op.result, op.more)).collect();
+        for (target, (result, more)) in batch.iter_mut().zip(results) {
+            (target.result, target.more) = (result, more);
+        }
+        Ok(())
+    }
+
+    fn on_received(&mut self, target: Target) {
+        let Target { slot, generation, place, result, more } = target;
+        let core = &mut self.core;
+        core.counted.receives += 1;
+        let Some(hot) = core.slots.lookup(slot, generation) else { return };
+        let phase = hot.phase;
+        match result {
+            Ok(0) => self.on_end(slot, phase),
+            Ok(count) => {
+                core.counted.bytes_in += count as u64;
+                let room = place.room();
+                core.adapt_appetite(slot, count, room, &place);
+                let again = more || count == room;
+                let allowance = core.spend_bytes(slot, count);
+                core.on_life(slot);
+                match place {
+                    Place::Arena(range) => {
+                        self.on_bytes(slot, generation, range.start..range.start + count, again);
+                    }
+                    Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
+                }
+                self.core.hold_back(slot, generation, allowance);
+                if again {
+                    self.core.mark_ready(slot);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                core.counted.receives_empty += 1;
+                self.put_back(slot, place);
+            }
+            Err(error) if is_transient(&error) => {
+                self.put_back(slot, place);
+                self.core.mark_ready(slot);
+            }
+            Err(_) => core.drop_connection(slot, Cause::Broken),
+        }
+    }
+
+    /// Returns a message's buffer that was not used.
+    fn put_back(&mut self, slot: u32, place: Place) {
+        let Place::Message(buffer, _) = place else { return };
+        self.core.release_inbound(slot);
+        if let Some(hot) = self.core.slots.get_mut(slot) {
+            // Nothing was received, so nothing can be complete or wrong.
+            let _ = self.core.server.fill(&mut hot.partial, buffer, 0);
+        }
+        self.core.charge_inbound(slot);
+    }
+
+    fn on_end(&mut self, slot: u32, phase: Phase) {
+        let cause = match phase {
+            // The client's half of section 7.1.1: the server closed first.
+            Phase::Lingering | Phase::Closing => Cause::Application,
+            _ => Cause::Abrupt,
+        };
+        self.core.drop_connection(slot, cause);
+    }
+
+    fn on_bytes(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        match hot.phase {
+            Phase::Handshake if hot.has(Flags::CLIENT) => self.on_response(slot, range),
+            Phase::Handshake => self.on_request(slot, range),
+            Phase::Open | Phase::Closing => self.decode(slot, generation, range, again),
+            // What still comes is discarded.
+            _ => {}
+        }
+    }
+
+    /// Decodes every event in a piece of the arena.
+    fn decode(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        let mut at = 0;
+        self.core.release_inbound(slot);
+        loop {
+            let core = &mut self.core;
+            let Some(hot) = core.slots.get_mut(slot) else { return };
+            if !matches!(hot.phase, Phase::Open | Phase::Closing) || hot.has(Flags::DEAF) {
+                return;
+            }
+            let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
+            let input = &mut self.arena.bytes[range.clone()];
+            match decoder.decode(&mut hot.partial, input, &mut at) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    let more_input = again || at < range.len();
+                    self.on_event(slot, generation, event, range.start, more_input);
+                }
+                Err(fault) => {
+                    self.core.on_fault(slot, fault);
+                    break;
+                }
+            }
+        }
+        self.core.charge_inbound(slot);
+    }
+
+    fn on_direct(&mut self, slot: u32, generation: u32, buffer: Vec<u8>, count: usize) {
+        self.core.release_inbound(slot);
+        let core = &mut self.core;
+        let Some(hot) = core.slots.get_mut(slot) else { return };
+        if hot.partial.is_none() || !matches!(hot.phase, Phase::Open | Phase::Closing) {
+            return;
+        }
+        let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
+        match decoder.fill(&mut hot.partial, buffer, count) {
+            Ok(None) => {}
+            Ok(Some(event)) => self.on_event(slot, generation, event, 0, false),
+            Err(fault) => self.core.on_fault(slot, fault),
+        }
+        self.core.charge_inbound(slot);
+    }
+
+    fn on_event(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        event: Event,
+        base: usize,
+        more_input: bool,
+    ) {
+        match event {
+            Event::Message(kind, payload) => self.on_message(slot, generation, kind, payload, base),
+            Event::Ping(payload) => {
+                let mut copy = [0; 125];
+                let len = self.copy_control(&payload, base, &mut copy);
+                self.core.on_ping(slot, generation, &copy[..len]);
+            }
+            Event::Pong(payload) => {
+                let mut copy = [0; 125];
+                let len = self.copy_control(&payload, base, &mut copy);
+                self.core.on_pong(slot, &copy[..len]);
+            }
+            Event::Close(frame) => self.core.on_close_frame(slot, &frame, more_input),
+        }
+    }
+
+    fn copy_control(&self, payload: &Payload, base: usize, out: &mut [u8; 125]) -> usize {
+        let bytes = match payload {
+            Payload::Inline(range) => &self.arena.bytes[base + range.start..base + range.end],
+            Payload::Assembled(bytes) => bytes,
+        };
+        let len = bytes.len().min(out.len());
+        out[..len].copy_from_slice(&bytes[..len]);
+        len
+    }
+
+    fn on_message(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: Payload,
+        base: usize,
+    ) {
+        let core = &mut self.core;
+        let tick = core.tick;
+        let Some(hot) = core.slots.get_mut(slot) else { return };
+        if hot.phase != Phase::Open {
+            // Our close frame is out; messages that crossed it are discarded (section 7.1.6).
+            return;
+        }
+        hot.active = tick;
+        core.counted.messages_in += 1;
+        let len = match &payload {
+            Payload::Inline(range) => range.len(),
+            Payload::Assembled(bytes) => bytes.len(),
+        };
+        core.counted.payload_in += len as u64;
+        let allowance = core.spend_message(slot);
+        if allowance == Allowance::Exceeded {
+            core.fail(slot, Cause::Rate, CloseCode::POLICY, "too many messages");
+            return;
+        }
+        let Some(state) = self.states.get_mut(slot) else { return };
+        let body = match payload {
+            Payload::Inline(range) => {
+                let range = base + range.start..base + range.end;
+                Body::Arena(&mut self.arena.bytes, range)
+            }
+            Payload::Assembled(bytes) => Body::Owned(bytes),
+        };
+        let message = Message::new(kind, body);
+        let handler = &mut self.handler;
+        let core = &mut self.core;
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut conn = super::conn::Conn::new(core, slot, generation);
+            handler.message(&mut conn, state, message);
+        }));
+        if outcome.is_err() {
+            self.core.counted.panics += 1;
+            self.core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");
+        }
+        self.core.hold_back(slot, generation, allowance);
+        self.deliver_notices();
+    }
+
+    fn on_request(&mut self, slot: u32, range: Range<usize>) {
+        let max = self.core.config.max_head;
+        let mut head = self.core.heads.remove(&slot).unwrap_or_default();
+        let before = head.bytes.len();
+        let whole = before == 0;
+        if !whole {
+            head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
+        }
+        // Parsed from a copy where it came in pieces, in place where it came whole.
+        let copy = std::mem::take(&mut head.bytes);
+        let outcome = {
+            let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
+            match request::parse(bytes, &mut head.scanned, max) {
+                Ok(None) => Ok(None),
+                Ok(Some((request, len))) => {
+                    let refusal = self.core.refusal_of(slot);
+                    let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
+                    match (refusal, peer) {
+                        (Some(refusal), _) => Err(refusal),
+                        (None, None) => return,
+                        (None, Some(peer)) => {
+                            answer(&mut self.handler, &mut self.core, &request, peer)
+                                .map(|accepted| Some((accepted, len)))
+                        }
+                    }
+                }
+                Err(refusal) => Err(refusal),
+            }
+        };
+        match outcome {
+            Ok(None) => {
+                head.bytes = copy;
+                if whole {
+                    head.bytes.extend_from_slice(&self.arena.bytes[range]);
+                }
+                self.core.heads.insert(slot, head);
+            }
+            Ok(Some((state, len))) => {
+                // What follows the head lies at the end of what was just received.
+                let rest = range.start + (len - before)..range.end;
+                self.on_upgraded(slot, state, rest);
+            }
+            Err(refusal) => {
+                self.core.count_refusal(slot, refusal);
+                self.core.refuse(slot, refusal);
+            }
+        }
+    }
+
+    fn on_response(&mut self, slot: u32, range: Range<usize>) {
+        let Some(dial) = self.core.dials.get(&slot) else { return };
+        let (key, tag) = (dial.key, dial.outgoing.tag);
+        let mut head = self.core.heads.remove(&slot).unwrap_or_default();
+        let before = head.bytes.len();
+        head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
+        match response::parse(&head.bytes, key, self.core.config.max_head) {
+            Ok(None) => drop(self.core.heads.insert(slot, head)),
+            Ok(Some((len, _protocol))) => {
+                self.core.dials.remove(&slot);
+                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
+                let rest = range.start + len.saturating_sub(before)..range.end;
+                match state {
+                    Some(state) => self.on_upgraded(slot, state, rest),
+                    None => self.core.drop_connection(slot, Cause::Application),
+                }
+            }
+            Err(rejected) => {
+                self.core.counted.connect_errors += 1;
+                self.core.dials.remove(&slot);
+                let text = rejected.to_string();
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                self.core.drop_connection(slot, Cause::Broken);
+            }
+        }
+    }
+
+    /// The handshake is complete; `rest` are the first bytes of frames.
+    fn on_upgraded(&mut self, slot: u32, state: H::State, rest: Range<usize>) {
+        let Some(generation) = self.core.open_connection(slot) else { return };
+        self.states.insert(slot, state);
+        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
+        self.deliver_notices();
+        if !rest.is_empty() {
+            self.decode(slot, generation, rest, false);
+        }
+    }
+}
+
+/// Asks the application about a request, and encodes its answer.
+fn answer<H: Handler>(
+    handler: &mut H,
+    core: &mut Core,
+    request: &request::Request<'_>,
+    peer: std::net::SocketAddr,
+) -> Result<H::State, Refusal> {
+    let upgrade = request.upgrade()?;
+    let decision = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        handler.request(&mut super::conn::Cx { core }, request, peer)
+    }));
+    match decision {
+        Ok(Answer::Accept { state, protocol, headers }) => {
+            core.accepted_head.clear();
+            request::write_accept(&mut core.accepted_head, &upgrade, protocol.as_deref(), &headers);
+            Ok(state)
+        }
+        Ok(Answer::Refuse(refusal)) => Err(refusal),
+        Err(_) => {
+            core.counted.panics += 1;
+            Err(Refusal::Unavailable(core.config.retry_after))
+        }
+    }
+}
+
+impl Place {
+    fn room(&self) -> usize {
+        match self {
+            Place::Arena(range) => range.len(),
+            Place::Message(buffer, filled) => buffer.len() - filled,
+        }
+    }
+}
+
+impl Core {
+    /// Takes connections from the queue as long as the arena has room.
+    fn choose_batch(&mut self, batch: &mut Vec<Target>) {
+        let mut at = 0;
+        // What is ready now; those put back during the batch wait for the next one.
+        for _ in 0..self.ready.len() {
+            if batch.len() == BATCH_MAX {
+                return;
+            }
+            let Some(slot) = self.ready.pop_front() else { return };
+            let Some(hot) = self.slots.get_mut(slot) else { continue };
+            if !hot.clear(Flags::READY) {
+                continue;
+            }
+            match hot.phase {
+                Phase::Free | Phase::Closed | Phase::Connecting | Phase::Flushing => continue,
+                // Left in the kernel; resuming puts it back.
+                Phase::Open if hot.has(Flags::HELD) => continue,
+                _ => {}
+            }
+            let generation = hot.generation;
+            let place = match hot.partial.as_mut().filter(|p| p.missing() >= DIRECT_MIN) {
+                Some(partial) => {
+                    // The account follows what the message itself holds.
+                    self.inbound_held -= partial.memory();
+                    let (buffer, filled) = partial.take_buffer();
+                    self.inbound_held += partial.memory();
+                    Place::Message(buffer, filled)
+                }
+                None => {
+                    let size = APPETITE_MIN << hot.appetite;
+                    if at + size > ARENA {
+                        hot.set(Flags::READY);
+                        self.ready.push_front(slot);
+                        return;
+                    }
+                    let range = at..at + size;
+                    // Equal offsets would compete for the same cache sets.
+                    at = range.end + STAGGER;
+                    Place::Arena(range)
+                }
+            };
+            batch.push(Target { slot, generation, place, result: Ok(0), more: false });
+        }
+    }
+
+    /// Lets the next receive be larger where this one was filled, smaller where it was not.
+    fn adapt_appetite(&mut self, slot: u32, count: usize, room: usize, place: &Place) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if matches!(place, Place::Message(..)) {
+            return;
+        }
+        if count == room {
+            hot.appetite = (hot.appetite + 2).min(APPETITE_STEPS);
+        } else if hot.appetite > 0 && count < room / 4 {
+            hot.appetite -= 1;
+        }
+    }
+
+    fn on_ping(&mut self, slot: u32, generation: u32, payload: &[u8]) {
+        self.counted.pings_in += 1;
+        // Nothing follows our close frame, so a ping that crossed it stays unanswered.
+        let _ = self.queue_control(slot, generation, Opcode::Pong, payload);
+    }
+
+    /// Queues the 101 and makes the connection an open one.
+    fn open_connection(&mut self, slot: u32) -> Option<u32> {
+        let tick = self.tick;
+        let pulse = self.limits.heartbeat.begin(tick, &mut self.rng);
+        let hot = self.slots.get_mut(slot)?;
+        let generation = hot.generation;
+        let client = hot.has(Flags::CLIENT);
+        hot.phase = Phase::Open;
+        hot.set(Flags::ANNOUNCED);
+        hot.active = tick;
+        hot.pulse = pulse;
+        if !client {
+            let start = self.cork.len();
+            self.cork.extend_from_slice(&self.accepted_head);
+            let data = super::outbox::Data::Cork(start..self.cork.len());
+            self.with_outbox(slot, |outbox| outbox.push_run(data));
+        }
+        self.counted.opened += 1;
+        self.open += 1;
+        self.arm(slot);
+        Some(generation)
+    }
+
+    /// Takes a message in progress out of the account while it changes.
+    fn release_inbound(&mut self, slot: u32) {
+        if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
+            self.inbound_held -= partial.memory();
+        }
+    }
+
+    /// Puts it back, at its new size.
+    fn charge_inbound(&mut self, slot: u32) {
+        let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) else {
+            return;
+        };
+        self.inbound_held += partial.memory();
+        if self.inbound_held > self.config.max_inbound {
+            let reason = "out of message memory";
+            self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
+        }
+    }
+
+    /// Why this request is refused whatever it says.
+    fn refusal_of(&self, slot: u32) -> Option<Refusal> {
+        let surplus = self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS));
+        surplus.then_some(Refusal::Unavailable(self.config.retry_after))
+    }
+
+    fn count_refusal(&mut self, slot: u32, refusal: Refusal) {
+        let c = &mut self.counted;
+        match refusal {
+            Refusal::BadRequest(_) | Refusal::HttpVersion => c.refused_bad_request += 1,
+            Refusal::Method | Refusal::UpgradeRequired => c.refused_not_websocket += 1,
+            Refusal::HeadTooLarge => c.refused_head_too_large += 1,
+            // Counted by reason when the connection was accepted.
+            Refusal::Unavailable(_)
+                if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS)) => {}
+            _ => c.refused_application += 1,
+        }
+    }
+}
+
+/// Errors that say nothing about the connection.
+pub(super) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN))
+}
+
+/// Receive memory per core: fits the L2 cache, so that what the kernel copies in is still there
+/// when it is parsed.
+const ARENA: usize = 1024 * 1024;
+
+/// The smallest receive; doubled `appetite` times for connections that fill theirs.
+const APPETITE_MIN: usize = 4096;
+
+/// 4 KiB to 256 KiB.
+const APPETITE_STEPS: u8 = 6;
+
+/// Three cache lines.
+const STAGGER: usize = 192;
+
+/// Receives per batch.
+const BATCH_MAX: usize = 240;
+
+/// From this many missing bytes on, a message is received directly.
+const DIRECT_MIN: usize = 4096;
+
+const _: () = assert!(APPETITE_MIN << APPETITE_STEPS <= ARENA);
+const _: () = assert!(BATCH_MAX * (APPETITE_MIN + STAGGER) <= ARENA);

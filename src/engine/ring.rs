@@ -1,0 +1,149 @@
+//! The kernel as the engine sees it: a small trait with two implementations, [`super::uring::Uring`]
+//! over io_uring and the simulated kernel of `tests/simulation.rs`.
+//!
+//! Two kinds of operations. *Asynchronous* ones (accept, poll, close...) carry a [`Token`] and
+//! complete in some later [`Ring::enter`]. *Batched* ones (receive, send) never wait: they are
+//! issued with `MSG_DONTWAIT`, are done when the call returns, and therefore only borrow their
+//! buffers. No buffer of the engine is ever owned by the kernel between two calls.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::token::Token;
+
+/// What a poll reports, and why it was armed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Input, end of input, or an error to be fetched by a receive.
+    pub readable: bool,
+    /// Room in the send buffer, or an error to be fetched by a send.
+    pub writable: bool,
+}
+
+/// The end of, or a report from, an asynchronous operation.
+#[derive(Debug)]
+pub enum Completion {
+    /// A connection is in the direct table at this slot, or accepting failed.
+    Accepted {
+        /// The lane whose one-shot accept this was; it has to be armed again.
+        lane: u32,
+        /// Slot and peer address.
+        result: io::Result<(u32, SocketAddr)>,
+    },
+    /// An outgoing connection is established, or failed.
+    Connected {
+        /// As given to [`Ring::connect`].
+        token: Token,
+        /// How it went.
+        result: io::Result<()>,
+    },
+    /// A poll fired or ended.
+    Polled {
+        /// As given to [`Ring::poll`].
+        token: Token,
+        /// What is ready, or the error that ended it.
+        result: io::Result<Readiness>,
+        /// Whether the poll is still armed. The kernel may end a multishot at any time.
+        more: bool,
+    },
+    /// The descriptor is closed and its slot may be handed out again by the kernel.
+    Closed {
+        /// As given to [`Ring::close`].
+        token: Token,
+    },
+    /// The sending half is shut down.
+    ShutDown {
+        /// As given to [`Ring::shutdown`].
+        token: Token,
+    },
+    /// Another thread rang the [`Doorbell`].
+    Woken,
+}
+
+/// One receive of a batch.
+#[derive(Debug)]
+pub struct Recv<'a> {
+    /// Which direct descriptor.
+    pub slot: u32,
+    /// Where to.
+    pub buffer: &'a mut [u8],
+    /// Bytes received; 0 is the end of the stream; `WouldBlock` means nothing is there.
+    pub result: io::Result<usize>,
+    /// The kernel says that more input is queued (`IORING_CQE_F_SOCK_NONEMPTY`, Linux 5.19).
+    pub more: bool,
+}
+
+/// One send of a batch.
+#[derive(Debug)]
+pub struct Send<'a> {
+    /// Which direct descriptor.
+    pub slot: u32,
+    /// What, as one gathering send. Not empty.
+    pub data: &'a [IoSlice<'a>],
+    /// Bytes in `data`.
+    pub len: usize,
+    /// Bytes taken by the kernel, fewer than `len` when its buffer is full (`Ok(0)`: none).
+    pub result: io::Result<usize>,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Submit and look, do not sleep.
+    No,
+    /// Sleep until a completion, at most this long.
+    For(Duration),
+}
+
+/// Wakes a worker from any thread.
+pub trait Doorbell: std::marker::Send + Sync + 'static {
+    /// Makes the worker's current or next wait end with [`Completion::Woken`]. Idempotent.
+    fn ring(&self);
+}
+
+/// One core's way into the kernel. Called only by the thread that owns it.
+pub trait Ring {
+    /// Monotonic time in nanoseconds.
+    fn now(&self) -> u64;
+
+    /// Arms a one-shot accept in `lane` (below [`Self::lanes`]); the lane must not be armed.
+    fn accept(&mut self, lane: u32);
+
+    /// How many accepts may be in flight at once.
+    fn lanes(&self) -> u32;
+
+    /// Cancels the accept in `lane`; it still completes, with an error or with a connection.
+    fn cancel_accept(&mut self, lane: u32);
+
+    /// Ends listening for good: whatever is in the accept queue and not yet accepted is lost.
+    fn close_listener(&mut self);
+
+    /// Arms a poll. A token of [`super::token::Op::Poll`] is multishot and for input, one of
+    /// [`super::token::Op::PollOut`] is one-shot and for output.
+    fn poll(&mut self, token: Token);
+
+    /// Closes the slot's descriptor after cancelling the operations named (at most two).
+    fn close(&mut self, token: Token, polls: &[Token]);
+
+    /// Shuts down the sending half. Goes through a kernel worker thread: error path only.
+    fn shutdown(&mut self, token: Token);
+
+    /// Makes a socket towards `peer`, from `local` if given, and returns its slot. Fails at once
+    /// when the table or the address range is exhausted.
+    fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32>;
+
+    /// Starts connecting the socket in the token's slot.
+    fn connect(&mut self, token: Token, peer: SocketAddr);
+
+    /// Performs all receives of a batch, without waiting.
+    fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()>;
+
+    /// Performs all sends of a batch, submits what was queued, waits, and appends what completed.
+    fn enter(
+        &mut self,
+        batch: &mut [Send<'_>],
+        wait: Wait,
+        done: &mut Vec<Completion>,
+    ) -> io::Result<()>;
+}

@@ -1,0 +1,347 @@
+//! Threads, listeners and their life: from a configuration to a running server, and to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::config::{Config, ConfigError, Drain};
+use super::core::Core;
+use super::counters::Stats;
+use super::handler::Handler;
+use super::links::{Handle, Network, Post};
+use super::mailbox::Mailbox;
+use super::rng::Rng;
+use super::sys::{self, EventFd};
+use super::uring::{Setup, SetupError, Uring};
+use super::worker::{Turn, Worker};
+
+/// The entry to the library: see [`Server::builder`].
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Starts from the defaults of [`Config`].
+    pub fn builder() -> Builder {
+        Builder { config: Config::default() }
+    }
+}
+
+/// A configuration on its way to a server.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    config: Config,
+}
+
+/// What a new core's application is told about its place.
+pub struct CoreStart<H: Handler> {
+    /// Index of the core, from 0.
+    pub worker: usize,
+    /// Reaches every core of this server.
+    pub handle: Handle<H>,
+}
+
+impl Builder {
+    /// Replaces the whole configuration.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Changes the configuration in place, for what has no method of its own.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Address to listen on; port 0 takes a free one.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.config.listen = Some(address);
+        self
+    }
+
+    /// Number of worker threads; 0: as many as processors, or as the limit of open files demands.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// Most connections over all workers.
+    #[must_use]
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.config.max_connections = connections;
+        self
+    }
+
+    /// Most payload bytes of a received message.
+    #[must_use]
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.config.max_message = bytes;
+        self
+    }
+
+    /// Starts the server, and returns when it has ended by [`Handle::drain`] or [`super::Cx::stop`].
+    /// `application` is called once on each worker's thread.
+    pub fn run<H: Handler>(
+        self,
+        application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
+    ) -> Result<Stats, StartError> {
+        self.start(application)?.join()
+    }
+
+    /// Starts the server and returns when every worker is listening.
+    pub fn start<H: Handler>(
+        self,
+        application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
+    ) -> Result<Running<H>, StartError> {
+        let mut config = self.config;
+        config.check()?;
+        let open_files = sys::raise_open_files_limit();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let layout = config.layout(open_files, processors)?;
+        let (workers, table) = (layout.workers, layout.table);
+        config.max_connections = layout.connections;
+        let config = Arc::new(config);
+        let (listeners, address) = listen(&config, workers)?;
+        let doorbells = (0..workers)
+            .map(|_| EventFd::new().map(Arc::new))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| StartError::Ring(SetupError::Doorbell(error)))?;
+        let posts = doorbells.iter().map(|bell| {
+            Arc::new(Post { mailbox: Mailbox::new(config.mailbox, Box::new(bell.clone())) })
+        });
+        let network = Arc::new(Network { posts: posts.collect() });
+        let total = Arc::new(AtomicU32::new(0));
+        let application = Arc::new(application);
+        let (ready, started) = mpsc::channel();
+        let mut threads = Vec::with_capacity(workers);
+        for (worker, (doorbell, listener)) in doorbells.into_iter().zip(listeners).enumerate() {
+            let seat = Seat {
+                worker,
+                table,
+                doorbell,
+                listener,
+                config: config.clone(),
+                network: network.clone(),
+                total: total.clone(),
+            };
+            let (ready, application) = (ready.clone(), application.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("ringhold-{worker}"))
+                .spawn(move || seat.work(&*application, &ready))
+                .map_err(StartError::Thread)?;
+            threads.push(thread);
+        }
+        drop(ready);
+        let running = Running { handle: Handle::new(network), address, workers, threads };
+        // Each worker says once how its start went.
+        for outcome in started.iter().take(workers) {
+            if let Err(error) = outcome {
+                running.handle.stop();
+                let _ = running.join();
+                return Err(StartError::Ring(error));
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// A server that runs. Dropping it leaves the server running; [`Running::join`] waits for its end.
+pub struct Running<H: Handler> {
+    handle: Handle<H>,
+    address: Option<SocketAddr>,
+    workers: usize,
+    threads: Vec<JoinHandle<io::Result<Stats>>>,
+}
+
+impl<H: Handler> Running<H> {
+    /// Reaches every core, from any thread.
+    pub fn handle(&self) -> Handle<H> {
+        self.handle.clone()
+    }
+
+    /// The address that is listened on, with the port the kernel chose.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Starts to go away as configured.
+    pub fn drain(&self, plan: &Drain) {
+        self.handle.drain(plan);
+    }
+
+    /// Waits for the end of every worker and returns what they counted.
+    pub fn join(self) -> Result<Stats, StartError> {
+        let mut sum = Stats::default();
+        let mut failed = None;
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(stats)) => sum.add(&stats),
+                Ok(Err(error)) => failed = Some(StartError::Worker(error)),
+                Err(_) => failed = Some(StartError::Worker(io::Error::other("a worker panicked"))),
+            }
+        }
+        failed.map_or(Ok(sum), Err)
+    }
+}
+
+/// What a worker thread takes with it.
+struct Seat<H: Handler> {
+    worker: usize,
+    table: u32,
+    doorbell: Arc<EventFd>,
+    listener: Option<OwnedFd>,
+    config: Arc<Config>,
+    network: Arc<Network<H::Letter>>,
+    total: Arc<AtomicU32>,
+}
+
+impl<H: Handler> Seat<H> {
+    fn work(
+        self,
+        application: &impl Fn(CoreStart<H>) -> H,
+        ready: &mpsc::Sender<Result<(), SetupError>>,
+    ) -> io::Result<Stats> {
+        if self.config.pin {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            if let Err(error) = sys::pin_to_cpu(self.worker % processors) {
+                tracing::warn!(worker = self.worker, %error, "not pinned to a processor");
+            }
+        }
+        let setup = Setup {
+            table: self.table,
+            lanes: LANES,
+            listener: self.listener,
+            doorbell: self.doorbell,
+        };
+        let post = self.network.posts[self.worker].clone();
+        let ring = match Uring::new(setup) {
+            Ok(ring) => ring,
+            Err(error) => {
+                post.mailbox.close();
+                let _ = ready.send(Err(error));
+                return Ok(Stats::default());
+            }
+        };
+        let handle = Handle::new(self.network.clone());
+        let handler = application(CoreStart { worker: self.worker, handle: handle.clone() });
+        let rng = Rng::from_entropy();
+        let index = self.worker as u16;
+        let core = Core::new(self.config, index, self.network, self.total, rng);
+        let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
+        let _ = ready.send(Ok(()));
+        tracing::debug!(worker = self.worker, table = self.table, "worker runs");
+        let outcome = loop {
+            match worker.turn() {
+                Ok(Turn::Continue) => {}
+                Ok(Turn::Finished) => break Ok(worker.stats()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Letters that come too late are refused; questions among them are answered by their end.
+        drop(post.mailbox.close());
+        if let Err(error) = &outcome {
+            tracing::error!(worker = self.worker, %error, "a worker failed; the server goes away");
+            handle.stop();
+        }
+        outcome
+    }
+}
+
+/// Why a server did not start, or did not end well.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration cannot work.
+    Config(ConfigError),
+    /// The address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// A ring cannot be made.
+    Ring(SetupError),
+    /// A thread cannot be started.
+    Thread(io::Error),
+    /// A worker ended with an error.
+    Worker(io::Error),
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Listen(address, error) => match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    write!(f, "{address} is in use: another program listens there")
+                }
+                Some(libc::EADDRNOTAVAIL) => {
+                    write!(f, "{address} is not an address of this host")
+                }
+                Some(libc::EACCES) => write!(
+                    f,
+                    "no permission to listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE"
+                ),
+                Some(libc::EMFILE | libc::ENFILE) => {
+                    write!(f, "too few file descriptors for the listeners on {address}: {error}")
+                }
+                _ => write!(f, "listening on {address}: {error}"),
+            },
+            Self::Ring(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "starting a thread: {error}"),
+            Self::Worker(error) => write!(f, "a worker failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// One listener per worker on the same port (SO_REUSEPORT, Linux 3.9): the kernel spreads
+/// connections by hash.
+fn listen(
+    config: &Config,
+    workers: usize,
+) -> Result<(Vec<Option<OwnedFd>>, Option<SocketAddr>), StartError> {
+    let Some(mut address) = config.listen else {
+        return Ok(((0..workers).map(|_| None).collect(), None));
+    };
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = listener(address, config.backlog)
+            .map_err(|error| StartError::Listen(address, error))?;
+        if let Some(bound) = socket.local_addr().ok().and_then(|bound| bound.as_socket()) {
+            address = bound;
+        }
+        listeners.push(Some(OwnedFd::from(socket)));
+    }
+    Ok((listeners, Some(address)))
+}
+
+fn listener(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it, which spares a system call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog.min(i32::MAX as u32) as i32)?;
+    Ok(socket)
+}
+
+/// Accepts in flight per worker: as many connections are taken per turn.
+const LANES: u32 = 64;

@@ -1,0 +1,370 @@
+//! The connections of one core, by slot: the index of a connection's record is the index of its
+//! direct descriptor, so the kernel is the allocator of both.
+//!
+//! The hot record is one cache line; what is rarely read lies beside it. Records live in chunks that
+//! are made when the kernel first hands out one of their slots and given back when the last
+//! connection of the chunk is gone, so memory follows the number of connections both ways.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::outbox::Outbox;
+use super::wheel::{Timer, Timers};
+use crate::protocol::Partial;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Phase {
+    /// No connection.
+    Free,
+    /// Outgoing, TCP not established.
+    Connecting,
+    /// The opening handshake is not complete.
+    Handshake,
+    /// Messages flow.
+    Open,
+    /// Our close frame is sent or queued; the peer's is awaited.
+    Closing,
+    /// Nothing more is expected from the peer; ends when the outbox is empty.
+    Flushing,
+    /// Our sending half is shut down; input is discarded until the peer closes too.
+    Lingering,
+    /// The descriptor is being closed by the kernel.
+    Closed,
+}
+
+/// A set of facts about a connection, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// In the queue of connections to be read.
+    pub const READY: u32 = 1 << 0;
+    /// In the queue of connections to be sent to.
+    pub const DIRTY: u32 = 1 << 1;
+    /// The kernel's send buffer is full; wait for the poll.
+    pub const BLOCKED: u32 = 1 << 2;
+    /// The multishot poll for input is armed.
+    pub const POLL: u32 = 1 << 3;
+    /// The one-shot poll for output is armed.
+    pub const POLL_OUT: u32 = 1 << 4;
+    /// This side is the client.
+    pub const CLIENT: u32 = 1 << 5;
+    /// A close frame was queued; nothing may follow it.
+    pub const CLOSE_SENT: u32 = 1 << 6;
+    /// The application was told that the connection opened, and not yet that it closed.
+    pub const ANNOUNCED: u32 = 1 << 7;
+    /// The outbox went over its high-water mark; tell the application when it is low again.
+    pub const HIGH_WATER: u32 = 1 << 8;
+    /// Input is left in the kernel until the outbox drains.
+    pub const PAUSED: u32 = 1 << 9;
+    /// Frame boundaries are lost: input is discarded unread.
+    pub const DEAF: u32 = 1 << 10;
+    /// After the outbox, shut down and linger instead of closing at once.
+    pub const LINGER: u32 = 1 << 11;
+    /// Counted in the per-address table.
+    pub const COUNTED: u32 = 1 << 12;
+    /// A connect is in flight.
+    pub const CONNECT: u32 = 1 << 13;
+    /// A shutdown is in flight.
+    pub const SHUTDOWN: u32 = 1 << 14;
+    /// Beyond the limit: here only to be told so.
+    pub const SURPLUS: u32 = 1 << 15;
+    /// Input is left in the kernel until the rate allows.
+    pub const THROTTLED: u32 = 1 << 16;
+    /// Reasons not to read.
+    pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
+}
+
+/// Heartbeat state of a connection: 15 bytes. See [`super::heartbeat`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Tick of the last inbound byte.
+    pub seen: u32,
+    /// Tick of the last ping of the present silence.
+    pub pinged: u32,
+    /// Last round-trip time in microseconds, 0 if none was measured.
+    pub rtt_us: u32,
+    /// Current interval in ticks.
+    pub interval: u16,
+    /// How long the silence has lasted.
+    pub level: u8,
+}
+
+/// What an idle connection needs: one cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Hot {
+    /// Which tenant of the slot; unique in its core.
+    pub generation: u32,
+    /// Links into the timer wheel.
+    pub timer: Timer,
+    /// A message in progress.
+    pub partial: Option<Box<Partial>>,
+    /// What is to be sent; only while there is something.
+    pub outbox: Option<Box<Outbox>>,
+    /// First of its topic subscriptions.
+    pub subscriptions: u32,
+    /// Tick of the last message, or of opening.
+    pub active: u32,
+    /// Heartbeat.
+    pub pulse: Pulse,
+    /// See [`Flags`].
+    pub flags: Flags,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// How much to receive at once: an exponent, adapted to what arrives.
+    pub appetite: u8,
+}
+
+/// What is read at opening, closing and by rate limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Cold {
+    ip: [u8; 16],
+    port: u16,
+    /// Time until which received messages are paid for (see `limits`).
+    pub messages: u32,
+    /// The same for received bytes.
+    pub bytes: u32,
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            timer: Timer::default(),
+            partial: None,
+            outbox: None,
+            subscriptions: NO_SUBSCRIPTION,
+            active: 0,
+            pulse: Pulse::default(),
+            flags: Flags::default(),
+            phase: Phase::Free,
+            appetite: 0,
+        }
+    }
+}
+
+impl Hot {
+    /// Whether a flag is set.
+    #[inline]
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags.0 & flag != 0
+    }
+
+    /// Sets a flag and says whether it was set before.
+    #[inline]
+    pub fn set(&mut self, flag: u32) -> bool {
+        let before = self.has(flag);
+        self.flags.0 |= flag;
+        before
+    }
+
+    /// Clears a flag and says whether it was set before.
+    #[inline]
+    pub fn clear(&mut self, flag: u32) -> bool {
+        let before = self.has(flag);
+        self.flags.0 &= !flag;
+        before
+    }
+}
+
+impl Default for Cold {
+    fn default() -> Self {
+        Self { ip: Ipv6Addr::UNSPECIFIED.octets(), port: 0, messages: 0, bytes: 0 }
+    }
+}
+
+impl Cold {
+    /// Remembers the peer's address; IPv4 as its mapped form.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.ip = match peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        self.port = peer.port();
+    }
+
+    /// The peer's address; a mapped IPv4 address as IPv4.
+    pub fn peer(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
+    }
+}
+
+struct Chunk {
+    hot: Vec<Hot>,
+    cold: Vec<Cold>,
+    used: u32,
+}
+
+/// The table of connections. See the module's text.
+#[derive(Default)]
+pub struct Slots {
+    chunks: Vec<Option<Box<Chunk>>>,
+    generation: u32,
+    used: u32,
+}
+
+impl Slots {
+    /// Connections in the table.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Takes a free slot for a new connection and returns its record, fresh, with a generation no
+    /// other connection of this core has had (in 2^32 connections).
+    pub fn open(&mut self, slot: u32) -> &mut Hot {
+        let (chunk, at) = split(slot);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk = self.chunks[chunk].get_or_insert_with(|| {
+            Box::new(Chunk {
+                hot: (0..CHUNK).map(|_| Hot::default()).collect(),
+                cold: vec![Cold::default(); CHUNK as usize],
+                used: 0,
+            })
+        });
+        debug_assert_eq!(chunk.hot[at].phase, Phase::Free);
+        chunk.used += 1;
+        self.used += 1;
+        // Zero is never a generation, so that an all-zero identifier names nothing.
+        self.generation = self.generation.wrapping_add(1).max(1);
+        chunk.cold[at] = Cold::default();
+        let hot = &mut chunk.hot[at];
+        *hot = Hot { generation: self.generation, ..Hot::default() };
+        hot
+    }
+
+    /// Gives a slot back. Its timer must be cancelled and its outbox taken before.
+    pub fn free(&mut self, slot: u32) {
+        let (index, at) = split(slot);
+        let Some(chunk) = self.chunks.get_mut(index).and_then(Option::as_mut) else {
+            debug_assert!(false, "freed a slot that was never used");
+            return;
+        };
+        debug_assert!(chunk.hot[at].phase != Phase::Free);
+        debug_assert!(chunk.hot[at].timer.due().is_none() && chunk.hot[at].outbox.is_none());
+        chunk.hot[at] = Hot::default();
+        chunk.used -= 1;
+        self.used -= 1;
+        if chunk.used == 0 {
+            self.chunks[index] = None;
+        }
+    }
+
+    /// The record of a slot that is in use.
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&Hot> {
+        let (chunk, at) = split(slot);
+        let hot = &self.chunks.get(chunk)?.as_ref()?.hot[at];
+        (hot.phase != Phase::Free).then_some(hot)
+    }
+
+    /// The record of a slot that is in use.
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Hot> {
+        let (chunk, at) = split(slot);
+        let hot = &mut self.chunks.get_mut(chunk)?.as_mut()?.hot[at];
+        (hot.phase != Phase::Free).then_some(hot)
+    }
+
+    /// The record of exactly this connection; `None` if it is gone.
+    #[inline]
+    pub fn lookup(&mut self, slot: u32, generation: u32) -> Option<&mut Hot> {
+        self.get_mut(slot).filter(|hot| hot.generation == generation)
+    }
+
+    /// The record's seldom-read half.
+    pub fn cold(&mut self, slot: u32) -> Option<&mut Cold> {
+        let (chunk, at) = split(slot);
+        Some(&mut self.chunks.get_mut(chunk)?.as_mut()?.cold[at])
+    }
+
+    /// Every connection, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Hot)> {
+        self.chunks.iter().enumerate().flat_map(|(index, chunk)| {
+            let records = chunk.iter().flat_map(|chunk| chunk.hot.iter());
+            records
+                .enumerate()
+                .filter(|(_, hot)| hot.phase != Phase::Free)
+                .map(move |(at, hot)| (index as u32 * CHUNK + at as u32, hot))
+        })
+    }
+
+    /// One past the highest slot that may be in use.
+    pub fn end(&self) -> u32 {
+        self.chunks.len() as u32 * CHUNK
+    }
+}
+
+impl Timers for Slots {
+    #[inline]
+    fn timer(&mut self, slot: u32) -> &mut Timer {
+        let (chunk, at) = split(slot);
+        match &mut self.chunks[chunk] {
+            Some(chunk) => &mut chunk.hot[at].timer,
+            None => unreachable!("timers are only linked while their connection lives"),
+        }
+    }
+}
+
+fn split(slot: u32) -> (usize, usize) {
+    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
+}
+
+/// Records per chunk: 96 KiB at 96 bytes, small enough to be given back soon after a mass
+/// disconnect, large enough that the table of chunks of a million connections fits the L1 cache.
+const CHUNK: u32 = 1024;
+
+/// End of a connection's list of subscriptions.
+pub const NO_SUBSCRIPTION: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<Hot>() == 64, "the hot record is one cache line");
+const _: () = assert!(size_of::<Cold>() == 28);
+const _: () = assert!(size_of::<Pulse>() == 16, "15 bytes of heartbeat state and one of padding");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_generation_finds_nothing() {
+        let mut slots = Slots::default();
+        let hot = slots.open(5000);
+        hot.phase = Phase::Open;
+        let first = hot.generation;
+        assert!(slots.lookup(5000, first).is_some());
+        slots.free(5000);
+        assert!(slots.lookup(5000, first).is_none());
+        let hot = slots.open(5000);
+        hot.phase = Phase::Open;
+        assert!(slots.lookup(5000, first).is_none());
+        assert_eq!(slots.used(), 1);
+    }
+
+    #[test]
+    fn empty_chunks_are_given_back() {
+        let mut slots = Slots::default();
+        for slot in 0..3 * CHUNK {
+            slots.open(slot).phase = Phase::Open;
+        }
+        assert_eq!(slots.iter().count() as u32, 3 * CHUNK);
+        for slot in CHUNK..2 * CHUNK {
+            slots.free(slot);
+        }
+        assert!(slots.chunks[0].is_some() && slots.chunks[1].is_none());
+        assert_eq!(slots.used(), 2 * CHUNK);
+        assert!(slots.get(CHUNK + 7).is_none());
+    }
+
+    #[test]
+    fn addresses_keep_their_family() {
+        for text in ["127.0.0.1:80", "[2001:db8::1]:443"] {
+            let peer: SocketAddr = text.parse().unwrap();
+            let mut cold = Cold::default();
+            cold.set_peer(peer);
+            assert_eq!(cold.peer(), peer);
+        }
+    }
+}

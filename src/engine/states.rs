@@ -1,0 +1,57 @@
+//! The application's state of each connection, by slot, in chunks that come and go with their use.
+
+struct Chunk<S> {
+    states: Vec<Option<S>>,
+    used: u32,
+}
+
+/// See the module's text.
+pub(super) struct States<S> {
+    chunks: Vec<Option<Chunk<S>>>,
+}
+
+impl<S> Default for States<S> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<S> States<S> {
+    /// Puts a state in. There must be none.
+    pub(super) fn insert(&mut self, slot: u32, state: S) {
+        let (chunk, at) = split(slot);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk = self.chunks[chunk]
+            .get_or_insert_with(|| Chunk { states: (0..CHUNK).map(|_| None).collect(), used: 0 });
+        let before = chunk.states[at].replace(state);
+        debug_assert!(before.is_none());
+        chunk.used += u32::from(before.is_none());
+    }
+
+    /// The state of a slot.
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut S> {
+        let (chunk, at) = split(slot);
+        self.chunks.get_mut(chunk)?.as_mut()?.states[at].as_mut()
+    }
+
+    /// Takes the state of a slot out.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<S> {
+        let (index, at) = split(slot);
+        let chunk = self.chunks.get_mut(index)?.as_mut()?;
+        let state = chunk.states[at].take()?;
+        chunk.used -= 1;
+        if chunk.used == 0 {
+            self.chunks[index] = None;
+        }
+        Some(state)
+    }
+}
+
+fn split(slot: u32) -> (usize, usize) {
+    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
+}
+
+/// As in `slots`, so that both give their memory back together.
+const CHUNK: u32 = 1024;

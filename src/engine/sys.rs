@@ -1,0 +1,142 @@
+//! The few system calls that neither std nor a crate wraps: each function is safe to call and says
+//! why its `unsafe` is sound.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::ring::Doorbell;
+
+/// Nanoseconds since an arbitrary start that all threads of the process share.
+pub fn monotonic_ns() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_nanos() as u64
+}
+
+/// Where the kernel writes the peer address of an accept.
+pub struct AcceptAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Default for AcceptAddress {
+    fn default() -> Self {
+        // SAFETY: sockaddr_storage is plain data for which all zero bytes are a value (AF_UNSPEC).
+        Self { storage: unsafe { std::mem::zeroed() }, len: 0 }
+    }
+}
+
+impl AcceptAddress {
+    /// Resets the length and gives the two pointers an accept needs. They are valid as long as
+    /// the box this lives in.
+    pub fn prepare(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        self.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        ((&raw mut self.storage).cast(), &raw mut self.len)
+    }
+
+    /// The address of a completed accept.
+    pub fn parse(&self) -> io::Result<SocketAddr> {
+        // SAFETY: the storage was zeroed at first and only the kernel wrote to it since, so its
+        // family and the fields that go with it are consistent.
+        let address = unsafe { SockAddr::new(std::mem::transmute_copy(&self.storage), self.len) };
+        address.as_socket().ok_or_else(|| io::Error::other("accepted from an unknown family"))
+    }
+}
+
+/// A zeroed message header.
+pub fn empty_msghdr() -> libc::msghdr {
+    // SAFETY: msghdr is plain data; null pointers with zero lengths are valid.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// An eventfd as a doorbell: it is polled, never read, so writing is all it needs.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new one, closed on exec and never blocking.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: eventfd takes no pointers; a non-negative result is a descriptor that is ours.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just created, owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Doorbell for std::sync::Arc<EventFd> {
+    fn ring(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight valid bytes. It cannot fail: the counter would need 2^64 rings to fill.
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// A socket towards `peer`, bound to `local` without spending a port until it connects.
+pub fn client_socket(peer: SocketAddr, local: Option<IpAddr>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(ip) = local {
+        let one: libc::c_int = 1;
+        // SAFETY: the option takes an int, which `one` is. IP_BIND_ADDRESS_NO_PORT: Linux 4.2.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                libc::IP_BIND_ADDRESS_NO_PORT,
+                (&raw const one).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            );
+        }
+        socket.bind(&SocketAddr::new(ip, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// The soft and hard limit of open files.
+pub fn open_files_limit() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the structure it is given.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// Raises the soft limit of open files to the hard one and returns it.
+pub fn raise_open_files_limit() -> u64 {
+    let (soft, hard) = open_files_limit();
+    if soft < hard {
+        let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+        // SAFETY: setrlimit reads the structure it is given.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    }
+    open_files_limit().0
+}
+
+/// Binds the calling thread to one processor.
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: cpu_set_t is plain data; CPU_SET bounds-checks against it.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: as above; the index is in range.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: 0 is the calling thread; the set is valid and of the size given.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

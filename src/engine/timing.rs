@@ -1,0 +1,184 @@
+//! What a connection's one deadline means in each phase, and what happens when it comes.
+
+use super::core::Core;
+use super::handler::Cause;
+use super::heartbeat::Verdict;
+use super::slots::{Flags, Hot, Phase};
+use crate::protocol::CloseCode;
+use crate::protocol::frame::Opcode;
+use crate::protocol::request::Refusal;
+
+impl Core {
+    /// Moves time to `now_ns` and handles every deadline that came.
+    pub(crate) fn on_time(&mut self, now_ns: u64, fired: &mut Vec<(u32, u32)>) {
+        self.now_ns = now_ns;
+        let tick = TICK_ORIGIN_U64 + now_ns / self.limits.tick_ns;
+        // 2^32 ticks of 100 ms are 13 years.
+        let tick = tick as u32;
+        if tick == self.tick && self.wheel.now() == tick {
+            return;
+        }
+        self.tick = tick;
+        self.wheel.advance(&mut self.slots, tick, fired);
+        for (slot, due) in fired.drain(..) {
+            let due_ns = u64::from(due - super::core::TICK_ORIGIN) * self.limits.tick_ns;
+            let drift_us = now_ns.saturating_sub(due_ns) / 1000;
+            let _ = self.drift_us.record(drift_us.max(1));
+            self.on_deadline(slot);
+        }
+        self.release_throttled();
+    }
+
+    /// Nanoseconds until the next deadline, if there is one.
+    pub(crate) fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        let mut due = self.wheel.next_due();
+        if !self.throttled.is_empty() {
+            due = Some(due.map_or(self.tick + 1, |due| due.min(self.tick + 1)));
+        }
+        let at = u64::from(due? - super::core::TICK_ORIGIN) * self.limits.tick_ns;
+        Some(at.saturating_sub(now_ns))
+    }
+
+    /// Arms the next deadline of an open connection.
+    pub(crate) fn arm(&mut self, slot: u32) {
+        let Some(hot) = self.slots.get(slot) else { return };
+        if hot.phase != Phase::Open {
+            return;
+        }
+        match self.open_deadline(hot) {
+            Some(due) => self.wheel.schedule(&mut self.slots, slot, due),
+            None => self.wheel.cancel(&mut self.slots, slot),
+        }
+    }
+
+    fn open_deadline(&self, hot: &Hot) -> Option<u32> {
+        let limits = &self.limits;
+        let heartbeat = limits.heartbeat.enabled.then(|| limits.heartbeat.due(&hot.pulse));
+        let idle = (limits.idle > 0).then(|| hot.active + limits.idle + 1);
+        let write = match (&hot.outbox, hot.has(Flags::BLOCKED)) {
+            (Some(outbox), true) => Some(outbox.progress + limits.write + 1),
+            _ => None,
+        };
+        [heartbeat, idle, write].into_iter().flatten().min()
+    }
+
+    fn on_deadline(&mut self, slot: u32) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        match hot.phase {
+            Phase::Open => self.on_open_deadline(slot),
+            Phase::Handshake => {
+                self.counted.handshake_timeouts += 1;
+                if hot.has(Flags::CLIENT) {
+                    self.drop_connection(slot, Cause::Broken);
+                } else {
+                    self.refuse(slot, Refusal::Timeout);
+                }
+            }
+            Phase::Connecting => {
+                self.counted.handshake_timeouts += 1;
+                self.drop_connection(slot, Cause::Broken);
+            }
+            Phase::Closing | Phase::Flushing => {
+                self.counted.close_timeouts += 1;
+                self.drop_connection(slot, Cause::Abrupt);
+            }
+            Phase::Lingering => self.drop_connection(slot, Cause::Abrupt),
+            Phase::Free | Phase::Closed => {}
+        }
+    }
+
+    fn on_open_deadline(&mut self, slot: u32) {
+        let tick = self.tick;
+        let limits = self.limits;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let generation = hot.generation;
+        if let (Some(outbox), true) = (&hot.outbox, hot.has(Flags::BLOCKED))
+            && tick > outbox.progress + limits.write
+        {
+            // It takes nothing, so a close frame would not be taken either.
+            self.drop_connection(slot, Cause::WriteTimeout);
+            return;
+        }
+        if limits.idle > 0 && tick > hot.active + limits.idle {
+            self.begin_close(slot, Cause::Idle, CloseCode::GOING_AWAY, "idle");
+            return;
+        }
+        if limits.heartbeat.enabled {
+            if hot.has(Flags::HELD) {
+                // We do not read, so silence says nothing; the write deadline watches instead.
+                hot.pulse.seen = tick;
+                hot.pulse.level = 0;
+            }
+            let verdict = limits.heartbeat.on_due(&mut hot.pulse, tick);
+            self.act_on(slot, generation, verdict);
+        }
+        self.arm(slot);
+    }
+
+    fn act_on(&mut self, slot: u32, generation: u32, verdict: Verdict) {
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Ping | Verdict::PingAgain => {
+                self.counted.heartbeats_missed += u64::from(verdict == Verdict::PingAgain);
+                self.counted.heartbeats_sent += 1;
+                let stamp = self.now_ns.to_be_bytes();
+                // The connection is open, so the ping is taken.
+                let _ = self.queue_control(slot, generation, Opcode::Ping, &stamp);
+            }
+            Verdict::Dead => {
+                self.counted.heartbeats_missed += 1;
+                self.drop_connection(slot, Cause::Heartbeat);
+            }
+        }
+    }
+
+    /// Bytes arrived: proof of life.
+    pub(crate) fn on_life(&mut self, slot: u32) {
+        let tick = self.tick;
+        let plan = self.limits.heartbeat;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.pulse.seen = tick;
+        if hot.pulse.level == 0 {
+            return;
+        }
+        if plan.on_answer(&mut hot.pulse) {
+            self.counted.heartbeats_answered += 1;
+        } else {
+            self.counted.heartbeats_late += 1;
+        }
+        self.arm(slot);
+    }
+
+    /// A pong came: if it is one of our stamps, it tells the round-trip time. Any other is legal and
+    /// ignored (RFC 6455 section 5.5.3).
+    pub(crate) fn on_pong(&mut self, slot: u32, payload: &[u8]) {
+        let Ok(stamp) = <[u8; 8]>::try_from(payload) else { return };
+        let elapsed = self.now_ns.saturating_sub(u64::from_be_bytes(stamp));
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let pinged_ago = u64::from(self.tick.saturating_sub(hot.pulse.pinged) + 1);
+        // A stamp from before the last silence began is not one of ours.
+        if hot.pulse.pinged == 0 || elapsed == 0 || elapsed > pinged_ago * self.limits.tick_ns {
+            return;
+        }
+        let micros = (elapsed / 1000).clamp(1, u64::from(u32::MAX));
+        hot.pulse.rtt_us = micros as u32;
+        let _ = self.rtt_us.record(micros);
+    }
+
+    fn release_throttled(&mut self) {
+        let mut index = 0;
+        while let Some((slot, generation, until)) = self.throttled.get(index).copied() {
+            if until > self.tick {
+                index += 1;
+                continue;
+            }
+            self.throttled.swap_remove(index);
+            if let Some(hot) = self.slots.lookup(slot, generation) {
+                hot.clear(Flags::THROTTLED);
+                self.mark_ready(slot);
+            }
+        }
+    }
+}
+
+const TICK_ORIGIN_U64: u64 = super::core::TICK_ORIGIN as u64;

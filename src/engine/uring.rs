@@ -1,0 +1,587 @@
+//! [`Ring`] over io_uring: the only file that submits to the kernel, and with [`super::sys`] the only
+//! one of the engine with `unsafe`.
+//!
+//! The invariant: every pointer in a submission entry stays valid until the call that submits it has
+//! returned. Receives and sends carry `MSG_DONTWAIT`, so the kernel is done with their buffers when
+//! `io_uring_enter` returns (`REQ_F_NOWAIT` in io_uring/net.c: such a request completes with
+//! `-EAGAIN` instead of being parked). Accept addresses live as long as the ring, and longer.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::{DestinationSlot, Fixed, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+
+use super::ring::{Completion, Readiness, Recv, Ring, Send, Wait};
+use super::sys::{self, AcceptAddress, EventFd};
+use super::token::{Op, Token};
+
+/// How a ring is made.
+#[derive(Debug)]
+pub struct Setup {
+    /// Entries of the direct descriptor table: the connections this core can hold, plus reserve.
+    pub table: u32,
+    /// Accepts in flight at once.
+    pub lanes: u32,
+    /// The listening socket, if this core accepts.
+    pub listener: Option<OwnedFd>,
+    /// The bell by which other threads wake this ring.
+    pub doorbell: Arc<EventFd>,
+}
+
+/// A ring of one thread. See [`Ring`].
+pub struct Uring {
+    ring: IoUring,
+    listener: Option<OwnedFd>,
+    /// Boxed: the kernel holds pointers to them.
+    #[allow(clippy::vec_box)]
+    addresses: Vec<Box<AcceptAddress>>,
+    lanes: u32,
+    doorbell: Arc<EventFd>,
+    wake_armed: bool,
+    /// Completions of asynchronous operations that were seen while a receive batch was collected.
+    stash: Vec<Completion>,
+    /// Peer addresses of connects that are queued but not yet submitted.
+    #[allow(clippy::vec_box)]
+    dialled: Vec<Box<socket2::SockAddr>>,
+    /// Whether fully taken sends post no completion (see [`probe_silent_sends`]).
+    silent_sends: bool,
+    messages: Box<[libc::msghdr]>,
+    overflows: u64,
+}
+
+impl Uring {
+    /// Makes the ring on the thread that will use it (`IORING_SETUP_SINGLE_ISSUER`).
+    pub fn new(setup: Setup) -> Result<Self, SetupError> {
+        let ring = build(cq_entries(setup.table))?;
+        ring.submitter()
+            .register_files_sparse(setup.table)
+            .map_err(|error| SetupError::Table { table: setup.table, error })?;
+        // Only shutdowns go to kernel workers; a flood of them must not start threads.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [2, 2]);
+        let mut ring = ring;
+        let _ = ring.submitter().register_ring_fd();
+        let silent_sends = probe_silent_sends(&mut ring).map_err(SetupError::Probe)?;
+        let mut uring = Self {
+            ring,
+            listener: setup.listener,
+            addresses: (0..setup.lanes).map(|_| Box::default()).collect(),
+            lanes: setup.lanes,
+            doorbell: setup.doorbell,
+            wake_armed: false,
+            stash: Vec::new(),
+            dialled: Vec::new(),
+            silent_sends,
+            messages: vec![sys::empty_msghdr(); SQ_ENTRIES as usize].into_boxed_slice(),
+            overflows: 0,
+        };
+        uring.arm_wake();
+        Ok(uring)
+    }
+
+    /// Times the completion queue overflowed. The kernel keeps what did not fit, so nothing is
+    /// lost, but multishot polls end and are armed again.
+    pub fn overflows(&self) -> u64 {
+        self.overflows
+    }
+
+    fn arm_wake(&mut self) {
+        let entry = opcode::PollAdd::new(types::Fd(self.doorbell.as_raw_fd()), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(Token::new(Op::Wake, 0, 0).0);
+        self.push(entry);
+        self.wake_armed = true;
+    }
+
+    /// Queues an entry whose pointers, if any, outlive the next submission.
+    fn push(&mut self, entry: squeue::Entry) {
+        self.push_linked(&[entry]);
+    }
+
+    /// Queues entries that have to be in one submission.
+    fn push_linked(&mut self, entries: &[squeue::Entry]) {
+        // SAFETY: the callers in this file queue entries that point to nothing, to `addresses`,
+        // `dialled` or `messages` (owned by self), or to batch buffers borrowed until the
+        // submission returns.
+        while unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
+            // The queue is full: submitting makes room. A kernel short of memory is retried.
+            if self.submit(0, None).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Submits all that is queued. `want` completions are waited for, up to `timeout`.
+    fn submit(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        let result = match timeout {
+            Some(limit) => {
+                let timespec = Timespec::from(limit);
+                let args = SubmitArgs::new().timespec(&timespec);
+                submitter.submit_with_args(want, &args)
+            }
+            None => submitter.submit_and_wait(want),
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // ETIME: nothing came. EINTR: a signal. EBUSY: completions must be taken first.
+                // EAGAIN: no memory for a request now; what is left is submitted next time.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Runs deferred task work without sleeping, and submits.
+    fn submit_and_flush(&mut self) -> io::Result<()> {
+        let queued = self.ring.submission().len() as u32;
+        let flags = EnterFlags::GETEVENTS.bits();
+        // SAFETY: no argument structure is passed; the entries' pointers are valid (see push).
+        let result =
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes every completion there is, the kernel's overflow list included. Returns how many
+    /// belonged to the batch.
+    fn collect(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        done: &mut Vec<Completion>,
+    ) -> io::Result<usize> {
+        let mut ours = 0;
+        loop {
+            let mut rearm_wake = false;
+            for entry in self.ring.completion() {
+                let token = Token(entry.user_data());
+                match token.op() {
+                    Some(Op::Send | Op::Recv) => {
+                        batch.finish(token.generation() as usize, &entry);
+                        ours += 1;
+                    }
+                    Some(Op::Wake) => {
+                        rearm_wake |= !cqueue::more(entry.flags());
+                        done.push(Completion::Woken);
+                    }
+                    Some(Op::Accept) => {
+                        let lane = token.slot();
+                        let result = check(entry.result())
+                            .and_then(|slot| Ok((slot, self.addresses[lane as usize].parse()?)));
+                        done.push(Completion::Accepted { lane, result });
+                    }
+                    Some(op) => done.extend(completion(op, token, &entry)),
+                    None => debug_assert!(false, "a completion nobody asked for: {token:?}"),
+                }
+            }
+            if rearm_wake {
+                self.wake_armed = false;
+            }
+            if !self.ring.submission().cq_overflow() {
+                return Ok(ours);
+            }
+            self.overflows += 1;
+            self.submit_and_flush()?;
+        }
+    }
+}
+
+impl Ring for Uring {
+    fn now(&self) -> u64 {
+        sys::monotonic_ns()
+    }
+
+    fn accept(&mut self, lane: u32) {
+        let Some(listener) = &self.listener else { return };
+        let listener = types::Fd(listener.as_raw_fd());
+        let (address, len) = self.addresses[lane as usize].prepare();
+        let entry = opcode::Accept::new(listener, address, len)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build()
+            .user_data(Token::new(Op::Accept, lane, 0).0);
+        self.push(entry);
+    }
+
+    fn lanes(&self) -> u32 {
+        if self.listener.is_some() { self.lanes } else { 0 }
+    }
+
+    fn cancel_accept(&mut self, lane: u32) {
+        let entry =
+            opcode::AsyncCancel::new(Token::new(Op::Accept, lane, 0).0).build().user_data(CANCEL);
+        self.push(entry);
+    }
+
+    fn close_listener(&mut self) {
+        self.listener = None;
+    }
+
+    fn poll(&mut self, token: Token) {
+        let input = token.op() == Some(Op::Poll);
+        let events = if input { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
+        let entry = opcode::PollAdd::new(Fixed(token.slot()), events as u32)
+            .multi(input)
+            .build()
+            .user_data(token.0);
+        self.push(entry);
+    }
+
+    fn close(&mut self, token: Token, polls: &[Token]) {
+        // Hard links: the close follows whether or not there was something to cancel. Without
+        // the cancel the pending poll would hold the socket and no FIN would leave.
+        let cancel = |poll: &Token| {
+            opcode::AsyncCancel::new(poll.0)
+                .build()
+                .flags(squeue::Flags::IO_HARDLINK)
+                .user_data(CANCEL)
+        };
+        let close = opcode::Close::new(Fixed(token.slot())).build().user_data(token.0);
+        match polls {
+            [] => self.push(close),
+            [one] => self.push_linked(&[cancel(one), close]),
+            [one, two, ..] => self.push_linked(&[cancel(one), cancel(two), close]),
+        }
+    }
+
+    fn shutdown(&mut self, token: Token) {
+        let entry =
+            opcode::Shutdown::new(Fixed(token.slot()), libc::SHUT_WR).build().user_data(token.0);
+        self.push(entry);
+    }
+
+    fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32> {
+        let socket = sys::client_socket(peer, local)?;
+        let mut fds: [RawFd; 1] = [socket.as_raw_fd()];
+        let token = Token::new(Op::Install, 0, 0);
+        // Offset -1 is IORING_FILE_INDEX_ALLOC: the kernel picks the slot and writes it back.
+        let entry =
+            opcode::FilesUpdate::new(fds.as_mut_ptr(), 1).offset(-1).build().user_data(token.0);
+        self.push(entry);
+        let mut done = std::mem::take(&mut self.stash);
+        let before = done.len();
+        let installed = loop {
+            self.submit(1, None)?;
+            self.collect(&mut Batch::None, &mut done)?;
+            let ours = done[before..]
+                .iter()
+                .position(|c| matches!(c, Completion::Connected { token: t, .. } if *t == token));
+            if let Some(at) = ours {
+                break done.remove(before + at);
+            }
+        };
+        self.stash = done;
+        match installed {
+            Completion::Connected { result, .. } => result.map(|()| fds[0] as u32),
+            _ => unreachable!("matched above"),
+        }
+    }
+
+    fn connect(&mut self, token: Token, peer: SocketAddr) {
+        let address = Box::new(socket2::SockAddr::from(peer));
+        let entry = opcode::Connect::new(
+            Fixed(token.slot()),
+            address.as_ptr().cast::<libc::sockaddr>(),
+            address.len(),
+        )
+        .build()
+        .user_data(token.0);
+        self.dialled.push(address);
+        self.push(entry);
+    }
+
+    fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()> {
+        let mut done = std::mem::take(&mut self.stash);
+        for chunk in batch.chunks_mut(SQ_ENTRIES as usize) {
+            for (index, op) in chunk.iter_mut().enumerate() {
+                let entry = opcode::Recv::new(
+                    Fixed(op.slot),
+                    op.buffer.as_mut_ptr(),
+                    op.buffer.len().min(u32::MAX as usize) as u32,
+                )
+                .flags(libc::MSG_DONTWAIT)
+                .build()
+                .user_data(Token::new(Op::Recv, 0, index as u32).0);
+                self.push(entry);
+            }
+            let mut missing = chunk.len();
+            let mut want = 0;
+            let mut batch = Batch::Recv(chunk);
+            while missing > 0 {
+                self.submit(want, None)?;
+                missing -= self.collect(&mut batch, &mut done)?;
+                want = 1;
+            }
+        }
+        self.stash = done;
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        batch: &mut [Send<'_>],
+        wait: Wait,
+        done: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        done.append(&mut self.stash);
+        if !self.wake_armed {
+            self.arm_wake();
+        }
+        let mut chunks = batch.chunks_mut(SQ_ENTRIES as usize).peekable();
+        while let Some(chunk) = chunks.next() {
+            let last = chunks.peek().is_none();
+            self.queue_sends(chunk);
+            let mut missing = if self.silent_sends { 0 } else { chunk.len() };
+            let mut sends = Batch::Send(chunk);
+            match wait {
+                Wait::For(limit) if last && done.is_empty() && self.silent_sends => {
+                    self.submit(1, Some(limit))?
+                }
+                _ => self.submit_and_flush()?,
+            }
+            // What a full submission queue or a kernel short of memory left over.
+            while !self.ring.submission().is_empty() {
+                missing = missing.saturating_sub(self.collect(&mut sends, done)?);
+                self.submit_and_flush()?;
+            }
+            missing = missing.saturating_sub(self.collect(&mut sends, done)?);
+            while missing > 0 {
+                self.submit(1, None)?;
+                missing = missing.saturating_sub(self.collect(&mut sends, done)?);
+            }
+        }
+        if batch.is_empty() {
+            match wait {
+                Wait::For(limit) if done.is_empty() => self.submit(1, Some(limit))?,
+                _ => self.submit_and_flush()?,
+            }
+            self.collect(&mut Batch::None, done)?;
+        }
+        if self.ring.submission().is_empty() {
+            self.dialled.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Uring {
+    fn queue_sends(&mut self, chunk: &mut [Send<'_>]) {
+        for (index, op) in chunk.iter_mut().enumerate() {
+            // Until a completion says otherwise, all of it was taken.
+            op.result = Ok(op.len);
+            let fd = Fixed(op.slot);
+            let entry = match op.data {
+                [one] => {
+                    let len = one.len().min(u32::MAX as usize) as u32;
+                    opcode::Send::new(fd, one.as_ptr(), len).flags(SEND_FLAGS).build()
+                }
+                many => {
+                    let message = &mut self.messages[index];
+                    // The layout of IoSlice is that of iovec (documented in std).
+                    message.msg_iov = many.as_ptr().cast_mut().cast();
+                    message.msg_iovlen = many.len();
+                    opcode::SendMsg::new(fd, message).flags(SEND_FLAGS as u32).build()
+                }
+            };
+            let flags = if self.silent_sends {
+                squeue::Flags::SKIP_SUCCESS
+            } else {
+                squeue::Flags::empty()
+            };
+            self.push(entry.flags(flags).user_data(Token::new(Op::Send, 0, index as u32).0));
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // A cancelled accept may be finished by the kernel after the ring is closed; it must not
+        // find its address freed. A few kilobytes per ring, once.
+        for address in self.addresses.drain(..) {
+            Box::leak(address);
+        }
+    }
+}
+
+/// The batch a completion may belong to.
+enum Batch<'a, 'b> {
+    None,
+    Recv(&'a mut [Recv<'b>]),
+    Send(&'a mut [Send<'b>]),
+}
+
+impl Batch<'_, '_> {
+    fn finish(&mut self, index: usize, entry: &cqueue::Entry) {
+        let result = check(entry.result()).map(|n| n as usize);
+        match self {
+            Batch::Recv(batch) => {
+                batch[index].result = result;
+                batch[index].more = cqueue::sock_nonempty(entry.flags());
+            }
+            Batch::Send(batch) => {
+                batch[index].result = match result {
+                    Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(0),
+                    other => other,
+                };
+            }
+            Batch::None => debug_assert!(false, "a batch completion outside its batch"),
+        }
+    }
+}
+
+fn completion(op: Op, token: Token, entry: &cqueue::Entry) -> Option<Completion> {
+    match op {
+        Op::Poll | Op::PollOut => Some(Completion::Polled {
+            token,
+            result: check(entry.result()).map(readiness),
+            more: cqueue::more(entry.flags()),
+        }),
+        Op::Close => Some(Completion::Closed { token }),
+        Op::Shutdown => Some(Completion::ShutDown { token }),
+        // Installing a socket reports through the same shape; only `socket` looks for it.
+        Op::Connect | Op::Install => {
+            Some(Completion::Connected { token, result: check(entry.result()).map(|_| ()) })
+        }
+        Op::Cancel | Op::Accept | Op::Wake | Op::Send | Op::Recv => None,
+    }
+}
+
+fn readiness(events: u32) -> Readiness {
+    let events = events as i16;
+    let broken = events & (libc::POLLERR | libc::POLLHUP) != 0;
+    Readiness {
+        readable: broken || events & (libc::POLLIN | libc::POLLRDHUP) != 0,
+        writable: broken || events & libc::POLLOUT != 0,
+    }
+}
+
+fn check(result: i32) -> io::Result<u32> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as u32) }
+}
+
+fn build(cq: u32) -> Result<IoUring, SetupError> {
+    let make = |no_sqarray: bool| {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_cqsize(cq)
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_single_issuer()
+            .setup_defer_taskrun();
+        if no_sqarray {
+            builder.setup_no_sqarray();
+        }
+        builder.build(SQ_ENTRIES)
+    };
+    make(true).or_else(|_| make(false)).map_err(SetupError::Ring)
+}
+
+/// Completion queue entries for a table: a poll of every second connection at once without
+/// overflow, 16 bytes each; beyond that the kernel queues and the polls are armed again.
+fn cq_entries(table: u32) -> u32 {
+    (table / 2).next_power_of_two().clamp(4096, 65_536)
+}
+
+/// Whether a send with `MSG_WAITALL | MSG_DONTWAIT` and `IOSQE_CQE_SKIP_SUCCESS` is silent when all
+/// of it was taken, and reports the count or `EAGAIN` otherwise. So the kernel behaves since 6.1
+/// (io_uring/net.c, `io_sendrecv_fail`); a kernel that does not gets a completion for every send.
+fn probe_silent_sends(ring: &mut IoUring) -> io::Result<bool> {
+    let (sender, _receiver) = std::os::unix::net::UnixStream::pair()?;
+    socket2::SockRef::from(&sender).set_send_buffer_size(4096)?;
+    let data = vec![0u8; 1 << 20];
+    let mut attempt = |len: u32| -> io::Result<Option<i32>> {
+        let entry = opcode::Send::new(types::Fd(sender.as_raw_fd()), data.as_ptr(), len)
+            .flags(SEND_FLAGS)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(CANCEL);
+        // SAFETY: `data` and `sender` outlive the submission, which does not park the request.
+        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+        ring.submit()?;
+        Ok(ring.completion().next().map(|entry| entry.result()))
+    };
+    let whole = attempt(16)?;
+    let partial = attempt(1 << 20)?;
+    let full = attempt(1 << 20)?;
+    let in_part = matches!(partial, Some(n) if n > 0 && n < 1 << 20);
+    Ok(whole.is_none() && in_part && full == Some(-libc::EAGAIN))
+}
+
+/// Why a ring could not be made, in words that name the remedy.
+#[derive(Debug)]
+pub enum SetupError {
+    /// `io_uring_setup` failed.
+    Ring(io::Error),
+    /// The direct descriptor table could not be registered.
+    Table {
+        /// Entries asked for.
+        table: u32,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// The eventfd could not be made.
+    Doorbell(io::Error),
+    /// The self-check of the send path could not run.
+    Probe(io::Error),
+}
+
+impl std::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ring(error) => match error.raw_os_error() {
+                Some(libc::EPERM) => write!(
+                    f,
+                    "io_uring is forbidden here: sysctl kernel.io_uring_disabled is not 0, or a \
+                     seccomp profile (Docker's default one does) blocks io_uring_setup"
+                ),
+                Some(libc::ENOSYS) => write!(
+                    f,
+                    "this kernel has no io_uring, or a seccomp profile hides it; Linux 6.1 or \
+                     later is needed"
+                ),
+                Some(libc::EINVAL) => write!(
+                    f,
+                    "this kernel's io_uring lacks DEFER_TASKRUN; Linux 6.1 or later is needed"
+                ),
+                Some(libc::ENOMEM) => write!(
+                    f,
+                    "no memory for the ring: raise RLIMIT_MEMLOCK or the cgroup's memory limit"
+                ),
+                _ => write!(f, "io_uring_setup: {error}"),
+            },
+            Self::Table { table, error } => match error.raw_os_error() {
+                Some(libc::EMFILE) => write!(
+                    f,
+                    "a table of {table} direct descriptors exceeds the limit of open files \
+                     (RLIMIT_NOFILE); raise `ulimit -n`, use more workers, or lower \
+                     --max-connections"
+                ),
+                _ => write!(f, "registering a table of {table} direct descriptors: {error}"),
+            },
+            Self::Doorbell(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => {
+                    write!(f, "too few file descriptors for one eventfd per worker: {error}")
+                }
+                _ => write!(f, "eventfd: {error}"),
+            },
+            Self::Probe(error) => write!(f, "checking the ring's send path: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+/// Submission queue entries: a batch of this size costs one system call. 64 bytes each in the
+/// kernel; 256 and 4,096 measured the same per send.
+const SQ_ENTRIES: u32 = 1024;
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+const CANCEL: u64 = Token::new(Op::Cancel, 0, 0).0;

@@ -1,0 +1,250 @@
+//! A hashed timer wheel (Varghese and Lauck, scheme 6), intrusive by slot: one deadline per entry,
+//! 12 bytes in the entry's own record, no allocation ever.
+//!
+//! The invariant: an entry is linked into bucket `due % BUCKETS` if and only if its `due` is not
+//! [`UNARMED`]. Cancelling unlinks at once, so a dead connection has no timer by construction.
+//!
+//! Doubly linked on purpose: buckets of `Vec<u32>` with lazy removal walk faster (7.5 against 52 ns
+//! per entry at a million), but leave entries of the dead behind, and their slack and re-check stamp
+//! cost the 8 bytes that the links do. At 25 s heartbeats a million entries are walked at 40,000 a
+//! second: 0.2 % of a core.
+
+/// The links of one entry. Lives in the record it times.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer {
+    next: u32,
+    prev: u32,
+    due: u32,
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self { next: NONE, prev: NONE, due: UNARMED }
+    }
+}
+
+impl Timer {
+    /// The tick this entry is armed for, if any.
+    pub fn due(&self) -> Option<u32> {
+        (self.due != UNARMED).then_some(self.due)
+    }
+}
+
+/// Gives the wheel access to the entries by index.
+pub trait Timers {
+    /// The timer of an entry that exists.
+    fn timer(&mut self, index: u32) -> &mut Timer;
+}
+
+/// Buckets of one tick each. Deadlines beyond a rotation stay in their bucket and are skipped once
+/// a rotation.
+#[derive(Debug)]
+pub struct Wheel {
+    heads: Box<[u32; BUCKETS]>,
+    /// One bit per bucket that is not empty, so that an idle core sleeps until the next entry.
+    occupied: [u64; BUCKETS / 64],
+    /// The last tick that was advanced to.
+    now: u32,
+    armed: u32,
+}
+
+impl Default for Wheel {
+    fn default() -> Self {
+        Self { heads: Box::new([NONE; BUCKETS]), occupied: [0; BUCKETS / 64], now: 0, armed: 0 }
+    }
+}
+
+impl Wheel {
+    /// Entries armed.
+    pub fn armed(&self) -> u32 {
+        self.armed
+    }
+
+    /// The last tick that was advanced to.
+    pub fn now(&self) -> u32 {
+        self.now
+    }
+
+    /// Arms, or moves, an entry. A tick that has passed fires at the next one.
+    pub fn schedule(&mut self, timers: &mut impl Timers, index: u32, due: u32) {
+        let due = due.max(self.now + 1);
+        if timers.timer(index).due == due {
+            return;
+        }
+        self.cancel(timers, index);
+        let bucket = due as usize % BUCKETS;
+        let next = std::mem::replace(&mut self.heads[bucket], index);
+        if next != NONE {
+            timers.timer(next).prev = index;
+        }
+        *timers.timer(index) = Timer { next, prev: NONE, due };
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.armed += 1;
+    }
+
+    /// Disarms an entry. Harmless if it is not armed.
+    pub fn cancel(&mut self, timers: &mut impl Timers, index: u32) {
+        let Timer { next, prev, due } = std::mem::take(timers.timer(index));
+        if due == UNARMED {
+            return;
+        }
+        if next != NONE {
+            timers.timer(next).prev = prev;
+        }
+        if prev != NONE {
+            timers.timer(prev).next = next;
+        } else {
+            let bucket = due as usize % BUCKETS;
+            debug_assert_eq!(self.heads[bucket], index);
+            self.heads[bucket] = next;
+            if next == NONE {
+                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            }
+        }
+        self.armed -= 1;
+    }
+
+    /// Moves time forward to `tick` and appends every entry that is due, disarmed, with its tick.
+    pub fn advance(&mut self, timers: &mut impl Timers, tick: u32, fired: &mut Vec<(u32, u32)>) {
+        if tick <= self.now {
+            return;
+        }
+        // After a long sleep each bucket needs one walk, not one per rotation.
+        let steps = (tick - self.now).min(BUCKETS as u32);
+        let first = tick - steps + 1;
+        self.now = tick;
+        for bucket in (first..=tick).map(|tick| tick as usize % BUCKETS) {
+            if self.occupied[bucket / 64] & 1 << (bucket % 64) == 0 {
+                continue;
+            }
+            let mut index = self.heads[bucket];
+            while index != NONE {
+                let Timer { next, due, .. } = *timers.timer(index);
+                if due <= tick {
+                    self.cancel(timers, index);
+                    fired.push((index, due));
+                }
+                index = next;
+            }
+        }
+    }
+
+    /// The earliest tick at which something may be due: never later than the first deadline,
+    /// and at most one rotation ahead.
+    pub fn next_due(&self) -> Option<u32> {
+        if self.armed == 0 {
+            return None;
+        }
+        let start = (self.now + 1) as usize % BUCKETS;
+        let (word, bit) = (start / 64, start % 64);
+        let words = self.occupied.len();
+        for step in 0..=words {
+            let at = (word + step) % words;
+            let bits = match step {
+                0 => self.occupied[at] & (!0 << bit),
+                _ if step == words => self.occupied[at] & !(!0 << bit),
+                _ => self.occupied[at],
+            };
+            if bits != 0 {
+                let bucket = at * 64 + bits.trailing_zeros() as usize;
+                let ahead = (bucket + BUCKETS - start) % BUCKETS;
+                return Some(self.now + 1 + ahead as u32);
+            }
+        }
+        None
+    }
+}
+
+/// At the default tick of 100 ms a rotation is 102 s: longer than every default deadline.
+pub const BUCKETS: usize = 1024;
+
+/// `due` of an entry that is not armed. Tick 0 is before the first tick.
+const UNARMED: u32 = 0;
+const NONE: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<Timer>() == 12);
+const _: () = assert!(BUCKETS.is_power_of_two() && BUCKETS.is_multiple_of(64));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Entries(Vec<Timer>);
+
+    impl Timers for Entries {
+        fn timer(&mut self, index: u32) -> &mut Timer {
+            &mut self.0[index as usize]
+        }
+    }
+
+    fn fired(wheel: &mut Wheel, entries: &mut Entries, tick: u32) -> Vec<(u32, u32)> {
+        let mut fired = Vec::new();
+        wheel.advance(entries, tick, &mut fired);
+        fired.sort_unstable();
+        fired
+    }
+
+    #[test]
+    fn fires_once_on_its_tick() {
+        let mut entries = Entries(vec![Timer::default(); 4]);
+        let mut wheel = Wheel::default();
+        wheel.schedule(&mut entries, 2, 10);
+        wheel.schedule(&mut entries, 3, 11);
+        assert_eq!(wheel.next_due(), Some(10));
+        assert_eq!(fired(&mut wheel, &mut entries, 9), []);
+        assert_eq!(fired(&mut wheel, &mut entries, 10), [(2, 10)]);
+        assert_eq!(fired(&mut wheel, &mut entries, 12), [(3, 11)]);
+        assert_eq!(wheel.armed(), 0);
+        assert_eq!(wheel.next_due(), None);
+    }
+
+    #[test]
+    fn a_later_rotation_waits() {
+        let mut entries = Entries(vec![Timer::default(); 2]);
+        let mut wheel = Wheel::default();
+        let far = 5 + 3 * BUCKETS as u32;
+        wheel.schedule(&mut entries, 0, far);
+        assert_eq!(fired(&mut wheel, &mut entries, 5), []);
+        assert_eq!(fired(&mut wheel, &mut entries, far - 1), []);
+        assert_eq!(fired(&mut wheel, &mut entries, far), [(0, far)]);
+    }
+
+    #[test]
+    fn agrees_with_a_sorted_list_under_random_operations() {
+        const ENTRIES: u32 = 64;
+        let mut entries = Entries(vec![Timer::default(); ENTRIES as usize]);
+        let mut wheel = Wheel::default();
+        let mut model = vec![None::<u32>; ENTRIES as usize];
+        let mut rng = crate::engine::rng::Rng::new(7);
+        for _ in 0..200_000 {
+            let index = rng.below(ENTRIES);
+            match rng.below(10) {
+                0..5 => {
+                    let due = wheel.now() + 1 + rng.below(3 * BUCKETS as u32);
+                    wheel.schedule(&mut entries, index, due);
+                    model[index as usize] = Some(due);
+                }
+                5..7 => {
+                    wheel.cancel(&mut entries, index);
+                    model[index as usize] = None;
+                }
+                _ => {
+                    let to = wheel.now() + rng.below(200);
+                    let mut expected = Vec::new();
+                    for (index, due) in model.iter_mut().enumerate() {
+                        if let Some(tick) = due.filter(|tick| *tick <= to) {
+                            expected.push((index as u32, tick));
+                            *due = None;
+                        }
+                    }
+                    let first = model.iter().flatten().min().copied();
+                    assert_eq!(fired(&mut wheel, &mut entries, to), expected);
+                    assert!(wheel.next_due() <= first.or(wheel.next_due()));
+                    assert_eq!(wheel.next_due().is_some(), first.is_some());
+                }
+            }
+            let armed = model.iter().flatten().count();
+            assert_eq!(wheel.armed() as usize, armed);
+        }
+    }
+}

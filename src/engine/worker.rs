@@ -1,0 +1,460 @@
+//! The turn: one pass of a core's loop, in named steps.
+//!
+//! ```text
+//! flush and wait → completions → letters → deadlines → application → receive → ring work
+//! ```
+//!
+//! Events move one way. A completion changes marks, a step acts on marks, the application's calls leave
+//! marks; nothing calls back into the step it came from.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admission::Admission;
+use super::conn::{Conn, ConnId, Cx};
+use super::core::{Core, Notice};
+use super::handler::{Cause, Handler};
+use super::links::{Command, Post};
+use super::reading::Arena;
+use super::ring::{Completion, Ring, Wait};
+use super::slots::{Flags, Phase};
+use super::states::States;
+use super::token::{Op, Token};
+use super::writing::Sent;
+use crate::protocol::CloseCode;
+
+/// One core: its ring, its connections, its application.
+pub struct Worker<R: Ring, H: Handler> {
+    pub(super) ring: R,
+    pub(super) core: Core,
+    pub(super) handler: H,
+    pub(super) states: States<H::State>,
+    pub(super) arena: Arena,
+    pub(super) admission: Admission,
+    pub(super) post: Arc<Post<H::Letter>>,
+    pub(super) drain: Option<Draining>,
+    /// When the application wants its next turn.
+    wake_at: Option<u64>,
+    done: Vec<Completion>,
+    letters: std::collections::VecDeque<Command<H::Letter>>,
+    fired: Vec<(u32, u32)>,
+    pub(super) sent: Vec<Sent>,
+}
+
+/// A drain in progress.
+pub(super) struct Draining {
+    pub(super) plan: super::config::Drain,
+    started_ns: u64,
+    /// Connections there were when it started.
+    population: u32,
+    /// Closed so far, by pace.
+    closed: u32,
+    /// Where to look for the next one.
+    cursor: u32,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There may be more.
+    Continue,
+    /// The drain is complete: no connection is left and no operation is outstanding.
+    Finished,
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    pub(crate) fn new(
+        ring: R,
+        core: Core,
+        handler: H,
+        post: Arc<Post<H::Letter>>,
+        table: u32,
+    ) -> Self {
+        let admission = Admission::new(&core.config, ring.lanes(), table);
+        Self {
+            ring,
+            core,
+            handler,
+            states: States::default(),
+            arena: Arena::default(),
+            admission,
+            post,
+            drain: None,
+            wake_at: None,
+            done: Vec::new(),
+            letters: std::collections::VecDeque::new(),
+            fired: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    /// One pass. An error is the ring's own failure and ends the core.
+    pub fn turn(&mut self) -> io::Result<Turn> {
+        self.core.counted.turns += 1;
+        let wait = self.choose_wait();
+        self.flush_and_wait(wait)?;
+        self.deliver_notices();
+        self.take_completions();
+        self.take_letters();
+        self.core.on_time(self.ring.now(), &mut self.fired);
+        self.deliver_notices();
+        self.pace_drain();
+        self.ask_application();
+        self.receive()?;
+        self.submit_ring_work();
+        Ok(if self.is_finished() { Turn::Finished } else { Turn::Continue })
+    }
+
+    /// What this core counts.
+    pub fn stats(&self) -> super::Stats {
+        self.core.stats()
+    }
+
+    fn choose_wait(&mut self) -> Wait {
+        let work = !self.core.ready.is_empty() || !self.core.notices.is_empty();
+        if work || !self.core.outgoing.is_empty() || !self.post.mailbox.sleep() {
+            return Wait::No;
+        }
+        let now = self.ring.now();
+        let mut limit = self.core.next_deadline_ns(now);
+        let others = [
+            self.wake_at.map(|at| at.saturating_sub(now)),
+            self.drain.is_some().then_some(DRAIN_STEP_NS),
+            self.admission.wants_tick().then_some(self.core.limits.tick_ns),
+        ];
+        for other in others.into_iter().flatten() {
+            limit = Some(limit.map_or(other, |limit| limit.min(other)));
+        }
+        match limit {
+            Some(0) => Wait::No,
+            Some(ns) => Wait::For(Duration::from_nanos(ns).min(SLEEP_MAX)),
+            None => Wait::For(SLEEP_MAX),
+        }
+    }
+
+    fn flush_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+        let mut done = std::mem::take(&mut self.done);
+        let result = self.flush(wait, &mut done);
+        self.done = done;
+        self.post.mailbox.awake();
+        self.core.now_ns = self.ring.now();
+        result
+    }
+
+    fn take_completions(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        for completion in done.drain(..) {
+            match completion {
+                Completion::Accepted { lane, result } => self.on_accepted(lane, result),
+                Completion::Connected { token, result } => self.on_connected(token, result),
+                Completion::Polled { token, result, more } => self.on_polled(token, result, more),
+                Completion::Closed { token } => self.on_closed(token),
+                Completion::ShutDown { token } => self.on_shut_down(token),
+                Completion::Woken => {}
+            }
+        }
+        self.done = done;
+    }
+
+    fn on_polled(&mut self, token: Token, result: io::Result<super::ring::Readiness>, more: bool) {
+        let core = &mut self.core;
+        let (slot, generation) = (token.slot(), token.generation());
+        let Some(hot) = core.slots.lookup(slot, generation) else {
+            core.counted.stale_completions += 1;
+            return;
+        };
+        let input = token.op() == Some(Op::Poll);
+        if !more {
+            hot.clear(if input { Flags::POLL } else { Flags::POLL_OUT });
+        }
+        if hot.phase == Phase::Closed {
+            return;
+        }
+        match result {
+            Ok(ready) => {
+                if input && ready.readable {
+                    core.mark_ready(slot);
+                }
+                if !input && ready.writable {
+                    core.unblock(slot);
+                    core.mark_dirty(slot);
+                }
+            }
+            // A poll that failed found a broken socket; the receive or send will say how.
+            Err(_) if input => core.mark_ready(slot),
+            Err(_) => {
+                core.unblock(slot);
+                core.mark_dirty(slot);
+            }
+        }
+        if input && !more {
+            core.counted.polls_rearmed += 1;
+            core.arm_poll(slot);
+        }
+    }
+
+    fn on_shut_down(&mut self, token: Token) {
+        match self.core.slots.lookup(token.slot(), token.generation()) {
+            Some(hot) => {
+                hot.clear(Flags::SHUTDOWN);
+            }
+            None => self.core.counted.stale_completions += 1,
+        }
+    }
+
+    fn on_closed(&mut self, token: Token) {
+        let core = &mut self.core;
+        if core.slots.lookup(token.slot(), token.generation()).is_none() {
+            core.counted.stale_completions += 1;
+            return;
+        }
+        self.forget(token.slot());
+    }
+
+    /// The slot's descriptor is closed: the record goes too.
+    pub(super) fn forget(&mut self, slot: u32) {
+        // Covers a connection whose state was made but that never opened.
+        self.states.remove(slot);
+        if let Some(dial) = self.core.dials.remove(&slot) {
+            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, "closed"));
+        }
+        self.core.uncount(slot);
+        self.core.slots.free(slot);
+    }
+
+    fn take_letters(&mut self) {
+        let mut letters = std::mem::take(&mut self.letters);
+        self.post.mailbox.take(&mut letters);
+        for letter in letters.drain(..) {
+            match letter {
+                Command::Send(id, frame) => {
+                    let _ = self.core.queue_frame(id.slot, id.generation, &frame);
+                }
+                Command::Close(id, code, reason) => {
+                    let _ = self.core.close_by_application(id.slot, id.generation, code, &reason);
+                }
+                Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
+                Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
+                // A receiver that has gone away needs no answer.
+                Command::Stats(to) => drop(to.send(self.core.stats())),
+                Command::Slow(to) => drop(to.send(self.core.slow_peers())),
+                Command::Drain(plan) => self.begin_drain(plan),
+                Command::Stop => self.cut_all(),
+            }
+            self.deliver_notices();
+        }
+        self.letters = letters;
+    }
+
+    fn ask_application(&mut self) {
+        let limit = self.call_cx(|handler, cx| handler.turn(cx));
+        self.wake_at = limit.map(|d| self.core.now_ns + d.as_nanos() as u64);
+        if std::mem::take(&mut self.core.stop_requested) && self.drain.is_none() {
+            let plan =
+                super::config::Drain { window: Duration::ZERO, ..self.core.config.drain.clone() };
+            self.begin_drain(plan);
+        }
+        self.deliver_notices();
+    }
+
+    /// Calls the application for one connection. A panic closes the connection with 1011.
+    pub(super) fn call<T>(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        callback: impl FnOnce(&mut H, &mut Conn<'_>, &mut H::State) -> T,
+    ) -> Option<T> {
+        let state = self.states.get_mut(slot)?;
+        let handler = &mut self.handler;
+        let core = &mut self.core;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            callback(handler, &mut Conn::new(core, slot, generation), state)
+        }));
+        match result {
+            Ok(value) => Some(value),
+            Err(_) => {
+                self.core.counted.panics += 1;
+                self.core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");
+                None
+            }
+        }
+    }
+
+    /// Calls the application outside of any connection. A panic is counted and goes no further.
+    pub(super) fn call_cx<T: Default>(
+        &mut self,
+        callback: impl FnOnce(&mut H, &mut Cx<'_>) -> T,
+    ) -> T {
+        let handler = &mut self.handler;
+        let core = &mut self.core;
+        catch_unwind(AssertUnwindSafe(|| callback(handler, &mut Cx { core }))).unwrap_or_else(
+            |_| {
+                self.core.counted.panics += 1;
+                T::default()
+            },
+        )
+    }
+
+    /// Tells the application what happened during its last callback or step.
+    pub(super) fn deliver_notices(&mut self) {
+        while let Some(notice) = self.core.notices.pop_front() {
+            match notice {
+                Notice::Closed { slot, generation, closed } => {
+                    let Some(state) = self.states.remove(slot) else { continue };
+                    let id = ConnId { worker: self.core.worker, slot, generation };
+                    self.call_cx(|handler, cx| handler.close(cx, id, state, &closed));
+                }
+                Notice::Writable { slot, generation } => {
+                    let open = self.core.slots.lookup(slot, generation);
+                    if open.is_some_and(|hot| hot.phase == Phase::Open) {
+                        self.call(slot, generation, |handler, conn, state| {
+                            handler.writable(conn, state);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the turn's operations to the ring; they are submitted with the next flush.
+    fn submit_ring_work(&mut self) {
+        for token in self.core.polls.drain(..) {
+            self.ring.poll(token);
+        }
+        for slot in self.core.shutdowns.drain(..) {
+            if let Some(hot) = self.core.slots.get(slot) {
+                self.ring.shutdown(Token::new(Op::Shutdown, slot, hot.generation));
+            }
+        }
+        let mut releases = std::mem::take(&mut self.core.releases);
+        for slot in releases.drain(..) {
+            self.close_descriptor(slot);
+        }
+        self.core.releases = releases;
+        self.dial();
+        self.arm_accepts();
+    }
+
+    fn close_descriptor(&mut self, slot: u32) {
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        let generation = hot.generation;
+        let all = [
+            (Flags::POLL, Op::Poll),
+            (Flags::POLL_OUT, Op::PollOut),
+            (Flags::CONNECT, Op::Connect),
+        ];
+        let mut pending = [Token(0); 3];
+        let mut count = 0;
+        for (_, op) in all.into_iter().filter(|(flag, _)| hot.has(*flag)) {
+            pending[count] = Token::new(op, slot, generation);
+            count += 1;
+        }
+        self.ring.close(Token::new(Op::Close, slot, generation), &pending[..count]);
+    }
+
+    fn begin_drain(&mut self, plan: super::config::Drain) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.stop_accepting();
+        self.drain = Some(Draining {
+            plan,
+            started_ns: self.core.now_ns,
+            population: self.core.slots.used(),
+            closed: 0,
+            cursor: 0,
+        });
+    }
+
+    /// Closes as many connections as the drain's pace asks for by now.
+    fn pace_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let elapsed = self.core.now_ns.saturating_sub(drain.started_ns);
+        if elapsed >= drain.plan.deadline.as_nanos() as u64 {
+            self.cut_all();
+            return;
+        }
+        let window = drain.plan.window.as_nanos() as u64;
+        let target = match u64::from(drain.population) * elapsed {
+            _ if elapsed >= window => u32::MAX,
+            share => (share / window) as u32,
+        };
+        let code = drain.plan.code;
+        while drain.closed < target {
+            let end = self.core.slots.end();
+            let next = (drain.cursor..end).find(|slot| {
+                self.core.slots.get(*slot).is_some_and(|hot| {
+                    matches!(hot.phase, Phase::Open | Phase::Handshake | Phase::Connecting)
+                })
+            });
+            let Some(slot) = next else {
+                // Connections that open from now on are found by starting over.
+                drain.cursor = 0;
+                break;
+            };
+            drain.cursor = slot + 1;
+            drain.closed = drain.closed.saturating_add(1);
+            match self.core.slots.get(slot).map(|hot| hot.phase) {
+                Some(Phase::Open) => {
+                    self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
+                }
+                Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
+                // A handshake in progress completes, and is closed in its turn.
+                _ => {}
+            }
+        }
+        self.deliver_notices();
+    }
+
+    /// Ends every connection now.
+    fn cut_all(&mut self) {
+        if self.drain.is_none() {
+            let plan = super::config::Drain {
+                window: Duration::ZERO,
+                deadline: Duration::ZERO,
+                ..self.core.config.drain.clone()
+            };
+            self.begin_drain(plan);
+        }
+        let slots: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.core.drop_connection(slot, Cause::Drain);
+        }
+        self.deliver_notices();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.drain.is_some()
+            && self.core.slots.used() == 0
+            && self.admission.is_quiet()
+            && self.core.outgoing.is_empty()
+    }
+}
+
+impl Core {
+    /// Marks the multishot poll for input to be armed.
+    pub(super) fn arm_poll(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot)
+            && !hot.set(Flags::POLL)
+        {
+            self.polls.push(Token::new(Op::Poll, slot, hot.generation));
+        }
+    }
+
+    /// Marks the one-shot poll for output to be armed.
+    pub(super) fn arm_poll_out(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot)
+            && !hot.set(Flags::POLL_OUT)
+        {
+            self.polls.push(Token::new(Op::PollOut, slot, hot.generation));
+        }
+    }
+}
+
+/// How often a drain looks at its pace.
+const DRAIN_STEP_NS: u64 = 10_000_000;
+
+/// Nobody sleeps longer than this, so that a lost wake-up would show as latency, not as a hang.
+const SLEEP_MAX: Duration = Duration::from_secs(1);

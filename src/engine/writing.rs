@@ -1,0 +1,199 @@
+//! From outboxes to the kernel: one gathering send per connection and turn.
+
+use std::io::{self, IoSlice};
+
+use super::conn::ConnId;
+use super::core::{Core, Notice};
+use super::handler::{Cause, Handler};
+use super::links::SlowPeer;
+use super::outbox::{Policy, Turn};
+use super::reading::is_transient;
+use super::ring::{Completion, Ring, Send, Wait};
+use super::slots::{Flags, Phase};
+use super::worker::Worker;
+
+/// What came of one send.
+pub(super) struct Sent {
+    slot: u32,
+    len: usize,
+    result: io::Result<usize>,
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Sends what the turn queued, waits for completions, and settles what the kernel did not take.
+    pub(super) fn flush(&mut self, wait: Wait, done: &mut Vec<Completion>) -> io::Result<()> {
+        let mut dirty = std::mem::take(&mut self.core.dirty);
+        let mut sent = std::mem::take(&mut self.sent);
+        let turn = Turn { cork: &self.core.cork, arena: &self.arena.bytes };
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(dirty.len());
+        let mut plan: Vec<(u32, usize, usize)> = Vec::with_capacity(dirty.len());
+        for slot in &dirty {
+            let Some(hot) = self.core.slots.get(*slot) else { continue };
+            if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
+                continue;
+            }
+            let Some(outbox) = &hot.outbox else { continue };
+            let (count, bytes) = outbox.gather(turn, &mut slices);
+            if bytes > 0 {
+                plan.push((*slot, count, bytes));
+            }
+        }
+        let mut rest = slices.as_slice();
+        let mut batch: Vec<Send<'_>> = Vec::with_capacity(plan.len());
+        for (slot, count, len) in &plan {
+            let (data, tail) = rest.split_at(*count);
+            rest = tail;
+            batch.push(Send { slot: *slot, data, len: *len, result: Ok(0) });
+        }
+        self.ring.enter(&mut batch, wait, done)?;
+        sent.extend(batch.into_iter().map(|op| Sent {
+            slot: op.slot,
+            len: op.len,
+            result: op.result,
+        }));
+        for op in sent.drain(..) {
+            self.core.on_sent(op);
+        }
+        self.sent = sent;
+        for slot in dirty.drain(..) {
+            self.core.settle(slot, &self.arena.bytes);
+        }
+        // Marks made while settling belong to the next flush.
+        dirty.append(&mut self.core.dirty);
+        self.core.dirty = dirty;
+        self.core.reset_cork();
+        Ok(())
+    }
+}
+
+impl Core {
+    fn on_sent(&mut self, sent: Sent) {
+        let Sent { slot, len, result } = sent;
+        self.counted.sends += 1;
+        let tick = self.tick;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let Some(outbox) = hot.outbox.as_mut() else { return };
+        let taken = match result {
+            Ok(taken) => taken,
+            Err(error) if is_transient(&error) => 0,
+            Err(_) => {
+                self.drop_connection(slot, Cause::Broken);
+                return;
+            }
+        };
+        self.counted.bytes_out += taken as u64;
+        if taken > 0 {
+            outbox.advance(taken);
+            outbox.progress = tick;
+        }
+        if taken < len {
+            self.counted.sends_short += 1;
+            if !hot.set(Flags::BLOCKED) {
+                self.blocked += 1;
+            }
+            self.arm_poll_out(slot);
+        }
+    }
+
+    /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
+    /// applied, marks are set.
+    fn settle(&mut self, slot: u32, arena: &[u8]) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.clear(Flags::DIRTY);
+        if hot.phase == Phase::Closed {
+            return;
+        }
+        let generation = hot.generation;
+        let Some(outbox) = hot.outbox.as_mut() else {
+            self.flushed(slot);
+            return;
+        };
+        if outbox.is_empty() {
+            self.retire_outbox(slot);
+            self.drained(slot, generation);
+            self.flushed(slot);
+            return;
+        }
+        outbox.settle(Turn { cork: &self.cork, arena });
+        if self.config.outbox_policy != Policy::CloseSlow {
+            let dropped = outbox.make_room(self.config.max_outbox);
+            self.counted.dropped_full += dropped.messages;
+        }
+        let bytes = outbox.bytes();
+        self.outbox_held = self.outbox_held + bytes - outbox.settled;
+        outbox.settled = bytes;
+        let single = outbox.is_single();
+        if hot.phase == Phase::Open && self.config.outbox_policy == Policy::CloseSlow {
+            // One message of any size is taken; what exceeds the limit besides is too much.
+            if bytes > self.config.max_outbox && !single {
+                self.give_up(slot, Cause::Slow);
+                return;
+            }
+        }
+        self.after_settling(slot, generation, bytes);
+    }
+
+    fn after_settling(&mut self, slot: u32, generation: u32, bytes: usize) {
+        let limits = self.limits;
+        let pause = self.config.pause_reads;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if bytes > limits.high_water {
+            hot.set(Flags::HIGH_WATER);
+            if pause && !hot.set(Flags::PAUSED) {
+                self.counted.read_pauses += 1;
+            }
+        } else if bytes <= limits.low_water {
+            self.drained(slot, generation);
+        }
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if hot.has(Flags::BLOCKED) {
+            self.arm(slot);
+        } else {
+            // More segments than one send gathers.
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// The outbox is low again.
+    fn drained(&mut self, slot: u32, generation: u32) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if hot.clear(Flags::HIGH_WATER) && hot.phase == Phase::Open {
+            self.notices.push_back(Notice::Writable { slot, generation });
+        }
+        if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::PAUSED)) {
+            self.mark_ready(slot);
+        }
+    }
+
+    fn reset_cork(&mut self) {
+        self.cork.clear();
+        if self.cork.capacity() > CORK_KEPT {
+            self.cork.shrink_to(CORK_KEPT);
+        }
+    }
+
+    /// Connections whose outboxes hold what the kernel did not take.
+    pub(super) fn slow_peers(&mut self) -> Vec<SlowPeer> {
+        let slow: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|(slot, hot)| {
+                let outbox = hot.outbox.as_ref().filter(|_| hot.has(Flags::BLOCKED))?;
+                Some((slot, hot.generation, outbox.bytes(), outbox.progress))
+            })
+            .collect();
+        let tick = std::time::Duration::from_nanos(self.limits.tick_ns);
+        let (worker, now) = (self.worker, self.tick);
+        slow.into_iter()
+            .filter_map(|(slot, generation, queued, progress)| {
+                let peer = self.slots.cold(slot)?.peer();
+                let id = ConnId { worker, slot, generation };
+                let stalled = tick * now.saturating_sub(progress);
+                Some(SlowPeer { id, peer, queued, stalled })
+            })
+            .collect()
+    }
+}
+
+/// Cork memory kept between turns.
+const CORK_KEPT: usize = 1024 * 1024;

@@ -1,0 +1,37 @@
+//! RFC 6455, free of I/O, clock and threads: bytes in, events out; events in, bytes out.
+//!
+//! Nothing here reads a socket or allocates on the common path. An engine hands received bytes to
+//! a [`Decoder`] and writes what [`frame`], [`request`] and [`response`] encode. The invariant: how
+//! a peer's bytes are cut into reads changes neither the events nor the fault they end in, and no
+//! bytes of a peer can cause a panic.
+//!
+//! From the wire upwards: [`mask`] and [`utf8`] work on payload bytes, [`frame`] on headers,
+//! [`message`] puts frames together (what is unfinished waits in a [`Partial`]), [`close`] and
+//! [`fault`] name the ends. [`request`] (with [`Refusal`]) and [`response`] are the two halves of
+//! the opening handshake.
+
+pub mod close;
+pub mod fault;
+pub mod frame;
+mod head;
+pub mod mask;
+pub mod message;
+mod partial;
+mod refusal;
+pub mod request;
+pub mod response;
+pub mod utf8;
+
+pub use close::{CloseCode, CloseFrame};
+pub use fault::Fault;
+pub use message::{Decoder, Event, Kind, Partial, Payload};
+pub use refusal::Refusal;
+
+/// Which end of the connection this side is (RFC 6455 section 5.1: clients mask, servers do not).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Accepts connections; receives masked frames, sends unmasked ones.
+    Server,
+    /// Opens connections; sends masked frames, receives unmasked ones.
+    Client,
+}

@@ -318,7 +318,7 @@ impl Core {
         Ok(())
     }
 
-    /// Queues a ping or pong ahead of waiting messages.
+    /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly.
     pub(crate) fn queue_control(
         &mut self,
         slot: u32,
@@ -333,12 +333,15 @@ impl Core {
         if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
             return Err(SendError::Gone);
         }
-        let client = hot.has(Flags::CLIENT);
+        let (client, blocked) = (hot.has(Flags::CLIENT), hot.has(Flags::BLOCKED));
         let mask = client.then(|| self.mask());
         let start = self.cork.len();
         frame::append(&mut self.cork, opcode, payload, mask);
         let data = Data::Cork(start..self.cork.len());
-        self.with_outbox(slot, |outbox| outbox.push_control(data, opcode as u64));
+        self.with_outbox(slot, |outbox| match blocked {
+            true => outbox.push_control(data, opcode as u64),
+            false => outbox.push_run(data),
+        });
         Ok(())
     }
 

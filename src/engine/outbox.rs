@@ -132,10 +132,12 @@ impl Outbox {
         self.queue.push_back(Segment { glued: true, ..Segment::new(payload, Class::Run, 0) });
     }
 
-    /// Queues bytes that are no message and are never dropped, such as a handshake.
+    /// Queues bytes that are no message and are never dropped: a handshake, a control frame.
     pub fn push_run(&mut self, data: Data) {
-        self.bytes += data.len();
-        self.queue.push_back(Segment::new(data, Class::Run, 0));
+        self.push(data, 0);
+        if let Some(last) = self.queue.back_mut() {
+            last.class = Class::Run;
+        }
     }
 
     /// Whether at most one message is queued.
@@ -152,6 +154,7 @@ impl Outbox {
     /// Queues a control frame ahead of all that is not partly sent, so that it gets through a full
     /// outbox (RFC 6455 section 5.5: control frames may come between messages). At most
     /// one of the same kind waits: a newer ping or pong replaces it, which section 5.5.3 allows.
+    /// For a peer that reads as fast as it is sent to, use [`Self::push`]: it sees every answer.
     pub fn push_control(&mut self, data: Data, kind: u64) {
         let ahead = self.pinned();
         let waiting = self.queue.iter().skip(ahead).take(2);

@@ -27,13 +27,21 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let turn = Turn { cork: &self.core.cork, arena: &self.arena.bytes };
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(dirty.len());
         let mut plan: Vec<(u32, usize, usize)> = Vec::with_capacity(dirty.len());
+        let mut wait = wait;
         for slot in &dirty {
             let Some(hot) = self.core.slots.get(*slot) else { continue };
             if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
                 continue;
             }
+            if hot.phase == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
+                // Sends that succeed are silent, so whoever waits for one must not sleep on it.
+                wait = Wait::No;
+            }
             let Some(outbox) = &hot.outbox else { continue };
             let (count, bytes) = outbox.gather(turn, &mut slices);
+            if bytes < outbox.bytes() {
+                wait = Wait::No;
+            }
             if bytes > 0 {
                 plan.push((*slot, count, bytes));
             }

@@ -291,7 +291,7 @@ impl Core {
         let (host, path, headers) = (&target.host, &target.target, &target.headers);
         response::write_request(&mut self.cork, host, path, dial.key, headers);
         let data = Data::Cork(start..self.cork.len());
-        self.with_outbox(slot, |outbox| outbox.push_run(data));
+        self.with_outbox(slot, |outbox| outbox.push_head(data));
         self.enter_phase(slot, Phase::Handshake, self.limits.handshake);
         self.arm_poll(slot);
     }

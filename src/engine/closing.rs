@@ -38,6 +38,10 @@ impl Core {
         self.queue_close_frame(slot, code, reason);
         self.conclude(slot, cause, code, "");
         self.enter_phase(slot, Phase::Closing, self.limits.close);
+        if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::HELD)) {
+            // The peer's close frame may be in the input that was left in the kernel.
+            self.mark_ready(slot);
+        }
     }
 
     /// The peer's close frame came.

@@ -506,9 +506,9 @@ impl Core {
 /// The hot record's peer key for per-address limits: an IPv4 address, or an IPv6 /64.
 pub(crate) fn address_key(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
-        // Bit 63 of a routable IPv6 prefix (2000::/3, fc00::/7) never meets this range alone.
+        // Below 2^32, which of IPv6 only ::/32 is: no global addresses.
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
-        IpAddr::V6(ip) => u64::from_be_bytes(first_eight(ip.octets())) | 1 << 33,
+        IpAddr::V6(ip) => u64::from_be_bytes(first_eight(ip.octets())),
     }
 }
 

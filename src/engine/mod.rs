@@ -36,6 +36,8 @@ mod server;
 pub mod slots;
 mod states;
 pub mod sys;
+#[doc(hidden)]
+pub mod testing;
 mod timing;
 pub mod token;
 pub mod topics;

@@ -43,6 +43,8 @@ pub enum Data {
 /// What a segment is, as far as dropping goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
+    /// The handshake, and what follows it in one piece; may not, and nothing overtakes it.
+    Head,
     /// One data message; may be dropped.
     Message,
     /// Several messages of one turn in one piece, or the rest of one; may not.
@@ -119,7 +121,9 @@ impl Outbox {
             && *class != Class::Final
         {
             last.end = new.end;
-            *class = Class::Run;
+            if *class != Class::Head {
+                *class = Class::Run;
+            }
             return;
         }
         self.queue.push_back(Segment::new(data, Class::Message, key));
@@ -132,17 +136,26 @@ impl Outbox {
         self.queue.push_back(Segment { glued: true, ..Segment::new(payload, Class::Run, 0) });
     }
 
-    /// Queues bytes that are no message and are never dropped: a handshake, a control frame.
+    /// Queues a control frame in its turn. It is never dropped.
     pub fn push_run(&mut self, data: Data) {
         self.push(data, 0);
-        if let Some(last) = self.queue.back_mut() {
+        if let Some(last) = self.queue.back_mut()
+            && last.class == Class::Message
+        {
             last.class = Class::Run;
         }
     }
 
+    /// Queues what begins the stream: a handshake. Nothing overtakes it, nothing drops it.
+    pub fn push_head(&mut self, data: Data) {
+        debug_assert!(self.queue.is_empty());
+        self.bytes += data.len();
+        self.queue.push_back(Segment::new(data, Class::Head, 0));
+    }
+
     /// Whether at most one message is queued.
     pub fn is_single(&self) -> bool {
-        self.queue.iter().filter(|segment| !segment.glued).count() <= 1
+        self.queue.iter().skip(1).all(|segment| segment.glued)
     }
 
     /// Queues what ends the stream behind everything else.
@@ -261,6 +274,8 @@ impl Outbox {
             segment.data = Data::Shared(Bytes::copy_from_slice(rest));
             if skip > 0 {
                 self.sent = 0;
+                // Nothing may come between this rest and what was sent of it.
+                segment.glued = true;
                 if segment.class == Class::Message {
                     segment.class = Class::Run;
                 }
@@ -268,12 +283,35 @@ impl Outbox {
         }
     }
 
-    /// Segments at the front that belong to a message whose first byte is sent.
+    /// Segments at the front that nothing may overtake: the handshake, or those of a message whose
+    /// first byte is sent.
     fn pinned(&self) -> usize {
-        let started = self.sent > 0 || self.queue.front().is_some_and(|s| s.glued);
+        let head = |s: &Segment| s.glued || s.class == Class::Head;
+        let started = self.sent > 0 || self.queue.front().is_some_and(head);
         match started {
             true => 1 + self.queue.iter().skip(1).take_while(|s| s.glued).count(),
             false => 0,
+        }
+    }
+
+    /// Checks the invariant; and that what lies in the turn's buffers is there, and only if the
+    /// outbox is about to be flushed.
+    pub(super) fn audit(&self, cork: usize, dirty: bool) -> Result<(), String> {
+        let total: usize = self.queue.iter().map(|segment| segment.data.len()).sum();
+        if self.bytes != total - self.sent {
+            return Err(format!("{} bytes kept, {total} - {} found", self.bytes, self.sent));
+        }
+        if self.queue.front().is_some_and(|first| self.sent >= first.data.len()) {
+            return Err("a sent segment is still queued".to_owned());
+        }
+        let lost = |segment: &&Segment| match &segment.data {
+            Data::Cork(range) => !dirty || range.end > cork,
+            Data::Arena(_) => !dirty,
+            Data::Shared(_) => false,
+        };
+        match self.queue.iter().find(lost) {
+            Some(segment) => Err(format!("a segment outlived its turn: {segment:?}")),
+            None => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@ use super::slots::{Flags, Phase};
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::{self, Refusal};
-use crate::protocol::{CloseCode, Event, Kind, Payload, response};
+use crate::protocol::{CloseCode, Event, Kind, Partial, Payload, response};
 
 /// Receive memory of one core: one buffer, cut anew for each batch.
 pub(super) struct Arena {
@@ -130,12 +130,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Returns a message's buffer that was not used.
     fn put_back(&mut self, slot: u32, place: Place) {
         let Place::Message(buffer, _) = place else { return };
-        self.core.release_inbound(slot);
-        if let Some(hot) = self.core.slots.get_mut(slot) {
-            // Nothing was received, so nothing can be complete or wrong.
-            let _ = self.core.server.fill(&mut hot.partial, buffer, 0);
-        }
-        self.core.charge_inbound(slot);
+        let core = &mut self.core;
+        // Another connection's callback may have ended this one meanwhile, and its message with it.
+        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else {
+            return;
+        };
+        let before = memory(&hot.partial);
+        // Nothing was received, so nothing can be complete or wrong.
+        let _ = core.server.fill(&mut hot.partial, buffer, 0);
+        core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
     }
 
     fn on_end(&mut self, slot: u32, phase: Phase) {
@@ -161,7 +164,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Decodes every event in a piece of the arena.
     fn decode(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let mut at = 0;
-        self.core.release_inbound(slot);
         loop {
             let core = &mut self.core;
             let Some(hot) = core.slots.get_mut(slot) else { return };
@@ -170,7 +172,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
             let input = &mut self.arena.bytes[range.clone()];
-            match decoder.decode(&mut hot.partial, input, &mut at) {
+            // The account is right at every event: what follows from one may end the message.
+            let before = memory(&hot.partial);
+            let outcome = decoder.decode(&mut hot.partial, input, &mut at);
+            core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
+            match outcome {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     let more_input = again || at < range.len();
@@ -182,23 +188,25 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
             }
         }
-        self.core.charge_inbound(slot);
+        self.core.limit_inbound(slot);
     }
 
     fn on_direct(&mut self, slot: u32, generation: u32, buffer: Vec<u8>, count: usize) {
-        self.core.release_inbound(slot);
         let core = &mut self.core;
         let Some(hot) = core.slots.get_mut(slot) else { return };
         if hot.partial.is_none() || !matches!(hot.phase, Phase::Open | Phase::Closing) {
             return;
         }
         let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
-        match decoder.fill(&mut hot.partial, buffer, count) {
+        let before = memory(&hot.partial);
+        let outcome = decoder.fill(&mut hot.partial, buffer, count);
+        core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
+        match outcome {
             Ok(None) => {}
             Ok(Some(event)) => self.on_event(slot, generation, event, 0, false),
             Err(fault) => self.core.on_fault(slot, fault),
         }
-        self.core.charge_inbound(slot);
+        self.core.limit_inbound(slot);
     }
 
     fn on_event(
@@ -487,7 +495,7 @@ impl Core {
             let start = self.cork.len();
             self.cork.extend_from_slice(&self.accepted_head);
             let data = super::outbox::Data::Cork(start..self.cork.len());
-            self.with_outbox(slot, |outbox| outbox.push_run(data));
+            self.with_outbox(slot, |outbox| outbox.push_head(data));
         }
         self.counted.opened += 1;
         self.open += 1;
@@ -495,20 +503,10 @@ impl Core {
         Some(generation)
     }
 
-    /// Takes a message in progress out of the account while it changes.
-    fn release_inbound(&mut self, slot: u32) {
-        if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
-            self.inbound_held -= partial.memory();
-        }
-    }
-
-    /// Puts it back, at its new size.
-    fn charge_inbound(&mut self, slot: u32) {
-        let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) else {
-            return;
-        };
-        self.inbound_held += partial.memory();
-        if self.inbound_held > self.config.max_inbound {
+    /// Ends a connection whose message in progress needs more memory than there is.
+    fn limit_inbound(&mut self, slot: u32) {
+        let growing = self.slots.get(slot).is_some_and(|hot| hot.partial.is_some());
+        if growing && self.inbound_held > self.config.max_inbound {
             let reason = "out of message memory";
             self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
         }
@@ -532,6 +530,11 @@ impl Core {
             _ => c.refused_application += 1,
         }
     }
+}
+
+/// What the core's account holds for a message in progress.
+fn memory(partial: &Option<Box<Partial>>) -> usize {
+    partial.as_ref().map_or(0, |partial| partial.memory())
 }
 
 /// Errors that say nothing about the connection.

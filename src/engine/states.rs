@@ -36,6 +36,11 @@ impl<S> States<S> {
         self.chunks.get_mut(chunk)?.as_mut()?.states[at].as_mut()
     }
 
+    /// How many there are.
+    pub(super) fn used(&self) -> u32 {
+        self.chunks.iter().flatten().map(|chunk| chunk.used).sum()
+    }
+
     /// Takes the state of a slot out.
     pub(super) fn remove(&mut self, slot: u32) -> Option<S> {
         let (index, at) = split(slot);

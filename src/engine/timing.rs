@@ -9,16 +9,21 @@ use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
 
 impl Core {
+    /// Moves time to `now_ns`, so that what begins now is counted from now and not from before the
+    /// wait.
+    pub(crate) fn set_now(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        // 2^32 ticks of 100 ms are 13 years.
+        self.tick = (TICK_ORIGIN_U64 + now_ns / self.limits.tick_ns) as u32;
+    }
+
     /// Moves time to `now_ns` and handles every deadline that came.
     pub(crate) fn on_time(&mut self, now_ns: u64, fired: &mut Vec<(u32, u32)>) {
-        self.now_ns = now_ns;
-        let tick = TICK_ORIGIN_U64 + now_ns / self.limits.tick_ns;
-        // 2^32 ticks of 100 ms are 13 years.
-        let tick = tick as u32;
-        if tick == self.tick && self.wheel.now() == tick {
+        self.set_now(now_ns);
+        let tick = self.tick;
+        if self.wheel.now() == tick {
             return;
         }
-        self.tick = tick;
         self.wheel.advance(&mut self.slots, tick, fired);
         for (slot, due) in fired.drain(..) {
             let due_ns = u64::from(due - super::core::TICK_ORIGIN) * self.limits.tick_ns;
@@ -51,7 +56,7 @@ impl Core {
         }
     }
 
-    fn open_deadline(&self, hot: &Hot) -> Option<u32> {
+    pub(super) fn open_deadline(&self, hot: &Hot) -> Option<u32> {
         let limits = &self.limits;
         let heartbeat = limits.heartbeat.enabled.then(|| limits.heartbeat.due(&hot.pulse));
         let idle = (limits.idle > 0).then(|| hot.active + limits.idle + 1);
@@ -108,6 +113,11 @@ impl Core {
                 // We do not read, so silence says nothing; the write deadline watches instead.
                 hot.pulse.seen = tick;
                 hot.pulse.level = 0;
+            } else if hot.has(Flags::READY) {
+                // After a stall of the core or the host, answers and deadlines are found together:
+                // what has arrived is read before it is judged.
+                self.wheel.schedule(&mut self.slots, slot, tick + 1);
+                return;
             }
             let verdict = limits.heartbeat.on_due(&mut hot.pulse, tick);
             self.act_on(slot, generation, verdict);

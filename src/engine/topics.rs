@@ -105,6 +105,19 @@ impl Topics {
         members.unwrap_or_default().iter().map(|key| self.subscriptions[*key as usize].slot)
     }
 
+    /// The length of a connection's list, whose entries must all be that connection's and in their
+    /// topic's members.
+    pub(super) fn audit(&self, slot: u32, head: u32) -> usize {
+        let some = |key: u32| (key != NO_SUBSCRIPTION).then_some(key);
+        std::iter::successors(some(head), |key| some(self.subscriptions[*key as usize].next))
+            .filter(|key| {
+                let entry = &self.subscriptions[*key as usize];
+                let members = &self.topics[entry.topic as usize].members;
+                entry.slot == slot && members[entry.place as usize] == *key
+            })
+            .count()
+    }
+
     fn find(&self, head: u32, name: &str) -> Option<(u32, Option<u32>)> {
         let topic = *self.names.get(name)?;
         let (mut key, mut before) = (head, None);

@@ -139,7 +139,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let result = self.flush(wait, &mut done);
         self.done = done;
         self.post.mailbox.awake();
-        self.core.now_ns = self.ring.now();
+        self.core.set_now(self.ring.now());
         result
     }
 

@@ -122,23 +122,31 @@ impl Core {
             self.flushed(slot);
             return;
         }
-        outbox.settle(Turn { cork: &self.cork, arena });
         if self.config.outbox_policy != Policy::CloseSlow {
             let dropped = outbox.make_room(self.config.max_outbox);
             self.counted.dropped_full += dropped.messages;
         }
-        let bytes = outbox.bytes();
-        self.outbox_held = self.outbox_held + bytes - outbox.settled;
-        outbox.settled = bytes;
-        let single = outbox.is_single();
-        if hot.phase == Phase::Open && self.config.outbox_policy == Policy::CloseSlow {
-            // One message of any size is taken; what exceeds the limit besides is too much.
-            if bytes > self.config.max_outbox && !single {
-                self.give_up(slot, Cause::Slow);
-                return;
-            }
+        let (bytes, single) = (outbox.bytes(), outbox.is_single());
+        let limited = hot.phase == Phase::Open && self.config.outbox_policy == Policy::CloseSlow;
+        // One message of any size is taken; what exceeds the limit besides is too much.
+        if limited && bytes > self.config.max_outbox && !single {
+            self.give_up(slot, Cause::Slow);
+            // The close frame, too, must not outlive the cork in it.
+            self.keep(slot, arena);
+            return;
         }
+        self.keep(slot, arena);
         self.after_settling(slot, generation, bytes);
+    }
+
+    /// Copies what is left out of the turn's buffers, and enters it in the core's account.
+    fn keep(&mut self, slot: u32, arena: &[u8]) {
+        let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
+            return;
+        };
+        outbox.settle(Turn { cork: &self.cork, arena });
+        self.outbox_held = self.outbox_held + outbox.bytes() - outbox.settled;
+        outbox.settled = outbox.bytes();
     }
 
     fn after_settling(&mut self, slot: u32, generation: u32, bytes: usize) {

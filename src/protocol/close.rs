@@ -104,6 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "too slow there")]
     fn codes_on_the_wire() {
         let sendable = |code| CloseCode(code).is_sendable();
         let allowed = (0..=u16::MAX).filter(|&code| sendable(code)).count();

@@ -68,13 +68,17 @@ impl Payload {
 impl Decoder {
     /// Decodes the next event from `input[*at..]`, moving `at` past what was consumed. `None`: all
     /// of the input is consumed and no further event is complete; what is unfinished is in
-    /// `partial`. `input` is unmasked in place as it is consumed.
+    /// `partial`. Whole frames are unmasked in place; bytes before `at` are never touched again.
     ///
     /// A whole unfragmented frame inside `input` is never copied and leaves `partial` untouched
     /// (`None`, or the fragmented message a control frame interleaves with).
     ///
     /// After a fault the connection is failed (section 7.1.7): `partial` is `None` and its memory
     /// free, `at` is somewhere in the input, and nothing more may be decoded.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer of the message in progress is lent ([`Partial::take_buffer`]).
     #[inline]
     pub fn decode(
         &self,
@@ -122,80 +126,66 @@ impl Decoder {
     ) -> Result<Option<Event>, Fault> {
         // Each turn consumes a header or ends, so the length of the input bounds the turns.
         loop {
-            if let Some(unfinished) = partial.as_deref_mut().filter(|it| it.in_payload()) {
-                *at += unfinished.absorb(&input[*at..])?;
-                let event = unfinished.complete()?;
-                let (idle, starved) = (unfinished.is_idle(), unfinished.in_payload());
-                if idle {
-                    *partial = None;
+            if let Some(unfinished) = partial.as_deref_mut() {
+                if let Some(event) = self.resume(unfinished, input, at)? {
+                    if unfinished.is_idle() {
+                        *partial = None;
+                    }
+                    return Ok(Some(event));
                 }
-                if event.is_some() || starved {
-                    return Ok(event);
+                if unfinished.is_waiting() {
+                    return Ok(None);
                 }
             }
-            let Some((header, inline)) = self.next_header(partial, input, at)? else {
+            let rest = &input[*at..];
+            let Some((header, len)) = self.parse(partial.as_deref(), rest)? else {
+                if !rest.is_empty() {
+                    partial.get_or_insert_default().set_header(rest);
+                    *at = input.len();
+                }
                 return Ok(None);
             };
+            *at += len;
             let alone = header.fin && header.opcode != Opcode::Continuation;
-            if inline && alone && header.len <= (input.len() - *at) as u64 {
+            if alone && header.len <= (input.len() - *at) as u64 {
                 return whole(&header, input, at).map(Some);
             }
             partial.get_or_insert_default().begin(&header);
         }
     }
 
-    /// The next header, and whether all of it lies in `input`. `None`: the input ends before it
-    /// does; its start is in `partial`, if there is any.
-    #[inline]
-    fn next_header(
+    /// Goes on with a header or payload whose start came with earlier inputs, or that fragments
+    /// belong to.
+    #[inline(never)]
+    fn resume(
         &self,
-        partial: &mut Option<Box<Partial>>,
+        unfinished: &mut Partial,
         input: &[u8],
         at: &mut usize,
-    ) -> Result<Option<(Header, bool)>, Fault> {
-        let rest = &input[*at..];
-        let spilled = partial.as_deref().map_or(0, |it| it.header().len());
-        if spilled > 0 {
-            return self.spilled_header(partial, rest, at);
-        }
-        if let Some((header, len)) = self.parse(partial.as_deref(), rest)? {
-            *at += len;
-            return Ok(Some((header, true)));
-        }
-        if !rest.is_empty() {
-            partial.get_or_insert_default().set_header(rest);
-            *at = input.len();
-        }
-        Ok(None)
-    }
-
-    /// Goes on with a header whose start came with earlier inputs.
-    #[cold]
-    fn spilled_header(
-        &self,
-        partial: &mut Option<Box<Partial>>,
-        rest: &[u8],
-        at: &mut usize,
-    ) -> Result<Option<(Header, bool)>, Fault> {
-        let unfinished = partial.get_or_insert_default();
+    ) -> Result<Option<Event>, Fault> {
         let spilled = unfinished.header().len();
-        let added = rest.len().min(HEADER_MAX - spilled);
-        let mut bytes = [0; HEADER_MAX];
-        bytes[..spilled].copy_from_slice(unfinished.header());
-        bytes[spilled..spilled + added].copy_from_slice(&rest[..added]);
-        match self.parse(Some(unfinished), &bytes[..spilled + added])? {
-            Some((header, len)) => {
-                unfinished.set_header(&[]);
-                *at += len - spilled;
-                Ok(Some((header, false)))
-            }
-            None => {
+        if spilled > 0 {
+            let rest = &input[*at..];
+            let added = rest.len().min(HEADER_MAX - spilled);
+            let mut bytes = [0; HEADER_MAX];
+            bytes[..spilled].copy_from_slice(unfinished.header());
+            bytes[spilled..spilled + added].copy_from_slice(&rest[..added]);
+            let bytes = &bytes[..spilled + added];
+            let Some((header, len)) = self.parse(Some(unfinished), bytes)? else {
                 // No header is longer than HEADER_MAX, so `rest` ended first.
-                unfinished.set_header(&bytes[..spilled + added]);
+                unfinished.set_header(bytes);
                 *at += added;
-                Ok(None)
-            }
+                return Ok(None);
+            };
+            unfinished.set_header(&[]);
+            unfinished.begin(&header);
+            *at += len - spilled;
         }
+        if !unfinished.in_payload() {
+            return Ok(None);
+        }
+        *at += unfinished.absorb(&input[*at..])?;
+        unfinished.complete()
     }
 
     /// Parses a header and checks it against the message in progress and the limits, each rule as

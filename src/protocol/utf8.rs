@@ -94,6 +94,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too slow there")]
     fn all_short_sequences_at_all_cuts() {
         // The bytes at which the grammar of RFC 3629 section 4 changes its mind.
         let edges = [
@@ -128,6 +129,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too slow there")]
     fn long_text_with_a_cut_character() {
         let text = "κόσμε 🦀 ".repeat(200);
         let bytes = text.as_bytes();

@@ -98,6 +98,7 @@ impl Core {
 
     /// Answers a request with an HTTP status and ends the connection.
     pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+        self.heads.remove(&slot);
         let start = self.cork.len();
         refusal.write(&mut self.cork);
         let answer = Data::Cork(start..self.cork.len());

@@ -94,14 +94,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let core = &mut self.core;
         core.counted.receives += 1;
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
-        let phase = hot.phase;
+        let (phase, broken) = (hot.phase, hot.has(Flags::BROKEN));
         match result {
             Ok(0) => self.on_end(slot, phase),
             Ok(count) => {
                 core.counted.bytes_in += count as u64;
                 let room = place.room();
                 core.adapt_appetite(slot, count, room, &place);
-                let again = more || count == room;
+                // The error behind the last byte was announced together with it.
+                let again = more || count == room || broken;
                 let allowance = core.spend_bytes(slot, count);
                 core.on_life(slot);
                 match place {
@@ -132,9 +133,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Place::Message(buffer, _) = place else { return };
         let core = &mut self.core;
         // Another connection's callback may have ended this one meanwhile, and its message with it.
-        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else {
-            return;
-        };
+        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else { return };
         let before = memory(&hot.partial);
         // Nothing was received, so nothing can be complete or wrong.
         let _ = core.server.fill(&mut hot.partial, buffer, 0);

@@ -19,6 +19,8 @@ pub struct Readiness {
     pub readable: bool,
     /// Room in the send buffer, or an error to be fetched by a send.
     pub writable: bool,
+    /// Among it an error or a hang-up, which a receive of what came before does not show.
+    pub broken: bool,
 }
 
 /// The end of, or a report from, an asynchronous operation.

@@ -72,6 +72,8 @@ impl Flags {
     pub const SURPLUS: u32 = 1 << 15;
     /// Input is left in the kernel until the rate allows.
     pub const THROTTLED: u32 = 1 << 16;
+    /// The connection is broken; a receive behind the last byte will say how.
+    pub const BROKEN: u32 = 1 << 17;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }

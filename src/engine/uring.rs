@@ -461,6 +461,7 @@ fn readiness(events: u32) -> Readiness {
     Readiness {
         readable: broken || events & (libc::POLLIN | libc::POLLRDHUP) != 0,
         writable: broken || events & libc::POLLOUT != 0,
+        broken,
     }
 }
 

@@ -175,6 +175,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         match result {
             Ok(ready) => {
                 if input && ready.readable {
+                    if ready.broken {
+                        hot.set(Flags::BROKEN);
+                    }
                     core.mark_ready(slot);
                 }
                 if !input && ready.writable {

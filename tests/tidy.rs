@@ -1,0 +1,167 @@
+//! The house rules that a compiler does not check: which files may hold `unsafe`, which way
+//! dependencies point, how long files and lines are, and that no leftovers stay behind.
+//!
+//! Reads the source tree as text. A rule that fights you is changed here, with its reason.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that may hold `unsafe`, and why.
+const UNSAFE: [(&str, &str); 4] = [
+    ("src/engine/uring.rs", "submission entries carry pointers"),
+    ("src/engine/sys.rs", "system calls without a safe wrapper"),
+    ("src/protocol/mask.rs", "SIMD"),
+    ("benches/floor.rs", "submission entries carry pointers"),
+];
+
+/// Files over the length at which a file should be thought about, and why they stay whole.
+const LONG: [(&str, &str); 0] = [];
+
+/// A layer, and what it must not name.
+const LAYERS: [(&str, &[&str]); 3] = [
+    (
+        "src/protocol",
+        &["crate::engine", "crate::load", "std::net::", "std::time", "std::fs", "std::os"],
+    ),
+    ("src/engine", &["crate::load", "crate::control", "crate::commands"]),
+    ("src/load", &["crate::control"]),
+];
+
+const LINES_MAX: usize = 700;
+const COLUMNS_MAX: usize = 100;
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        collect(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 20, "found only {} files", files.len());
+    let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+    files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let generated = ["target", "node_modules"].iter().any(|name| path.ends_with(name));
+        if path.is_dir() && !generated {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Lines of code with comments and this file's own texts left out.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate();
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(n, line)| (n + 1, line))
+}
+
+fn check(mut found: Vec<String>, rule: &str) {
+    found.sort();
+    assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn unsafe_stays_in_its_files() {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        if UNSAFE.iter().any(|(file, _)| *file == name) || name == "tests/tidy.rs" {
+            continue;
+        }
+        for (line, content) in code(&text) {
+            let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
+            if words.iter().any(|word| content.contains(word)) {
+                found.push(format!("{name}:{line}: {}", content.trim()));
+            }
+        }
+    }
+    check(found, "`unsafe` outside the files that may hold it");
+}
+
+#[test]
+fn dependencies_point_down() {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        let Some((_, banned)) = LAYERS.iter().find(|(layer, _)| name.starts_with(layer)) else {
+            continue;
+        };
+        for (line, content) in code(&text) {
+            if banned.iter().any(|word| content.contains(word)) {
+                found.push(format!("{name}:{line}: {}", content.trim()));
+            }
+        }
+    }
+    check(found, "a layer names one above it");
+}
+
+#[test]
+fn files_say_what_they_own_and_stay_readable() {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        if !text.starts_with("//!") && !name.contains("/fuzz_targets/") && !text.starts_with("#!") {
+            found.push(format!("{name}: does not open with what it owns"));
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX && LONG.iter().all(|(file, _)| *file != name) {
+            found.push(format!("{name}: {lines} lines"));
+        }
+        for (line, content) in text.lines().enumerate() {
+            if content.chars().count() > COLUMNS_MAX && !content.contains("http") {
+                found.push(format!("{name}:{}: {} columns", line + 1, content.chars().count()));
+            }
+        }
+    }
+    check(found, "files, lines");
+}
+
+#[test]
+fn nothing_is_left_over() {
+    let words = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "HACK", "TODO"];
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        if name == "tests/tidy.rs" {
+            continue;
+        }
+        for (line, content) in text.lines().enumerate() {
+            if words.iter().any(|word| content.contains(word)) {
+                found.push(format!("{name}:{}: {}", line + 1, content.trim()));
+            }
+        }
+    }
+    check(found, "leftovers");
+}
+
+#[test]
+fn every_dependency_is_justified() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    let mut found = Vec::new();
+    let mut within = false;
+    let mut explained = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            within = line.contains("dependencies");
+            explained = false;
+        } else if line.starts_with('#') {
+            explained = true;
+        } else if line.is_empty() {
+            explained = false;
+        } else if within && !explained {
+            found.push(line.to_owned());
+        }
+    }
+    check(found, "dependencies without a comment that says why");
+}
+
+#[test]
+fn every_package_lock_is_free_of_download_addresses() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let locks = [root.join("node/package-lock.json")];
+    for lock in locks.iter().filter(|lock| lock.exists()) {
+        let text = fs::read_to_string(lock).unwrap();
+        assert!(!text.contains("\"resolved\""), "{} names where it was fetched", lock.display());
+    }
+}

@@ -2,6 +2,7 @@
 
 mod commands;
 mod control;
+mod load;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
 //! The command line: what each subcommand takes, and which part of the library runs it.
 
 mod echo;
+mod load;
 mod options;
 
 use std::error::Error;
@@ -30,6 +31,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serve: send every message back
     Echo(Box<echo::EchoArguments>),
+
+    /// Measure: open connections to a server and load it
+    Load(Box<load::LoadArguments>),
 }
 
 /// Logs go to standard error, quiet by default: what a message says is for the operator.
@@ -49,5 +53,6 @@ pub(crate) fn start_logging(filter: Option<&str>) {
 pub(crate) fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Echo(arguments) => echo::run(*arguments),
+        Command::Load(arguments) => load::run(*arguments),
     }
 }

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -40,6 +42,31 @@ pub(crate) fn start<H: Handler>(
     // Signals that arrive from here on are seen.
     match started.recv() {
         Ok(Ok(())) => Ok(Control { thread, finished }),
+        Ok(Err(kind)) => Err(kind.into()),
+        Err(_) => Err(io::Error::other("the control thread could not start")),
+    }
+}
+
+/// For programs that end by themselves: the flag is set by the first SIGTERM or SIGINT; the second
+/// ends the process at once.
+pub(crate) fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let interrupted = flag.clone();
+    let (ready, started) = std::sync::mpsc::channel();
+    // The thread waits until the process ends.
+    std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
+        tokio_uring::builder().entries(8).start(async move {
+            let signals = Signals::new();
+            let _ = ready.send(signals.as_ref().map(|_| ()).map_err(|error| error.kind()));
+            let Ok(mut signals) = signals else { return };
+            signals.next().await;
+            interrupted.store(true, Ordering::Relaxed);
+            signals.next().await;
+            std::process::exit(130);
+        });
+    })?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(flag),
         Ok(Err(kind)) => Err(kind.into()),
         Err(_) => Err(io::Error::other("the control thread could not start")),
     }

@@ -279,7 +279,7 @@ impl Core {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&self.rng.draw().to_ne_bytes());
         key[8..].copy_from_slice(&self.rng.draw().to_ne_bytes());
-        self.dials.insert(slot, Dial { outgoing, key });
+        self.dials.insert(slot, Dial { outgoing, key, failure: "" });
         self.enter_phase(slot, Phase::Connecting, self.limits.handshake);
         token
     }

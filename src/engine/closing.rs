@@ -117,8 +117,23 @@ impl Core {
             Phase::Handshake => self.counted.handshake_aborts += 1,
             _ => {}
         }
+        self.blame_dial(
+            slot,
+            match cause {
+                Cause::Abrupt => "the server closed the connection before it answered",
+                Cause::Drain => "given up, because this side goes away",
+                _ => "the connection broke before the server answered",
+            },
+        );
         self.conclude(slot, cause, CloseCode::ABNORMAL, "");
         self.release(slot);
+    }
+
+    /// Remembers why an outgoing connection will not open. The first reason counts.
+    pub(crate) fn blame_dial(&mut self, slot: u32, failure: &'static str) {
+        if let Some(dial) = self.dials.get_mut(&slot).filter(|dial| dial.failure.is_empty()) {
+            dial.failure = failure;
+        }
     }
 
     /// Tells the application, once, and takes everything from the connection that belongs to an open

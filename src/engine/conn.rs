@@ -204,6 +204,20 @@ impl Cx<'_> {
         self.core.links.send(id, frame)
     }
 
+    /// Queues a message for any connection, of this core or another, as [`Self::send_to`]. On this
+    /// core the payload is copied once, without an allocation.
+    pub fn send_message_to(
+        &mut self,
+        id: ConnId,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        if id.worker == self.core.worker {
+            return self.core.queue_message(id.slot, id.generation, kind, payload);
+        }
+        self.core.links.send(id, &Frame::new(kind, payload))
+    }
+
     /// Starts the close handshake of any connection.
     pub fn close(&mut self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
         if id.worker == self.core.worker {

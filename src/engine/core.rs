@@ -47,6 +47,8 @@ pub(crate) struct Outgoing {
 pub(crate) struct Dial {
     pub(crate) outgoing: Outgoing,
     pub(crate) key: [u8; 16],
+    /// Why it will not open; empty as long as it may.
+    pub(crate) failure: &'static str,
 }
 
 /// A request or response head that came in part.

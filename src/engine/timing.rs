@@ -74,6 +74,7 @@ impl Core {
             Phase::Handshake => {
                 self.counted.handshake_timeouts += 1;
                 if hot.has(Flags::CLIENT) {
+                    self.blame_dial(slot, "no answer to the request within the handshake timeout");
                     self.drop_connection(slot, Cause::Broken);
                 } else {
                     self.refuse(slot, Refusal::Timeout);
@@ -81,6 +82,7 @@ impl Core {
             }
             Phase::Connecting => {
                 self.counted.handshake_timeouts += 1;
+                self.blame_dial(slot, "no TCP connection within the handshake timeout");
                 self.drop_connection(slot, Cause::Broken);
             }
             Phase::Closing | Phase::Flushing => {

@@ -82,7 +82,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             admission,
             post,
             drain: None,
-            wake_at: None,
+            // The application's first turn comes at once: it may have connections to open.
+            wake_at: Some(0),
             done: Vec::new(),
             letters: std::collections::VecDeque::new(),
             fired: Vec::new(),
@@ -221,7 +222,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         // Covers a connection whose state was made but that never opened.
         self.states.remove(slot);
         if let Some(dial) = self.core.dials.remove(&slot) {
-            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, "closed"));
+            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, dial.failure));
         }
         self.core.uncount(slot);
         self.core.slots.free(slot);

@@ -1,0 +1,178 @@
+//! `ringhold load`: the load generator's command line.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, Subcommand};
+
+use super::options::{duration, size};
+use crate::control;
+use crate::load::{self, Job, Plan, SIZE_MIN, Sources, Target};
+
+/// Opens connections to a WebSocket server and measures what it does with them.
+///
+/// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost or a message did not
+/// come as it was sent, 1 when nothing could be measured, 2 when the arguments are wrong.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArguments {
+    #[command(subcommand)]
+    workload: WorkloadArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkloadArguments {
+    /// Open connections and hold them
+    Idle(CommonOptions),
+
+    /// Send messages that the server sends back: in a closed loop, or at a fixed rate with latency from
+    /// the time at which each message was due
+    Echo {
+        #[command(flatten)]
+        common: CommonOptions,
+        #[command(flatten)]
+        messages: MessageOptions,
+    },
+
+    /// Publish messages that the server sends to all connections of the path (with `ringhold echo`: a
+    /// path below /fanout)
+    Fanout {
+        #[command(flatten)]
+        common: CommonOptions,
+        #[command(flatten)]
+        messages: MessageOptions,
+        /// Connections that publish, among those that receive
+        #[arg(long, default_value_t = 1, value_name = "N",
+              value_parser = clap::value_parser!(u32).range(1..=1024))]
+        publishers: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CommonOptions {
+    /// Where to connect to
+    #[arg(long, default_value = "ws://127.0.0.1:9001/", value_name = "URL")]
+    url: Target,
+
+    /// Connections over all threads
+    #[arg(short = 'c', long, default_value_t = 100, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    connections: u32,
+
+    /// Threads; 0: one per processor, or as many as the limit of open files demands
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+
+    /// Connections opened per second; 0: as fast as the server takes them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    open_rate: u64,
+
+    /// Connections of one thread that are on their way at once
+    #[arg(long, default_value_t = 512, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    in_flight: u32,
+
+    /// Time to measure, once all connections are open
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    duration: Duration,
+
+    /// Time before it, under the same load
+    #[arg(long, default_value = "500ms", value_parser = duration, value_name = "TIME")]
+    warmup: Duration,
+
+    /// Time for the last messages to come, and for the last connections to close
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "TIME")]
+    linger: Duration,
+
+    /// Time for TCP connect and the opening handshake
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    handshake_timeout: Duration,
+
+    /// Addresses to connect from, as 10.0.0.2,10.0.0.4-10.0.0.9 [default: for a loopback target as many
+    /// of 127.0.0.2 and following as the connections need]
+    #[arg(long, value_name = "ADDRESSES")]
+    sources: Option<Sources>,
+
+    /// Watch this process: its processor time and memory, and the kernel's memory
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct MessageOptions {
+    /// Size of a message's payload, at least 20 bytes for its stamp
+    #[arg(short = 'b', long, default_value = "32", value_parser = payload, value_name = "SIZE")]
+    payload: usize,
+
+    /// Messages per second, all senders together; 0: a closed loop
+    #[arg(short = 'r', long, default_value_t = 0, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    rate: u64,
+
+    /// Messages each sender keeps on their way in a closed loop
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pipeline: u32,
+}
+
+pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let (plan, json) = arguments.plan();
+    let interrupted = control::watch_interrupts()?;
+    let report = load::run(&plan, &interrupted)?;
+    match json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => print!("{report}"),
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(LOST) })
+}
+
+impl LoadArguments {
+    fn plan(self) -> (Plan, bool) {
+        let (common, job) = match self.workload {
+            WorkloadArguments::Idle(common) => (common, Job::Idle),
+            WorkloadArguments::Echo { common, messages } => {
+                let MessageOptions { payload, rate, pipeline } = messages;
+                (common, Job::Echo { size: payload, rate, pipeline })
+            }
+            WorkloadArguments::Fanout { common, messages, publishers } => {
+                let MessageOptions { payload, rate, pipeline } = messages;
+                let publishers = publishers.min(common.connections);
+                (common, Job::Fanout { size: payload, rate, pipeline, publishers })
+            }
+        };
+        let plan = Plan {
+            job,
+            target: common.url,
+            connections: common.connections,
+            threads: common.threads,
+            open_rate: common.open_rate,
+            in_flight: common.in_flight,
+            warmup: common.warmup,
+            duration: common.duration,
+            linger: common.linger,
+            handshake_timeout: common.handshake_timeout,
+            sources: common.sources,
+            server_pid: common.server_pid,
+        };
+        (plan, common.json)
+    }
+}
+
+fn payload(text: &str) -> Result<usize, String> {
+    let size = size(text.parse::<ByteSize>()?);
+    match size {
+        SIZE_MIN..=PAYLOAD_MAX => Ok(size),
+        _ => Err(format!("must be {SIZE_MIN} bytes to 64MiB")),
+    }
+}
+
+/// Something failed or was lost.
+const LOST: u8 = 3;
+
+/// Four of them are kept per thread.
+const PAYLOAD_MAX: usize = 64 * 1024 * 1024;

@@ -1,0 +1,36 @@
+//! The workload `idle`: holds connections and says nothing. The engine answers the server's pings.
+
+use std::time::Duration;
+
+use ringhold::{Conn, ConnId, Cx, Message};
+
+use super::driver::Workload;
+use super::tally::Traffic;
+
+/// Counts what comes unasked.
+#[derive(Default)]
+pub(crate) struct Idle {
+    traffic: Traffic,
+}
+
+impl Workload for Idle {
+    fn on_open(&mut self, _: u32, _: ConnId) {}
+
+    fn on_message(&mut self, _: &mut Conn<'_>, _: u32, _: &Message<'_>) {
+        self.traffic.seen += 1;
+    }
+
+    fn on_lost(&mut self, _: u32) {}
+
+    fn begin(&mut self, _: u64) {}
+
+    fn turn(&mut self, _: &mut Cx<'_>, _: u64) -> Option<Duration> {
+        None
+    }
+
+    fn end(&mut self) {}
+
+    fn traffic(&mut self) -> &mut Traffic {
+        &mut self.traffic
+    }
+}

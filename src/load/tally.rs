@@ -1,0 +1,229 @@
+//! What one thread counted, and the sum over threads.
+//!
+//! Owns the numbers of a run while it lasts. Never formats and never divides. The invariant: adding
+//! two tallies gives the tally one thread would have made of both.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use super::content::Wrong;
+
+/// Everything one thread knows at the end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) opening: Opening,
+    pub(crate) traffic: Traffic,
+}
+
+/// How connections came and went.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) opened: u64,
+    pub(crate) failed: Reasons,
+    /// Not even tried, because none of the first succeeded.
+    pub(crate) untried: u64,
+    pub(crate) lost: Reasons,
+    /// Of these, closed by the server with a close frame.
+    pub(crate) lost_clean: u64,
+    /// From the call to the open connection, in nanoseconds.
+    pub(crate) took: Histogram<u64>,
+    /// When the last one opened, on the run's clock.
+    pub(crate) last_ns: u64,
+}
+
+/// What was sent and what came.
+#[derive(Clone, Debug)]
+pub(crate) struct Traffic {
+    /// Messages queued for the server.
+    pub(crate) sent: u64,
+    /// Messages received that were asked for, once each.
+    pub(crate) seen: u64,
+    /// Of these, within the measured time.
+    pub(crate) measured: u64,
+    /// Messages that are wrong, by how.
+    pub(crate) wrong: BTreeMap<Wrong, u64>,
+    /// Due, but not sent, because the server takes too slowly what was sent before.
+    pub(crate) unsent: u64,
+    /// Will not come: their connection is gone.
+    pub(crate) forfeited: u64,
+    /// Came again.
+    pub(crate) duplicates: u64,
+    /// Came after a later one of the same sender.
+    pub(crate) late: u64,
+    /// From when it was due to when it came, in nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// How late a message was sent at worst, in nanoseconds.
+    pub(crate) lag_ns: u64,
+    measuring: bool,
+}
+
+/// Reasons with their number. What peers say is bounded in kinds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reasons(pub(crate) BTreeMap<String, u64>);
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self {
+            opened: 0,
+            failed: Reasons::default(),
+            untried: 0,
+            lost: Reasons::default(),
+            lost_clean: 0,
+            took: histogram(),
+            last_ns: 0,
+        }
+    }
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            sent: 0,
+            seen: 0,
+            measured: 0,
+            wrong: BTreeMap::new(),
+            unsent: 0,
+            forfeited: 0,
+            duplicates: 0,
+            late: 0,
+            latency: histogram(),
+            lag_ns: 0,
+            measuring: false,
+        }
+    }
+}
+
+impl Tally {
+    /// Adds another thread's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.opening.add(&other.opening);
+        self.traffic.add(&other.traffic);
+    }
+}
+
+impl Opening {
+    fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.failed.add(&other.failed);
+        self.untried += other.untried;
+        self.lost.add(&other.lost);
+        self.lost_clean += other.lost_clean;
+        // The bounds are the same, so adding cannot fail.
+        let _ = self.took.add(&other.took);
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+}
+
+impl Traffic {
+    /// A message came that was due at `due_ns`.
+    pub(crate) fn on_message(&mut self, due_ns: u64, now_ns: u64) {
+        self.seen += 1;
+        self.measured += u64::from(self.measuring);
+        self.latency.saturating_record(now_ns.saturating_sub(due_ns));
+    }
+
+    /// A message came that is not as it was sent.
+    pub(crate) fn on_wrong(&mut self, how: Wrong) {
+        *self.wrong.entry(how).or_default() += 1;
+    }
+
+    /// What came before was to warm up.
+    pub(crate) fn begin_measuring(&mut self) {
+        self.measured = 0;
+        self.lag_ns = 0;
+        self.latency.reset();
+        self.measuring = true;
+    }
+
+    /// What comes from here on is late: its latency counts, it does not.
+    pub(crate) fn end_measuring(&mut self) {
+        self.measuring = false;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.seen += other.seen;
+        self.measured += other.measured;
+        for (how, count) in &other.wrong {
+            *self.wrong.entry(*how).or_default() += count;
+        }
+        self.unsent += other.unsent;
+        self.forfeited += other.forfeited;
+        self.duplicates += other.duplicates;
+        self.late += other.late;
+        let _ = self.latency.add(&other.latency);
+        self.lag_ns = self.lag_ns.max(other.lag_ns);
+    }
+}
+
+impl Reasons {
+    /// One more for this reason.
+    pub(crate) fn count(&mut self, reason: &str) {
+        self.count_many(reason, 1);
+    }
+
+    fn count_many(&mut self, reason: &str, count: u64) {
+        let full = self.0.len() >= REASONS_MAX && !self.0.contains_key(reason);
+        let name = if full { "other reasons" } else { reason };
+        *self.0.entry(name.to_owned()).or_default() += count;
+    }
+
+    /// All together.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (reason, count) in &other.0 {
+            self.count_many(reason, *count);
+        }
+    }
+}
+
+/// 1 ns to 100 s with three significant digits: 0.2 MiB.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 100_000_000_000, 3).unwrap_or_else(|_| unreachable!("constants"))
+}
+
+/// Different reasons that are told apart.
+const REASONS_MAX: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_measured_time_is_counted() {
+        let mut traffic = Traffic::default();
+        traffic.on_message(0, 1_000_000);
+        traffic.begin_measuring();
+        traffic.on_message(0, 10);
+        traffic.end_measuring();
+        traffic.on_message(0, 20);
+        assert_eq!((traffic.seen, traffic.measured), (3, 1));
+        assert_eq!((traffic.latency.len(), traffic.latency.max()), (2, 20));
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let mut reasons = Reasons::default();
+        for n in 0..1000 {
+            reasons.count(&format!("reason {n}"));
+        }
+        assert_eq!((reasons.total(), reasons.0.len()), (1000, REASONS_MAX + 1));
+    }
+
+    #[test]
+    fn tallies_add_up() {
+        let mut one = Tally::default();
+        one.opening.opened = 3;
+        one.opening.lost.count("x");
+        one.traffic.on_wrong(Wrong::Order);
+        let mut sum = one.clone();
+        sum.add(&one);
+        assert_eq!(sum.opening.opened, 6);
+        assert_eq!(sum.opening.lost.total(), 2);
+        assert_eq!(sum.traffic.wrong[&Wrong::Order], 2);
+    }
+}

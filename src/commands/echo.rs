@@ -1,5 +1,6 @@
 //! `ringhold echo`: the engine with the smallest application there is, for conformance and benchmarks.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Conn, Cx, Frame, Handler, Message, Server};
+use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server};
 
 use super::options::{EngineOptions, duration};
 use crate::control;
@@ -27,7 +28,7 @@ pub(crate) struct EchoArguments {
 pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> {
     let config = arguments.engine.config();
     let drain = config.drain.clone();
-    let running = Server::builder().config(config).start(|_| Echo)?;
+    let running = Server::builder().config(config).start(|_| Echo::default())?;
     let control = control::start(running.handle(), drain, arguments.stats_interval)?;
     if let Some(address) = running.address() {
         control::announce(address, running.workers());
@@ -38,34 +39,44 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     Ok(ExitCode::SUCCESS)
 }
 
-struct Echo;
+/// State per connection: whether it wants fan-out. One byte, so that the density of the engine is what
+/// an idle connection shows; the few that have a topic are kept beside.
+#[derive(Default)]
+struct Echo {
+    topics: HashMap<ConnId, Box<str>>,
+    /// The topic of the connection that was just accepted; `open` follows `request` at once.
+    accepted: Option<Box<str>>,
+}
 
 impl Handler for Echo {
-    /// The topic of a connection that wants fan-out.
-    type State = Option<Box<str>>;
+    type State = bool;
     type Letter = ();
 
-    fn request(
-        &mut self,
-        _: &mut Cx<'_>,
-        request: &Request<'_>,
-        _: SocketAddr,
-    ) -> Answer<Self::State> {
+    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<bool> {
         let path = request.path();
-        Answer::accept(path.starts_with("/fanout").then(|| path.into()))
+        self.accepted = path.starts_with("/fanout").then(|| path.into());
+        Answer::accept(self.accepted.is_some())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, topic: &mut Self::State) {
-        if let Some(topic) = topic {
-            conn.subscribe(topic);
+    fn open(&mut self, conn: &mut Conn<'_>, _: &mut bool) {
+        if let Some(topic) = self.accepted.take() {
+            conn.subscribe(&topic);
+            self.topics.insert(conn.id(), topic);
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, topic: &mut Self::State, message: Message<'_>) {
-        match topic {
-            Some(topic) => conn.publish(topic, &Frame::new(message.kind(), message.data())),
+    fn message(&mut self, conn: &mut Conn<'_>, fans_out: &mut bool, message: Message<'_>) {
+        if !*fans_out {
             // A peer that is gone or too slow is counted by the engine.
-            None => drop(conn.reply(message)),
+            let _ = conn.reply(message);
+        } else if let Some(topic) = self.topics.get(&conn.id()) {
+            conn.publish(topic, &Frame::new(message.kind(), message.data()));
+        }
+    }
+
+    fn close(&mut self, _: &mut Cx<'_>, id: ConnId, fans_out: bool, _: &Closed) {
+        if fans_out {
+            self.topics.remove(&id);
         }
     }
 }

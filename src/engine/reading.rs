@@ -133,7 +133,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Place::Message(buffer, _) = place else { return };
         let core = &mut self.core;
         // Another connection's callback may have ended this one meanwhile, and its message with it.
-        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else { return };
+        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else {
+            return;
+        };
         let before = memory(&hot.partial);
         // Nothing was received, so nothing can be complete or wrong.
         let _ = core.server.fill(&mut hot.partial, buffer, 0);
@@ -546,10 +548,10 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
 const ARENA: usize = 1024 * 1024;
 
 /// The smallest receive; doubled `appetite` times for connections that fill theirs.
-const APPETITE_MIN: usize = 4096;
+const APPETITE_MIN: usize = 2048;
 
-/// 4 KiB to 256 KiB.
-const APPETITE_STEPS: u8 = 6;
+/// 2 KiB to 256 KiB.
+const APPETITE_STEPS: u8 = 7;
 
 /// Three cache lines.
 const STAGGER: usize = 192;

@@ -56,14 +56,12 @@ pub struct Uring {
 impl Uring {
     /// Makes the ring on the thread that will use it (`IORING_SETUP_SINGLE_ISSUER`).
     pub fn new(setup: Setup) -> Result<Self, SetupError> {
-        let ring = build(cq_entries(setup.table))?;
+        let mut ring = build(cq_entries(setup.table))?;
         ring.submitter()
             .register_files_sparse(setup.table)
             .map_err(|error| SetupError::Table { table: setup.table, error })?;
         // Only shutdowns go to kernel workers; a flood of them must not start threads.
         let _ = ring.submitter().register_iowq_max_workers(&mut [2, 2]);
-        let mut ring = ring;
-        let _ = ring.submitter().register_ring_fd();
         let silent_sends = probe_silent_sends(&mut ring).map_err(SetupError::Probe)?;
         let mut uring = Self {
             ring,

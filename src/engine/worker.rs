@@ -1,7 +1,7 @@
 //! The turn: one pass of a core's loop, in named steps.
 //!
 //! ```text
-//! flush and wait → completions → letters → deadlines → application → receive → ring work
+//! flush and wait → completions → letters → deadlines → receive → application → ring work
 //! ```
 //!
 //! Events move one way. A completion changes marks, a step acts on marks, the application's calls leave
@@ -102,8 +102,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.on_time(self.ring.now(), &mut self.fired);
         self.deliver_notices();
         self.pace_drain();
-        self.ask_application();
         self.receive()?;
+        self.ask_application();
         self.submit_ring_work();
         Ok(if self.is_finished() { Turn::Finished } else { Turn::Continue })
     }

@@ -1,0 +1,187 @@
+//! What the fuzz targets run on their bytes. `cargo test` replays the corpus through the same
+//! functions (`tests/protocol_regressions.rs`), so a finding stays found.
+
+#[path = "../support/model.rs"]
+pub(crate) mod model;
+
+use model::Step;
+use ringhold::protocol::frame::Opcode;
+use ringhold::protocol::request::{self, Request, Upgrade};
+use ringhold::protocol::response::{self, Rejected};
+use ringhold::protocol::{Decoder, Refusal, Role};
+
+/// Frames: a byte of settings, four of pieces, then the stream itself or a script for one.
+pub(crate) fn frames(data: &[u8]) {
+    let Some((&[settings, pieces @ ..], rest)) = data.split_first_chunk::<5>() else {
+        return;
+    };
+    let role = if settings & 1 == 0 {
+        Role::Server
+    } else {
+        Role::Client
+    };
+    let decoder = if settings & 2 == 0 {
+        Decoder {
+            role,
+            max_message: 1 << 20,
+            max_fragments: 16,
+        }
+    } else {
+        Decoder {
+            role,
+            max_message: 200,
+            max_fragments: 2,
+        }
+    };
+    let stream = if settings & 4 == 0 {
+        rest.to_vec()
+    } else {
+        script(role, rest)
+    };
+    let direct = settings & 8 != 0;
+    let plan = pieces.map(|piece| Step {
+        bytes: piece as usize,
+        direct: direct ^ (piece > 127),
+    });
+    model::check(&decoder, &stream, &plan);
+    model::check(
+        &decoder,
+        &stream,
+        &[Step {
+            bytes: usize::MAX,
+            direct: false,
+        }],
+    );
+    model::check(&decoder, &stream, &[Step { bytes: 1, direct }]);
+}
+
+/// Frames that are mostly right: first byte of the header, length, payload, over and over.
+fn script(role: Role, mut script: &[u8]) -> Vec<u8> {
+    const OPCODES: [Opcode; 8] = [
+        Opcode::Continuation,
+        Opcode::Text,
+        Opcode::Binary,
+        Opcode::Close,
+        Opcode::Ping,
+        Opcode::Pong,
+        Opcode::Continuation,
+        Opcode::Text,
+    ];
+    let mut out = Vec::new();
+    while let Some((&[kind, len], rest)) = script.split_first_chunk::<2>() {
+        let opcode = OPCODES[kind as usize % 8];
+        let fin = kind & 0x80 != 0 || opcode.is_control();
+        // Mostly short; some repeat what there is, to cross the length at which headers grow.
+        let repeat = if kind & 0x70 == 0x70 && !opcode.is_control() {
+            12
+        } else {
+            1
+        };
+        let len = (len as usize % 126).min(rest.len());
+        let payload = rest[..len].repeat(repeat);
+        model::put(
+            &mut out,
+            role,
+            fin,
+            opcode,
+            [kind, 0x55, len as u8, 0xaa],
+            &payload,
+        );
+        // And some are wrong.
+        if kind & 0x70 == 0x60 {
+            let last = out.len() - 1;
+            out[last] ^= 1 << (kind % 8);
+        }
+        script = &rest[len..];
+    }
+    out
+}
+
+/// A request head: a byte of limit, then the head.
+pub(crate) fn handshake(data: &[u8]) {
+    let Some((&limit, head)) = data.split_first() else {
+        return;
+    };
+    let head = &head[..head.len().min(4096)];
+    let max_head = 64 + 16 * limit as usize;
+    let at_once = request_outcome(head, &mut 0, max_head);
+    let mut scanned = 0;
+    let in_bytes = (0..=head.len()).find_map(|n| {
+        let outcome = request_outcome(&head[..n], &mut scanned, max_head);
+        assert!(scanned <= n);
+        outcome
+    });
+    assert_eq!(in_bytes, at_once);
+    let middle = head.len() / 2;
+    scanned = 0;
+    let in_halves = request_outcome(&head[..middle], &mut scanned, max_head)
+        .or_else(|| request_outcome(head, &mut scanned, max_head));
+    assert_eq!(in_halves, at_once);
+    if let Some(Err(refusal)) = at_once {
+        let mut out = Vec::new();
+        refusal.write(&mut out);
+        assert!(matches!(
+            response::parse(&out, [0; 16], 4096),
+            Err(Rejected::Status(_))
+        ));
+    }
+}
+
+/// The length of a head, and what became of it.
+type Answer = (usize, Result<Upgrade, Refusal>);
+
+fn request_outcome(
+    head: &[u8],
+    scanned: &mut usize,
+    max_head: usize,
+) -> Option<Result<Answer, Refusal>> {
+    match request::parse(head, scanned, max_head) {
+        Ok(Some((request, len))) => {
+            assert!(len <= head.len() && len <= max_head);
+            let upgrade = request.upgrade();
+            use_request(&request, upgrade.ok());
+            Some(Ok((len, upgrade)))
+        }
+        Ok(None) => None,
+        Err(refusal) => Some(Err(refusal)),
+    }
+}
+
+/// Whatever a request says, the answer has no line that we did not put there.
+fn use_request(request: &Request<'_>, upgrade: Option<Upgrade>) {
+    assert!(request.headers().count() <= request::HEADERS_MAX);
+    assert!(request.target.contains(request.path()) || request.path() == "/");
+    assert!(
+        request
+            .query()
+            .is_none_or(|query| request.target.ends_with(query))
+    );
+    let Some(upgrade) = upgrade else { return };
+    assert!(request.header("Host").is_some_and(|host| !host.is_empty()));
+    let protocol = request.protocols().next();
+    let echo = request
+        .headers()
+        .next()
+        .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()));
+    let mut out = Vec::new();
+    request::write_accept(&mut out, &upgrade, protocol, echo.as_slice());
+    let lines = 5 + protocol.is_some() as usize + echo.is_some() as usize;
+    assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), lines);
+}
+
+/// A response head, for a key that is known.
+pub(crate) fn client_response(data: &[u8]) {
+    let Some((&limit, head)) = data.split_first() else {
+        return;
+    };
+    let head = &head[..head.len().min(2048)];
+    let (key, max_head) = (*b"the sample nonce", 64 + 16 * limit as usize);
+    let at_once = response::parse(head, key, max_head);
+    let in_bytes = (0..=head.len()).map(|n| response::parse(&head[..n], key, max_head));
+    let decided = in_bytes.into_iter().find(|outcome| *outcome != Ok(None));
+    assert_eq!(decided.unwrap_or(Ok(None)), at_once);
+    if let Ok(Some((len, protocol))) = at_once {
+        assert!(len <= head.len() && len <= max_head);
+        assert!(protocol.is_none_or(|protocol| !protocol.is_empty()));
+    }
+}

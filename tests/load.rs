@@ -1,0 +1,352 @@
+//! `ringhold load` as its users run it: against `ringhold echo`, against servers that do wrong in known
+//! ways, and against none.
+//!
+//! Each test starts its own server on a port the kernel chooses, runs the program, and reads its
+//! exit status and report. What a faulty server does wrong is counted there, so the report can be
+//! compared with the truth. No test depends on how fast anything is.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+
+use serde_json::Value;
+use tungstenite::{Message, WebSocket};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
+
+/// A running `ringhold echo`.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["--log", "warn", "echo", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        Self { child, url }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn load(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("load").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs to the end and returns exit status, report and what was said on standard error.
+fn report(arguments: &[&str]) -> (i32, Value, String) {
+    read(load(arguments).arg("--json").output().unwrap())
+}
+
+fn read(output: Output) -> (i32, Value, String) {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), report, errors)
+}
+
+/// A server of a few lines that answers each message as `answer` says.
+fn faulty(answer: fn(&mut WebSocket<TcpStream>, u64, Message)) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || {
+                let Ok(mut socket) = tungstenite::accept(stream.unwrap()) else { return };
+                let mut number = 0;
+                while let Ok(message) = socket.read() {
+                    if message.is_binary() {
+                        number += 1;
+                        answer(&mut socket, number, message);
+                        let _ = socket.flush();
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn idle_connections_are_opened_held_and_closed() {
+    let server = Server::start(&["--heartbeat-start", "200ms", "--heartbeat-floor", "200ms"]);
+    let pid = server.child.id().to_string();
+    let arguments = ["idle", "--url", &server.url, "-c", "200", "-d", "1s", "--server-pid", &pid];
+    let (status, report, errors) = report(&arguments);
+    assert_eq!(status, 0, "{report} {errors}");
+    assert_eq!(report["opening"]["opened"], 200);
+    assert_eq!(report["lost"], 0);
+    assert_eq!(report["closing"]["clean"], 200);
+    assert_eq!(report["closing"]["cut"], 0);
+    assert!(report["server"]["rss_bytes"].as_u64().unwrap() > 0);
+    assert!(report["seconds"].as_f64().unwrap() >= 1.0);
+    assert!(report["messages"].is_null());
+}
+
+#[test]
+fn echoes_in_a_closed_loop() {
+    let server = Server::start(&[]);
+    for more in [&["-b", "32"][..], &["-b", "70000", "--pipeline", "3", "--threads", "1"]] {
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "200", "-d", "1s"];
+        arguments.extend(more);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let messages = &report["messages"];
+        assert!(messages["sent"].as_u64().unwrap() >= 200);
+        assert_eq!(messages["sent"], messages["received"]);
+        assert_eq!(messages["lost"], 0);
+        assert!(messages["latency_us"]["p50"].as_f64().unwrap() > 0.0);
+        assert_eq!(report["closing"]["clean"], 200);
+    }
+}
+
+#[test]
+fn echoes_at_a_fixed_rate() {
+    let server = Server::start(&[]);
+    let arguments =
+        ["echo", "--url", &server.url, "-c", "50", "-d", "1s", "--warmup", "0s", "-r", "1000"];
+    let (status, report, errors) = report(&arguments);
+    assert_eq!(status, 0, "{report} {errors}");
+    let sent = report["messages"]["sent"].as_u64().unwrap();
+    // All that was due in the measured time, and little else.
+    let due = (1000.0 * report["seconds"].as_f64().unwrap()) as u64;
+    assert!(sent + 100 >= due && sent <= due + 500, "{sent} of {due}");
+    assert_eq!(report["messages"]["received"], sent);
+}
+
+#[test]
+fn every_subscriber_gets_every_message() {
+    let server = Server::start(&["--workers", "3"]);
+    let url = format!("{}/fanout/news", server.url);
+    for mode in [&["-r", "40", "--publishers", "3"][..], &["--pipeline", "2"]] {
+        let mut arguments = vec!["fanout", "--url", &url, "-c", "200", "-d", "1s"];
+        arguments.extend(mode);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let messages = &report["messages"];
+        let sent = messages["sent"].as_u64().unwrap();
+        assert!(sent > 0);
+        assert_eq!(messages["expected"], sent * 200);
+        assert_eq!(messages["received"], sent * 200);
+        assert_eq!(messages["duplicates"], 0);
+        assert_eq!(messages["late"], 0);
+    }
+}
+
+#[test]
+fn a_server_killed_in_mid_run_is_reported() {
+    let mut server = Server::start(&[]);
+    let arguments = ["echo", "--url", &server.url, "-c", "200", "-d", "60s", "-r", "2000"];
+    let mut child = load(&arguments).arg("--json").spawn().unwrap();
+    // Messages flow as soon as the server's counters say so; here it is enough that the
+    // connections are there.
+    while connections_to(&server.url) < 200 {
+        assert!(child.try_wait().unwrap().is_none());
+        thread::yield_now();
+    }
+    server.child.kill().unwrap();
+    let (status, report, errors) = read(child.wait_with_output().unwrap());
+    if report.is_null() {
+        // Killed before the first handshake was complete.
+        assert_eq!(status, 1, "{errors}");
+        return;
+    }
+    assert_eq!(status, 3, "{report}");
+    let opened = report["opening"]["opened"].as_u64().unwrap();
+    assert_eq!(report["lost"], opened);
+    let reasons = report["lost_reasons"].as_object().unwrap();
+    assert!(reasons.keys().all(|reason| reason.contains("server")), "{reasons:?}");
+    assert!(report["seconds"].as_f64().unwrap() < 60.0);
+}
+
+/// Established connections to a server on 127.0.0.1, as the kernel counts them.
+fn connections_to(url: &str) -> usize {
+    let address: SocketAddr = url.strip_prefix("ws://").unwrap().parse().unwrap();
+    let wanted = format!("0100007F:{:04X} 01 ", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().filter(|line| line.contains(&wanted)).count()
+}
+
+#[test]
+fn a_server_that_says_goodbye_is_quoted() {
+    let server = Server::start(&["--drain-reason", "see you", "--drain-code", "3001"]);
+    let arguments = ["idle", "--url", &server.url, "-c", "20", "-d", "60s"];
+    let child = load(&arguments).arg("--json").spawn().unwrap();
+    while connections_to(&server.url) < 20 {
+        thread::yield_now();
+    }
+    signal("-TERM", server.child.id());
+    let (status, report, errors) = read(child.wait_with_output().unwrap());
+    match status {
+        3 => {
+            let quoted = &report["lost_reasons"]["closed by the server with 3001: see you"];
+            assert_eq!(quoted, &report["opening"]["opened"]);
+        }
+        // The server was gone before the handshakes were complete.
+        _ => assert_eq!(status, 1, "{report} {errors}"),
+    }
+}
+
+#[test]
+fn an_interrupt_ends_with_the_report_so_far() {
+    let server = Server::start(&[]);
+    let arguments = ["echo", "--url", &server.url, "-c", "20", "-d", "600s"];
+    let child = load(&arguments).arg("--json").spawn().unwrap();
+    while connections_to(&server.url) < 20 {
+        thread::yield_now();
+    }
+    signal("-INT", child.id());
+    let (status, report, errors) = read(child.wait_with_output().unwrap());
+    if status == 0 {
+        assert_eq!(report["interrupted"], true);
+        assert_eq!(report["messages"]["lost"], 0);
+    } else {
+        assert!(errors.contains("interrupted"), "{status} {report} {errors}");
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn without_a_server_it_says_so() {
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("ws://{address}/");
+    let (status, report, errors) = report(&["idle", "--url", &url, "-c", "200", "-d", "1s"]);
+    assert_eq!((status, report), (1, Value::Null));
+    assert!(errors.contains("Connection refused") && errors.contains("running"), "{errors}");
+}
+
+#[test]
+fn a_server_that_is_full_is_quoted() {
+    let server = Server::start(&["--max-connections", "50"]);
+    let arguments = ["idle", "--url", &server.url, "-c", "200", "-d", "100ms"];
+    let (status, report, errors) = report(&arguments);
+    assert_eq!(status, 3, "{report} {errors}");
+    assert_eq!(report["opening"]["opened"], 50);
+    let reasons = &report["opening"]["failed_reasons"];
+    assert_eq!(report["opening"]["failed"], 150);
+    // The rest came when even the slots for refusing were taken, and was reset.
+    let refused = reasons["the server answered with status 503"].as_u64().unwrap();
+    assert!((1..=150).contains(&refused), "{reasons}");
+}
+
+#[test]
+fn a_server_that_hangs_up_or_says_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let arguments = ["idle", "--url", &url, "-c", "3", "--handshake-timeout", "300ms"];
+    // Nobody accepts: the kernel completes TCP, and the request stays unanswered.
+    let (status, _, errors) = report(&arguments);
+    assert_eq!(status, 1);
+    assert!(errors.contains("no answer to the request"), "{errors}");
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let (status, _, errors) = report(&arguments);
+    assert_eq!(status, 1);
+    assert!(errors.contains("before") && errors.contains("answered"), "{errors}");
+}
+
+#[test]
+fn a_changed_byte_is_found() {
+    let url = faulty(|socket, number, message| {
+        let mut data = message.into_data().to_vec();
+        if number == 2 {
+            *data.last_mut().unwrap() ^= 1;
+        }
+        let _ = socket.send(Message::binary(data));
+    });
+    let arguments = ["echo", "--url", &url, "-c", "5", "-d", "300ms", "-b", "64"];
+    let (status, report, errors) = report(&arguments);
+    assert_eq!(status, 3, "{report} {errors}");
+    assert_eq!(report["messages"]["wrong"]["pattern"], 5);
+}
+
+#[test]
+fn a_message_that_does_not_come_back_is_lost() {
+    let url = faulty(|socket, number, message| {
+        if number != 3 {
+            let _ = socket.send(message);
+        }
+    });
+    let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--pipeline", "1"];
+    let (status, report, errors) = report(&arguments);
+    assert_eq!(status, 3, "{report} {errors}");
+    // Each connection waits for its third echo, for good.
+    assert_eq!(report["messages"]["lost"], 4);
+    assert_eq!(report["messages"]["received"], 8);
+}
+
+#[test]
+fn a_message_that_comes_twice_is_found() {
+    let url = faulty(|socket, number, message| {
+        if number == 3 {
+            let _ = socket.send(message.clone());
+        }
+        let _ = socket.send(message);
+    });
+    let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--linger", "500ms"];
+    let (status, report, _) = report(&arguments);
+    assert_eq!(status, 3);
+    assert!(report["messages"]["wrong"]["out_of_order"].as_u64().unwrap() >= 4, "{report}");
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_a_reason() {
+    for (arguments, reason) in [
+        (&["idle", "--url", "wss://localhost/"][..], "TLS proxy"),
+        (&["idle", "--url", "localhost"], "ws://"),
+        (&["idle", "-c", "0"], "--connections"),
+        (&["idle", "--sources", "here"], "not an address"),
+        (&["echo", "-b", "19"], "20 bytes"),
+        (&["echo", "-d", "soon"], "--duration"),
+        (&["fanout", "--publishers", "0"], "--publishers"),
+        (&["sleep"], "sleep"),
+        (&[], "load"),
+    ] {
+        let (status, _, errors) = report(arguments);
+        assert_eq!(status, 2, "{arguments:?}: {errors}");
+        assert!(errors.contains(reason), "{arguments:?}: {errors}");
+    }
+    let arguments = ["idle", "--sources", "::1", "-c", "1"];
+    let (status, _, errors) = report(&arguments);
+    assert_eq!(status, 1);
+    assert!(errors.contains("different families"), "{errors}");
+    let (status, _, errors) = report(&["idle", "--server-pid", "4294967295"]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("no process"), "{errors}");
+}
+
+#[test]
+fn the_report_for_people_is_a_table() {
+    let server = Server::start(&[]);
+    let arguments = ["echo", "--url", &server.url, "-c", "10", "-d", "100ms", "--warmup", "0s"];
+    let output = load(&arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for row in [
+        "load      echo ws://",
+        "\nopened    10 in",
+        "\nlatency   p50 ",
+        "\nverdict   nothing lost",
+    ] {
+        assert!(text.contains(row), "{row:?} in {text}");
+    }
+    // Nothing is drawn where nobody watches.
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}

@@ -1,0 +1,176 @@
+//! What the end-to-end tests share: `ringhold echo` as a child process, a raw-socket client that
+//! can send any bytes, and clients of other languages run under a time limit.
+//!
+//! Nothing here knows the server's code. Every wait has a deadline far beyond what a loaded machine
+//! needs and ends as soon as its condition holds; only processes started here are ended, by id.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod client;
+pub(crate) mod server;
+pub(crate) mod wire;
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{getrlimit, kill_process_group, setrlimit};
+
+/// How long any single condition may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the server may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What an external program left behind.
+pub(crate) struct Finished {
+    /// `None`: it was ended at the time limit.
+    pub(crate) status: Option<ExitStatus>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Whether it ended by itself, with 0.
+    pub(crate) fn success(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// Fails the test with everything the program said, unless it succeeded.
+    pub(crate) fn assert_success(&self) {
+        let Self { status, stdout, stderr } = self;
+        assert!(self.success(), "ended with {status:?}\n-- stdout\n{stdout}\n-- stderr\n{stderr}");
+    }
+}
+
+/// A count that a suite printed as a line `name=number`.
+pub(crate) fn count_of(output: &str, name: &str) -> u64 {
+    let mut lines = output.lines().filter_map(|line| line.trim().split_once('='));
+    let found = lines.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok());
+    found.unwrap_or_else(|| panic!("no count {name:?} in:\n{output}"))
+}
+
+/// An external program with its children in a process group of its own, ended when dropped.
+pub(crate) struct Program {
+    child: Child,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Program {
+    /// Starts it, without stdin.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.process_group(0).spawn().expect("the program starts");
+        let stdout = child.stdout.take().map(drain);
+        let stderr = child.stderr.take().map(drain);
+        Self { child, stdout, stderr }
+    }
+
+    /// Waits for it to end by itself; at the limit it is ended with all its children.
+    pub(crate) fn finish(mut self, limit: Duration) -> Finished {
+        let status = wait_for(&mut self.child, limit);
+        self.end();
+        let text = |reader: Option<JoinHandle<String>>| {
+            reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+        };
+        Finished { status, stdout: text(self.stdout.take()), stderr: text(self.stderr.take()) }
+    }
+
+    fn end(&mut self) {
+        // Only while the leader has not been waited for is the group's id surely still its own.
+        if let Ok(None) = self.child.try_wait() {
+            let group = Pid::from_child(&self.child);
+            kill_process_group(group, Signal::KILL).expect("the group can be ended");
+            wait_for(&mut self.child, STOP_LIMIT);
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.end();
+        if let Some(log) = self.stderr.take().and_then(|reader| reader.join().ok())
+            && std::thread::panicking()
+        {
+            eprintln!("--- the program's log ---\n{log}--- end of the log ---");
+        }
+    }
+}
+
+/// Runs an external program to its end.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Finished {
+    Program::start(command).finish(limit)
+}
+
+/// The first of these programs that `PATH` has.
+pub(crate) fn find_program(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found =
+        |name: &&str| std::env::split_paths(&path).map(|d| d.join(name)).find(|f| f.is_file());
+    names.iter().find_map(found)
+}
+
+/// Says on the real stderr, which the test harness does not capture, why a test checks nothing
+/// here. On a CI machine nothing may be missing, so there the test fails.
+pub(crate) fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "missing on a CI machine: {reason}");
+    let _: Result<(), _> = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+}
+
+/// Sets `folder` up once for these `inputs`: `install` fills it when it is new or when the inputs
+/// have changed since. Returns whether it is ready.
+pub(crate) fn install_once(folder: &Path, inputs: &str, install: impl FnOnce() -> bool) -> bool {
+    let stamp = folder.join("installed-from");
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == inputs) {
+        return true;
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).expect("an old installation can be removed");
+    }
+    std::fs::create_dir_all(folder).expect("a folder under target can be made");
+    let ready = install();
+    if ready {
+        std::fs::write(&stamp, inputs).expect("the stamp can be written");
+    }
+    ready
+}
+
+/// Raises this process's limit of open files as far as it may go, for itself and what it starts.
+/// Returns the limit (`None`: there is none).
+pub(crate) fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("the soft limit may go up to the hard one");
+    limit.maximum
+}
+
+/// Reads a pipe to its end in the background, keeping at most its first mebibyte.
+fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        let mut chunk = [0; 8192];
+        while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+            let room = (1 << 20) - kept.len();
+            kept.extend_from_slice(&chunk[..count.min(room)]);
+        }
+        String::from_utf8_lossy(&kept).into_owned()
+    })
+}
+
+fn wait_for(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,140 @@
+//! `ringhold echo` as a child process: started on a port the kernel gives, ended by its id.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::client::Client;
+use super::{PATIENCE, STOP_LIMIT, drain, wait_for};
+
+/// A running `ringhold echo`.
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+    stdout: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Server {
+    /// Starts the program on a port the kernel gives and waits for its one line on stdout.
+    /// `options` replace the defaults of this function where they name the same flag.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        command.args(["echo", "--listen", "127.0.0.1:0"]);
+        for (flag, value) in [("--workers", "2"), ("--max-connections", "64")] {
+            if !options.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
+        // Raw sockets answer no pings; a test that wants heartbeats says how often.
+        if !options.iter().any(|option| option.starts_with("--heartbeat-")) {
+            command.arg("--no-heartbeat");
+        }
+        let mut child = command
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server program starts");
+
+        let (lines, stdout) = channel();
+        let pipe = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        std::thread::spawn(move || {
+            // Ends with the process: when the pipe closes, or when nobody listens any more.
+            let _: Result<(), _> =
+                pipe.lines().map_while(Result::ok).try_for_each(|l| lines.send(l));
+        });
+        let stderr = Some(drain(child.stderr.take().expect("stderr is piped")));
+
+        let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), stdout, stderr };
+        let line = server.stdout.recv_timeout(PATIENCE).expect("the server says where it listens");
+        let address = line.strip_prefix("listening on ws://").and_then(|a| a.parse().ok());
+        server.address = address.unwrap_or_else(|| panic!("unexpected line on stdout: {line:?}"));
+        assert!(server.address.ip().is_loopback() && server.address.port() != 0, "{line:?}");
+        server
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address as a WebSocket URL.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    /// Sends the process a signal. Its id is its own until it has been waited for.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the server can be signalled");
+    }
+
+    /// Waits for the process to end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        wait_for(&mut self.child, limit)
+    }
+
+    /// Opens a connection, has a message echoed and closes: the server still works.
+    pub(crate) fn assert_alive(&self) {
+        assert!(Client::open(self).echoes(b"still there?"));
+    }
+
+    /// Likewise on a server whose places may all be taken by clients that are just leaving.
+    pub(crate) fn assert_alive_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !Client::try_open(self).is_some_and(|client| client.echoes(b"still there?")) {
+            assert!(Instant::now() < deadline, "the server does not come back to work");
+        }
+    }
+
+    /// Ends the server by SIGTERM and asserts that it ends well.
+    pub(crate) fn stop(self) {
+        self.signal(Signal::TERM);
+        self.ended();
+    }
+
+    /// Asserts that it exits with 0 after a signal and has printed nothing more.
+    pub(crate) fn ended(mut self) {
+        let status = self.wait(STOP_LIMIT).expect("the server ends within 10 s of SIGTERM");
+        assert!(status.success(), "the server ended with {status} (signal {:?})", status.signal());
+        let more: Vec<_> = self.stdout.iter().collect();
+        assert!(more.is_empty(), "more than one line on stdout: {more:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.signal(Signal::TERM);
+            if self.wait(STOP_LIMIT).is_none() {
+                self.signal(Signal::KILL);
+                self.wait(STOP_LIMIT);
+            }
+        }
+        let log = self.stderr.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{log}--- end of the log ---");
+        }
+    }
+}
+
+/// Runs a test against a fresh server, then asserts that the server still works and ends well.
+pub(crate) fn serve(options: &[&str], test: impl FnOnce(&Server)) {
+    let server = Server::start(options);
+    test(&server);
+    server.assert_alive();
+    server.stop();
+}
+
+fn program() -> PathBuf {
+    std::env::var_os("RINGHOLD_TEST_PROGRAM")
+        .map_or_else(|| env!("CARGO_BIN_EXE_ringhold").into(), PathBuf::from)
+}

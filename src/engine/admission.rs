@@ -131,12 +131,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         match result {
             Ok((slot, peer)) => {
                 self.admission.tokens = self.admission.tokens.saturating_sub(MILLION);
-                // The kernel hands out a slot only after it closed the last tenant's descriptor;
-                // its completion may still be on the way.
-                if self.core.slots.get(slot).is_some() {
-                    self.core.counted.stale_completions += 1;
-                    self.forget(slot);
-                }
+                self.vacate(slot);
                 self.core.admit_connection(slot, peer);
             }
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
@@ -149,6 +144,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    /// The kernel hands out a slot only after it closed the last tenant's descriptor; its completion
+    /// may still be on the way.
+    fn vacate(&mut self, slot: u32) {
+        if self.core.slots.get(slot).is_some() {
+            self.core.counted.stale_completions += 1;
+            self.forget(slot);
+        }
+    }
+
     /// Makes the outgoing connections the application asked for.
     pub(super) fn dial(&mut self) {
         for _ in 0..DIALS_PER_TURN {
@@ -157,6 +161,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let peer = outgoing.target.peer;
             match self.ring.socket(peer, outgoing.local) {
                 Ok(slot) => {
+                    self.vacate(slot);
                     let token = self.core.begin_dial(slot, outgoing);
                     self.ring.connect(token, peer);
                 }

@@ -84,6 +84,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 struct Tally {
     connections: u32,
     timers: u32,
+    first_due: Option<u32>,
     announced: u32,
     blocked: u64,
     surplus: u32,
@@ -156,6 +157,7 @@ impl Core {
         let Some(hot) = self.slots.get(slot) else { return };
         tally.connections += 1;
         tally.timers += u32::from(hot.timer.due().is_some());
+        tally.first_due = tally.first_due.into_iter().chain(hot.timer.due()).min();
         tally.announced += u32::from(hot.has(Flags::ANNOUNCED));
         tally.blocked += u64::from(hot.has(Flags::BLOCKED));
         tally.surplus += u32::from(hot.has(Flags::SURPLUS));
@@ -188,6 +190,11 @@ impl Core {
         for (name, kept, summed) in pairs {
             check(kept == summed, &format!("{name}: {kept} kept, {summed} found"))?;
         }
+        let in_time = match (self.wheel.next_due(), tally.first_due) {
+            (Some(next), Some(first)) => next <= first,
+            (next, first) => next.is_none() && first.is_none(),
+        };
+        check(in_time, "would sleep beyond a deadline")?;
         check(self.addresses == tally.addresses, "the table of addresses is wrong")?;
         let queued = !(self.polls.is_empty() && self.releases.is_empty());
         check(!queued && self.shutdowns.is_empty(), "ring work was not handed over")

@@ -324,6 +324,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Hands the turn's operations to the ring; they are submitted with the next flush.
     fn submit_ring_work(&mut self) {
+        // First, since a dial that fails at once is told to the application, which may act on it.
+        self.dial();
+        self.deliver_notices();
         for token in self.core.polls.drain(..) {
             self.ring.poll(token);
         }
@@ -337,7 +340,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.close_descriptor(slot);
         }
         self.core.releases = releases;
-        self.dial();
         self.arm_accepts();
     }
 

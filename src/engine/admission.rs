@@ -27,6 +27,8 @@ pub(super) struct Admission {
     table: u32,
     accepting: bool,
     listening: bool,
+    /// Going away, and when somebody came last: accepting ends when nobody came for a while.
+    leaving_ns: Option<u64>,
     /// Accepts per second, and what is left of them in millionths.
     rate: u32,
     tokens: u64,
@@ -44,6 +46,7 @@ impl Admission {
             table,
             accepting: lanes > 0,
             listening: lanes > 0,
+            leaving_ns: None,
             rate: config.accept_rate,
             tokens: u64::from(config.accept_rate) * MILLION,
             refilled_ns: 0,
@@ -85,12 +88,21 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         let now = self.core.now_ns;
+        let armed = admission.lanes - admission.idle.len() as u32;
+        // Lanes that stayed armed for so long prove that the queue is empty.
+        if armed > 0 && admission.leaving_ns.is_some_and(|at| now >= at + QUIET_NS) {
+            self.stop_listening_now();
+            return;
+        }
         if now < admission.rest_until_ns {
             return;
         }
         admission.rest_until_ns = 0;
-        let armed = admission.lanes - admission.idle.len() as u32;
-        let free = admission.table.saturating_sub(self.core.slots.used() + armed);
+        let mut free = admission.table.saturating_sub(self.core.slots.used() + armed);
+        if self.core.is_full() {
+            // Who comes now is here only to be refused; more than the reserve wait their turn.
+            free = free.min(self.core.config.reserve.saturating_sub(self.core.surplus + armed));
+        }
         let mut allowed = free.min(admission.idle.len() as u32);
         if allowed == 0 && free == 0 && armed == 0 && !admission.paused {
             admission.paused = true;
@@ -113,8 +125,18 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    /// Lets what is in flight finish and closes the listener.
+    /// Starts to close the listener without losing who already knocked: from here on the kernel
+    /// drops requests to connect, which clients repeat after a second, and by then a listener of
+    /// another process answers them. Handshakes in progress complete and are accepted.
     pub(super) fn stop_accepting(&mut self) {
+        if self.admission.accepting && self.admission.leaving_ns.is_none() {
+            self.admission.leaving_ns = Some(self.core.now_ns);
+            self.ring.stop_listening();
+        }
+    }
+
+    /// Lets what is in flight finish and closes the listener.
+    pub(super) fn stop_listening_now(&mut self) {
         if !self.admission.accepting {
             return;
         }
@@ -130,6 +152,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.admission.idle.push(lane);
         match result {
             Ok((slot, peer)) => {
+                if let Some(at) = &mut self.admission.leaving_ns {
+                    *at = self.core.now_ns;
+                }
                 self.admission.tokens = self.admission.tokens.saturating_sub(MILLION);
                 self.vacate(slot);
                 self.core.admit_connection(slot, peer);
@@ -219,8 +244,8 @@ impl Core {
             false
         };
         if over {
-            if self.surplus >= self.config.reserve {
-                // Not even room to say so.
+            if !over_total && self.surplus >= self.config.reserve {
+                // One address does not get all the room there is to say so.
                 self.release(slot);
                 return;
             }
@@ -234,6 +259,11 @@ impl Core {
         self.arm_poll(slot);
         // The request often came with the connection.
         self.mark_ready(slot);
+    }
+
+    /// Whether the next connection is one too many.
+    fn is_full(&self) -> bool {
+        self.total.load(Ordering::Relaxed) >= self.config.max_connections
     }
 
     /// Enters a connection into the server's total. Returns whether that is now over its limit.
@@ -325,6 +355,10 @@ const MILLION: u64 = 1_000_000;
 
 /// How long accepting rests when the host is out of memory or files.
 const REST_NS: u64 = 100_000_000;
+
+/// How long a listener that goes away waits for the last step of handshakes in progress: most round
+/// trips around the globe, and far from the second after which a dropped request is repeated.
+const QUIET_NS: u64 = 250_000_000;
 
 /// Outgoing connections started per turn, so that a dialler still answers its pings.
 const DIALS_PER_TURN: usize = 64;

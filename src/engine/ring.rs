@@ -118,6 +118,10 @@ pub trait Ring {
     /// Cancels the accept in `lane`; it still completes, with an error or with a connection.
     fn cancel_accept(&mut self, lane: u32);
 
+    /// Lets no further connection begin, without refusing it: what is in the accept queue, or on
+    /// its way there, is still accepted.
+    fn stop_listening(&mut self) {}
+
     /// Ends listening for good: whatever is in the accept queue and not yet accepted is lost.
     fn close_listener(&mut self);
 

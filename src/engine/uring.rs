@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use io_uring::types::{DestinationSlot, Fixed, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use socket2::SockFilter;
 
 use super::ring::{Completion, Readiness, Recv, Ring, Send, Wait};
 use super::sys::{self, AcceptAddress, EventFd};
@@ -218,6 +219,14 @@ impl Ring for Uring {
         let entry =
             opcode::AsyncCancel::new(Token::new(Op::Accept, lane, 0).0).build().user_data(CANCEL);
         self.push(entry);
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(listener) = &self.listener
+            && let Err(error) = socket2::SockRef::from(listener).attach_filter(&DROP_SYN)
+        {
+            tracing::warn!(%error, "connections that begin while the listener closes may be reset");
+        }
     }
 
     fn close_listener(&mut self) {
@@ -483,6 +492,15 @@ fn build(cq: u32) -> Result<IoUring, SetupError> {
     };
     make(true).or_else(|_| make(false)).map_err(SetupError::Ring)
 }
+
+/// A socket filter for a listener, in classic BPF over the TCP header: a segment whose byte 13 has
+/// SYN (2) set is dropped, any other passes whole. Needs no privilege (Linux 2.2).
+const DROP_SYN: [SockFilter; 4] = [
+    SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, 13),
+    SockFilter::new((libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, 0, 1, 2),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+];
 
 /// Completion queue entries for a table: a poll of every second connection at once without
 /// overflow, 16 bytes each; beyond that the kernel queues and the polls are armed again.

@@ -424,6 +424,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             };
             self.begin_drain(plan);
         }
+        self.stop_listening_now();
         let slots: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.core.drop_connection(slot, Cause::Drain);

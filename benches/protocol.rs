@@ -148,21 +148,9 @@ fn decode(c: &mut Criterion) {
     let mut group = group(c, "decode");
     for size in SIZES {
         let payload = vec![0x55; size];
-        decode_case(
-            &mut group,
-            &format!("binary {size}"),
-            Opcode::Binary,
-            &payload,
-            1,
-        );
+        decode_case(&mut group, &format!("binary {size}"), Opcode::Binary, &payload, 1);
     }
-    decode_case(
-        &mut group,
-        "binary 16 x 32",
-        Opcode::Binary,
-        &[0x55; 32],
-        16,
-    );
+    decode_case(&mut group, "binary 16 x 32", Opcode::Binary, &[0x55; 32], 16);
     decode_case(&mut group, "text 32", Opcode::Text, &[b'a'; 32], 1);
     decode_case(&mut group, "text 16384", Opcode::Text, &[b'a'; 16 << 10], 1);
     group.finish();
@@ -178,11 +166,7 @@ fn decode_case(
 ) {
     group.throughput(Throughput::Bytes((payload.len() * count) as u64));
     let bytes = wire(opcode, payload, count);
-    let decoder = Decoder {
-        role: Role::Server,
-        max_message: 1 << 20,
-        max_fragments: 64,
-    };
+    let decoder = Decoder { role: Role::Server, max_message: 1 << 20, max_fragments: 64 };
     let mut input = bytes.clone();
     let mut ringhold = |receive: bool| {
         if receive {
@@ -194,16 +178,11 @@ fn decode_case(
             assert!(matches!(black_box(event), Ok(Some(_))));
         }
     };
-    group.bench_function(BenchmarkId::new("ringhold", name), |b| {
-        b.iter(|| ringhold(true))
-    });
+    group.bench_function(BenchmarkId::new("ringhold", name), |b| b.iter(|| ringhold(true)));
     group.bench_function(BenchmarkId::new("ringhold, bytes there", name), |b| {
         b.iter(|| ringhold(false))
     });
-    let mut stream = Wire {
-        bytes: bytes.clone(),
-        at: 0,
-    };
+    let mut stream = Wire { bytes: bytes.clone(), at: 0 };
     let mut context = WebSocketContext::new(tungstenite::protocol::Role::Server, None);
     group.bench_function(BenchmarkId::new("tungstenite", name), |b| {
         b.iter(|| {
@@ -218,10 +197,7 @@ fn decode_case(
     group.bench_function(BenchmarkId::new("fastwebsockets", name), |b| {
         b.iter(|| {
             for _ in 0..count {
-                let frame = socket
-                    .read_frame()
-                    .now_or_never()
-                    .expect("the wire is ready");
+                let frame = socket.read_frame().now_or_never().expect("the wire is ready");
                 let frame = frame.unwrap_or_else(|error| panic!("{error}"));
                 // It leaves the check of text to its callers.
                 let text = frame.opcode == fastwebsockets::OpCode::Text;
@@ -254,9 +230,7 @@ fn encode(c: &mut Criterion) {
             b.iter(|| {
                 out.clear();
                 let data = OpCode::Data(Data::Binary);
-                Frame::message(black_box(shared.clone()), data, true)
-                    .format(&mut out)
-                    .unwrap();
+                Frame::message(black_box(shared.clone()), data, true).format(&mut out).unwrap();
                 black_box(&mut out);
             })
         });

@@ -20,10 +20,7 @@ fn role() -> impl Strategy<Value = Role> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let bytes = prop_oneof![1..4_usize, 0..40_usize, 0..3_000_usize, 0..200_000_usize];
-    vec(
-        (bytes, any::<bool>()).prop_map(|(bytes, direct)| Step { bytes, direct }),
-        1..8,
-    )
+    vec((bytes, any::<bool>()).prop_map(|(bytes, direct)| Step { bytes, direct }), 1..8)
 }
 
 /// Lengths around those at which headers grow, and some of any size.
@@ -86,11 +83,7 @@ fn message() -> impl Strategy<Value = Message> {
 impl Message {
     fn write(&self, role: Role, stream: &mut Vec<u8>, events: &mut Vec<Seen>) {
         let len = self.payload.len();
-        let mut cuts: Vec<_> = self
-            .cuts
-            .iter()
-            .map(|(at, it)| (at.index(len + 1), it))
-            .collect();
+        let mut cuts: Vec<_> = self.cuts.iter().map(|(at, it)| (at.index(len + 1), it)).collect();
         cuts.sort();
         let mut opcode = match self.kind {
             Kind::Text => Opcode::Text,
@@ -98,14 +91,7 @@ impl Message {
         };
         let mut start = 0;
         for (cut, control) in cuts {
-            model::put(
-                stream,
-                role,
-                false,
-                opcode,
-                self.mask,
-                &self.payload[start..cut],
-            );
+            model::put(stream, role, false, opcode, self.mask, &self.payload[start..cut]);
             (start, opcode) = (cut, Opcode::Continuation);
             if let Some((ping, bytes)) = control {
                 let opcode = if *ping { Opcode::Ping } else { Opcode::Pong };
@@ -114,14 +100,7 @@ impl Message {
                 events.push(seen(bytes.clone()));
             }
         }
-        model::put(
-            stream,
-            role,
-            true,
-            opcode,
-            self.mask,
-            &self.payload[start..],
-        );
+        model::put(stream, role, true, opcode, self.mask, &self.payload[start..]);
         events.push(Seen::Message(self.kind, self.payload.clone()));
     }
 }

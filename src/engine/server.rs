@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -178,6 +179,11 @@ impl<H: Handler> Running<H> {
         self.workers
     }
 
+    /// Workers that have not ended: fewer than [`Self::workers`] once the server ends or one failed.
+    pub fn workers_alive(&self) -> usize {
+        self.threads.iter().filter(|thread| !thread.is_finished()).count()
+    }
+
     /// Starts to go away as configured.
     pub fn drain(&self, plan: &Drain) {
         self.handle.drain(plan);
@@ -245,7 +251,9 @@ impl<H: Handler> Seat<H> {
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");
         let outcome = loop {
-            match worker.turn() {
+            // A bug of the engine: the other workers must hear of it, or they would wait for ever.
+            let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()));
+            match turn.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))) {
                 Ok(Turn::Continue) => {}
                 Ok(Turn::Finished) => break Ok(worker.stats()),
                 Err(error) => break Err(error),

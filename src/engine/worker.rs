@@ -200,11 +200,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn on_shut_down(&mut self, token: Token) {
-        match self.core.slots.lookup(token.slot(), token.generation()) {
-            Some(hot) => {
-                hot.clear(Flags::SHUTDOWN);
-            }
-            None => self.core.counted.stale_completions += 1,
+        let core = &mut self.core;
+        let Some(hot) = core.slots.lookup(token.slot(), token.generation()) else {
+            core.counted.stale_completions += 1;
+            return;
+        };
+        hot.clear(Flags::SHUTDOWN);
+        if hot.phase == Phase::Closed {
+            core.releases.push(token.slot());
         }
     }
 
@@ -337,7 +340,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let mut releases = std::mem::take(&mut self.core.releases);
         for slot in releases.drain(..) {
-            self.close_descriptor(slot);
+            // A shutdown looks its descriptor up on a kernel thread, whenever that runs. If the slot
+            // were closed by then, it would hit the next tenant; its completion brings us back here.
+            if !self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::SHUTDOWN)) {
+                self.close_descriptor(slot);
+            }
         }
         self.core.releases = releases;
         self.arm_accepts();

@@ -27,7 +27,7 @@ impl Clock {
 /// One thread's numbers, on a cache line of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Line([AtomicU64; 6]);
+pub(crate) struct Line([AtomicU64; 7]);
 
 /// A copy of the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,13 +40,16 @@ pub(crate) struct Progress {
     pub(crate) seen: u64,
     /// Will never be seen.
     pub(crate) forfeited: u64,
+    /// Connections there are, in any state.
+    pub(crate) left: u64,
 }
 
 impl Line {
     /// Writes all of them.
     pub(crate) fn write(&self, progress: Progress) {
-        let Progress { opened, failed, lost, sent, seen, forfeited } = progress;
-        for (cell, value) in self.0.iter().zip([opened, failed, lost, sent, seen, forfeited]) {
+        let Progress { opened, failed, lost, sent, seen, forfeited, left } = progress;
+        let values = [opened, failed, lost, sent, seen, forfeited, left];
+        for (cell, value) in self.0.iter().zip(values) {
             cell.store(value, Ordering::Relaxed);
         }
     }
@@ -58,7 +61,7 @@ impl Line {
         }
     }
 
-    fn read(&self) -> [u64; 6] {
+    fn read(&self) -> [u64; 7] {
         self.0.each_ref().map(|cell| cell.load(Ordering::Relaxed))
     }
 }
@@ -80,12 +83,12 @@ impl Board {
     /// The sum over threads.
     pub(crate) fn sum(&self) -> Progress {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = [0; 6];
+        let mut sum = [0; 7];
         for line in lines.iter() {
             sum.iter_mut().zip(line.read()).for_each(|(sum, value)| *sum += value);
         }
-        let [opened, failed, lost, sent, seen, forfeited] = sum;
-        Progress { opened, failed, lost, sent, seen, forfeited }
+        let [opened, failed, lost, sent, seen, forfeited, left] = sum;
+        Progress { opened, failed, lost, sent, seen, forfeited, left }
     }
 }
 
@@ -153,7 +156,8 @@ mod tests {
     #[test]
     fn the_board_sums_its_lines() {
         let board = Board::default();
-        let numbers = Progress { opened: 1, failed: 2, lost: 3, sent: 4, seen: 5, forfeited: 6 };
+        let numbers =
+            Progress { opened: 1, failed: 2, lost: 3, sent: 4, seen: 5, forfeited: 6, left: 7 };
         let (one, two) = (board.line(), board.line());
         one.write(numbers);
         two.write(numbers);

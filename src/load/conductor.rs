@@ -42,7 +42,6 @@ pub(super) fn conduct<W: Workload>(
     let used = sources.len();
     let course = Arc::new(Course { clock, target, sources, open_rate, in_flight });
     let lines = board.clone();
-    let opening_ns = clock.now_ns();
     let running = Server::builder()
         .config(engine_config(plan))
         .start(move |core| {
@@ -53,7 +52,9 @@ pub(super) fn conduct<W: Workload>(
         })
         .map_err(Failure::Engine)?;
     let threads = running.workers();
+    watch.on_start();
     let run = Run { plan, interrupted, board, clock, running };
+    let opening_ns = clock.now_ns();
     let (tally, seconds) = run.course(&mut watch);
     let stats = run.close()?;
     if tally.opening.opened == 0 {
@@ -84,6 +85,7 @@ impl<W: Workload> Run<'_, W> {
     fn course(&self, watch: &mut Watch) -> (Tally, f64) {
         let mut ticker = Ticker::new();
         let all = u64::from(self.plan.connections);
+        self.tell(|| Letter::Open);
         self.wait(&mut ticker, "opening", Duration::MAX, |now| now.opened + now.failed >= all);
         let opened = self.board.sum().opened;
         let mut seconds = 0.0;
@@ -125,7 +127,8 @@ impl<W: Workload> Run<'_, W> {
             let now = self.board.sum();
             ticker.show(step, now);
             let elapsed = since.elapsed();
-            if elapsed >= limit || done(now) || self.interrupted.load(Ordering::Relaxed) {
+            let interrupted = self.interrupted.load(Ordering::Relaxed);
+            if elapsed >= limit || done(now) || interrupted || self.has_failed() {
                 return;
             }
             std::thread::sleep(LOOK_EVERY.min(limit - elapsed));
@@ -173,14 +176,30 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// Closes what is left and ends the threads.
+    /// A thread ended that was not told to.
+    fn has_failed(&self) -> bool {
+        self.running.workers_alive() < self.running.workers()
+    }
+
+    /// Closes what is left and ends the threads. As long as connections go, it is waited for them.
     fn close(self) -> Result<Stats, Failure> {
         self.running.drain(&Drain {
-            window: Duration::ZERO,
-            deadline: self.plan.linger,
+            window: Duration::from_secs(self.board.sum().left) / CLOSES_PER_SECOND,
+            deadline: CLOSE_MAX,
             code: CloseCode::NORMAL,
             reason: String::new(),
         });
+        let mut last = (self.board.sum().left, Instant::now());
+        while self.running.workers_alive() > 0 {
+            std::thread::sleep(LOOK_EVERY);
+            let left = self.board.sum().left;
+            if left != last.0 {
+                last = (left, Instant::now());
+            } else if last.1.elapsed() >= self.plan.linger {
+                self.running.handle().stop();
+                break;
+            }
+        }
         self.running.join().map_err(Failure::Engine)
     }
 }
@@ -196,13 +215,18 @@ struct Watch {
 impl Watch {
     fn new(plan: &Plan) -> Self {
         let server_pid = plan.server_pid;
-        let look = |pid| Looks { before: Look::at(pid, true), ..Looks::default() };
+        let before = server_pid.and_then(|pid| Look::at(pid, true));
         let slabs = match server_pid {
             Some(_) => [Slabs::now(), Slabs::default()],
             None => Default::default(),
         };
-        let server = server_pid.map(look).unwrap_or_default();
-        Self { server_pid, server, client: look(std::process::id()), slabs }
+        let server = Looks { before, ..Looks::default() };
+        Self { server_pid, server, client: Looks::default(), slabs }
+    }
+
+    /// The threads are there, and no connection yet.
+    fn on_start(&mut self) {
+        self.client.before = Look::at(std::process::id(), true);
     }
 
     fn on_open(&mut self) {
@@ -299,7 +323,7 @@ fn engine_config(plan: &Plan) -> Config {
         workers: plan.threads,
         max_connections: plan.connections,
         handshake_timeout: plan.handshake_timeout,
-        close_timeout: plan.linger.max(Duration::from_millis(100)),
+        close_timeout: CLOSE_MAX,
         heartbeat: Heartbeat { enabled: false, ..Heartbeat::default() },
         // Larger messages are reported as wrong, up to a size that is worth reading.
         max_message: (2 * size).max(1 << 20),
@@ -319,6 +343,12 @@ fn why_nothing(tally: &Tally) -> String {
 
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A pace that a server on the same host can follow: all at once would keep each waiting for all.
+const CLOSES_PER_SECOND: u32 = 50_000;
+
+/// Closing takes no longer than this: a million connections at 20,000 per second.
+const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 /// Messages that have not come after such a silence do not come.
 const SILENCE: Duration = Duration::from_millis(500);

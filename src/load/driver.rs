@@ -75,6 +75,8 @@ impl Seat {
 /// What the conductor tells its threads.
 #[derive(Debug)]
 pub(crate) enum Letter {
+    /// Open the connections.
+    Open,
     /// Send; what has a rate is due from this time on.
     Begin(u64),
     /// Count from here on.
@@ -96,22 +98,31 @@ pub(crate) struct Driver<W> {
     dialled: u32,
     in_flight: u32,
     pace: Option<Schedule>,
+    opening_begun: bool,
     /// No connection is opened any more, and none is lost.
     over: bool,
 }
 
 impl<W: Workload> Driver<W> {
     pub(crate) fn new(course: Arc<Course>, seat: Seat, line: Arc<Line>, workload: W) -> Self {
-        let pace =
-            Schedule::new(course.clock.now_ns(), course.open_rate, seat.worker, seat.workers);
-        let opening = Opening::default();
-        let (dialled, in_flight, over) = (0, 0, false);
-        Self { course, seat, line, workload, opening, dialled, in_flight, pace, over }
+        Self {
+            course,
+            seat,
+            line,
+            workload,
+            opening: Opening::default(),
+            dialled: 0,
+            in_flight: 0,
+            pace: None,
+            opening_begun: false,
+            over: false,
+        }
     }
 
     /// Dials as many connections as may be on their way. Returns how long the pace forbids more.
     fn open_more(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
-        while self.dialled < self.seat.share && self.in_flight < self.course.in_flight {
+        let share = if self.opening_begun { self.seat.share } else { 0 };
+        while self.dialled < share && self.in_flight < self.course.in_flight {
             if let Some(pace) = &mut self.pace
                 && pace.take(now_ns).is_none()
             {
@@ -136,7 +147,7 @@ impl<W: Workload> Driver<W> {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, cx: &Cx<'_>) {
         let traffic = self.workload.traffic();
         let (sent, seen, forfeited) = (traffic.sent, traffic.seen, traffic.forfeited);
         self.line.write(Progress {
@@ -146,6 +157,7 @@ impl<W: Workload> Driver<W> {
             sent,
             seen,
             forfeited,
+            left: u64::from(cx.connections()),
         });
     }
 
@@ -182,7 +194,7 @@ impl<W: Workload> Handler for Driver<W> {
         self.opening.took.saturating_record(u64::from(took_us) * 1000);
         // At once, because the thread may sleep before its next turn.
         self.open_more(cx, now_ns);
-        self.publish();
+        self.publish(cx);
         Some((tag >> 32) as u32)
     }
 
@@ -194,7 +206,7 @@ impl<W: Workload> Handler for Driver<W> {
         self.opening.failed.count(&reasons::of_failure(error));
         self.give_up_if_hopeless();
         self.open_more(cx, self.course.clock.now_ns());
-        self.publish();
+        self.publish(cx);
     }
 
     fn open(&mut self, conn: &mut Conn<'_>, index: &mut u32) {
@@ -207,17 +219,22 @@ impl<W: Workload> Handler for Driver<W> {
         self.line.write_traffic(sent, seen, forfeited);
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, index: u32, closed: &Closed) {
+    fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, index: u32, closed: &Closed) {
         if !self.over {
             self.opening.lost.count(&reasons::of_loss(closed));
             self.opening.lost_clean += u64::from(closed.cause == Cause::Peer);
             self.workload.on_lost(index);
-            self.publish();
+            self.publish(cx);
         }
     }
 
     fn letter(&mut self, _: &mut Cx<'_>, letter: Letter) {
         match letter {
+            Letter::Open => {
+                let (rate, Seat { worker, workers, .. }) = (self.course.open_rate, self.seat);
+                self.pace = Schedule::new(self.course.clock.now_ns(), rate, worker, workers);
+                self.opening_begun = true;
+            }
             Letter::Begin(start_ns) => self.workload.begin(start_ns),
             Letter::Measure => self.workload.traffic().begin_measuring(),
             Letter::End => {
@@ -231,12 +248,13 @@ impl<W: Workload> Handler for Driver<W> {
 
     fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
         if self.over {
+            self.publish(cx);
             return None;
         }
         let now_ns = self.course.clock.now_ns();
         let pace = self.open_more(cx, now_ns);
         let due = self.workload.turn(cx, now_ns);
-        self.publish();
+        self.publish(cx);
         [pace, due].into_iter().flatten().min()
     }
 }

@@ -75,10 +75,7 @@ impl CloseFrame {
             return Err(Fault::CloseCode);
         }
         let reason = std::str::from_utf8(reason).map_err(|_| Fault::CloseReason)?;
-        Ok(Self {
-            code,
-            reason: reason.to_owned(),
-        })
+        Ok(Self { code, reason: reason.to_owned() })
     }
 }
 
@@ -123,23 +120,14 @@ mod tests {
     #[test]
     fn parse_names_the_first_fault() {
         let empty = CloseFrame::parse(b"").unwrap();
-        assert_eq!(
-            (empty.code, empty.reason.as_str()),
-            (CloseCode::NO_STATUS, "")
-        );
+        assert_eq!((empty.code, empty.reason.as_str()), (CloseCode::NO_STATUS, ""));
         let full = CloseFrame::parse(b"\x03\xe8bye").unwrap();
-        assert_eq!(
-            (full.code, full.reason.as_str()),
-            (CloseCode::NORMAL, "bye")
-        );
+        assert_eq!((full.code, full.reason.as_str()), (CloseCode::NORMAL, "bye"));
         assert_eq!(CloseFrame::parse(b"\x03"), Err(Fault::CloseLength));
         assert_eq!(CloseFrame::parse(b"\x03\xed"), Err(Fault::CloseCode));
         assert_eq!(CloseFrame::parse(b"\x03\xed\xff"), Err(Fault::CloseCode));
         assert_eq!(CloseFrame::parse(b"\x03\xe8\xff"), Err(Fault::CloseReason));
-        assert_eq!(
-            CloseFrame::parse("\u{3e8}é".as_bytes().split_at(1).0),
-            Err(Fault::CloseLength)
-        );
+        assert_eq!(CloseFrame::parse("\u{3e8}é".as_bytes().split_at(1).0), Err(Fault::CloseLength));
     }
 
     #[test]
@@ -151,10 +139,7 @@ mod tests {
         let long = "é".repeat(62);
         let used = write_payload(&mut out, CloseCode::TOO_BIG, &long);
         assert_eq!(used, 2 + 122);
-        assert_eq!(
-            CloseFrame::parse(&out[..used]).unwrap().reason,
-            "é".repeat(61)
-        );
+        assert_eq!(CloseFrame::parse(&out[..used]).unwrap().reason, "é".repeat(61));
         let used = write_payload(&mut out, CloseCode::TOO_BIG, &"x".repeat(500));
         assert_eq!(used, 125);
         assert!(CloseFrame::parse(&out[..used]).is_ok());
@@ -163,12 +148,7 @@ mod tests {
     #[test]
     fn codes_that_may_not_travel_are_not_written() {
         let mut out = [0; 125];
-        for code in [
-            CloseCode::NO_STATUS,
-            CloseCode::ABNORMAL,
-            CloseCode(1015),
-            CloseCode(7),
-        ] {
+        for code in [CloseCode::NO_STATUS, CloseCode::ABNORMAL, CloseCode(1015), CloseCode(7)] {
             assert_eq!(write_payload(&mut out, code, "why"), 0);
         }
         assert_eq!(out, [0; 125]);

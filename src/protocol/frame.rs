@@ -67,15 +67,7 @@ impl Header {
         let Some((mask, header_len)) = parse_mask(role, bytes, mask_at) else {
             return Ok(None);
         };
-        Ok(Some((
-            Self {
-                fin,
-                opcode,
-                mask,
-                len,
-            },
-            header_len,
-        )))
+        Ok(Some((Self { fin, opcode, mask, len }, header_len)))
     }
 
     /// Writes the header in its shortest form and returns its length.
@@ -123,16 +115,8 @@ pub const fn header_len(payload: usize, masked: bool) -> usize {
 /// Control frames are the caller's to keep within [`CONTROL_MAX`] bytes.
 #[inline]
 pub fn append(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) {
-    debug_assert!(
-        !opcode.is_control() || payload.len() <= CONTROL_MAX,
-        "section 5.5"
-    );
-    let header = Header {
-        fin: true,
-        opcode,
-        mask,
-        len: payload.len() as u64,
-    };
+    debug_assert!(!opcode.is_control() || payload.len() <= CONTROL_MAX, "section 5.5");
+    let header = Header { fin: true, opcode, mask, len: payload.len() as u64 };
     let mut bytes = [0; HEADER_MAX];
     let used = header.write(&mut bytes);
     out.reserve(used + payload.len());
@@ -270,12 +254,7 @@ mod tests {
             for opcode in opcodes {
                 for (role, mask) in [(Role::Server, Some(MASK)), (Role::Client, None)] {
                     for fin in [true, false] {
-                        let header = Header {
-                            fin,
-                            opcode,
-                            mask,
-                            len,
-                        };
+                        let header = Header { fin, opcode, mask, len };
                         let mut out = [0; HEADER_MAX];
                         let used = header.write(&mut out);
                         assert_eq!(used, header_len(len as usize, mask.is_some()));
@@ -292,63 +271,33 @@ mod tests {
     #[test]
     fn first_byte_faults() {
         for bit in [0x40, 0x20, 0x10] {
-            assert_eq!(
-                fault(Role::Server, &[0x81 | bit]),
-                Some((Fault::ReservedBits, 1))
-            );
+            assert_eq!(fault(Role::Server, &[0x81 | bit]), Some((Fault::ReservedBits, 1)));
         }
         for opcode in (3..=7).chain(11..=15) {
-            assert_eq!(
-                fault(Role::Server, &[0x80 | opcode]),
-                Some((Fault::ReservedOpcode, 1))
-            );
+            assert_eq!(fault(Role::Server, &[0x80 | opcode]), Some((Fault::ReservedOpcode, 1)));
         }
         for opcode in 8..=10 {
-            assert_eq!(
-                fault(Role::Client, &[opcode]),
-                Some((Fault::FragmentedControl, 1))
-            );
+            assert_eq!(fault(Role::Client, &[opcode]), Some((Fault::FragmentedControl, 1)));
         }
     }
 
     #[test]
     fn second_byte_faults() {
-        assert_eq!(
-            fault(Role::Server, &[0x81, 0x05]),
-            Some((Fault::Unmasked, 2))
-        );
+        assert_eq!(fault(Role::Server, &[0x81, 0x05]), Some((Fault::Unmasked, 2)));
         assert_eq!(fault(Role::Client, &[0x81, 0x85]), Some((Fault::Masked, 2)));
-        assert_eq!(
-            fault(Role::Server, &[0x89, 0xfe]),
-            Some((Fault::ControlTooLong, 2))
-        );
-        assert_eq!(
-            fault(Role::Client, &[0x8a, 0x7f]),
-            Some((Fault::ControlTooLong, 2))
-        );
-        assert_eq!(
-            fault(Role::Client, &[0x88, 0x01]),
-            Some((Fault::CloseLength, 2))
-        );
+        assert_eq!(fault(Role::Server, &[0x89, 0xfe]), Some((Fault::ControlTooLong, 2)));
+        assert_eq!(fault(Role::Client, &[0x8a, 0x7f]), Some((Fault::ControlTooLong, 2)));
+        assert_eq!(fault(Role::Client, &[0x88, 0x01]), Some((Fault::CloseLength, 2)));
         assert_eq!(fault(Role::Client, &[0x89, 0x7d]), None);
     }
 
     #[test]
     fn length_faults() {
-        assert_eq!(
-            fault(Role::Server, &[0x82, 0xfe, 0, 125]),
-            Some((Fault::LengthNotMinimal, 4))
-        );
+        assert_eq!(fault(Role::Server, &[0x82, 0xfe, 0, 125]), Some((Fault::LengthNotMinimal, 4)));
         assert_eq!(fault(Role::Server, &[0x82, 0xfe, 0, 126]), None);
-        assert_eq!(
-            fault(Role::Server, &[0x82, 0xff, 0x80]),
-            Some((Fault::LengthTopBit, 3))
-        );
+        assert_eq!(fault(Role::Server, &[0x82, 0xff, 0x80]), Some((Fault::LengthTopBit, 3)));
         let small = [0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        assert_eq!(
-            fault(Role::Server, &small),
-            Some((Fault::LengthNotMinimal, 8))
-        );
+        assert_eq!(fault(Role::Server, &small), Some((Fault::LengthNotMinimal, 8)));
         let large = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0];
         assert_eq!(fault(Role::Server, &large), None);
     }

@@ -41,11 +41,7 @@ pub(super) fn find_end(
         }
     }
     *scanned = limit.max(*scanned);
-    if limit == max {
-        Err(Bad::TooLong)
-    } else {
-        Ok(None)
-    }
+    if limit == max { Err(Bad::TooLong) } else { Ok(None) }
 }
 
 /// Whether `byte` may be part of a token, such as a header name (RFC 9110 section 5.6.2).
@@ -62,9 +58,7 @@ pub(super) fn is_token(text: &str) -> bool {
 /// not UTF-8 are an empty list.
 pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &str> {
     let text = std::str::from_utf8(value).unwrap_or_default();
-    text.split(',')
-        .map(trim)
-        .filter(|element| !element.is_empty())
+    text.split(',').map(trim).filter(|element| !element.is_empty())
 }
 
 /// Removes the blanks of HTTP: space and tab (RFC 9110 section 5.6.3).
@@ -104,10 +98,7 @@ pub(super) fn encode_key(key: &[u8; 16]) -> [u8; 24] {
 /// Encodes `bytes` as base64, whose length is that of `out`.
 fn encode(bytes: &[u8], out: &mut [u8]) {
     let written = STANDARD.encode_slice(bytes, out);
-    debug_assert!(
-        written.is_ok(),
-        "the callers' arrays have the length of the encoding"
-    );
+    debug_assert!(written.is_ok(), "the callers' arrays have the length of the encoding");
 }
 
 /// What is appended to a key before it is hashed (RFC 6455 section 1.3).
@@ -120,14 +111,8 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc() {
         // RFC 6455 section 1.3.
-        assert_eq!(
-            &accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
-            b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
-        assert_eq!(
-            &encode_key(b"the sample nonce"),
-            b"dGhlIHNhbXBsZSBub25jZQ=="
-        );
+        assert_eq!(&accept(b"dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(&encode_key(b"the sample nonce"), b"dGhlIHNhbXBsZSBub25jZQ==");
     }
 
     #[test]

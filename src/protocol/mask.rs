@@ -11,11 +11,7 @@ use std::mem::MaybeUninit;
 #[inline]
 pub fn apply(bytes: &mut [u8], mask: [u8; 4], offset: usize) {
     let key = rotate(u32::from_le_bytes(mask), offset);
-    if bytes.len() < WIDE_MIN {
-        in_place(bytes, key)
-    } else {
-        wide::in_place(bytes, key)
-    }
+    if bytes.len() < WIDE_MIN { in_place(bytes, key) } else { wide::in_place(bytes, key) }
 }
 
 /// Appends `bytes` to `out`, masked, in one pass.
@@ -128,12 +124,7 @@ fn copy_ends<const N: usize>(to: &mut [MaybeUninit<u8>], from: &[u8], key: u32) 
 /// For 4 bytes and more: words, then the last word of all, some of it twice.
 #[inline(always)]
 fn copy_words(to: &mut [MaybeUninit<u8>], from: &[u8], key: u32) {
-    for (to, from) in to
-        .as_chunks_mut::<4>()
-        .0
-        .iter_mut()
-        .zip(from.as_chunks::<4>().0)
-    {
+    for (to, from) in to.as_chunks_mut::<4>().0.iter_mut().zip(from.as_chunks::<4>().0) {
         *to = xor(*from, key).map(MaybeUninit::new);
     }
     copy_last::<4>(to, from, key);
@@ -237,11 +228,7 @@ mod tests {
     const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
     fn naive(bytes: &[u8], offset: usize) -> Vec<u8> {
-        bytes
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ MASK[(offset + i) % 4])
-            .collect()
+        bytes.iter().enumerate().map(|(i, byte)| byte ^ MASK[(offset + i) % 4]).collect()
     }
 
     fn sample(len: usize) -> Vec<u8> {
@@ -267,11 +254,7 @@ mod tests {
                 apply(&mut bytes[start..], MASK, offset);
                 let plain = sample(start + len);
                 assert_eq!(bytes[..start], plain[..start]);
-                assert_eq!(
-                    bytes[start..],
-                    naive(&plain[start..], offset),
-                    "{len} at {offset}"
-                );
+                assert_eq!(bytes[start..], naive(&plain[start..], offset), "{len} at {offset}");
             }
         }
     }

@@ -106,9 +106,7 @@ impl Decoder {
         buffer: Vec<u8>,
         received: usize,
     ) -> Result<Option<Event>, Fault> {
-        let message = partial
-            .as_deref_mut()
-            .expect("the buffer was lent by a message in progress");
+        let message = partial.as_deref_mut().expect("the buffer was lent by a message in progress");
         let result = match message.give_back(buffer, received) {
             Ok(()) if received > 0 => message.complete(),
             Ok(()) => Ok(None),
@@ -225,15 +223,7 @@ impl Decoder {
         let Some((mask, header_len)) = frame::parse_mask(self.role, bytes, mask_at) else {
             return Ok(None);
         };
-        Ok(Some((
-            Header {
-                fin,
-                opcode,
-                mask,
-                len,
-            },
-            header_len,
-        )))
+        Ok(Some((Header { fin, opcode, mask, len }, header_len)))
     }
 }
 
@@ -265,21 +255,12 @@ mod tests {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
     fn server() -> Decoder {
-        Decoder {
-            role: Role::Server,
-            max_message: 1 << 20,
-            max_fragments: 4,
-        }
+        Decoder { role: Role::Server, max_message: 1 << 20, max_fragments: 4 }
     }
 
     fn put(out: &mut Vec<u8>, fin: bool, opcode: Opcode, payload: &[u8]) {
         let mut bytes = [0; HEADER_MAX];
-        let header = Header {
-            fin,
-            opcode,
-            mask: Some(MASK),
-            len: payload.len() as u64,
-        };
+        let header = Header { fin, opcode, mask: Some(MASK), len: payload.len() as u64 };
         let used = header.write(&mut bytes);
         out.extend_from_slice(&bytes[..used]);
         mask::append(out, payload, MASK);
@@ -333,21 +314,12 @@ mod tests {
         put(&mut input, true, Opcode::Ping, b"");
         let (mut partial, mut at) = (None, 0);
         let mut next = || server().decode(&mut partial, &mut input, &mut at).unwrap();
-        assert_eq!(
-            next(),
-            Some(Event::Message(Kind::Text, Payload::Inline(6..11)))
-        );
-        assert_eq!(
-            next(),
-            Some(Event::Message(Kind::Binary, Payload::Inline(19..319)))
-        );
+        assert_eq!(next(), Some(Event::Message(Kind::Text, Payload::Inline(6..11))));
+        assert_eq!(next(), Some(Event::Message(Kind::Binary, Payload::Inline(19..319))));
         assert_eq!(next(), Some(Event::Ping(Payload::Inline(325..325))));
         assert_eq!(next(), None);
         assert!(partial.is_none());
-        assert_eq!(
-            (at, &input[6..11], &input[19..22]),
-            (325, &b"hello"[..], &[7; 3][..])
-        );
+        assert_eq!((at, &input[6..11], &input[19..22]), (325, &b"hello"[..], &[7; 3][..]));
     }
 
     #[test]
@@ -361,16 +333,7 @@ mod tests {
         put(&mut stream, true, Opcode::Close, b"\x03\xe8bye");
         let whole = run(&server(), &[&stream]).unwrap();
         let long = format!("binary {}", "x".repeat(130));
-        assert_eq!(
-            whole,
-            [
-                "ping still there?",
-                "text κόσμε",
-                &long,
-                "pong ",
-                "close 1000 bye"
-            ]
-        );
+        assert_eq!(whole, ["ping still there?", "text κόσμε", &long, "pong ", "close 1000 bye"]);
         for cut in 0..=stream.len() {
             let (a, b) = stream.split_at(cut);
             assert_eq!(run(&server(), &[a, b]).unwrap(), whole, "cut at {cut}");
@@ -381,10 +344,7 @@ mod tests {
 
     #[test]
     fn clients_receive_unmasked_frames() {
-        let client = Decoder {
-            role: Role::Client,
-            ..server()
-        };
+        let client = Decoder { role: Role::Client, ..server() };
         let mut stream = Vec::new();
         frame::append(&mut stream, Opcode::Text, b"plain", None);
         for cut in 0..=stream.len() {
@@ -408,10 +368,7 @@ mod tests {
 
     #[test]
     fn limits_fail_on_headers() {
-        let limited = Decoder {
-            max_message: 1000,
-            ..server()
-        };
+        let limited = Decoder { max_message: 1000, ..server() };
         let exact = frame(true, Opcode::Binary, &[0; 1000]);
         assert_eq!(run(&limited, &[&exact]).unwrap().len(), 1);
         // 1001 bytes: seen without the mask, let alone the payload.
@@ -423,10 +380,7 @@ mod tests {
         assert_eq!(run(&limited, &[&huge]).unwrap_err().0, Fault::MessageTooBig);
         let half = frame(false, Opcode::Binary, &[0; 600]);
         let more = frame(true, Opcode::Continuation, &[0; 401]);
-        assert_eq!(
-            run(&limited, &[&half, &more[..4]]).unwrap_err().0,
-            Fault::MessageTooBig
-        );
+        assert_eq!(run(&limited, &[&half, &more[..4]]).unwrap_err().0, Fault::MessageTooBig);
 
         let start = frame(false, Opcode::Binary, b"1");
         let next = frame(false, Opcode::Continuation, b"");
@@ -437,20 +391,11 @@ mod tests {
 
     #[test]
     fn text_faults_come_with_the_byte() {
-        assert_eq!(
-            fault(&[&frame(true, Opcode::Text, b"ab\xff")]),
-            Fault::InvalidUtf8
-        );
+        assert_eq!(fault(&[&frame(true, Opcode::Text, b"ab\xff")]), Fault::InvalidUtf8);
         // The character is cut by the end of the message.
-        assert_eq!(
-            fault(&[&frame(true, Opcode::Text, b"ab\xc3")]),
-            Fault::InvalidUtf8
-        );
+        assert_eq!(fault(&[&frame(true, Opcode::Text, b"ab\xc3")]), Fault::InvalidUtf8);
         let start = frame(false, Opcode::Text, b"ab\xed");
-        assert_eq!(
-            fault(&[&start, &frame(true, Opcode::Continuation, b"")]),
-            Fault::InvalidUtf8
-        );
+        assert_eq!(fault(&[&start, &frame(true, Opcode::Continuation, b"")]), Fault::InvalidUtf8);
         // Eleven bytes announced, the second one of a surrogate ends it.
         let long = frame(true, Opcode::Text, b"\xed\xa0 is no end");
         assert_eq!(run(&server(), &[&long[..7]]), Ok(vec![]));
@@ -462,10 +407,9 @@ mod tests {
         assert_eq!(fault(&[&[0x88, 0x81]]), Fault::CloseLength);
         let close = |payload: &[u8]| frame(true, Opcode::Close, payload);
         for split in [1, 6, 7, 8] {
-            for (payload, expected) in [
-                (b"\x03\xee", Fault::CloseCode),
-                (b"\x03\xed", Fault::CloseCode),
-            ] {
+            for (payload, expected) in
+                [(b"\x03\xee", Fault::CloseCode), (b"\x03\xed", Fault::CloseCode)]
+            {
                 let bytes = close(payload);
                 let (a, b) = bytes.split_at(split);
                 assert_eq!(fault(&[a, b]), expected);

@@ -63,11 +63,7 @@ impl Partial {
     /// Payload bytes of the current data frame that have not arrived: how much may be received
     /// directly into the message. 0 while a header or a control frame is in progress.
     pub fn missing(&self) -> usize {
-        if self.stage == Stage::Data {
-            self.missing
-        } else {
-            0
-        }
+        if self.stage == Stage::Data { self.missing } else { 0 }
     }
 
     /// Bytes of memory this message holds, for accounting. The buffer is not counted while it is
@@ -98,8 +94,7 @@ impl Partial {
                 self.grow(doubled.min(self.filled + missing));
             }
             let spare = self.message.capacity() - self.filled;
-            self.message
-                .resize(self.filled + missing.min(spare).min(ROOM_MAX), 0);
+            self.message.resize(self.filled + missing.min(spare).min(ROOM_MAX), 0);
         }
         self.lent = true;
         (std::mem::take(&mut self.message), self.filled)
@@ -184,10 +179,7 @@ impl Partial {
     pub(super) fn give_back(&mut self, buffer: Vec<u8>, received: usize) -> Result<(), Fault> {
         let start = self.filled;
         assert!(self.lent, "no buffer was lent");
-        assert!(
-            start + received <= buffer.len(),
-            "more received than there was room for"
-        );
+        assert!(start + received <= buffer.len(), "more received than there was room for");
         self.message = buffer;
         self.lent = false;
         if self.mask != [0; 4] {
@@ -212,11 +204,7 @@ impl Partial {
                 _ => Ok(Some(Event::Close(CloseFrame::parse(&payload)?))),
             };
         }
-        debug_assert_eq!(
-            self.message.len(),
-            self.filled,
-            "room is at most what is missing"
-        );
+        debug_assert_eq!(self.message.len(), self.filled, "room is at most what is missing");
         if !self.fin {
             return Ok(None);
         }
@@ -237,11 +225,7 @@ impl Partial {
             let doubled = self.message.capacity().saturating_mul(2).max(COPIED_MIN);
             // More fragments may follow a non-final one: growing to the end of each would copy
             // the message once per fragment.
-            let end = if self.fin {
-                self.filled + self.missing
-            } else {
-                usize::MAX
-            };
+            let end = if self.fin { self.filled + self.missing } else { usize::MAX };
             self.grow(needed.max(doubled.min(end)));
         }
     }
@@ -303,11 +287,7 @@ mod tests {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
     fn decoder() -> Decoder {
-        Decoder {
-            role: Role::Server,
-            max_message: 64 << 20,
-            max_fragments: 1 << 20,
-        }
+        Decoder { role: Role::Server, max_message: 64 << 20, max_fragments: 1 << 20 }
     }
 
     fn frame_of(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
@@ -329,10 +309,7 @@ mod tests {
             let (mut buffer, filled) = message.take_buffer();
             let room = buffer.len() - filled;
             assert!(room > 0 && room <= bytes.len() && room <= ROOM_MAX);
-            assert!(
-                buffer.capacity() <= 2 * filled + (128 << 10),
-                "memory follows bytes"
-            );
+            assert!(buffer.capacity() <= 2 * filled + (128 << 10), "memory follows bytes");
             let n = most.min(room);
             buffer[filled..filled + n].copy_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
@@ -348,12 +325,7 @@ mod tests {
     fn direct_receives_make_the_message() {
         let text = "grüße ".repeat(100_000);
         let bytes = frame_of(Opcode::Text, true, text.as_bytes());
-        for (first, most) in [
-            (14, usize::MAX),
-            (15, 1000),
-            (70_000, 65_537),
-            (20, 300_000),
-        ] {
+        for (first, most) in [(14, usize::MAX), (15, 1000), (70_000, 65_537), (20, 300_000)] {
             let (mut partial, mut at) = (None, 0);
             let event = decoder().decode(&mut partial, &mut bytes[..first].to_vec(), &mut at);
             assert_eq!((event, at), (Ok(None), first));
@@ -371,9 +343,7 @@ mod tests {
         text[150_000] = 0xff;
         let bytes = frame_of(Opcode::Text, true, &text);
         let (mut partial, mut at) = (None, 0);
-        decoder()
-            .decode(&mut partial, &mut bytes[..100].to_vec(), &mut at)
-            .unwrap();
+        decoder().decode(&mut partial, &mut bytes[..100].to_vec(), &mut at).unwrap();
         let mut filled = 100 - 14;
         while filled + 1000 <= 150_000 {
             let (mut buffer, start) = partial.as_deref_mut().unwrap().take_buffer();
@@ -382,10 +352,7 @@ mod tests {
             assert_eq!(decoder().fill(&mut partial, buffer, 1000), Ok(None));
             filled += 1000;
         }
-        assert_eq!(
-            receive(&mut partial, &bytes[14 + filled..], 1000),
-            Err(Fault::InvalidUtf8)
-        );
+        assert_eq!(receive(&mut partial, &bytes[14 + filled..], 1000), Err(Fault::InvalidUtf8));
         assert!(partial.is_none());
     }
 
@@ -394,9 +361,7 @@ mod tests {
     fn an_unused_loan_changes_nothing() {
         let bytes = frame_of(Opcode::Binary, false, &[5; 100_000]);
         let (mut partial, mut at) = (None, 0);
-        decoder()
-            .decode(&mut partial, &mut bytes[..500].to_vec(), &mut at)
-            .unwrap();
+        decoder().decode(&mut partial, &mut bytes[..500].to_vec(), &mut at).unwrap();
         for _ in 0..3 {
             let (buffer, filled) = partial.as_deref_mut().unwrap().take_buffer();
             assert_eq!((filled, buffer.len()), (500 - 14, 64 << 10));
@@ -425,21 +390,14 @@ mod tests {
     fn memory_follows_the_bytes() {
         let bytes = frame_of(Opcode::Binary, true, &vec![0; 10 << 20]);
         let (mut partial, mut at) = (None, 0);
-        decoder()
-            .decode(&mut partial, &mut bytes[..14].to_vec(), &mut at)
-            .unwrap();
+        decoder().decode(&mut partial, &mut bytes[..14].to_vec(), &mut at).unwrap();
         assert_eq!(partial.as_deref().unwrap().memory(), size_of::<Partial>());
         for n in (15..bytes.len()).step_by(9_999) {
             let from = n - if n == 15 { 1 } else { 9_999 };
             at = 0;
-            decoder()
-                .decode(&mut partial, &mut bytes[from..n].to_vec(), &mut at)
-                .unwrap();
+            decoder().decode(&mut partial, &mut bytes[from..n].to_vec(), &mut at).unwrap();
             let memory = partial.as_deref().unwrap().memory();
-            assert!(
-                memory <= (2 * n).max(COPIED_MIN) + size_of::<Partial>(),
-                "{memory} at {n}"
-            );
+            assert!(memory <= (2 * n).max(COPIED_MIN) + size_of::<Partial>(), "{memory} at {n}");
         }
     }
 
@@ -453,9 +411,7 @@ mod tests {
         let mut capacities = std::collections::BTreeSet::new();
         for _ in 0..10_000 {
             at = 0;
-            decoder()
-                .decode(&mut partial, &mut fragment.clone(), &mut at)
-                .unwrap();
+            decoder().decode(&mut partial, &mut fragment.clone(), &mut at).unwrap();
             capacities.insert(partial.as_deref().unwrap().memory());
         }
         assert!(capacities.len() < 10, "{capacities:?}");

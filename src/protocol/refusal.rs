@@ -139,10 +139,7 @@ mod tests {
             };
             let body = &out[head..];
             assert_eq!(body, format!("{}\n", refusal.reason()).as_bytes());
-            assert_eq!(
-                header("Content-Length"),
-                Some(body.len().to_string().as_str())
-            );
+            assert_eq!(header("Content-Length"), Some(body.len().to_string().as_str()));
             assert!(header("Connection").unwrap().starts_with("close"));
             assert_eq!(header("Allow").is_some(), refusal == Refusal::Method);
             let upgrade = refusal == Refusal::UpgradeRequired;

@@ -121,19 +121,14 @@ impl<'a> Request<'a> {
         self.check_host()?;
         self.check_body()?;
         // Item 6, and section 4.4 for other versions.
-        match self.single(
-            "Sec-WebSocket-Version",
-            "several Sec-WebSocket-Version lines",
-        )? {
+        match self.single("Sec-WebSocket-Version", "several Sec-WebSocket-Version lines")? {
             Some("13") => {}
             _ => return Err(Refusal::UpgradeRequired),
         }
         // Not demanded, but two origins would make any policy about them ambiguous.
         self.single("Origin", "several Origin lines")?;
         let key = self.key()?;
-        Ok(Upgrade {
-            accept: head::accept(key.as_bytes()),
-        })
+        Ok(Upgrade { accept: head::accept(key.as_bytes()) })
     }
 
     fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
@@ -143,9 +138,7 @@ impl<'a> Request<'a> {
 
     /// Whether a comma list, over all its lines, has `token` in any case.
     fn lists(&self, name: &str, token: &str) -> bool {
-        self.values(name)
-            .flat_map(head::elements)
-            .any(|it| it.eq_ignore_ascii_case(token))
+        self.values(name).flat_map(head::elements).any(|it| it.eq_ignore_ascii_case(token))
     }
 
     /// The value of a header that may come at most once. Not UTF-8 counts as empty.
@@ -186,9 +179,7 @@ impl<'a> Request<'a> {
 
     /// Item 2, with RFC 9112 section 3.2: exactly one, and one that could be an authority.
     fn check_host(&self) -> Result<(), Refusal> {
-        let host = self
-            .single("Host", "several Host lines")?
-            .unwrap_or_default();
+        let host = self.single("Host", "several Host lines")?.unwrap_or_default();
         if host.is_empty() {
             return Err(Refusal::BadRequest("no Host"));
         }
@@ -252,10 +243,7 @@ pub fn write_accept(
 /// Checks the bytes before the first blank and returns where the request line starts.
 fn check_start(bytes: &[u8]) -> Result<usize, Refusal> {
     // RFC 9112 section 2.2: empty lines before the request line are to be ignored; a few are.
-    let blank = bytes
-        .iter()
-        .take_while(|&&byte| byte == b'\r' || byte == b'\n')
-        .count();
+    let blank = bytes.iter().take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
     if blank > BLANK_MAX {
         return Err(Refusal::BadRequest("too many empty lines"));
     }
@@ -264,10 +252,7 @@ fn check_start(bytes: &[u8]) -> Result<usize, Refusal> {
         return Ok(blank);
     }
     // What is no method is no HTTP, say TLS or SSH, and is not worth waiting for.
-    let method = line
-        .iter()
-        .take(METHOD_MAX + 1)
-        .position(|&byte| !head::is_token_byte(byte));
+    let method = line.iter().take(METHOD_MAX + 1).position(|&byte| !head::is_token_byte(byte));
     match method {
         Some(len) if len > 0 && line[len] == b' ' => Ok(blank),
         None if line.len() <= METHOD_MAX => Ok(blank),
@@ -288,20 +273,8 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Refusal> {
     else {
         return Err(Refusal::BadRequest("no request line"));
     };
-    let headers = request
-        .headers
-        .iter()
-        .map(|header| (header.name, header.value))
-        .collect();
-    Ok(Some((
-        Request {
-            method,
-            target,
-            minor_version,
-            headers,
-        },
-        len,
-    )))
+    let headers = request.headers.iter().map(|header| (header.name, header.value)).collect();
+    Ok(Some((Request { method, target, minor_version, headers }, len)))
 }
 
 fn refuse(error: httparse::Error) -> Refusal {
@@ -371,16 +344,10 @@ mod tests {
         assert_eq!((request.path(), request.query()), ("/chat", Some("room=1")));
         assert_eq!(request.header("oRIGIN"), Some("http://example.com"));
         assert_eq!(request.header("Cookie"), None);
-        assert_eq!(
-            request.protocols().collect::<Vec<_>>(),
-            ["chat", "superchat"]
-        );
+        assert_eq!(request.protocols().collect::<Vec<_>>(), ["chat", "superchat"]);
         assert_eq!(request.headers().count(), 7);
         let mut out = Vec::new();
-        let extra = [
-            ("X-A".into(), "1".into()),
-            ("X-B".into(), "1\r\nX-C: 2".into()),
-        ];
+        let extra = [("X-A".into(), "1".into()), ("X-B".into(), "1\r\nX-C: 2".into())];
         write_accept(&mut out, &upgrade, Some("chat"), &extra);
         let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
             Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
@@ -392,10 +359,7 @@ mod tests {
     fn what_clients_vary() {
         let good = [
             ("Connection: Upgrade", "connection:keep-alive ,\tUPGRADE"),
-            (
-                "Connection: Upgrade",
-                "Connection: keep-alive\r\nConnection: upgrade",
-            ),
+            ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade"),
             ("Upgrade: websocket", "UPGRADE: h2c, WebSocket  "),
             ("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: websocket"),
             ("chat, superchat", ""),
@@ -435,17 +399,9 @@ mod tests {
             (400, "server.example.com", "user@a"),
             (400, "Origin", "Host: b\r\nOrigin"),
             (400, "Origin", "Origin: b\r\nOrigin"),
-            (
-                400,
-                "Origin",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin",
-            ),
+            (400, "Origin", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin"),
             (400, "Origin", "Sec-WebSocket-Version: 13\r\nOrigin"),
-            (
-                400,
-                "Origin",
-                "Content-Length: 0\r\nContent-Length: 0\r\nOrigin",
-            ),
+            (400, "Origin", "Content-Length: 0\r\nContent-Length: 0\r\nOrigin"),
             (400, "Origin", "Content-Length: 5\r\nOrigin"),
             (400, "Origin", "Content-Length: +0\r\nOrigin"),
             (400, "Origin", "Transfer-Encoding: chunked\r\nOrigin"),
@@ -503,10 +459,7 @@ mod tests {
         ] {
             let (last, start) = junk.split_last().unwrap();
             scanned = 0;
-            assert!(
-                matches!(parse(start, &mut scanned, MAX), Ok(None)),
-                "{junk:x?}"
-            );
+            assert!(matches!(parse(start, &mut scanned, MAX), Ok(None)), "{junk:x?}");
             let refusal = parse(junk, &mut scanned, MAX).unwrap_err();
             assert_eq!(refusal.status(), 400, "{junk:x?} {last}");
         }
@@ -526,9 +479,6 @@ mod tests {
         let endless = [b'x'; MAX];
         let head = [b"GET /", &endless[..]].concat();
         assert!(matches!(parse(&head[..MAX - 1], &mut 0, MAX), Ok(None)));
-        assert!(matches!(
-            parse(&head[..MAX], &mut 0, MAX),
-            Err(Refusal::HeadTooLarge)
-        ));
+        assert!(matches!(parse(&head[..MAX], &mut 0, MAX), Err(Refusal::HeadTooLarge)));
     }
 }

@@ -102,21 +102,13 @@ fn check(response: &httparse::Response<'_, '_>, key: [u8; 16]) -> Result<Option<
     }
     let values = |name: &'static str| {
         let named = move |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
-        response
-            .headers
-            .iter()
-            .filter(named)
-            .map(|header| header.value)
+        response.headers.iter().filter(named).map(|header| header.value)
     };
     // At most one, blanks removed.
     let single = |name: &'static str| {
         let mut values = values(name);
         let value = std::str::from_utf8(values.next()?).unwrap_or_default();
-        Some(if values.next().is_none() {
-            head::trim(value)
-        } else {
-            ""
-        })
+        Some(if values.next().is_none() { head::trim(value) } else { "" })
     };
     // 2. and 3.
     if !single("Upgrade").is_some_and(|it| it.eq_ignore_ascii_case("websocket")) {
@@ -129,16 +121,10 @@ fn check(response: &httparse::Response<'_, '_>, key: [u8; 16]) -> Result<Option<
     // 4. The proof that the answer is to our request and not out of a cache.
     let accept = head::accept(&head::encode_key(&key));
     if single("Sec-WebSocket-Accept").map(str::as_bytes) != Some(&accept[..]) {
-        return Err(Rejected::Invalid(
-            "Sec-WebSocket-Accept does not answer the key",
-        ));
+        return Err(Rejected::Invalid("Sec-WebSocket-Accept does not answer the key"));
     }
     // 5. None is ever offered.
-    if values("Sec-WebSocket-Extensions")
-        .flat_map(head::elements)
-        .next()
-        .is_some()
-    {
+    if values("Sec-WebSocket-Extensions").flat_map(head::elements).next().is_some() {
         return Err(Rejected::Invalid("an extension that was not offered"));
     }
     // 6. One at most.
@@ -187,13 +173,7 @@ mod tests {
         let mut out = Vec::new();
         let offer = ("Sec-WebSocket-Protocol".to_owned(), "a, b".to_owned());
         let split = ("X-A".to_owned(), "1\r\nX-B: 2".to_owned());
-        write_request(
-            &mut out,
-            "localhost:1",
-            "/a b?x=\r\né",
-            KEY,
-            &[offer, split],
-        );
+        write_request(&mut out, "localhost:1", "/a b?x=\r\né", KEY, &[offer, split]);
         let (request, len) = request::parse(&out, &mut 0, MAX).unwrap().unwrap();
         assert_eq!(len, out.len());
         assert_eq!(request.target, "/a%20b?x=%0D%0A%C3%A9");
@@ -204,10 +184,7 @@ mod tests {
         request::write_accept(&mut answer, &upgrade, Some("b"), &[]);
         answer.extend_from_slice(b"\x81\x00");
         let head = answer.len() - 2;
-        assert_eq!(
-            parse(&answer, KEY, MAX),
-            Ok(Some((head, Some("b".to_owned()))))
-        );
+        assert_eq!(parse(&answer, KEY, MAX), Ok(Some((head, Some("b".to_owned())))));
         for short in 0..head {
             assert_eq!(parse(&answer[..short], KEY, MAX), Ok(None));
         }
@@ -220,21 +197,12 @@ mod tests {
             ("Upgrade: websocket", "upgrade:WebSocket "),
             ("Connection: Upgrade", "Connection: keep-alive, upgrade"),
             ("Switching Protocols", ""),
-            (
-                "\r\nUpgrade",
-                "\r\nServer: x\r\nSec-WebSocket-Extensions: \r\nUpgrade",
-            ),
+            ("\r\nUpgrade", "\r\nServer: x\r\nSec-WebSocket-Extensions: \r\nUpgrade"),
         ] {
             let answer = with(old, new).unwrap().unwrap();
             assert_eq!(answer.1, chat, "{new}");
         }
-        assert_eq!(
-            with("Sec-WebSocket-Protocol: chat\r\n", "")
-                .unwrap()
-                .unwrap()
-                .1,
-            None
-        );
+        assert_eq!(with("Sec-WebSocket-Protocol: chat\r\n", "").unwrap().unwrap().1, None);
     }
 
     #[test]
@@ -246,44 +214,26 @@ mod tests {
             ("HTTP/1.1", "ICY"),
             ("Upgrade: websocket\r\n", ""),
             ("Upgrade: websocket", "Upgrade: websocket, h2c"),
-            (
-                "Upgrade: websocket",
-                "Upgrade: websocket\r\nUpgrade: websocket",
-            ),
+            ("Upgrade: websocket", "Upgrade: websocket\r\nUpgrade: websocket"),
             ("Connection: Upgrade", "Connection: close"),
             ("s3pPLM", "S3pPLM"),
             ("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", ""),
-            (
-                "Sec-WebSocket-Protocol: chat",
-                "Sec-WebSocket-Extensions: permessage-deflate",
-            ),
-            (
-                "Protocol: chat",
-                "Protocol: chat\r\nSec-WebSocket-Protocol: chat",
-            ),
+            ("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: permessage-deflate"),
+            ("Protocol: chat", "Protocol: chat\r\nSec-WebSocket-Protocol: chat"),
             ("Protocol: chat", "Protocol: a, b"),
             ("Protocol: chat", "Protocol:"),
             ("chat", "ch\0at"),
             ("chat", "ch\rat"),
             ("\r\nUpgrade", "\r\n Upgrade"),
         ] {
-            assert!(
-                matches!(with(old, new), Err(Rejected::Invalid(_))),
-                "{new:?}"
-            );
+            assert!(matches!(with(old, new), Err(Rejected::Invalid(_))), "{new:?}");
         }
         assert_eq!(with("101", "503"), Err(Rejected::Status(503)));
         assert_eq!(with("1.1 101", "1.0 404"), Err(Rejected::Status(404)));
         let many = format!("{}Upgrade", "A: b\r\n".repeat(HEADERS_MAX));
-        assert_eq!(
-            with("Upgrade", &many),
-            Err(Rejected::Invalid("too many headers"))
-        );
+        assert_eq!(with("Upgrade", &many), Err(Rejected::Invalid("too many headers")));
         let long = parse(GOOD.as_bytes(), KEY, 50);
         assert_eq!(long, Err(Rejected::Invalid("the head is too long")));
-        assert_eq!(
-            parse(b"\x15\x03", KEY, MAX),
-            Err(Rejected::Invalid("not HTTP/1.1"))
-        );
+        assert_eq!(parse(b"\x15\x03", KEY, MAX), Err(Rejected::Invalid("not HTTP/1.1")));
     }
 }

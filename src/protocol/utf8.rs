@@ -23,11 +23,7 @@ impl Utf8 {
     /// Checks the next chunk. Fails at the first byte that cannot continue valid UTF-8, even if
     /// the sequence it is in is not complete.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
-        let rest = if self.tail_len == 0 {
-            chunk
-        } else {
-            self.push_tail(chunk)?
-        };
+        let rest = if self.tail_len == 0 { chunk } else { self.push_tail(chunk)? };
         match simdutf8::compat::from_utf8(rest) {
             Ok(_) => Ok(()),
             Err(error) if error.error_len().is_some() => Err(Fault::InvalidUtf8),
@@ -43,11 +39,7 @@ impl Utf8 {
 
     /// Checks that no sequence was left unfinished.
     pub fn finish(&self) -> Result<(), Fault> {
-        if self.tail_len == 0 {
-            Ok(())
-        } else {
-            Err(Fault::InvalidUtf8)
-        }
+        if self.tail_len == 0 { Ok(()) } else { Err(Fault::InvalidUtf8) }
     }
 
     /// Completes the character in `tail` from the start of `chunk` and returns what follows it.
@@ -92,21 +84,13 @@ mod tests {
         for end in cuts.iter().copied().chain([bytes.len()]) {
             let bad = first_bad(&bytes[..end]).is_some();
             let result = utf8.push(&bytes[start..end]);
-            assert_eq!(
-                result.is_err(),
-                bad,
-                "{bytes:x?} cut at {cuts:?}, chunk to {end}"
-            );
+            assert_eq!(result.is_err(), bad, "{bytes:x?} cut at {cuts:?}, chunk to {end}");
             if bad {
                 return;
             }
             start = end;
         }
-        assert_eq!(
-            utf8.finish().is_ok(),
-            std::str::from_utf8(bytes).is_ok(),
-            "{bytes:x?}"
-        );
+        assert_eq!(utf8.finish().is_ok(), std::str::from_utf8(bytes).is_ok(), "{bytes:x?}");
     }
 
     #[test]
@@ -135,19 +119,8 @@ mod tests {
 
     #[test]
     fn fails_before_the_sequence_is_complete() {
-        for bad in [
-            &[0xc0][..],
-            &[0xf8],
-            &[0xf5],
-            &[0xed, 0xa0],
-            &[0xf4, 0x90],
-            &[0xe0, 0x9f],
-        ] {
-            assert_eq!(
-                Utf8::default().push(bad),
-                Err(Fault::InvalidUtf8),
-                "{bad:x?}"
-            );
+        for bad in [&[0xc0][..], &[0xf8], &[0xf5], &[0xed, 0xa0], &[0xf4, 0x90], &[0xe0, 0x9f]] {
+            assert_eq!(Utf8::default().push(bad), Err(Fault::InvalidUtf8), "{bad:x?}");
             let mut utf8 = Utf8::default();
             let (last, first) = bad.split_last().unwrap();
             utf8.push(first).unwrap();

@@ -15,43 +15,17 @@ pub(crate) fn frames(data: &[u8]) {
     let Some((&[settings, pieces @ ..], rest)) = data.split_first_chunk::<5>() else {
         return;
     };
-    let role = if settings & 1 == 0 {
-        Role::Server
-    } else {
-        Role::Client
-    };
+    let role = if settings & 1 == 0 { Role::Server } else { Role::Client };
     let decoder = if settings & 2 == 0 {
-        Decoder {
-            role,
-            max_message: 1 << 20,
-            max_fragments: 16,
-        }
+        Decoder { role, max_message: 1 << 20, max_fragments: 16 }
     } else {
-        Decoder {
-            role,
-            max_message: 200,
-            max_fragments: 2,
-        }
+        Decoder { role, max_message: 200, max_fragments: 2 }
     };
-    let stream = if settings & 4 == 0 {
-        rest.to_vec()
-    } else {
-        script(role, rest)
-    };
+    let stream = if settings & 4 == 0 { rest.to_vec() } else { script(role, rest) };
     let direct = settings & 8 != 0;
-    let plan = pieces.map(|piece| Step {
-        bytes: piece as usize,
-        direct: direct ^ (piece > 127),
-    });
+    let plan = pieces.map(|piece| Step { bytes: piece as usize, direct: direct ^ (piece > 127) });
     model::check(&decoder, &stream, &plan);
-    model::check(
-        &decoder,
-        &stream,
-        &[Step {
-            bytes: usize::MAX,
-            direct: false,
-        }],
-    );
+    model::check(&decoder, &stream, &[Step { bytes: usize::MAX, direct: false }]);
     model::check(&decoder, &stream, &[Step { bytes: 1, direct }]);
 }
 
@@ -72,21 +46,10 @@ fn script(role: Role, mut script: &[u8]) -> Vec<u8> {
         let opcode = OPCODES[kind as usize % 8];
         let fin = kind & 0x80 != 0 || opcode.is_control();
         // Mostly short; some repeat what there is, to cross the length at which headers grow.
-        let repeat = if kind & 0x70 == 0x70 && !opcode.is_control() {
-            12
-        } else {
-            1
-        };
+        let repeat = if kind & 0x70 == 0x70 && !opcode.is_control() { 12 } else { 1 };
         let len = (len as usize % 126).min(rest.len());
         let payload = rest[..len].repeat(repeat);
-        model::put(
-            &mut out,
-            role,
-            fin,
-            opcode,
-            [kind, 0x55, len as u8, 0xaa],
-            &payload,
-        );
+        model::put(&mut out, role, fin, opcode, [kind, 0x55, len as u8, 0xaa], &payload);
         // And some are wrong.
         if kind & 0x70 == 0x60 {
             let last = out.len() - 1;
@@ -120,10 +83,7 @@ pub(crate) fn handshake(data: &[u8]) {
     if let Some(Err(refusal)) = at_once {
         let mut out = Vec::new();
         refusal.write(&mut out);
-        assert!(matches!(
-            response::parse(&out, [0; 16], 4096),
-            Err(Rejected::Status(_))
-        ));
+        assert!(matches!(response::parse(&out, [0; 16], 4096), Err(Rejected::Status(_))));
     }
 }
 
@@ -151,11 +111,7 @@ fn request_outcome(
 fn use_request(request: &Request<'_>, upgrade: Option<Upgrade>) {
     assert!(request.headers().count() <= request::HEADERS_MAX);
     assert!(request.target.contains(request.path()) || request.path() == "/");
-    assert!(
-        request
-            .query()
-            .is_none_or(|query| request.target.ends_with(query))
-    );
+    assert!(request.query().is_none_or(|query| request.target.ends_with(query)));
     let Some(upgrade) = upgrade else { return };
     assert!(request.header("Host").is_some_and(|host| !host.is_empty()));
     let protocol = request.protocols().next();

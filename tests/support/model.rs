@@ -68,23 +68,11 @@ pub(crate) fn expect(rules: &Decoder, stream: &[u8]) -> (Outcome, usize) {
                 let closed = matches!(event, Seen::Close(..));
                 events.push(event);
                 if closed {
-                    return (
-                        Outcome {
-                            events,
-                            end: End::Closed,
-                        },
-                        at + 1,
-                    );
+                    return (Outcome { events, end: End::Closed }, at + 1);
                 }
             }
             Err(fault) => {
-                return (
-                    Outcome {
-                        events,
-                        end: End::Failed(fault),
-                    },
-                    at + 1,
-                );
+                return (Outcome { events, end: End::Failed(fault) }, at + 1);
             }
         }
     }
@@ -102,11 +90,7 @@ impl Model<'_> {
                 return Ok(None);
             };
             self.header.clear();
-            return if frame.len == 0 {
-                self.end_frame()
-            } else {
-                Ok(None)
-            };
+            return if frame.len == 0 { self.end_frame() } else { Ok(None) };
         };
         let plain = byte ^ frame.mask[self.payload.len() % 4];
         self.payload.push(plain);
@@ -124,11 +108,7 @@ impl Model<'_> {
                 return Err(Fault::InvalidUtf8);
             }
         }
-        if self.payload.len() as u64 == frame.len {
-            self.end_frame()
-        } else {
-            Ok(None)
-        }
+        if self.payload.len() as u64 == frame.len { self.end_frame() } else { Ok(None) }
     }
 
     fn read_header(&mut self) -> Result<Option<Frame>, Fault> {
@@ -160,10 +140,7 @@ impl Model<'_> {
         let Some((len, len_end)) = read_len(header)? else {
             return Ok(None);
         };
-        let before = self
-            .message
-            .as_ref()
-            .map_or(0, |(_, message)| message.len());
+        let before = self.message.as_ref().map_or(0, |(_, message)| message.len());
         if !control && len > (self.rules.max_message - before) as u64 {
             return Err(Fault::MessageTooBig);
         }
@@ -180,12 +157,7 @@ impl Model<'_> {
         if !control {
             self.frames += 1;
         }
-        Ok(Some(Frame {
-            fin,
-            opcode,
-            mask,
-            len,
-        }))
+        Ok(Some(Frame { fin, opcode, mask, len }))
     }
 
     fn end_frame(&mut self) -> Result<Option<Seen>, Fault> {
@@ -201,10 +173,7 @@ impl Model<'_> {
                     return Err(Fault::CloseCode);
                 }
                 let reason = String::from_utf8(payload[2..].to_vec());
-                return Ok(Some(Seen::Close(
-                    code,
-                    reason.map_err(|_| Fault::CloseReason)?,
-                )));
+                return Ok(Some(Seen::Close(code, reason.map_err(|_| Fault::CloseReason)?)));
             }
             _ if !frame.fin => return Ok(None),
             _ => {}
@@ -235,9 +204,7 @@ fn read_len(header: &[u8]) -> Result<Option<(u64, usize)>, Fault> {
     if header.len() < end {
         return Ok(None);
     }
-    let len = header[2..end]
-        .iter()
-        .fold(0, |len, &byte| len << 8 | byte as u64);
+    let len = header[2..end].iter().fold(0, |len, &byte| len << 8 | byte as u64);
     if short == 126 && len < 126 {
         return Err(Fault::LengthNotMinimal);
     }
@@ -265,61 +232,29 @@ pub(crate) fn run(
         let rest = &stream[piece.end..];
         let missing = partial.as_ref().map_or(0, |partial| partial.missing());
         let result = if step.direct && missing > 0 {
-            receive(
-                decoder,
-                &mut partial,
-                rest,
-                step.bytes,
-                &mut piece,
-                &mut events,
-            )
+            receive(decoder, &mut partial, rest, step.bytes, &mut piece, &mut events)
         } else {
             let bytes = step.bytes.max(1).min(rest.len());
             piece = piece.end..piece.end + bytes;
-            decode(
-                decoder,
-                &mut partial,
-                &mut rest[..bytes].to_vec(),
-                &mut events,
-            )
+            decode(decoder, &mut partial, &mut rest[..bytes].to_vec(), &mut events)
         };
         if let Err(fault) = result {
             assert!(partial.is_none(), "a failed connection keeps nothing");
-            return (
-                Outcome {
-                    events,
-                    end: End::Failed(fault),
-                },
-                piece,
-            );
+            return (Outcome { events, end: End::Failed(fault) }, piece);
         }
         if let Some(partial) = &partial {
             let most = 2 * piece.end + (128 << 10) + 256;
-            assert!(
-                partial.memory() <= most,
-                "{} after {piece:?}",
-                partial.memory()
-            );
+            assert!(partial.memory() <= most, "{} after {piece:?}", partial.memory());
             assert!(partial.missing() <= decoder.max_message);
         }
         if matches!(events.last(), Some(Seen::Close(..))) {
-            return (
-                Outcome {
-                    events,
-                    end: End::Closed,
-                },
-                piece,
-            );
+            return (Outcome { events, end: End::Closed }, piece);
         }
         if piece.end == stream.len() {
             break;
         }
     }
-    let end = if partial.is_none() {
-        End::Idle
-    } else {
-        End::Unfinished
-    };
+    let end = if partial.is_none() { End::Idle } else { End::Unfinished };
     (Outcome { events, end }, piece)
 }
 
@@ -399,12 +334,7 @@ fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
 pub(crate) fn check(decoder: &Decoder, stream: &[u8], plan: &[Step]) {
     let (expected, decided) = expect(decoder, stream);
     let (outcome, piece) = run(decoder, stream, plan);
-    assert_eq!(
-        outcome,
-        expected,
-        "{decoder:?} {plan:?} {}",
-        stream.escape_ascii()
-    );
+    assert_eq!(outcome, expected, "{decoder:?} {plan:?} {}", stream.escape_ascii());
     if let End::Failed(_) | End::Closed = outcome.end {
         assert!(
             piece.start < decided && decided <= piece.end,
@@ -424,20 +354,10 @@ pub(crate) fn put(
     bytes: &[u8],
 ) {
     let mask = (role == Role::Server).then_some(mask);
-    let header = frame::Header {
-        fin,
-        opcode,
-        mask,
-        len: bytes.len() as u64,
-    };
+    let header = frame::Header { fin, opcode, mask, len: bytes.len() as u64 };
     let mut head = [0; frame::HEADER_MAX];
     let used = header.write(&mut head);
     out.extend_from_slice(&head[..used]);
     let mask = mask.unwrap_or_default();
-    out.extend(
-        bytes
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    out.extend(bytes.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }

@@ -28,7 +28,7 @@ impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
         let mut command = Command::new(program());
         command.args(["echo", "--listen", "127.0.0.1:0"]);
-        for (flag, value) in [("--workers", "2"), ("--max-connections", "64")] {
+        for (flag, value) in [("--workers", "2"), ("--max-connections", "256")] {
             if !options.contains(&flag) {
                 command.args([flag, value]);
             }

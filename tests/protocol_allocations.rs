@@ -1,0 +1,98 @@
+//! The common path of the protocol layer takes no memory: counted, not believed.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use ringhold::protocol::frame::{self, Opcode};
+use ringhold::protocol::{Decoder, Event, Kind, Payload, Role};
+
+/// The system's allocator, which counts what the current thread asks for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that ends may allocate after its counter is gone.
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `System`, because `alloc` passes everything on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const MASK: [u8; 4] = [1, 2, 3, 4];
+
+fn asked() -> u64 {
+    ASKED.with(Cell::get)
+}
+
+fn decoder() -> Decoder {
+    Decoder { role: Role::Server, max_message: 1 << 20, max_fragments: 8 }
+}
+
+#[test]
+fn whole_frames_take_no_memory() {
+    let mut input = Vec::new();
+    for size in [0, 5, 32, 125, 126, 4_000, 70_000] {
+        frame::append(&mut input, Opcode::Binary, &vec![7; size], Some(MASK));
+        frame::append(&mut input, Opcode::Text, "é".repeat(size).as_bytes(), Some(MASK));
+    }
+    frame::append(&mut input, Opcode::Ping, b"ping", Some(MASK));
+    frame::append(&mut input, Opcode::Pong, b"", Some(MASK));
+    frame::append(&mut input, Opcode::Close, b"", Some(MASK));
+    let mut out = Vec::with_capacity(input.len());
+
+    let (mut partial, mut at, mut events) = (None, 0, 0);
+    let before = asked();
+    while let Some(event) = decoder().decode(&mut partial, &mut input, &mut at).unwrap() {
+        let (Event::Message(_, payload) | Event::Ping(payload) | Event::Pong(payload)) = event
+        else {
+            break;
+        };
+        frame::append(&mut out, Opcode::Binary, payload.bytes(&input), None);
+        events += 1;
+    }
+    assert_eq!(asked() - before, 0);
+    assert_eq!((events, at), (16, input.len()));
+    assert!(partial.is_none());
+}
+
+#[test]
+fn control_frames_inside_a_message_take_no_memory() {
+    let mut start = Vec::new();
+    frame::append(&mut start, Opcode::Text, b"half a mess", Some(MASK));
+    start[0] &= 0x7f;
+    let (mut partial, mut at) = (None, 0);
+    assert_eq!(decoder().decode(&mut partial, &mut start, &mut at), Ok(None));
+
+    let mut input = Vec::new();
+    for _ in 0..10 {
+        frame::append(&mut input, Opcode::Ping, &[9; 125], Some(MASK));
+    }
+    at = 0;
+    let before = asked();
+    for _ in 0..10 {
+        let event = decoder().decode(&mut partial, &mut input, &mut at);
+        assert!(matches!(event, Ok(Some(Event::Ping(Payload::Inline(_))))));
+    }
+    assert_eq!(asked() - before, 0);
+
+    let mut end = Vec::new();
+    frame::append(&mut end, Opcode::Continuation, b"age", Some(MASK));
+    at = 0;
+    let event = decoder().decode(&mut partial, &mut end, &mut at);
+    let message = Payload::Assembled(b"half a message".to_vec());
+    assert_eq!(event, Ok(Some(Event::Message(Kind::Text, message))));
+    assert!(partial.is_none());
+}

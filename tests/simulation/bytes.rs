@@ -1,0 +1,36 @@
+//! What clients write: frames, and payloads that can be told apart.
+
+use std::collections::VecDeque;
+
+use ringhold::engine::rng::Rng;
+use ringhold::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use ringhold::protocol::{Kind, mask};
+
+/// Appends a frame of a client.
+pub fn put(out: &mut VecDeque<u8>, fin: bool, opcode: Opcode, payload: &[u8], mask: u32) {
+    let mask = mask.to_ne_bytes();
+    let header = Header { fin, opcode, mask: Some(mask), len: payload.len() as u64 };
+    let mut bytes = [0; HEADER_MAX];
+    let used = header.write(&mut bytes);
+    let mut masked = bytes[..used].to_vec();
+    debug_assert_eq!(used, frame::header_len(payload.len(), true));
+    mask::append(&mut masked, payload, mask);
+    out.extend(masked);
+}
+
+/// A payload that no other message of this client has, unless it is very short.
+pub fn content(kind: Kind, len: usize, number: u64, rng: &mut Rng) -> Vec<u8> {
+    if len == 0 {
+        return Vec::new();
+    }
+    let mut payload = format!("E{number} ").into_bytes();
+    while payload.len() < len {
+        match kind {
+            Kind::Binary => payload.extend(rng.draw().to_ne_bytes()),
+            Kind::Text => {
+                payload.extend(["é", "x", "日本", "🦀"][rng.below(4) as usize].as_bytes());
+            }
+        }
+    }
+    payload
+}

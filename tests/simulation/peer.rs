@@ -1,0 +1,399 @@
+//! The clients: each connects once, behaves as its character says, and checks that what it receives is
+//! a valid server's stream with its own messages in it, in order, unmodified, once.
+
+use std::collections::VecDeque;
+
+use ringhold::protocol::frame::Opcode;
+use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, response};
+
+use super::bytes::{content, put};
+use super::kernel::Kernel;
+use super::script::{Script, Step};
+
+/// How far a client's connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Not connected.
+    Away,
+    /// The request is out, or on its way.
+    Upgrading,
+    Open,
+    /// Refused with an HTTP status.
+    Refused(u16),
+    /// It is over.
+    Done,
+}
+
+pub struct Peer {
+    pub index: usize,
+    pub port: u16,
+    pub script: Script,
+    pub stage: Stage,
+    /// Bytes that are still to be written.
+    out: VecDeque<u8>,
+    key: [u8; 16],
+    head: Vec<u8>,
+    partial: Option<Box<Partial>>,
+    /// Messages sent that have not come back.
+    pub expected: VecDeque<(Kind, Vec<u8>)>,
+    pub echoes: u64,
+    pub pongs: u64,
+    pings: VecDeque<Vec<u8>>,
+    close_sent: Option<CloseCode>,
+    pub close_received: Option<CloseCode>,
+    /// It no longer looks at what it receives.
+    pub away_ns: Option<u64>,
+    /// Whether a missing echo is a fault.
+    pub strict: bool,
+    sent: u64,
+    /// Whether it did something, and for how many acts it did not.
+    busy: bool,
+    idle: u32,
+}
+
+impl Peer {
+    pub fn new(index: usize, script: Script, strict: bool) -> Self {
+        Self {
+            index,
+            port: 1000 + index as u16,
+            script,
+            stage: Stage::Away,
+            out: VecDeque::new(),
+            key: [index as u8; 16],
+            head: Vec::new(),
+            partial: None,
+            expected: VecDeque::new(),
+            echoes: 0,
+            pongs: 0,
+            pings: VecDeque::new(),
+            close_sent: None,
+            close_received: None,
+            away_ns: None,
+            strict,
+            sent: 0,
+            busy: false,
+            idle: 0,
+        }
+    }
+
+    /// Acts once. Returns when it wants to act again.
+    pub fn act(&mut self, kernel: &mut Kernel) -> Result<Option<u64>, String> {
+        match self.stage {
+            Stage::Away => self.connect(kernel),
+            Stage::Done => return Ok(None),
+            _ => {
+                self.read(kernel)?;
+                if self.stage != Stage::Done {
+                    self.write(kernel);
+                }
+            }
+        }
+        // Whoever has nothing to do looks ever less often.
+        self.idle = if self.busy { 0 } else { (self.idle + 1).min(12) };
+        self.busy = false;
+        let pace = u64::from(self.script.pace_us) * 1000;
+        let pace = (pace << self.idle).min(IDLE_NS.max(pace));
+        let wait = 1 + u64::from(kernel.rng.below(1000)) * pace / 1000;
+        Ok((self.stage != Stage::Done).then_some(kernel.now + wait))
+    }
+
+    fn connect(&mut self, kernel: &mut Kernel) {
+        if !kernel.connect(self.index) {
+            return self.finish(kernel, "refused");
+        }
+        kernel.note(|| format!("peer {} {:?}", self.index, self.script.character));
+        self.stage = Stage::Upgrading;
+        let mut request = Vec::new();
+        response::write_request(&mut request, "sim", &self.script.path, self.key, &[]);
+        if let Some(bytes) = &self.script.request {
+            request.clone_from(bytes);
+        }
+        self.out.extend(request);
+    }
+
+    fn finish(&mut self, kernel: &mut Kernel, how: &'static str) {
+        kernel.seen.count(how);
+        self.stage = Stage::Done;
+        self.partial = None;
+    }
+
+    /// Reads as much as it likes, and what came is checked.
+    fn read(&mut self, kernel: &mut Kernel) -> Result<(), String> {
+        let wire = &mut kernel.wires[self.index];
+        let count = self.script.appetite.min(wire.outbox.len());
+        let mut bytes: Vec<u8> = wire.outbox.drain(..count).collect();
+        if wire.torn && kernel.rng.one_in(4) {
+            kernel.wires[self.index].outbox.clear();
+        }
+        if count > 0 {
+            self.busy = true;
+            kernel.stir(self.index);
+            self.on_bytes(&mut bytes, kernel)?;
+        }
+        let wire = &kernel.wires[self.index];
+        let over = wire.gone || wire.shut;
+        let seen = wire.outbox.is_empty() || wire.gone && self.script.appetite == 0;
+        if over && seen {
+            let reset = wire.torn;
+            if !reset && self.partial.is_some() && self.stage == Stage::Open {
+                let broken = wire.error.is_some();
+                // A stream that ends inside a frame is a server that gave up in the middle.
+                kernel.seen.count(if broken { "cut by error" } else { "cut inside a frame" });
+            }
+            self.hang_up(kernel);
+            self.finish(kernel, if reset { "peer was reset" } else { "peer saw the end" });
+        }
+        Ok(())
+    }
+
+    fn on_bytes(&mut self, bytes: &mut [u8], kernel: &mut Kernel) -> Result<(), String> {
+        match self.stage {
+            Stage::Upgrading => {
+                self.head.extend_from_slice(bytes);
+                match response::parse(&self.head, self.key, 4096) {
+                    Ok(None) => Ok(()),
+                    Ok(Some((len, _))) => {
+                        self.stage = Stage::Open;
+                        kernel.seen.count("peer upgraded");
+                        let mut rest = self.head.split_off(len);
+                        self.on_frames(&mut rest, kernel)
+                    }
+                    Err(response::Rejected::Status(status)) => {
+                        kernel.seen.count(refused(status));
+                        self.stage = Stage::Refused(status);
+                        Ok(())
+                    }
+                    Err(rejected) => Err(format!("no handshake: {rejected}")),
+                }
+            }
+            Stage::Open => self.on_frames(bytes, kernel),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_frames(&mut self, bytes: &mut [u8], kernel: &mut Kernel) -> Result<(), String> {
+        let decoder = Decoder { role: Role::Client, max_message: 1 << 24, max_fragments: 1 };
+        let mut at = 0;
+        loop {
+            if self.close_received.is_some() {
+                return match at == bytes.len() {
+                    true => Ok(()),
+                    false => Err("bytes behind the close frame".to_owned()),
+                };
+            }
+            let event = decoder.decode(&mut self.partial, bytes, &mut at);
+            let Some(event) = event.map_err(|fault| format!("no server's stream: {fault}"))? else {
+                return Ok(());
+            };
+            self.on_event(event, bytes, kernel)?;
+        }
+    }
+
+    fn on_event(&mut self, event: Event, bytes: &[u8], kernel: &mut Kernel) -> Result<(), String> {
+        match event {
+            Event::Message(kind, payload) => self.on_message(kind, payload.bytes(bytes), kernel),
+            Event::Ping(payload) => {
+                if self.script.answers && self.close_sent.is_none() {
+                    self.control(Opcode::Pong, payload.bytes(bytes));
+                }
+                Ok(())
+            }
+            Event::Pong(payload) => {
+                self.pongs += 1;
+                let payload = payload.bytes(bytes);
+                // To a slow reader the newest goes first, so the order is free.
+                let ping = self.pings.iter().position(|ping| ping == payload);
+                ping.and_then(|at| self.pings.remove(at)).ok_or("a pong to no ping")?;
+                Ok(())
+            }
+            Event::Close(frame) => {
+                kernel.note(|| format!("peer {} got close {}", self.index, frame.code));
+                self.close_received = Some(frame.code);
+                if self.close_sent.is_none() && self.script.answers {
+                    self.close(frame.code);
+                    // Nothing may follow its close frame, so what else was planned is dropped.
+                    self.script.steps.clear();
+                    self.script.steps.push_back(Step::HangUp);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_message(&mut self, kind: Kind, data: &[u8], kernel: &mut Kernel) -> Result<(), String> {
+        match data.first() {
+            Some(b'D') => {
+                let own = format!("D{} ", self.port);
+                kernel.seen.count("direct message");
+                match data.starts_with(own.as_bytes()) {
+                    true => Ok(()),
+                    false => Err("another connection's message".to_owned()),
+                }
+            }
+            Some(b'T') => {
+                kernel.seen.count("topic message");
+                match self.script.path == "/topic" {
+                    true => Ok(()),
+                    false => Err("a topic nobody asked for".to_owned()),
+                }
+            }
+            _ => {
+                while let Some((sent_kind, sent)) = self.expected.pop_front() {
+                    if sent_kind == kind && sent == data {
+                        self.echoes += 1;
+                        kernel.seen.count("echo");
+                        return Ok(());
+                    }
+                    if self.strict {
+                        return Err(format!("echo {} is not what was sent", self.echoes));
+                    }
+                }
+                Err("an echo of nothing".to_owned())
+            }
+        }
+    }
+
+    /// Writes some of what waits, or takes its next step.
+    fn write(&mut self, kernel: &mut Kernel) {
+        if !self.out.is_empty() {
+            let room = WINDOW.saturating_sub(kernel.wires[self.index].inbox.len());
+            let most = self.script.chunk.min(room).min(self.out.len());
+            if most == 0 || self.away_ns.is_some() {
+                return;
+            }
+            let count = match self.script.whole {
+                true => most,
+                false => 1 + kernel.rng.below(most as u32) as usize,
+            };
+            let bytes = self.out.drain(..count);
+            if !kernel.wires[self.index].gone {
+                kernel.wires[self.index].inbox.extend(bytes);
+            }
+            self.busy = true;
+            return kernel.stir(self.index);
+        }
+        if self.stage == Stage::Upgrading && !self.script.eager {
+            return;
+        }
+        let Some(step) = self.script.steps.front().cloned() else { return };
+        if matches!(step, Step::AwaitEchoes) && !self.expected.is_empty() && self.strict {
+            // A server that closes answers no more.
+            if self.close_received.is_none() {
+                return;
+            }
+        }
+        self.script.steps.pop_front();
+        self.busy = true;
+        self.take(step, kernel);
+    }
+
+    fn take(&mut self, step: Step, kernel: &mut Kernel) {
+        match step {
+            Step::Message(kind, len, fragments) => self.message(kind, len, fragments, kernel),
+            Step::Ping(payload) => {
+                self.pings.push_back(payload.clone());
+                self.control(Opcode::Ping, &payload);
+            }
+            Step::Raw(bytes) => self.out.extend(bytes),
+            Step::Close(code) => self.close(code),
+            Step::AwaitEchoes => {}
+            Step::Rest(us) => self.script.pace_us = us,
+            Step::HalfClose => {
+                kernel.wires[self.index].fin = true;
+                kernel.stir(self.index);
+                kernel.seen.count("half close");
+            }
+            Step::HangUp => {
+                self.hang_up(kernel);
+                self.finish(kernel, "peer hung up");
+            }
+            Step::Reset(error) => {
+                kernel.wires[self.index].error = Some(error);
+                kernel.stir(self.index);
+                self.finish(kernel, "peer reset");
+            }
+            Step::Vanish => {
+                self.away_ns = Some(kernel.now);
+                self.script.appetite = 0;
+                self.script.pace_us = 50_000;
+                kernel.seen.count("peer vanished");
+            }
+        }
+    }
+
+    /// Closes its end: a reset if it leaves something unread.
+    fn hang_up(&mut self, kernel: &mut Kernel) {
+        let wire = &mut kernel.wires[self.index];
+        (wire.fin, wire.deaf) = (true, true);
+        if !wire.outbox.is_empty() {
+            wire.error = Some(libc::ECONNRESET);
+        }
+        wire.outbox.clear();
+        kernel.stir(self.index);
+    }
+
+    fn message(&mut self, kind: Kind, len: usize, fragments: usize, kernel: &mut Kernel) {
+        self.sent += 1;
+        let payload = content(kind, len, self.sent, &mut kernel.rng);
+        let step = payload.len().div_ceil(fragments).max(1);
+        let chunks: Vec<&[u8]> = match payload.is_empty() {
+            true => vec![&[]],
+            false => payload.chunks(step).collect(),
+        };
+        let last = chunks.len() - 1;
+        for (index, chunk) in chunks.iter().enumerate() {
+            let opcode = match (index, kind) {
+                (0, Kind::Text) => Opcode::Text,
+                (0, Kind::Binary) => Opcode::Binary,
+                _ => Opcode::Continuation,
+            };
+            put(&mut self.out, index == last, opcode, chunk, kernel.rng.draw() as u32);
+            if index < last && kernel.rng.one_in(4) {
+                let ping = vec![index as u8; 1 + index % 100];
+                put(&mut self.out, true, Opcode::Ping, &ping, 7);
+                self.pings.push_back(ping);
+            }
+        }
+        self.expected.push_back((kind, payload));
+    }
+
+    fn control(&mut self, opcode: Opcode, payload: &[u8]) {
+        put(&mut self.out, true, opcode, payload, self.sent as u32 + 1);
+    }
+
+    fn close(&mut self, code: CloseCode) {
+        if self.close_sent.is_some() {
+            return;
+        }
+        let mut payload = [0; 125];
+        let len = ringhold::protocol::close::write_payload(&mut payload, code, "done");
+        self.control(Opcode::Close, &payload[..len]);
+        self.close_sent = Some(code);
+    }
+
+    /// Whether it got all that a server owes a well-behaved client.
+    pub fn is_content(&self) -> bool {
+        let done = self.stage == Stage::Done && self.close_received.is_some();
+        done && self.expected.is_empty() && self.script.steps.is_empty()
+    }
+}
+
+fn refused(status: u16) -> &'static str {
+    match status {
+        400 => "refused 400",
+        404 => "refused 404",
+        405 => "refused 405",
+        408 => "refused 408",
+        426 => "refused 426",
+        431 => "refused 431",
+        503 => "refused 503",
+        505 => "refused 505",
+        _ => "refused otherwise",
+    }
+}
+
+/// How often a client looks at least.
+const IDLE_NS: u64 = 200_000_000;
+
+/// What a client writes ahead of the server's reading.
+const WINDOW: usize = 64 * 1024;

@@ -1,0 +1,132 @@
+//! What a seed decides before anything runs: the server's configuration, how cruel the kernel is,
+//! who comes.
+
+use std::time::Duration;
+
+use ringhold::engine::rng::Rng;
+use ringhold::{Config, Drain, Heartbeat, Policy, RatePolicy};
+
+/// How the kernel and the host behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Chaos {
+    /// One in so many operations fails where it may; 0: none.
+    pub odds: u32,
+    /// How late completions are, at most.
+    pub delay_us: u32,
+    /// One in so many turns the host stalls; 0: never.
+    pub stall: u32,
+    /// Sends that were taken whole are silent, so the wait goes on.
+    pub silent: bool,
+    /// What the way to a client holds.
+    pub room: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Without faults and limits: whoever behaves has to get everything.
+    pub calm: bool,
+    pub config: Config,
+    pub table: u32,
+    pub lanes: u32,
+    pub chaos: Chaos,
+    pub peers: usize,
+    /// When the server is told to go away.
+    pub end_ns: u64,
+    pub drain: Drain,
+}
+
+pub fn draw(rng: &mut Rng) -> Plan {
+    let calm = rng.one_in(4);
+    let peers = 10 + rng.below(70) as usize;
+    let chaos = Chaos {
+        odds: if calm { 0 } else { pick(rng, &[0, 4, 15, 60, 300]) },
+        delay_us: pick(rng, &[0, 20, 1000, 50_000]),
+        stall: if calm { 0 } else { pick(rng, &[0, 0, 100, 1000]) },
+        silent: rng.one_in(2),
+        room: pick(rng, &[600, 4096, 20_000, 200_000]) as usize,
+    };
+    let mut config = Config { accept_rate: pick(rng, &[0, 0, 20, 200]), ..times(rng) };
+    config.max_connections = if calm { 1000 } else { pick(rng, &[3, 10, 40, 200]) };
+    config.reserve = rng.below(6);
+    config.pause_reads = rng.one_in(2);
+    config.max_message = pick(rng, &[1000, 70_000, 300_000]) as usize;
+    config.max_fragments = 4 + rng.below(60);
+    config.max_outbox = pick(rng, &[1024, 8192, 100_000]) as usize;
+    config.outbox_policy =
+        [Policy::CloseSlow, Policy::DropNewest, Policy::DropOldest, Policy::Conflate]
+            [rng.below(4) as usize];
+    config.mailbox = pick(rng, &[1, 20, 1000]) as usize;
+    if calm {
+        config.max_outbox = 1 << 30;
+        config.max_message = 300_000;
+        config.heartbeat.enabled = false;
+        config.idle_timeout = Duration::ZERO;
+        config.handshake_timeout = Duration::from_secs(600);
+        config.write_timeout = Duration::from_secs(600);
+        config.close_timeout = Duration::from_secs(600);
+    } else {
+        limits(rng, &mut config);
+    }
+    let table = match calm {
+        true => 200,
+        false => (config.max_connections + config.reserve).min(4 + rng.below(60)),
+    };
+    let deadline = pick(rng, &[0, 300, 3000, 20_000]);
+    let window = rng.below(deadline + 1);
+    let drain = Drain {
+        window: Duration::from_millis(u64::from(window)),
+        deadline: Duration::from_millis(u64::from(deadline)),
+        ..Drain::default()
+    };
+    config.drain = drain.clone();
+    assert_eq!(config.check(), Ok(()));
+    let lanes = 1 + rng.below(8);
+    let end_ns = match calm {
+        true => CALM_NS,
+        false => u64::from(1 + rng.below(30)) * 1_000_000_000,
+    };
+    Plan { calm, config, table, lanes, chaos, peers, end_ns, drain }
+}
+
+fn times(rng: &mut Rng) -> Config {
+    let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+    let tick = pick(rng, &[1, 10, 100]);
+    let floor = tick + rng.below(500);
+    let start = floor + rng.below(1000);
+    let suspect = 1 + rng.below(1000);
+    let probe = suspect + rng.below(1000);
+    Config {
+        tick: ms(tick),
+        heartbeat: Heartbeat {
+            enabled: !rng.one_in(4),
+            start: ms(start),
+            floor: ms(floor),
+            ceiling: ms(start + rng.below(1000)),
+            suspect: ms(suspect),
+            probe: ms(probe),
+            dead: ms(probe + rng.below(2000)),
+        },
+        handshake_timeout: ms(pick(rng, &[200, 1000, 5000])),
+        idle_timeout: ms(pick(rng, &[0, 0, 500, 3000])),
+        write_timeout: ms(pick(rng, &[300, 2000, 10_000])),
+        close_timeout: ms(pick(rng, &[100, 1000, 5000])),
+        ..Config::default()
+    }
+}
+
+fn limits(rng: &mut Rng, config: &mut Config) {
+    config.max_per_address = pick(rng, &[0, 0, 2, 10]);
+    config.message_rate = pick(rng, &[0, 0, 0, 10, 100]);
+    config.byte_rate = pick(rng, &[0, 0, 0, 5000, 100_000]);
+    config.rate_policy = [RatePolicy::Close, RatePolicy::Pause][rng.below(2) as usize];
+    config.max_inbound = pick(rng, &[500, 10_000, 200_000, 1 << 30]) as usize;
+    config.max_outboxes = pick(rng, &[2000, 50_000, 1 << 30]) as usize;
+    config.max_head = pick(rng, &[256, 1024, 8192]) as usize;
+}
+
+pub fn pick(rng: &mut Rng, from: &[u32]) -> u32 {
+    from[rng.below(from.len() as u32) as usize]
+}
+
+/// Long enough for everybody to get everything when nothing fails.
+const CALM_NS: u64 = 400_000_000_000;

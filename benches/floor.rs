@@ -1,11 +1,11 @@
-//! The floor: how cheap an echo can be on this machine. A bare loop of the receives and sends that an
-//! echo server needs, with no rules, no timers, no limits and no application: the same ring operations
-//! as the engine's (one multishot poll per connection, batched receives and sends), a fixed 32-byte
-//! frame, nothing parsed.
+//! The floor: how cheap an echo can be on this machine. A bare loop of the receives and sends that
+//! an echo server needs, with no rules, no timers, no limits and no application: the same ring
+//! operations as the engine's (one multishot poll per connection, batched receives and sends), a
+//! fixed 32-byte frame, nothing parsed.
 //!
-//! `cargo bench --bench floor -- [PORT]` serves until it is interrupted. Measure it with
-//! `ringhold load echo --server-pid` beside `ringhold echo`: the difference is what ringhold adds to
-//! the kernel's TCP path. `cargo bench` without a port says so and ends.
+//! `cargo bench --bench floor -- [PORT]` serves until it is interrupted. Measure it with `ringhold
+//! load echo --server-pid` beside `ringhold echo`: the difference is what ringhold adds to the
+//! kernel's TCP path. `cargo bench` without a port says so and ends.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

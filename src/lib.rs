@@ -1,5 +1,6 @@
-//! A WebSocket connection server for Linux, built on io_uring to hold the most live connections per byte
-//! of memory and per core, and to stay correct while clients vanish, stall, flood and lie.
+//! A WebSocket connection server for Linux, built on io_uring to hold the most live connections
+//! per byte of memory and per core, and to stay correct while clients vanish, stall, flood and
+//! lie.
 //!
 //! One thread per core, each with its own ring, listener, connections and application: no locks, no
 //! `Send` bounds in callbacks, nothing shared on the hot path.
@@ -20,7 +21,12 @@
 //!     /// What other threads may send to this core: nothing here.
 //!     type Letter = ();
 //!
-//!     fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<String> {
+//!     fn request(
+//!         &mut self,
+//!         _: &mut Cx<'_>,
+//!         request: &Request<'_>,
+//!         _: SocketAddr,
+//!     ) -> Answer<String> {
 //!         Answer::accept(request.path().to_owned())
 //!     }
 //!
@@ -49,34 +55,34 @@
 //!
 //! # What calls what
 //!
-//! * [`Server::builder`] configures ([`Config`] has every knob with its default and unit) and starts the
-//!   workers; the closure makes one [`Handler`] per core, on that core's thread.
-//! * A [`Handler`]'s callbacks run on its core, one at a time, and must not block. They act through
-//!   [`Conn`] (this connection) and [`Cx`] (this core). What they queue leaves at the end of the turn,
-//!   in one send per connection.
-//! * A [`ConnId`] may be kept anywhere for any time; once its connection is gone, every use of it is
-//!   refused with [`SendError::Gone`] and counted. It never reaches another connection.
+//! * [`Server::builder`] configures ([`Config`] has every knob with its default and unit) and
+//!   starts the workers; the closure makes one [`Handler`] per core, on that core's thread.
+//! * A [`Handler`]'s callbacks run on its core, one at a time, and must not block. They act
+//!   through [`Conn`] (this connection) and [`Cx`] (this core). What they queue leaves at the end
+//!   of the turn, in one send per connection.
+//! * A [`ConnId`] may be kept anywhere for any time; once its connection is gone, every use of it
+//!   is refused with [`SendError::Gone`] and counted. It never reaches another connection.
 //! * A [`Handle`] reaches every core from any thread through bounded mailboxes:
 //!   [`Handle::send`], [`Handle::publish`], [`Handle::post`], [`Handle::stats`], [`Handle::drain`].
 //!
 //! # What is guaranteed
 //!
-//! * [`Handler::close`] is called exactly once for each [`Handler::open`], with the cause, and nothing
-//!   of that connection is called after it.
-//! * Messages to one connection arrive in the order in which they were queued on its core; letters and
-//!   publications of one thread are taken in order.
-//! * Every limit has a default, a counter in [`Counters`] and a defined answer; memory is bounded by
-//!   [`Config`]. What a peer sends cannot panic, stall or grow the process beyond it.
-//! * A panic in a callback closes that connection with 1011 and leaves the core running, provided the
-//!   binary unwinds (`panic = "unwind"`, the default).
+//! * [`Handler::close`] is called exactly once for each [`Handler::open`], with the cause, and
+//!   nothing of that connection is called after it.
+//! * Messages to one connection arrive in the order in which they were queued on its core; letters
+//!   and publications of one thread are taken in order.
+//! * Every limit has a default, a counter in [`Counters`] and a defined answer; memory is bounded
+//!   by [`Config`]. What a peer sends cannot panic, stall or grow the process beyond it.
+//! * A panic in a callback closes that connection with 1011 and leaves the core running, provided
+//!   the binary unwinds (`panic = "unwind"`, the default).
 //!
 //! # Layers
 //!
-//! [`protocol`] is RFC 6455 without I/O, usable and testable on its own; [`engine`] is one core's world
-//! and the threads that run it. Dependencies point from engine to protocol only.
+//! [`protocol`] is RFC 6455 without I/O, usable and testable on its own; [`engine`] is one core's
+//! world and the threads that run it. Dependencies point from engine to protocol only.
 //!
-//! Linux 6.1 or later; io_uring must be allowed (`kernel.io_uring_disabled = 0`, and a seccomp profile
-//! that permits it).
+//! Linux 6.1 or later; io_uring must be allowed (`kernel.io_uring_disabled = 0`, and a seccomp
+//! profile that permits it).
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

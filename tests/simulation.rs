@@ -1,14 +1,14 @@
-//! The engine in a world made of a seed: a fake kernel with a fake clock that fails wherever a kernel
-//! may fail, clients of every character, and an application that does all it is allowed to.
+//! The engine in a world made of a seed: a fake kernel with a fake clock that fails wherever a
+//! kernel may fail, clients of every character, and an application that does all it is allowed to.
 //!
 //! Method: a seed decides everything (see `plan` and `script`), so a failure is a number. After the
 //! turns the engine audits its own books (`engine::testing`), clients check what they receive,
 //! the application checks what it is told, the kernel checks how it is used. At the end
 //! the server is drained, and nothing may be left.
 //!
-//! `cargo test` runs fixed seeds. `SIM_SECONDS=3600 cargo test --release --test simulation random --
-//! --nocapture` runs random ones for an hour. A failing seed is replayed by `SIM_SEED=… cargo test
-//! --release --test simulation replay -- --nocapture`, with its last events.
+//! `cargo test` runs fixed seeds. `SIM_SECONDS=3600 cargo test --release --test simulation random
+//! -- --nocapture` runs random ones for an hour. A failing seed is replayed by `SIM_SEED=… cargo
+//! test --release --test simulation replay -- --nocapture`, with its last events.
 
 // Nothing is reachable from a test.
 #![allow(unreachable_pub)]
@@ -53,7 +53,8 @@ fn simulate(seed: u64, verbose: bool) -> Result<Report, String> {
     // What is broken need not survive its own end.
     std::mem::forget(run);
     Err(format!(
-        "seed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --release --test simulation replay \
+        "seed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --release --test simulation replay\
+         \x20\
          -- --nocapture"
     ))
 }

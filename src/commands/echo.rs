@@ -1,4 +1,5 @@
-//! `ringhold echo`: the engine with the smallest application there is, for conformance and benchmarks.
+//! `ringhold echo`: the engine with the smallest application there is, for conformance and
+//! benchmarks.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,8 +14,8 @@ use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server
 use super::options::{EngineOptions, duration};
 use crate::control;
 
-/// Sends every message back. Clients of a path below `/fanout` share a topic instead: what one sends,
-/// all of them receive.
+/// Sends every message back. Clients of a path below `/fanout` share a topic instead: what one
+/// sends, all of them receive.
 #[derive(Debug, Args)]
 pub(crate) struct EchoArguments {
     #[command(flatten)]
@@ -39,8 +40,8 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// State per connection: whether it wants fan-out. One byte, so that the density of the engine is what
-/// an idle connection shows; the few that have a topic are kept beside.
+/// State per connection: whether it wants fan-out. One byte, so that the density of the engine is
+/// what an idle connection shows; the few that have a topic are kept beside.
 #[derive(Default)]
 struct Echo {
     topics: HashMap<ConnId, Box<str>>,

@@ -13,8 +13,8 @@ use crate::load::{self, Job, Plan, SIZE_MIN, Sources, Target};
 
 /// Opens connections to a WebSocket server and measures what it does with them.
 ///
-/// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost or a message did not
-/// come as it was sent, 1 when nothing could be measured, 2 when the arguments are wrong.
+/// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost or a message did
+/// not come as it was sent, 1 when nothing could be measured, 2 when the arguments are wrong.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
     #[command(subcommand)]
@@ -26,8 +26,8 @@ enum WorkloadArguments {
     /// Open connections and hold them
     Idle(CommonOptions),
 
-    /// Send messages that the server sends back: in a closed loop, or at a fixed rate with latency from
-    /// the time at which each message was due
+    /// Send messages that the server sends back: in a closed loop, or at a fixed rate with latency
+    /// from the time at which each message was due
     Echo {
         #[command(flatten)]
         common: CommonOptions,
@@ -35,8 +35,8 @@ enum WorkloadArguments {
         messages: MessageOptions,
     },
 
-    /// Publish messages that the server sends to all connections of the path (with `ringhold echo`: a
-    /// path below /fanout)
+    /// Publish messages that the server sends to all connections of the path (with `ringhold
+    /// echo`: a path below /fanout)
     Fanout {
         #[command(flatten)]
         common: CommonOptions,
@@ -89,8 +89,8 @@ struct CommonOptions {
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     handshake_timeout: Duration,
 
-    /// Addresses to connect from, as 10.0.0.2,10.0.0.4-10.0.0.9 [default: for a loopback target as many
-    /// of 127.0.0.2 and following as the connections need]
+    /// Addresses to connect from, as 10.0.0.2,10.0.0.4-10.0.0.9 [default: for a loopback target as
+    /// many of 127.0.0.2 and following as the connections need]
     #[arg(long, value_name = "ADDRESSES")]
     sources: Option<Sources>,
 

@@ -1,5 +1,5 @@
-//! The control plane: one thread beside the workers, on tokio-uring. It turns signals into drains and
-//! counters into log lines; no connection of a client ever passes through it.
+//! The control plane: one thread beside the workers, on tokio-uring. It turns signals into drains
+//! and counters into log lines; no connection of a client ever passes through it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ pub(crate) struct Control {
     finished: oneshot::Sender<()>,
 }
 
-/// Starts the control thread. It drains the server at the first SIGTERM or SIGINT and ends it at once
-/// at the second.
+/// Starts the control thread. It drains the server at the first SIGTERM or SIGINT and ends it at
+/// once at the second.
 pub(crate) fn start<H: Handler>(
     handle: Handle<H>,
     drain: Drain,

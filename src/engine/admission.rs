@@ -1,9 +1,9 @@
-//! Who gets in: one-shot accepts, never more in flight than there is room for, so that the kernel never
-//! has to throw away a connection it has accepted.
+//! Who gets in: one-shot accepts, never more in flight than there is room for, so that the kernel
+//! never has to throw away a connection it has accepted.
 //!
-//! A connection over a limit that still gets a slot (the reserve) is told so: its request is answered
-//! with 503. When even the reserve is used up, accepting stops and the rest waits in the listener's
-//! queue.
+//! A connection over a limit that still gets a slot (the reserve) is told so: its request is
+//! answered with 503. When even the reserve is used up, accepting stops and the rest waits in the
+//! listener's queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -169,8 +169,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    /// The kernel hands out a slot only after it closed the last tenant's descriptor; its completion
-    /// may still be on the way.
+    /// The kernel hands out a slot only after it closed the last tenant's descriptor; its
+    /// completion may still be on the way.
     fn vacate(&mut self, slot: u32) {
         if self.core.slots.get(slot).is_some() {
             self.core.counted.stale_completions += 1;

@@ -1,8 +1,8 @@
 //! How connections end: the close handshake from either side, faults, refusals, and plain drops.
 //!
-//! The order is always the same. The application is told once ([`Core::conclude`]), topics and messages
-//! in progress go in the same step; then what is queued leaves, then the descriptor is closed, and when
-//! the kernel confirms that, the slot is free. Each step has a deadline.
+//! The order is always the same. The application is told once ([`Core::conclude`]), topics and
+//! messages in progress go in the same step; then what is queued leaves, then the descriptor is
+//! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
 
 use super::conn::SendError;
 use super::core::{Core, Notice};
@@ -136,8 +136,8 @@ impl Core {
         }
     }
 
-    /// Tells the application, once, and takes everything from the connection that belongs to an open
-    /// one.
+    /// Tells the application, once, and takes everything from the connection that belongs to an
+    /// open one.
     fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.topics.unsubscribe_all(&mut hot.subscriptions);

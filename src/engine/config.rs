@@ -77,16 +77,16 @@ impl Default for Drain {
 /// Configuration of a server. `0` switches an optional limit off where its text says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only outgoing
-    /// connections.
+    /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only
+    /// outgoing connections.
     pub listen: Option<SocketAddr>,
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
     /// many more as `max_connections` needs under the limit of open files.
     pub workers: usize,
     /// Bind worker `n` to processor `n` (modulo their number).
     pub pin: bool,
-    /// Connections over all workers; one more is answered with 503. 0: as many as the workers can hold
-    /// under the limit of open files, at most about 116,000 each.
+    /// Connections over all workers; one more is answered with 503. 0: as many as the workers can
+    /// hold under the limit of open files, at most about 116,000 each.
     pub max_connections: u32,
     /// Connections from one IPv4 address or IPv6 /64; 0: no limit.
     pub max_per_address: u32,
@@ -117,8 +117,8 @@ pub struct Config {
     pub byte_rate: u32,
     /// What happens beyond these rates.
     pub rate_policy: RatePolicy,
-    /// Bytes queued for one peer that the kernel has not taken. An empty outbox takes one message of
-    /// any size.
+    /// Bytes queued for one peer that the kernel has not taken. An empty outbox takes one message
+    /// of any size.
     pub max_outbox: usize,
     /// What happens beyond.
     pub outbox_policy: Policy,
@@ -229,8 +229,9 @@ impl Config {
         }
     }
 
-    /// How `max_connections` are spread, given the soft limit of open files and the processors there
-    /// are. SO_REUSEPORT spreads by hash, so each table has room for an eighth more than its share.
+    /// How `max_connections` are spread, given the soft limit of open files and the processors
+    /// there are. SO_REUSEPORT spreads by hash, so each table has room for an eighth more than its
+    /// share.
     pub fn layout(&self, open_files: u64, processors: usize) -> Result<Layout, ConfigError> {
         let most = u64::from(SLOTS_MAX).min(open_files);
         let spare = 32 + u64::from(self.reserve);

@@ -91,8 +91,8 @@ impl Frame {
         Self { wire: wire.into(), header, kind, key: 0 }
     }
 
-    /// With a key, other than 0, for [`super::Policy::Conflate`]: in a full outbox it replaces an older
-    /// frame with the same key.
+    /// With a key, other than 0, for [`super::Policy::Conflate`]: in a full outbox it replaces an
+    /// older frame with the same key.
     #[must_use]
     pub fn keyed(self, key: u64) -> Self {
         Self { key, ..self }
@@ -236,8 +236,8 @@ impl Cx<'_> {
     /// Opens an outgoing connection, from `local` if given. [`super::Handler::dialled`] or
     /// [`super::Handler::dial_failed`] tell the outcome with the same `tag`.
     ///
-    /// Its mask keys come from a fast generator that is seeded by the kernel, which is meant for load
-    /// generation; RFC 6455 section 10.3 wants keys that a hostile script cannot predict.
+    /// Its mask keys come from a fast generator that is seeded by the kernel, which is meant for
+    /// load generation; RFC 6455 section 10.3 wants keys that a hostile script cannot predict.
     pub fn dial(&mut self, target: &Arc<DialTarget>, local: Option<IpAddr>, tag: u64) {
         self.core.outgoing.push_back(Outgoing { target: target.clone(), local, tag });
     }
@@ -325,8 +325,8 @@ impl<'a> Conn<'a> {
         self.send(Kind::Binary, payload)
     }
 
-    /// Queues a message; the payload is copied once. It leaves at the end of the turn, together with
-    /// everything else queued for this peer.
+    /// Queues a message; the payload is copied once. It leaves at the end of the turn, together
+    /// with everything else queued for this peer.
     pub fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), SendError> {
         self.cx.core.queue_message(self.slot, self.generation, kind, payload)
     }

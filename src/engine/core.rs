@@ -1,4 +1,5 @@
-//! One core's world, without its ring: connections, timers, topics, what is queued, what is counted.
+//! One core's world, without its ring: connections, timers, topics, what is queued, what is
+//! counted.
 //!
 //! Everything an application may do from a callback is an operation on [`Core`], so none of it can
 //! reach the kernel: it leaves marks (dirty, ready, ending) that the worker's turn acts upon. The

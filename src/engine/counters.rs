@@ -12,7 +12,10 @@ macro_rules! counters {
 
         impl Counters {
             /// Every counter with its name, its kind and what it means.
-            pub fn each(&self, mut visit: impl FnMut(&'static str, CounterKind, &'static str, u64)) {
+            pub fn each(
+                &self,
+                mut visit: impl FnMut(&'static str, CounterKind, &'static str, u64),
+            ) {
                 $(visit(
                     stringify!($name),
                     CounterKind::$kind,

@@ -39,8 +39,8 @@ pub trait Handler: Sized + 'static {
         let _ = (conn, state);
     }
 
-    /// The connection is gone, for whatever reason; exactly once for each [`Self::open`]. Sending to
-    /// `id` is refused from here on, its topics and timers are gone.
+    /// The connection is gone, for whatever reason; exactly once for each [`Self::open`]. Sending
+    /// to `id` is refused from here on, its topics and timers are gone.
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, state: Self::State, closed: &Closed) {
         let _ = (cx, id, state, closed);
     }

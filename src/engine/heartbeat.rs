@@ -1,10 +1,10 @@
-//! When a silent peer is asked, and when it is given up. Pure decisions over [`Pulse`]; the wheel calls,
-//! the worker acts.
+//! When a silent peer is asked, and when it is given up. Pure decisions over [`Pulse`]; the wheel
+//! calls, the worker acts.
 //!
-//! Any inbound byte is proof of life, so a busy connection is never pinged. Silence of one interval
-//! brings a ping; unanswered, the peer becomes *suspect*, is *probed*, and is *dead*, each at its own
-//! deadline counted from the first ping of that silence. Answers lengthen the interval by a quarter,
-//! a missed deadline halves it.
+//! Any inbound byte is proof of life, so a busy connection is never pinged. Silence of one
+//! interval brings a ping; unanswered, the peer becomes *suspect*, is *probed*, and is *dead*,
+//! each at its own deadline counted from the first ping of that silence. Answers lengthen the
+//! interval by a quarter, a missed deadline halves it.
 
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ impl Plan {
         }
     }
 
-    /// A new connection. Its first ping comes at a random point between half an interval and one, so
-    /// that clients that came together are not asked together.
+    /// A new connection. Its first ping comes at a random point between half an interval and one,
+    /// so that clients that came together are not asked together.
     pub(crate) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
         let head_start = rng.below(u32::from(self.start) / 2 + 1);
         Pulse { seen: now.saturating_sub(head_start), interval: self.start, ..Pulse::default() }

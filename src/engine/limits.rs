@@ -1,5 +1,5 @@
-//! Rates per connection, as virtual scheduling (GCRA): one number per rate, the time until which what
-//! was received is paid for. Microseconds modulo 2^32, compared within a window of one burst.
+//! Rates per connection, as virtual scheduling (GCRA): one number per rate, the time until which
+//! what was received is paid for. Microseconds modulo 2^32, compared within a window of one burst.
 
 use super::config::RatePolicy;
 use super::core::Core;

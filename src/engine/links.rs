@@ -107,7 +107,8 @@ impl<H: Handler> Handle<H> {
         self.network.close(id, code, reason)
     }
 
-    /// Sends a frame to every subscriber of a topic. Returns how many cores were too busy to take it.
+    /// Sends a frame to every subscriber of a topic. Returns how many cores were too busy to take
+    /// it.
     pub fn publish(&self, topic: &str, frame: &Frame) -> u64 {
         self.network.publish(u16::MAX, &topic.into(), frame)
     }

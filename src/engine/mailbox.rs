@@ -1,4 +1,5 @@
-//! How other threads reach a core: a bounded queue and a doorbell that is rung only if the core sleeps.
+//! How other threads reach a core: a bounded queue and a doorbell that is rung only if the core
+//! sleeps.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,21 +1,21 @@
 //! The engine: one core's world and the threads that run it.
 //!
 //! ```text
-//!             completions                events                 effects
-//!  kernel ──► ring ──────────► worker ──────────► application ──────────► outbox ──► ring ──► kernel
-//!              uring, sim       turn, slots,       Handler                 dirty marks
+//!             completions                events                effects
+//!  kernel ──► ring ──────────► worker ──────────► application ────────► outbox ──► ring ──► kernel
+//!              uring, sim       turn, slots,       Handler               dirty marks
 //!                               wheel, reading
 //! ```
 //!
-//! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is asked
-//! for; [`slots`] is what a connection costs; `closing` is how it ends.
+//! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is
+//! asked for; [`slots`] is what a connection costs; `closing` is how it ends.
 //!
 //! The design in four sentences. An idle connection is one cache line and one multishot poll. When
-//! input comes, the core receives from all ready connections in one batch that never waits, decodes in
-//! place, and calls the application. What that queues leaves in one gathering send per connection, in
-//! the same system call that waits for the next event. Because batches never wait, the kernel
-//! owns none of our buffers between two calls, and a connection's only outstanding operations are its
-//! polls and its close, each of which carries a generation.
+//! input comes, the core receives from all ready connections in one batch that never waits,
+//! decodes in place, and calls the application. What that queues leaves in one gathering send per
+//! connection, in the same system call that waits for the next event. Because batches never wait,
+//! the kernel owns none of our buffers between two calls, and a connection's only outstanding
+//! operations are its polls and its close, each of which carries a generation.
 
 mod admission;
 mod closing;

@@ -1,9 +1,9 @@
 //! What is queued for one peer, and what happens when it is too much.
 //!
 //! An outbox exists only while there is something to send. Within a turn small frames lie in the
-//! core's cork (one buffer for all connections) and received payloads where they were received; both
-//! are valid until the turn's sends are done. What the kernel did not take by then is copied into
-//! segments of its own ([`Outbox::settle`]).
+//! core's cork (one buffer for all connections) and received payloads where they were received;
+//! both are valid until the turn's sends are done. What the kernel did not take by then is copied
+//! into segments of its own ([`Outbox::settle`]).
 //!
 //! The invariant: `bytes` is the sum of all segments less what was sent of the first, and only the
 //! first segment may be partly sent, so a message is dropped whole or not at all.

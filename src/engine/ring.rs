@@ -1,5 +1,5 @@
-//! The kernel as the engine sees it: a small trait with two implementations, [`super::uring::Uring`]
-//! over io_uring and the simulated kernel of `tests/simulation.rs`.
+//! The kernel as the engine sees it: a small trait with two implementations,
+//! [`super::uring::Uring`] over io_uring and the simulated kernel of `tests/simulation.rs`.
 //!
 //! Two kinds of operations. *Asynchronous* ones (accept, poll, close...) carry a [`Token`] and
 //! complete in some later [`Ring::enter`]. *Batched* ones (receive, send) never wait: they are

@@ -1,5 +1,5 @@
-//! A small, fast, seedable generator (xorshift64*): spreads heartbeats and makes mask keys of the load
-//! generator. Not for secrets.
+//! A small, fast, seedable generator (xorshift64*): spreads heartbeats and makes mask keys of the
+//! load generator. Not for secrets.
 
 /// Same seed, same sequence.
 #[derive(Clone, Debug)]

@@ -89,8 +89,8 @@ impl Builder {
         self
     }
 
-    /// Starts the server, and returns when it has ended by [`Handle::drain`] or [`super::Cx::stop`].
-    /// `application` is called once on each worker's thread.
+    /// Starts the server, and returns when it has ended by [`Handle::drain`] or
+    /// [`super::Cx::stop`]. `application` is called once on each worker's thread.
     pub fn run<H: Handler>(
         self,
         application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
@@ -179,7 +179,8 @@ impl<H: Handler> Running<H> {
         self.workers
     }
 
-    /// Workers that have not ended: fewer than [`Self::workers`] once the server ends or one failed.
+    /// Workers that have not ended: fewer than [`Self::workers`] once the server ends or one
+    /// failed.
     pub fn workers_alive(&self) -> usize {
         self.threads.iter().filter(|thread| !thread.is_finished()).count()
     }
@@ -303,7 +304,8 @@ impl std::fmt::Display for StartError {
                 }
                 Some(libc::EACCES) => write!(
                     f,
-                    "no permission to listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE"
+                    "no permission to listen on {address}: ports below 1024 need \
+                     CAP_NET_BIND_SERVICE"
                 ),
                 Some(libc::EMFILE | libc::ENFILE) => {
                     write!(f, "too few file descriptors for the listeners on {address}: {error}")

@@ -1,8 +1,8 @@
 //! The connections of one core, by slot: the index of a connection's record is the index of its
 //! direct descriptor, so the kernel is the allocator of both.
 //!
-//! The hot record is one cache line; what is rarely read lies beside it. Records live in chunks that
-//! are made when the kernel first hands out one of their slots and given back when the last
+//! The hot record is one cache line; what is rarely read lies beside it. Records live in chunks
+//! that are made when the kernel first hands out one of their slots and given back when the last
 //! connection of the chunk is gone, so memory follows the number of connections both ways.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -78,7 +78,7 @@ impl Flags {
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }
 
-/// Heartbeat state of a connection: 15 bytes. See [`super::heartbeat`].
+/// Heartbeat state of a connection: 15 bytes. See `heartbeat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pulse {
     /// Tick of the last inbound byte.

@@ -161,8 +161,8 @@ impl Core {
         self.arm(slot);
     }
 
-    /// A pong came: if it is one of our stamps, it tells the round-trip time. Any other is legal and
-    /// ignored (RFC 6455 section 5.5.3).
+    /// A pong came: if it is one of our stamps, it tells the round-trip time. Any other is legal
+    /// and ignored (RFC 6455 section 5.5.3).
     pub(crate) fn on_pong(&mut self, slot: u32, payload: &[u8]) {
         let Ok(stamp) = <[u8; 8]>::try_from(payload) else { return };
         let elapsed = self.now_ns.saturating_sub(u64::from_be_bytes(stamp));

@@ -1,5 +1,6 @@
 //! Who on this core listens to what: topics with their subscribers, and each connection's list of
-//! subscriptions, linked through the same records so that leaving is constant time from either side.
+//! subscriptions, linked through the same records so that leaving is constant time from either
+//! side.
 //!
 //! The invariant: a subscription is in its topic's members and in its connection's list, or in
 //! neither; a topic without members does not exist.

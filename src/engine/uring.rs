@@ -1,9 +1,9 @@
-//! [`Ring`] over io_uring: the only file that submits to the kernel, and with [`super::sys`] the only
-//! one of the engine with `unsafe`.
+//! [`Ring`] over io_uring: the only file that submits to the kernel, and with [`super::sys`] the
+//! only one of the engine with `unsafe`.
 //!
-//! The invariant: every pointer in a submission entry stays valid until the call that submits it has
-//! returned. Receives and sends carry `MSG_DONTWAIT`, so the kernel is done with their buffers when
-//! `io_uring_enter` returns (`REQ_F_NOWAIT` in io_uring/net.c: such a request completes with
+//! The invariant: every pointer in a submission entry stays valid until the call that submits it
+//! has returned. Receives and sends carry `MSG_DONTWAIT`, so the kernel is done with their buffers
+//! when `io_uring_enter` returns (`REQ_F_NOWAIT` in io_uring/net.c: such a request completes with
 //! `-EAGAIN` instead of being parked). Accept addresses live as long as the ring, and longer.
 
 use std::io;

@@ -2,12 +2,12 @@
 //! 12 bytes in the entry's own record, no allocation ever.
 //!
 //! The invariant: an entry is linked into bucket `due % BUCKETS` if and only if its `due` is not
-//! [`UNARMED`]. Cancelling unlinks at once, so a dead connection has no timer by construction.
+//! `UNARMED`. Cancelling unlinks at once, so a dead connection has no timer by construction.
 //!
-//! Doubly linked on purpose: buckets of `Vec<u32>` with lazy removal walk faster (7.5 against 52 ns
-//! per entry at a million), but leave entries of the dead behind, and their slack and re-check stamp
-//! cost the 8 bytes that the links do. At 25 s heartbeats a million entries are walked at 40,000 a
-//! second: 0.2 % of a core.
+//! Doubly linked on purpose: buckets of `Vec<u32>` with lazy removal walk faster (7.5 against 52
+//! ns per entry at a million), but leave entries of the dead behind, and their slack and re-check
+//! stamp cost the 8 bytes that the links do. At 25 s heartbeats a million entries are walked at
+//! 40,000 a second: 0.2 % of a core.
 
 /// The links of one entry. Lives in the record it times.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,8 @@
 //! flush and wait → completions → letters → deadlines → receive → application → ring work
 //! ```
 //!
-//! Events move one way. A completion changes marks, a step acts on marks, the application's calls leave
-//! marks; nothing calls back into the step it came from.
+//! Events move one way. A completion changes marks, a step acts on marks, the application's calls
+//! leave marks; nothing calls back into the step it came from.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -340,8 +340,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let mut releases = std::mem::take(&mut self.core.releases);
         for slot in releases.drain(..) {
-            // A shutdown looks its descriptor up on a kernel thread, whenever that runs. If the slot
-            // were closed by then, it would hit the next tenant; its completion brings us back here.
+            // A shutdown looks its descriptor up on a kernel thread, whenever that runs. If the
+            // slot were closed by then, it would hit the next tenant; its completion brings us
+            // back here.
             if !self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::SHUTDOWN)) {
                 self.close_descriptor(slot);
             }

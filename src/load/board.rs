@@ -1,7 +1,8 @@
-//! How far each thread is, for those who wait: a few numbers that their thread writes once per turn.
+//! How far each thread is, for those who wait: a few numbers that their thread writes once per
+//! turn.
 //!
-//! Never locked while a run lasts and never exact across threads. The invariant: a number is written by
-//! one thread only.
+//! Never locked while a run lasts and never exact across threads. The invariant: a number is
+//! written by one thread only.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,8 @@
 //! The course of a run, step by step: open, begin, measure, end, report, close.
 //!
 //! Runs on the thread that asked for it and only looks and tells; the work is that of the drivers.
-//! Every step has an end: connections have the handshake's deadline, the measured time is given, and
-//! what comes after it has `linger`.
+//! Every step has an end: connections have the handshake's deadline, the measured time is given,
+//! and what comes after it has `linger`.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -314,8 +314,8 @@ fn sources(plan: &Plan, peer: std::net::SocketAddr) -> Result<Vec<IpAddr>, Failu
     plan_sources(plan.sources.as_ref(), peer, plan.connections, ports).map_err(Failure::Target)
 }
 
-/// The engine as a client: no listener, no pings of its own, and no limit of its own on what the plan
-/// asks for.
+/// The engine as a client: no listener, no pings of its own, and no limit of its own on what the
+/// plan asks for.
 fn engine_config(plan: &Plan) -> Config {
     let size = plan.job.size();
     Config {

@@ -1,8 +1,9 @@
 //! One thread of the load: opens its share of the connections, hands what happens on them to the
 //! workload, and counts how they come and go.
 //!
-//! Never waits: pace and deadlines come from [`Handler::turn`]. The invariant: each connection of the
-//! share is counted once as opened, failed or untried, and each opened one at most once as lost.
+//! Never waits: pace and deadlines come from [`Handler::turn`]. The invariant: each connection of
+//! the share is counted once as opened, failed or untried, and each opened one at most once as
+//! lost.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
@@ -17,8 +18,8 @@ use super::reasons;
 use super::schedule::Schedule;
 use super::tally::{Opening, Tally, Traffic};
 
-/// What a run does with its connections, on one thread. Connections are numbered from 0 in the order
-/// in which they were dialled.
+/// What a run does with its connections, on one thread. Connections are numbered from 0 in the
+/// order in which they were dialled.
 pub(crate) trait Workload: 'static {
     /// A connection opened.
     fn on_open(&mut self, index: u32, id: ConnId);

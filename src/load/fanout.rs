@@ -1,8 +1,8 @@
 //! The workload `fanout`: what one connection publishes comes to all of them, once and in order.
 //!
-//! The first connections are the publishers; all connections are subscribers. Latency counts from when
-//! a message was due to each delivery. The invariant: of each publisher, a connection is expected to
-//! see the numbers 1, 2, 3... without a gap.
+//! The first connections are the publishers; all connections are subscribers. Latency counts from
+//! when a message was due to each delivery. The invariant: of each publisher, a connection is
+//! expected to see the numbers 1, 2, 3... without a gap.
 
 use std::time::Duration;
 

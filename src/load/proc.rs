@@ -83,8 +83,8 @@ impl Slabs {
         Self::parse(&fs::read_to_string("/proc/slabinfo").unwrap_or_default())
     }
 
-    /// Two lines of heading, then
-    /// `name active objects size per-slab pages : tunables ... : slabdata active-slabs slabs shared`.
+    /// Two lines of heading, then `name active objects size per-slab pages : tunables ... :
+    /// slabdata active-slabs slabs shared`.
     fn parse(text: &str) -> Self {
         let caches = text.lines().filter_map(|line| {
             let mut parts = line.split(':');

@@ -1,6 +1,7 @@
 //! Why connections fail and end, in words that name the remedy.
 //!
-//! Owns these texts. The invariant: the same cause gives the same text, so that they can be counted.
+//! Owns these texts. The invariant: the same cause gives the same text, so that they can be
+//! counted.
 
 use ringhold::{Cause, Closed};
 

@@ -112,8 +112,8 @@ impl FromStr for Sources {
     }
 }
 
-/// The addresses to bind to, in turn. Empty: the kernel chooses, which is one address. `ports` is how
-/// many connections the kernel may open from one address to one port.
+/// The addresses to bind to, in turn. Empty: the kernel chooses, which is one address. `ports` is
+/// how many connections the kernel may open from one address to one port.
 pub(crate) fn plan_sources(
     asked: Option<&Sources>,
     peer: SocketAddr,

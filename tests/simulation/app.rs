@@ -1,6 +1,6 @@
-//! The application under test: it echoes, publishes, closes, panics, keeps identifiers too long; and
-//! it checks what the engine promises an application. What it sees goes to a [`Journal`] that the
-//! clients are checked against.
+//! The application under test: it echoes, publishes, closes, panics, keeps identifiers too long;
+//! and it checks what the engine promises an application. What it sees goes to a [`Journal`] that
+//! the clients are checked against.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

@@ -1,12 +1,13 @@
-//! A kernel that exists in memory: a listener, a table of direct descriptors, sockets, polls, a clock.
+//! A kernel that exists in memory: a listener, a table of direct descriptors, sockets, polls, a
+//! clock.
 //!
-//! It gives every completion io_uring may give, late and in any order that io_uring may give it, and
-//! fails whatever may fail, as the seed says. It panics where the engine misuses it: a poll armed
-//! twice, an operation on a descriptor that is not open, a close that leaves a poll armed.
+//! It gives every completion io_uring may give, late and in any order that io_uring may give it,
+//! and fails whatever may fail, as the seed says. It panics where the engine misuses it: a poll
+//! armed twice, an operation on a descriptor that is not open, a close that leaves a poll armed.
 //!
-//! What is modelled of Linux: a poll announces edges, and the level when it is armed; a receive says
-//! that more is queued whenever it is; a slot is free for the next accept before its close has
-//! reported; a close with unread input resets the peer.
+//! What is modelled of Linux: a poll announces edges, and the level when it is armed; a receive
+//! says that more is queued whenever it is; a slot is free for the next accept before its close
+//! has reported; a close with unread input resets the peer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

@@ -1,5 +1,5 @@
-//! The clients: each connects once, behaves as its character says, and checks that what it receives is
-//! a valid server's stream with its own messages in it, in order, unmodified, once.
+//! The clients: each connects once, behaves as its character says, and checks that what it
+//! receives is a valid server's stream with its own messages in it, in order, unmodified, once.
 
 use std::collections::VecDeque;
 

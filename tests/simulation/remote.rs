@@ -1,6 +1,6 @@
-//! The servers that the application dials: most answer the upgrade and some messages, and end; some
-//! are silent, refuse, lie or leave. They check that the engine's client half sends a valid client's
-//! stream.
+//! The servers that the application dials: most answer the upgrade and some messages, and end;
+//! some are silent, refuse, lie or leave. They check that the engine's client half sends a valid
+//! client's stream.
 
 use ringhold::engine::rng::Rng;
 use ringhold::protocol::frame::{self, Opcode};

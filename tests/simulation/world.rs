@@ -1,4 +1,5 @@
-//! What the worker lives in: the fake kernel, the clients, other threads; and the ring that leads there.
+//! What the worker lives in: the fake kernel, the clients, other threads; and the ring that leads
+//! there.
 //!
 //! Time is the kernel's. It moves by a little with every turn, and by as much as there is to wait
 //! for when the worker sleeps; clients and other threads act while it does.

@@ -8,9 +8,9 @@
 //!     /tmp/corpus tests/fuzz/corpus/client_response -- -max_total_time=600 -max_len=1024
 //! ```
 //!
-//! What it finds lands in `tests/fuzz/artifacts/client_response/`. Once it is understood, minimise it with
-//! `cargo fuzz tmin` and move it to `tests/fuzz/corpus/client_response/`: from then on `cargo test` replays
-//! it.
+//! What it finds lands in `tests/fuzz/artifacts/client_response/`. Once it is understood, minimise
+//! it with `cargo fuzz tmin` and move it to `tests/fuzz/corpus/client_response/`: from then on
+//! `cargo test` replays it.
 
 #![no_main]
 

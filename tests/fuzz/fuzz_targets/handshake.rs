@@ -8,9 +8,9 @@
 //!     /tmp/corpus tests/fuzz/corpus/handshake -- -max_total_time=600 -max_len=2048
 //! ```
 //!
-//! What it finds lands in `tests/fuzz/artifacts/handshake/`. Once it is understood, minimise it with
-//! `cargo fuzz tmin` and move it to `tests/fuzz/corpus/handshake/`: from then on `cargo test` replays
-//! it.
+//! What it finds lands in `tests/fuzz/artifacts/handshake/`. Once it is understood, minimise it
+//! with `cargo fuzz tmin` and move it to `tests/fuzz/corpus/handshake/`: from then on `cargo test`
+//! replays it.
 
 #![no_main]
 

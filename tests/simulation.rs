@@ -52,11 +52,8 @@ fn simulate(seed: u64, verbose: bool) -> Result<Report, String> {
     }
     // What is broken need not survive its own end.
     std::mem::forget(run);
-    Err(format!(
-        "seed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --release --test simulation replay\
-         \x20\
-         -- --nocapture"
-    ))
+    let command = "cargo test --release --test simulation replay -- --nocapture";
+    Err(format!("seed {seed}: {what}\nreplay: SIM_SEED={seed} {command}"))
 }
 
 /// Runs seeds up to the first failures, and shows what happened in them.

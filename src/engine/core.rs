@@ -113,6 +113,8 @@ pub(crate) struct Core {
     pub(crate) counted: Counters,
     pub(crate) rtt_us: Histogram<u64>,
     pub(crate) drift_us: Histogram<u64>,
+    /// Deadlines were found late, and moved, when they were last looked at.
+    pub(crate) forgave: bool,
     /// Bytes of messages in progress.
     pub(crate) inbound_held: usize,
     /// Bytes in outboxes that outlived a turn.
@@ -206,6 +208,7 @@ impl Core {
             counted: Counters::default(),
             rtt_us,
             drift_us,
+            forgave: false,
             inbound_held: 0,
             outbox_held: 0,
             open: 0,

@@ -15,6 +15,7 @@ use super::mailbox::Mailbox;
 use super::ring::{Doorbell, Ring};
 use super::rng::Rng;
 use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
+use super::timing::FORGIVEN;
 use super::worker::Worker;
 
 /// The only worker of a server, on the given ring, with a table of `table` direct descriptors.
@@ -128,9 +129,9 @@ impl Core {
         match hot.phase {
             Phase::Closed => check(due.is_none(), "a timer of the gone"),
             Phase::Open => match self.open_deadline(hot) {
-                // Earlier is lazy, later is a bug.
+                // Earlier is lazy, later is a bug, but for the ticks that a stalled core forgives.
                 Some(limit) => check(
-                    due.is_some_and(|due| due <= limit.max(self.wheel.now() + 1)),
+                    due.is_some_and(|due| due <= limit.max(self.wheel.now() + FORGIVEN)),
                     "a deadline that nobody watches",
                 ),
                 None => Ok(()),

@@ -13,10 +13,9 @@ use ringhold::{CloseCode, Config, Drain, Handle, Heartbeat, Running, Server, Sta
 
 use super::board::{Board, Clock, Progress, Ticker};
 use super::driver::{Course, Driver, Letter, Seat, Workload};
-use super::proc::{Look, Slabs};
-use super::report::{
-    ClosingReport, KernelReport, Looks, MessageReport, OpeningReport, ProcessReport, Report,
-};
+use super::findings::{Frame, Watch, receivers};
+use super::proc::Look;
+use super::report::{ClosingReport, OpeningReport, Report};
 use super::schedule::share;
 use super::tally::Tally;
 use super::target::{parse_port_range, plan_sources};
@@ -135,23 +134,20 @@ impl<W: Workload> Run<'_, W> {
         }
     }
 
-    /// Waits for messages that are still on their way, as long as some come.
+    /// Waits for messages that are still on their way, until none came for as long as `linger`.
     fn settle(&self, ticker: &mut Ticker, receivers: u64) {
-        let end = Instant::now() + self.plan.linger;
+        let mut last = (self.board.sum().seen, Instant::now());
         loop {
-            let before = self.board.sum();
-            let whole = |now: Progress| now.seen + now.forfeited >= now.sent * receivers;
-            let left = end.saturating_duration_since(Instant::now());
-            let step = left.min(SILENCE);
-            let since = Instant::now();
-            while !whole(self.board.sum()) && since.elapsed() < step {
-                ticker.show("settling", self.board.sum());
-                std::thread::sleep(LOOK_EVERY.min(step));
-            }
             let now = self.board.sum();
-            if whole(now) || now.seen == before.seen || left.is_zero() {
+            ticker.show("settling", now);
+            if now.seen != last.0 {
+                last = (now.seen, Instant::now());
+            }
+            let whole = now.seen + now.forfeited >= now.sent * receivers;
+            if whole || last.1.elapsed() >= self.plan.linger || self.has_failed() {
                 return;
             }
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -184,7 +180,8 @@ impl<W: Workload> Run<'_, W> {
     /// Closes what is left and ends the threads. As long as connections go, it is waited for them.
     fn close(self) -> Result<Stats, Failure> {
         self.running.drain(&Drain {
-            window: Duration::from_secs(self.board.sum().left) / CLOSES_PER_SECOND,
+            window: (Duration::from_secs(self.board.sum().left) / CLOSES_PER_SECOND)
+                .min(CLOSE_MAX / 2),
             deadline: CLOSE_MAX,
             code: CloseCode::NORMAL,
             reason: String::new(),
@@ -201,110 +198,6 @@ impl<W: Workload> Run<'_, W> {
             }
         }
         self.running.join().map_err(Failure::Engine)
-    }
-}
-
-/// Looks at the processes and the kernel at the right moments.
-struct Watch {
-    server_pid: Option<u32>,
-    server: Looks,
-    client: Looks,
-    slabs: [Slabs; 2],
-}
-
-impl Watch {
-    fn new(plan: &Plan) -> Self {
-        let server_pid = plan.server_pid;
-        let before = server_pid.and_then(|pid| Look::at(pid, true));
-        let slabs = match server_pid {
-            Some(_) => [Slabs::now(), Slabs::default()],
-            None => Default::default(),
-        };
-        let server = Looks { before, ..Looks::default() };
-        Self { server_pid, server, client: Looks::default(), slabs }
-    }
-
-    /// The threads are there, and no connection yet.
-    fn on_start(&mut self) {
-        self.client.before = Look::at(std::process::id(), true);
-    }
-
-    fn on_open(&mut self) {
-        self.client.open = Look::at(std::process::id(), true);
-        if let Some(pid) = self.server_pid {
-            self.server.open = Look::at(pid, true);
-            self.slabs[1] = Slabs::now();
-        }
-    }
-
-    fn on_begin(&mut self) {
-        self.server.begin = self.server_pid.and_then(|pid| Look::at(pid, false));
-        self.client.begin = Look::at(std::process::id(), false);
-    }
-
-    fn on_end(&mut self) {
-        self.server.end = self.server_pid.and_then(|pid| Look::at(pid, false));
-        self.client.end = Look::at(std::process::id(), false);
-    }
-}
-
-/// What the conductor itself knows of a run.
-struct Frame {
-    threads: usize,
-    sources: usize,
-    seconds: f64,
-    opening: OpeningReport,
-    closing: ClosingReport,
-}
-
-impl Frame {
-    fn report(self, plan: &Plan, tally: &Tally, watch: &Watch, interrupted: bool) -> Report {
-        let Self { threads, sources, seconds, opening, closing } = self;
-        let traffic = &tally.traffic;
-        let messages = |size, how| {
-            let receivers = receivers(plan.job, opening.opened);
-            Some(MessageReport::new(traffic, size, how, receivers, seconds))
-        };
-        let messages = match plan.job {
-            Job::Idle => None,
-            Job::Echo { size, rate, pipeline } => messages(size, (rate, pipeline, 0)),
-            Job::Fanout { size, rate, pipeline, publishers } => {
-                messages(size, (rate, pipeline, publishers))
-            }
-        };
-        let lost = tally.opening.lost.total();
-        let left_out = if interrupted { 0 } else { opening.untried };
-        let ok = opening.failed + left_out + lost == 0
-            && messages.as_ref().is_none_or(MessageReport::is_whole);
-        let process =
-            |looks: &Looks| ProcessReport::new(looks, opening.opened, traffic.measured, seconds);
-        Report {
-            workload: plan.job.name(),
-            url: plan.target.url.clone(),
-            ok,
-            interrupted,
-            connections: plan.connections,
-            threads,
-            sources,
-            seconds,
-            lost,
-            lost_reasons: tally.opening.lost.0.clone(),
-            messages,
-            server: watch.server_pid.map(|_| process(&watch.server)),
-            client: Some(process(&watch.client)),
-            kernel: KernelReport::new(&watch.slabs[0], &watch.slabs[1], opening.opened),
-            opening,
-            closing,
-        }
-    }
-}
-
-/// How many times each message has to come.
-fn receivers(job: Job, opened: u64) -> u64 {
-    match job {
-        Job::Fanout { .. } => opened,
-        Job::Echo { .. } => 1,
-        Job::Idle => 0,
     }
 }
 
@@ -349,9 +242,6 @@ const CLOSES_PER_SECOND: u32 = 50_000;
 
 /// Closing takes no longer than this: a million connections at 20,000 per second.
 const CLOSE_MAX: Duration = Duration::from_secs(60);
-
-/// Messages that have not come after such a silence do not come.
-const SILENCE: Duration = Duration::from_millis(500);
 
 /// For a tally: a thread answers between two turns.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

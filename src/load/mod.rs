@@ -16,6 +16,7 @@ mod content;
 mod driver;
 mod echo;
 mod fanout;
+mod findings;
 mod idle;
 mod proc;
 mod reasons;

@@ -23,6 +23,16 @@ pub(crate) struct Look {
     pub(crate) anonymous: Option<u64>,
 }
 
+/// Looks at one process: before the first connection, when all were open, and at both ends of the
+/// measured time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Looks {
+    pub(crate) before: Option<Look>,
+    pub(crate) open: Option<Look>,
+    pub(crate) begin: Option<Look>,
+    pub(crate) end: Option<Look>,
+}
+
 /// Processor time between two looks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cpu {

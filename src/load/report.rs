@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::proc::{Cpu, Look, Slabs};
+use super::proc::{Cpu, Look, Looks, Slabs};
 use super::tally::{Opening, Traffic};
 
 /// Everything about a run.
@@ -201,16 +201,6 @@ impl Quantiles {
         let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|q| at(q).min(max));
         Self { p50, p90, p99, p999, max }
     }
-}
-
-/// Looks at one process: before the first connection, when all were open, and at both ends of the
-/// measured time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Looks {
-    pub(crate) before: Option<Look>,
-    pub(crate) open: Option<Look>,
-    pub(crate) begin: Option<Look>,
-    pub(crate) end: Option<Look>,
 }
 
 impl ProcessReport {

@@ -485,3 +485,20 @@ fn section_4_2_an_open_connection_outlives_the_handshake_limit() {
         open.close(1000);
     });
 }
+
+/// Section 10.2: a server may verify the Origin header, and answers 403 to a page it does not know.
+#[test]
+fn section_10_2_foreign_origins_are_refused() {
+    let options = ["--allow-origin", "https://a.example", "--allow-origin", "https://b.example"];
+    serve(&options, |server| {
+        accepted(server, &upgrade());
+        accepted(server, &request(GET, &and(&["Origin: https://B.example"])));
+        for origin in ["https://c.example", "http://a.example", "null", "https://a.example.org"] {
+            let line = format!("Origin: {origin}");
+            refused(server, &request(GET, &and(&[&line])), &[403]);
+        }
+    });
+    serve(&[], |server| {
+        accepted(server, &request(GET, &and(&["Origin: https://anybody.example"])));
+    });
+}

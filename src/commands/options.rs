@@ -54,6 +54,11 @@ struct LimitOptions {
     #[arg(long, default_value_t = 65_535, value_name = "N")]
     backlog: u32,
 
+    /// Origin whose pages may connect, such as https://example.org; others get 403. May be given
+    /// several times [default: any]
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<String>,
+
     /// Bytes of a request head; one more is answered with 431
     #[arg(long, default_value = "8KiB", value_name = "SIZE")]
     max_head: ByteSize,
@@ -206,6 +211,7 @@ impl EngineOptions {
             max_per_address: limits.max_per_address,
             accept_rate: limits.accept_rate,
             backlog: limits.backlog,
+            origins: limits.origins.clone(),
             max_head: size(limits.max_head),
             max_message,
             max_fragments: limits.max_fragments,

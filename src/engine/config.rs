@@ -7,6 +7,14 @@ use super::outbox::Policy;
 use super::token::SLOTS_MAX;
 use crate::protocol::CloseCode;
 
+impl Config {
+    /// Whether a request with this Origin header, if any, may connect.
+    pub(crate) fn admits_origin(&self, origin: Option<&str>) -> bool {
+        let listed = |origin: &str| self.origins.iter().any(|o| o.eq_ignore_ascii_case(origin));
+        self.origins.is_empty() || origin.is_none_or(listed)
+    }
+}
+
 /// What to do with a connection that sends more than its rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RatePolicy {
@@ -98,6 +106,10 @@ pub struct Config {
     pub reserve: u32,
     /// Seconds in the `Retry-After` of a 503.
     pub retry_after: u32,
+    /// Origins (`https://example.org`) whose pages may connect, case-insensitive; a request from
+    /// another one is answered with 403. A request without the header comes from no browser and
+    /// passes. Empty: any (RFC 6455 section 10.2).
+    pub origins: Vec<String>,
     /// Time for TCP connect and the opening handshake.
     pub handshake_timeout: Duration,
     /// Bytes of a request head.
@@ -152,6 +164,7 @@ impl Default for Config {
             backlog: 65_535,
             reserve: 64,
             retry_after: 5,
+            origins: Vec::new(),
             handshake_timeout: Duration::from_secs(10),
             max_head: 8 * 1024,
             max_message: 1024 * 1024,

@@ -390,6 +390,9 @@ fn answer<H: Handler>(
     peer: std::net::SocketAddr,
 ) -> Result<H::State, Refusal> {
     let upgrade = request.upgrade()?;
+    if !core.config.admits_origin(request.header("origin")) {
+        return Err(Refusal::Forbidden);
+    }
     let decision = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         handler.request(&mut super::conn::Cx { core }, request, peer)
     }));

@@ -158,7 +158,7 @@ fn a_full_backlog_waits_and_is_not_reset() {
     const CLIENTS: u32 = 200;
     let (site, _) = Site::watched(|config| {
         config.workers = 1;
-        config.backlog = 4;
+        config.backlog = 32;
         config.accept_rate = 100;
     });
     let crowd = storm(CLIENTS, 1)(site.address);

@@ -180,6 +180,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Makes the outgoing connections the application asked for.
     pub(super) fn dial(&mut self) {
+        if self.drain.is_some() {
+            // A server that goes away opens nothing, also if it is asked to again on being told so.
+            for outgoing in std::mem::take(&mut self.core.outgoing) {
+                let tag = outgoing.tag;
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, "this side goes away"));
+            }
+            self.core.outgoing.clear();
+            return;
+        }
         for _ in 0..DIALS_PER_TURN {
             let Some(outgoing) = self.core.outgoing.pop_front() else { return };
             let tag = outgoing.tag;

@@ -96,7 +96,7 @@ pub struct Config {
     /// Connections over all workers; one more is answered with 503. 0: as many as the workers can
     /// hold under the limit of open files, at most about 116,000 each.
     pub max_connections: u32,
-    /// Connections from one IPv4 address or IPv6 /64; 0: no limit.
+    /// Connections of one worker from one IPv4 address or IPv6 /64; 0: no limit.
     pub max_per_address: u32,
     /// Accepts per second and worker, with a burst of one second; 0: no limit.
     pub accept_rate: u32,

@@ -49,6 +49,34 @@ impl Core {
         }
     }
 
+    /// Ticks until what was received is paid for, apart from the burst.
+    pub(super) fn owed_ticks(&mut self, slot: u32) -> u32 {
+        let now = (self.now_ns / 1000) as u32;
+        let rates = [self.config.message_rate, self.config.byte_rate];
+        let Some(cold) = self.slots.cold(slot) else { return 0 };
+        let accounts = rates.into_iter().zip([cold.messages, cold.bytes]);
+        let ahead = accounts.filter(|(rate, _)| *rate > 0).map(|(_, paid)| ahead_of(paid, now));
+        let owed_us = ahead.max().unwrap_or(0).saturating_sub(SECOND_US);
+        (u64::from(owed_us) * 1000).div_ceil(self.limits.tick_ns) as u32
+    }
+
+    /// Before the first bytes after a long silence are booked: the accounts are microseconds modulo
+    /// 2^32, and what was paid an hour ago must not look like debt. Called before the silence ends.
+    pub(super) fn settle_accounts(&mut self, slot: u32) {
+        if self.config.message_rate == 0 && self.config.byte_rate == 0 {
+            return;
+        }
+        let silence =
+            self.slots.get(slot).map_or(0, |hot| self.tick.saturating_sub(hot.pulse.seen));
+        if u64::from(silence) * self.limits.tick_ns < u64::from(AHEAD_MAX) * 1000 {
+            return;
+        }
+        let now = (self.now_ns / 1000) as u32;
+        if let Some(cold) = self.slots.cold(slot) {
+            (cold.messages, cold.bytes) = (now, now);
+        }
+    }
+
     /// Acts on an allowance after what was received is processed.
     pub(super) fn hold_back(&mut self, slot: u32, generation: u32, allowance: Allowance) {
         match allowance {
@@ -71,14 +99,16 @@ impl Core {
 
 /// Books `cost` microseconds and returns how far ahead of now the account is.
 fn spend(paid_until: &mut u32, now: u32, cost: u64) -> u32 {
-    let mut ahead = paid_until.wrapping_sub(now);
-    // Further ahead than any account can be: it lies in the past.
-    if ahead > AHEAD_MAX {
-        ahead = 0;
-    }
-    let ahead = u64::from(ahead).saturating_add(cost).min(u64::from(AHEAD_MAX)) as u32;
+    let before = u64::from(ahead_of(*paid_until, now));
+    let ahead = before.saturating_add(cost).min(u64::from(AHEAD_MAX)) as u32;
     *paid_until = now.wrapping_add(ahead);
     ahead
+}
+
+fn ahead_of(paid_until: u32, now: u32) -> u32 {
+    let ahead = paid_until.wrapping_sub(now);
+    // Further ahead than any account can be: it lies in the past.
+    if ahead > AHEAD_MAX { 0 } else { ahead }
 }
 
 /// The burst: one second's worth.

@@ -103,6 +103,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 core.adapt_appetite(slot, count, room, &place);
                 // The error behind the last byte was announced together with it.
                 let again = more || count == room || broken;
+                core.settle_accounts(slot);
                 let allowance = core.spend_bytes(slot, count);
                 core.on_life(slot);
                 match place {

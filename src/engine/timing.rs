@@ -192,6 +192,14 @@ impl Core {
                 index += 1;
                 continue;
             }
+            // What came in the same receive behind the first excess is on the account, too.
+            let live = self.slots.lookup(slot, generation).is_some();
+            let owed = if live { self.owed_ticks(slot) } else { 0 };
+            if owed > 0 {
+                self.throttled[index].2 = self.tick + owed;
+                index += 1;
+                continue;
+            }
             self.throttled.swap_remove(index);
             if let Some(hot) = self.slots.lookup(slot, generation) {
                 hot.clear(Flags::THROTTLED);

@@ -89,9 +89,10 @@ impl Crowd {
         let builder = Server::builder().configure(|config| {
             config.listen = None;
             config.workers = plan.workers;
-            config.max_connections = plan.most;
+            // Those that come back find their last place still taken for a moment.
+            config.max_connections = 2 * plan.most;
             config.heartbeat.enabled = false;
-            config.handshake_timeout = super::PATIENCE;
+            config.handshake_timeout = super::PATIENCE / 2;
         });
         let running = builder.start(move |_| client.clone()).expect("the crowd starts");
         Self { handle: running.handle(), running: Some(running), tally, coming_back }
@@ -138,6 +139,7 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
+        self.stay_away();
         if let Some(running) = self.running.take() {
             self.handle.stop();
             let _ = running.join();

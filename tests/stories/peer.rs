@@ -58,9 +58,9 @@ impl Peer {
         Self::connect(server).upgraded(path)
     }
 
-    /// Likewise, with the smallest receive buffer: it makes a slow reader of who does not read.
+    /// Likewise, with a small receive buffer: it makes a slow reader of who does not read.
     pub(crate) fn open_narrow(server: SocketAddr, path: &str) -> Self {
-        let peer = Self::try_connect(server, None, Some(1024)).expect("the server accepts");
+        let peer = Self::try_connect(server, None, Some(32 * 1024)).expect("the server accepts");
         peer.upgraded(path)
     }
 

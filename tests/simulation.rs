@@ -21,6 +21,7 @@ mod simulation {
     pub mod bytes;
     pub mod coverage;
     pub mod kernel;
+    pub mod listener;
     pub mod peer;
     pub mod plan;
     pub mod remote;
@@ -125,7 +126,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 45] = [
+const EXPECTED: [&str; 48] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -155,6 +156,9 @@ const EXPECTED: [&str; 45] = [
     "panics",
     "refused 503",
     "refused 408",
+    "dialled",
+    "dial failed",
+    "socket error",
     "closed: Peer",
     "closed: Abrupt",
     "closed: Broken",

@@ -104,14 +104,15 @@ fn the_server_restarts_under_the_storm() {
         });
         let (new, _) = Site::watched(|config| {
             config.listen = Some(address);
-            config.max_connections = 4_000;
+            config.max_connections = 12_000;
         });
         let replaced = std::mem::replace(&mut old, new);
         replaced.end();
     }
     wait_until("all to be back", || {
-        let open = old.counters().open;
-        (open != CLIENTS).then(|| format!("{open} open, {:?}", crowd.tally.errors()))
+        let counters = old.counters();
+        let errors = crowd.tally.errors();
+        (counters.open != CLIENTS).then(|| format!("{counters:?}, {errors:?}"))
     });
     assert_eq!(crowd.tally.errors(), [].into(), "closed before established");
     crowd.leave();

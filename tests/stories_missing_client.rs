@@ -117,7 +117,7 @@ fn retries_end_and_never_reach_the_next_tenant() {
     let kept = fates.clone();
     let site = Site::start(
         |config| config.workers = 1,
-        move || Retrier { waiting: HashSet::new(), fates: kept.clone() },
+        move || Retrier { waiting: HashSet::new(), gone: Vec::new(), fates: kept.clone() },
     );
     const TENANTS: u64 = 200;
     for tenant in 0..TENANTS {
@@ -150,6 +150,8 @@ struct Fates {
 /// the connections by one retry.
 struct Retrier {
     waiting: HashSet<(ConnId, u64)>,
+    /// Identifiers of the past, retried whenever somebody new speaks.
+    gone: Vec<(ConnId, u64)>,
     fates: Arc<Mutex<Fates>>,
 }
 
@@ -163,12 +165,20 @@ impl Handler for Retrier {
 
     fn message(&mut self, conn: &mut Conn<'_>, tenant: &mut u64, message: Message<'_>) {
         *tenant = u64::from_be_bytes(message.data().try_into().expect("eight bytes"));
+        let fates = &mut *self.fates.lock().unwrap();
+        for (id, old) in &self.gone {
+            match conn.send_to(*id, &Frame::binary(&old.to_be_bytes())) {
+                Err(SendError::Gone) => fates.refused += 1,
+                _ => fates.reached_the_gone += 1,
+            }
+        }
         self.waiting.insert((conn.id(), *tenant));
     }
 
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, tenant: u64, _: &Closed) {
         let fates = &mut *self.fates.lock().unwrap();
         fates.closed += 1;
+        self.gone.push((id, tenant));
         // The close is known, and still a retry comes: now, and at the next turn.
         match cx.send_to(id, &Frame::binary(&tenant.to_be_bytes())) {
             Err(SendError::Gone) => fates.refused += 1,

@@ -206,12 +206,13 @@ impl Handler for App {
             }
             ("/panic-message", 0..8) => resume_unwind(Box::new("in message")),
             ("/topic", _) => {
-                let topic = TOPICS[self.rng.below(3) as usize];
+                let key = self.rng.below(3);
+                let topic = TOPICS[key as usize];
                 if self.rng.one_in(8) {
                     conn.unsubscribe(topic);
                 }
-                let payload = format!("T{topic} {}", "x".repeat(self.size()));
-                conn.publish_others(topic, &Frame::text(&payload));
+                let payload = format!("T{topic} {} {}", state.port, "x".repeat(self.size()));
+                conn.publish_others(topic, &Frame::text(&payload).keyed(u64::from(key)));
             }
             ("/ping", _) => drop(conn.ping(&lot.to_be_bytes())),
             _ => {}

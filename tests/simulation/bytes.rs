@@ -1,4 +1,4 @@
-//! What clients write: frames, and payloads that can be told apart.
+//! What clients write: frames, and payloads that can be told apart; and what they are told.
 
 use std::collections::VecDeque;
 
@@ -33,4 +33,19 @@ pub fn content(kind: Kind, len: usize, number: u64, rng: &mut Rng) -> Vec<u8> {
         }
     }
     payload
+}
+
+/// The name a refusal is counted by.
+pub fn refused(status: u16) -> &'static str {
+    match status {
+        400 => "refused 400",
+        404 => "refused 404",
+        405 => "refused 405",
+        408 => "refused 408",
+        426 => "refused 426",
+        431 => "refused 431",
+        503 => "refused 503",
+        505 => "refused 505",
+        _ => "refused otherwise",
+    }
 }

@@ -24,7 +24,7 @@ use super::plan::Chaos;
 use super::wire::Wire;
 
 /// An open direct descriptor.
-struct Socket {
+pub struct Socket {
     wire: usize,
     /// The tenant's, as the first token told it.
     generation: Option<u32>,
@@ -35,11 +35,13 @@ struct Socket {
     after_ns: u64,
     poll_out: Option<Token>,
     connect: Option<Token>,
+    /// A shutdown is submitted: it looks the slot up when it runs, whoever's that is then.
+    shutting: bool,
     closing: bool,
 }
 
 impl Socket {
-    fn new(wire: usize) -> Self {
+    pub fn new(wire: usize) -> Self {
         Self {
             wire,
             generation: None,
@@ -48,6 +50,7 @@ impl Socket {
             after_ns: 0,
             poll_out: None,
             connect: None,
+            shutting: false,
             closing: false,
         }
     }
@@ -89,13 +92,14 @@ pub struct Kernel {
     pub bell: Arc<AtomicBool>,
     pub seen: Coverage,
     pub log: Option<VecDeque<String>>,
-    sockets: Vec<Option<Socket>>,
-    lanes: Vec<bool>,
-    backlog: VecDeque<usize>,
-    listening: bool,
+    pub sockets: Vec<Option<Socket>>,
+    pub lanes: Vec<bool>,
+    pub backlog: VecDeque<usize>,
+    pub listening: bool,
+    pub ignoring: bool,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
-    dialled: u32,
+    pub dialled: u32,
 }
 
 impl Kernel {
@@ -112,6 +116,7 @@ impl Kernel {
             lanes: vec![false; lanes as usize],
             backlog: VecDeque::new(),
             listening: true,
+            ignoring: false,
             events: BTreeMap::new(),
             sequence: 0,
             dialled: 0,
@@ -167,7 +172,8 @@ impl Kernel {
         done.push(completion);
     }
 
-    fn later(&mut self) -> u64 {
+    /// When what happens now is reported.
+    pub fn later(&mut self) -> u64 {
         let most = match self.chaos.delay_us {
             0 => return self.now,
             most if self.rng.one_in(8) => most,
@@ -176,58 +182,8 @@ impl Kernel {
         self.now + u64::from(self.rng.below(most)) * 1000
     }
 
-    fn complete(&mut self, due: u64, completion: Completion) {
+    pub fn complete(&mut self, due: u64, completion: Completion) {
         self.at(due, Event::Done(completion));
-    }
-
-    /// A client connects; false if nobody listens.
-    pub fn connect(&mut self, wire: usize) -> bool {
-        if !self.listening {
-            return false;
-        }
-        self.backlog.push_back(wire);
-        self.accept_waiting();
-        true
-    }
-
-    fn accept_waiting(&mut self) {
-        while !self.backlog.is_empty() {
-            let Some(lane) = self.lanes.iter().position(|armed| *armed) else { return };
-            self.accept_one(lane as u32);
-        }
-    }
-
-    fn accept_one(&mut self, lane: u32) {
-        self.lanes[lane as usize] = false;
-        let due = self.later();
-        if self.strikes("accept error") {
-            let errors = [
-                libc::ECONNABORTED,
-                libc::EMFILE,
-                libc::ENFILE,
-                libc::ENOMEM,
-                libc::EPERM,
-                libc::EINTR,
-            ];
-            let error = errors[self.rng.below(6) as usize];
-            if error == libc::ECONNABORTED
-                && let Some(wire) = self.backlog.pop_front()
-            {
-                (self.wires[wire].gone, self.wires[wire].torn) = (true, true);
-            }
-            let result = Err(io::Error::from_raw_os_error(error));
-            return self.complete(due, Completion::Accepted { lane, result });
-        }
-        let Some(slot) = self.sockets.iter().position(Option::is_none) else {
-            assert!(self.dialled > 0, "an accept was armed beyond the room in the table");
-            self.seen.count("table taken by dials");
-            let result = Err(io::Error::from_raw_os_error(libc::ENFILE));
-            return self.complete(due, Completion::Accepted { lane, result });
-        };
-        let Some(wire) = self.backlog.pop_front() else { return };
-        self.sockets[slot] = Some(Socket::new(wire));
-        let result = Ok((slot as u32, self.wires[wire].address));
-        self.complete(due, Completion::Accepted { lane, result });
     }
 
     /// The socket a token speaks of, which must be open and the token's tenant's.
@@ -252,32 +208,13 @@ impl Kernel {
             Submission::Poll(token) => self.arm(token),
             Submission::Connect(token) => self.dial(token),
             Submission::Shutdown(token) => {
-                let wire = self.socket(token).wire;
+                let socket = self.socket(token);
+                socket.shutting = true;
+                let wire = socket.wire;
                 let due = self.later();
                 self.at(due, Event::Shutdown(token, wire));
             }
             Submission::Close(token, polls) => self.close(token, &polls),
-        }
-    }
-
-    pub fn close_listener(&mut self) {
-        assert!(!self.lanes.contains(&true), "closed the listener under an accept");
-        self.listening = false;
-        for wire in std::mem::take(&mut self.backlog) {
-            (self.wires[wire].gone, self.wires[wire].torn) = (true, true);
-        }
-    }
-
-    fn cancel_accept(&mut self, lane: u32) {
-        // Else its completion is on the way.
-        if self.lanes[lane as usize] {
-            self.lanes[lane as usize] = false;
-            self.seen.count("accept cancelled");
-            let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-            let due = self.later();
-            self.complete(due, Completion::Accepted { lane, result });
-        } else {
-            self.seen.count("accepted despite cancel");
         }
     }
 
@@ -387,6 +324,7 @@ impl Kernel {
 
     fn close(&mut self, token: Token, polls: &[Token]) {
         let socket = self.socket(token);
+        assert!(!socket.shutting, "{token:?}: the shutdown would meet the next tenant");
         socket.closing = true;
         let after = socket.after_ns;
         let armed = [socket.poll.take(), socket.poll_out.take()];
@@ -426,6 +364,9 @@ impl Kernel {
 
     pub fn finish_shutdown(&mut self, token: Token, wire: usize) {
         self.wires[wire].shut = true;
+        if let Some(socket) = &mut self.sockets[token.slot() as usize] {
+            socket.shutting = false;
+        }
         let due = self.later();
         self.complete(due, Completion::ShutDown { token });
     }

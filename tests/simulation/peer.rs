@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use ringhold::protocol::frame::Opcode;
 use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, response};
 
-use super::bytes::{content, put};
+use super::bytes::{content, put, refused};
 use super::kernel::Kernel;
 use super::script::{Script, Step};
 
@@ -45,6 +45,9 @@ pub struct Peer {
     pub away_ns: Option<u64>,
     /// Whether a missing echo is a fault.
     pub strict: bool,
+    /// When it connected, and how long it must at least be given for its request.
+    since_ns: u64,
+    patience_ns: u64,
     sent: u64,
     /// Whether it did something, and for how many acts it did not.
     busy: bool,
@@ -52,7 +55,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(index: usize, script: Script, strict: bool) -> Self {
+    pub fn new(index: usize, script: Script, strict: bool, patience_ns: u64) -> Self {
         Self {
             index,
             port: 1000 + index as u16,
@@ -70,6 +73,8 @@ impl Peer {
             close_received: None,
             away_ns: None,
             strict,
+            since_ns: 0,
+            patience_ns,
             sent: 0,
             busy: false,
             idle: 0,
@@ -98,11 +103,15 @@ impl Peer {
     }
 
     fn connect(&mut self, kernel: &mut Kernel) {
-        if !kernel.connect(self.index) {
-            return self.finish(kernel, "refused");
+        match kernel.connect(self.index) {
+            Some(true) => {}
+            // It asks again in a second, as TCP does.
+            None => return self.script.pace_us = 1_000_000,
+            Some(false) => return self.finish(kernel, "refused"),
         }
         kernel.note(|| format!("peer {} {:?}", self.index, self.script.character));
         self.stage = Stage::Upgrading;
+        self.since_ns = kernel.now;
         let mut request = Vec::new();
         response::write_request(&mut request, "sim", &self.script.path, self.key, &[]);
         if let Some(bytes) = &self.script.request {
@@ -161,7 +170,10 @@ impl Peer {
                     Err(response::Rejected::Status(status)) => {
                         kernel.seen.count(refused(status));
                         self.stage = Stage::Refused(status);
-                        Ok(())
+                        match status == 408 && kernel.now < self.since_ns + self.patience_ns {
+                            true => Err("timed out before its time".to_owned()),
+                            false => Ok(()),
+                        }
                     }
                     Err(rejected) => Err(format!("no handshake: {rejected}")),
                 }
@@ -232,7 +244,11 @@ impl Peer {
             }
             Some(b'T') => {
                 kernel.seen.count("topic message");
+                let own = format!(" {} ", self.port);
                 match self.script.path == "/topic" {
+                    true if data[2..].starts_with(own.as_bytes()) => {
+                        Err("its own publication".to_owned())
+                    }
                     true => Ok(()),
                     false => Err("a topic nobody asked for".to_owned()),
                 }
@@ -375,20 +391,6 @@ impl Peer {
     pub fn is_content(&self) -> bool {
         let done = self.stage == Stage::Done && self.close_received.is_some();
         done && self.expected.is_empty() && self.script.steps.is_empty()
-    }
-}
-
-fn refused(status: u16) -> &'static str {
-    match status {
-        400 => "refused 400",
-        404 => "refused 404",
-        405 => "refused 405",
-        408 => "refused 408",
-        426 => "refused 426",
-        431 => "refused 431",
-        503 => "refused 503",
-        505 => "refused 505",
-        _ => "refused otherwise",
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ringhold::engine::rng::Rng;
 use ringhold::engine::testing::assemble;
@@ -49,8 +50,11 @@ impl Run {
             kernel.log = Some(VecDeque::new());
         }
         let strict = plan.config.outbox_policy == Policy::CloseSlow;
+        // Whoever is only there to be refused is given as long as a lingering one.
+        let linger = plan.config.close_timeout.min(Duration::from_secs(2));
+        let patience = plan.config.handshake_timeout.min(linger).as_nanos() as u64;
         let peers: Vec<Peer> = (0..plan.peers)
-            .map(|index| Peer::new(index, script::draw(&mut rng, &plan), strict))
+            .map(|index| Peer::new(index, script::draw(&mut rng, &plan), strict, patience))
             .collect();
         for peer in &peers {
             kernel.wires.push(Wire::new(address(peer, &mut rng), plan.chaos.room));
@@ -131,11 +135,14 @@ impl Run {
         let silenced = std::mem::take(&mut self.journal.borrow_mut().silenced);
         let world = self.world.borrow();
         for port in silenced {
-            let wire = &world.kernel.wires[usize::from(port - 1000)];
-            let silent = world.kernel.now - wire.heard_ns;
+            let index = usize::from(port - 1000);
+            let silent = world.kernel.now - world.kernel.wires[index].heard_ns;
             let least = self.plan.config.heartbeat.dead.as_nanos() as u64;
             if silent < least {
-                return Err(format!("client {port}: dead after {silent} ns of {least}"));
+                return Err(format!("client {index}: dead after {silent} ns of {least}"));
+            }
+            if world.kernel.unannounced().any(|(_, wire)| wire == index) {
+                return Err(format!("client {index}: dead with its answer at hand"));
             }
         }
         Ok(())
@@ -264,6 +271,10 @@ fn is_satisfied(peer: &Peer) -> bool {
     use script::Character as C;
     match peer.script.character {
         C::Echo | C::Flooder | C::Pinger => peer.stage == Stage::Done && peer.is_content(),
+        // Lingering ends after two seconds, so only who reads fast is sure to read why.
+        C::Violator if peer.script.appetite >= 1_000_000 => {
+            peer.stage == Stage::Done && peer.close_received.is_some()
+        }
         _ => true,
     }
 }

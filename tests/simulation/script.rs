@@ -190,9 +190,11 @@ impl Script {
     fn messages(&mut self, rng: &mut Rng, plan: &Plan, gently: bool) {
         for _ in 0..rng.below(20) {
             let most = plan.config.max_message as u32 - 20;
+            // Whoever does not read sends the more, so that it is ended in the middle.
+            let large = if self.character == Character::NeverReader { 6 } else { 1 };
             let len = match rng.below(16) {
                 0 => 0,
-                1 => rng.below(most),
+                lot if lot <= large => rng.below(most),
                 2..5 => rng.below(most.min(5000)),
                 _ => rng.below(200),
             };

@@ -122,6 +122,10 @@ impl Ring for SimRing {
         self.queued.push_back(Submission::CancelAccept(lane));
     }
 
+    fn stop_listening(&mut self) {
+        self.world.borrow_mut().kernel.ignore_connects();
+    }
+
     fn close_listener(&mut self) {
         // No operation of the ring: it takes effect at once.
         self.world.borrow_mut().kernel.close_listener();

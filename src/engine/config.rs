@@ -270,8 +270,11 @@ impl Config {
             let workers = self.workers.max(1);
             return Err(too_few_files(self.max_connections, workers, table(workers), most));
         };
-        let (table, connections) = (table(workers) as u32, self.max_connections);
-        Ok(Layout { workers, table, connections })
+        // A small crowd, or one that comes back with the same ports, spreads less evenly; room for
+        // twice the share costs 8 bytes an entry, where the limit of open files allows it.
+        let share = u64::from(self.max_connections).div_ceil(workers as u64);
+        let table = table(workers).max(2 * share + spare).min(most) as u32;
+        Ok(Layout { workers, table, connections: self.max_connections })
     }
 }
 

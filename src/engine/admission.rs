@@ -367,7 +367,7 @@ const REST_NS: u64 = 100_000_000;
 
 /// How long a listener that goes away waits for the last step of handshakes in progress: most round
 /// trips around the globe, and far from the second after which a dropped request is repeated.
-const QUIET_NS: u64 = 250_000_000;
+const QUIET_NS: u64 = 500_000_000;
 
 /// Outgoing connections started per turn, so that a dialler still answers its pings.
 const DIALS_PER_TURN: usize = 64;

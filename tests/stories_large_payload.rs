@@ -62,7 +62,9 @@ fn every_size_comes_back_to_a_fast_reader() {
 fn every_size_comes_back_to_a_slow_reader() {
     let (site, journal) = Site::watched(|config| {
         config.max_message = MESSAGE_MAX;
-        config.max_outbox = 2 * MESSAGE_MAX;
+        // Reading pauses at half of this; what one receive may complete still has to fit: the rest
+        // of a message, and a quarter of a mebibyte of further ones.
+        config.max_outbox = 2 * (MESSAGE_MAX + 256 * 1024 + 4096);
     });
     let readers: Vec<_> = (0..2)
         .map(|reader| {
@@ -145,7 +147,9 @@ fn too_slow_a_reader_is_gone_and_can_return() {
         let news = ringhold::Frame::binary(&payload(2_000 + round));
         let ended = || journal.ended().iter().any(|ended| ended.id == id);
         stories::wait_until("the slow reader to be closed", || {
-            site.handle.publish("news", &news);
+            for _ in 0..64 {
+                site.handle.publish("news", &news);
+            }
             (!ended()).then(|| format!("{:?}", site.counters()))
         });
         let mut again = Peer::open(site.address, &format!("/again{round}"));

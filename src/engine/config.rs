@@ -136,7 +136,8 @@ pub struct Config {
     pub outbox_policy: Policy,
     /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
     pub max_outboxes: usize,
-    /// Stop reading from a peer that does not read: above half of `max_outbox`, until an eighth.
+    /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
+    /// the answer to one more message would not fit, until a quarter of that.
     pub pause_reads: bool,
     /// Time in which a peer must take at least one byte of what waits for it.
     pub write_timeout: Duration,

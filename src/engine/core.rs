@@ -20,6 +20,7 @@ use super::counters::{Counters, Stats};
 use super::handler::{Cause, Closed};
 use super::heartbeat;
 use super::outbox::{Data, Outbox, Policy};
+use super::reading::RECEIVE_MAX;
 use super::rng::Rng;
 use super::slots::{Flags, Hot, Phase, Slots};
 use super::token::Token;
@@ -147,6 +148,10 @@ pub(crate) struct Limits {
 impl Limits {
     fn new(config: &Config) -> Self {
         let close = ticks(config.close_timeout, config.tick);
+        // What one more receive can complete still has to fit, or a peer that is answered would be
+        // closed as slow before its reading pauses.
+        let high_water = (config.max_outbox / 2)
+            .min(config.max_outbox.saturating_sub(config.max_message + RECEIVE_MAX));
         Self {
             tick_ns: config.tick.as_nanos() as u64,
             handshake: ticks(config.handshake_timeout, config.tick),
@@ -157,8 +162,8 @@ impl Limits {
             // a slot for a peer that has broken the rules.
             linger: close.min(ticks(std::time::Duration::from_secs(2), config.tick)),
             heartbeat: heartbeat::Plan::new(&config.heartbeat, config.tick),
-            high_water: config.max_outbox / 2,
-            low_water: config.max_outbox / 8,
+            high_water,
+            low_water: high_water / 4,
         }
     }
 }

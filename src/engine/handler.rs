@@ -34,7 +34,8 @@ pub trait Handler: Sized + 'static {
     /// A whole message arrived. Its payload is borrowed; text is valid UTF-8.
     fn message(&mut self, conn: &mut Conn<'_>, state: &mut Self::State, message: Message<'_>);
 
-    /// An outbox that was over half of its limit has drained to an eighth of it.
+    /// An outbox that was over its high-water mark (half of its limit, or less where one more
+    /// message would not fit) has drained to a quarter of that.
     fn writable(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
         let _ = (conn, state);
     }

@@ -557,6 +557,9 @@ const APPETITE_MIN: usize = 2048;
 /// 2 KiB to 256 KiB.
 const APPETITE_STEPS: u8 = 7;
 
+/// Bytes of the largest receive into the arena.
+pub(super) const RECEIVE_MAX: usize = APPETITE_MIN << APPETITE_STEPS;
+
 /// Three cache lines.
 const STAGGER: usize = 192;
 

@@ -58,6 +58,7 @@ fn soak() {
         .collect();
     println!("{:?}", place.plan);
 
+    let out_of_memory = kernel_resets();
     let memory = observe(&place, &mut program);
     let tally = &place.tally;
     let _ = stop.send(true);
@@ -77,6 +78,10 @@ fn soak() {
     let stats =
         program.await_stats(peer::PATIENCE, |stats| GAUGES.iter().all(|it| stats.get(it) == 0));
     report(tally, &stats, &memory);
+    println!(
+        "connections that the kernel reset for want of TCP memory, of all programs: {}",
+        kernel_resets().saturating_sub(out_of_memory)
+    );
     check_counters(tally, &stats, place.plan.is_long);
     check_memory(tally, &memory, place.plan.memory_slack);
     match program.terminate(peer::PATIENCE) {
@@ -187,6 +192,16 @@ fn report(tally: &Tally, stats: &Stats, memory: &Memory) {
     {
         println!("RSS MiB, {name:>6} %: {}", low_middle_high(&memory.part(from, to)));
     }
+}
+
+/// `TCPAbortOnMemory` of the host: each of them may look as if the server had reset a client.
+fn kernel_resets() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
+    let [names, values] = lines[..] else { return 0 };
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    let found = pairs.find(|(name, _)| *name == "TCPAbortOnMemory");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
 /// After everyone has left, the server has nothing left, and counted what the clients did.

@@ -31,6 +31,8 @@ pub(crate) struct Peer<'a> {
     partial: Option<Box<Partial>>,
     expected: VecDeque<Expected>,
     pings: VecDeque<u64>,
+    /// Pings that a newer one's pong overtook. Theirs may follow, or never come.
+    overtaken: Vec<u64>,
     /// Pings are answered.
     pub(crate) answers: bool,
     /// A close frame is answered, too.
@@ -125,6 +127,7 @@ impl<'a> Peer<'a> {
             partial: None,
             expected: VecDeque::new(),
             pings: VecDeque::new(),
+            overtaken: Vec::new(),
             answers: true,
             answers_close: true,
             reads: true,
@@ -358,12 +361,16 @@ impl<'a> Peer<'a> {
         Ok(())
     }
 
-    /// A newer ping may be answered in place of an older one (RFC 6455 section 5.5.3).
+    /// A newer ping may be answered in place of an older one (RFC 6455 section 5.5.3), and a pong
+    /// may overtake what waits for a peer that was not reading, other pongs included.
     fn pong(&mut self, payload: &[u8]) -> Result<(), String> {
         let number = payload.try_into().map(u64::from_be_bytes).ok();
-        match self.pings.iter().position(|ping| Some(*ping) == number) {
-            Some(at) => drop(self.pings.drain(..=at)),
-            None => return Err(format!("a pong to no ping of ours: {payload:?}")),
+        if let Some(at) = self.pings.iter().position(|ping| Some(*ping) == number) {
+            self.overtaken.extend(self.pings.drain(..=at).take(at));
+        } else if let Some(at) = self.overtaken.iter().position(|ping| Some(*ping) == number) {
+            self.overtaken.swap_remove(at);
+        } else {
+            return Err(format!("a pong to no ping of ours: {payload:?}"));
         }
         self.tally.pongs.add(1);
         Ok(())

@@ -54,8 +54,8 @@ impl Plan {
             ramp: times(1, (seconds / 20).min(60)),
             sample: if long { Duration::from_secs(5) } else { Duration::from_millis(200) },
             report: if long { Duration::from_secs(60) } else { Duration::from_secs(2) },
-            write_timeout: times(2, 5),
-            handshake_timeout: times(3, 5),
+            write_timeout: times(2, 10),
+            handshake_timeout: times(3, 10),
             flags: if long { LONG_TIMES.to_vec() } else { SHORT_TIMES.to_vec() },
         }
     }
@@ -77,9 +77,9 @@ const SHORT_TIMES: [(&str, &str); 11] = [
 
 const LONG_TIMES: [(&str, &str); 11] = [
     ("--stats-interval", "5s"),
-    ("--handshake-timeout", "5s"),
-    ("--write-timeout", "5s"),
-    ("--close-timeout", "5s"),
+    ("--handshake-timeout", "10s"),
+    ("--write-timeout", "10s"),
+    ("--close-timeout", "10s"),
     ("--idle-timeout", "45s"),
     ("--heartbeat-start", "8s"),
     ("--heartbeat-floor", "2s"),

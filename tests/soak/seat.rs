@@ -228,6 +228,8 @@ impl<'a> Life<'a> {
     }
 
     async fn mid_frame(&mut self, peer: &mut Peer<'a>) -> Outcome {
+        // A pong behind it would be taken for the rest of it.
+        peer.answers = false;
         peer.part_of_frame();
         let limit = Instant::now() + PATIENCE;
         if peer.run(limit, None, Peer::is_written).await? != Woken::Done {

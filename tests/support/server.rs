@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -26,7 +25,7 @@ impl Server {
     /// Starts the program on a port the kernel gives and waits for its one line on stdout.
     /// `options` replace the defaults of this function where they name the same flag.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let mut command = Command::new(program());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
         command.args(["echo", "--listen", "127.0.0.1:0"]);
         for (flag, value) in [("--workers", "2"), ("--max-connections", "256")] {
             if !options.contains(&flag) {
@@ -132,9 +131,4 @@ pub(crate) fn serve(options: &[&str], test: impl FnOnce(&Server)) {
     test(&server);
     server.assert_alive();
     server.stop();
-}
-
-fn program() -> PathBuf {
-    std::env::var_os("RINGHOLD_TEST_PROGRAM")
-        .map_or_else(|| env!("CARGO_BIN_EXE_ringhold").into(), PathBuf::from)
 }

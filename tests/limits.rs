@@ -46,12 +46,16 @@ fn total_connections() {
 
 #[test]
 fn connections_per_address() {
-    let (site, _) = one_core(|config| config.max_per_address = 2);
+    // Counted over all cores.
+    let (site, _) = Site::watched(|config| {
+        config.workers = 2;
+        config.max_per_address = 8;
+    });
     let from = |last| {
         let local = Some(IpAddr::from([127, 0, 5, last]));
         Peer::try_connect(site.address, local, None).expect("the server accepts")
     };
-    let inside = [from(1).upgraded("/"), from(1).upgraded("/")];
+    let inside: Vec<Peer> = (0..8).map(|_| from(1).upgraded("/")).collect();
     refused(from(1));
     from(2).upgraded("/").echo(b"another address");
     assert_eq!(site.counters().refused_per_address, 1);

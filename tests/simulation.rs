@@ -126,7 +126,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 48] = [
+const EXPECTED: [&str; 50] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -156,6 +156,8 @@ const EXPECTED: [&str; 48] = [
     "panics",
     "refused 503",
     "refused 408",
+    "installed",
+    "install failed",
     "dialled",
     "dial failed",
     "socket error",

@@ -243,6 +243,7 @@ impl EngineOptions {
                 suspect: deadlines.heartbeat_suspect,
                 probe: deadlines.heartbeat_probe,
                 dead: deadlines.heartbeat_dead,
+                ..Heartbeat::default()
             },
             tick: deadlines.tick,
             drain: Drain {

@@ -1,16 +1,16 @@
 //! Who gets in: one-shot accepts, never more in flight than there is room for, so that the kernel
 //! never has to throw away a connection it has accepted.
 //!
-//! A connection over a limit that still gets a slot (the reserve) is told so: its request is
-//! answered with 503. When even the reserve is used up, accepting stops and the rest waits in the
-//! listener's queue.
+//! A connection over a limit that still gets a slot (the reserve of each table) is told so: its
+//! request is answered with 503. When even the reserve is used up, accepting stops and the rest
+//! waits in the listener's queue.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use super::config::Config;
-use super::core::{Core, Dial, Outgoing, address_key};
+use super::core::{Core, Dial, Outgoing};
 use super::handler::{Cause, Handler};
 use super::outbox::Data;
 use super::ring::Ring;
@@ -25,6 +25,8 @@ pub(super) struct Admission {
     idle: Vec<u32>,
     lanes: u32,
     table: u32,
+    /// Connections in the table that are not surplus: all but the reserve.
+    share: u32,
     accepting: bool,
     listening: bool,
     /// Going away, and when somebody came last: accepting ends when nobody came for a while.
@@ -44,6 +46,7 @@ impl Admission {
             idle: (0..lanes).rev().collect(),
             lanes,
             table,
+            share: table.saturating_sub(config.reserve),
             accepting: lanes > 0,
             listening: lanes > 0,
             leaving_ns: None,
@@ -99,7 +102,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         admission.rest_until_ns = 0;
         let mut free = admission.table.saturating_sub(self.core.slots.used() + armed);
-        if self.core.is_full() {
+        if self.core.is_full() || self.core.slots.used() + armed >= admission.share {
             // Who comes now is here only to be refused; more than the reserve wait their turn.
             free = free.min(self.core.config.reserve.saturating_sub(self.core.surplus + armed));
         }
@@ -157,7 +160,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 self.admission.tokens = self.admission.tokens.saturating_sub(MILLION);
                 self.vacate(slot);
-                self.core.admit_connection(slot, peer);
+                self.core.admit_connection(slot, peer, self.admission.share);
             }
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) => {
@@ -233,7 +236,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 impl Core {
-    fn admit_connection(&mut self, slot: u32, peer: SocketAddr) {
+    fn admit_connection(&mut self, slot: u32, peer: SocketAddr, share: u32) {
         self.counted.accepted += 1;
         self.slots.open(slot).phase = Phase::Handshake;
         if let Some(cold) = self.slots.cold(slot) {
@@ -241,7 +244,7 @@ impl Core {
             let now_us = (self.now_ns / 1000) as u32;
             (cold.messages, cold.bytes) = (now_us, now_us);
         }
-        let over_total = self.count(slot);
+        let over_total = self.count(slot) | (self.slots.used() > share);
         let over_address = self.count_address(peer);
         let over = if over_total {
             self.counted.refused_full += 1;
@@ -288,9 +291,7 @@ impl Core {
         if limit == 0 {
             return false;
         }
-        let count = self.addresses.entry(address_key(peer.ip())).or_insert(0);
-        *count += 1;
-        *count > limit
+        self.addresses.enter(peer.ip()) > limit
     }
 
     /// Takes a connection out of the totals, when its slot is given back.
@@ -303,13 +304,7 @@ impl Core {
             return;
         }
         let Some(peer) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };
-        let key = address_key(peer.ip());
-        if let Some(count) = self.addresses.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.addresses.remove(&key);
-            }
-        }
+        self.addresses.leave(peer.ip());
     }
 
     fn begin_dial(&mut self, slot: u32, outgoing: Outgoing) -> Token {

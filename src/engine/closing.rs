@@ -90,7 +90,7 @@ impl Core {
             self.counted.dropped_full += outbox.cut().messages;
         }
         let (code, reason) = match cause {
-            Cause::Slow => (CloseCode::POLICY, "too slow"),
+            Cause::Slow => self.config.slow_close,
             _ => (CloseCode::TRY_AGAIN, "out of outbox memory"),
         };
         self.fail(slot, cause, code, reason);
@@ -109,12 +109,23 @@ impl Core {
         self.leave(slot, true);
     }
 
+    /// Starts to hand a connection over, with what was received on it so far.
+    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>) {
+        self.heads.remove(&slot);
+        self.passing.insert(slot, received);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::INSTALL);
+            self.installs.push(slot);
+        }
+        self.enter_phase(slot, Phase::Passing, self.limits.handshake);
+    }
+
     /// Ends a connection without a word: the peer is gone, or does not listen.
     pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase {
             Phase::Free | Phase::Closed => return,
-            Phase::Handshake => self.counted.handshake_aborts += 1,
+            Phase::Handshake | Phase::Passing => self.counted.handshake_aborts += 1,
             _ => {}
         }
         self.blame_dial(
@@ -230,6 +241,7 @@ impl Core {
         self.unblock(slot);
         self.retire_outbox(slot);
         self.heads.remove(&slot);
+        self.passing.remove(&slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.phase = Phase::Closed;
         if hot.clear(Flags::SURPLUS) {

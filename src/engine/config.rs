@@ -42,6 +42,13 @@ pub struct Heartbeat {
     pub probe: Duration,
     /// Unanswered for this long: closed.
     pub dead: Duration,
+    /// Heartbeats are the application's own messages: [`super::Handler::heartbeat`] is called every
+    /// `start`, whatever else arrives, for protocols that promise their peers a steady ping. Any
+    /// inbound byte still is an answer.
+    pub application: bool,
+    /// Close code and reason for a dead peer, for protocols whose clients want to be told. `None`:
+    /// it is cut, as nobody listens.
+    pub close: Option<(CloseCode, &'static str)>,
 }
 
 impl Default for Heartbeat {
@@ -54,6 +61,8 @@ impl Default for Heartbeat {
             suspect: Duration::from_secs(15),
             probe: Duration::from_secs(30),
             dead: Duration::from_secs(60),
+            application: false,
+            close: None,
         }
     }
 }
@@ -96,7 +105,7 @@ pub struct Config {
     /// Connections over all workers; one more is answered with 503. 0: as many as the workers can
     /// hold under the limit of open files, at most about 116,000 each.
     pub max_connections: u32,
-    /// Connections of one worker from one IPv4 address or IPv6 /64; 0: no limit.
+    /// Connections from one IPv4 address or IPv6 /64; 0: no limit.
     pub max_per_address: u32,
     /// Accepts per second and worker, with a burst of one second; 0: no limit.
     pub accept_rate: u32,
@@ -134,6 +143,8 @@ pub struct Config {
     pub max_outbox: usize,
     /// What happens beyond.
     pub outbox_policy: Policy,
+    /// Close code and reason for a peer that reads too slowly.
+    pub slow_close: (CloseCode, &'static str),
     /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
     pub max_outboxes: usize,
     /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
@@ -177,6 +188,7 @@ impl Default for Config {
             rate_policy: RatePolicy::Close,
             max_outbox: 1024 * 1024,
             outbox_policy: Policy::CloseSlow,
+            slow_close: (CloseCode::POLICY, "too slow"),
             max_outboxes: 256 * 1024 * 1024,
             pause_reads: true,
             write_timeout: Duration::from_secs(30),

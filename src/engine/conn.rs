@@ -26,6 +26,12 @@ impl ConnId {
     pub fn worker(self) -> usize {
         usize::from(self.worker)
     }
+
+    /// A small number that no other live connection of its core has: an index for tables of the
+    /// application's own. Handed out again once the connection is gone.
+    pub fn index(self) -> u32 {
+        self.slot
+    }
 }
 
 impl std::fmt::Debug for ConnId {
@@ -303,9 +309,13 @@ impl<'a> Conn<'a> {
         self.cx.core.slots.get(self.slot).is_some_and(|hot| hot.phase == Phase::Open)
     }
 
-    /// Round-trip time of the last heartbeat that was answered by a pong.
+    /// Round-trip time of the last heartbeat that was answered; `None` if there was none, or while
+    /// a heartbeat of the application awaits its answer.
     pub fn rtt(&self) -> Option<Duration> {
-        let micros = self.cx.core.slots.get(self.slot)?.pulse.rtt_us;
+        let core = &self.cx.core;
+        let pulse = &core.slots.get(self.slot)?.pulse;
+        let asked = core.limits.heartbeat.application && pulse.level > 0;
+        let micros = if asked { 0 } else { pulse.rtt_us };
         (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
     }
 

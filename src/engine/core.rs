@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU32;
 use bytes::{Bytes, BytesMut};
 use hdrhistogram::Histogram;
 
+use super::addresses::Addresses;
 use super::config::{Config, ticks};
 use super::conn::{ConnId, DialTarget, Frame, SendError, opcode};
 use super::counters::{Counters, Stats};
@@ -32,8 +33,20 @@ use crate::protocol::{CloseCode, Decoder, Kind, Role};
 /// What the application has to be told, once its present callback has returned.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    Closed { slot: u32, generation: u32, closed: Closed },
-    Writable { slot: u32, generation: u32 },
+    Closed {
+        slot: u32,
+        generation: u32,
+        closed: Closed,
+    },
+    Writable {
+        slot: u32,
+        generation: u32,
+    },
+    /// It is time for the application's heartbeat.
+    Heartbeat {
+        slot: u32,
+        generation: u32,
+    },
 }
 
 /// An outgoing connection that is to be made.
@@ -77,14 +90,16 @@ pub(crate) struct Core {
     pub(crate) links: Arc<dyn Links>,
     /// Connections of the whole server, against `max_connections`.
     pub(crate) total: Arc<AtomicU32>,
+    /// Where the whole server's connections come from, against `max_per_address`.
+    pub(crate) addresses: Arc<Addresses>,
 
     pub(crate) slots: Slots,
     pub(crate) wheel: Wheel,
     pub(crate) topics: Topics,
     pub(crate) heads: HashMap<u32, Head>,
+    /// What was received on connections that are being handed over.
+    pub(crate) passing: HashMap<u32, Vec<u8>>,
     pub(crate) dials: HashMap<u32, Dial>,
-    /// Connections per IPv4 address or IPv6 /64; empty unless limited.
-    pub(crate) addresses: HashMap<u64, u32>,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,
 
@@ -92,12 +107,16 @@ pub(crate) struct Core {
     pub(crate) cork: Vec<u8>,
     /// Slots with something to send or to settle; flag DIRTY.
     pub(crate) dirty: Vec<u32>,
-    /// Slots with something to receive; flag READY.
+    /// Slots that became readable; flag READY.
     pub(crate) ready: VecDeque<u32>,
+    /// Slots that were read from and have more; flag READY.
+    pub(crate) eager: VecDeque<u32>,
     /// Slots whose descriptor is to be closed.
     pub(crate) releases: Vec<u32>,
     /// Slots whose sending half is to be shut down.
     pub(crate) shutdowns: Vec<u32>,
+    /// Slots whose socket is to get a file descriptor.
+    pub(crate) installs: Vec<u32>,
     /// Polls to be armed.
     pub(crate) polls: Vec<Token>,
     /// Connections held back by a rate, with the tick at which to look again.
@@ -174,6 +193,7 @@ impl Core {
         worker: u16,
         links: Arc<dyn Links>,
         total: Arc<AtomicU32>,
+        addresses: Arc<Addresses>,
         rng: Rng,
     ) -> Self {
         let decoder = |role| Decoder {
@@ -190,17 +210,20 @@ impl Core {
             worker,
             links,
             total,
+            addresses,
             slots: Slots::default(),
             wheel: Wheel::default(),
             topics: Topics::default(),
             heads: HashMap::new(),
+            passing: HashMap::new(),
             dials: HashMap::new(),
-            addresses: HashMap::new(),
             cork: Vec::new(),
             dirty: Vec::new(),
             ready: VecDeque::new(),
+            eager: VecDeque::new(),
             releases: Vec::new(),
             shutdowns: Vec::new(),
+            installs: Vec::new(),
             polls: Vec::new(),
             throttled: Vec::new(),
             outgoing: VecDeque::new(),
@@ -423,6 +446,15 @@ impl Core {
         }
     }
 
+    /// Marks a slot that left input behind: it waits for its turn among those that do.
+    pub(crate) fn mark_eager(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot)
+            && !hot.set(Flags::READY)
+        {
+            self.eager.push_back(slot);
+        }
+    }
+
     /// Gives an emptied outbox back to the pool.
     pub(crate) fn retire_outbox(&mut self, slot: u32) {
         let Some(mut outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.take()) else {
@@ -512,21 +544,6 @@ impl Core {
             }
         }
     }
-}
-
-/// The hot record's peer key for per-address limits: an IPv4 address, or an IPv6 /64.
-pub(crate) fn address_key(ip: IpAddr) -> u64 {
-    match ip.to_canonical() {
-        // Below 2^32, which of IPv6 only ::/32 is: no global addresses.
-        IpAddr::V4(ip) => u64::from(u32::from(ip)),
-        IpAddr::V6(ip) => u64::from_be_bytes(first_eight(ip.octets())),
-    }
-}
-
-fn first_eight(octets: [u8; 16]) -> [u8; 8] {
-    let mut out = [0; 8];
-    out.copy_from_slice(&octets[..8]);
-    out
 }
 
 fn header(kind: Kind, len: usize) -> (usize, [u8; HEADER_MAX]) {

@@ -82,6 +82,8 @@ counters! {
     refused_not_websocket: Total,
     /// Refused with 431.
     refused_head_too_large: Total,
+    /// Plain HTTP connections handed to the application.
+    passed: Total,
     /// Closed because the handshake took too long.
     handshake_timeouts: Total,
     /// Closed before the handshake was complete, by the peer.
@@ -90,6 +92,8 @@ counters! {
     connect_errors: Total,
     /// Messages received.
     messages_in: Total,
+    /// Messages and control frames received.
+    events_in: Total,
     /// Payload bytes of messages received.
     payload_in: Total,
     /// Bytes received, frames and handshakes included.

@@ -1,6 +1,7 @@
 //! What an application implements, and what it is told.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::conn::{Conn, ConnId, Cx, Message};
@@ -26,6 +27,20 @@ pub trait Handler: Sized + 'static {
         peer: SocketAddr,
     ) -> Answer<Self::State>;
 
+    /// Whether a request that does not ask for WebSocket is to be handed over, connection and all,
+    /// to [`Self::passed`]; otherwise it is answered with 426, 405 or 505. Needs Linux 6.8; on
+    /// older kernels the answer is 503.
+    fn passes(&mut self, cx: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> bool {
+        let _ = (cx, request, peer);
+        false
+    }
+
+    /// A connection left the engine: the socket, in blocking mode, and what was read from it, which
+    /// begins with the request's head. The engine has forgotten it.
+    fn passed(&mut self, cx: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
+        let _ = (cx, socket, received, peer);
+    }
+
     /// The connection is open; sending is allowed from here on.
     fn open(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
         let _ = (conn, state);
@@ -38,6 +53,14 @@ pub trait Handler: Sized + 'static {
     /// message would not fit) has drained to a quarter of that.
     fn writable(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
         let _ = (conn, state);
+    }
+
+    /// It is time for a heartbeat of the application's own; only called with
+    /// [`super::Heartbeat::application`]. Returns whether one was sent, so that an answer is
+    /// awaited.
+    fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) -> bool {
+        let _ = (conn, state);
+        false
     }
 
     /// The connection is gone, for whatever reason; exactly once for each [`Self::open`]. Sending

@@ -5,6 +5,9 @@
 //! interval brings a ping; unanswered, the peer becomes *suspect*, is *probed*, and is *dead*,
 //! each at its own deadline counted from the first ping of that silence. Answers lengthen the
 //! interval by a quarter, a missed deadline halves it.
+//!
+//! With heartbeats of the application ([`Heartbeat::application`]) the pings are steady: one every
+//! interval, counted from the last ping and not from the last sign of life.
 
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use super::slots::Pulse;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) enabled: bool,
+    pub(crate) application: bool,
     start: u16,
     floor: u16,
     ceiling: u16,
@@ -42,6 +46,7 @@ impl Plan {
         let short = |duration| ticks(duration, tick).clamp(1, u32::from(u16::MAX)) as u16;
         Self {
             enabled: config.enabled,
+            application: config.application,
             start: short(config.start),
             floor: short(config.floor),
             ceiling: short(config.ceiling),
@@ -55,12 +60,15 @@ impl Plan {
     /// so that clients that came together are not asked together.
     pub(crate) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
         let head_start = rng.below(u32::from(self.start) / 2 + 1);
-        Pulse { seen: now.saturating_sub(head_start), interval: self.start, ..Pulse::default() }
+        let begun = now.saturating_sub(head_start);
+        let pinged = if self.application { begun } else { 0 };
+        Pulse { seen: begun, pinged, interval: self.start, ..Pulse::default() }
     }
 
     /// The tick at which [`Self::on_due`] has something to say, if nothing arrives until then.
     pub(crate) fn due(&self, pulse: &Pulse) -> u32 {
         match pulse.level {
+            0 if self.application => pulse.pinged + u32::from(pulse.interval) + 1,
             0 => pulse.seen + u32::from(pulse.interval) + 1,
             1 => pulse.pinged + self.suspect + 1,
             2 => pulse.pinged + self.probe + 1,
@@ -118,6 +126,36 @@ mod tests {
         assert_eq!(plan.on_due(&mut pulse, 351 + 301), Verdict::PingAgain);
         assert_eq!(plan.on_due(&mut pulse, 351 + 600), Verdict::Wait);
         assert_eq!(plan.on_due(&mut pulse, 351 + 601), Verdict::Dead);
+    }
+
+    #[test]
+    fn the_applications_pings_are_steady() {
+        let second = Duration::from_secs(8);
+        let start = Duration::from_secs(25);
+        let config = Heartbeat {
+            application: true,
+            start,
+            floor: start,
+            ceiling: start,
+            suspect: second,
+            probe: second,
+            dead: second,
+            ..Heartbeat::default()
+        };
+        let plan = Plan::new(&config, Duration::from_millis(100));
+        let mut pulse = plan.begin(1000, &mut Rng::new(1));
+        let mut due = plan.due(&pulse);
+        for _ in 0..5 {
+            // Life in between does not postpone it.
+            pulse.seen = due - 1;
+            assert_eq!(plan.on_due(&mut pulse, due), Verdict::Ping);
+            assert!(plan.on_answer(&mut pulse));
+            assert_eq!(plan.due(&pulse), due + 251);
+            due += 251;
+        }
+        assert_eq!(plan.on_due(&mut pulse, due), Verdict::Ping);
+        assert_eq!(plan.due(&pulse), due + 81);
+        assert_eq!(plan.on_due(&mut pulse, due + 81), Verdict::Dead);
     }
 
     #[test]

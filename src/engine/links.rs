@@ -118,6 +118,13 @@ impl<H: Handler> Handle<H> {
         self.network.post(worker, Command::App(letter))
     }
 
+    /// As [`Self::post`], beyond the capacity of the mailbox: for answers and withdrawals, whose
+    /// number is bounded by what they answer.
+    pub fn post_urgent(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
+        let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
+        post.mailbox.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
+    }
+
     /// Number of workers.
     pub fn workers(&self) -> usize {
         self.network.posts.len()

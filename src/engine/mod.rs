@@ -17,6 +17,7 @@
 //! the kernel owns none of our buffers between two calls, and a connection's only outstanding
 //! operations are its polls and its close, each of which carries a generation.
 
+mod addresses;
 mod admission;
 mod closing;
 pub mod config;

@@ -1,12 +1,14 @@
 //! From readable connections to messages.
 //!
-//! Connections that are ready wait in one queue; each turn receives once from each, as far as the
-//! arena reaches, and puts those with more input back at the end: a flood costs its sender
-//! time, not its neighbours. Small reads share the arena; the rest of a large message is received
-//! directly into the message.
+//! Connections that are ready wait in two queues: those that became readable, and those that left
+//! input behind when they were last received from. Each turn receives once from every one of the
+//! first and from a few of the second, and a receive is sized so that it brings few messages: a
+//! flood costs its sender time, not its neighbours. Small reads share the arena; the rest of a
+//! large message is received directly into the message.
 
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::conn::{Body, Message};
 use super::core::Core;
@@ -51,7 +53,7 @@ enum Place {
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Receives once from as many ready connections as the arena has room for.
     pub(super) fn receive(&mut self) -> io::Result<()> {
-        if self.core.ready.is_empty() {
+        if self.core.ready.is_empty() && self.core.eager.is_empty() {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut self.arena.batch);
@@ -100,7 +102,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Ok(count) => {
                 core.counted.bytes_in += count as u64;
                 let room = place.room();
-                core.adapt_appetite(slot, count, room, &place);
                 // The error behind the last byte was announced together with it.
                 let again = more || count == room || broken;
                 core.settle_accounts(slot);
@@ -108,13 +109,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 core.on_life(slot);
                 match place {
                     Place::Arena(range) => {
+                        let events = self.core.counted.events_in;
                         self.on_bytes(slot, generation, range.start..range.start + count, again);
+                        let events = self.core.counted.events_in - events;
+                        self.core.adapt_appetite(slot, generation, count, room, events);
                     }
                     Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
                 }
                 self.core.hold_back(slot, generation, allowance);
                 if again {
-                    self.core.mark_ready(slot);
+                    self.core.mark_eager(slot);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -123,7 +127,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             Err(error) if is_transient(&error) => {
                 self.put_back(slot, place);
-                self.core.mark_ready(slot);
+                self.core.mark_eager(slot);
             }
             Err(_) => core.drop_connection(slot, Cause::Broken),
         }
@@ -219,6 +223,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         base: usize,
         more_input: bool,
     ) {
+        self.core.counted.events_in += 1;
         match event {
             Event::Message(kind, payload) => self.on_message(slot, generation, kind, payload, base),
             Event::Ping(payload) => {
@@ -283,7 +288,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let message = Message::new(kind, body);
         let handler = &mut self.handler;
         let core = &mut self.core;
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut conn = super::conn::Conn::new(core, slot, generation);
             handler.message(&mut conn, state, message);
         }));
@@ -317,7 +322,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                         (None, None) => return,
                         (None, Some(peer)) => {
                             answer(&mut self.handler, &mut self.core, &request, peer)
-                                .map(|accepted| Some((accepted, len)))
+                                .map(|verdict| Some((verdict, len)))
                         }
                     }
                 }
@@ -332,10 +337,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 self.core.heads.insert(slot, head);
             }
-            Ok(Some((state, len))) => {
+            Ok(Some((Verdict::Upgrade(state), len))) => {
                 // What follows the head lies at the end of what was just received.
                 let rest = range.start + (len - before)..range.end;
                 self.on_upgraded(slot, state, rest);
+            }
+            Ok(Some((Verdict::Pass, _))) => {
+                let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
+                self.core.begin_pass(slot, received);
             }
             Err(refusal) => {
                 self.core.count_refusal(slot, refusal);
@@ -383,25 +392,45 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 }
 
+/// What becomes of a request that is not refused.
+enum Verdict<S> {
+    Upgrade(S),
+    Pass,
+}
+
 /// Asks the application about a request, and encodes its answer.
 fn answer<H: Handler>(
     handler: &mut H,
     core: &mut Core,
     request: &request::Request<'_>,
     peer: std::net::SocketAddr,
-) -> Result<H::State, Refusal> {
-    let upgrade = request.upgrade()?;
+) -> Result<Verdict<H::State>, Refusal> {
+    let upgrade = match request.upgrade() {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => {
+            let plain = !request.asks_for_websocket();
+            let passes = plain && {
+                let cx = &mut super::conn::Cx { core };
+                let asked = AssertUnwindSafe(|| handler.passes(cx, request, peer));
+                catch_unwind(asked).unwrap_or_else(|_| {
+                    core.counted.panics += 1;
+                    false
+                })
+            };
+            return if passes { Ok(Verdict::Pass) } else { Err(refusal) };
+        }
+    };
     if !core.config.admits_origin(request.header("origin")) {
         return Err(Refusal::Forbidden);
     }
-    let decision = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let decision = catch_unwind(AssertUnwindSafe(|| {
         handler.request(&mut super::conn::Cx { core }, request, peer)
     }));
     match decision {
         Ok(Answer::Accept { state, protocol, headers }) => {
             core.accepted_head.clear();
             request::write_accept(&mut core.accepted_head, &upgrade, protocol.as_deref(), &headers);
-            Ok(state)
+            Ok(Verdict::Upgrade(state))
         }
         Ok(Answer::Refuse(refusal)) => Err(refusal),
         Err(_) => {
@@ -421,58 +450,86 @@ impl Place {
 }
 
 impl Core {
-    /// Takes connections from the queue as long as the arena has room.
+    /// Takes connections from the queues as long as the arena has room.
     fn choose_batch(&mut self, batch: &mut Vec<Target>) {
+        // What is ready now; those put back during the batch wait for the next one. Last come a few
+        // of those that have more to say, in a half of the arena that is kept for them: neither
+        // kind keeps out the other, and who says little is answered first.
+        let eager = self.eager.len().min(EAGER_MAX);
+        let (most, limit) =
+            if eager == 0 { (BATCH_MAX, ARENA) } else { (BATCH_MAX - EAGER_MAX, ARENA / 2) };
         let mut at = 0;
-        // What is ready now; those put back during the batch wait for the next one.
         for _ in 0..self.ready.len() {
-            if batch.len() == BATCH_MAX {
-                return;
+            let Some(slot) = self.ready.pop_front() else { break };
+            if batch.len() == most || !self.choose(slot, limit, &mut at, batch) {
+                self.ready.push_front(slot);
+                break;
             }
-            let Some(slot) = self.ready.pop_front() else { return };
-            let Some(hot) = self.slots.get_mut(slot) else { continue };
-            if !hot.clear(Flags::READY) {
-                continue;
+        }
+        for _ in 0..eager {
+            let Some(slot) = self.eager.pop_front() else { break };
+            if !self.choose(slot, ARENA, &mut at, batch) {
+                self.eager.push_front(slot);
+                break;
             }
-            match hot.phase {
-                Phase::Free | Phase::Closed | Phase::Connecting | Phase::Flushing => continue,
-                // Left in the kernel; resuming puts it back.
-                Phase::Open if hot.has(Flags::HELD) => continue,
-                _ => {}
-            }
-            let generation = hot.generation;
-            let place = match hot.partial.as_mut().filter(|p| p.missing() >= DIRECT_MIN) {
-                Some(partial) => {
-                    // The account follows what the message itself holds.
-                    self.inbound_held -= partial.memory();
-                    let (buffer, filled) = partial.take_buffer();
-                    self.inbound_held += partial.memory();
-                    Place::Message(buffer, filled)
-                }
-                None => {
-                    let size = APPETITE_MIN << hot.appetite;
-                    if at + size > ARENA {
-                        hot.set(Flags::READY);
-                        self.ready.push_front(slot);
-                        return;
-                    }
-                    let range = at..at + size;
-                    // Equal offsets would compete for the same cache sets.
-                    at = range.end + STAGGER;
-                    Place::Arena(range)
-                }
-            };
-            batch.push(Target { slot, generation, place, result: Ok(0), more: false });
         }
     }
 
-    /// Lets the next receive be larger where this one was filled, smaller where it was not.
-    fn adapt_appetite(&mut self, slot: u32, count: usize, room: usize, place: &Place) {
-        let Some(hot) = self.slots.get_mut(slot) else { return };
-        if matches!(place, Place::Message(..)) {
-            return;
+    /// Puts a connection into the batch if it is to be read. False if there is no room for it in
+    /// the arena's first `limit` bytes, of which `at` are taken.
+    fn choose(&mut self, slot: u32, limit: usize, at: &mut usize, batch: &mut Vec<Target>) -> bool {
+        let Some(hot) = self.slots.get_mut(slot) else { return true };
+        if !hot.clear(Flags::READY) {
+            return true;
         }
-        if count == room {
+        match hot.phase {
+            Phase::Free | Phase::Closed | Phase::Connecting => return true,
+            Phase::Flushing | Phase::Passing => return true,
+            // Left in the kernel; resuming puts it back.
+            Phase::Open if hot.has(Flags::HELD) => return true,
+            _ => {}
+        }
+        let generation = hot.generation;
+        let place = match hot.partial.as_mut().filter(|p| p.missing() >= DIRECT_MIN) {
+            Some(partial) => {
+                // The account follows what the message itself holds.
+                self.inbound_held -= partial.memory();
+                let (buffer, filled) = partial.take_buffer();
+                self.inbound_held += partial.memory();
+                Place::Message(buffer, filled)
+            }
+            None => {
+                let size = APPETITE_MIN << hot.appetite;
+                if *at + size > limit {
+                    hot.set(Flags::READY);
+                    return false;
+                }
+                let range = *at..*at + size;
+                // Equal offsets would compete for the same cache sets.
+                *at = range.end + STAGGER;
+                Place::Arena(range)
+            }
+        };
+        batch.push(Target { slot, generation, place, result: Ok(0), more: false });
+        true
+    }
+
+    /// Lets the next receive be larger where this one was filled, smaller where it was not, and
+    /// smaller where it brought more messages than a neighbour should wait for.
+    fn adapt_appetite(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        count: usize,
+        room: usize,
+        events: u64,
+    ) {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        if events > EVENTS_MAX {
+            // As many halvings as bring the same messages below the limit.
+            let halvings = (events / EVENTS_MAX).ilog2() as u8 + 1;
+            hot.appetite = hot.appetite.saturating_sub(halvings);
+        } else if count == room && events < EVENTS_MAX / 4 {
             hot.appetite = (hot.appetite + 2).min(APPETITE_STEPS);
         } else if hot.appetite > 0 && count < room / 4 {
             hot.appetite -= 1;
@@ -563,6 +620,13 @@ pub(super) const RECEIVE_MAX: usize = APPETITE_MIN << APPETITE_STEPS;
 /// Three cache lines.
 const STAGGER: usize = 192;
 
+/// Connections with input left behind that a batch takes up again.
+const EAGER_MAX: usize = 16;
+
+/// Events (messages and control frames) that one receive may bring before the next one is made
+/// smaller. The smallest receive brings at most a thousand frames.
+const EVENTS_MAX: u64 = 256;
+
 /// Receives per batch.
 const BATCH_MAX: usize = 240;
 
@@ -571,3 +635,4 @@ const DIRECT_MIN: usize = 4096;
 
 const _: () = assert!(APPETITE_MIN << APPETITE_STEPS <= ARENA);
 const _: () = assert!(BATCH_MAX * (APPETITE_MIN + STAGGER) <= ARENA);
+const _: () = assert!(RECEIVE_MAX <= ARENA / 2);

@@ -8,6 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::token::Token;
@@ -58,6 +59,13 @@ pub enum Completion {
     ShutDown {
         /// As given to [`Ring::shutdown`].
         token: Token,
+    },
+    /// The slot's socket has a file descriptor of the process, or could not get one.
+    Installed {
+        /// As given to [`Ring::install`].
+        token: Token,
+        /// The same socket; closing the slot's descriptor does not end it.
+        result: io::Result<OwnedFd>,
     },
     /// Another thread rang the [`Doorbell`].
     Woken,
@@ -134,6 +142,9 @@ pub trait Ring {
 
     /// Shuts down the sending half. Goes through a kernel worker thread: error path only.
     fn shutdown(&mut self, token: Token);
+
+    /// Asks for a file descriptor of the process for the slot's socket (Linux 6.8).
+    fn install(&mut self, token: Token);
 
     /// Makes a socket towards `peer`, from `local` if given, and returns its slot. Fails at once
     /// when the table or the address range is exhausted.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::addresses::Addresses;
 use super::config::{Config, ConfigError, Drain};
 use super::core::Core;
 use super::counters::Stats;
@@ -121,6 +122,7 @@ impl Builder {
         });
         let network = Arc::new(Network { posts: posts.collect() });
         let total = Arc::new(AtomicU32::new(0));
+        let addresses = Arc::new(Addresses::default());
         let application = Arc::new(application);
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::with_capacity(workers);
@@ -133,6 +135,7 @@ impl Builder {
                 config: config.clone(),
                 network: network.clone(),
                 total: total.clone(),
+                addresses: addresses.clone(),
             };
             let (ready, application) = (ready.clone(), application.clone());
             let thread = std::thread::Builder::new()
@@ -214,6 +217,7 @@ struct Seat<H: Handler> {
     config: Arc<Config>,
     network: Arc<Network<H::Letter>>,
     total: Arc<AtomicU32>,
+    addresses: Arc<Addresses>,
 }
 
 impl<H: Handler> Seat<H> {
@@ -247,7 +251,7 @@ impl<H: Handler> Seat<H> {
         let handler = application(CoreStart { worker: self.worker, handle: handle.clone() });
         let rng = Rng::from_entropy();
         let index = self.worker as u16;
-        let core = Core::new(self.config, index, self.network, self.total, rng);
+        let core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
         let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");

@@ -21,6 +21,8 @@ pub enum Phase {
     Connecting,
     /// The opening handshake is not complete.
     Handshake,
+    /// On its way out of the engine, to whoever answers plain HTTP.
+    Passing,
     /// Messages flow.
     Open,
     /// Our close frame is sent or queued; the peer's is awaited.
@@ -74,6 +76,8 @@ impl Flags {
     pub const THROTTLED: u32 = 1 << 16;
     /// The connection is broken; a receive behind the last byte will say how.
     pub const BROKEN: u32 = 1 << 17;
+    /// An install is in flight.
+    pub const INSTALL: u32 = 1 << 18;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::addresses::{Addresses, address_key};
 use super::config::Config;
-use super::core::{Core, address_key};
+use super::core::Core;
 use super::handler::Handler;
 use super::links::{Handle, Network, Post};
 use super::mailbox::Mailbox;
@@ -31,7 +32,8 @@ pub fn assemble<R: Ring, H: Handler>(
     let post = Arc::new(Post { mailbox: Mailbox::new(config.mailbox, doorbell) });
     let network = Arc::new(Network { posts: vec![post.clone()] });
     let total = Arc::new(AtomicU32::new(0));
-    let core = Core::new(config, 0, network.clone(), total, Rng::new(seed));
+    let addresses = Arc::new(Addresses::default());
+    let core = Core::new(config, 0, network.clone(), total, addresses, Rng::new(seed));
     (Worker::new(ring, core, handler, post, table), Handle::new(network))
 }
 
@@ -60,8 +62,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.slots.used() == 0, "connections are left")?;
         check(core.topics.is_empty() && core.topics.subscriptions() == 0, "topics are left")?;
         check(core.heads.is_empty() && core.dials.is_empty(), "handshakes are left")?;
+        check(core.passing.is_empty(), "connections on their way out are left")?;
         check(core.wheel.armed() == 0, "timers are left")?;
-        check(core.addresses.is_empty(), "addresses are left")?;
+        check(core.addresses.all().is_empty(), "addresses are left")?;
         check(core.inbound_held == 0 && core.outbox_held == 0, "bytes are held for nobody")
     }
 
@@ -105,7 +108,8 @@ impl Core {
         check(stated == open, "has a state if and only if open")?;
         check(open || hot.subscriptions == NO_SUBSCRIPTION, "only the open subscribe")?;
         check(!(open && hot.has(Flags::CLOSE_SENT)), "open behind its close frame")?;
-        check(!hot.has(Flags::READY) || self.ready.contains(&slot), "READY in no queue")?;
+        let queued = self.ready.contains(&slot) || self.eager.contains(&slot);
+        check(!hot.has(Flags::READY) || queued, "READY in no queue")?;
         let marks = self.dirty.iter().filter(|dirty| **dirty == slot).count();
         check(marks == usize::from(hot.has(Flags::DIRTY)), "DIRTY and the list disagree")?;
         check(
@@ -115,6 +119,8 @@ impl Core {
         )?;
         let head = self.heads.contains_key(&slot);
         check(!head || hot.phase == Phase::Handshake, "a head after the handshake")?;
+        let passing = self.passing.contains_key(&slot);
+        check(passing == (hot.phase == Phase::Passing), "passes without its bytes, or they stay")?;
         check(gone || hot.phase == Phase::Connecting || hot.has(Flags::POLL), "nobody listens")?;
         self.audit_timer(hot)?;
         if gone {
@@ -196,8 +202,9 @@ impl Core {
             (next, first) => next.is_none() && first.is_none(),
         };
         check(in_time, "would sleep beyond a deadline")?;
-        check(self.addresses == tally.addresses, "the table of addresses is wrong")?;
-        let queued = !(self.polls.is_empty() && self.releases.is_empty());
+        check(self.addresses.all() == tally.addresses, "the table of addresses is wrong")?;
+        let queued =
+            !(self.polls.is_empty() && self.releases.is_empty() && self.installs.is_empty());
         check(!queued && self.shutdowns.is_empty(), "ring work was not handed over")
     }
 }

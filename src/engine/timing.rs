@@ -1,6 +1,6 @@
 //! What a connection's one deadline means in each phase, and what happens when it comes.
 
-use super::core::Core;
+use super::core::{Core, Notice};
 use super::handler::Cause;
 use super::heartbeat::Verdict;
 use super::slots::{Flags, Hot, Phase};
@@ -97,7 +97,7 @@ impl Core {
                 self.counted.close_timeouts += 1;
                 self.drop_connection(slot, Cause::Abrupt);
             }
-            Phase::Lingering => self.drop_connection(slot, Cause::Abrupt),
+            Phase::Lingering | Phase::Passing => self.drop_connection(slot, Cause::Abrupt),
             Phase::Free | Phase::Closed => {}
         }
     }
@@ -140,6 +140,10 @@ impl Core {
             Verdict::Wait => {}
             Verdict::Ping | Verdict::PingAgain => {
                 self.counted.heartbeats_missed += u64::from(verdict == Verdict::PingAgain);
+                if self.limits.heartbeat.application {
+                    self.notices.push_back(Notice::Heartbeat { slot, generation });
+                    return;
+                }
                 self.counted.heartbeats_sent += 1;
                 let stamp = self.now_ns.to_be_bytes();
                 // The connection is open, so the ping is taken.
@@ -147,19 +151,46 @@ impl Core {
             }
             Verdict::Dead => {
                 self.counted.heartbeats_missed += 1;
-                self.drop_connection(slot, Cause::Heartbeat);
+                match self.config.heartbeat.close {
+                    Some((code, reason)) => self.begin_close(slot, Cause::Heartbeat, code, reason),
+                    None => self.drop_connection(slot, Cause::Heartbeat),
+                }
             }
         }
+    }
+
+    /// The application was asked for its heartbeat. If it sent none, none is awaited.
+    pub(crate) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
+        let now_us = self.now_us();
+        let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        if sent {
+            // Until the answer comes, the field holds when it was asked.
+            hot.pulse.rtt_us = now_us;
+            self.counted.heartbeats_sent += 1;
+        } else {
+            hot.pulse.level = 0;
+            self.arm(slot);
+        }
+    }
+
+    /// The clock in microseconds, modulo 2^32.
+    fn now_us(&self) -> u32 {
+        (self.now_ns / 1000) as u32
     }
 
     /// Bytes arrived: proof of life.
     pub(crate) fn on_life(&mut self, slot: u32) {
         let tick = self.tick;
         let plan = self.limits.heartbeat;
+        let now_us = self.now_us();
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.pulse.seen = tick;
         if hot.pulse.level == 0 {
             return;
+        }
+        if plan.application {
+            hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
+            let _ = self.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }
         if plan.on_answer(&mut hot.pulse) {
             self.counted.heartbeats_answered += 1;

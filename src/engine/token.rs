@@ -28,11 +28,13 @@ pub enum Op {
     /// Receive of this turn; likewise.
     Recv = 10,
     /// Puts a dialled socket into the direct table.
-    Install = 11,
+    Enter = 11,
+    /// Gives a direct descriptor's socket a file descriptor of the process.
+    Install = 12,
 }
 
 impl Op {
-    const ALL: [Op; 11] = [
+    const ALL: [Op; 12] = [
         Op::Accept,
         Op::Poll,
         Op::PollOut,
@@ -43,6 +45,7 @@ impl Op {
         Op::Connect,
         Op::Send,
         Op::Recv,
+        Op::Enter,
         Op::Install,
     ];
 }

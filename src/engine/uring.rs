@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,10 +266,15 @@ impl Ring for Uring {
         self.push(entry);
     }
 
+    fn install(&mut self, token: Token) {
+        let entry = opcode::FixedFdInstall::new(Fixed(token.slot()), 0).build().user_data(token.0);
+        self.push(entry);
+    }
+
     fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32> {
         let socket = sys::client_socket(peer, local)?;
         let mut fds: [RawFd; 1] = [socket.as_raw_fd()];
-        let token = Token::new(Op::Install, 0, 0);
+        let token = Token::new(Op::Enter, 0, 0);
         // Offset -1 is IORING_FILE_INDEX_ALLOC: the kernel picks the slot and writes it back.
         let entry =
             opcode::FilesUpdate::new(fds.as_mut_ptr(), 1).offset(-1).build().user_data(token.0);
@@ -454,8 +459,13 @@ fn completion(op: Op, token: Token, entry: &cqueue::Entry) -> Option<Completion>
         }),
         Op::Close => Some(Completion::Closed { token }),
         Op::Shutdown => Some(Completion::ShutDown { token }),
-        // Installing a socket reports through the same shape; only `socket` looks for it.
-        Op::Connect | Op::Install => {
+        Op::Install => Some(Completion::Installed {
+            token,
+            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+            result: check(entry.result()).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+        }),
+        // Entering a socket reports through the same shape; only `socket` looks for it.
+        Op::Connect | Op::Enter => {
             Some(Completion::Connected { token, result: check(entry.result()).map(|_| ()) })
         }
         Op::Cancel | Op::Accept | Op::Wake | Op::Send | Op::Recv => None,

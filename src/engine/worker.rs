@@ -8,6 +8,7 @@
 //! leave marks; nothing calls back into the step it came from.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::states::States;
 use super::token::{Op, Token};
 use super::writing::Sent;
 use crate::protocol::CloseCode;
+use crate::protocol::request::Refusal;
 
 /// One core: its ring, its connections, its application.
 pub struct Worker<R: Ring, H: Handler> {
@@ -114,7 +116,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn choose_wait(&mut self) -> Wait {
-        let work = !self.core.ready.is_empty() || !self.core.notices.is_empty();
+        let core = &self.core;
+        let work = !(core.ready.is_empty() && core.eager.is_empty() && core.notices.is_empty());
         if work || !self.core.outgoing.is_empty() || !self.post.mailbox.sleep() {
             return Wait::No;
         }
@@ -152,7 +155,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Completion::Connected { token, result } => self.on_connected(token, result),
                 Completion::Polled { token, result, more } => self.on_polled(token, result, more),
                 Completion::Closed { token } => self.on_closed(token),
-                Completion::ShutDown { token } => self.on_shut_down(token),
+                Completion::ShutDown { token } => self.on_detached(token, Flags::SHUTDOWN),
+                Completion::Installed { token, result } => self.on_installed(token, result),
                 Completion::Woken => {}
             }
         }
@@ -199,15 +203,38 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    fn on_shut_down(&mut self, token: Token) {
+    /// An operation ended that the closing of a descriptor has to wait for.
+    fn on_detached(&mut self, token: Token, flag: u32) {
         let core = &mut self.core;
         let Some(hot) = core.slots.lookup(token.slot(), token.generation()) else {
             core.counted.stale_completions += 1;
             return;
         };
-        hot.clear(Flags::SHUTDOWN);
+        hot.clear(flag);
         if hot.phase == Phase::Closed {
             core.releases.push(token.slot());
+        }
+    }
+
+    fn on_installed(&mut self, token: Token, result: io::Result<OwnedFd>) {
+        self.on_detached(token, Flags::INSTALL);
+        let (slot, core) = (token.slot(), &mut self.core);
+        let Some(hot) = core.slots.lookup(slot, token.generation()) else { return };
+        if hot.phase != Phase::Passing {
+            // Given up meanwhile; closing the second descriptor is all there is to do.
+            return;
+        }
+        let received = core.passing.remove(&slot).unwrap_or_default();
+        match (result, core.slots.cold(slot).map(|cold| cold.peer())) {
+            (Ok(socket), Some(peer)) => {
+                core.counted.passed += 1;
+                core.release(slot);
+                self.call_cx(|handler, cx| handler.passed(cx, socket, received, peer));
+            }
+            _ => {
+                core.counted.refused_not_websocket += 1;
+                core.refuse(slot, Refusal::Unavailable(core.config.retry_after));
+            }
         }
     }
 
@@ -314,11 +341,19 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     self.call_cx(|handler, cx| handler.close(cx, id, state, &closed));
                 }
                 Notice::Writable { slot, generation } => {
-                    let open = self.core.slots.lookup(slot, generation);
-                    if open.is_some_and(|hot| hot.phase == Phase::Open) {
+                    if self.core.is_open(slot, generation) {
                         self.call(slot, generation, |handler, conn, state| {
                             handler.writable(conn, state);
                         });
+                    }
+                }
+                Notice::Heartbeat { slot, generation } => {
+                    if self.core.is_open(slot, generation) {
+                        let sent = self.call(slot, generation, |handler, conn, state| {
+                            handler.heartbeat(conn, state)
+                        });
+                        let sent = sent.unwrap_or(false);
+                        self.core.on_application_heartbeat(slot, generation, sent);
                     }
                 }
             }
@@ -333,6 +368,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         for token in self.core.polls.drain(..) {
             self.ring.poll(token);
         }
+        for slot in self.core.installs.drain(..) {
+            if let Some(hot) = self.core.slots.get(slot) {
+                self.ring.install(Token::new(Op::Install, slot, hot.generation));
+            }
+        }
         for slot in self.core.shutdowns.drain(..) {
             if let Some(hot) = self.core.slots.get(slot) {
                 self.ring.shutdown(Token::new(Op::Shutdown, slot, hot.generation));
@@ -342,8 +382,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         for slot in releases.drain(..) {
             // A shutdown looks its descriptor up on a kernel thread, whenever that runs. If the
             // slot were closed by then, it would hit the next tenant; its completion brings us
-            // back here.
-            if !self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::SHUTDOWN)) {
+            // back here. So does that of an install.
+            let detached = Flags::SHUTDOWN | Flags::INSTALL;
+            if !self.core.slots.get(slot).is_some_and(|hot| hot.has(detached)) {
                 self.close_descriptor(slot);
             }
         }
@@ -449,6 +490,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 impl Core {
+    fn is_open(&mut self, slot: u32, generation: u32) -> bool {
+        self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
+    }
+
     /// Marks the multishot poll for input to be armed.
     pub(super) fn arm_poll(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot)

@@ -99,7 +99,7 @@ impl Fault {
     ///
     /// It says how sane the peer is, not that decoding may go on: after any fault the connection
     /// is failed and its further bytes are not interpreted (section 7.1.7).
-    pub fn is_framing(self) -> bool {
+    pub fn keeps_framing(self) -> bool {
         matches!(
             self,
             Self::InvalidUtf8
@@ -142,10 +142,10 @@ mod tests {
     fn boundaries_survive_faults_of_content_and_size() {
         for fault in Fault::ALL {
             if fault.close_code() != CloseCode::PROTOCOL_ERROR {
-                assert!(fault.is_framing(), "{fault:?}");
+                assert!(fault.keeps_framing(), "{fault:?}");
             }
         }
-        assert!(Fault::CloseLength.is_framing() && Fault::CloseCode.is_framing());
-        assert!(!Fault::ReservedBits.is_framing() && !Fault::Unmasked.is_framing());
+        assert!(Fault::CloseLength.keeps_framing() && Fault::CloseCode.keeps_framing());
+        assert!(!Fault::ReservedBits.keeps_framing() && !Fault::Unmasked.keeps_framing());
     }
 }

@@ -97,6 +97,11 @@ impl<'a> Request<'a> {
             .filter(|protocol| head::is_token(protocol))
     }
 
+    /// Whether it names the upgrade to WebSocket, rightly or not.
+    pub fn asks_for_websocket(&self) -> bool {
+        self.lists("Upgrade", "websocket")
+    }
+
     /// Checks everything section 4.2.1 demands of an upgrade.
     ///
     /// Refuses with [`Refusal::HttpVersion`], [`Refusal::Method`], [`Refusal::UpgradeRequired`] or
@@ -110,7 +115,7 @@ impl<'a> Request<'a> {
             return Err(Refusal::Method);
         }
         // Item 3. Without it the client wants something else, and can be told what there is.
-        if !self.lists("Upgrade", "websocket") {
+        if !self.asks_for_websocket() {
             return Err(Refusal::UpgradeRequired);
         }
         // Item 4. A proxy that forwards Upgrade but not Connection is the usual culprit.

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -155,6 +156,21 @@ impl Handler for App {
         }
         let path = request.path().to_owned();
         Answer::accept(State { id: None, port: peer.port(), path })
+    }
+
+    fn heartbeat(&mut self, conn: &mut Conn<'_>, _: &mut State) -> bool {
+        self.meddle(conn);
+        !self.rng.one_in(8) && conn.ping(b"beat").is_ok()
+    }
+
+    fn passes(&mut self, cx: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> bool {
+        self.meddle(cx);
+        request.method == "GET" && self.rng.one_in(2)
+    }
+
+    fn passed(&mut self, cx: &mut Cx<'_>, _: OwnedFd, received: Vec<u8>, _: SocketAddr) {
+        self.meddle(cx);
+        self.check(received.starts_with(b"GET "), "handed over without its request");
     }
 
     fn open(&mut self, conn: &mut Conn<'_>, state: &mut State) {

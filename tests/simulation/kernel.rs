@@ -10,8 +10,10 @@
 //! has reported; a close with unread input resets the peer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +39,8 @@ pub struct Socket {
     connect: Option<Token>,
     /// A shutdown is submitted: it looks the slot up when it runs, whoever's that is then.
     shutting: bool,
+    /// An install is submitted, likewise.
+    installing: bool,
     closing: bool,
 }
 
@@ -51,6 +55,7 @@ impl Socket {
             poll_out: None,
             connect: None,
             shutting: false,
+            installing: false,
             closing: false,
         }
     }
@@ -72,6 +77,8 @@ pub enum Event {
     Close(Token),
     /// A shutdown takes effect.
     Shutdown(Token, usize),
+    /// An install takes effect.
+    Install(Token),
 }
 
 /// A submitted operation.
@@ -82,6 +89,7 @@ pub enum Submission {
     Close(Token, Vec<Token>),
     Connect(Token),
     Shutdown(Token),
+    Install(Token),
 }
 
 pub struct Kernel {
@@ -214,6 +222,11 @@ impl Kernel {
                 let due = self.later();
                 self.at(due, Event::Shutdown(token, wire));
             }
+            Submission::Install(token) => {
+                self.socket(token).installing = true;
+                let due = self.later();
+                self.at(due, Event::Install(token));
+            }
             Submission::Close(token, polls) => self.close(token, &polls),
         }
     }
@@ -325,6 +338,7 @@ impl Kernel {
     fn close(&mut self, token: Token, polls: &[Token]) {
         let socket = self.socket(token);
         assert!(!socket.shutting, "{token:?}: the shutdown would meet the next tenant");
+        assert!(!socket.installing, "{token:?}: the install would meet the next tenant");
         socket.closing = true;
         let after = socket.after_ns;
         let armed = [socket.poll.take(), socket.poll_out.take()];
@@ -369,6 +383,20 @@ impl Kernel {
         }
         let due = self.later();
         self.complete(due, Completion::ShutDown { token });
+    }
+
+    pub fn finish_install(&mut self, token: Token) {
+        if let Some(socket) = &mut self.sockets[token.slot() as usize] {
+            socket.installing = false;
+        }
+        let result = if self.strikes("install failed") {
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        } else {
+            self.seen.count("installed");
+            File::open("/dev/null").map(OwnedFd::from)
+        };
+        let due = self.later();
+        self.complete(due, Completion::Installed { token, result });
     }
 
     /// Slots with input that no poll is going to announce, with their connections.

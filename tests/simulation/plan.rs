@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ringhold::engine::rng::Rng;
-use ringhold::{Config, Drain, Heartbeat, Policy, RatePolicy};
+use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, RatePolicy};
 
 /// How the kernel and the host behave.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,8 @@ fn times(rng: &mut Rng) -> Config {
             suspect: ms(suspect),
             probe: ms(probe),
             dead: ms(probe + rng.below(2000)),
+            application: rng.one_in(3),
+            close: rng.one_in(2).then_some((CloseCode::GOING_AWAY, "no pong")),
         },
         handshake_timeout: ms(pick(rng, &[200, 1000, 5000])),
         idle_timeout: ms(pick(rng, &[0, 0, 500, 3000])),

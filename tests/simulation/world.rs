@@ -55,6 +55,7 @@ impl World {
                 Event::Done(completion) => self.kernel.deliver(completion, done),
                 Event::Close(token) => self.kernel.finish_close(token),
                 Event::Shutdown(token, wire) => self.kernel.finish_shutdown(token, wire),
+                Event::Install(token) => self.kernel.finish_install(token),
             }
         }
         if self.kernel.rung() {
@@ -141,6 +142,10 @@ impl Ring for SimRing {
 
     fn shutdown(&mut self, token: Token) {
         self.queued.push_back(Submission::Shutdown(token));
+    }
+
+    fn install(&mut self, token: Token) {
+        self.queued.push_back(Submission::Install(token));
     }
 
     fn socket(&mut self, peer: SocketAddr, _: Option<IpAddr>) -> io::Result<u32> {

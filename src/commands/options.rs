@@ -42,7 +42,7 @@ struct LimitOptions {
     #[arg(long, default_value_t = 0, value_name = "N")]
     max_connections: u32,
 
-    /// Connections per worker from one IPv4 address or IPv6 /64; 0: no limit
+    /// Connections from one IPv4 address or IPv6 /64; 0: no limit
     #[arg(long, default_value_t = 0, value_name = "N")]
     max_per_address: u32,
 

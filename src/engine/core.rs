@@ -439,10 +439,10 @@ impl Core {
 
     /// Marks a slot for the next batch of receives.
     pub(crate) fn mark_ready(&mut self, slot: u32) {
-        if let Some(hot) = self.slots.get_mut(slot)
-            && !hot.set(Flags::READY)
-        {
-            self.ready.push_back(slot);
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if !hot.set(Flags::READY) {
+            let queue = if hot.has(Flags::CHATTY) { &mut self.eager } else { &mut self.ready };
+            queue.push_back(slot);
         }
     }
 

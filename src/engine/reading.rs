@@ -21,6 +21,17 @@ use crate::protocol::frame::Opcode;
 use crate::protocol::request::{self, Refusal};
 use crate::protocol::{CloseCode, Event, Kind, Partial, Payload, response};
 
+/// What a batch uses of its turn's share.
+#[derive(Default)]
+struct Taken {
+    /// Bytes of the arena, gaps included.
+    arena: usize,
+    /// Bytes in all.
+    bytes: usize,
+    /// How many they may become.
+    limit: usize,
+}
+
 /// Receive memory of one core: one buffer, cut anew for each batch.
 pub(super) struct Arena {
     pub(super) bytes: Vec<u8>,
@@ -79,7 +90,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     (rest, at) = (tail, range.end);
                     piece
                 }
-                Place::Message(buffer, filled) => &mut buffer[*filled..],
+                Place::Message(buffer, filled) => {
+                    let end = buffer.len().min(*filled + RECEIVE_MAX);
+                    &mut buffer[*filled..end]
+                }
             };
             ops.push(Recv { slot: target.slot, buffer, result: Ok(0), more: false });
         }
@@ -109,10 +123,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 core.on_life(slot);
                 match place {
                     Place::Arena(range) => {
-                        let events = self.core.counted.events_in;
+                        let before = self.core.frames_so_far(slot);
                         self.on_bytes(slot, generation, range.start..range.start + count, again);
-                        let events = self.core.counted.events_in - events;
-                        self.core.adapt_appetite(slot, generation, count, room, events);
+                        let frames = frames_between(before, self.core.frames_so_far(slot));
+                        self.core.adapt_appetite(slot, generation, count, room, frames);
                     }
                     Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
                 }
@@ -444,7 +458,7 @@ impl Place {
     fn room(&self) -> usize {
         match self {
             Place::Arena(range) => range.len(),
-            Place::Message(buffer, filled) => buffer.len() - filled,
+            Place::Message(buffer, filled) => (buffer.len() - filled).min(RECEIVE_MAX),
         }
     }
 }
@@ -453,31 +467,34 @@ impl Core {
     /// Takes connections from the queues as long as the arena has room.
     fn choose_batch(&mut self, batch: &mut Vec<Target>) {
         // What is ready now; those put back during the batch wait for the next one. Last come a few
-        // of those that have more to say, in a half of the arena that is kept for them: neither
-        // kind keeps out the other, and who says little is answered first.
+        // of those that have more to say, with a share that is kept for them: neither kind keeps
+        // out the other, and who says little is answered first.
         let eager = self.eager.len().min(EAGER_MAX);
-        let (most, limit) =
-            if eager == 0 { (BATCH_MAX, ARENA) } else { (BATCH_MAX - EAGER_MAX, ARENA / 2) };
-        let mut at = 0;
+        let kept = if eager == 0 { 0 } else { EAGER_MAX };
+        let mut taken = Taken {
+            limit: if eager == 0 { TURN_BYTES } else { TURN_BYTES / 2 },
+            ..Taken::default()
+        };
         for _ in 0..self.ready.len() {
             let Some(slot) = self.ready.pop_front() else { break };
-            if batch.len() == most || !self.choose(slot, limit, &mut at, batch) {
+            if batch.len() + kept == BATCH_MAX || !self.choose(slot, &mut taken, batch) {
                 self.ready.push_front(slot);
                 break;
             }
         }
+        taken.limit = TURN_BYTES;
         for _ in 0..eager {
             let Some(slot) = self.eager.pop_front() else { break };
-            if !self.choose(slot, ARENA, &mut at, batch) {
+            if !self.choose(slot, &mut taken, batch) {
                 self.eager.push_front(slot);
                 break;
             }
         }
     }
 
-    /// Puts a connection into the batch if it is to be read. False if there is no room for it in
-    /// the arena's first `limit` bytes, of which `at` are taken.
-    fn choose(&mut self, slot: u32, limit: usize, at: &mut usize, batch: &mut Vec<Target>) -> bool {
+    /// Puts a connection into the batch if it is to be read. False if the batch has no room left
+    /// for it.
+    fn choose(&mut self, slot: u32, taken: &mut Taken, batch: &mut Vec<Target>) -> bool {
         let Some(hot) = self.slots.get_mut(slot) else { return true };
         if !hot.clear(Flags::READY) {
             return true;
@@ -489,8 +506,20 @@ impl Core {
             Phase::Open if hot.has(Flags::HELD) => return true,
             _ => {}
         }
+        let missing = hot.partial.as_ref().map_or(0, |p| p.missing());
+        let direct = missing >= DIRECT_MIN;
+        let size = match hot.has(Flags::CHATTY) {
+            _ if direct => missing.min(RECEIVE_MAX),
+            true => CHATTY_SIZE,
+            false => APPETITE_MIN << hot.appetite,
+        };
+        if taken.bytes + size > taken.limit {
+            hot.set(Flags::READY);
+            return false;
+        }
+        taken.bytes += size;
         let generation = hot.generation;
-        let place = match hot.partial.as_mut().filter(|p| p.missing() >= DIRECT_MIN) {
+        let place = match hot.partial.as_mut().filter(|_| direct) {
             Some(partial) => {
                 // The account follows what the message itself holds.
                 self.inbound_held -= partial.memory();
@@ -499,14 +528,9 @@ impl Core {
                 Place::Message(buffer, filled)
             }
             None => {
-                let size = APPETITE_MIN << hot.appetite;
-                if *at + size > limit {
-                    hot.set(Flags::READY);
-                    return false;
-                }
-                let range = *at..*at + size;
+                let range = taken.arena..taken.arena + size;
                 // Equal offsets would compete for the same cache sets.
-                *at = range.end + STAGGER;
+                taken.arena = range.end + STAGGER;
                 Place::Arena(range)
             }
         };
@@ -514,22 +538,32 @@ impl Core {
         true
     }
 
+    /// Messages and control frames of the core, and fragments of this connection's message in
+    /// progress: see [`frames_between`].
+    fn frames_so_far(&self, slot: u32) -> (u64, u64) {
+        let partial = self.slots.get(slot).and_then(|hot| hot.partial.as_ref());
+        (self.counted.events_in, partial.map_or(0, |partial| u64::from(partial.fragments())))
+    }
+
     /// Lets the next receive be larger where this one was filled, smaller where it was not, and
-    /// smaller where it brought more messages than a neighbour should wait for.
+    /// small and late where it brought more messages than a neighbour should wait for.
     fn adapt_appetite(
         &mut self,
         slot: u32,
         generation: u32,
         count: usize,
         room: usize,
-        events: u64,
+        frames: u64,
     ) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        if events > EVENTS_MAX {
-            // As many halvings as bring the same messages below the limit.
-            let halvings = (events / EVENTS_MAX).ilog2() as u8 + 1;
-            hot.appetite = hot.appetite.saturating_sub(halvings);
-        } else if count == room && events < EVENTS_MAX / 4 {
+        if frames > CHATTY_FRAMES {
+            hot.set(Flags::CHATTY);
+            hot.appetite = 0;
+        } else if hot.has(Flags::CHATTY) {
+            if frames < CHATTY_FRAMES / 4 {
+                hot.clear(Flags::CHATTY);
+            }
+        } else if count == room {
             hot.appetite = (hot.appetite + 2).min(APPETITE_STEPS);
         } else if hot.appetite > 0 && count < room / 4 {
             hot.appetite -= 1;
@@ -594,6 +628,16 @@ impl Core {
     }
 }
 
+/// Roughly how many frames were decoded between two looks.
+fn frames_between(before: (u64, u64), after: (u64, u64)) -> u64 {
+    let events = after.0 - before.0;
+    match after.1.checked_sub(before.1) {
+        Some(fragments) => events + fragments,
+        // A message ended whose fragments nobody counted: neither few nor many.
+        None => events.max(CHATTY_FRAMES / 4),
+    }
+}
+
 /// What the core's account holds for a message in progress.
 fn memory(partial: &Option<Box<Partial>>) -> usize {
     partial.as_ref().map_or(0, |partial| partial.memory())
@@ -606,7 +650,7 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
 
 /// Receive memory per core: fits the L2 cache, so that what the kernel copies in is still there
 /// when it is parsed.
-const ARENA: usize = 1024 * 1024;
+const ARENA: usize = 640 * 1024;
 
 /// The smallest receive; doubled `appetite` times for connections that fill theirs.
 const APPETITE_MIN: usize = 2048;
@@ -620,12 +664,19 @@ pub(super) const RECEIVE_MAX: usize = APPETITE_MIN << APPETITE_STEPS;
 /// Three cache lines.
 const STAGGER: usize = 192;
 
-/// Connections with input left behind that a batch takes up again.
-const EAGER_MAX: usize = 16;
+/// Bytes that one turn may receive over all connections: what is received is still in the L2 cache
+/// when it is decoded and sent, and a turn, for which everybody waits, takes well below a
+/// millisecond.
+const TURN_BYTES: usize = 512 * 1024;
 
-/// Events (messages and control frames) that one receive may bring before the next one is made
-/// smaller. The smallest receive brings at most a thousand frames.
-const EVENTS_MAX: u64 = 256;
+/// Connections with input left behind that a turn takes up again.
+const EAGER_MAX: usize = 4;
+
+/// Frames in one receive that make a connection chatty.
+const CHATTY_FRAMES: u64 = 64;
+
+/// What a chatty connection is received from at once, in bytes: at most 85 frames.
+const CHATTY_SIZE: usize = 512;
 
 /// Receives per batch.
 const BATCH_MAX: usize = 240;
@@ -633,6 +684,5 @@ const BATCH_MAX: usize = 240;
 /// From this many missing bytes on, a message is received directly.
 const DIRECT_MIN: usize = 4096;
 
-const _: () = assert!(APPETITE_MIN << APPETITE_STEPS <= ARENA);
-const _: () = assert!(BATCH_MAX * (APPETITE_MIN + STAGGER) <= ARENA);
-const _: () = assert!(RECEIVE_MAX <= ARENA / 2);
+const _: () = assert!(RECEIVE_MAX <= TURN_BYTES / 2);
+const _: () = assert!(TURN_BYTES + BATCH_MAX * STAGGER <= ARENA);

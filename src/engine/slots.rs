@@ -78,6 +78,8 @@ impl Flags {
     pub const BROKEN: u32 = 1 << 17;
     /// An install is in flight.
     pub const INSTALL: u32 = 1 << 18;
+    /// Its last receive brought many messages: it is read from in small portions, after others.
+    pub const CHATTY: u32 = 1 << 19;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }

@@ -116,7 +116,7 @@ impl Partial {
     }
 
     /// Frames begun of the message in progress; 0: there is none.
-    pub(super) fn fragments(&self) -> u32 {
+    pub(crate) fn fragments(&self) -> u32 {
         self.fragments
     }
 

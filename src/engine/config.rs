@@ -100,7 +100,7 @@ pub struct Config {
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
     /// many more as `max_connections` needs under the limit of open files.
     pub workers: usize,
-    /// Bind worker `n` to processor `n` (modulo their number).
+    /// Bind worker `n` to the `n`th of the processors that the process may use, counted around.
     pub pin: bool,
     /// Connections over all workers; one more is answered with 503. 0: as many as the workers can
     /// hold under the limit of open files, at most about 116,000 each.

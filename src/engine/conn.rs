@@ -32,6 +32,16 @@ impl ConnId {
     pub fn index(self) -> u32 {
         self.slot
     }
+
+    /// All of it but the core, for where that is known: see [`Self::from_bits`].
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// What [`Self::to_bits`] was called on. Any other bits name no connection.
+    pub fn from_bits(worker: u16, bits: u64) -> Self {
+        Self { worker, slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
 }
 
 impl std::fmt::Debug for ConnId {
@@ -189,6 +199,11 @@ impl Cx<'_> {
     /// Monotonic time, read once per turn.
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.core.now_ns)
+    }
+
+    /// 64 bits from a fast generator that the kernel seeded. Not for secrets.
+    pub fn random(&mut self) -> u64 {
+        self.core.rng.draw()
     }
 
     /// Connections of this core, in any phase.

@@ -35,7 +35,7 @@ pub mod ring;
 pub mod rng;
 mod server;
 pub mod slots;
-mod states;
+pub(crate) mod states;
 pub mod sys;
 #[doc(hidden)]
 pub mod testing;

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::addresses::Addresses;
-use super::config::{Config, ConfigError, Drain};
+use super::config::{Config, ConfigError, Drain, Layout};
 use super::core::Core;
 use super::counters::Stats;
 use super::handler::Handler;
@@ -90,6 +90,13 @@ impl Builder {
         self
     }
 
+    /// How the connections will be spread, as things are: what a start decides.
+    pub fn layout(&self) -> Result<Layout, StartError> {
+        let open_files = sys::raise_open_files_limit();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(self.config.layout(open_files, processors)?)
+    }
+
     /// Starts the server, and returns when it has ended by [`Handle::drain`] or
     /// [`super::Cx::stop`]. `application` is called once on each worker's thread.
     pub fn run<H: Handler>(
@@ -104,11 +111,9 @@ impl Builder {
         self,
         application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
     ) -> Result<Running<H>, StartError> {
+        self.config.check()?;
+        let layout = self.layout()?;
         let mut config = self.config;
-        config.check()?;
-        let open_files = sys::raise_open_files_limit();
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let layout = config.layout(open_files, processors)?;
         let (workers, table) = (layout.workers, layout.table);
         config.max_connections = layout.connections;
         let config = Arc::new(config);
@@ -227,9 +232,11 @@ impl<H: Handler> Seat<H> {
         ready: &mpsc::Sender<Result<(), SetupError>>,
     ) -> io::Result<Stats> {
         if self.config.pin {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            if let Err(error) = sys::pin_to_cpu(self.worker % processors) {
-                tracing::warn!(worker = self.worker, %error, "not pinned to a processor");
+            match sys::pin_to_cpu(self.worker) {
+                Ok(cpu) => tracing::debug!(worker = self.worker, cpu, "pinned"),
+                Err(error) => {
+                    tracing::warn!(worker = self.worker, %error, "not pinned to a processor");
+                }
             }
         }
         let setup = Setup {

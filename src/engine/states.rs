@@ -1,4 +1,4 @@
-//! The application's state of each connection, by slot, in chunks that come and go with their use.
+//! Something for each connection, by slot, in chunks that come and go with their use.
 
 struct Chunk<S> {
     states: Vec<Option<S>>,
@@ -6,7 +6,7 @@ struct Chunk<S> {
 }
 
 /// See the module's text.
-pub(super) struct States<S> {
+pub(crate) struct States<S> {
     chunks: Vec<Option<Chunk<S>>>,
 }
 
@@ -18,7 +18,7 @@ impl<S> Default for States<S> {
 
 impl<S> States<S> {
     /// Puts a state in. There must be none.
-    pub(super) fn insert(&mut self, slot: u32, state: S) {
+    pub(crate) fn insert(&mut self, slot: u32, state: S) {
         let (chunk, at) = split(slot);
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
@@ -31,18 +31,18 @@ impl<S> States<S> {
     }
 
     /// The state of a slot.
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut S> {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut S> {
         let (chunk, at) = split(slot);
         self.chunks.get_mut(chunk)?.as_mut()?.states[at].as_mut()
     }
 
     /// How many there are.
-    pub(super) fn used(&self) -> u32 {
+    pub(crate) fn used(&self) -> u32 {
         self.chunks.iter().flatten().map(|chunk| chunk.used).sum()
     }
 
     /// Takes the state of a slot out.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<S> {
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<S> {
         let (index, at) = split(slot);
         let chunk = self.chunks.get_mut(index)?.as_mut()?;
         let state = chunk.states[at].take()?;

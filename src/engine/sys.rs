@@ -125,18 +125,46 @@ pub fn raise_open_files_limit() -> u64 {
     open_files_limit().0
 }
 
-/// Binds the calling thread to one processor.
-pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
-    // SAFETY: cpu_set_t is plain data; CPU_SET bounds-checks against it.
+/// Binds the calling thread to the `n`th of the processors that it may run on, counted around.
+/// Returns which that is.
+pub fn pin_to_cpu(n: usize) -> io::Result<usize> {
+    const SIZE: usize = size_of::<libc::cpu_set_t>();
+    // SAFETY: cpu_set_t is plain data.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: as above; the index is in range.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: 0 is the calling thread; the set is valid and of the size given.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
-        0 => Ok(()),
+    if unsafe { libc::sched_getaffinity(0, SIZE, &mut set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the indices are within the set.
+    let allowed = (0..8 * SIZE).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) });
+    let allowed: Vec<usize> = allowed.collect();
+    let Some(cpu) = allowed.get(n % allowed.len().max(1)).copied() else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    // SAFETY: as above, and the index is within the set.
+    unsafe {
+        libc::CPU_ZERO(&mut set);
+        libc::CPU_SET(cpu, &mut set);
+    }
+    // SAFETY: as above.
+    match unsafe { libc::sched_setaffinity(0, SIZE, &set) } {
+        0 => Ok(cpu),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinning_stays_within_the_processors_that_are_allowed() {
+        let thread = std::thread::spawn(|| {
+            let cpu = pin_to_cpu(1).unwrap();
+            // Now that one is all there is.
+            assert_eq!(pin_to_cpu(0).unwrap(), cpu);
+            assert_eq!(pin_to_cpu(7).unwrap(), cpu);
+        });
+        thread.join().unwrap();
     }
 }

@@ -1,0 +1,78 @@
+//! `ringhold config`: explains configuration files before a server is started with them.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use ringhold::gateway::options::{EXAMPLE, Options, Sources};
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every mistake in a file with its line and key
+    ///
+    /// One mistake per line, as FILE:LINE: KEY: WHAT, and exit status 1; without mistakes "ok" and
+    /// 0. The environment counts, as it does for the server.
+    Check {
+        /// The configuration file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+
+    /// Print what a server would run with, as TOML with secrets masked
+    ///
+    /// From weakest to strongest: defaults, file, environment, --set.
+    Show {
+        /// The configuration file
+        #[arg(value_name = "FILE", env = "RINGHOLD_CONFIG")]
+        file: Option<PathBuf>,
+
+        /// Set a key, as client.insecure=true; stronger than file and environment. May be given
+        /// several times
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        sets: Vec<String>,
+    },
+
+    /// Print a commented file with every key and its default, to start from
+    Example,
+}
+
+pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let (file, sets, show) = match arguments.command {
+        ConfigCommand::Example => {
+            print!("{EXAMPLE}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        ConfigCommand::Check { file } => (Some(file), Vec::new(), false),
+        ConfigCommand::Show { file, sets } => (file, sets, true),
+    };
+    match Options::load(&Sources::of_process(file, sets)) {
+        Ok(loaded) => {
+            warn(&loaded.warnings);
+            match show {
+                true => print!("{}", loaded.options.to_toml()),
+                false => println!("ok"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        // The lines are the answer that was asked for, so they carry no prefix that would keep
+        // editors from finding the place.
+        Err(error) => {
+            eprintln!("{error}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Tells what does not keep a server from starting.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}

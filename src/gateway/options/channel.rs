@@ -1,0 +1,255 @@
+//! `channel`: names, namespaces and what is allowed in them.
+
+use std::time::Duration;
+
+use super::client::Proxy;
+use super::field::{Field, Secrets, join, read_table, section, show_table};
+use super::node::{Node, Value};
+use super::reader::Reader;
+use super::values::choice;
+
+section! {
+    /// `channel`: names, namespaces and what is allowed in them.
+    pub struct Channel {
+        /// Bytes of a channel name; a longer one is answered with error 107.
+        max_length: usize = 255,
+        /// Channels with this prefix demand a subscription token. Empty: no such channels.
+        private_prefix: String = "$".to_owned(),
+        /// What ends the namespace in a channel name. Empty: no namespaces.
+        namespace_boundary: String = ":".to_owned(),
+        /// What begins the list of users in a channel name. Empty: no such channels.
+        user_boundary: String = "#".to_owned(),
+        /// What separates those users.
+        user_separator: String = ",".to_owned(),
+        /// How long a stream's offset and epoch outlive its last publication, where a namespace
+        /// does not say.
+        history_meta_ttl: Duration = Duration::from_secs(720 * 3600),
+        /// What publications may hold, where a namespace does not say.
+        publication_data_format: DataFormat = DataFormat::Any,
+        /// Options of channels whose name has no namespace.
+        without_namespace: ChannelOptions = ChannelOptions::default(),
+        /// Options by namespace.
+        namespaces: Vec<Namespace> = Vec::new(),
+        /// Questions about channels to the application's backend.
+        proxy: ChannelProxies = ChannelProxies::default(),
+    }
+}
+
+section! {
+    /// `channel.proxy`: where questions about channels go; namespaces switch them on.
+    pub struct ChannelProxies {
+        /// Asked about subscribing, in namespaces with `subscribe_proxy_enabled`.
+        subscribe: Proxy = Proxy::default(),
+        /// Asked about publishing, in namespaces with `publish_proxy_enabled`.
+        publish: Proxy = Proxy::default(),
+    }
+}
+
+section! {
+    /// One namespace of `channel.namespaces`.
+    pub struct Namespace {
+        /// Letters, digits, `_`, `-` and `.`, at least two; unique.
+        name: String = String::new(),
+        ..
+        /// What holds for its channels.
+        options: ChannelOptions,
+    }
+}
+
+section! {
+    /// What holds for the channels of one namespace. Everything is off unless said otherwise.
+    pub struct ChannelOptions {
+        /// Keep who is subscribed.
+        presence: bool = false,
+        /// Tell who comes and goes, to subscribers that ask for it.
+        join_leave: bool = false,
+        /// Tell it also to subscribers that do not ask.
+        force_push_join_leave: bool = false,
+        /// Publications kept per channel; needs `history_ttl`. 0: no history.
+        history_size: usize = 0,
+        /// How long they are kept; needs `history_size`. Whole seconds.
+        history_ttl: Duration = Duration::ZERO,
+        /// How long offset and epoch outlive the last publication; zero:
+        /// `channel.history_meta_ttl`.
+        history_meta_ttl: Duration = Duration::ZERO,
+        /// Watch every subscriber's position for gaps.
+        force_positioning: bool = false,
+        /// Let subscribers ask for that.
+        allow_positioning: bool = false,
+        /// Replay what a subscriber missed.
+        force_recovery: bool = false,
+        /// Let subscribers ask for that.
+        allow_recovery: bool = false,
+        /// Replay all that was missed, or the newest publication only.
+        force_recovery_mode: RecoveryMode = RecoveryMode::Stream,
+        /// With mode `cache`: give the newest publication at every subscribe, asked or not.
+        auto_cache_recover: bool = false,
+        /// Ways of sending only what changed that a subscriber may ask for.
+        allowed_delta_types: Vec<DeltaType> = Vec::new(),
+        /// Prepare every publication for them.
+        delta_publish: bool = false,
+        /// Let subscribers filter publications by tags.
+        allow_tags_filter: bool = false,
+        /// Users may subscribe without a token.
+        allow_subscribe_for_client: bool = false,
+        /// With it: so may connections without a user.
+        allow_subscribe_for_anonymous: bool = false,
+        /// Users may publish.
+        allow_publish_for_client: bool = false,
+        /// Users may publish where they are subscribed.
+        allow_publish_for_subscriber: bool = false,
+        /// With one of these: so may connections without a user.
+        allow_publish_for_anonymous: bool = false,
+        /// Users may read the history.
+        allow_history_for_client: bool = false,
+        /// Users may read the history where they are subscribed.
+        allow_history_for_subscriber: bool = false,
+        /// With one of these: so may connections without a user.
+        allow_history_for_anonymous: bool = false,
+        /// Users may ask who is there.
+        allow_presence_for_client: bool = false,
+        /// Users may ask who is there where they are subscribed.
+        allow_presence_for_subscriber: bool = false,
+        /// With one of these: so may connections without a user.
+        allow_presence_for_anonymous: bool = false,
+        /// `dialog#42,43` is for the users 42 and 43, and for nobody else.
+        allow_user_limited_channels: bool = false,
+        /// What follows the namespace boundary must match. Empty: any ASCII text.
+        channel_regex: String = String::new(),
+        /// What publications may hold.
+        publication_data_format: DataFormat = DataFormat::Any,
+        /// Ask `channel.proxy.subscribe` who may subscribe.
+        subscribe_proxy_enabled: bool = false,
+        /// Which proxy: only `default` there is.
+        subscribe_proxy_name: ProxyName = ProxyName::Default,
+        /// Ask `channel.proxy.publish` who may publish what.
+        publish_proxy_enabled: bool = false,
+        /// Which proxy: only `default` there is.
+        publish_proxy_name: ProxyName = ProxyName::Default,
+        /// How subscribers get publications: only `stream` there is.
+        subscription_type: SubscriptionType = SubscriptionType::Stream,
+    }
+}
+
+impl ChannelOptions {
+    /// Whether channels keep publications.
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+}
+
+choice! {
+    /// What is replayed to a subscriber that comes back.
+    pub enum RecoveryMode {
+        /// All that it missed.
+        Stream = "stream" | "",
+        /// The newest publication.
+        Cache = "cache",
+    }
+}
+
+choice! {
+    /// A way of sending only what changed.
+    pub enum DeltaType {
+        /// Fossil's format.
+        Fossil = "fossil",
+    }
+}
+
+choice! {
+    /// What the data of a publication may be.
+    pub enum DataFormat {
+        /// Anything but nothing.
+        Any = "",
+        /// JSON.
+        Json = "json",
+        /// A JSON object.
+        JsonObject = "json_object",
+        /// Anything, even nothing.
+        Binary = "binary",
+    }
+}
+
+choice! {
+    /// Proxies by name.
+    pub enum ProxyName {
+        /// The one in `channel.proxy` or `rpc.proxy`.
+        Default = "default" | "",
+    }
+}
+
+choice! {
+    /// How subscribers get publications.
+    pub enum SubscriptionType {
+        /// As they are published.
+        Stream = "stream" | "",
+    }
+}
+
+impl Field for Vec<Namespace> {
+    /// A list of tables; as text a JSON list, or names separated by spaces.
+    fn read(&mut self, node: &Node, path: &str, reader: &mut Reader) {
+        let parsed;
+        let nodes = match &node.value {
+            Value::List(nodes) => nodes,
+            Value::Raw(text) if text.trim_start().starts_with('[') => {
+                match Node::from_json_text(text, &node.place) {
+                    Ok(Node { value: Value::List(nodes), .. }) => {
+                        parsed = nodes;
+                        &parsed
+                    }
+                    Ok(_) => return,
+                    Err(what) => return reader.mistake(node.place.clone(), path, what),
+                }
+            }
+            Value::Raw(text) => {
+                let named =
+                    |name: &str| Namespace { name: name.to_owned(), ..Namespace::default() };
+                *self = text.split_whitespace().map(named).collect();
+                return;
+            }
+            other => {
+                let what = format!(
+                    "must be a list of tables, [[channel.namespaces]], not {}",
+                    other.kind()
+                );
+                return reader.mistake(node.place.clone(), path, what);
+            }
+        };
+        self.clear();
+        reader.forget(path);
+        for (index, node) in nodes.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            reader.found(&path, &node.place);
+            let mut namespace = Namespace::default();
+            read_table(&mut namespace, node, &path, reader);
+            self.push(namespace);
+        }
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        toml::Value::Array(self.iter().map(|namespace| show_table(namespace, secrets)).collect())
+    }
+
+    fn children(&self) -> Vec<(String, &dyn Field)> {
+        self.iter().map(|one| (one.name.clone(), one as &dyn Field)).collect()
+    }
+
+    fn is_list(&self) -> bool {
+        true
+    }
+
+    fn child(&mut self, key: &str) -> Option<&mut dyn Field> {
+        self.iter_mut().find(|one| one.name == key).map(|one| one as &mut dyn Field)
+    }
+}
+
+impl Channel {
+    /// The path of a namespace's key, as mistakes name it.
+    pub(crate) fn key_of(index: Option<usize>, key: &str) -> String {
+        match index {
+            Some(index) => join(&format!("channel.namespaces[{index}]"), key),
+            None => join("channel.without_namespace", key),
+        }
+    }
+}

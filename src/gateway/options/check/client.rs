@@ -1,0 +1,211 @@
+//! `client`, its tokens, and all proxies.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use super::super::origins::Origins;
+use super::super::{Proxy, Token};
+use super::Check;
+use crate::gateway::tokens::Verifier;
+
+impl Check<'_> {
+    pub(super) fn client(&mut self) {
+        let client = &self.options.client;
+        let (ping, pong) = (client.ping_interval, client.pong_timeout);
+        let apart = ping.is_zero() || pong < ping;
+        self.demand(apart, "client.pong_timeout", "must be less than client.ping_interval");
+        for (holds, key) in [
+            (!client.stale_close_delay.is_zero(), "stale_close_delay"),
+            (!client.channel_position_check_delay.is_zero(), "channel_position_check_delay"),
+            (client.channel_limit > 0, "channel_limit"),
+            (client.history_max_publication_limit > 0, "history_max_publication_limit"),
+            (client.recovery_max_publication_limit > 0, "recovery_max_publication_limit"),
+        ] {
+            self.demand(holds, &format!("client.{key}"), "must not be zero");
+        }
+        let size = client.queue_max_size.0;
+        self.demand(size >= 1024, "client.queue_max_size", "must be at least 1KiB");
+        self.origins();
+        self.warn(
+            client.insecure && !self.options.http_server.address.is_loopback(),
+            "client.insecure",
+            "whoever reaches the port may do everything",
+        );
+        let personal = &client.subscribe_to_user_personal_channel;
+        let (enabled, single) = (personal.enabled, personal.single_connection);
+        let namespace = personal.personal_channel_namespace.clone();
+        let table = "client.subscribe_to_user_personal_channel";
+        if !enabled {
+            return self.demand(
+                !single,
+                &format!("{table}.single_connection"),
+                "needs `enabled` beside it",
+            );
+        }
+        let channel = &self.options.channel;
+        let options = match namespace.as_str() {
+            "" => Some(&channel.without_namespace),
+            name => channel.namespaces.iter().find(|n| n.name == name).map(|n| &n.options),
+        };
+        match options {
+            None => self.wrong(
+                &format!("{table}.personal_channel_namespace"),
+                format!("there is no namespace \"{namespace}\""),
+            ),
+            Some(options) => self.demand(
+                !single || options.presence,
+                &format!("{table}.single_connection"),
+                "needs `presence` in the namespace of personal channels",
+            ),
+        }
+        let bounded = !channel.user_boundary.is_empty();
+        self.demand(bounded, &format!("{table}.enabled"), "needs channel.user_boundary");
+    }
+
+    fn origins(&mut self) {
+        let key = "client.allowed_origins";
+        let origins = &self.options.client.allowed_origins;
+        if let Err(what) = Origins::new(origins) {
+            self.wrong(key, what);
+        }
+        for origin in origins.iter().filter(|origin| *origin != "*" && *origin != "null") {
+            let rest = origin.split_once("://").map(|(_, rest)| rest);
+            // A pattern may stand for the scheme as well.
+            if rest.is_none() && !origin.starts_with('*') {
+                self.wrong(key, format!("\"{origin}\" lacks its scheme, as in https://{origin}"));
+            } else if rest.is_some_and(|rest| rest.contains('/')) {
+                let what = "has a path, and origins end with host and port";
+                self.wrong(key, format!("\"{origin}\" {what}"));
+            }
+        }
+    }
+
+    pub(super) fn tokens(&mut self) {
+        let client = &self.options.client;
+        self.token("client.token", &client.token);
+        let table = "client.subscription_token";
+        if client.subscription_token.enabled {
+            self.token(table, &client.subscription_token.token);
+        } else if client.subscription_token.token != Token::default() {
+            self.wrong(table, "has keys, but `enabled` is not set: they would not be used");
+        }
+    }
+
+    fn token(&mut self, table: &str, token: &Token) {
+        let key = |name: &str| format!("{table}.{name}");
+        let given = [
+            ("hmac_secret_key", !token.hmac_secret_key.is_empty()),
+            ("rsa_public_key", !token.rsa_public_key.is_empty()),
+            ("ecdsa_public_key", !token.ecdsa_public_key.is_empty()),
+            ("jwks_file", !token.jwks_file.is_empty()),
+        ];
+        let (endpoint, file) =
+            (!token.jwks_public_endpoint.is_empty(), !token.jwks_file.is_empty());
+        for (name, given) in given {
+            let by_set = endpoint || file && name != "jwks_file";
+            let what = "stands beside a key set, which would be the only source of keys; keep one";
+            self.demand(!(given && by_set), &key(name), what);
+        }
+        if endpoint {
+            let url = &token.jwks_public_endpoint;
+            let what = match url.contains("{{") {
+                true => Err("templates in the URL are not supported".to_owned()),
+                false => is_url(url),
+            };
+            if let Err(what) = what {
+                self.wrong(&key("jwks_public_endpoint"), what);
+            }
+        }
+        let previous = !token.hmac_previous_secret_key.is_empty();
+        let secret = &token.hmac_secret_key;
+        self.demand(
+            !previous || !secret.is_empty(),
+            &key("hmac_previous_secret_key"),
+            "needs a new secret in hmac_secret_key",
+        );
+        self.demand(
+            previous || token.hmac_previous_secret_key_valid_until == 0,
+            &key("hmac_previous_secret_key_valid_until"),
+            "needs hmac_previous_secret_key",
+        );
+        self.demand(
+            token.hmac_previous_secret_key_valid_until >= 0,
+            &key("hmac_previous_secret_key_valid_until"),
+            "must be unix time in seconds",
+        );
+        if let Err(mistakes) = Verifier::new(token) {
+            for mistake in mistakes {
+                self.wrong(&key(mistake.key), mistake.what);
+            }
+        }
+        let short = !secret.is_empty() && secret.reveal().len() < SECRET_MIN;
+        self.warn(short, &key("hmac_secret_key"), "is short; 32 random characters are not guessed");
+    }
+
+    pub(super) fn proxies(&mut self) {
+        let options = self.options;
+        let (client, channel) = (&options.client.proxy, &options.channel.proxy);
+        let namespaces = options.channel.namespaces.iter().map(|namespace| &namespace.options);
+        let rules: Vec<_> = namespaces.chain([&options.channel.without_namespace]).collect();
+        let used = [
+            ("client.proxy.connect", &client.connect.proxy, client.connect.enabled),
+            ("client.proxy.refresh", &client.refresh.proxy, client.refresh.enabled),
+            (
+                "channel.proxy.subscribe",
+                &channel.subscribe,
+                rules.iter().any(|rules| rules.subscribe_proxy_enabled),
+            ),
+            (
+                "channel.proxy.publish",
+                &channel.publish,
+                rules.iter().any(|rules| rules.publish_proxy_enabled),
+            ),
+            ("rpc.proxy", &options.rpc.proxy, options.rpc.without_namespace.proxy_enabled),
+        ];
+        for (table, proxy, used) in used {
+            self.proxy(table, proxy, used);
+        }
+    }
+
+    fn proxy(&mut self, table: &str, proxy: &Proxy, used: bool) {
+        let key = |name: &str| format!("{table}.{name}");
+        if proxy.endpoint.is_empty() {
+            self.demand(!used, &key("endpoint"), "is needed: this proxy is switched on");
+        } else if let Err(what) = is_url(&proxy.endpoint) {
+            self.wrong(&key("endpoint"), what);
+        }
+        let timeout = proxy.timeout > Duration::ZERO;
+        self.demand(timeout, &key("timeout"), "must not be zero");
+        self.demand(proxy.concurrency > 0, &key("concurrency"), "must not be zero");
+        for (name, list) in
+            [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)]
+        {
+            for header in list {
+                if HeaderName::try_from(header.as_str()).is_err() {
+                    self.wrong(&key(name), format!("\"{header}\" is no header name"));
+                }
+            }
+        }
+        for (header, value) in &proxy.http.static_headers {
+            let named = HeaderName::try_from(header.as_str()).is_ok();
+            if !named || HeaderValue::try_from(value.as_str()).is_err() {
+                self.wrong(&key("http.static_headers"), format!("\"{header}\" is no header"));
+            }
+        }
+    }
+}
+
+fn is_url(text: &str) -> Result<(), String> {
+    let schemes = ["http", "https"];
+    match text.parse::<Uri>() {
+        Ok(url) if url.scheme_str().is_some_and(|s| schemes.contains(&s)) => Ok(()),
+        Ok(url) if url.scheme_str() == Some("grpc") => {
+            Err("backends are asked over HTTP; write an http:// or https:// URL".to_owned())
+        }
+        _ => Err(format!("must be an http:// or https:// URL, not \"{text}\"")),
+    }
+}
+
+/// Shorter secrets are worth a word.
+const SECRET_MIN: usize = 16;

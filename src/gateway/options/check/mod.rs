@@ -1,0 +1,51 @@
+//! What no single value shows: values that contradict each other, lead to nothing, or make the
+//! server less safe than it looks. Contradictions are mistakes; the rest are warnings.
+
+mod channels;
+mod client;
+mod server;
+
+use super::Options;
+use super::reader::Reader;
+
+/// Reports everything in these options that cannot work, and what the operator should know.
+pub(crate) fn check(options: &Options, reader: &mut Reader) {
+    let mut check = Check { options, reader };
+    check.client();
+    check.tokens();
+    check.proxies();
+    check.channels();
+    check.server();
+    check.engine();
+}
+
+/// A check under way.
+struct Check<'a> {
+    options: &'a Options,
+    reader: &'a mut Reader,
+}
+
+impl Check<'_> {
+    /// A mistake at a key. One that could not even be read is not talked about twice.
+    fn wrong(&mut self, key: &str, what: impl Into<String>) {
+        if !self.reader.mistakes.iter().any(|mistake| mistake.key == key) {
+            self.reader.mistake(self.reader.place(key), key, what);
+        }
+    }
+
+    /// A mistake, if it is one.
+    fn demand(&mut self, holds: bool, key: &str, what: impl Into<String>) {
+        if !holds {
+            self.wrong(key, what);
+        }
+    }
+
+    fn warn(&mut self, applies: bool, key: &str, what: &str) {
+        if applies {
+            self.reader.warnings.push(format!("{key}: {what}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Listeners, paths, operation, and what the engine demands.
+
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Check;
+use crate::engine::config::WORKERS_MAX;
+
+impl Check<'_> {
+    pub(super) fn server(&mut self) {
+        let options = self.options;
+        let server = &options.http_server;
+        let apart = server.port == 0
+            || server.internal_port != server.port
+            || server.internal_address != server.address;
+        self.demand(apart, "http_server.internal_port", "is the public port");
+        self.prefixes();
+        let websocket = &options.websocket;
+        let limited = websocket.message_size_limit.0 > 0;
+        self.demand(limited, "websocket.message_size_limit", "must not be zero");
+        self.not_zero("websocket.write_timeout", websocket.write_timeout);
+        let plain = !websocket.compression;
+        self.demand(plain, "websocket.compression", "is not supported; clients do without");
+        let shutdown = &options.shutdown;
+        self.not_zero("shutdown.timeout", shutdown.timeout);
+        self.demand(
+            shutdown.drain_window <= shutdown.timeout,
+            "shutdown.drain_window",
+            "must not be longer than shutdown.timeout: what is left then is cut",
+        );
+        let filter = options.log.filter();
+        // A word that is no level would be taken for the name of a module.
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        let level = |part: &str| levels.iter().any(|level| part.eq_ignore_ascii_case(level));
+        let parts = filter.split(',').all(|part| part.contains('=') || level(part.trim()));
+        self.demand(
+            parts && EnvFilter::try_new(filter).is_ok(),
+            "log.level",
+            format!(
+                "must be error, warn, info, debug, trace or none, or that per module as in \
+                 info,ringhold::engine=debug, not \"{}\"",
+                options.log.level
+            ),
+        );
+        let public = server.internal_port == 0 || options.http_api.external;
+        self.warn(
+            options.http_api.insecure && public && !server.address.is_loopback(),
+            "http_api.insecure",
+            "whoever reaches the public port may publish to everybody",
+        );
+    }
+
+    fn prefixes(&mut self) {
+        let options = self.options;
+        let prefixes = [
+            ("websocket", &options.websocket.handler_prefix),
+            ("http_api", &options.http_api.handler_prefix),
+            ("prometheus", &options.prometheus.handler_prefix),
+            ("health", &options.health.handler_prefix),
+        ];
+        for (n, (table, prefix)) in prefixes.iter().enumerate() {
+            let key = format!("{table}.handler_prefix");
+            let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '*');
+            let path = prefix.starts_with('/') && prefix.len() > 1 && prefix.chars().all(legal);
+            self.demand(path, &key, format!("must be a path as \"/x\", not \"{prefix}\""));
+            let bare = prefix.trim_end_matches('/');
+            for (other, same) in &prefixes[..n] {
+                let differs = same.trim_end_matches('/') != bare;
+                self.demand(differs, &key, format!("is the same as {other}.handler_prefix"));
+            }
+        }
+    }
+
+    pub(super) fn engine(&mut self) {
+        let engine = &self.options.engine;
+        let tick = engine.tick;
+        let ticks = tick >= Duration::from_millis(1) && tick <= Duration::from_secs(1);
+        self.demand(ticks, "engine.tick", "must be from 1ms to 1s");
+        let most = format!("must be at most {WORKERS_MAX}");
+        self.demand(engine.workers <= WORKERS_MAX, "engine.workers", most);
+        let head = (256..=64 * 1024).contains(&engine.max_head.0);
+        self.demand(head, "engine.max_head", "must be from 256 bytes to 64KiB");
+        self.demand(engine.max_fragments > 0, "engine.max_fragments", "must not be zero");
+        self.demand(engine.mailbox > 0, "engine.mailbox", "must not be zero");
+        let rate = u32::try_from(engine.byte_rate.0).is_ok();
+        self.demand(rate, "engine.byte_rate", "must be less than 4GiB");
+        self.not_zero("engine.handshake_timeout", engine.handshake_timeout);
+        self.not_zero("engine.close_timeout", engine.close_timeout);
+        let room = engine.max_inbound >= self.options.websocket.message_size_limit;
+        let what = "must be at least websocket.message_size_limit";
+        self.demand(room, "engine.max_inbound", what);
+        let ping = self.options.client.ping_interval;
+        let possible = ping.is_zero() || ping >= tick && ping <= tick.saturating_mul(65_535);
+        let what = "must be from one engine.tick to 65,535 of them";
+        self.demand(possible, "client.ping_interval", what);
+        // What the engine demands beyond this is a mistake of ours, and still better said here.
+        if self.reader.mistakes.is_empty()
+            && let Err(error) = self.options.engine_config().check()
+        {
+            self.wrong("engine", error.0);
+        }
+    }
+
+    fn not_zero(&mut self, key: &str, duration: Duration) {
+        self.demand(!duration.is_zero(), key, "must not be zero");
+    }
+}

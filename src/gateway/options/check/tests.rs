@@ -1,0 +1,344 @@
+//! Every rule: a configuration that breaks it, and the line and key that are named.
+
+use super::super::{Mistakes, Options, Place, Sources};
+
+fn load(text: &str) -> Result<super::super::Loaded, Mistakes> {
+    let sources = Sources { file: Some("ringhold.toml".into()), ..Sources::default() };
+    Options::from_text(&sources, text)
+}
+
+/// `line: key: what` of each mistake.
+fn mistakes(text: &str) -> Vec<String> {
+    match load(text) {
+        Ok(_) => Vec::new(),
+        Err(mistakes) => {
+            let text = mistakes.to_string();
+            let strip = |line: &str| line.strip_prefix("ringhold.toml:").unwrap_or(line).to_owned();
+            text.lines().map(strip).collect()
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_is_right() {
+    let loaded = load("").unwrap();
+    assert_eq!(loaded.options, Options::default());
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn every_contradiction_is_named_with_its_line() {
+    let pem = "\"\"\"-----BEGIN PRIVATE KEY-----\"\"\"";
+    let cases: &[(&str, &str)] = &[
+        ("[client]\nping_interval = \"5s\"", "1: client.pong_timeout: must be less"),
+        ("[client]\n\npong_timeout = \"25s\"", "3: client.pong_timeout: must be less"),
+        ("[client]\nstale_close_delay = \"0s\"", "2: client.stale_close_delay: must not be zero"),
+        ("client.channel_position_check_delay = \"0s\"", "1: client.channel_position_check_delay"),
+        ("client.channel_limit = 0", "1: client.channel_limit: must not be zero"),
+        ("client.history_max_publication_limit = 0", "1: client.history_max_publication_limit"),
+        ("client.recovery_max_publication_limit = 0", "1: client.recovery_max_publication_limit"),
+        ("client.queue_max_size = 10", "1: client.queue_max_size: must be at least 1KiB"),
+        ("client.allowed_origins = [\"https://[a\"]", "1: client.allowed_origins: \"https://[a\""),
+        (
+            "client.allowed_origins = [\"example.org\"]",
+            "lacks its scheme, as in https://example.org",
+        ),
+        ("client.allowed_origins = [\"https://a.org/\"]", "has a path"),
+        (
+            "[client.subscribe_to_user_personal_channel]\nsingle_connection = true",
+            "2: client.subscribe_to_user_personal_channel.single_connection: needs `enabled`",
+        ),
+        (
+            "[client.subscribe_to_user_personal_channel]\nenabled = true\nsingle_connection = true",
+            "3: client.subscribe_to_user_personal_channel.single_connection: needs `presence`",
+        ),
+        (
+            "[client.subscribe_to_user_personal_channel]\nenabled = true\n\
+             personal_channel_namespace = \"me\"",
+            "3: client.subscribe_to_user_personal_channel.personal_channel_namespace: there is no",
+        ),
+        (
+            "channel.user_boundary = \"\"\n\
+             client.subscribe_to_user_personal_channel.enabled = true",
+            "2: client.subscribe_to_user_personal_channel.enabled: needs channel.user_boundary",
+        ),
+        // Keys.
+        (
+            "[client.token]\nhmac_secret_key = \"0123456789abcdef\"\n\
+             jwks_public_endpoint = \"https://a/b\"",
+            "2: client.token.hmac_secret_key: stands beside a key set",
+        ),
+        (
+            "[client.token]\njwks_public_endpoint = \"https://a/b\"\njwks_file = \"/nowhere\"",
+            "3: client.token.jwks_file: stands beside a key set",
+        ),
+        ("client.token.jwks_file = \"/nowhere\"", "1: client.token.jwks_file: /nowhere: No such"),
+        ("client.token.jwks_public_endpoint = \"ftp://a\"", "must be an http:// or https:// URL"),
+        (
+            "client.token.jwks_public_endpoint = \"https://a/{{tenant}}\"",
+            "1: client.token.jwks_public_endpoint: templates",
+        ),
+        (
+            "client.token.hmac_previous_secret_key = \"x\"",
+            "1: client.token.hmac_previous_secret_key: needs a new secret",
+        ),
+        (
+            "client.token.hmac_previous_secret_key_valid_until = 7",
+            "1: client.token.hmac_previous_secret_key_valid_until: needs hmac_previous",
+        ),
+        ("client.token.rsa_public_key = \"x\"", "1: client.token.rsa_public_key: is no public key"),
+        (&format!("client.token.ecdsa_public_key = {pem}"), "ecdsa_public_key: is a private key"),
+        ("client.token.audience_regex = \"(\"", "1: client.token.audience_regex: \"(\": unclosed"),
+        ("client.token.issuer_regex = \"[\"", "1: client.token.issuer_regex: \"[\": unclosed"),
+        (
+            "client.token.issuer = \"a\"\nclient.token.issuer_regex = \"a\"",
+            "2: client.token.issuer_regex: stands beside the exact value",
+        ),
+        (
+            "[client.subscription_token]\nhmac_secret_key = \"x\"",
+            "1: client.subscription_token: has keys, but `enabled` is not set",
+        ),
+        (
+            "[client.subscription_token]\nenabled = true\nrsa_public_key = \"x\"",
+            "3: client.subscription_token.rsa_public_key: is no public key",
+        ),
+        // Proxies.
+        ("[client.proxy.connect]\nenabled = true", "1: client.proxy.connect.endpoint: is needed"),
+        (
+            "[client.proxy.refresh]\nendpoint = \"grpc://a:1\"",
+            "2: client.proxy.refresh.endpoint: backends are asked over HTTP",
+        ),
+        (
+            "[[channel.namespaces]]\nname = \"chat\"\nsubscribe_proxy_enabled = true",
+            "channel.proxy.subscribe.endpoint: is needed",
+        ),
+        (
+            "[channel.without_namespace]\npublish_proxy_enabled = true",
+            "channel.proxy.publish.endpoint: is needed",
+        ),
+        ("rpc.without_namespace.proxy_enabled = true", "1: rpc.proxy.endpoint: is needed"),
+        ("rpc.proxy.timeout = \"0s\"", "1: rpc.proxy.timeout: must not be zero"),
+        ("rpc.proxy.concurrency = 0", "1: rpc.proxy.concurrency: must not be zero"),
+        ("rpc.proxy.http_headers = [\"a b\"]", "1: rpc.proxy.http_headers: \"a b\" is no header"),
+        (
+            "[rpc.proxy.http.static_headers]\nX-A = \"a\\nb\"",
+            "rpc.proxy.http.static_headers: \"X-A\" is no header",
+        ),
+        // Channels.
+        ("channel.max_length = 0", "1: channel.max_length: must not be zero"),
+        ("channel.user_boundary = \":\"", "1: channel.user_boundary: is the same as channel.name"),
+        ("channel.private_prefix = \"\u{a7}\"", "1: channel.private_prefix: must be ASCII"),
+        ("channel.history_meta_ttl = \"1500ms\"", "must be in whole seconds"),
+        ("[[channel.namespaces]]\nname = \"a\"", "2: channel.namespaces[0].name: must have two"),
+        ("[[channel.namespaces]]\npresence = true", "1: channel.namespaces[0].name: must have two"),
+        ("[[channel.namespaces]]\nname = \"a:b\"", "2: channel.namespaces[0].name: must have two"),
+        (
+            "[[channel.namespaces]]\nname = \"ab\"\n[[channel.namespaces]]\nname = \"ab\"",
+            "4: channel.namespaces[1].name: \"ab\" is there already",
+        ),
+        (
+            "channel.namespace_boundary = \"-\"\n[[channel.namespaces]]\nname = \"a-b\"",
+            "3: channel.namespaces[0].name: holds a marker",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_size = 5",
+            "2: channel.without_namespace.history_size: needs history_ttl",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_ttl = \"5s\"",
+            "2: channel.without_namespace.history_ttl: needs history_size",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_size = 1\nhistory_ttl = \"2s\"\n\
+             history_meta_ttl = \"1s\"",
+            "3: channel.without_namespace.history_ttl: must not be longer",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_size = 1\nhistory_ttl = \"1500ms\"",
+            "3: channel.without_namespace.history_ttl: must be in whole seconds",
+        ),
+        (
+            "[channel.without_namespace]\nforce_recovery = true",
+            "2: channel.without_namespace.force_recovery: needs history_size and history_ttl",
+        ),
+        (
+            "[channel.without_namespace]\nauto_cache_recover = true",
+            "2: channel.without_namespace.auto_cache_recover: needs force_recovery",
+        ),
+        (
+            "[[channel.namespaces]]\nname = \"chat\"\n\nchannel_regex = \"(\"",
+            "4: channel.namespaces[0].channel_regex: \"(\": unclosed group",
+        ),
+        (
+            "[channel.without_namespace]\nallowed_delta_types = [\"fossil\", \"vcdiff\"]",
+            "2: channel.without_namespace.allowed_delta_types: \"vcdiff\" is not supported",
+        ),
+        (
+            "[channel.without_namespace]\nforce_recovery_mode = \"all\"",
+            "must be one of \"stream\", \"cache\", not \"all\"",
+        ),
+        (
+            "[channel.without_namespace]\nsubscription_type = \"map\"",
+            "\"map\" is not supported; only \"stream\" is",
+        ),
+        (
+            "[channel.without_namespace]\nsubscribe_proxy_name = \"mine\"",
+            "\"mine\" is not supported; only \"default\" is",
+        ),
+        // The server.
+        ("http_server.internal_port = 8000", "1: http_server.internal_port: is the public port"),
+        ("http_server.address = \"here\"", "1: http_server.address: must be an address"),
+        ("http_server.port = 70000", "1: http_server.port: must be an integer from 0 to 65535"),
+        ("websocket.handler_prefix = \"ws\"", "1: websocket.handler_prefix: must be a path"),
+        ("health.handler_prefix = \"/api/\"", "1: health.handler_prefix: is the same as http_api"),
+        ("websocket.compression = true", "1: websocket.compression: is not supported"),
+        ("websocket.message_size_limit = 0", "1: websocket.message_size_limit: must not be zero"),
+        ("websocket.write_timeout = \"0s\"", "1: websocket.write_timeout: must not be zero"),
+        ("shutdown.timeout = \"0s\"", "1: shutdown.timeout: must not be zero"),
+        ("shutdown.drain_window = \"31s\"", "1: shutdown.drain_window: must not be longer"),
+        ("log.level = \"a=b=c\"", "1: log.level: must be error"),
+        ("log.level = \"inof\"", "1: log.level: must be error"),
+        ("log.level = \"info,ringhold::engine=loud\"", "1: log.level: must be error"),
+        ("http_api.error_mode = \"loud\"", "1: http_api.error_mode: must be one of"),
+        // The engine.
+        ("engine.type = \"redis\"", "1: engine.type: \"redis\" is not supported"),
+        ("engine.tick = \"2s\"", "1: engine.tick: must be from 1ms to 1s"),
+        ("engine.workers = 5000", "1: engine.workers: must be at most 4096"),
+        ("engine.max_head = 1", "1: engine.max_head: must be from 256 bytes"),
+        ("engine.max_fragments = 0", "1: engine.max_fragments: must not be zero"),
+        ("engine.mailbox = 0", "1: engine.mailbox: must not be zero"),
+        ("engine.byte_rate = \"5GiB\"", "1: engine.byte_rate: must be less than 4GiB"),
+        ("engine.handshake_timeout = \"0s\"", "1: engine.handshake_timeout: must not be zero"),
+        ("engine.close_timeout = \"0s\"", "1: engine.close_timeout: must not be zero"),
+        ("engine.max_inbound = 1", "1: engine.max_inbound: must be at least"),
+        ("client.ping_interval = \"24h\"", "1: client.ping_interval: must be from one engine.tick"),
+    ];
+    for (text, expected) in cases {
+        let found = mistakes(text);
+        assert!(found.iter().any(|one| one.contains(expected)), "{text}\n{expected}\n{found:#?}");
+        let line = expected.split(':').next().is_some_and(|n| n.parse::<u32>().is_ok());
+        assert!(!line || found.iter().any(|one| one.starts_with(expected)), "{text}\n{found:#?}");
+        assert_eq!(found.len(), 1, "{text}\n{found:#?}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once_in_order() {
+    let text = "\
+[client]
+insecure = 1
+ping_intervall = \"25s\"
+pong_timeout = 8
+
+[clinet]
+x = 1
+
+[[channel.namespaces]]
+name = \"chat\"
+histroy_size = 10
+history_ttl = \"5s\"
+
+[http_server]
+port = \"eighty\"
+";
+    assert_eq!(
+        mistakes(text),
+        [
+            "2: client.insecure: must be true or false, not 1",
+            "3: client.ping_intervall: unknown key, did you mean ping_interval?",
+            "4: client.pong_timeout: must be a duration with its unit, as \"25s\", \"100ms\" or \
+             \"1h30m\", not 8",
+            "6: clinet: unknown key, did you mean client?",
+            "11: channel.namespaces[0].histroy_size: unknown key, did you mean history_size?",
+            "12: channel.namespaces[0].history_ttl: needs history_size beside it",
+            "15: http_server.port: must be an integer from 0 to 65535, not \"eighty\"",
+        ]
+    );
+}
+
+#[test]
+fn text_that_is_no_toml_is_refused_and_the_rest_still_read() {
+    let found = mistakes("[client]\ninsecure = yes\nping_intervall = \"1s\"\n");
+    assert!(found[0].starts_with("2: "), "{found:?}");
+    assert!(found.iter().any(|one| one.starts_with("3: client.ping_intervall: ")), "{found:?}");
+}
+
+#[test]
+fn levels_and_filters_of_logs_are_known() {
+    for level in ["none", "off", "error", "WARN", "info", "debug", "trace", "info,ringhold=debug"] {
+        let loaded = load(&format!("log.level = \"{level}\"")).unwrap();
+        assert_eq!(loaded.options.log.filter(), if level == "none" { "off" } else { level });
+    }
+}
+
+#[test]
+fn what_weakens_the_server_is_a_warning() {
+    let warnings = |text: &str| load(text).unwrap().warnings.join("\n");
+    let open = "http_server.address = \"0.0.0.0\"\n";
+    assert!(warnings(&format!("{open}client.insecure = true")).contains("client.insecure"));
+    assert_eq!(warnings("client.insecure = true"), "");
+    assert!(warnings(&format!("{open}http_api.insecure = true")).contains("http_api.insecure"));
+    let inside = format!("{open}http_api.insecure = true\nhttp_server.internal_port = 9000");
+    assert_eq!(warnings(&inside), "");
+    assert!(warnings("client.token.hmac_secret_key = \"secret\"").contains("is short"));
+    for option in [
+        "allow_recovery",
+        "allow_positioning",
+        "force_positioning",
+        "allow_history_for_client",
+        "allow_history_for_subscriber",
+        "allow_presence_for_client",
+        "allow_presence_for_subscriber",
+        "allow_subscribe_for_anonymous",
+        "allow_publish_for_anonymous",
+    ] {
+        let text = format!("channel.without_namespace.{option} = true");
+        assert!(warnings(&text).contains(option), "{option}");
+    }
+    let useful = "[channel.without_namespace]\nhistory_size = 1\nhistory_ttl = \"1s\"\n\
+                  presence = true\nallow_recovery = true\nallow_history_for_client = true\n\
+                  allow_presence_for_client = true\nallow_subscribe_for_client = true\n\
+                  allow_subscribe_for_anonymous = true";
+    assert_eq!(warnings(useful), "");
+}
+
+#[test]
+fn json_is_read_like_toml_with_its_lines() {
+    let sources = Sources { file: Some("config.json".into()), ..Sources::default() };
+    let text = r#"{
+  "client": {
+    "allowed_origins": ["*"],
+    "ping_intervall": "1s",
+    "pong_timeout": "30s",
+    "pong_timeout": "31s"
+  },
+  "channel": {"namespaces": [
+    {"name": "chat", "presence": true},
+    {"name": "chat"}
+  ]}
+}"#;
+    let wrong = Options::from_text(&sources, text).unwrap_err();
+    let found: Vec<_> = wrong.list.iter().map(|one| (one.place.clone(), &*one.key)).collect();
+    let expected = [
+        (Place::Line(4), "client.ping_intervall"),
+        (Place::Line(6), "client.pong_timeout"),
+        (Place::Line(10), "channel.namespaces[1].name"),
+    ];
+    assert_eq!(found, expected);
+    let right =
+        "{\"client\": {\"channel_limit\": 7}, \"http_server\": {\"internal_port\": \"9000\"}}";
+    let options = Options::from_text(&sources, right).unwrap().options;
+    assert_eq!((options.client.channel_limit, options.http_server.internal_port), (7, 9000));
+    let broken = Options::from_text(&sources, "{\n\"a\": }").unwrap_err();
+    assert_eq!(broken.list[0].place, Place::Line(2));
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_files_never_panic(text in "(\\PC|\n){0,80}") {
+        for file in ["a.toml", "a.json"] {
+            let sources = Sources { file: Some(file.into()), ..Sources::default() };
+            let _ = Options::from_text(&sources, &text).map_err(|mistakes| mistakes.to_string());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `client`: what connections may do, tokens, and questions to the backend about connections.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::field::section;
+use super::values::{Secret, Size};
+
+section! {
+    /// `client`: what connections may do.
+    pub struct Client {
+        /// No tokens, no permissions: everything is allowed. For development only.
+        insecure: bool = false,
+        /// Connect without a token, as nobody.
+        allow_anonymous_connect_without_token: bool = false,
+        /// Refuse connection tokens without a user.
+        disallow_anonymous_connection_tokens: bool = false,
+        /// Origins whose pages may connect: `https://example.org`, with `*` for any part; `*`
+        /// alone: any. Empty: requests with an `Origin` header get 403.
+        allowed_origins: Vec<String> = Vec::new(),
+        /// Time between pings. Zero: no pings.
+        ping_interval: Duration = Duration::from_secs(25),
+        /// Time for the answer, less than the interval; then 3012. Zero: answers are not demanded.
+        pong_timeout: Duration = Duration::from_secs(8),
+        /// Time for the connect command; then 3502.
+        stale_close_delay: Duration = Duration::from_secs(10),
+        /// Time to refresh an expired connection; then 3005.
+        expired_close_delay: Duration = Duration::from_secs(25),
+        /// Time to refresh an expired subscription; then it ends.
+        expired_sub_close_delay: Duration = Duration::from_secs(25),
+        /// Subscriptions of a connection; one more gets error 106.
+        channel_limit: usize = 128,
+        /// Bytes that wait for one connection; beyond it, 3008.
+        queue_max_size: Size = Size(1 << 20),
+        /// Connections of one user; one more is closed with 3504. 0: no limit.
+        user_connection_limit: u32 = 0,
+        /// Connections of this server; one more is answered with 503. 0: as `engine` says.
+        connection_limit: u32 = 0,
+        /// Time between checks of a subscriber's position in a quiet channel.
+        channel_position_check_delay: Duration = Duration::from_secs(40),
+        /// Publications of one answer to `history`.
+        history_max_publication_limit: usize = 300,
+        /// Publications replayed to one subscriber; who missed more is told that recovery failed.
+        recovery_max_publication_limit: usize = 300,
+        /// Put the server's time into the answer to `connect`.
+        connect_include_server_time: bool = false,
+        /// A channel for each user, subscribed by the server.
+        subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default(),
+        /// Keys and demands for tokens, of connections and (unless `subscription_token` is enabled)
+        /// of subscriptions.
+        token: Token = Token::default(),
+        /// Keys and demands for tokens of subscriptions.
+        subscription_token: SubscriptionToken = SubscriptionToken::default(),
+        /// Questions about connections to the application's backend.
+        proxy: ClientProxies = ClientProxies::default(),
+    }
+}
+
+section! {
+    /// `client.subscribe_to_user_personal_channel`: a channel for each user.
+    pub struct PersonalChannel {
+        /// Subscribe every connection of a user to it.
+        enabled: bool = false,
+        /// The namespace it is in. Empty: none.
+        personal_channel_namespace: String = String::new(),
+        /// Close older connections of the user with 3504; needs presence on the channel.
+        single_connection: bool = false,
+    }
+}
+
+section! {
+    /// `client.token`: keys that tokens are verified with, and what tokens must say. Without any
+    /// key no token is valid.
+    pub struct Token {
+        /// Secret of HS256, HS384 and HS512.
+        hmac_secret_key: Secret = Secret::default(),
+        /// Secret that was in use before, while tokens made with it live.
+        hmac_previous_secret_key: Secret = Secret::default(),
+        /// Unix time in seconds until which it is accepted. 0: until it is taken out.
+        hmac_previous_secret_key_valid_until: i64 = 0,
+        /// Public key (PEM) of RS256, RS384 and RS512.
+        rsa_public_key: String = String::new(),
+        /// Public key (PEM) of ES256, ES384 or ES512, by its curve.
+        ecdsa_public_key: String = String::new(),
+        /// URL of a JSON Web Key Set.
+        jwks_public_endpoint: String = String::new(),
+        /// File with a JSON Web Key Set. A relative name starts at the configuration file.
+        jwks_file: String = String::new(),
+        /// What `aud` must hold. Empty: anything.
+        audience: String = String::new(),
+        /// What one of `aud` must match.
+        audience_regex: String = String::new(),
+        /// What `iss` must be. Empty: anything.
+        issuer: String = String::new(),
+        /// What `iss` must match.
+        issuer_regex: String = String::new(),
+        /// The claim that names the user; dots lead into objects. Empty: `sub`.
+        user_id_claim: String = String::new(),
+    }
+}
+
+section! {
+    /// `client.subscription_token`: the same for tokens of subscriptions.
+    pub struct SubscriptionToken {
+        /// Verify them with these keys instead of those in `client.token`.
+        enabled: bool = false,
+        ..
+        /// The keys.
+        token: Token,
+    }
+}
+
+section! {
+    /// `client.proxy`: questions about connections to the application's backend.
+    pub struct ClientProxies {
+        /// Asked who a connection without a token is.
+        connect: EnabledProxy = EnabledProxy::default(),
+        /// Asked whether an expiring connection may stay.
+        refresh: EnabledProxy = EnabledProxy::default(),
+    }
+}
+
+section! {
+    /// A proxy with a switch.
+    pub struct EnabledProxy {
+        /// Ask.
+        enabled: bool = false,
+        ..
+        /// Where and how.
+        proxy: Proxy,
+    }
+}
+
+section! {
+    /// Where a question goes, and how long the answer may take.
+    pub struct Proxy {
+        /// URL of the backend: `http://` or `https://`.
+        endpoint: String = String::new(),
+        /// Time for the answer; then the client gets error 100.
+        timeout: Duration = Duration::from_secs(1),
+        /// Questions under way at once; one more fails as if the time were over. Ours.
+        concurrency: u32 = 512,
+        /// Request headers of the client that are passed on.
+        http_headers: Vec<String> = Vec::new(),
+        /// Headers inside the client's connect command that are passed on as if they were request
+        /// headers.
+        emulated_headers: Vec<String> = Vec::new(),
+        /// Payloads travel as base64, for data that is no JSON.
+        binary_encoding: bool = false,
+        /// Send the connection's `meta` along.
+        include_connection_meta: bool = false,
+        /// Details of the HTTP request.
+        http: ProxyHttp = ProxyHttp::default(),
+    }
+}
+
+section! {
+    /// Details of a proxy's HTTP request.
+    pub struct ProxyHttp {
+        /// Headers added to each request.
+        static_headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}

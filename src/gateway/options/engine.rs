@@ -1,0 +1,131 @@
+//! From options to the engine's configuration.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Options, RatePolicyChoice};
+use crate::engine::{Config, Drain, Heartbeat, Policy, RatePolicy};
+use crate::protocol::CloseCode;
+
+impl Options {
+    /// The engine's configuration. Origins are left to the gateway ([`super::Origins`]), which
+    /// refuses where the engine's empty list would admit.
+    pub fn engine_config(&self) -> Config {
+        let engine = &self.engine;
+        let limits = [engine.max_connections, self.client.connection_limit];
+        let queue = self.client.queue_max_size.0.max(OUTBOX_MIN);
+        Config {
+            listen: Some(SocketAddr::new(self.http_server.address, self.http_server.port)),
+            workers: engine.workers,
+            pin: engine.pin,
+            max_connections: limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0),
+            max_per_address: engine.max_per_address,
+            accept_rate: engine.accept_rate,
+            backlog: engine.backlog,
+            retry_after: engine.retry_after,
+            handshake_timeout: engine.handshake_timeout,
+            max_head: engine.max_head.0,
+            max_message: self.websocket.message_size_limit.0,
+            max_fragments: engine.max_fragments,
+            max_inbound: engine.max_inbound.0,
+            message_rate: engine.message_rate,
+            byte_rate: u32::try_from(engine.byte_rate.0).unwrap_or(u32::MAX),
+            rate_policy: match engine.rate_policy {
+                RatePolicyChoice::Close => RatePolicy::Close,
+                RatePolicyChoice::Pause => RatePolicy::Pause,
+            },
+            max_outbox: queue,
+            outbox_policy: Policy::CloseSlow,
+            slow_close: (CloseCode(3008), "slow"),
+            max_outboxes: engine.max_outboxes.0.max(queue),
+            pause_reads: engine.pause_reads,
+            write_timeout: self.websocket.write_timeout,
+            close_timeout: engine.close_timeout,
+            heartbeat: self.heartbeat(),
+            tick: engine.tick,
+            mailbox: engine.mailbox,
+            drain: self.drain(),
+            ..Config::default()
+        }
+    }
+
+    /// Pings at the announced interval, neither more nor less often: clients rely on it.
+    fn heartbeat(&self) -> Heartbeat {
+        let interval = self.client.ping_interval;
+        if interval.is_zero() {
+            return Heartbeat { enabled: false, ..Heartbeat::default() };
+        }
+        let answer = match self.client.pong_timeout {
+            Duration::ZERO => NEVER,
+            timeout => timeout,
+        };
+        Heartbeat {
+            enabled: true,
+            start: interval,
+            floor: interval,
+            ceiling: interval,
+            suspect: answer,
+            probe: answer,
+            dead: answer,
+            application: true,
+            close: Some((CloseCode(3012), "no pong")),
+        }
+    }
+
+    fn drain(&self) -> Drain {
+        Drain {
+            window: self.shutdown.drain_window,
+            deadline: self.shutdown.timeout,
+            code: CloseCode(3001),
+            reason: "shutdown".to_owned(),
+        }
+    }
+}
+
+/// The least the engine takes.
+const OUTBOX_MIN: usize = 1024;
+
+/// For an answer that is not demanded.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_suit_the_engine() {
+        let options = Options::default();
+        let config = options.engine_config();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.listen, Some("127.0.0.1:8000".parse().unwrap()));
+        assert_eq!(config.max_message, 65_536);
+        assert_eq!(config.heartbeat.ceiling, Duration::from_secs(25));
+        assert_eq!(config.heartbeat.dead, Duration::from_secs(8));
+        assert_eq!(config.drain.code, CloseCode(3001));
+    }
+
+    #[test]
+    fn the_lower_limit_of_connections_holds() {
+        let limit = |ours, theirs| {
+            let mut options = Options::default();
+            options.engine.max_connections = ours;
+            options.client.connection_limit = theirs;
+            options.engine_config().max_connections
+        };
+        assert_eq!(limit(0, 0), 0);
+        assert_eq!(limit(10, 0), 10);
+        assert_eq!(limit(0, 10), 10);
+        assert_eq!(limit(10, 20), 10);
+    }
+
+    #[test]
+    fn pings_can_be_off_and_answers_not_demanded() {
+        let mut options = Options::default();
+        options.client.pong_timeout = Duration::ZERO;
+        assert_eq!(options.engine_config().check(), Ok(()));
+        assert_eq!(options.engine_config().heartbeat.dead, NEVER);
+        options.client.ping_interval = Duration::ZERO;
+        assert!(!options.engine_config().heartbeat.enabled);
+        assert_eq!(options.engine_config().check(), Ok(()));
+    }
+}

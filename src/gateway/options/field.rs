@@ -1,0 +1,169 @@
+//! What a key of the configuration can do, whatever its type: be read, shown and looked into. The
+//! `section!` macro declares a table of keys with types, defaults and docs in one place, so that
+//! reading, defaults, `config show`, environment names and suggestions cannot disagree.
+
+use super::node::{Node, Value};
+use super::reader::Reader;
+
+/// One key: a single value, or a table of further keys.
+pub(crate) trait Field {
+    /// Takes what the configuration says, or reports what is wrong with it and stays as it is.
+    fn read(&mut self, node: &Node, path: &str, reader: &mut Reader);
+
+    /// The value as TOML.
+    fn show(&self, secrets: Secrets) -> toml::Value;
+
+    /// The keys below this one.
+    fn children(&self) -> Vec<(String, &dyn Field)> {
+        Vec::new()
+    }
+
+    /// The key below this one with that name.
+    fn child(&mut self, _key: &str) -> Option<&mut dyn Field> {
+        None
+    }
+
+    /// Whether what is below has names only by what it says itself.
+    fn is_list(&self) -> bool {
+        false
+    }
+
+    /// Whether one line of text, as in an environment variable, can hold it.
+    fn takes_text(&self) -> bool {
+        true
+    }
+}
+
+/// Whether secrets are written out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    Plain,
+    Masked,
+}
+
+/// A single value.
+pub(crate) trait Leaf: Sized {
+    /// Reads it from a file (typed) or from text (`Value::Raw`); an error says what is expected.
+    fn parse(value: &Value) -> Result<Self, String>;
+
+    fn show(&self, secrets: Secrets) -> toml::Value;
+}
+
+impl<T: Leaf> Field for T {
+    fn read(&mut self, node: &Node, path: &str, reader: &mut Reader) {
+        match T::parse(&node.value) {
+            Ok(value) => *self = value,
+            Err(what) => reader.mistake(node.place.clone(), path, what),
+        }
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        Leaf::show(self, secrets)
+    }
+}
+
+/// Reads a table key by key, so that one mistake does not hide the next.
+pub(crate) fn read_table(section: &mut dyn Field, node: &Node, path: &str, reader: &mut Reader) {
+    let Value::Table(entries) = &node.value else {
+        let what = format!("must be a table of keys, not {}", node.value.kind());
+        return reader.mistake(node.place.clone(), path, what);
+    };
+    for (n, entry) in entries.iter().enumerate() {
+        let path = join(path, &entry.key);
+        // TOML forbids it, JSON does not.
+        if entries[..n].iter().any(|earlier| earlier.key == entry.key) {
+            reader.mistake(entry.place.clone(), &path, "is given twice");
+        }
+        match section.child(&entry.key) {
+            Some(field) => {
+                reader.found(&path, &entry.place);
+                field.read(&entry.node, &path, reader);
+            }
+            None => {
+                let known = section.children().into_iter().map(|(key, _)| key).collect();
+                reader.unknown(entry.place.clone(), &path, known);
+            }
+        }
+    }
+}
+
+/// A section as a TOML table.
+pub(crate) fn show_table(section: &dyn Field, secrets: Secrets) -> toml::Value {
+    let keys = section.children().into_iter();
+    toml::Value::Table(keys.map(|(key, field)| (key, field.show(secrets))).collect())
+}
+
+/// `a` and `b` as `a.b`.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Declares a table of keys: `key: Type = default`, or `field as "key": Type = default` where the
+/// key is no identifier. A last `..field: Section` puts that section's keys into this table.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[$doc:meta])* $field:ident $(as $key:literal)? : $type:ty = $default:expr, )*
+            $( .. $(#[$flat_doc:meta])* $flat:ident : $flat_type:ty, )?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $( $(#[$doc])* pub $field: $type, )*
+            $( $(#[$flat_doc])* pub $flat: $flat_type, )?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $( $field: $default, )*
+                    $( $flat: <$flat_type>::default(), )?
+                }
+            }
+        }
+
+        impl $crate::gateway::options::field::Field for $name {
+            fn read(
+                &mut self,
+                node: &$crate::gateway::options::node::Node,
+                path: &str,
+                reader: &mut $crate::gateway::options::reader::Reader,
+            ) {
+                $crate::gateway::options::field::read_table(self, node, path, reader);
+            }
+
+            fn show(&self, secrets: $crate::gateway::options::field::Secrets) -> toml::Value {
+                $crate::gateway::options::field::show_table(self, secrets)
+            }
+
+            fn children(&self) -> Vec<(String, &dyn $crate::gateway::options::field::Field)> {
+                #[allow(unused_mut)]
+                let mut children: Vec<(String, &dyn $crate::gateway::options::field::Field)> =
+                    vec![ $( (section!(@key $field $($key)?).to_owned(), &self.$field), )* ];
+                $( children.extend(self.$flat.children()); )?
+                children
+            }
+
+            fn child(
+                &mut self,
+                key: &str,
+            ) -> Option<&mut dyn $crate::gateway::options::field::Field> {
+                match key {
+                    $( section!(@key $field $($key)?) => Some(&mut self.$field), )*
+                    $( _ if self.$flat.child(key).is_some() => self.$flat.child(key), )?
+                    _ => None,
+                }
+            }
+
+            fn takes_text(&self) -> bool {
+                false
+            }
+        }
+    };
+    (@key $field:ident) => { stringify!($field) };
+    (@key $field:ident $key:literal) => { $key };
+}
+
+pub(crate) use section;

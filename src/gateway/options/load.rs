@@ -1,0 +1,241 @@
+//! Loading: file, environment, flags, then the check of the whole.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::field::{Field, join};
+use super::node::{Node, Place, Value};
+use super::reader::{Mistakes, Reader};
+use super::{Options, check, suggest};
+
+/// Where options come from, from weakest to strongest.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file: JSON if its name ends with `.json`, TOML otherwise.
+    pub file: Option<PathBuf>,
+    /// Environment variables by name. `RINGHOLD_` and the path in capitals with `_` for `.` sets a
+    /// key: `RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY`. The prefix `CENTRIFUGO_` is heard too, where
+    /// `RINGHOLD_` says nothing. Lists are separated by spaces; `channel.namespaces` is JSON, or
+    /// names, and `…_CHANNEL_NAMESPACES_<NAME>_<OPTION>` sets an option of a namespace that there
+    /// is.
+    pub variables: Vec<(String, String)>,
+    /// `key.path=value`, each as it stands behind a `--set`.
+    pub sets: Vec<String>,
+}
+
+impl Sources {
+    /// A file and this process's environment.
+    pub fn of_process(file: Option<PathBuf>, sets: Vec<String>) -> Self {
+        // A variable that is not UTF-8 cannot be one of ours.
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { file, variables: std::env::vars_os().filter_map(utf8).collect(), sets }
+    }
+}
+
+/// Options that hold together.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What was said, over the defaults.
+    pub options: Options,
+    /// What the operator should know, such as variables that mean nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Why there are no options.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// What was said is wrong.
+    Wrong(Mistakes),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(file, error) => write!(f, "{}: {error}", file.display()),
+            Self::Wrong(mistakes) => mistakes.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable(_, error) => Some(error),
+            Self::Wrong(mistakes) => Some(mistakes),
+        }
+    }
+}
+
+impl Options {
+    /// Reads all sources and checks the result. An error holds every mistake that was found.
+    /// Reads files: the configuration, and `jwks_file` where it names one.
+    pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
+        let text = match &sources.file {
+            Some(file) => std::fs::read_to_string(file)
+                .map_err(|error| LoadError::Unreadable(file.clone(), error))?,
+            None => String::new(),
+        };
+        Self::from_text(sources, &text).map_err(LoadError::Wrong)
+    }
+
+    /// The same with the text of the file in hand.
+    pub fn from_text(sources: &Sources, text: &str) -> Result<Loaded, Mistakes> {
+        let mut options = Self::default();
+        let mut reader = Reader::default();
+        let file = sources.file.as_deref();
+        if let Some(file) = file {
+            read_file(&mut options, text, is_json(file), &mut reader);
+        }
+        if let Some(folder) = file.and_then(Path::parent) {
+            for token in [&mut options.client.token, &mut options.client.subscription_token.token] {
+                if !token.jwks_file.is_empty() {
+                    token.jwks_file = folder.join(&token.jwks_file).display().to_string();
+                }
+            }
+        }
+        for prefix in ["CENTRIFUGO_", "RINGHOLD_"] {
+            read_variables(&mut options, prefix, &sources.variables, &mut reader);
+        }
+        for set in &sources.sets {
+            read_set(&mut options, set, &mut reader);
+        }
+        check::check(&options, &mut reader);
+        if reader.mistakes.is_empty() {
+            return Ok(Loaded { options, warnings: reader.warnings });
+        }
+        let mut list = reader.mistakes;
+        list.sort_by(|a, b| a.place.cmp(&b.place));
+        Err(Mistakes { file: file.map_or(String::new(), |file| file.display().to_string()), list })
+    }
+}
+
+fn is_json(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+fn read_file(options: &mut Options, text: &str, json: bool, reader: &mut Reader) {
+    let node = if json {
+        match Node::from_json(text) {
+            Ok(node) => node,
+            Err(error) => return reader.mistake(error.place, "", error.what),
+        }
+    } else {
+        let (node, errors) = Node::from_toml(text);
+        for error in errors {
+            reader.mistake(error.place, "", error.what);
+        }
+        node
+    };
+    options.read(&node, "", reader);
+}
+
+/// Goes through the keys there are and asks the environment for each, since a name in capitals does
+/// not tell where its parts end.
+fn read_variables(
+    options: &mut Options,
+    prefix: &str,
+    variables: &[(String, String)],
+    reader: &mut Reader,
+) {
+    let mut ours: Vec<_> =
+        variables.iter().filter(|(name, _)| name.starts_with(prefix)).map(|v| (v, false)).collect();
+    if ours.is_empty() {
+        return;
+    }
+    let root = prefix.trim_end_matches('_');
+    descend(options, root, "", &mut ours, reader);
+    let mut known = Vec::new();
+    suggest::leaves(options, "", &mut known);
+    let known: Vec<_> = known.iter().map(|path| variable(root, path)).collect();
+    for ((name, _), _) in ours.iter().filter(|(_, heard)| !heard) {
+        if is_surroundings(&name[prefix.len()..]) {
+            continue;
+        }
+        let near = suggest::nearest(name, &known);
+        let hint = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
+        reader.warnings.push(format!("environment variable {name} sets nothing{hint}"));
+    }
+}
+
+type Variables<'a> = Vec<(&'a (String, String), bool)>;
+
+fn descend(
+    field: &mut dyn Field,
+    name: &str,
+    path: &str,
+    variables: &mut Variables<'_>,
+    reader: &mut Reader,
+) {
+    if field.takes_text() {
+        for ((variable, value), heard) in variables.iter_mut() {
+            if variable == name {
+                *heard = true;
+                let place = Place::Variable(variable.clone());
+                reader.found(path, &place);
+                field.read(&Node { value: Value::Raw(value.clone()), place }, path, reader);
+            }
+        }
+    }
+    let is_list = field.is_list();
+    let keys: Vec<_> = field.children().into_iter().map(|(key, _)| key).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let name = variable(name, key);
+        let path = if is_list { format!("{path}[{index}]") } else { join(path, key) };
+        // Two namespaces of one name share it; the check tells.
+        if let Some(child) = field.child(key) {
+            descend(child, &name, &path, variables, reader);
+        }
+    }
+}
+
+fn variable(root: &str, path: &str) -> String {
+    format!("{root}_{}", path.to_ascii_uppercase().replace(['.', '-'], "_"))
+}
+
+/// Variables that are there for other reasons: the program's own flags, and what Kubernetes tells
+/// about a service of that name.
+fn is_surroundings(rest: &str) -> bool {
+    ["LOG", "CONFIG", "PORT"].contains(&rest)
+        || rest.starts_with("SERVICE_")
+        || rest.starts_with("PORT_")
+}
+
+pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
+    let Some((path, value)) = set.split_once('=') else {
+        return reader.mistake(Place::Flag, set, "must be key=value, as client.insecure=true");
+    };
+    let mut field: &mut dyn Field = options;
+    let mut at = String::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let children = field.children();
+        let keys: Vec<_> = children.into_iter().map(|(key, _)| key).collect();
+        let is_list = field.is_list();
+        // The longest key, since the name of a namespace may hold a dot.
+        let fits = |key: &&String| {
+            rest.strip_prefix(key.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'))
+        };
+        let best = keys.iter().enumerate().filter(|(_, key)| fits(key));
+        let Some((index, key)) = best.max_by_key(|(_, key)| key.len()) else {
+            let first = rest.split('.').next().unwrap_or(rest);
+            return reader.unknown(Place::Flag, &join(&at, first), keys);
+        };
+        at = if is_list { format!("{at}[{index}]") } else { join(&at, key) };
+        rest = rest[key.len()..].trim_start_matches('.');
+        match field.child(key) {
+            Some(child) => field = child,
+            None => return reader.unknown(Place::Flag, path, keys),
+        }
+    }
+    if !field.takes_text() {
+        return reader.mistake(Place::Flag, path, "is a table; name one of its keys");
+    }
+    reader.found(&at, &Place::Flag);
+    let node = Node { value: Value::Raw(value.to_owned()), place: Place::Flag };
+    field.read(&node, &at, reader);
+}

@@ -1,0 +1,83 @@
+//! The configuration: one typed tree with Centrifugo's section and key names, so that its users
+//! translate a file by copying; what is ours alone is in `engine` and marked elsewhere.
+//!
+//! Sources from weakest to strongest: defaults, a file (TOML, or JSON by its extension),
+//! environment variables, flags. Every mistake of a source is reported in one go, with its line and
+//! key. An unknown key is a mistake, since a setting that is not heard must not look as if it were.
+
+mod channel;
+mod check;
+mod client;
+mod engine;
+mod field;
+mod load;
+mod node;
+mod origins;
+mod reader;
+mod reload;
+mod server;
+mod suggest;
+mod values;
+
+pub use channel::{
+    Channel, ChannelOptions, ChannelProxies, DataFormat, DeltaType, Namespace, ProxyName,
+    RecoveryMode, SubscriptionType,
+};
+pub use client::{
+    Client, ClientProxies, EnabledProxy, PersonalChannel, Proxy, ProxyHttp, SubscriptionToken,
+    Token,
+};
+pub use load::{LoadError, Loaded, Sources};
+pub use node::Place;
+pub use origins::Origins;
+pub use reader::{Mistake, Mistakes};
+pub use server::{
+    Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus, RatePolicyChoice,
+    Rpc, RpcOptions, Shutdown, WebSocket,
+};
+pub use values::{Secret, Size};
+
+use field::{Field, Secrets, section};
+
+section! {
+    /// Everything that can be configured. [`Options::default`] is what an empty file means: nothing
+    /// unauthenticated, nothing allowed.
+    pub struct Options {
+        /// Where to listen.
+        http_server: HttpServer = HttpServer::default(),
+        /// What connections may do.
+        client: Client = Client::default(),
+        /// Names, namespaces and what is allowed in them.
+        channel: Channel = Channel::default(),
+        /// Remote procedure calls.
+        rpc: Rpc = Rpc::default(),
+        /// The API for the application's backend.
+        http_api: HttpApi = HttpApi::default(),
+        /// The WebSocket transport.
+        websocket: WebSocket = WebSocket::default(),
+        /// Metrics.
+        prometheus: Prometheus = Prometheus::default(),
+        /// Whether the server lives and is ready.
+        health: Health = Health::default(),
+        /// How the server goes away.
+        shutdown: Shutdown = Shutdown::default(),
+        /// Logs.
+        log: Log = Log::default(),
+        /// Workers, limits and deadlines of the engine. Ours.
+        engine: Engine = Engine::default(),
+    }
+}
+
+impl Options {
+    /// All of it as TOML, with secrets masked.
+    pub fn to_toml(&self) -> String {
+        // Every value here came from a type that TOML has.
+        toml::to_string_pretty(&self.show(Secrets::Masked)).unwrap_or_default()
+    }
+}
+
+/// A commented file with every key and its default, for a person to start from.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+#[cfg(test)]
+mod tests;

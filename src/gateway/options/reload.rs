@@ -1,0 +1,117 @@
+//! What a running server can take over from a changed configuration, and what it cannot.
+
+use super::field::{Field, Secrets, join};
+use super::{Client, Options};
+
+impl Options {
+    /// Keys whose values differ and that only a restart brings into effect, by path.
+    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
+        let mut changed = Vec::new();
+        differences(self, new, "", &mut changed);
+        changed.retain(|path| !is_reloadable(path));
+        changed
+    }
+
+    /// Whether a key that a reload brings into effect differs.
+    pub fn reload_needed(&self, new: &Self) -> bool {
+        let mut changed = Vec::new();
+        differences(self, new, "", &mut changed);
+        changed.iter().any(|path| is_reloadable(path))
+    }
+
+    /// Takes over what a reload brings into effect: channel options, token keys and the API key.
+    pub fn reload(&mut self, new: &Self) {
+        let proxies = std::mem::take(&mut self.channel.proxy);
+        self.channel = new.channel.clone();
+        self.channel.proxy = proxies;
+        // Whoever fetches key sets was told where at the start.
+        let places = |client: &Client| {
+            let tokens = [&client.token, &client.subscription_token.token];
+            tokens.map(|token| token.jwks_public_endpoint.clone())
+        };
+        let [connections, subscriptions] = places(&self.client);
+        self.client.token = new.client.token.clone();
+        self.client.subscription_token = new.client.subscription_token.clone();
+        self.client.token.jwks_public_endpoint = connections;
+        self.client.subscription_token.token.jwks_public_endpoint = subscriptions;
+        self.http_api.key = new.http_api.key.clone();
+    }
+}
+
+fn is_reloadable(path: &str) -> bool {
+    let below = |table: &str| path == table || path.starts_with(&format!("{table}."));
+    let reloadable = ["channel", "client.token", "client.subscription_token", "http_api.key"];
+    reloadable.iter().any(|table| below(table))
+        && !below("channel.proxy")
+        && !path.ends_with(".jwks_public_endpoint")
+}
+
+fn differences(old: &dyn Field, new: &dyn Field, path: &str, changed: &mut Vec<String>) {
+    if old.takes_text() {
+        if old.show(Secrets::Plain) != new.show(Secrets::Plain) {
+            changed.push(path.to_owned());
+        }
+        return;
+    }
+    for ((key, old), (_, new)) in old.children().into_iter().zip(new.children()) {
+        differences(old, new, &join(path, &key), changed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Namespace, Secret};
+    use super::*;
+
+    #[test]
+    fn channels_and_keys_are_taken_over_and_the_rest_is_named() {
+        let old = Options::default();
+        let mut new = old.clone();
+        assert!(old.restart_needed(&new).is_empty() && !old.reload_needed(&new));
+        new.channel.namespaces.push(Namespace { name: "chat".into(), ..Namespace::default() });
+        new.channel.max_length = 100;
+        new.client.token.hmac_secret_key = Secret::new("new");
+        new.client.subscription_token.enabled = true;
+        new.http_api.key = Secret::new("key");
+        assert!(old.restart_needed(&new).is_empty() && old.reload_needed(&new));
+        let mut running = old.clone();
+        running.reload(&new);
+        assert_eq!(running, new);
+
+        new.http_server.port = 1;
+        new.channel.proxy.publish.endpoint = "http://b".into();
+        new.client.ping_interval *= 2;
+        let expected =
+            ["http_server.port", "client.ping_interval", "channel.proxy.publish.endpoint"];
+        assert_eq!(old.restart_needed(&new), expected);
+        running.reload(&new);
+        assert_ne!(running, new);
+        assert_eq!(running.http_server.port, 8000);
+        assert_eq!(running.channel.proxy, old.channel.proxy);
+    }
+
+    /// Changes each key in turn: a reload takes it over exactly if no restart is needed for it.
+    #[test]
+    fn every_key_is_either_taken_over_or_named() {
+        let old = Options::default();
+        let mut paths = Vec::new();
+        super::super::suggest::leaves(&old, "", &mut paths);
+        let mut tried = 0;
+        for path in paths {
+            let values = ["true", "false", "77", "7s", "127.0.0.9", "/x", "cache", "json", "pause"];
+            let set = |value: &&str| format!("{path}={value}");
+            let mut changed = values.iter().map(set).filter_map(|set| {
+                let mut new = old.clone();
+                let mut reader = super::super::reader::Reader::default();
+                super::super::load::read_set(&mut new, &set, &mut reader);
+                (reader.mistakes.is_empty() && new != old).then_some(new)
+            });
+            let Some(new) = changed.next() else { continue };
+            tried += 1;
+            let mut running = old.clone();
+            running.reload(&new);
+            assert_eq!(running == new, old.restart_needed(&new).is_empty(), "{path}");
+        }
+        assert!(tried > 90, "{tried}");
+    }
+}

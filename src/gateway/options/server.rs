@@ -1,0 +1,203 @@
+//! Sections about the server as a whole: listeners, APIs, transport, operation, engine.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::channel::ProxyName;
+use super::client::Proxy;
+use super::field::section;
+use super::values::{Secret, Size, choice};
+
+section! {
+    /// `http_server`: where to listen.
+    pub struct HttpServer {
+        /// Address of the public listener. Empty: all addresses.
+        address: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST),
+        /// Its port; 0 takes a free one.
+        port: u16 = 8000,
+        /// Address of the internal listener.
+        internal_address: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST),
+        /// Its port: the server API, metrics and health move there from the public one. 0: there is
+        /// none.
+        internal_port: u16 = 0,
+    }
+}
+
+section! {
+    /// `rpc`: remote procedure calls of clients.
+    pub struct Rpc {
+        /// Where they go.
+        proxy: Proxy = Proxy::default(),
+        /// Which of them.
+        without_namespace: RpcOptions = RpcOptions::default(),
+    }
+}
+
+section! {
+    /// `rpc.without_namespace`: whether calls are passed on.
+    pub struct RpcOptions {
+        /// Pass them to `rpc.proxy`. Otherwise they get error 108.
+        proxy_enabled: bool = false,
+        /// Which proxy: only `default` there is.
+        proxy_name: ProxyName = ProxyName::Default,
+    }
+}
+
+section! {
+    /// `http_api`: the API for the application's backend.
+    pub struct HttpApi {
+        /// Do not serve it.
+        disabled: bool = false,
+        /// Path it is below.
+        handler_prefix: String = "/api".to_owned(),
+        /// Key that requests must carry. Empty: all are refused, unless `insecure`.
+        key: Secret = Secret::default(),
+        /// No key needed: whoever reaches the port may publish.
+        insecure: bool = false,
+        /// Errors as a 200 with an error object, or as HTTP statuses.
+        error_mode: ErrorMode = ErrorMode::Default,
+        /// Serve it on the public port also where there is an internal one.
+        external: bool = false,
+    }
+}
+
+choice! {
+    /// How the server API tells an error.
+    pub enum ErrorMode {
+        /// 200 and an error object.
+        Default = "" | "custom",
+        /// An HTTP status.
+        Transport = "transport",
+    }
+}
+
+section! {
+    /// `websocket`: the WebSocket transport.
+    pub struct WebSocket {
+        /// Do not serve it.
+        disabled: bool = false,
+        /// Path it is at.
+        handler_prefix: String = "/connection/websocket".to_owned(),
+        /// Bytes of one received message; a longer one closes with 1009.
+        message_size_limit: Size = Size(65_536),
+        /// A peer must take a byte of what waits for it in this time; then it is cut.
+        write_timeout: Duration = Duration::from_secs(1),
+        /// permessage-deflate; only `false` there is.
+        compression: bool = false,
+    }
+}
+
+section! {
+    /// `prometheus`: metrics.
+    pub struct Prometheus {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/metrics".to_owned(),
+    }
+}
+
+section! {
+    /// `health`: whether the server lives (`/health`) and takes new connections (`/ready`).
+    pub struct Health {
+        /// Serve it.
+        enabled: bool = false,
+        /// Path of the first.
+        handler_prefix: String = "/health".to_owned(),
+    }
+}
+
+section! {
+    /// `shutdown`: how the server goes away.
+    pub struct Shutdown {
+        /// What is left after this time is cut.
+        timeout: Duration = Duration::from_secs(30),
+        /// Spread the closes (3001) evenly over this time, so that clients do not all come back at
+        /// once. Ours.
+        drain_window: Duration = Duration::ZERO,
+    }
+}
+
+section! {
+    /// `log`: logs on standard error.
+    pub struct Log {
+        /// `error`, `warn`, `info`, `debug`, `trace` or `none`; or per module as in
+        /// `info,ringhold::engine=debug`. `--log` and `RINGHOLD_LOG` are stronger.
+        level: String = "info".to_owned(),
+    }
+}
+
+impl Log {
+    /// The level as `tracing` filters understand it.
+    pub fn filter(&self) -> &str {
+        match self.level.as_str() {
+            "none" => "off",
+            level => level,
+        }
+    }
+}
+
+section! {
+    /// `engine`: workers, limits and deadlines. All of it ours, but `type`.
+    pub struct Engine {
+        /// Where channels live: only `memory` there is.
+        kind as "type": EngineType = EngineType::Memory,
+        /// Worker threads. 0: one per processor, or as many as the limit of open files demands.
+        workers: usize = 0,
+        /// Bind each worker to a processor.
+        pin: bool = false,
+        /// Connections over all workers; one more is answered with 503. 0: what the limit of open
+        /// files (ulimit -n) allows.
+        max_connections: u32 = 0,
+        /// Connections per worker from one IPv4 address or IPv6 /64. 0: no limit.
+        max_per_address: u32 = 0,
+        /// Accepts per second and worker. 0: no limit.
+        accept_rate: u32 = 0,
+        /// Length of each worker's accept queue, capped by net.core.somaxconn.
+        backlog: u32 = 65_535,
+        /// Seconds that a client answered with 503 is told to wait.
+        retry_after: u32 = 5,
+        /// Time for the opening handshake; then 408.
+        handshake_timeout: Duration = Duration::from_secs(10),
+        /// Bytes of a request head; one more is answered with 431.
+        max_head: Size = Size(8 * 1024),
+        /// Fragments of one message; one more closes with 1009.
+        max_fragments: u32 = 4096,
+        /// Memory for messages in progress, per worker; beyond it their connections are closed.
+        max_inbound: Size = Size(256 << 20),
+        /// Messages per second and connection. 0: no limit.
+        message_rate: u32 = 0,
+        /// Received bytes per second and connection. 0: no limit.
+        byte_rate: Size = Size(0),
+        /// What happens beyond these rates.
+        rate_policy: RatePolicyChoice = RatePolicyChoice::Close,
+        /// Bytes that wait for all connections of a worker; beyond it, who needs more is closed.
+        max_outboxes: Size = Size(256 << 20),
+        /// Stop reading from a peer that does not read.
+        pause_reads: bool = true,
+        /// Time for the peer to finish a close handshake.
+        close_timeout: Duration = Duration::from_secs(5),
+        /// Resolution of all deadlines: 1 ms to 1 s.
+        tick: Duration = Duration::from_millis(100),
+        /// Commands that may wait for a worker.
+        mailbox: usize = 65_536,
+    }
+}
+
+choice! {
+    /// Where channels live.
+    pub enum EngineType {
+        /// In this process.
+        Memory = "memory" | "",
+    }
+}
+
+choice! {
+    /// What happens to a connection that sends more than its rate.
+    pub enum RatePolicyChoice {
+        /// It is closed with 1008.
+        Close = "close",
+        /// It is read later.
+        Pause = "pause",
+    }
+}

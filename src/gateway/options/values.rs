@@ -1,0 +1,446 @@
+//! The types of single values: how each is written in a file or a variable, and what is said when
+//! it is not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::channel::DeltaType;
+use super::field::{Leaf, Secrets};
+use super::node::Value;
+
+/// A number of bytes, written `65536`, `"64KiB"` or `"1MiB"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub usize);
+
+/// Text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "\"\"" } else { MASK })
+    }
+}
+
+impl Leaf for bool {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Bool(value) => Ok(*value),
+            Value::Raw(text) => match text.trim() {
+                "true" | "1" => Ok(true),
+                "false" | "0" => Ok(false),
+                _ => Err(format!("must be true or false, not \"{text}\"")),
+            },
+            other => Err(format!("must be true or false, not {}", described(other))),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        (*self).into()
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty)*) => { $(
+        impl Leaf for $type {
+            fn parse(value: &Value) -> Result<Self, String> {
+                let range = || {
+                    let (least, most) = (i128::from(i64::MIN), i128::from(i64::MAX));
+                    let least = i128::try_from(<$type>::MIN).unwrap_or(least).max(least);
+                    let most = i128::try_from(<$type>::MAX).unwrap_or(most).min(most);
+                    format!("must be an integer from {least} to {most}")
+                };
+                match value {
+                    Value::Integer(number) => {
+                        Self::try_from(*number).map_err(|_| format!("{}, not {number}", range()))
+                    }
+                    // Centrifugo writes some of its numbers as text.
+                    Value::Raw(text) | Value::Text(text) => {
+                        text.trim().parse().map_err(|_| format!("{}, not \"{text}\"", range()))
+                    }
+                    other => Err(format!("{}, not {}", range(), described(other))),
+                }
+            }
+
+            fn show(&self, _: Secrets) -> toml::Value {
+                toml::Value::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
+            }
+        }
+    )* };
+}
+
+integers!(u16 u32 usize i64);
+
+impl Leaf for String {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) | Value::Raw(text) => Ok(text.clone()),
+            other => Err(format!("must be text in quotes, not {}", described(other))),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        self.as_str().into()
+    }
+}
+
+impl Leaf for Secret {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) | Value::Raw(text) => Ok(Self(text.clone())),
+            // The value may be a secret that lost its quotes: it is not repeated.
+            other => Err(format!("must be text in quotes, not {}", other.kind())),
+        }
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        match secrets {
+            Secrets::Masked if !self.is_empty() => MASK.into(),
+            _ => self.0.as_str().into(),
+        }
+    }
+}
+
+impl Leaf for Duration {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) | Value::Raw(text) => {
+                let text = text.trim();
+                if text.starts_with('-') {
+                    return Err(format!("{text} is negative; 0s switches off what can be off"));
+                }
+                humantime::parse_duration(text).map_err(|error| {
+                    format!("is no duration ({error}): write 25s, 100ms, 1h30m, not \"{text}\"")
+                })
+            }
+            Value::Integer(0) => Ok(Self::ZERO),
+            Value::Integer(number) if *number < 0 => {
+                Err(format!("{number} is negative; 0s switches off what can be off"))
+            }
+            other => Err(format!(
+                "must be a duration with its unit, as \"25s\", \"100ms\" or \"1h30m\", not {}",
+                described(other)
+            )),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        written(*self).into()
+    }
+}
+
+impl Leaf for Size {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let expected = "must be a size in bytes, as 65536, \"64KiB\" or \"1MiB\"";
+        let bytes = match value {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::Text(text) | Value::Raw(text) => {
+                text.trim().parse::<ByteSize>().ok().map(|size| size.as_u64())
+            }
+            _ => None,
+        };
+        match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+            Some(bytes) if i64::try_from(bytes).is_ok() => Ok(Self(bytes)),
+            _ => Err(format!("{expected}, not {}", described(value))),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        match self.0 {
+            0 => 0.into(),
+            bytes if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20).into(),
+            bytes if bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10).into(),
+            bytes => toml::Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+impl Leaf for IpAddr {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) | Value::Raw(text) => match text.trim() {
+                "" => Ok(Self::V4(Ipv4Addr::UNSPECIFIED)),
+                "localhost" => Ok(Self::V4(Ipv4Addr::LOCALHOST)),
+                text => text.parse().map_err(|_| {
+                    format!(
+                        "must be an address as \"127.0.0.1\" or \"::\", without port, \
+                         not \"{text}\""
+                    )
+                }),
+            },
+            other => Err(format!("must be an address in quotes, not {}", described(other))),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        self.to_string().into()
+    }
+}
+
+impl Leaf for Vec<String> {
+    /// As text: separated by spaces, or a JSON list.
+    fn parse(value: &Value) -> Result<Self, String> {
+        list(value, String::parse)
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        toml::Value::Array(self.iter().map(|text| text.as_str().into()).collect())
+    }
+}
+
+impl Leaf for Vec<DeltaType> {
+    fn parse(value: &Value) -> Result<Self, String> {
+        list(value, DeltaType::parse)
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        toml::Value::Array(self.iter().map(|one| one.show(secrets)).collect())
+    }
+}
+
+impl Leaf for BTreeMap<String, String> {
+    /// As text: a JSON object.
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Table(entries) => {
+                let pair = |entry: &super::node::Entry| match String::parse(&entry.node.value) {
+                    Ok(text) => Ok((entry.key.clone(), text)),
+                    Err(what) => Err(format!("{}: {what}", entry.key)),
+                };
+                entries.iter().map(pair).collect()
+            }
+            Value::Raw(text) => serde_json::from_str(text)
+                .map_err(|error| format!("must be a JSON object of text: {error}")),
+            other => Err(format!("must be a table of text, not {}", described(other))),
+        }
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        // Values are often credentials.
+        let text = |text: &String| match secrets {
+            Secrets::Plain => text.clone(),
+            Secrets::Masked => MASK.to_owned(),
+        };
+        toml::Value::Table(
+            self.iter().map(|(key, value)| (key.clone(), text(value).into())).collect(),
+        )
+    }
+}
+
+fn list<T>(value: &Value, item: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+    match value {
+        Value::List(nodes) => nodes.iter().map(|node| item(&node.value)).collect(),
+        Value::Raw(text) if text.trim_start().starts_with('[') => {
+            let items: Vec<String> = serde_json::from_str(text)
+                .map_err(|error| format!("must be a JSON list of text: {error}"))?;
+            items.into_iter().map(|text| item(&Value::Raw(text))).collect()
+        }
+        Value::Raw(text) => {
+            text.split_whitespace().map(|word| item(&Value::Raw(word.to_owned()))).collect()
+        }
+        other => Err(format!("must be a list as [\"a\", \"b\"], not {}", described(other))),
+    }
+}
+
+/// Short values are repeated to the person who wrote them.
+pub(crate) fn described(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Text(text) | Value::Raw(text) => format!("\"{text}\""),
+        other => other.kind().to_owned(),
+    }
+}
+
+/// A duration as Go and humantime both read it.
+pub(crate) fn written(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "0s".to_owned();
+    }
+    let seconds = duration.as_secs();
+    let nanos = duration.subsec_nanos();
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (u64::from(nanos / 1_000_000), "ms"),
+        (u64::from(nanos / 1000 % 1000), "us"),
+        (u64::from(nanos % 1000), "ns"),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    parts.map(|(count, unit)| format!("{count}{unit}")).collect()
+}
+
+/// Declares a value that is one of several words; the first word of each is how it is shown, the
+/// first variant is the default.
+macro_rules! choice {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $( $(#[$doc:meta])* $variant:ident = $word:literal $(| $other:literal)*, )+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $( $(#[$doc])* $variant, )+
+        }
+
+        impl $crate::gateway::options::field::Leaf for $name {
+            fn parse(value: &$crate::gateway::options::node::Value) -> Result<Self, String> {
+                use $crate::gateway::options::node::Value;
+                match value {
+                    Value::Text(text) | Value::Raw(text) => match text.as_str() {
+                        $( $word $(| $other)* => Ok(Self::$variant), )+
+                        text => Err($crate::gateway::options::values::no_choice(
+                            text,
+                            &[$( $word, )+],
+                        )),
+                    },
+                    other => Err(format!("must be text in quotes, not {}", other.kind())),
+                }
+            }
+
+            fn show(
+                &self,
+                _: $crate::gateway::options::field::Secrets,
+            ) -> toml::Value {
+                match self {
+                    $( Self::$variant => $word.into(), )+
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use choice;
+
+/// What is said of a word that is none of those.
+pub(crate) fn no_choice(text: &str, words: &[&str]) -> String {
+    let known: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    match known.as_slice() {
+        [only] => format!("\"{text}\" is not supported; only {only} is"),
+        _ => format!("must be one of {}, not \"{text}\"", known.join(", ")),
+    }
+}
+
+const MASK: &str = "********";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Value {
+        Value::Raw(text.to_owned())
+    }
+
+    #[test]
+    fn durations_read_humantime_and_go() {
+        let cases = [
+            ("25s", 25_000),
+            ("1h30m", 5_400_000),
+            ("720h", 2_592_000_000),
+            ("1.5h", 5_400_000),
+            ("1000ms", 1000),
+            ("1m 30s", 90_000),
+            ("0s", 0),
+            ("0", 0),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(Duration::parse(&raw(text)), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "25", "-1s", "-1", "5 parsecs", "s", "99999999999999999999s"] {
+            assert!(Duration::parse(&raw(text)).is_err(), "{text}");
+        }
+        assert!(Duration::parse(&Value::Integer(25)).unwrap_err().contains("with its unit"));
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for millis in [0, 1, 999, 1000, 90_000, 5_400_000, 2_592_000_001] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(Duration::parse(&raw(&written(duration))), Ok(duration));
+        }
+        assert_eq!(written(Duration::from_secs(720 * 3600)), "720h");
+        assert_eq!(written(Duration::from_secs(90)), "1m30s");
+    }
+
+    #[test]
+    fn sizes_read_numbers_and_units() {
+        for (text, bytes) in
+            [("65536", 65_536), ("64KiB", 65_536), ("1 MiB", 1 << 20), ("1MB", 1_000_000)]
+        {
+            assert_eq!(Size::parse(&raw(text)), Ok(Size(bytes)), "{text}");
+        }
+        assert_eq!(Size::parse(&Value::Integer(7)), Ok(Size(7)));
+        for value in [Value::Integer(-1), raw("lots"), raw("-1"), Value::Bool(true)] {
+            assert!(Size::parse(&value).is_err(), "{value:?}");
+        }
+        for bytes in [0, 1, 1024, 65_536, 1 << 20, (1 << 20) + 1] {
+            let shown = match Leaf::show(&Size(bytes), Secrets::Plain) {
+                toml::Value::String(text) => raw(&text),
+                toml::Value::Integer(number) => Value::Integer(number),
+                other => panic!("{other}"),
+            };
+            assert_eq!(Size::parse(&shown), Ok(Size(bytes)));
+        }
+    }
+
+    #[test]
+    fn integers_keep_to_their_range() {
+        assert_eq!(u16::parse(&Value::Integer(65_535)), Ok(65_535));
+        let error = u16::parse(&Value::Integer(65_536)).unwrap_err();
+        assert_eq!(error, "must be an integer from 0 to 65535, not 65536");
+        assert_eq!(u16::parse(&Value::Text("9000".to_owned())), Ok(9000));
+        assert!(u32::parse(&raw("-1")).is_err());
+        assert!(usize::parse(&Value::Float(1.5)).unwrap_err().contains("1.5"));
+    }
+
+    #[test]
+    fn lists_read_words_and_json() {
+        let list = |text| Vec::<String>::parse(&raw(text)).unwrap();
+        assert_eq!(list("a  b"), ["a", "b"]);
+        assert_eq!(list("[\"a b\", \"c\"]"), ["a b", "c"]);
+        assert!(list("").is_empty());
+        assert!(Vec::<DeltaType>::parse(&raw("fossil vcdiff")).unwrap_err().contains("vcdiff"));
+    }
+
+    #[test]
+    fn addresses_have_no_port() {
+        assert_eq!(IpAddr::parse(&raw("")), Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        assert!(IpAddr::parse(&raw("::1")).is_ok());
+        assert!(IpAddr::parse(&raw("127.0.0.1:80")).unwrap_err().contains("without port"));
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        let secret = Secret::new("hush");
+        assert!(!format!("{secret:?}").contains("hush"));
+        assert!(!Leaf::show(&secret, Secrets::Masked).to_string().contains("hush"));
+        assert!(Leaf::show(&secret, Secrets::Plain).to_string().contains("hush"));
+        let unquoted = Secret::parse(&Value::Integer(12_345)).unwrap_err();
+        assert!(!unquoted.contains("12345"));
+    }
+}

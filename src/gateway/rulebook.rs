@@ -1,0 +1,63 @@
+//! The configuration as the gateway uses it: compiled once, shared by all cores, replaced whole.
+
+use crate::gateway::channels::Namespaces;
+use crate::gateway::options::{Options, Origins};
+use crate::gateway::tokens::{KeySet, Verifier};
+
+/// Options and what was compiled from them. A reload makes a new one.
+#[derive(Clone, Debug)]
+pub struct Rulebook {
+    /// As configured.
+    pub options: Options,
+    /// Channels.
+    pub namespaces: Namespaces,
+    /// Verifies connection tokens.
+    pub connection: Verifier,
+    /// Verifies subscription tokens.
+    pub subscription: Verifier,
+    /// Whose pages may connect.
+    pub origins: Origins,
+}
+
+impl Rulebook {
+    /// Compiles options. The error names the key; options that were loaded from a file, and so
+    /// checked, have none.
+    pub fn new(options: Options) -> Result<Self, String> {
+        let namespaces = Namespaces::new(&options)?;
+        let (connection, subscription) = Verifier::pair(&options).map_err(|mistakes| {
+            let texts = mistakes.iter().map(|m| format!("client.token.{}: {}", m.key, m.what));
+            texts.collect::<Vec<_>>().join("; ")
+        })?;
+        let origins = Origins::new(&options.client.allowed_origins)
+            .map_err(|what| format!("client.allowed_origins: {what}"))?;
+        Ok(Self { options, namespaces, connection, subscription, origins })
+    }
+
+    /// The same with other keys for connection tokens, and for subscription tokens unless these
+    /// have keys of their own.
+    #[must_use]
+    pub fn with_connection_keys(&self, keys: &KeySet) -> Self {
+        let mut new = self.clone();
+        new.connection.set_keys(keys);
+        if !new.options.client.subscription_token.enabled {
+            new.subscription.set_keys(keys);
+        }
+        new
+    }
+
+    /// The same with the keys that another one has fetched, where both fetch them.
+    #[must_use]
+    pub fn keeping_fetched_keys(mut self, old: &Self) -> Self {
+        self.connection.keep_fetched_keys(&old.connection);
+        self.subscription.keep_fetched_keys(&old.subscription);
+        self
+    }
+
+    /// The same with other keys for subscription tokens.
+    #[must_use]
+    pub fn with_subscription_keys(&self, keys: &KeySet) -> Self {
+        let mut new = self.clone();
+        new.subscription.set_keys(keys);
+        new
+    }
+}

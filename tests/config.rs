@@ -1,0 +1,208 @@
+//! `ringhold config` and `ringhold token` as their users run them: the built program, its output
+//! and its exit status. What each rule of a configuration says is tested beside the rules; here it
+//! is that files, environment and flags arrive.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringhold::gateway::options::{Options, Secret};
+use ringhold::gateway::tokens::{TokenError, Verifier};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A file that is gone when the test is over.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ringhold-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn name(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Exit status, standard output, standard error. The environment holds what is given only.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+/// A verifier with that secret and what else is demanded.
+fn verifier(demand: impl Fn(&mut Options)) -> Verifier {
+    let mut options = Options::default();
+    options.client.token.hmac_secret_key = Secret::new(SECRET);
+    demand(&mut options);
+    Verifier::new(&options.client.token).unwrap()
+}
+
+#[test]
+fn a_right_file_is_ok() {
+    let file = File::new("right.toml", "[client]\nping_interval = \"30s\"\n");
+    let (status, out, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!((status, out.as_str(), errors.as_str()), (0, "ok\n", ""));
+}
+
+#[test]
+fn every_mistake_has_its_line_and_key() {
+    let text = "[client]\nping_intervall = \"30s\"\npong_timeout = 7\n\n[[channel.namespaces]]\n\
+                name = \"chat\"\nhistory_size = 5\n";
+    let file = File::new("wrong.toml", text);
+    let (status, out, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    let expected = [
+        "2: client.ping_intervall: unknown key, did you mean ping_interval?",
+        "3: client.pong_timeout: must be a duration with its unit, as \"25s\", \"100ms\" or \
+         \"1h30m\", not 7",
+        "7: channel.namespaces[0].history_size: needs history_ttl beside it",
+    ];
+    let expected: Vec<_> = expected.iter().map(|one| format!("{}:{one}", file.name())).collect();
+    assert_eq!(errors.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn json_files_are_checked_too() {
+    let file = File::new("wrong.json", "{\n  \"client\": {\n    \"insecur\": true\n  }\n}\n");
+    let (status, _, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!(status, 1);
+    let expected = ":3: client.insecur: unknown key, did you mean insecure?";
+    assert_eq!(errors.trim(), format!("{}{expected}", file.name()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let (status, _, errors) = run(&["config", "check", "/nowhere/ringhold.toml"], &[]);
+    assert_eq!(status, 1);
+    assert!(errors.starts_with("/nowhere/ringhold.toml: No such file"), "{errors}");
+}
+
+#[test]
+fn the_environment_counts() {
+    let file =
+        File::new("environment.toml", "[client.token]\nhmac_previous_secret_key = \"old\"\n");
+    let (status, _, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!(status, 1, "{errors}");
+    let secret = ("RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET);
+    assert_eq!(run(&["config", "check", file.name()], &[secret]).0, 0);
+    let typo = ("CENTRIFUGO_CLIENT_INSECUR", "true");
+    let (status, out, errors) = run(&["config", "check", file.name()], &[secret, typo]);
+    assert_eq!((status, out.as_str()), (0, "ok\n"));
+    assert!(errors.starts_with("warning: environment variable CENTRIFUGO_CLIENT_INSECUR"));
+}
+
+#[test]
+fn what_is_shown_is_what_holds_without_its_secrets() {
+    let text = format!("[client.token]\nhmac_secret_key = \"{SECRET}\"\n[engine]\nworkers = 2\n");
+    let file = File::new("show.toml", &text);
+    let variables = [("RINGHOLD_ENGINE_WORKERS", "3"), ("RINGHOLD_HTTP_SERVER_PORT", "9000")];
+    let set = ["config", "show", file.name(), "--set", "http_server.port=9001"];
+    let (status, out, _) = run(&set, &variables);
+    assert_eq!(status, 0);
+    assert!(!out.contains(SECRET));
+    let shown: toml::Table = out.parse().unwrap();
+    assert_eq!(shown["engine"]["workers"].as_integer(), Some(3));
+    assert_eq!(shown["http_server"]["port"].as_integer(), Some(9001));
+    assert_eq!(shown["client"]["ping_interval"].as_str(), Some("25s"));
+    // Without a file: the defaults.
+    let (status, out, _) = run(&["config", "show"], &[]);
+    assert_eq!((status, out), (0, Options::default().to_toml()));
+    let (status, _, errors) = run(&["config", "show", "--set", "engine.worker=1"], &[]);
+    assert_eq!((status, errors.contains("did you mean workers?")), (1, true), "{errors}");
+}
+
+#[test]
+fn the_example_is_a_right_file() {
+    let (status, out, _) = run(&["config", "example"], &[]);
+    assert_eq!(status, 0);
+    let file = File::new("example.toml", &out);
+    assert_eq!(run(&["config", "check", file.name()], &[]), (0, "ok\n".into(), String::new()));
+}
+
+#[test]
+fn a_token_for_a_connection_is_accepted() {
+    let (status, out, errors) =
+        run(&["token", "--user", "42", "--secret", SECRET, "--info", "{\"name\": \"x\"}"], &[]);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    let (token, now) = (out.trim(), now());
+    let claims = verifier(|_| {}).connection(token, now).unwrap();
+    assert_eq!((claims.user.as_str(), &claims.info[..]), ("42", &b"{\"name\":\"x\"}"[..]));
+    let expire_at = claims.expire_at.unwrap();
+    assert!((now + 3500..=now + 3600).contains(&expire_at));
+    assert_eq!(verifier(|_| {}).connection(token, expire_at), Err(TokenError::Expired));
+    assert!(verifier(|_| {}).subscription(token, now).is_err());
+}
+
+#[test]
+fn a_token_for_a_subscription_is_accepted() {
+    let arguments = ["token", "-u", "42", "-c", "$chat:1", "--ttl", "0s", "--secret", SECRET];
+    let (status, out, _) = run(&arguments, &[]);
+    assert_eq!(status, 0);
+    let claims = verifier(|_| {}).subscription(out.trim(), now()).unwrap();
+    assert_eq!((claims.user.as_str(), claims.channel.as_str()), ("42", "$chat:1"));
+    assert_eq!(claims.expire_at, None);
+}
+
+#[test]
+fn the_configuration_has_the_secret_and_the_demands() {
+    let text = format!(
+        "[client.token]\nhmac_secret_key = \"{SECRET}\"\naudience = \"us\"\nissuer = \"me\"\n\
+         user_id_claim = \"uid\"\n\
+         [client.subscription_token]\nenabled = true\nhmac_secret_key = \"other secret here!\"\n"
+    );
+    let file = File::new("token.toml", &text);
+    let demanding = verifier(|options| {
+        options.client.token.audience = "us".to_owned();
+        options.client.token.issuer = "me".to_owned();
+        options.client.token.user_id_claim = "uid".to_owned();
+    });
+    let arguments = ["token", "--user", "42", "--config", file.name(), "--subscribe", "a"];
+    let (status, out, _) = run(&arguments, &[]);
+    assert_eq!(status, 0);
+    let claims = demanding.connection(out.trim(), now()).unwrap();
+    assert_eq!((claims.user.as_str(), claims.subs[0].channel.as_str()), ("42", "a"));
+
+    let by_environment = [("RINGHOLD_CONFIG", file.name())];
+    let (_, out, _) = run(&["token", "--user", "42", "--channel", "x"], &by_environment);
+    assert!(demanding.subscription(out.trim(), now()).is_err());
+    let other = verifier(|o| o.client.token.hmac_secret_key = Secret::new("other secret here!"));
+    assert_eq!(other.subscription(out.trim(), now()).unwrap().channel, "x");
+}
+
+#[test]
+fn a_token_needs_a_secret_and_sense() {
+    let (status, _, errors) = run(&["token", "--user", "42"], &[]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("there is no secret to sign with"), "{errors}");
+    for wrong in [
+        &["token", "--secret", SECRET][..],
+        &["token", "--user", "42", "--secret", SECRET, "--info", "{"],
+        &["token", "--user", "42", "--secret", SECRET, "--ttl", "soon"],
+        &["token", "--user", "42", "--secret", SECRET, "--client", "c"],
+    ] {
+        let (status, out, errors) = run(wrong, &[]);
+        assert_eq!((status, out.as_str()), (2, ""), "{wrong:?}");
+        assert!(!errors.is_empty());
+    }
+}

@@ -1,0 +1,387 @@
+//! The gateway on one core: between the engine's connections and the hub's channels.
+//!
+//! Owns the sessions of its core and their timers. The hub calls back while it works ([`World`]);
+//! what then needs the hub again is put aside and done when the hub has returned
+//! ([`Gateway::settle`]). The invariant: a session exists exactly while its connection is open, and
+//! is known to the hub from its accepted connect command to its end.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::hub::Hub;
+use super::letters::{Reply, UserOrder};
+use super::outside::{Event, Link, Outside, Refused};
+use super::placement::Placement;
+use super::proxy::{HookRequest, HookResult};
+use super::rulebook::Rulebook;
+use super::session::{Question, Session, Sessions};
+use super::stats::GatewayStats;
+use super::timers::{Timers, What};
+use super::wire::messages::Command;
+use super::wire::{self, Disconnect, Encoding};
+use super::{home::HomeLimits, letters};
+use crate::engine::{Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message};
+use crate::protocol::CloseCode;
+use crate::protocol::request::{Refusal, Request};
+
+/// What the gateway needs from the control plane. Called by engine threads: nothing here waits.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Asks the application's backend. The answer comes as [`Letter::Hook`] to `core` with the same
+    /// question. The error gives it back: there is no room.
+    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
+
+    /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
+    fn serve(&self, socket: TcpStream, received: Bytes, peer: SocketAddr) -> Result<(), TcpStream>;
+
+    /// A token names a key that is not in the set: it may be worth fetching anew.
+    fn want_keys(&self);
+}
+
+/// What reaches the gateway of a core from other threads.
+#[derive(Debug)]
+pub enum Letter {
+    /// For the hub.
+    Hub(letters::Letter),
+    /// The backend's answer.
+    Hook(Box<(Question, HookResult)>),
+    /// New options.
+    Rules(Arc<Rulebook>),
+    /// What is counted here?
+    Stats(Reply<GatewayStats>),
+}
+
+/// What one server's cores share when they start.
+#[derive(Clone)]
+pub struct Seed {
+    /// Which core is the home of what.
+    pub placement: Placement,
+    /// Memory for channels, per core.
+    pub limits: HomeLimits,
+    /// The options.
+    pub rules: Arc<Rulebook>,
+    /// The control plane.
+    pub control: Arc<dyn ControlPlane>,
+}
+
+/// The application on one core.
+pub struct Gateway {
+    pub(super) hub: Hub,
+    pub(super) desk: Desk,
+}
+
+/// Everything but the hub, so that the hub can be lent one and the other be called back.
+pub(super) struct Desk {
+    pub(super) core: u16,
+    pub(super) rules: Arc<Rulebook>,
+    pub(super) control: Arc<dyn ControlPlane>,
+    handle: Handle<Gateway>,
+    /// Of the request that was just accepted: it opens next, before any other.
+    arriving: Option<Session>,
+    pub(super) sessions: Sessions,
+    pub(super) timers: Timers,
+    pub(super) stats: GatewayStats,
+    later: VecDeque<Later>,
+    /// Kept for its memory.
+    pub(super) buffer: Vec<u8>,
+    /// Unix time in seconds, as of this callback.
+    pub(super) unix: i64,
+}
+
+/// What the hub said and only the hub can go on with.
+pub(super) enum Later {
+    /// The connection has its seat among those of its user.
+    Entered(Link),
+    /// Its connect reply has left; these commands came before.
+    Commands(Link, Vec<Command>),
+    /// The server API wants something of it.
+    Order(Link, Arc<UserOrder>),
+}
+
+/// The hub's way to the sessions and the engine.
+pub(super) struct World<'w, 'c> {
+    pub(super) desk: &'w mut Desk,
+    pub(super) cx: &'w mut Cx<'c>,
+}
+
+impl Outside for World<'_, '_> {
+    fn now(&self) -> Duration {
+        self.cx.now()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.cx.random()
+    }
+
+    fn post(&mut self, core: usize, letter: letters::Letter) -> Result<(), Refused> {
+        self.desk.handle.post(core, Letter::Hub(letter)).map_err(|_| Refused)
+    }
+
+    fn post_urgent(&mut self, core: usize, letter: letters::Letter) {
+        // A core that has ended needs no answer.
+        let _ = self.desk.handle.post_urgent(core, Letter::Hub(letter));
+    }
+
+    fn send(&mut self, link: Link, frame: &Frame) {
+        self.desk.send(self.cx, link, frame);
+    }
+
+    fn event(&mut self, link: Link, event: Event<'_>) {
+        self.desk.event(self.cx, link, event);
+    }
+}
+
+impl Gateway {
+    /// The gateway of one core.
+    pub fn new(start: CoreStart<Self>, seed: &Seed) -> Self {
+        let core = start.worker as u16;
+        Self {
+            hub: Hub::new(core, seed.placement, seed.limits),
+            desk: Desk {
+                core,
+                rules: seed.rules.clone(),
+                control: seed.control.clone(),
+                handle: start.handle,
+                arriving: None,
+                sessions: Sessions::default(),
+                timers: Timers::default(),
+                stats: GatewayStats::default(),
+                later: VecDeque::new(),
+                buffer: Vec::new(),
+                unix: unix_now(),
+            },
+        }
+    }
+
+    /// Lends the hub the world.
+    pub(super) fn with_hub<T>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        act: impl FnOnce(&mut Hub, &mut World<'_, '_>) -> T,
+    ) -> T {
+        act(&mut self.hub, &mut World { desk: &mut self.desk, cx })
+    }
+
+    /// Does what was put aside while the hub worked.
+    pub(super) fn settle(&mut self, cx: &mut Cx<'_>) {
+        while let Some(later) = self.desk.later.pop_front() {
+            match later {
+                Later::Entered(link) => self.entered(cx, link),
+                Later::Commands(link, commands) => {
+                    let id = self.desk.id(link);
+                    for command in commands {
+                        if let Err(disconnect) = self.command(cx, id, command) {
+                            self.desk.close(cx, id, &disconnect);
+                            break;
+                        }
+                    }
+                }
+                Later::Order(link, order) => self.obey(cx, link, &order),
+            }
+        }
+    }
+
+    fn snapshot(&self) -> GatewayStats {
+        let mut stats = self.desk.stats.clone();
+        let (gauges, hub) = (self.hub.gauges(), self.hub.counters());
+        let c = &mut stats.counters;
+        c.clients = gauges.clients as u64;
+        c.users = gauges.users as u64;
+        c.subscriptions = gauges.subscriptions as u64;
+        c.channels = gauges.active_channels as u64;
+        c.history_bytes = gauges.history_bytes as u64;
+        c.subscribes = hub.subscribed;
+        c.publications = hub.home.published;
+        c.publications_repeated = hub.home.suppressed;
+        c.deliveries = hub.sent;
+        c.recoveries = hub.home.recovered;
+        c.recoveries_failed = hub.home.unrecovered;
+        c.positions_lost = hub.insufficient;
+        c.letters_refused = hub.letters_refused + hub.home.deliveries_refused;
+        c.history_dropped = hub.home.history_dropped;
+        stats
+    }
+}
+
+impl Desk {
+    /// The connection behind an address.
+    pub(super) fn id(&self, link: Link) -> ConnId {
+        ConnId::from_bits(self.core, link.0)
+    }
+
+    /// Queues a frame, or keeps it until the connect reply has left.
+    fn send(&mut self, cx: &mut Cx<'_>, link: Link, frame: &Frame) {
+        let id = self.id(link);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(connecting) = session.connecting() {
+            connecting.stash.push(frame.clone());
+            return;
+        }
+        // A connection that cannot take it is closed by the engine, or gone.
+        let _ = cx.send_to(id, frame);
+    }
+
+    /// Queues one element of the protocol, which `encode` appends.
+    pub(super) fn say(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        encode: impl FnOnce(Encoding, &mut Vec<u8>),
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let encoding = session.encoding();
+        self.buffer.clear();
+        encode(encoding, &mut self.buffer);
+        let _ = cx.send_message_to(id, kind(encoding), &self.buffer);
+    }
+
+    /// Closes a connection with a code of the protocol.
+    pub(super) fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, disconnect: &Disconnect) {
+        if cx.close(id, CloseCode(disconnect.code), &disconnect.reason).is_ok() {
+            self.stats.disconnect(disconnect.code);
+        }
+    }
+
+    /// Leaves something to be done when the hub has returned.
+    pub(super) fn put_aside(&mut self, later: Later) {
+        self.later.push_back(later);
+    }
+}
+
+impl Handler for Gateway {
+    /// Sessions are in a table of the gateway's own, since letters have to find them.
+    type State = ();
+    type Letter = Letter;
+
+    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<()> {
+        let websocket = &self.desk.rules.options.websocket;
+        let prefix = websocket.handler_prefix.trim_end_matches('/');
+        if websocket.disabled || request.path().trim_end_matches('/') != prefix {
+            return Answer::Refuse(Refusal::NotFound);
+        }
+        if !self.desk.rules.origins.admit(request.header("origin")) {
+            return Answer::Refuse(Refusal::Forbidden);
+        }
+        let (session, protocol) = Session::new(request, &self.desk.rules.options);
+        self.desk.arriving = Some(session);
+        Answer::Accept { state: (), protocol, headers: Vec::new() }
+    }
+
+    fn passes(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> bool {
+        true
+    }
+
+    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
+        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), peer) {
+            use std::io::Write;
+            // Fits an empty send buffer; whoever does not read it misses nothing.
+            let _ = socket.set_nonblocking(true);
+            let _ = (&socket).write_all(NO_ROOM);
+        }
+    }
+
+    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+        let id = conn.id();
+        let Some(session) = self.desk.arriving.take() else { return };
+        let delay = self.desk.rules.options.client.stale_close_delay;
+        self.desk.timers.add(conn.now() + delay, Link(id.to_bits()), What::Stale);
+        self.desk.sessions.insert(id, session);
+    }
+
+    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+        let id = conn.id();
+        self.desk.unix = unix_now();
+        let Some(encoding) = self.desk.sessions.get_mut(id).map(|session| session.encoding())
+        else {
+            return;
+        };
+        for command in wire::decode(encoding, message.data()) {
+            let outcome = match command {
+                Ok(command) => self.command(conn, id, command),
+                Err(_) => {
+                    self.desk.stats.counters.undecodable += 1;
+                    Err(Disconnect::BAD_REQUEST)
+                }
+            };
+            self.settle(conn);
+            if let Err(disconnect) = outcome {
+                self.desk.close(conn, id, &disconnect);
+            }
+            if !conn.is_open() {
+                return;
+            }
+        }
+    }
+
+    fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
+        let id = conn.id();
+        let Some(session) = self.desk.sessions.get_mut(id).filter(|session| session.is_open())
+        else {
+            return false;
+        };
+        if session.pings_natively() {
+            return conn.ping(b"").is_ok();
+        }
+        session.set_pinged();
+        let demanded = !self.desk.rules.options.client.pong_timeout.is_zero();
+        self.desk.say(conn, id, wire::encode_ping);
+        demanded
+    }
+
+    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), _: &Closed) {
+        if let Some(session) = self.desk.sessions.remove(id)
+            && let Some(client) = session.client()
+        {
+            self.with_hub(cx, |hub, out| hub.disconnect(out, client));
+            self.settle(cx);
+        }
+    }
+
+    fn letter(&mut self, cx: &mut Cx<'_>, letter: Letter) {
+        self.desk.unix = unix_now();
+        match letter {
+            Letter::Hub(letter) => self.with_hub(cx, |hub, out| hub.letter(out, letter)),
+            Letter::Hook(answer) => {
+                let (question, result) = *answer;
+                self.answered(cx, question, result);
+            }
+            Letter::Rules(rules) => self.desk.rules = rules,
+            Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
+        }
+        self.settle(cx);
+    }
+
+    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+        let now = cx.now();
+        while let Some((link, what)) = self.desk.timers.due(now) {
+            self.desk.unix = unix_now();
+            self.expire(cx, link, what);
+            self.settle(cx);
+        }
+        let hub = self.with_hub(cx, |hub, out| hub.turn(out));
+        self.settle(cx);
+        let next = [hub, self.desk.timers.next()].into_iter().flatten().min()?;
+        Some(next.saturating_sub(now))
+    }
+}
+
+/// Text frames for JSON, binary ones for Protobuf.
+pub(super) fn kind(encoding: Encoding) -> crate::Kind {
+    match encoding {
+        Encoding::Json => crate::Kind::Text,
+        Encoding::Protobuf => crate::Kind::Binary,
+    }
+}
+
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs() as i64
+}
+
+/// The answer to plain HTTP that the control plane has no room for.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
+    Retry-After: 5\r\nContent-Length: 0\r\n\r\n";

@@ -1,0 +1,151 @@
+//! Publications, and questions about a channel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Home, Stream};
+use crate::gateway::delivery::{Delivery, Happening, Item};
+use crate::gateway::letters::{Answer, Publish};
+use crate::gateway::stream::{Added, Position, Read, StreamOptions};
+use crate::gateway::wire::Error;
+use crate::gateway::wire::messages::{HistoryResult, PresenceResult, PresenceStatsResult};
+
+/// What became of a publication.
+#[derive(Debug)]
+pub(in crate::gateway) struct Published {
+    pub(in crate::gateway) answer: Answer,
+    /// The channel's key and what its listeners get, if there are any.
+    pub(in crate::gateway) delivery: Option<(u32, Arc<Delivery>)>,
+}
+
+impl Published {
+    fn suppressed(position: Option<Position>) -> Self {
+        Self { answer: Answer::Published { position, suppressed: true }, delivery: None }
+    }
+}
+
+impl Home {
+    /// Publishes, or finds that it was published before.
+    pub(in crate::gateway) fn publish(
+        &mut self,
+        name: &Arc<str>,
+        publish: Publish,
+        random: u64,
+        now: Duration,
+    ) -> Published {
+        let id = publish.idempotency_key.clone();
+        if !id.is_empty()
+            && let Some(position) = self.results.get(name, &id, now)
+        {
+            self.counters.suppressed += 1;
+            return Published::suppressed(position);
+        }
+        let published = match publish.stream {
+            // Nobody listens, and nothing is kept.
+            None if self.find(name).is_none() => Published {
+                answer: Answer::Published { position: None, suppressed: false },
+                delivery: None,
+            },
+            _ => self.publish_in(name, publish, random, now),
+        };
+        match published.answer {
+            Answer::Published { position, suppressed: false } => {
+                self.counters.published += 1;
+                if !id.is_empty() {
+                    self.results.put(name, &id, position, now);
+                }
+            }
+            _ => self.counters.suppressed += 1,
+        }
+        published
+    }
+
+    fn publish_in(
+        &mut self,
+        name: &Arc<str>,
+        publish: Publish,
+        random: u64,
+        now: Duration,
+    ) -> Published {
+        let Publish { data, info, tags, stream, delta, version, version_epoch, .. } = publish;
+        let key = self.intern(name);
+        // What is kept must not hold on to the message it came in.
+        let keep = stream.is_some() || delta;
+        let data = if keep { Bytes::copy_from_slice(&data) } else { data };
+        let item = Item { offset: 0, at: now, data, info, tags, version };
+        let (item, position) = match stream {
+            None => (Arc::new(item), None),
+            Some(options) => {
+                self.stream(key, &options, random, now);
+                let add = |stream: &mut Stream| {
+                    (stream.add(item, &version_epoch, &options, now), stream.position())
+                };
+                match self.change(key, add) {
+                    Some((Added::Top(item), position)) => (item, Some(position)),
+                    Some((Added::Stale, position)) => return Published::suppressed(Some(position)),
+                    None => return Published::suppressed(None),
+                }
+            }
+        };
+        let delivery = self.deliver(key, item, delta);
+        self.make_room();
+        self.tidy(key);
+        Published { answer: Answer::Published { position, suppressed: false }, delivery }
+    }
+
+    fn deliver(&mut self, key: u32, item: Arc<Item>, delta: bool) -> Option<(u32, Arc<Delivery>)> {
+        let channel = &mut self.channels[key as usize];
+        channel.seq += 1;
+        channel.at_top = item.offset > 0;
+        if channel.is_idle() {
+            return None;
+        }
+        let base = channel.last.take().filter(|_| delta).map(|last| last.data.clone());
+        if delta {
+            channel.last = Some(item.clone());
+        }
+        let seq = channel.seq;
+        Some((key, self.delivery(key, Happening::Published { item, seq, base })))
+    }
+
+    /// A part of the history. A stream without publications begins its life.
+    pub(in crate::gateway) fn history(
+        &mut self,
+        name: &Arc<str>,
+        options: &StreamOptions,
+        read: &Read,
+        random: u64,
+        now: Duration,
+    ) -> Result<HistoryResult, Error> {
+        let key = self.intern(name);
+        let stream = self.stream(key, options, random, now);
+        let position = stream.position();
+        let items = stream.read(read)?;
+        Ok(HistoryResult {
+            publications: items.iter().map(|item| item.wire()).collect(),
+            epoch: position.epoch.as_str().to_owned(),
+            offset: position.offset,
+        })
+    }
+
+    /// Forgets what was published; the position stays.
+    pub(in crate::gateway) fn remove_history(&mut self, name: &str) {
+        if let Some(key) = self.find(name) {
+            self.change(key, Stream::clear);
+        }
+    }
+
+    /// Who is in a channel.
+    pub(in crate::gateway) fn presence(&self, name: &str) -> PresenceResult {
+        let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
+        roster.map(|roster| roster.presence()).unwrap_or_default()
+    }
+
+    /// How many are in a channel.
+    pub(in crate::gateway) fn presence_stats(&self, name: &str) -> PresenceStatsResult {
+        let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
+        roster.map(|roster| roster.stats()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,121 @@
+//! Subscribers come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Home, Listener};
+use crate::gateway::delivery::{Delivery, Happening, Item};
+use crate::gateway::letters::{
+    Recover, RecoverMode, Recovered, SubscribeLetter, SubscribedLetter, UnsubscribeLetter,
+};
+
+impl Home {
+    /// One more subscriber. Gives the answer, and what the others and it are to be told after it.
+    pub(in crate::gateway) fn subscribe(
+        &mut self,
+        letter: SubscribeLetter,
+        random: u64,
+        now: Duration,
+    ) -> (SubscribedLetter, Option<(u32, Arc<Delivery>)>) {
+        let key = self.intern(&letter.channel);
+        let top = letter.stream.map(|options| self.stream(key, &options, random, now).position());
+        let recovered = match (&letter.recover, letter.stream) {
+            (Some(recover), Some(_)) => Some(self.recover(key, recover, &letter)),
+            _ => None,
+        };
+        let is_in = recovered.as_ref().is_none_or(|it| !it.or_reject || it.items.is_some());
+        self.listen(key, letter.core);
+        let channel = &mut self.channels[key as usize];
+        channel.hears += u32::from(letter.hears);
+        let seq = channel.seq;
+        let member = letter.member.filter(|_| is_in);
+        let client = member.as_ref().map(|member| member.client);
+        let joined = member.and_then(|it| channel.roster.get_or_insert_default().enter(it));
+        let hears = channel.hears > 0;
+        let join = client
+            .zip(joined)
+            .filter(|_| hears)
+            .map(|(client, who)| (key, self.delivery(key, Happening::Join(client, who))));
+        let SubscribeLetter { sub, nonce, ticket, .. } = letter;
+        let channel = self.id(key);
+        (SubscribedLetter { channel, sub, nonce, ticket, seq, top, recovered }, join)
+    }
+
+    fn recover(&mut self, key: u32, recover: &Recover, letter: &SubscribeLetter) -> Recovered {
+        let Recover { since, mode, limit, or_reject } = recover;
+        let filter = letter.filter.as_deref();
+        let stream = self.channels[key as usize].stream.as_ref();
+        let items = stream.and_then(|stream| match mode {
+            RecoverMode::Stream => stream.recover(since, *limit, filter),
+            RecoverMode::Cache => stream.newest(since, *limit, filter),
+        });
+        match items {
+            Some(_) => self.counters.recovered += 1,
+            None => self.counters.unrecovered += 1,
+        }
+        let newest = items.as_ref().and_then(|items| items.last());
+        let primed = letter.delta && newest.is_some_and(|newest| self.prime(key, newest));
+        Recovered { items, since: since.offset, or_reject: *or_reject, primed }
+    }
+
+    /// Lets the next patch be based on this publication of the stream, if it is what everybody
+    /// else has last.
+    fn prime(&mut self, key: u32, newest: &Arc<Item>) -> bool {
+        let channel = &mut self.channels[key as usize];
+        let top = channel.stream.as_ref().map_or(0, |stream| stream.position().offset);
+        if !channel.at_top || newest.offset != top {
+            return false;
+        }
+        channel.last = Some(newest.clone());
+        true
+    }
+
+    fn listen(&mut self, key: u32, core: u16) {
+        let listeners = &mut self.channels[key as usize].listeners;
+        if let Some(listener) = listeners.iter_mut().find(|listener| listener.core == core) {
+            listener.count += 1;
+            return;
+        }
+        if listeners.is_empty() {
+            self.idle -= 1;
+            // Most channels have one.
+            listeners.reserve_exact(1);
+        }
+        listeners.push(Listener { core, missed: false, count: 1 });
+    }
+
+    /// One subscriber less. Gives what the others are to be told.
+    pub(in crate::gateway) fn unsubscribe(
+        &mut self,
+        letter: &UnsubscribeLetter,
+        now: Duration,
+    ) -> Option<(u32, Arc<Delivery>)> {
+        let key = self.find(&letter.channel)?;
+        let channel = &mut self.channels[key as usize];
+        let of = |listener: &Listener| listener.core == letter.core;
+        let place = channel.listeners.iter().position(of)?;
+        channel.hears -= u32::from(letter.hears);
+        channel.listeners[place].count -= 1;
+        if channel.listeners[place].count == 0 {
+            channel.listeners.swap_remove(place);
+        }
+        let roster = channel.roster.as_mut();
+        let left = letter.member.and_then(|client| Some((client, roster?.leave(client)?)));
+        if channel.roster.as_ref().is_some_and(|roster| roster.is_empty()) {
+            channel.roster = None;
+        }
+        if channel.is_idle() {
+            self.idle += 1;
+            channel.listeners = Vec::new();
+            channel.last = None;
+            if channel.stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
+                channel.stream = None;
+            }
+            self.tidy(key);
+            return None;
+        }
+        let hears = channel.hears > 0;
+        let (client, who) = left.filter(|_| hears)?;
+        Some((key, self.delivery(key, Happening::Leave(client, who))))
+    }
+}

@@ -1,0 +1,172 @@
+//! What bounds the memory of a home core, and frees it.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::gateway::letters::{Answer, ClientId, Member, Publish, Who};
+use crate::gateway::letters::{SubscribeLetter, UnsubscribeLetter};
+use crate::gateway::outside::SubKey;
+
+const OPTIONS: StreamOptions =
+    StreamOptions { size: 100, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(600) };
+
+fn home(limits: HomeLimits) -> Home {
+    Home::new(2, Placement::new(4, 1), limits)
+}
+
+fn publish(home: &mut Home, channel: &str, bytes: usize, now: Duration) -> u64 {
+    let publish = Publish {
+        data: Bytes::from(vec![b'1'; bytes]),
+        stream: Some(OPTIONS),
+        ..Publish::default()
+    };
+    match home.publish(&channel.into(), publish, now.as_nanos() as u64, now).answer {
+        Answer::Published { position: Some(position), suppressed: false } => position.offset,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn history_stays_within_its_bytes_and_the_oldest_goes() {
+    let limits = HomeLimits { history_bytes: 20_000, ..HomeLimits::default() };
+    let mut home = home(limits);
+    for n in 0..50 {
+        publish(&mut home, &format!("channel:{}", n % 5), 1_000, seconds(n));
+        assert!(home.history_bytes() <= 20_000);
+    }
+    assert!(home.history_bytes() > 15_000, "no more is dropped than must be");
+    let left = home.counters().history_dropped;
+    assert_eq!(left, 50 - home.stored.iter().map(|key| retained(&home, *key)).sum::<u64>());
+    // Few channels: all are looked at, so the oldest of all goes.
+    let oldest = home.stored.iter().filter_map(|key| oldest(&home, *key)).min();
+    assert_eq!(oldest, Some(seconds(left)));
+}
+
+fn retained(home: &Home, key: u32) -> u64 {
+    let stream = home.channels[key as usize].stream.as_ref().unwrap();
+    stream.read(&crate::gateway::stream::Read { limit: -1, ..Default::default() }).unwrap().len()
+        as u64
+}
+
+fn oldest(home: &Home, key: u32) -> Option<Duration> {
+    home.channels[key as usize].stream.as_ref()?.oldest()
+}
+
+#[test]
+fn a_publication_larger_than_all_history_is_published_and_not_kept() {
+    let mut home = home(HomeLimits { history_bytes: 500, ..HomeLimits::default() });
+    assert_eq!(publish(&mut home, "a", 10_000, seconds(1)), 1);
+    assert_eq!((home.history_bytes(), home.stored.len()), (0, 0));
+    assert_eq!(publish(&mut home, "a", 10, seconds(1)), 2);
+    assert_eq!(home.stored.len(), 1);
+}
+
+#[test]
+fn idle_channels_are_bounded_and_the_longest_unused_goes() {
+    let mut home = home(HomeLimits { idle_channels: 3, ..HomeLimits::default() });
+    for n in 1..=5 {
+        publish(&mut home, &format!("channel:{n}"), 10, seconds(n));
+        if n == 3 {
+            publish(&mut home, "channel:1", 10, seconds(10));
+        }
+    }
+    assert_eq!((home.len(), home.counters().channels_dropped), (3, 2));
+    let there: Vec<_> = (1..=5).filter(|n| home.find(&format!("channel:{n}")).is_some()).collect();
+    assert_eq!(there, [1, 4, 5]);
+}
+
+#[test]
+fn a_sweep_frees_what_nobody_asks_for() {
+    let check = Duration::from_secs(40);
+    let mut home = home(HomeLimits { position_check: check, ..HomeLimits::default() });
+    for n in 0..500 {
+        publish(&mut home, &format!("channel:{n}"), 10, seconds(1));
+    }
+    let sweep = |home: &mut Home, mut now: Duration, until: Duration| {
+        while now < until {
+            let (tops, next) = home.sweep(now);
+            assert!(tops.is_empty(), "nobody listens");
+            let next = next?;
+            assert!(next > now && next <= now + check / 100);
+            now = next;
+        }
+        Some(now)
+    };
+    sweep(&mut home, seconds(61), seconds(61) + check + check / 10).unwrap();
+    assert_eq!((home.history_bytes(), home.stored.len(), home.len()), (0, 0, 500));
+    assert_eq!(sweep(&mut home, seconds(601), seconds(700)), None);
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_step_of_the_sweep_looks_at_a_fraction() {
+    let mut home = home(HomeLimits::default());
+    for n in 0..1_600 {
+        publish(&mut home, &format!("channel:{n}"), 10, seconds(1));
+    }
+    home.sweep(seconds(10_000));
+    assert!((1_580..1_600).contains(&home.len()), "{}", home.len());
+}
+
+#[test]
+fn channels_that_nothing_needs_leave_no_record() {
+    let mut home = home(HomeLimits::default());
+    let published =
+        home.publish(&"plain".into(), Publish { delta: true, ..Publish::default() }, 1, seconds(1));
+    assert!(published.delivery.is_none());
+    assert!(home.is_empty());
+}
+
+#[test]
+fn the_last_subscriber_leaves_only_the_history() {
+    let mut home = home(HomeLimits::default());
+    publish(&mut home, "kept", 10, seconds(1));
+    let member =
+        Member { client: ClientId::new(1), info: Who::default(), present: true, announced: true };
+    for channel in ["kept", "plain"] {
+        for core in [0, 3] {
+            let letter = SubscribeLetter {
+                channel: channel.into(),
+                core,
+                sub: SubKey(0),
+                nonce: 1,
+                ticket: 0,
+                delta: false,
+                stream: None,
+                recover: None,
+                filter: None,
+                member: Some(member.clone()),
+                hears: true,
+            };
+            home.subscribe(letter, 1, seconds(1));
+        }
+        let delta = Publish { delta: true, ..Publish::default() };
+        let published = home.publish(&channel.into(), delta, 1, seconds(1));
+        assert!(published.delivery.is_some());
+        for core in [0, 3] {
+            let member = Some(ClientId::new(1));
+            let letter = UnsubscribeLetter { channel: channel.into(), core, member, hears: true };
+            home.unsubscribe(&letter, seconds(1));
+        }
+    }
+    assert!(home.find("plain").is_none());
+    let kept = &home.channels[home.find("kept").unwrap() as usize];
+    assert!(kept.listeners.is_empty() && kept.roster.is_none() && kept.last.is_none());
+    assert_eq!((kept.hears, home.active(), home.idle), (0, 0, 1));
+}
+
+#[test]
+fn ids_are_positive_and_differ_between_cores() {
+    let mut ids = std::collections::BTreeSet::new();
+    for core in 0..4 {
+        let home = Home::new(core, Placement::new(4, 1), HomeLimits::default());
+        for key in 0..100 {
+            assert!(home.id(key).wire() > 0);
+            assert!(ids.insert(home.id(key)));
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Questions about channels, on their way to the home core, and the answers on their way back.
+
+use super::Hub;
+use crate::gateway::letters::{Answer, AnswerLetter, Ask, Asker, Letter, Question};
+use crate::gateway::outside::Outside;
+use crate::gateway::wire::Error;
+
+impl Hub {
+    /// Asks the home core of a channel: publish, history, presence. The asker is answered, perhaps
+    /// before this returns; a connection by [`Event::Answered`](crate::gateway::outside::Event).
+    ///
+    /// # Errors
+    /// [`Error::TOO_MANY_REQUESTS`]: the home core has no room for the letter. A connection gets no
+    /// event then; the control plane is answered [`Error::INTERNAL`].
+    pub fn ask(&mut self, out: &mut dyn Outside, ask: Ask) -> Result<(), Error> {
+        let home = self.placement.home(&ask.channel);
+        if home == usize::from(self.core) {
+            self.ask_at_home(out, ask);
+            return Ok(());
+        }
+        self.post(out, home, Letter::Ask(Box::new(ask)))
+    }
+
+    /// A question from elsewhere, for this core or, if it came to the wrong one, for another.
+    pub(super) fn forward(&mut self, out: &mut dyn Outside, ask: Ask) {
+        let client = match ask.asker {
+            Asker::Client { core, link, ticket } => Some((core, link, ticket)),
+            Asker::Control(_) | Asker::Nobody => None,
+        };
+        if let Err(error) = self.ask(out, ask)
+            && let Some((core, link, ticket)) = client
+        {
+            self.answer(out, Asker::Client { core, link, ticket }, Err(error));
+        }
+    }
+
+    /// Home: answers.
+    fn ask_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
+        let Ask { channel, question, asker } = ask;
+        let (now, random) = (out.now(), out.random());
+        let answer = match question {
+            Question::Publish(publish) => {
+                let published = self.home.publish(&channel, publish, random, now);
+                if let Some((key, delivery)) = published.delivery {
+                    self.fan_out(out, key, &delivery);
+                }
+                Ok(published.answer)
+            }
+            Question::History { stream, read } => {
+                self.home.history(&channel, &stream, &read, random, now).map(Answer::History)
+            }
+            Question::HistoryRemove => {
+                self.home.remove_history(&channel);
+                Ok(Answer::Done)
+            }
+            Question::Presence => Ok(Answer::Presence(self.home.presence(&channel))),
+            Question::PresenceStats => {
+                Ok(Answer::PresenceStats(self.home.presence_stats(&channel)))
+            }
+        };
+        self.answer(out, asker, answer);
+    }
+
+    fn answer(&mut self, out: &mut dyn Outside, asker: Asker, answer: Result<Answer, Error>) {
+        match asker {
+            Asker::Client { core, link, ticket } => {
+                let letter = AnswerLetter { link, ticket, answer };
+                self.post_urgent(out, core.into(), Letter::Answer(Box::new(letter)));
+            }
+            Asker::Control(reply) => reply.answer(answer),
+            Asker::Nobody => {}
+        }
+    }
+}

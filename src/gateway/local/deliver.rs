@@ -1,0 +1,118 @@
+//! One delivery to all subscribers of its channel on this core.
+
+use super::{COMPACT, DELTA, FILTERED, JOINS, Locals, POSITIONED, PRIMED, Sub};
+use crate::gateway::delivery::{Delivery, Form, Happening, Item, Variant};
+use crate::gateway::letters::ChannelId;
+use crate::gateway::outside::{Outside, SubKey};
+
+/// Why a subscriber cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Loss {
+    /// Publications before this one did not reach it.
+    Gap,
+    /// The payload is not JSON, and the client knows nothing else.
+    NotJson,
+}
+
+impl Locals {
+    /// Sends a delivery to everybody it is for. Adds to `lost` who cannot go on: what becomes of
+    /// them is up to the caller. Returns how many it was sent to.
+    pub(in crate::gateway) fn deliver(
+        &mut self,
+        out: &mut dyn Outside,
+        delivery: &Delivery,
+        lost: &mut Vec<(SubKey, Loss)>,
+    ) -> u64 {
+        match &delivery.happening {
+            Happening::Published { item, seq, .. } => self.publish(out, delivery, item, *seq, lost),
+            Happening::Join(..) | Happening::Leave(..) => self.announce(out, delivery),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        out: &mut dyn Outside,
+        delivery: &Delivery,
+        item: &Item,
+        seq: u64,
+        lost: &mut Vec<(SubKey, Loss)>,
+    ) -> u64 {
+        let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
+        let channel = &mut self.channels[*channel as usize];
+        // Somebody who has the last publication that came has the patch's base, unless publications
+        // between the two did not come.
+        let follows = seq == channel.seq + 1;
+        channel.seq = seq;
+        let mut sent = 0;
+        for key in &channel.members {
+            let sub = &mut self.subs[*key as usize];
+            if item.offset > 0 && sub.is(POSITIONED) {
+                if item.offset <= sub.last {
+                    continue;
+                }
+                if item.offset > sub.last + 1 {
+                    lost.push((SubKey(*key), Loss::Gap));
+                    continue;
+                }
+                sub.last = item.offset;
+            }
+            if sub.is(FILTERED)
+                && !self.filters.get(key).is_some_and(|filter| filter.matches(&item.tags))
+            {
+                sub.set(PRIMED, false);
+                continue;
+            }
+            let form = match (sub.is(DELTA), sub.is(PRIMED) && follows) {
+                (false, _) => Form::Plain,
+                (true, false) => Form::Whole,
+                (true, true) => Form::Patch,
+            };
+            let Some(frame) = delivery.frame(sub.variant(form)) else {
+                lost.push((SubKey(*key), Loss::NotJson));
+                continue;
+            };
+            sub.set(PRIMED, sub.is(DELTA));
+            out.send(sub.link, frame);
+            sent += 1;
+        }
+        sent
+    }
+
+    fn announce(&mut self, out: &mut dyn Outside, delivery: &Delivery) -> u64 {
+        let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
+        let mut sent = 0;
+        for key in &self.channels[*channel as usize].members {
+            let sub = &self.subs[*key as usize];
+            if !sub.is(JOINS) {
+                continue;
+            }
+            if let Some(frame) = delivery.frame(sub.variant(Form::Plain)) {
+                out.send(sub.link, frame);
+                sent += 1;
+            }
+        }
+        sent
+    }
+
+    /// Compares the positions of a channel's subscribers with what the home core has sent.
+    pub(in crate::gateway) fn compare(
+        &self,
+        channel: ChannelId,
+        top: u64,
+        lost: &mut Vec<(SubKey, Loss)>,
+    ) {
+        let Some(channel) = self.ids.get(&channel) else { return };
+        for key in &self.channels[*channel as usize].members {
+            let sub = &self.subs[*key as usize];
+            if sub.is(POSITIONED) && sub.last < top {
+                lost.push((SubKey(*key), Loss::Gap));
+            }
+        }
+    }
+}
+
+impl Sub {
+    fn variant(&self, form: Form) -> Variant {
+        Variant { encoding: self.encoding(), compact: self.is(COMPACT), form }
+    }
+}

@@ -1,0 +1,44 @@
+//! The application that `ringhold serve` runs: a push gateway that speaks the Centrifugo client
+//! protocol and server API, so that existing SDKs and backends use it unchanged.
+//!
+//! First the parts that know no connection and no core: what can be configured ([`options`]), what
+//! a channel's name says and who may do what ([`channels`]), tokens ([`tokens`]), what travels
+//! ([`wire`]), which publications a subscriber wants ([`filter`]), how a payload is told as the
+//! difference to the one before ([`delta`]), what an application's backend asks for ([`api`]) and
+//! is asked ([`proxy`]), and what is counted ([`stats`]).
+//!
+//! Then the channels ([`hub`]). Each has one home core, chosen by a hash of its name
+//! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
+//! it ([`presence`]), which cores have subscribers ([`home`]). Each core knows its own subscribers
+//! ([`local`]) and users ([`users`]). Cores talk by [`letters`]; what the hub needs from outside is
+//! [`outside`]. All of it without I/O.
+//!
+//! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
+//! which has a session, by the rules compiled from the options ([`rulebook`]).
+
+pub mod api;
+pub mod app;
+pub mod channels;
+pub mod delivery;
+pub mod delta;
+pub mod filter;
+pub mod home;
+pub mod hub;
+mod idempotency;
+pub(crate) mod json;
+pub mod letters;
+pub mod local;
+pub mod options;
+pub mod outside;
+pub mod placement;
+pub mod presence;
+pub mod proxy;
+pub mod rulebook;
+mod seats;
+pub mod session;
+pub mod stats;
+pub mod stream;
+mod timers;
+pub mod tokens;
+pub mod users;
+pub mod wire;

@@ -1,0 +1,438 @@
+//! Commands: which may come when, and those that are answered by a channel's home core or at once.
+
+use std::time::Duration;
+
+use super::{CONNECTING, OPEN, PINGED, SubMore, Ticket, Waits, kind_of, link};
+use crate::engine::{ConnId, Cx};
+use crate::gateway::app::{Desk, Gateway};
+use crate::gateway::channels::{Asker, Decision};
+use crate::gateway::letters::{self, Ask, ClientId, Publish};
+use crate::gateway::outside::ClientKey;
+use crate::gateway::proxy::{HookEvent, PublishReply};
+use crate::gateway::stats::CommandKind;
+use crate::gateway::stream::{Position, Read};
+use crate::gateway::tokens;
+use crate::gateway::wire::messages::{
+    ClientInfo, Command, HistoryRequest, PublishRequest, RefreshRequest, RefreshResult, Reply,
+    ReplyBody, Request, RpcRequest, StreamPosition, SubRefreshRequest, SubRefreshResult,
+    UnsubscribeRequest, UnsubscribeResult,
+};
+use crate::gateway::wire::{self, Disconnect, Error};
+
+/// What becomes of a command.
+pub(super) enum Refusal {
+    /// An error reply.
+    Error(Error),
+    /// The end of the connection.
+    Disconnect(Disconnect),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Disconnect> for Refusal {
+    fn from(disconnect: Disconnect) -> Self {
+        Self::Disconnect(disconnect)
+    }
+}
+
+/// A command that is replied to later, or was.
+pub(super) type Outcome = Result<(), Refusal>;
+
+impl Gateway {
+    /// Handles one command. The error closes the connection.
+    pub(in crate::gateway) fn command(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        command: Command,
+    ) -> Result<(), Disconnect> {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        if command.is_pong() {
+            let awaited = session.is(OPEN) && session.is(PINGED);
+            session.set(PINGED, false);
+            return if awaited { Ok(()) } else { Err(Disconnect::BAD_REQUEST) };
+        }
+        if let Some(connecting) = session.connecting() {
+            // Clients may send on before the connect reply; it goes on when that has left.
+            if connecting.commands.len() == COMMANDS_EARLY || command.connect.is_some() {
+                return Err(Disconnect::BAD_REQUEST);
+            }
+            connecting.commands.push(command);
+            return Ok(());
+        }
+        let kind = kind_of(&command);
+        let number = command.id;
+        let Some(request) = command.into_request() else { return Err(Disconnect::BAD_REQUEST) };
+        if number == 0 && kind != CommandKind::Send {
+            return Err(Disconnect::BAD_REQUEST);
+        }
+        // One connect command, and before all others; one that failed was the last command.
+        let connects = kind == CommandKind::Connect;
+        if session.is(OPEN) == connects || session.is(CONNECTING) && !session.is(OPEN) {
+            return Err(Disconnect::BAD_REQUEST);
+        }
+        let now = cx.now().as_millis() as u64;
+        let ticket = Ticket::new(Waits::Command(kind), now, number);
+        let outcome = match request {
+            Request::Connect(request) => self.connect(cx, id, ticket, *request),
+            Request::Subscribe(request) => self.subscribe(cx, id, ticket, *request),
+            Request::Unsubscribe(request) => self.unsubscribe(cx, id, ticket, &request),
+            Request::Publish(request) => self.publish(cx, id, ticket, request),
+            Request::Presence(request) => {
+                self.ask_who(cx, id, ticket, &request.channel, letters::Question::Presence)
+            }
+            Request::PresenceStats(request) => {
+                self.ask_who(cx, id, ticket, &request.channel, letters::Question::PresenceStats)
+            }
+            Request::History(request) => self.history(cx, id, ticket, request),
+            Request::Rpc(request) => self.rpc(cx, id, ticket, request),
+            Request::Send(_) => Err(Disconnect::NOT_AVAILABLE.into()),
+            Request::Refresh(request) => self.refresh(cx, id, ticket, &request),
+            Request::SubRefresh(request) => self.sub_refresh(cx, id, ticket, &request),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Refusal::Error(error)) => {
+                self.desk.fail(cx, id, ticket, error);
+                Ok(())
+            }
+            Err(Refusal::Disconnect(disconnect)) => Err(disconnect),
+        }
+    }
+
+    /// Who asks about a channel.
+    pub(super) fn asker<'g>(&'g self, client: ClientKey, channel: &str) -> Asker<'g> {
+        let subscribed = self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending);
+        let user = self.hub.users().name_of(client).map_or("", |name| name);
+        Asker { user, insecure: self.desk.rules.options.client.insecure, subscribed }
+    }
+
+    /// The session's number in the hub. Only open sessions get here.
+    pub(super) fn client_of(&mut self, id: ConnId) -> Result<ClientKey, Refusal> {
+        let session = self.desk.sessions.get_mut(id);
+        session.and_then(|session| session.client()).ok_or(Error::INTERNAL.into())
+    }
+
+    pub(super) fn client_id(&self, client: ClientKey) -> ClientId {
+        self.hub.users().get(client).map_or(ClientId::new(0), |client| client.id())
+    }
+
+    fn unsubscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: &UnsubscribeRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let channel = named(&request.channel)?;
+        self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, channel));
+        if let Some(session) = self.desk.sessions.get_mut(id) {
+            session.forget_sub(channel);
+        }
+        self.desk.reply(cx, id, ticket, ReplyBody::Unsubscribe(UnsubscribeResult {}));
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: PublishRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let channel = named(&request.channel)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(channel)?;
+        if request.kind != 0 {
+            return Err(Error::NOT_AVAILABLE.into());
+        }
+        place.rules.accept_data(&request.data)?;
+        match place.publish(self.asker(client, channel)) {
+            Decision::Refuse(error) => Err(error.into()),
+            Decision::AskProxy => {
+                let PublishRequest { channel, data, .. } = request;
+                self.ask_backend(id, ticket, HookEvent::Publish { channel, data })
+            }
+            Decision::Allow | Decision::VerifyToken => {
+                let reply = PublishReply { data: Some(request.data), ..PublishReply::default() };
+                self.publish_as(cx, id, ticket, &request.channel, reply)
+            }
+        }
+    }
+
+    /// Publishes what a client may publish.
+    pub(super) fn publish_as(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        channel: &str,
+        reply: PublishReply,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(channel)?;
+        let options = &place.rules.options;
+        let info = self.client_info(id, client);
+        let publish = Publish {
+            data: reply.data.unwrap_or_default(),
+            info: Some(Box::new(info)),
+            tags: reply.tags,
+            stream: place.rules.stream().filter(|_| !reply.skip_history),
+            delta: options.delta_publish || reply.delta,
+            idempotency_key: reply.idempotency_key,
+            version: reply.version,
+            version_epoch: reply.version_epoch,
+        };
+        self.ask(cx, id, ticket, channel, letters::Question::Publish(publish))
+    }
+
+    /// What others are told about a connection.
+    pub(super) fn client_info(&mut self, id: ConnId, client: ClientKey) -> ClientInfo {
+        let user = self.hub.users().name_of(client).map_or("", |name| name).to_owned();
+        let client = self.client_id(client).to_string();
+        let more = self.desk.sessions.get_mut(id).and_then(|session| session.more.as_ref());
+        let conn_info = more.map(|more| more.conn_info.clone()).unwrap_or_default();
+        ClientInfo { user, client, conn_info, ..ClientInfo::default() }
+    }
+
+    fn ask_who(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        channel: &str,
+        question: letters::Question,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(named(channel)?)?;
+        granted(place.presence(self.asker(client, channel)))?;
+        self.ask(cx, id, ticket, channel, question)
+    }
+
+    fn history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: HistoryRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(named(&request.channel)?)?;
+        granted(place.history(self.asker(client, &request.channel)))?;
+        let Some(stream) = place.rules.stream() else { return Err(Error::NOT_AVAILABLE.into()) };
+        let read = Read {
+            since: request.since.map(position),
+            limit: request.limit,
+            reverse: request.reverse,
+            max: rules.options.client.history_max_publication_limit as u32,
+        };
+        self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
+    }
+
+    fn rpc(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
+        let _ = cx;
+        if !self.desk.rules.options.rpc.without_namespace.proxy_enabled {
+            return Err(Error::NOT_AVAILABLE.into());
+        }
+        let RpcRequest { data, method } = request;
+        self.ask_backend(id, ticket, HookEvent::Rpc { method, data })
+    }
+
+    fn refresh(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: &RefreshRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        if request.token.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let claims = match self.desk.rules.connection.connection(&request.token, self.desk.unix) {
+            Ok(claims) => claims,
+            Err(tokens::TokenError::Expired) => return Err(Disconnect::EXPIRED.into()),
+            Err(error) => return Err(self.bad_token(&error)),
+        };
+        let user = self.hub.users().name_of(client);
+        if user.is_none_or(|user| **user != *claims.user) {
+            return Err(Disconnect::INVALID_TOKEN.into());
+        }
+        let personal = self.desk.rules.namespaces.personal_channel(&claims.user);
+        let granted = |channel: &str| {
+            personal.as_deref() == Some(channel) || claims.subs.iter().any(|s| s.channel == channel)
+        };
+        let has = |channel: &str| {
+            self.hub.subscription(client, channel).is_some_and(|sub| sub.wants.server_side)
+        };
+        let mut subscriptions = self.hub.subscriptions(client);
+        if subscriptions.any(|sub| sub.wants.server_side && !granted(sub.channel))
+            || claims.subs.iter().any(|sub| !has(&sub.channel))
+        {
+            return Err(Disconnect::INSUFFICIENT_STATE.into());
+        }
+        drop(subscriptions);
+        if let Some(session) = self.desk.sessions.get_mut(id) {
+            session.more().conn_info = claims.info;
+            session.more().meta = claims.meta;
+            session.tidy();
+        }
+        let (expires, ttl) = self.desk.prolong(cx, id, claims.expire_at.unwrap_or(0));
+        let result = RefreshResult {
+            client: self.client_id(client).to_string(),
+            version: super::connect::VERSION.to_owned(),
+            expires,
+            ttl,
+        };
+        self.desk.reply(cx, id, ticket, ReplyBody::Refresh(result));
+        Ok(())
+    }
+
+    fn sub_refresh(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: &SubRefreshRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let channel = named(&request.channel)?;
+        if request.kind != 0 {
+            return Err(Error::NOT_AVAILABLE.into());
+        }
+        if self.hub.subscription(client, channel).is_none_or(|sub| sub.pending) {
+            return Err(Error::PERMISSION_DENIED.into());
+        }
+        if request.token.is_empty() {
+            return Err(Error::BAD_REQUEST.into());
+        }
+        let claims = self.sub_claims(client, channel, &request.token);
+        let claims = match claims {
+            Err(Refusal::Error(error)) if error == Error::TOKEN_EXPIRED => {
+                return Err(Error::EXPIRED.into());
+            }
+            other => other?,
+        };
+        let expire_at = claims.expire_at.unwrap_or(0);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        match session.sub(channel) {
+            Some(sub) => sub.expire_at = expire_at,
+            None if expire_at > 0 => {
+                let sub = SubMore { channel: channel.into(), expire_at, ..SubMore::default() };
+                session.more().subs.push(sub);
+            }
+            None => {}
+        }
+        let (expires, ttl) = self.desk.watch_subscription(cx, id, expire_at);
+        let result = SubRefreshResult { expires, ttl };
+        self.desk.reply(cx, id, ticket, ReplyBody::SubRefresh(result));
+        Ok(())
+    }
+
+    /// What a subscription token grants to this connection.
+    pub(super) fn sub_claims(
+        &mut self,
+        client: ClientKey,
+        channel: &str,
+        token: &str,
+    ) -> Result<tokens::SubscriptionClaims, Refusal> {
+        let claims = self.desk.rules.subscription.subscription(token, self.desk.unix);
+        let claims = claims.map_err(|error| match error {
+            tokens::TokenError::Expired => Error::TOKEN_EXPIRED,
+            tokens::TokenError::NeedKey(_) => {
+                self.desk.control.want_keys();
+                Error::INTERNAL
+            }
+            tokens::TokenError::Invalid(_) => {
+                self.desk.stats.counters.tokens_refused += 1;
+                Error::PERMISSION_DENIED
+            }
+        })?;
+        let user = self.hub.users().name_of(client).map_or("", |name| name);
+        let bound = claims.client.is_empty() || claims.client == self.client_id(client).to_string();
+        if claims.user != user || claims.channel != channel || !bound {
+            self.desk.stats.counters.tokens_refused += 1;
+            return Err(Disconnect::INVALID_TOKEN.into());
+        }
+        Ok(claims)
+    }
+
+    /// A connection token that is not accepted, other than by its time.
+    pub(super) fn bad_token(&mut self, error: &tokens::TokenError) -> Refusal {
+        tracing::debug!(%error, "a connection token is refused");
+        if let tokens::TokenError::NeedKey(_) = error {
+            // The client comes back, and then the key may be here.
+            self.desk.control.want_keys();
+            return Disconnect::SERVER_ERROR.into();
+        }
+        self.desk.stats.counters.tokens_refused += 1;
+        Disconnect::INVALID_TOKEN.into()
+    }
+
+    /// Asks the channel's home core for a client.
+    fn ask(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        channel: &str,
+        question: letters::Question,
+    ) -> Outcome {
+        let asker =
+            letters::Asker::Client { core: self.desk.core, link: link(id), ticket: ticket.0 };
+        let ask = Ask { channel: channel.into(), question, asker };
+        self.with_hub(cx, |hub, out| hub.ask(out, ask)).map_err(Refusal::from)
+    }
+}
+
+impl Desk {
+    /// Replies to a command.
+    pub(super) fn reply(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, body: ReplyBody) {
+        if let Some(Waits::Command(kind)) = ticket.waits() {
+            let age = ticket.age_ms(cx.now().as_millis() as u64);
+            self.stats.command(kind, Duration::from_millis(age));
+        }
+        let reply = Reply { id: ticket.id(), body: Some(body) };
+        self.say(cx, id, |encoding, batch| wire::encode_reply(encoding, &reply, batch));
+    }
+
+    /// Replies to a command with an error.
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, error: Error) {
+        if let Some(Waits::Command(kind)) = ticket.waits() {
+            self.stats.error(kind, error.code);
+        }
+        self.reply(cx, id, ticket, ReplyBody::Error(error.into()));
+    }
+}
+
+/// Commands that may come before the connect reply has left: a subscription of each kind for a
+/// client with as many channels as it may have by default.
+const COMMANDS_EARLY: usize = 256;
+
+/// A channel's name; clients are closed for none.
+pub(super) fn named(channel: &str) -> Result<&str, Refusal> {
+    if channel.is_empty() { Err(Disconnect::BAD_REQUEST.into()) } else { Ok(channel) }
+}
+
+fn granted(decision: Decision) -> Outcome {
+    match decision {
+        Decision::Allow => Ok(()),
+        Decision::Refuse(error) => Err(error.into()),
+        // No ladder but those of subscribing and publishing leads there.
+        Decision::AskProxy | Decision::VerifyToken => Err(Error::PERMISSION_DENIED.into()),
+    }
+}
+
+/// A position as the hub takes it.
+fn position(since: StreamPosition) -> Position<String> {
+    Position { offset: since.offset, epoch: since.epoch }
+}

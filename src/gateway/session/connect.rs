@@ -1,0 +1,355 @@
+//! The connect command: who it is, whether there is room, server-side subscriptions, the reply.
+
+use bytes::Bytes;
+
+use super::commands::{Outcome, Refusal};
+use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
+use crate::engine::{ConnId, Cx};
+use crate::gateway::app::{Desk, Gateway, Later};
+use crate::gateway::channels::{Asker, Override, Wish};
+use crate::gateway::letters::{ClientId, SeatRule};
+use crate::gateway::outside::Link;
+use crate::gateway::proxy::{ConnectReply, HookEvent};
+use crate::gateway::stats::CommandKind;
+use crate::gateway::tokens::{ConnectionClaims, TokenError};
+use crate::gateway::wire::messages::{
+    ConnectRequest, ConnectResult, ReplyBody, SubscribeRequest, SubscribeResult,
+};
+use crate::gateway::wire::{Disconnect, Error};
+
+/// What clients are told the server is.
+pub(super) const VERSION: &str = concat!("ringhold ", env!("CARGO_PKG_VERSION"));
+
+/// Who a connection is, and what it gets.
+#[derive(Clone, Debug, Default)]
+pub(in crate::gateway) struct Admitted {
+    user: String,
+    /// Unix time in seconds; 0 is never.
+    expire_at: i64,
+    info: Bytes,
+    meta: Bytes,
+    data: Bytes,
+    subs: Vec<ServerSub>,
+}
+
+/// A server-side subscription that a token or the backend grants.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerSub {
+    pub(super) channel: String,
+    pub(super) info: Bytes,
+    pub(super) data: Bytes,
+    pub(super) expire_at: i64,
+    pub(super) overrides: Override,
+    /// The newest publication comes with the reply.
+    pub(super) cached: bool,
+}
+
+impl From<ConnectionClaims> for Admitted {
+    fn from(claims: ConnectionClaims) -> Self {
+        let subs = claims.subs.into_iter().map(|sub| ServerSub {
+            channel: sub.channel,
+            info: sub.info,
+            data: sub.data,
+            overrides: sub.overrides,
+            ..ServerSub::default()
+        });
+        Self {
+            user: claims.user,
+            expire_at: claims.expire_at.unwrap_or(0),
+            info: claims.info,
+            meta: claims.meta,
+            data: Bytes::new(),
+            subs: subs.collect(),
+        }
+    }
+}
+
+impl From<ConnectReply> for Admitted {
+    fn from(reply: ConnectReply) -> Self {
+        let named =
+            reply.channels.into_iter().map(|channel| ServerSub { channel, ..ServerSub::default() });
+        let set = reply.subs.into_iter().map(|(channel, settings)| ServerSub {
+            channel,
+            info: settings.info,
+            data: settings.data,
+            expire_at: settings.expire_at,
+            overrides: settings.overrides,
+            cached: settings.cache_recover,
+        });
+        Self {
+            user: reply.user,
+            expire_at: reply.expire_at,
+            info: reply.info,
+            meta: reply.meta,
+            data: reply.data,
+            subs: named.chain(set).collect(),
+        }
+    }
+}
+
+impl Gateway {
+    pub(super) fn connect(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: ConnectRequest,
+    ) -> Outcome {
+        if request.name.len() > NAME_MAX || request.version.len() > VERSION_MAX {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        session.set(CONNECTING, true);
+        let connecting = Connecting {
+            ticket: ticket.0,
+            positions: request.subs.clone(),
+            ..Connecting::default()
+        };
+        session.more().connecting = Some(Box::new(connecting));
+        let outcome = self.identify(cx, id, ticket, request);
+        if outcome.is_err()
+            && let Some(session) = self.desk.sessions.get_mut(id)
+        {
+            // The error is said at once; any next command closes.
+            session.more().connecting = None;
+        }
+        outcome
+    }
+
+    /// Finds out who it is.
+    fn identify(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: ConnectRequest,
+    ) -> Outcome {
+        let rules = self.desk.rules.clone();
+        let client = &rules.options.client;
+        if !request.token.is_empty() {
+            let claims = match rules.connection.connection(&request.token, self.desk.unix) {
+                Ok(claims) => claims,
+                // Without checks there is nothing a token could prove.
+                Err(_) if client.insecure => ConnectionClaims::default(),
+                Err(TokenError::Expired) => return Err(Error::TOKEN_EXPIRED.into()),
+                Err(error) => return Err(self.bad_token(&error)),
+            };
+            if claims.user.is_empty()
+                && client.disallow_anonymous_connection_tokens
+                && !client.insecure
+            {
+                return Err(Disconnect::PERMISSION_DENIED.into());
+            }
+            return self.admit(cx, id, ticket, claims.into());
+        }
+        if client.proxy.connect.enabled {
+            let ConnectRequest { name, version, data, subs, headers, .. } = request;
+            self.keep_emulated(id, headers);
+            let channels = subs.into_keys().collect();
+            let event = HookEvent::Connect { name, version, data, channels };
+            return self.ask_backend(id, ticket, event);
+        }
+        self.admit_nobody(cx, id, ticket)
+    }
+
+    /// A connection that nobody vouches for.
+    pub(super) fn admit_nobody(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket) -> Outcome {
+        let client = &self.desk.rules.options.client;
+        if client.insecure || client.allow_anonymous_connect_without_token {
+            return self.admit(cx, id, ticket, Admitted::default());
+        }
+        Err(Disconnect::BAD_REQUEST.into())
+    }
+
+    /// Lets a connection in as who it is, if there is a seat.
+    pub(super) fn admit(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        mut admitted: Admitted,
+    ) -> Outcome {
+        let rules = self.desk.rules.clone();
+        let options = &rules.options.client;
+        if options.insecure {
+            admitted.expire_at = 0;
+        }
+        if admitted.expire_at > 0 && admitted.expire_at <= self.desk.unix {
+            return Err(Error::EXPIRED.into());
+        }
+        if let Some(channel) = rules.namespaces.personal_channel(&admitted.user)
+            && !admitted.subs.iter().any(|sub| sub.channel == channel)
+        {
+            admitted.subs.push(ServerSub { channel, ..ServerSub::default() });
+        }
+        if admitted.subs.len() > options.channel_limit {
+            return Err(Disconnect::CHANNEL_LIMIT.into());
+        }
+        for sub in &admitted.subs {
+            rules.namespaces.resolve(&sub.channel)?;
+        }
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let encoding = session.encoding();
+        session.more().conn_info = admitted.info.clone();
+        session.more().meta = admitted.meta.clone();
+        let bits = u128::from(cx.random()) << 64 | u128::from(cx.random());
+        let name = ClientId::new(
+            uuid::Builder::from_u128(bits)
+                .with_variant(uuid::Variant::RFC4122)
+                .with_version(uuid::Version::Random)
+                .into_uuid()
+                .as_u128(),
+        );
+        let user = admitted.user.clone();
+        let client = self.hub.connect(link(id), name, &user, encoding);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        session.client = Some(client);
+        let personal = &options.subscribe_to_user_personal_channel;
+        let rule = match options.user_connection_limit {
+            _ if user.is_empty() => None,
+            _ if personal.enabled && personal.single_connection => Some(SeatRule::Single),
+            0 => None,
+            limit => Some(SeatRule::Limit(limit)),
+        };
+        if let Some(connecting) = session.connecting() {
+            connecting.admitted = Some(Box::new(admitted));
+        }
+        match rule {
+            Some(rule) => {
+                let entered = self.with_hub(cx, |hub, out| hub.enter(out, client, ticket.0, rule));
+                entered.map_err(|_| Refusal::from(Disconnect::TOO_MANY_REQUESTS))
+            }
+            None => self.seat(cx, id),
+        }
+    }
+
+    /// The hub has a seat for a connection.
+    pub(in crate::gateway) fn entered(&mut self, cx: &mut Cx<'_>, link: Link) {
+        let id = self.desk.id(link);
+        if let Err(Refusal::Disconnect(disconnect)) = self.seat(cx, id) {
+            self.desk.close(cx, id, &disconnect);
+        }
+    }
+
+    /// Makes the server-side subscriptions and, when they are there, the reply.
+    fn seat(&mut self, cx: &mut Cx<'_>, id: ConnId) -> Outcome {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(client) = session.client() else { return Ok(()) };
+        let native = session.is(NATIVE_PINGS);
+        let Some(connecting) = session.connecting() else { return Ok(()) };
+        let Some(admitted) = connecting.admitted.take() else { return Ok(()) };
+        let ticket = Ticket(connecting.ticket);
+        connecting.waiting = admitted.subs.len();
+        let positions = std::mem::take(&mut connecting.positions);
+        let options = &self.desk.rules.options.client;
+        let ping = if native { 0 } else { options.ping_interval.as_secs_f64().ceil() as u32 };
+        let pong = ping > 0 && !options.pong_timeout.is_zero();
+        let with_time = options.connect_include_server_time;
+        let by_client = !options.proxy.refresh.enabled;
+        let (expires, ttl) = self.desk.prolong(cx, id, admitted.expire_at);
+        let time = match with_time {
+            true => self.desk.unix.saturating_mul(1000),
+            false => 0,
+        };
+        let result = ConnectResult {
+            client: self.client_id(client).to_string(),
+            version: VERSION.to_owned(),
+            expires: expires && by_client,
+            ttl: if by_client { ttl } else { 0 },
+            data: admitted.data,
+            ping,
+            pong,
+            time,
+            ..ConnectResult::default()
+        };
+        if let Some(connecting) =
+            self.desk.sessions.get_mut(id).and_then(|session| session.connecting())
+        {
+            connecting.result = result;
+        }
+        let channels = admitted.subs.len();
+        for sub in admitted.subs {
+            let request = positions.get(&sub.channel).cloned();
+            self.subscribe_by_server(cx, id, Waits::Connect, ticket.id(), sub, request)?;
+        }
+        if channels == 0 {
+            self.desk.finish_connect(cx, id);
+        }
+        Ok(())
+    }
+
+    /// Subscribes a connection for the server.
+    pub(super) fn subscribe_by_server(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        waits: Waits,
+        number: u32,
+        sub: ServerSub,
+        request: Option<SubscribeRequest>,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(&sub.channel)?;
+        let user = self.hub.users().name_of(client).map_or("", |name| name);
+        let asker = Asker { user, insecure: rules.options.client.insecure, subscribed: true };
+        let mut mode = place.mode(asker, &sub.overrides, Wish::default());
+        mode.auto_cache_recover |= sub.cached && mode.recovery;
+        let ticket = Ticket::new(waits, cx.now().as_millis() as u64, number);
+        let request = request.unwrap_or_default();
+        let terms = super::subscribe::Terms {
+            channel: &sub.channel,
+            mode,
+            delta: false,
+            filter: None,
+            server_side: true,
+            expire_at: sub.expire_at,
+            info: sub.info,
+            data: sub.data,
+        };
+        self.subscribe_on(cx, id, ticket, terms, &request)
+    }
+}
+
+impl Desk {
+    /// A server-side subscription of a connect command has its answer.
+    pub(super) fn connect_part(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        channel: &str,
+        result: SubscribeResult,
+    ) {
+        let connecting = self.sessions.get_mut(id).and_then(|session| session.connecting());
+        let Some(connecting) = connecting else { return };
+        connecting.result.subs.insert(channel.to_owned(), result);
+        connecting.waiting = connecting.waiting.saturating_sub(1);
+        if connecting.waiting == 0 {
+            self.finish_connect(cx, id);
+        }
+    }
+
+    /// Sends the connect reply, and what had to wait for it.
+    fn finish_connect(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(connecting) = session.more().connecting.take() else { return };
+        session.set(OPEN, true);
+        session.tidy();
+        self.stats.counters.connects += 1;
+        let Connecting { ticket, result, stash, commands, .. } = *connecting;
+        debug_assert_eq!(Ticket(ticket).waits(), Some(Waits::Command(CommandKind::Connect)));
+        self.reply(cx, id, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
+        for frame in stash {
+            let _ = cx.send_to(id, &frame);
+        }
+        if !commands.is_empty() {
+            self.put_aside(Later::Commands(link(id), commands));
+        }
+    }
+}
+
+/// Bytes of a client's name for itself.
+const NAME_MAX: usize = 16;
+
+/// Bytes of its version.
+const VERSION_MAX: usize = 64;

@@ -1,0 +1,156 @@
+//! What the hub tells of a connection, put into the client's words. The hub is at work meanwhile,
+//! so nothing here may call it.
+
+use std::sync::Arc;
+
+use super::{Session, Ticket, Waits};
+use crate::engine::{ConnId, Cx};
+use crate::gateway::app::{Desk, Later};
+use crate::gateway::letters::Answer;
+use crate::gateway::outside::{Event, Link};
+use crate::gateway::wire::messages::{
+    Publication, PublishResult, Push, PushBody, ReplyBody, SubscribePush, SubscribeResult,
+};
+use crate::gateway::wire::{self, Disconnect, Encoding, Envelope, Error, Unsubscribe};
+
+impl Desk {
+    pub(in crate::gateway) fn event(&mut self, cx: &mut Cx<'_>, link: Link, event: Event<'_>) {
+        let id = self.id(link);
+        if self.sessions.get_mut(id).is_none() {
+            return;
+        }
+        match event {
+            Event::Subscribed { ticket, channel, result, .. } => {
+                self.subscribed(cx, id, Ticket(ticket), channel, result);
+            }
+            Event::Unsubscribed { channel, server_side, why, .. } => {
+                self.unsubscribed(cx, id, channel, server_side, why);
+            }
+            Event::Answered { ticket, answer } => {
+                let ticket = Ticket(ticket);
+                match answer {
+                    Ok(answer) if !self.can_take(id, &answer) => {
+                        self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+                    }
+                    Ok(answer) => self.reply(cx, id, ticket, body(answer)),
+                    Err(error) => self.fail(cx, id, ticket, error),
+                }
+            }
+            Event::Entered { .. } => self.put_aside(Later::Entered(link)),
+            Event::Close(disconnect) => self.close(cx, id, disconnect),
+            Event::Order(order) => self.put_aside(Later::Order(link, order.clone())),
+        }
+    }
+
+    /// Whether the client's encoding can carry an answer: JSON takes only JSON.
+    fn can_take(&mut self, id: ConnId, answer: &Answer) -> bool {
+        let Answer::History(history) = answer else { return true };
+        let json = |session: &mut Session| session.encoding() == Encoding::Json;
+        !self.sessions.get_mut(id).is_some_and(json)
+            || history.publications.iter().all(|publication| wire::is_json(&publication.data))
+    }
+
+    fn subscribed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        channel: &Arc<str>,
+        result: Result<SubscribeResult, Error>,
+    ) {
+        let result = result.map(|mut result| {
+            let sub = self.sessions.get_mut(id).and_then(|session| session.sub(channel));
+            let expire_at = sub.map_or(0, |sub| {
+                result.data = std::mem::take(&mut sub.data);
+                sub.expire_at
+            });
+            (result.expires, result.ttl) = self.watch_subscription(cx, id, expire_at);
+            if expire_at == 0
+                && let Some(session) = self.sessions.get_mut(id)
+            {
+                session.forget_sub(channel);
+            }
+            result
+        });
+        if result.is_err()
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.forget_sub(channel);
+        }
+        match (ticket.waits(), result) {
+            (Some(Waits::Command(_)), Ok(result)) => {
+                self.reply(cx, id, ticket, ReplyBody::Subscribe(Box::new(result)));
+            }
+            (Some(Waits::Command(_)), Err(error)) => self.fail(cx, id, ticket, error),
+            (Some(Waits::Connect), Ok(result)) => self.connect_part(cx, id, channel, result),
+            (Some(Waits::Connect), Err(_)) => self.close(cx, id, &Disconnect::SERVER_ERROR),
+            (Some(Waits::Api), Ok(result)) => self.announce(cx, id, channel, result),
+            (Some(Waits::Api), Err(error)) => {
+                let channel = &**channel;
+                tracing::debug!(channel, %error, "a subscription of the server failed");
+            }
+            (None, _) => debug_assert!(false, "a ticket nobody gave"),
+        }
+    }
+
+    /// Tells a client that the server has subscribed it, and what it missed.
+    fn announce(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, result: SubscribeResult) {
+        let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } =
+            result;
+        let begun = SubscribePush { recoverable, epoch, offset, positioned, data };
+        self.push(cx, id, channel, PushBody::Subscribe(begun));
+        for publication in publications {
+            let publication = Publication { channel: String::new(), ..publication };
+            self.push(cx, id, channel, PushBody::Publication(Box::new(publication)));
+        }
+    }
+
+    fn unsubscribed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        channel: &str,
+        server_side: bool,
+        why: &Unsubscribe,
+    ) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.forget_sub(channel);
+        }
+        if server_side && *why == Unsubscribe::INSUFFICIENT_STATE {
+            self.close(cx, id, &Disconnect::INSUFFICIENT_STATE);
+            return;
+        }
+        self.tell_unsubscribed(cx, id, channel, why);
+    }
+
+    /// Tells a client that a subscription is over.
+    pub(super) fn tell_unsubscribed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        channel: &str,
+        why: &Unsubscribe,
+    ) {
+        self.stats.unsubscribe(why.code);
+        self.push(cx, id, channel, PushBody::Unsubscribe(why.clone().into()));
+    }
+
+    /// Queues a push for one connection.
+    pub(super) fn push(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, body: PushBody) {
+        let push = Push { id: 0, channel: channel.to_owned(), body: Some(body) };
+        self.say(cx, id, |encoding, batch| {
+            wire::encode_push(encoding, Envelope::Reply, &push, batch);
+        });
+    }
+}
+
+fn body(answer: Answer) -> ReplyBody {
+    match answer {
+        Answer::Published { .. } => ReplyBody::Publish(PublishResult {}),
+        Answer::History(result) => ReplyBody::History(result),
+        Answer::Presence(result) => ReplyBody::Presence(result),
+        Answer::PresenceStats(result) => ReplyBody::PresenceStats(result),
+        // Clients cannot ask for it.
+        Answer::Done => ReplyBody::Publish(PublishResult {}),
+    }
+}

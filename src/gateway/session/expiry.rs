@@ -1,0 +1,159 @@
+//! Connections and subscriptions that expire, and what the server API changes about a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commands::Refusal;
+use super::connect::ServerSub;
+use super::{ASKED, OPEN, Ticket, Waits, link};
+use crate::engine::{ConnId, Cx};
+use crate::gateway::app::{Desk, Gateway};
+use crate::gateway::letters::{Action, UserOrder};
+use crate::gateway::outside::Link;
+use crate::gateway::proxy::HookEvent;
+use crate::gateway::stats::CommandKind;
+use crate::gateway::timers::What;
+use crate::gateway::wire::messages::SubscribeRequest;
+use crate::gateway::wire::{Disconnect, Unsubscribe};
+
+impl Desk {
+    /// Time until a moment, none if it is over.
+    pub(super) fn left(&self, unix: i64) -> Duration {
+        Duration::from_secs(u64::try_from(unix - self.unix).unwrap_or(0))
+    }
+
+    /// Sets when a connection expires (Unix time in seconds; 0 is never). Returns what the client
+    /// is told of it.
+    pub(super) fn prolong(&mut self, cx: &Cx<'_>, id: ConnId, expire_at: i64) -> (bool, u32) {
+        let left = self.left(expire_at);
+        let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
+        session.expire_at = u32::try_from(expire_at).unwrap_or(u32::MAX);
+        session.set(ASKED, false);
+        if expire_at <= 0 {
+            session.expire_at = 0;
+            return (false, 0);
+        }
+        let delay = match self.rules.options.client.proxy.refresh.enabled {
+            true => Duration::ZERO,
+            false => self.rules.options.client.expired_close_delay,
+        };
+        self.timers.add(cx.now() + left + delay, link(id), What::Connection);
+        (true, left.as_secs().max(1) as u32)
+    }
+}
+
+impl Gateway {
+    /// A deadline of a session came; it may matter no longer.
+    pub(in crate::gateway) fn expire(&mut self, cx: &mut Cx<'_>, link: Link, what: What) {
+        let id = self.desk.id(link);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        match what {
+            What::Stale if !session.is(OPEN) => self.desk.close(cx, id, &Disconnect::STALE),
+            What::Stale => {}
+            What::Connection => self.expire_connection(cx, id),
+            What::Subscription => self.expire_subscriptions(cx, id),
+        }
+    }
+
+    fn expire_connection(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+        let unix = self.desk.unix;
+        let client = &self.desk.rules.options.client;
+        let by_backend = client.proxy.refresh.enabled;
+        let delay = client.expired_close_delay;
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let at = i64::from(session.expire_at);
+        // It was prolonged, and the new deadline has an entry of its own.
+        let grace = if by_backend { 0 } else { delay.as_secs() as i64 };
+        if at == 0 || at + grace > unix {
+            return;
+        }
+        if by_backend && !session.is(ASKED) {
+            session.set(ASKED, true);
+            self.desk.timers.add(cx.now() + delay, link(id), What::Connection);
+            let now = cx.now().as_millis() as u64;
+            let ticket = Ticket::new(Waits::Command(CommandKind::Refresh), now, 0);
+            // Without an answer the next deadline closes.
+            let _ = self.ask_backend(id, ticket, HookEvent::Refresh);
+            return;
+        }
+        self.desk.close(cx, id, &Disconnect::EXPIRED);
+    }
+
+    fn expire_subscriptions(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+        let unix = self.desk.unix;
+        let delay = self.desk.rules.options.client.expired_sub_close_delay.as_secs() as i64;
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(client) = session.client() else { return };
+        let Some(more) = &session.more else { return };
+        let over =
+            more.subs.iter().filter(|sub| sub.expire_at > 0 && sub.expire_at + delay <= unix);
+        let over: Vec<_> = over.map(|sub| (sub.channel.clone(), sub.server_side)).collect();
+        for (channel, server_side) in over {
+            if server_side {
+                self.desk.close(cx, id, &Disconnect::SUBSCRIPTION_EXPIRED);
+                return;
+            }
+            if let Some(session) = self.desk.sessions.get_mut(id) {
+                session.forget_sub(&channel);
+            }
+            if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, &channel)) {
+                self.desk.tell_unsubscribed(cx, id, &channel, &Unsubscribe::EXPIRED);
+            }
+        }
+    }
+
+    /// Does what the server API wants of a connection.
+    pub(in crate::gateway) fn obey(&mut self, cx: &mut Cx<'_>, link: Link, order: &Arc<UserOrder>) {
+        let id = self.desk.id(link);
+        match &order.action {
+            Action::Subscribe(wanted) => {
+                let sub = ServerSub {
+                    channel: wanted.channel.clone(),
+                    info: wanted.info.clone(),
+                    data: wanted.data.clone(),
+                    expire_at: wanted.expire_at,
+                    overrides: wanted.overrides,
+                    cached: false,
+                };
+                let since = wanted.recover_since.clone();
+                let request = since.map(|since| SubscribeRequest {
+                    recover: true,
+                    offset: since.offset,
+                    epoch: since.epoch,
+                    ..SubscribeRequest::default()
+                });
+                // It may be subscribed already, which is what was wanted.
+                let _ = self.subscribe_by_server(cx, id, Waits::Api, 0, sub, request);
+            }
+            Action::Refresh(refresh) => {
+                if refresh.expired {
+                    self.desk.close(cx, id, &Disconnect::EXPIRED);
+                    return;
+                }
+                if let (Some(info), Some(session)) = (&refresh.info, self.desk.sessions.get_mut(id))
+                {
+                    session.more().conn_info = info.clone();
+                    session.tidy();
+                }
+                self.desk.prolong(cx, id, refresh.expire_at);
+            }
+            // The hub does these by itself.
+            Action::Unsubscribe { .. } | Action::Disconnect(_) => {}
+        }
+    }
+
+    /// Tells a client what came of a command that something else decided about.
+    pub(super) fn conclude(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        outcome: Result<(), Refusal>,
+    ) {
+        match outcome {
+            Ok(()) => {}
+            Err(Refusal::Error(error)) => self.desk.fail(cx, id, ticket, error),
+            Err(Refusal::Disconnect(disconnect)) => self.desk.close(cx, id, &disconnect),
+        }
+    }
+}

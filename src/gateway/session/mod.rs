@@ -1,0 +1,312 @@
+//! One connection's session: from the upgrade to the connect command, and from there to its end.
+//!
+//! Owns what is kept per connection, small for the many that are idle: what only some need is in a
+//! box of its own ([`More`]). The commands are in `commands`, the opening of a session in
+//! `connect`, subscriptions in `subscribe`, what the hub tells in `events`, expiry in `expiry`.
+
+mod commands;
+mod connect;
+mod events;
+mod expiry;
+mod hooks;
+mod subscribe;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use hooks::Question;
+
+use super::options::Options;
+use super::outside::{ClientKey, Link};
+use super::proxy::ClientHeaders;
+use super::stats::CommandKind;
+use super::wire::Encoding;
+use super::wire::messages::{Command, ConnectResult};
+use crate::engine::states::States;
+use crate::engine::{ConnId, Frame};
+use crate::protocol::request::Request;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Session {
+    generation: u32,
+    /// As the hub knows it; from the accepted connect command on.
+    client: Option<ClientKey>,
+    /// Unix time in seconds; 0 is never.
+    expire_at: u32,
+    flags: u8,
+    more: Option<Box<More>>,
+}
+
+const _: () = assert!(size_of::<Option<Session>>() <= 40);
+
+const PROTOBUF: u8 = 1;
+/// Pings are WebSocket's, as the client asked.
+const NATIVE_PINGS: u8 = 2;
+/// The connect command came.
+const CONNECTING: u8 = 4;
+/// It was answered.
+const OPEN: u8 = 8;
+/// A ping awaits its pong.
+const PINGED: u8 = 16;
+/// The backend was asked whether it may stay.
+const ASKED: u8 = 32;
+
+/// What few connections have.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    /// Shown to others. Raw.
+    pub(super) conn_info: Bytes,
+    /// For the backend's eyes only. Raw.
+    pub(super) meta: Bytes,
+    /// For the backend.
+    pub(super) headers: Arc<ClientHeaders>,
+    /// While the connect command is being answered.
+    pub(super) connecting: Option<Box<Connecting>>,
+    /// Of subscriptions that expire, or have something to say.
+    pub(super) subs: Vec<SubMore>,
+}
+
+/// What few subscriptions have.
+#[derive(Debug, Default)]
+pub(super) struct SubMore {
+    pub(super) channel: Box<str>,
+    /// Unix time in seconds; 0 is never.
+    pub(super) expire_at: i64,
+    /// For the reply. Raw.
+    pub(super) data: Bytes,
+    pub(super) server_side: bool,
+}
+
+/// A connect command on its way to its reply.
+#[derive(Debug, Default)]
+pub(super) struct Connecting {
+    pub(super) ticket: u64,
+    pub(super) result: ConnectResult,
+    /// Server-side subscriptions without an answer.
+    pub(super) waiting: usize,
+    /// Pushes that have to follow the reply.
+    pub(super) stash: Vec<Frame>,
+    /// Commands that came before it.
+    pub(super) commands: Vec<Command>,
+    /// What is decided about the connection, until it has its seat.
+    pub(super) admitted: Option<Box<connect::Admitted>>,
+    /// Where the client's server-side subscriptions were.
+    pub(super) positions: BTreeMap<String, super::wire::messages::SubscribeRequest>,
+}
+
+impl Session {
+    /// A session for an upgrade request, and the subprotocol to answer with.
+    pub(super) fn new(request: &Request<'_>, options: &Options) -> (Self, Option<String>) {
+        let query = |name: &str, value: &str| {
+            let pairs = request.query().unwrap_or("").split('&');
+            pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
+        };
+        let offered = |name: &str| request.protocols().any(|protocol| protocol == name);
+        let protocol = [PROTOBUF_PROTOCOL, JSON_PROTOCOL].into_iter().find(|name| offered(name));
+        let protobuf = protocol == Some(PROTOBUF_PROTOCOL)
+            || query("cf_protocol", "protobuf")
+            || query("format", "protobuf");
+        let mut flags = 0;
+        if protobuf {
+            flags |= PROTOBUF;
+        }
+        if query("cf_ws_frame_ping_pong", "true") {
+            flags |= NATIVE_PINGS;
+        }
+        let headers = hooks::forwarded(request, options);
+        let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
+        let session = Self { generation: 0, client: None, expire_at: 0, flags, more };
+        (session, protocol.map(str::to_owned))
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        if self.is(PROTOBUF) { Encoding::Protobuf } else { Encoding::Json }
+    }
+
+    /// As the hub knows it.
+    pub(super) fn client(&self) -> Option<ClientKey> {
+        self.client
+    }
+
+    /// Whether the connect command was answered well.
+    pub(super) fn is_open(&self) -> bool {
+        self.is(OPEN)
+    }
+
+    pub(super) fn pings_natively(&self) -> bool {
+        self.is(NATIVE_PINGS)
+    }
+
+    /// A ping left.
+    pub(super) fn set_pinged(&mut self) {
+        self.set(PINGED, true);
+    }
+
+    /// The connect command that is being answered.
+    pub(super) fn connecting(&mut self) -> Option<&mut Connecting> {
+        self.more.as_mut()?.connecting.as_deref_mut()
+    }
+
+    fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// What of a subscription is not in the hub.
+    fn sub(&mut self, channel: &str) -> Option<&mut SubMore> {
+        self.more.as_mut()?.subs.iter_mut().find(|sub| *sub.channel == *channel)
+    }
+
+    /// Forgets it, and the box if nothing is left in it.
+    fn forget_sub(&mut self, channel: &str) {
+        let Some(more) = &mut self.more else { return };
+        more.subs.retain(|sub| *sub.channel != *channel);
+        more.subs.shrink_to_fit();
+        self.tidy();
+    }
+
+    /// Gives back the box of a connection that needs it no longer.
+    fn tidy(&mut self) {
+        let idle = self.more.as_ref().is_some_and(|more| {
+            more.conn_info.is_empty()
+                && more.meta.is_empty()
+                && *more.headers == ClientHeaders::default()
+                && more.connecting.is_none()
+                && more.subs.is_empty()
+        });
+        if idle {
+            self.more = None;
+        }
+    }
+}
+
+/// The sessions of one core.
+#[derive(Default)]
+pub(super) struct Sessions {
+    table: States<Session>,
+}
+
+impl Sessions {
+    /// A connection opened.
+    pub(super) fn insert(&mut self, id: ConnId, mut session: Session) {
+        session.generation = generation(id);
+        self.table.insert(id.index(), session);
+    }
+
+    /// The session of exactly this connection.
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Session> {
+        self.table.get_mut(id.index()).filter(|session| session.generation == generation(id))
+    }
+
+    /// A connection is gone.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Session> {
+        self.get_mut(id)?;
+        self.table.remove(id.index())
+    }
+}
+
+fn generation(id: ConnId) -> u32 {
+    (id.to_bits() >> 32) as u32
+}
+
+/// What a request is known by while it is under way: its kind, when it came, and the client's
+/// number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+/// Who is waiting for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// A command.
+    Command(CommandKind),
+    /// The connect reply, for a server-side subscription.
+    Connect,
+    /// Nobody: the server API made a subscription.
+    Api,
+}
+
+impl Ticket {
+    fn new(waits: Waits, now_ms: u64, id: u32) -> Self {
+        let kind = match waits {
+            Waits::Command(kind) => kind as u64,
+            Waits::Connect => TICKET_CONNECT,
+            Waits::Api => TICKET_API,
+        };
+        Self(kind << 56 | (now_ms & TIME_MASK) << 32 | u64::from(id))
+    }
+
+    fn waits(self) -> Option<Waits> {
+        Some(match self.0 >> 56 {
+            TICKET_CONNECT => Waits::Connect,
+            TICKET_API => Waits::Api,
+            kind => Waits::Command(*CommandKind::ALL.get(kind as usize)?),
+        })
+    }
+
+    /// The client's number for the command.
+    fn id(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Milliseconds since it came, up to four hours.
+    fn age_ms(self, now_ms: u64) -> u64 {
+        now_ms.wrapping_sub(self.0 >> 32) & TIME_MASK
+    }
+}
+
+/// The address by which the hub calls a connection.
+fn link(id: ConnId) -> Link {
+    Link(id.to_bits())
+}
+
+/// Which command it is, for the counters.
+fn kind_of(command: &Command) -> CommandKind {
+    use CommandKind as Kind;
+    match command {
+        c if c.connect.is_some() => Kind::Connect,
+        c if c.subscribe.is_some() => Kind::Subscribe,
+        c if c.unsubscribe.is_some() => Kind::Unsubscribe,
+        c if c.publish.is_some() => Kind::Publish,
+        c if c.presence.is_some() => Kind::Presence,
+        c if c.presence_stats.is_some() => Kind::PresenceStats,
+        c if c.history.is_some() => Kind::History,
+        c if c.rpc.is_some() => Kind::Rpc,
+        c if c.send.is_some() => Kind::Send,
+        c if c.refresh.is_some() => Kind::Refresh,
+        _ => Kind::SubRefresh,
+    }
+}
+
+const TICKET_CONNECT: u64 = 200;
+const TICKET_API: u64 = 201;
+const TIME_MASK: u64 = 0xff_ffff;
+
+const PROTOBUF_PROTOCOL: &str = "centrifuge-protobuf";
+const JSON_PROTOCOL: &str = "centrifuge-json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_keep_what_they_are_given() {
+        for kind in CommandKind::ALL {
+            let ticket = Ticket::new(Waits::Command(*kind), 0x12ff_ffff, u32::MAX);
+            assert_eq!(ticket.waits(), Some(Waits::Command(*kind)));
+            assert_eq!((ticket.id(), ticket.age_ms(0x1300_0004)), (u32::MAX, 5));
+        }
+        for waits in [Waits::Connect, Waits::Api] {
+            assert_eq!(Ticket::new(waits, 7, 9).waits(), Some(waits));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Subscribing: what the client asks for, what it gets, and what the hub is told to do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commands::{Outcome, Refusal, named};
+use super::{SubMore, Ticket};
+use crate::engine::{ConnId, Cx};
+use crate::gateway::app::{Desk, Gateway};
+use crate::gateway::channels::{Decision, Mode, Override, Wish};
+use crate::gateway::filter::Filter;
+use crate::gateway::hub::Subscribe;
+use crate::gateway::letters::{Recover, RecoverMode};
+use crate::gateway::local::Wants;
+use crate::gateway::options::RecoveryMode;
+use crate::gateway::outside::ClientKey;
+use crate::gateway::proxy::{HookEvent, SubscribeReply};
+use crate::gateway::stream::Position;
+use crate::gateway::wire::messages::SubscribeRequest;
+use crate::gateway::wire::{Encoding, Error};
+
+/// What is decided about a subscription.
+pub(super) struct Terms<'a> {
+    pub(super) channel: &'a str,
+    pub(super) mode: Mode,
+    pub(super) delta: bool,
+    pub(super) filter: Option<Arc<Filter>>,
+    pub(super) server_side: bool,
+    /// Unix time in seconds; 0 is never.
+    pub(super) expire_at: i64,
+    /// Shown to others. Raw.
+    pub(super) info: Bytes,
+    /// For the client. Raw.
+    pub(super) data: Bytes,
+}
+
+/// What a token or the backend adds to a subscription.
+#[derive(Default)]
+pub(super) struct Grant {
+    pub(super) expire_at: i64,
+    pub(super) info: Bytes,
+    pub(super) data: Bytes,
+    pub(super) overrides: Override,
+}
+
+impl From<SubscribeReply> for Grant {
+    fn from(reply: SubscribeReply) -> Self {
+        let SubscribeReply { expire_at, info, data, overrides } = reply;
+        Self { expire_at, info, data, overrides }
+    }
+}
+
+impl Gateway {
+    pub(super) fn subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: SubscribeRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let channel = named(&request.channel)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(channel)?;
+        self.check_request(client, &request)?;
+        match place.subscribe(self.asker(client, channel), !request.token.is_empty()) {
+            Decision::Refuse(error) => Err(error.into()),
+            Decision::Allow => self.subscribe_granted(cx, id, ticket, &request, Grant::default()),
+            Decision::VerifyToken => {
+                let claims = self.sub_claims(client, channel, &request.token)?;
+                let grant = Grant {
+                    expire_at: claims.expire_at.unwrap_or(0),
+                    info: claims.info,
+                    data: claims.data,
+                    overrides: claims.overrides,
+                };
+                self.subscribe_granted(cx, id, ticket, &request, grant)
+            }
+            Decision::AskProxy => {
+                let event = HookEvent::Subscribe {
+                    channel: request.channel.clone(),
+                    token: request.token.clone(),
+                    data: request.data.clone(),
+                };
+                self.ask_backend_about(id, ticket, event, Some(Box::new(request)))
+            }
+        }
+    }
+
+    /// What is wrong with a request, whoever asks.
+    fn check_request(&self, client: ClientKey, request: &SubscribeRequest) -> Outcome {
+        let rules = &self.desk.rules;
+        let place = rules.namespaces.resolve(&request.channel)?;
+        if self.hub.subscription(client, &request.channel).is_some() {
+            return Err(Error::ALREADY_SUBSCRIBED.into());
+        }
+        let held = self.hub.users().get(client).map_or(0, |client| client.subscriptions());
+        if held >= rules.options.client.channel_limit {
+            return Err(Error::LIMIT_EXCEEDED.into());
+        }
+        place.rules.grants_delta(&request.delta)?;
+        if request.tf.is_some() && !place.rules.options.allow_tags_filter {
+            return Err(Error::BAD_REQUEST.into());
+        }
+        if request.kind != 0 {
+            return Err(Error::PERMISSION_DENIED.into());
+        }
+        Ok(())
+    }
+
+    /// Subscribes a client that may.
+    pub(super) fn subscribe_granted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: &SubscribeRequest,
+        grant: Grant,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        if grant.expire_at > 0 && grant.expire_at <= self.desk.unix {
+            return Err(Error::EXPIRED.into());
+        }
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(&request.channel)?;
+        let filter = match &request.tf {
+            Some(node) => Some(Arc::new(Filter::new(node).map_err(|_| Error::BAD_REQUEST)?)),
+            None => None,
+        };
+        let wish = Wish {
+            positioned: request.positioned,
+            recoverable: request.recoverable,
+            join_leave: request.join_leave,
+        };
+        let asker = self.asker(client, &request.channel);
+        let terms = Terms {
+            channel: &request.channel,
+            mode: place.mode(asker, &grant.overrides, wish),
+            delta: place.rules.grants_delta(&request.delta)?,
+            filter,
+            server_side: false,
+            expire_at: grant.expire_at,
+            info: grant.info,
+            data: grant.data,
+        };
+        self.subscribe_on(cx, id, ticket, terms, request)
+    }
+
+    /// Subscribes a connection on these terms.
+    pub(super) fn subscribe_on(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        terms: Terms<'_>,
+        request: &SubscribeRequest,
+    ) -> Outcome {
+        let client = self.client_of(id)?;
+        let rules = self.desk.rules.clone();
+        let place = rules.namespaces.resolve(terms.channel)?;
+        let Terms { channel, mode, .. } = terms;
+        let asked = mode.recovery && request.recover;
+        let recover = (asked || mode.auto_cache_recover).then(|| Recover {
+            since: Position { offset: request.offset, epoch: request.epoch.clone() },
+            mode: match mode.recovery_mode {
+                RecoveryMode::Stream => RecoverMode::Stream,
+                RecoveryMode::Cache => RecoverMode::Cache,
+            },
+            limit: rules.options.client.recovery_max_publication_limit as u32,
+            or_reject: asked && request.flag & SubscribeRequest::FLAG_REJECT_UNRECOVERED != 0,
+        });
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        if terms.expire_at > 0 || !terms.data.is_empty() {
+            session.more().subs.push(SubMore {
+                channel: channel.into(),
+                expire_at: terms.expire_at,
+                data: terms.data,
+                server_side: terms.server_side,
+            });
+        }
+        // centrifuge-js asks for numbers over Protobuf, too, and then loses the pushes that have
+        // them: it compares 64-bit numbers as objects.
+        let compacts = session.encoding() == Encoding::Json;
+        let conn_info =
+            session.more.as_ref().map(|more| more.conn_info.clone()).unwrap_or_default();
+        let subscribe = Subscribe {
+            ticket: ticket.0,
+            wants: Wants {
+                positioned: mode.positioning,
+                recoverable: mode.recovery,
+                delta: terms.delta,
+                compact: request.flag & SubscribeRequest::FLAG_COMPACT != 0 && compacts,
+                joins: mode.push_join_leave,
+                server_side: terms.server_side,
+            },
+            stream: place.rules.stream(),
+            recover,
+            filter: terms.filter,
+            present: mode.presence,
+            announced: mode.join_leave,
+            conn_info,
+            chan_info: terms.info,
+        };
+        let begun = self.with_hub(cx, |hub, out| hub.subscribe(out, client, channel, subscribe));
+        if let Err(error) = begun {
+            if error != Error::ALREADY_SUBSCRIBED
+                && let Some(session) = self.desk.sessions.get_mut(id)
+            {
+                session.forget_sub(channel);
+            }
+            return Err(Refusal::Error(error));
+        }
+        Ok(())
+    }
+}
+
+impl Desk {
+    /// Sees to it that a subscription ends in time. Returns what the client is told of it.
+    pub(super) fn watch_subscription(
+        &mut self,
+        cx: &Cx<'_>,
+        id: ConnId,
+        expire_at: i64,
+    ) -> (bool, u32) {
+        if expire_at <= 0 {
+            return (false, 0);
+        }
+        let delay = self.rules.options.client.expired_sub_close_delay;
+        let left = self.left(expire_at);
+        let what = crate::gateway::timers::What::Subscription;
+        self.timers.add(cx.now() + left + delay, super::link(id), what);
+        (true, left.as_secs() as u32)
+    }
+}

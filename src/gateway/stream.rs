@@ -1,0 +1,314 @@
+//! The history of one channel: what was published, at which offset, and what somebody missed.
+//!
+//! Owns offsets, epoch, versions and the retained publications. Knows no subscriber and no clock:
+//! time is passed in. The invariant: the retained publications have consecutive offsets and the
+//! last of them is the top, so a stream is whole from its first one on, or empty.
+//!
+//! A stream's publications vanish together, `ttl` after the last of them; top and epoch stay, for
+//! `meta_ttl` after the last use. Nothing here has a timer: whoever uses a stream calls
+//! [`Stream::expire`] first, and the home core looks at idle ones from time to time.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delivery::Item;
+use super::filter::Filter;
+use super::wire::Error;
+
+/// One life of a stream: 8 letters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch([u8; 8]);
+
+impl Epoch {
+    /// From random bits; about 45 of them are used.
+    pub fn new(mut random: u64) -> Self {
+        const LETTERS: &[u8; 52] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        Self(std::array::from_fn(|_| {
+            let letter = LETTERS[(random % 52) as usize];
+            random /= 52;
+            letter
+        }))
+    }
+
+    /// As it travels.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A place in a stream. Clients name epochs by whatever text they like: `Position<String>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position<E = Epoch> {
+    /// The last publication; 0 is the beginning.
+    pub offset: u64,
+    /// Which life of the stream.
+    pub epoch: E,
+}
+
+impl Position<String> {
+    /// An empty epoch is any.
+    fn is_of(&self, epoch: &Epoch) -> bool {
+        self.epoch.is_empty() || self.epoch == epoch.as_str()
+    }
+}
+
+/// How much of a channel is kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// `history_size`: publications at most; 0 is taken as 1.
+    pub size: u32,
+    /// `history_ttl`: the publications vanish so long after the last of them.
+    pub ttl: Duration,
+    /// `history_meta_ttl`: top and epoch vanish so long after their last use; 0 is never.
+    pub meta_ttl: Duration,
+}
+
+/// Which part of a stream to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// After this place, or before it if `reverse`.
+    pub since: Option<Position<String>>,
+    /// So many: 0 is none, below 0 is as many as `max` allows.
+    pub limit: i32,
+    /// Newest first.
+    pub reverse: bool,
+    /// Never more than this; 0 is no limit.
+    pub max: u32,
+}
+
+/// What became of a publication.
+#[derive(Clone, Debug)]
+pub enum Added {
+    /// It is the new top.
+    Top(Arc<Item>),
+    /// Its version is not higher than the last one.
+    Stale,
+}
+
+/// A publication's version, given by whoever publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    number: u64,
+    epoch: Box<str>,
+}
+
+/// One channel's history.
+#[derive(Debug)]
+pub struct Stream {
+    epoch: Epoch,
+    top: u64,
+    items: VecDeque<Arc<Item>>,
+    bytes: usize,
+    /// In milliseconds, as are all times here.
+    items_until: u64,
+    meta_until: u64,
+    /// Few streams have one.
+    version: Option<Box<Version>>,
+}
+
+// Every positioned channel has one.
+const _: () = assert!(size_of::<Stream>() <= 88);
+
+impl Stream {
+    /// A new life: nothing was published yet.
+    pub fn new(epoch: Epoch, options: &StreamOptions, now: Duration) -> Self {
+        let mut stream = Self {
+            epoch,
+            top: 0,
+            items: VecDeque::new(),
+            bytes: 0,
+            items_until: 0,
+            meta_until: 0,
+            version: None,
+        };
+        stream.touch(options, now);
+        stream
+    }
+
+    /// The top.
+    pub fn position(&self) -> Position {
+        Position { offset: self.top, epoch: self.epoch }
+    }
+
+    /// How much memory the retained publications take, as far as it depends on them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is retained.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The last use, and the life that it gave: whoever has the least was not used for longest.
+    pub(super) fn meta_until(&self) -> u64 {
+        self.meta_until
+    }
+
+    /// When the oldest retained publication was published.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.items.front().map(|item| item.at)
+    }
+
+    /// Prolongs the life of top and epoch.
+    pub fn touch(&mut self, options: &StreamOptions, now: Duration) {
+        self.meta_until = match options.meta_ttl {
+            Duration::ZERO => u64::MAX,
+            ttl => until(now, ttl),
+        };
+    }
+
+    /// Lets the publications vanish if it is time.
+    pub fn expire(&mut self, now: Duration) {
+        if !self.items.is_empty() && millis(now) >= self.items_until {
+            self.clear();
+        }
+    }
+
+    /// Whether top and epoch have outlived their time. A stream with publications is alive.
+    pub fn is_over(&self, now: Duration) -> bool {
+        self.items.is_empty() && millis(now) >= self.meta_until
+    }
+
+    /// Publishes, unless the version is stale. The item's offset is set here.
+    pub fn add(
+        &mut self,
+        mut item: Item,
+        version_epoch: &str,
+        options: &StreamOptions,
+        now: Duration,
+    ) -> Added {
+        self.expire(now);
+        self.touch(options, now);
+        if self.is_stale(item.version, version_epoch) {
+            return Added::Stale;
+        }
+        if item.version > 0 {
+            let version = Version { number: item.version, epoch: version_epoch.into() };
+            self.version = Some(Box::new(version));
+        }
+        self.top += 1;
+        item.offset = self.top;
+        let item = Arc::new(item);
+        self.bytes += item.cost();
+        self.items.push_back(item.clone());
+        while self.items.len() > options.size.max(1) as usize {
+            self.drop_oldest();
+        }
+        self.items_until = until(now, options.ttl);
+        Added::Top(item)
+    }
+
+    fn is_stale(&self, version: u64, epoch: &str) -> bool {
+        let Some(last) = &self.version else { return false };
+        let same = epoch.is_empty() || *epoch == *last.epoch;
+        version > 0 && same && version <= last.number
+    }
+
+    /// Gives up the oldest publication. Returns how much memory that freed.
+    pub fn drop_oldest(&mut self) -> usize {
+        let freed = self.items.pop_front().map_or(0, |item| item.cost());
+        self.bytes -= freed;
+        freed
+    }
+
+    /// Forgets what was published. Top and epoch stay.
+    pub fn clear(&mut self) {
+        self.items = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    /// A part of the history, in the order asked for.
+    ///
+    /// # Errors
+    /// [`Error::BAD_REQUEST`] if it goes back from the beginning;
+    /// [`Error::UNRECOVERABLE_POSITION`] if the place is in another epoch.
+    pub fn read(&self, read: &Read) -> Result<Vec<Arc<Item>>, Error> {
+        if let Some(since) = &read.since {
+            if read.reverse && since.offset == 0 {
+                return Err(Error::BAD_REQUEST);
+            }
+            if !since.is_of(&self.epoch) {
+                return Err(Error::UNRECOVERABLE_POSITION);
+            }
+        }
+        let max = if read.max == 0 { usize::MAX } else { read.max as usize };
+        let limit = usize::try_from(read.limit).unwrap_or(usize::MAX).min(max);
+        let since = read.since.as_ref().map(|since| since.offset);
+        Ok(if read.reverse {
+            let end = since.map_or(self.items.len(), |since| self.count_to(since - 1));
+            self.items.range(..end).rev().take(limit).cloned().collect()
+        } else {
+            let start = since.map_or(0, |since| self.count_to(since));
+            self.items.range(start..).take(limit).cloned().collect()
+        })
+    }
+
+    /// How many of the retained publications have this offset or a lower one.
+    fn count_to(&self, offset: u64) -> usize {
+        let before = self.top - self.items.len() as u64;
+        let count = offset.saturating_sub(before);
+        usize::try_from(count).unwrap_or(usize::MAX).min(self.items.len())
+    }
+
+    /// Everything that was published since a place, oldest first, less what the filter skips.
+    /// `None` if something of it is not retained, the place is in another epoch or beyond the top,
+    /// or it is more than `limit` publications; a limit of 0 is none.
+    pub fn recover(
+        &self,
+        since: &Position<String>,
+        limit: u32,
+        filter: Option<&Filter>,
+    ) -> Option<Vec<Arc<Item>>> {
+        if !since.is_of(&self.epoch) {
+            return None;
+        }
+        let missed = self.top.checked_sub(since.offset)?;
+        let allowed = limit == 0 || missed <= u64::from(limit);
+        if missed > self.items.len() as u64 || !allowed {
+            return None;
+        }
+        let items = self.items.range(self.count_to(since.offset)..);
+        Some(items.filter(|item| passes(filter, item)).cloned().collect())
+    }
+
+    /// The newest publication that the filter lets through, unless the client has the newest state
+    /// already. `None` if there is none; `limit` as in [`Self::recover`].
+    pub fn newest(
+        &self,
+        since: &Position<String>,
+        limit: u32,
+        filter: Option<&Filter>,
+    ) -> Option<Vec<Arc<Item>>> {
+        let is_top = since.offset == self.top && since.epoch == self.epoch.as_str();
+        if is_top && since.offset > 0 {
+            return Some(Vec::new());
+        }
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let newest = self.items.iter().rev().take(limit).find(|item| passes(filter, item))?;
+        Some(vec![newest.clone()])
+    }
+}
+
+fn passes(filter: Option<&Filter>, item: &Item) -> bool {
+    filter.is_none_or(|filter| filter.matches(&item.tags))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn until(now: Duration, ttl: Duration) -> u64 {
+    millis(now.saturating_add(ttl))
+}

@@ -1,0 +1,248 @@
+//! The connections of one core, and whose they are.
+//!
+//! Owns the hub's record of each connection, and the users that have connections here: each name
+//! once, each user's connections linked through their records. The invariant: a user without
+//! connections does not exist.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::letters::ClientId;
+use super::local::NONE;
+use super::outside::{ClientKey, Link};
+use super::placement::Placement;
+use super::wire::Encoding;
+
+/// What the hub knows of a connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    link: Link,
+    id: ClientId,
+    user: u32,
+    /// The user's other connections.
+    next: u32,
+    previous: u32,
+    /// The first of its subscriptions.
+    pub(super) head: u32,
+    pub(super) subscriptions: u32,
+    encoding: Encoding,
+    /// Its user's home core counts it.
+    pub(super) seated: bool,
+}
+
+// Every connection has one; the slab keeps its own mark inside.
+const _: () = assert!(size_of::<Client>() <= 48 && size_of::<Option<Client>>() == 48);
+
+impl Client {
+    /// Its address.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// Its id, as other clients see it.
+    pub fn id(&self) -> ClientId {
+        self.id
+    }
+
+    /// How its messages are encoded.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// How many subscriptions it has or waits for.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions as usize
+    }
+}
+
+#[derive(Debug)]
+struct User {
+    name: Arc<str>,
+    first: u32,
+    count: u32,
+}
+
+/// The users and connections of one core.
+#[derive(Debug)]
+pub struct Users {
+    placement: Placement,
+    names: HashTable<u32>,
+    users: Slab<User>,
+    clients: Slab<Client>,
+}
+
+impl Users {
+    /// Nobody.
+    pub fn new(placement: Placement) -> Self {
+        Self { placement, names: HashTable::new(), users: Slab::new(), clients: Slab::new() }
+    }
+
+    /// Users with connections here.
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// Connections.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Adds a connection.
+    pub fn connect(
+        &mut self,
+        link: Link,
+        id: ClientId,
+        user: &str,
+        encoding: Encoding,
+    ) -> ClientKey {
+        let user = self.intern(user);
+        let record = &mut self.users[user as usize];
+        let key = self.clients.insert(Client {
+            link,
+            id,
+            user,
+            next: record.first,
+            previous: NONE,
+            head: NONE,
+            subscriptions: 0,
+            encoding,
+            seated: false,
+        }) as u32;
+        if let Some(next) = self.clients.get_mut(record.first as usize) {
+            next.previous = key;
+        }
+        record.first = key;
+        record.count += 1;
+        ClientKey(key)
+    }
+
+    fn intern(&mut self, name: &str) -> u32 {
+        if let Some(user) = self.find(name) {
+            return user;
+        }
+        let user = User { name: name.into(), first: NONE, count: 0 };
+        let key = self.users.insert(user) as u32;
+        let Self { placement, users, .. } = self;
+        let rehash = |key: &u32| placement.hash(&users[*key as usize].name);
+        self.names.insert_unique(placement.hash(name), key, rehash);
+        key
+    }
+
+    fn find(&self, name: &str) -> Option<u32> {
+        let is_it = |key: &u32| *self.users[*key as usize].name == *name;
+        self.names.find(self.placement.hash(name), is_it).copied()
+    }
+
+    /// Takes a connection out. `None` if it is not in.
+    pub fn disconnect(&mut self, key: ClientKey) -> Option<Client> {
+        let client = self.clients.try_remove(key.0 as usize)?;
+        if let Some(next) = self.clients.get_mut(client.next as usize) {
+            next.previous = client.previous;
+        }
+        let user = &mut self.users[client.user as usize];
+        match self.clients.get_mut(client.previous as usize) {
+            Some(previous) => previous.next = client.next,
+            None => user.first = client.next,
+        }
+        user.count -= 1;
+        if user.count == 0 {
+            self.forget(client.user);
+        }
+        // A mass disconnect gives its memory back.
+        if self.clients.is_empty() {
+            *self = Self::new(self.placement);
+        }
+        Some(client)
+    }
+
+    fn forget(&mut self, user: u32) {
+        let name = self.users.remove(user as usize).name;
+        let hash = self.placement.hash(&name);
+        if let Ok(entry) = self.names.find_entry(hash, |key| *key == user) {
+            entry.remove();
+        }
+    }
+
+    /// A connection.
+    pub fn get(&self, key: ClientKey) -> Option<&Client> {
+        self.clients.get(key.0 as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, key: ClientKey) -> Option<&mut Client> {
+        self.clients.get_mut(key.0 as usize)
+    }
+
+    /// The name of a connection's user; shared with all of them.
+    pub fn name_of(&self, key: ClientKey) -> Option<&Arc<str>> {
+        let client = self.get(key)?;
+        self.users.get(client.user as usize).map(|user| &user.name)
+    }
+
+    /// How many connections a user has here.
+    pub fn count(&self, user: &str) -> usize {
+        self.find(user).map_or(0, |user| self.users[user as usize].count as usize)
+    }
+
+    /// A user's connections here, the newest first.
+    pub fn of(&self, user: &str) -> impl Iterator<Item = (ClientKey, &Client)> {
+        let first = self.find(user).map(|user| self.users[user as usize].first);
+        let get = |key: u32| self.clients.get(key as usize).map(|client| (ClientKey(key), client));
+        std::iter::successors(first.and_then(get), move |(_, client)| get(client.next))
+    }
+
+    /// A hash for each user, ascending; the same on all cores.
+    pub fn hashes(&self) -> Vec<u64> {
+        let users = self.users.iter();
+        let mut hashes: Vec<u64> = users.map(|(_, user)| self.placement.hash(&user.name)).collect();
+        hashes.sort_unstable();
+        hashes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rng::Rng;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn agrees_with_sets_under_random_operations() {
+        let mut users = Users::new(Placement::new(1, 1));
+        let mut model: BTreeMap<&str, BTreeSet<ClientKey>> = BTreeMap::new();
+        let names = ["", "ann", "bob", "eve"];
+        let mut rng = Rng::new(5);
+        for n in 0..20_000_u64 {
+            let name = names[rng.below(4) as usize];
+            let set = model.entry(name).or_default();
+            if rng.below(9) < 4 {
+                let id = ClientId::new(n.into());
+                set.insert(users.connect(Link(n), id, name, Encoding::Json));
+            } else if let Some(key) = set.pop_first() {
+                assert_eq!(users.name_of(key).unwrap().as_ref(), name);
+                assert!(users.disconnect(key).is_some() && users.get(key).is_none());
+            }
+            assert_eq!(users.of(name).map(|(key, _)| key).collect::<BTreeSet<_>>(), *set);
+            assert_eq!(users.count(name), set.len());
+            assert_eq!(users.users(), model.values().filter(|set| !set.is_empty()).count());
+        }
+        for key in model.into_values().flatten() {
+            users.disconnect(key);
+        }
+        assert!(users.is_empty() && users.users() == 0 && users.names.is_empty());
+    }
+
+    #[test]
+    fn a_connection_goes_once() {
+        let mut users = Users::new(Placement::new(1, 1));
+        let key = users.connect(Link(1), ClientId::new(1), "ann", Encoding::Json);
+        assert!(users.disconnect(key).is_some());
+        assert!(users.disconnect(key).is_none());
+    }
+}

@@ -1,0 +1,229 @@
+//! Cores joined by queues: what the engine is to the hubs in earnest.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringhold::Frame;
+use ringhold::engine::rng::Rng;
+use ringhold::gateway::delivery::Happening;
+use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::hub::Hub;
+use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Question, Reply};
+use ringhold::gateway::outside::{Event, Link, Outside, Refused};
+use ringhold::gateway::placement::Placement;
+use ringhold::gateway::wire::Error;
+use ringhold::gateway::wire::messages::SubscribeResult;
+
+use super::truth::Truth;
+
+/// What a connection got.
+#[derive(Debug)]
+pub enum Seen {
+    Frame(Vec<u8>),
+    Subscribed { ticket: u64, channel: String, result: Result<SubscribeResult, Error> },
+    Unsubscribed { channel: String, server_side: bool, code: u32 },
+    Answered { ticket: u64, answer: Result<Answer, Error> },
+    Entered { ticket: u64 },
+    Close(u16),
+    Order,
+}
+
+pub struct Shared {
+    pub now: Duration,
+    pub rng: Rng,
+    /// By destination and sender.
+    queues: Vec<Vec<VecDeque<Letter>>>,
+    /// Letters that one core's mailbox holds.
+    pub capacity: usize,
+    pub inbox: HashMap<Link, Vec<Seen>>,
+    pub truth: Truth,
+}
+
+/// One core's view of the world.
+struct Port<'a> {
+    core: usize,
+    shared: &'a mut Shared,
+}
+
+impl Port<'_> {
+    fn put(&mut self, core: usize, letter: Letter) {
+        assert_ne!(core, self.core, "a core has no letters for itself");
+        if let Letter::Subscribed(subscribed) = &letter {
+            self.shared.truth.subscribed(subscribed.ticket(), subscribed.top(), self.shared.now);
+        }
+        self.shared.queues[core][self.core].push_back(letter);
+    }
+}
+
+impl Outside for Port<'_> {
+    fn now(&self) -> Duration {
+        self.shared.now
+    }
+
+    fn random(&mut self) -> u64 {
+        self.shared.rng.draw()
+    }
+
+    fn post(&mut self, core: usize, letter: Letter) -> Result<(), Refused> {
+        let waiting: usize = self.shared.queues[core].iter().map(VecDeque::len).sum();
+        if waiting < self.shared.capacity {
+            self.put(core, letter);
+            return Ok(());
+        }
+        if let Letter::Deliver(delivery) = &letter {
+            match delivery.happening() {
+                Happening::Published { item, .. } => {
+                    self.shared.truth.refused(core, delivery.channel(), &item.data);
+                }
+                Happening::Join(..) | Happening::Leave(..) => self.shared.truth.joins_lost = true,
+            }
+        }
+        Err(Refused)
+    }
+
+    fn post_urgent(&mut self, core: usize, letter: Letter) {
+        self.put(core, letter);
+    }
+
+    fn send(&mut self, link: Link, frame: &Frame) {
+        let inbox = self.shared.inbox.get_mut(&link).expect("sent to a connection that is gone");
+        inbox.push(Seen::Frame(frame.payload().to_vec()));
+    }
+
+    fn event(&mut self, link: Link, event: Event<'_>) {
+        let seen = match event {
+            Event::Subscribed { ticket, channel, result, .. } => {
+                self.shared.truth.subscribed_here(ticket, &result, self.shared.now);
+                Seen::Subscribed { ticket, channel: channel.to_string(), result }
+            }
+            Event::Unsubscribed { channel, server_side, why, .. } => {
+                Seen::Unsubscribed { channel: channel.to_string(), server_side, code: why.code }
+            }
+            Event::Answered { ticket, answer } => Seen::Answered { ticket, answer },
+            Event::Entered { ticket } => Seen::Entered { ticket },
+            Event::Close(disconnect) => Seen::Close(disconnect.code),
+            Event::Order(_) => Seen::Order,
+        };
+        // Answers may come late.
+        if let Some(inbox) = self.shared.inbox.get_mut(&link) {
+            inbox.push(seen);
+        }
+    }
+}
+
+pub struct World {
+    pub hubs: Vec<Hub>,
+    pub shared: Shared,
+}
+
+impl World {
+    pub fn new(cores: usize, seed: u64, limits: HomeLimits) -> Self {
+        let placement = Placement::new(cores as u16, seed);
+        let queues = (0..cores).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect();
+        Self {
+            hubs: (0..cores).map(|core| Hub::new(core as u16, placement, limits)).collect(),
+            shared: Shared {
+                now: Duration::from_secs(1000),
+                rng: Rng::new(seed),
+                queues,
+                capacity: usize::MAX,
+                inbox: HashMap::new(),
+                truth: Truth::default(),
+            },
+        }
+    }
+
+    /// Lets a core's hub do something.
+    pub fn at<T>(&mut self, core: usize, act: impl FnOnce(&mut Hub, &mut dyn Outside) -> T) -> T {
+        act(&mut self.hubs[core], &mut Port { core, shared: &mut self.shared })
+    }
+
+    pub fn home(&self, channel: &str) -> usize {
+        self.hubs[0].placement().home(channel)
+    }
+
+    /// Asks from a core as the control plane does. The answer may be there at once.
+    pub fn ask(&mut self, core: usize, channel: &str, question: Question) -> Asked {
+        let asked = Asked::default();
+        let put = asked.clone();
+        let reply = Reply::new(move |answer| *put.0.lock().unwrap() = Some(answer));
+        let ask = Ask { channel: channel.into(), question, asker: Asker::Control(reply) };
+        self.asked(core, ask);
+        asked
+    }
+
+    /// A question is at a core. If that is its home, the model hears of it.
+    fn asked(&mut self, core: usize, ask: Ask) {
+        if self.home(&ask.channel) == core
+            && let Question::Publish(publish) = &ask.question
+        {
+            let (channel, answer) = (ask.channel.clone(), Asked::default());
+            let now = self.shared.now;
+            let expected = self.shared.truth.publish(&channel, publish, now);
+            let (put, Asker::Control(reply)) = (answer.clone(), ask.asker) else {
+                panic!("publications of the model are the control plane's");
+            };
+            let tap = Reply::new(move |answer: Result<Answer, Error>| {
+                *put.0.lock().unwrap() = Some(answer.clone());
+                reply.answer(answer);
+            });
+            let ask = Ask { asker: Asker::Control(tap), ..ask };
+            self.at(core, |hub, out| hub.ask(out, ask)).expect("it is at home");
+            let answer = answer.take().expect("home answers at once").expect("publishing works");
+            self.shared.truth.published(&channel, expected, &answer, now);
+        } else {
+            // A refusal is an answer, too.
+            let _ = self.at(core, |hub, out| hub.ask(out, ask));
+        }
+    }
+
+    /// Delivers one letter of a random pair of cores. False if there is none.
+    pub fn step(&mut self) -> bool {
+        let cores = self.hubs.len();
+        let pairs = (0..cores * cores).map(|pair| (pair / cores, pair % cores));
+        let waiting: Vec<_> =
+            pairs.filter(|(to, from)| !self.shared.queues[*to][*from].is_empty()).collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let (to, from) = waiting[self.shared.rng.below(waiting.len() as u32) as usize];
+        match self.shared.queues[to][from].pop_front() {
+            Some(Letter::Ask(ask)) => self.asked(to, *ask),
+            Some(letter) => self.at(to, |hub, out| hub.letter(out, letter)),
+            None => {}
+        }
+        true
+    }
+
+    /// Delivers all letters.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// All letters vanish, as if the cores they went to had ended.
+    pub fn lose_letters(&mut self) {
+        for queue in self.shared.queues.iter_mut().flatten() {
+            queue.clear();
+        }
+    }
+
+    /// Lets time pass for all cores, and settles.
+    pub fn pass(&mut self, time: Duration) {
+        self.shared.now += time;
+        for core in 0..self.hubs.len() {
+            self.at(core, |hub, out| hub.turn(out));
+        }
+        self.settle();
+    }
+}
+
+/// A place where an answer comes.
+#[derive(Clone, Debug, Default)]
+pub struct Asked(Arc<Mutex<Option<Result<Answer, Error>>>>);
+
+impl Asked {
+    pub fn take(&self) -> Option<Result<Answer, Error>> {
+        self.0.lock().unwrap().take()
+    }
+}

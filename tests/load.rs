@@ -130,6 +130,47 @@ fn echoes_at_a_fixed_rate() {
 }
 
 #[test]
+fn large_messages_among_small_ones() {
+    let server = Server::start(&[]);
+    for mode in [&["-r", "2000"][..], &["--pipeline", "4"]] {
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "20", "-d", "1s"];
+        arguments.extend(["-b", "32", "--large", "100KiB", "--large-share", "0.2"]);
+        arguments.extend(mode);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let messages = &report["messages"];
+        assert_eq!(messages["sent"], messages["received"]);
+        let [all, large] = [&messages["measured"], &messages["large"]["measured"]];
+        let [all, large] = [all, large].map(|count| count.as_u64().unwrap());
+        assert!(0 < large && large < all, "{messages}");
+        assert!(messages["large"]["latency_us"]["p50"].as_f64().unwrap() > 0.0);
+        assert!(messages["latency_us"]["p50"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn half_of_the_connections_leave_and_come_back() {
+    let server = Server::start(&["--workers", "2"]);
+    for workload in [&["idle"][..], &["echo", "-r", "2000"], &["echo", "--pipeline", "2"]] {
+        let mut arguments = workload.to_vec();
+        arguments.extend(["--url", &server.url, "-c", "300", "-d", "1500ms"]);
+        arguments.extend(["--storm-after", "200ms", "--threads", "2", "--close-rate", "0"]);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let storm = &report["storm"];
+        assert_eq!((&storm["left"], &storm["back"]), (&150.into(), &150.into()), "{report}");
+        assert!(storm["back_us"]["max"].as_f64().unwrap() > 0.0);
+        assert_eq!(report["opening"]["opened"], 300);
+        assert_eq!(report["lost"], 0);
+        assert_eq!(report["closing"]["clean"], 300);
+        assert!(report["closing"]["seconds"].as_f64().unwrap() > 0.0);
+        if workload[0] == "echo" {
+            assert_eq!(report["messages"]["sent"], report["messages"]["received"]);
+        }
+    }
+}
+
+#[test]
 fn every_subscriber_gets_every_message() {
     let server = Server::start(&["--workers", "3"]);
     let url = format!("{}/fanout/news", server.url);
@@ -317,6 +358,9 @@ fn wrong_arguments_are_refused_with_a_reason() {
         (&["echo", "-b", "19"], "20 bytes"),
         (&["echo", "-d", "soon"], "--duration"),
         (&["fanout", "--publishers", "0"], "--publishers"),
+        (&["echo", "--large", "1KiB", "--large-share", "1.5"], "at most 1"),
+        (&["echo", "--large-share", "0.5"], "--large <SIZE>"),
+        (&["idle", "--storm-share", "0.5"], "--storm-after <TIME>"),
         (&["sleep"], "sleep"),
         (&[], "load"),
     ] {

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::options::{duration, size};
 use crate::control;
-use crate::load::{self, Job, Plan, SIZE_MIN, Sources, Target};
+use crate::load::{self, Job, Plan, SIZE_MIN, Share, Sizes, Sources, StormPlan, Target};
 
 /// Opens connections to a WebSocket server and measures what it does with them.
 ///
@@ -24,7 +24,12 @@ pub(crate) struct LoadArguments {
 #[derive(Debug, Subcommand)]
 enum WorkloadArguments {
     /// Open connections and hold them
-    Idle(CommonOptions),
+    Idle {
+        #[command(flatten)]
+        common: CommonOptions,
+        #[command(flatten)]
+        storm: StormOptions,
+    },
 
     /// Send messages that the server sends back: in a closed loop, or at a fixed rate with latency
     /// from the time at which each message was due
@@ -33,6 +38,10 @@ enum WorkloadArguments {
         common: CommonOptions,
         #[command(flatten)]
         messages: MessageOptions,
+        #[command(flatten)]
+        large: LargeOptions,
+        #[command(flatten)]
+        storm: StormOptions,
     },
 
     /// Publish messages that the server sends to all connections of the path (with `ringhold
@@ -89,6 +98,11 @@ struct CommonOptions {
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     handshake_timeout: Duration,
 
+    /// Connections closed per second at the end; 0: all at once. By default a pace that a server on
+    /// the same host can follow
+    #[arg(long, default_value_t = 50_000, value_name = "N")]
+    close_rate: u32,
+
     /// Addresses to connect from, as 10.0.0.2,10.0.0.4-10.0.0.9 [default: for a loopback target as
     /// many of 127.0.0.2 and following as the connections need]
     #[arg(long, value_name = "ADDRESSES")]
@@ -120,6 +134,31 @@ struct MessageOptions {
     pipeline: u32,
 }
 
+#[derive(Debug, Args)]
+struct LargeOptions {
+    /// Size of the large messages among those of --payload. Their latency is reported apart
+    #[arg(long, value_parser = payload, value_name = "SIZE")]
+    large: Option<usize>,
+
+    /// Part of the messages that are large
+    #[arg(long, default_value_t = 0.01, value_parser = share, value_name = "PART",
+          requires = "large")]
+    large_share: f64,
+}
+
+#[derive(Debug, Args)]
+struct StormOptions {
+    /// After this part of the measured time, begin to close connections all at once, and open as
+    /// many again without waiting for the end of that
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    storm_after: Option<Duration>,
+
+    /// Part of the connections that are closed
+    #[arg(long, default_value_t = 0.5, value_parser = share, value_name = "PART",
+          requires = "storm_after")]
+    storm_share: f64,
+}
+
 pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> {
     let (plan, json) = arguments.plan();
     let interrupted = control::watch_interrupts()?;
@@ -133,16 +172,20 @@ pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> 
 
 impl LoadArguments {
     fn plan(self) -> (Plan, bool) {
-        let (common, job) = match self.workload {
-            WorkloadArguments::Idle(common) => (common, Job::Idle),
-            WorkloadArguments::Echo { common, messages } => {
+        let (common, job, storm) = match self.workload {
+            WorkloadArguments::Idle { common, storm } => (common, Job::Idle, storm.plan()),
+            WorkloadArguments::Echo { common, messages, large, storm } => {
                 let MessageOptions { payload, rate, pipeline } = messages;
-                (common, Job::Echo { size: payload, rate, pipeline })
+                let sizes = match large.large {
+                    Some(size) => Sizes::mixed(payload, size, Share::of(large.large_share)),
+                    None => Sizes::same(payload),
+                };
+                (common, Job::Echo { sizes, rate, pipeline }, storm.plan())
             }
             WorkloadArguments::Fanout { common, messages, publishers } => {
                 let MessageOptions { payload, rate, pipeline } = messages;
                 let publishers = publishers.min(common.connections);
-                (common, Job::Fanout { size: payload, rate, pipeline, publishers })
+                (common, Job::Fanout { size: payload, rate, pipeline, publishers }, None)
             }
         };
         let plan = Plan {
@@ -156,10 +199,27 @@ impl LoadArguments {
             duration: common.duration,
             linger: common.linger,
             handshake_timeout: common.handshake_timeout,
+            close_rate: common.close_rate,
+            storm,
             sources: common.sources,
             server_pid: common.server_pid,
         };
         (plan, common.json)
+    }
+}
+
+impl StormOptions {
+    fn plan(&self) -> Option<StormPlan> {
+        let share = Share::of(self.storm_share);
+        self.storm_after.map(|after| StormPlan { after, share })
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let part: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    match part {
+        0.000_001..=1.0 => Ok(part),
+        _ => Err("must be above 0 and at most 1, such as 0.5".to_owned()),
     }
 }
 

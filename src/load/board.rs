@@ -28,7 +28,7 @@ impl Clock {
 /// One thread's numbers, on a cache line of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Line([AtomicU64; 7]);
+pub(crate) struct Line([AtomicU64; 9]);
 
 /// A copy of the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,13 +43,18 @@ pub(crate) struct Progress {
     pub(crate) forfeited: u64,
     /// Connections there are, in any state.
     pub(crate) left: u64,
+    /// Will take part in the storm.
+    pub(crate) leavers: u64,
+    /// Of these, came back or will not.
+    pub(crate) settled: u64,
 }
 
 impl Line {
     /// Writes all of them.
     pub(crate) fn write(&self, progress: Progress) {
-        let Progress { opened, failed, lost, sent, seen, forfeited, left } = progress;
-        let values = [opened, failed, lost, sent, seen, forfeited, left];
+        let Progress { opened, failed, lost, sent, seen, forfeited, left, .. } = progress;
+        let Progress { leavers, settled, .. } = progress;
+        let values = [opened, failed, lost, sent, seen, forfeited, left, leavers, settled];
         for (cell, value) in self.0.iter().zip(values) {
             cell.store(value, Ordering::Relaxed);
         }
@@ -62,7 +67,7 @@ impl Line {
         }
     }
 
-    fn read(&self) -> [u64; 7] {
+    fn read(&self) -> [u64; 9] {
         self.0.each_ref().map(|cell| cell.load(Ordering::Relaxed))
     }
 }
@@ -84,12 +89,12 @@ impl Board {
     /// The sum over threads.
     pub(crate) fn sum(&self) -> Progress {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = [0; 7];
+        let mut sum = [0; 9];
         for line in lines.iter() {
             sum.iter_mut().zip(line.read()).for_each(|(sum, value)| *sum += value);
         }
-        let [opened, failed, lost, sent, seen, forfeited, left] = sum;
-        Progress { opened, failed, lost, sent, seen, forfeited, left }
+        let [opened, failed, lost, sent, seen, forfeited, left, leavers, settled] = sum;
+        Progress { opened, failed, lost, sent, seen, forfeited, left, leavers, settled }
     }
 }
 
@@ -157,14 +162,16 @@ mod tests {
     #[test]
     fn the_board_sums_its_lines() {
         let board = Board::default();
-        let numbers =
-            Progress { opened: 1, failed: 2, lost: 3, sent: 4, seen: 5, forfeited: 6, left: 7 };
+        let opening = Progress { opened: 1, failed: 2, lost: 3, ..Progress::default() };
+        let traffic = Progress { sent: 4, seen: 5, forfeited: 6, left: 7, ..opening };
+        let numbers = Progress { leavers: 8, settled: 9, ..traffic };
         let (one, two) = (board.line(), board.line());
         one.write(numbers);
         two.write(numbers);
         two.write(Progress { opened: 10, ..numbers });
         assert_eq!(board.sum().opened, 11);
         assert_eq!(board.sum().forfeited, 12);
+        assert_eq!((board.sum().leavers, board.sum().settled), (16, 18));
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(super) fn conduct<W: Workload>(
     let board = Arc::new(Board::default());
     let (open_rate, in_flight, connections) = (plan.open_rate, plan.in_flight, plan.connections);
     let used = sources.len();
-    let course = Arc::new(Course { clock, target, sources, open_rate, in_flight });
+    let storm = plan.storm;
+    let course = Arc::new(Course { clock, target, sources, open_rate, in_flight, storm });
     let lines = board.clone();
     let running = Server::builder()
         .config(engine_config(plan))
@@ -55,15 +56,16 @@ pub(super) fn conduct<W: Workload>(
     let run = Run { plan, interrupted, board, clock, running };
     let opening_ns = clock.now_ns();
     let (tally, seconds) = run.course(&mut watch);
-    let stats = run.close()?;
+    let (stats, closing_seconds) = run.close()?;
     if tally.opening.opened == 0 {
         return Err(Failure::NothingOpened(why_nothing(&tally)));
     }
     let opening = OpeningReport::new(&tally.opening, opening_ns);
     // Of the close handshakes that were completed, the server began those.
-    let clean = stats.counters.closed_clean.saturating_sub(tally.opening.lost_clean);
+    let clean = stats.counters.closed_clean;
+    let clean = clean.saturating_sub(tally.opening.lost_clean + tally.storm.left);
     let cut = stats.counters.closed_drain.saturating_sub(clean);
-    let closing = ClosingReport { clean, cut };
+    let closing = ClosingReport { clean, cut, seconds: closing_seconds };
     let frame = Frame { threads, sources: used, seconds, opening, closing };
     let interrupted = interrupted.load(Ordering::Relaxed);
     Ok(frame.report(plan, &tally, &watch, interrupted))
@@ -86,7 +88,8 @@ impl<W: Workload> Run<'_, W> {
         let all = u64::from(self.plan.connections);
         self.tell(|| Letter::Open);
         self.wait(&mut ticker, "opening", Duration::MAX, |now| now.opened + now.failed >= all);
-        let opened = self.board.sum().opened;
+        watch.on_opened();
+        let Progress { opened, leavers, .. } = self.board.sum();
         let mut seconds = 0.0;
         if opened > 0 {
             let gone = |now: Progress| now.lost >= opened;
@@ -98,7 +101,15 @@ impl<W: Workload> Run<'_, W> {
             self.tell(|| Letter::Measure);
             let since = Instant::now();
             watch.on_begin();
-            self.wait(&mut ticker, "measuring", self.plan.duration, gone);
+            let left = || self.plan.duration.saturating_sub(since.elapsed());
+            if let Some(storm) = self.plan.storm {
+                self.wait(&mut ticker, "measuring", storm.after.min(left()), gone);
+                self.tell(|| Letter::Storm);
+                let over = |now: Progress| gone(now) || now.settled >= leavers;
+                self.wait(&mut ticker, "storm", left(), over);
+                self.tell(|| Letter::Calm);
+            }
+            self.wait(&mut ticker, "measuring", left(), gone);
             watch.on_end();
             self.tell(|| Letter::End);
             seconds = since.elapsed().as_secs_f64();
@@ -178,15 +189,20 @@ impl<W: Workload> Run<'_, W> {
     }
 
     /// Closes what is left and ends the threads. As long as connections go, it is waited for them.
-    fn close(self) -> Result<Stats, Failure> {
+    /// Returns the seconds until the last one was gone as well.
+    fn close(self) -> Result<(Stats, f64), Failure> {
+        let window = match self.plan.close_rate {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs(self.board.sum().left) / rate,
+        };
+        let since = Instant::now();
         self.running.drain(&Drain {
-            window: (Duration::from_secs(self.board.sum().left) / CLOSES_PER_SECOND)
-                .min(CLOSE_MAX / 2),
+            window: window.min(CLOSE_MAX / 2),
             deadline: CLOSE_MAX,
             code: CloseCode::NORMAL,
             reason: String::new(),
         });
-        let mut last = (self.board.sum().left, Instant::now());
+        let mut last = (self.board.sum().left, since);
         while self.running.workers_alive() > 0 {
             std::thread::sleep(LOOK_EVERY);
             let left = self.board.sum().left;
@@ -197,7 +213,8 @@ impl<W: Workload> Run<'_, W> {
                 break;
             }
         }
-        self.running.join().map_err(Failure::Engine)
+        let seconds = since.elapsed().as_secs_f64();
+        Ok((self.running.join().map_err(Failure::Engine)?, seconds))
     }
 }
 
@@ -236,9 +253,6 @@ fn why_nothing(tally: &Tally) -> String {
 
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// A pace that a server on the same host can follow: all at once would keep each waiting for all.
-const CLOSES_PER_SECOND: u32 = 50_000;
 
 /// Closing takes no longer than this: a million connections at 20,000 per second.
 const CLOSE_MAX: Duration = Duration::from_secs(60);

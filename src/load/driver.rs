@@ -3,7 +3,7 @@
 //!
 //! Never waits: pace and deadlines come from [`Handler::turn`]. The invariant: each connection of
 //! the share is counted once as opened, failed or untried, and each opened one at most once as
-//! lost.
+//! lost; who leaves in a storm and comes back is counted by [`Storm`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Cause, Closed, Conn, ConnId, Cx, DialTarget, Handler, Message};
+use ringhold::{Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Handler, Message};
 
 use super::board::{Clock, Line, Progress};
 use super::reasons;
 use super::schedule::Schedule;
+use super::storm::{Storm, StormPlan};
 use super::tally::{Opening, Tally, Traffic};
 
 /// What a run does with its connections, on one thread. Connections are numbered from 0 in the
@@ -29,6 +30,9 @@ pub(crate) trait Workload: 'static {
 
     /// A connection ended before its time.
     fn on_lost(&mut self, index: u32);
+
+    /// A connection was closed by us, and will open again.
+    fn on_left(&mut self, index: u32);
 
     /// Sending may begin; what has a rate is due from `start_ns` on.
     fn begin(&mut self, start_ns: u64);
@@ -54,6 +58,7 @@ pub(crate) struct Course {
     pub(crate) open_rate: u64,
     /// Connections of one thread that may be on their way at once.
     pub(crate) in_flight: u32,
+    pub(crate) storm: Option<StormPlan>,
 }
 
 /// A thread's place among all.
@@ -82,6 +87,10 @@ pub(crate) enum Letter {
     Begin(u64),
     /// Count from here on.
     Measure,
+    /// Close those who take part in the storm, and open them again.
+    Storm,
+    /// The storm is over.
+    Calm,
     /// Send nothing more.
     End,
     /// Tell all; what ends from here on was not lost.
@@ -100,13 +109,16 @@ pub(crate) struct Driver<W> {
     in_flight: u32,
     pace: Option<Schedule>,
     opening_begun: bool,
+    storm: Option<Storm<ConnId>>,
     /// No connection is opened any more, and none is lost.
     over: bool,
 }
 
 impl<W: Workload> Driver<W> {
     pub(crate) fn new(course: Arc<Course>, seat: Seat, line: Arc<Line>, workload: W) -> Self {
+        let storm = course.storm.map(|plan| Storm::new(plan, seat.worker));
         Self {
+            storm,
             course,
             seat,
             line,
@@ -123,21 +135,45 @@ impl<W: Workload> Driver<W> {
     /// Dials as many connections as may be on their way. Returns how long the pace forbids more.
     fn open_more(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
         let share = if self.opening_begun { self.seat.share } else { 0 };
-        while self.dialled < share && self.in_flight < self.course.in_flight {
+        while self.in_flight < self.course.in_flight && self.dialled < share {
             if let Some(pace) = &mut self.pace
                 && pace.take(now_ns).is_none()
             {
                 return Some(pace.wait(now_ns));
             }
-            let sources = &self.course.sources;
-            let number = self.seat.global(self.dialled) as usize;
-            let source = (!sources.is_empty()).then(|| sources[number % sources.len()]);
-            let tag = u64::from(self.dialled) << 32 | micros(now_ns);
-            cx.dial(&self.course.target, source, tag);
+            self.dial(cx, self.dialled, now_ns);
             self.dialled += 1;
-            self.in_flight += 1;
+        }
+        while self.in_flight < self.course.in_flight
+            && let Some(index) = self.storm.as_mut().and_then(Storm::next)
+        {
+            self.dial(cx, index, now_ns);
         }
         None
+    }
+
+    fn dial(&mut self, cx: &mut Cx<'_>, index: u32, now_ns: u64) {
+        let sources = &self.course.sources;
+        let number = self.seat.global(index) as usize;
+        let source = (!sources.is_empty()).then(|| sources[number % sources.len()]);
+        let tag = u64::from(index) << 32 | micros(now_ns);
+        cx.dial(&self.course.target, source, tag);
+        self.in_flight += 1;
+    }
+
+    /// The storm, once connections that open are those that left.
+    fn storm_begun(&mut self) -> Option<&mut Storm<ConnId>> {
+        self.storm.as_mut().filter(|storm| storm.has_begun())
+    }
+
+    /// Starts the close handshake of those who leave. They are dialled as they go.
+    fn begin_storm(&mut self, cx: &mut Cx<'_>) {
+        let now_ns = self.course.clock.now_ns();
+        self.workload.traffic().storming = true;
+        for id in self.storm.as_mut().map(|storm| storm.begin(now_ns)).unwrap_or_default() {
+            // One that ends by itself in this moment has its `close` still to come.
+            let _ = cx.close(id, CloseCode::NORMAL, "");
+        }
     }
 
     /// A target that answers nobody is not asked a hundred thousand times.
@@ -159,16 +195,20 @@ impl<W: Workload> Driver<W> {
             seen,
             forfeited,
             left: u64::from(cx.connections()),
+            leavers: self.storm.as_ref().map_or(0, Storm::leavers),
+            settled: self.storm.as_ref().map_or(0, Storm::settled),
         });
     }
 
     fn report(&mut self) -> Tally {
         self.over = true;
-        let not_dialled = self.seat.share - self.dialled + self.in_flight;
-        self.opening.untried += u64::from(not_dialled);
+        let first = if self.storm_begun().is_some() { 0 } else { self.in_flight };
+        self.opening.untried += u64::from(self.seat.share - self.dialled + first);
         self.dialled = self.seat.share;
         self.in_flight = 0;
-        Tally { opening: self.opening.clone(), traffic: self.workload.traffic().clone() }
+        let storm = self.storm.as_ref().map(|storm| storm.tally().clone()).unwrap_or_default();
+        let traffic = self.workload.traffic().clone();
+        Tally { opening: self.opening.clone(), traffic, storm }
     }
 }
 
@@ -188,11 +228,15 @@ impl<W: Workload> Handler for Driver<W> {
         }
         let now_ns = self.course.clock.now_ns();
         self.in_flight -= 1;
-        self.opening.opened += 1;
-        self.opening.last_ns = now_ns;
-        // Microseconds modulo 2^32: an hour.
-        let took_us = (micros(now_ns) as u32).wrapping_sub(tag as u32);
-        self.opening.took.saturating_record(u64::from(took_us) * 1000);
+        if let Some(storm) = self.storm_begun() {
+            storm.on_back(now_ns);
+        } else {
+            self.opening.opened += 1;
+            self.opening.last_ns = now_ns;
+            // Microseconds modulo 2^32: an hour.
+            let took_us = (micros(now_ns) as u32).wrapping_sub(tag as u32);
+            self.opening.took.saturating_record(u64::from(took_us) * 1000);
+        }
         // At once, because the thread may sleep before its next turn.
         self.open_more(cx, now_ns);
         self.publish(cx);
@@ -204,13 +248,20 @@ impl<W: Workload> Handler for Driver<W> {
             return;
         }
         self.in_flight -= 1;
-        self.opening.failed.count(&reasons::of_failure(error));
+        let reason = reasons::of_failure(error);
+        match self.storm_begun() {
+            Some(storm) => storm.on_failed(&reason),
+            None => self.opening.failed.count(&reason),
+        }
         self.give_up_if_hopeless();
         self.open_more(cx, self.course.clock.now_ns());
         self.publish(cx);
     }
 
     fn open(&mut self, conn: &mut Conn<'_>, index: &mut u32) {
+        if let Some(storm) = &mut self.storm {
+            storm.on_open(*index, conn.id());
+        }
         self.workload.on_open(*index, conn.id());
     }
 
@@ -221,15 +272,22 @@ impl<W: Workload> Handler for Driver<W> {
     }
 
     fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, index: u32, closed: &Closed) {
-        if !self.over {
+        if self.over {
+            return;
+        }
+        let now_ns = self.course.clock.now_ns();
+        if self.storm.as_mut().is_some_and(|storm| storm.on_close(index)) {
+            self.workload.on_left(index);
+            self.open_more(cx, now_ns);
+        } else {
             self.opening.lost.count(&reasons::of_loss(closed));
             self.opening.lost_clean += u64::from(closed.cause == Cause::Peer);
             self.workload.on_lost(index);
-            self.publish(cx);
         }
+        self.publish(cx);
     }
 
-    fn letter(&mut self, _: &mut Cx<'_>, letter: Letter) {
+    fn letter(&mut self, cx: &mut Cx<'_>, letter: Letter) {
         match letter {
             Letter::Open => {
                 let (rate, Seat { worker, workers, .. }) = (self.course.open_rate, self.seat);
@@ -238,6 +296,8 @@ impl<W: Workload> Handler for Driver<W> {
             }
             Letter::Begin(start_ns) => self.workload.begin(start_ns),
             Letter::Measure => self.workload.traffic().begin_measuring(),
+            Letter::Storm => self.begin_storm(cx),
+            Letter::Calm => self.workload.traffic().storming = false,
             Letter::End => {
                 self.workload.traffic().end_measuring();
                 self.workload.end();

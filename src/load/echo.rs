@@ -1,22 +1,26 @@
 //! The workload `echo`: what is sent comes back, once, unchanged and in order.
 //!
 //! Either each connection keeps a number of messages on their way (closed loop), or all connections
-//! together send at a fixed rate, in turn. Latency counts from when a message was due. The
-//! invariant: messages of a connection are numbered, and its echoes must come in that order.
+//! together send at a fixed rate, in turn. Latency counts from when a message was due. Large
+//! messages may be among small ones ([`Mix`]). The invariant: messages of a connection are
+//! numbered, and its echoes must come in that order.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use ringhold::{Conn, ConnId, Cx, Kind, Message};
 
-use super::content::{Content, Stamp, Wrong};
+use super::content::{Stamp, Wrong};
 use super::driver::{Seat, Workload};
+use super::mix::{Mix, Sizes};
 use super::schedule::Schedule;
 use super::tally::Traffic;
 
 /// What one thread does.
 pub(crate) struct Echo {
     seat: Seat,
-    content: Content,
+    mix: Mix,
+    /// Bytes of a message, on average.
     size: usize,
     /// Messages per second over all threads; 0: closed loop.
     rate: u64,
@@ -24,8 +28,10 @@ pub(crate) struct Echo {
     pipeline: u32,
     peers: Vec<Peer>,
     schedule: Option<Schedule>,
-    /// The next connection in turn, or to be started.
+    /// The next connection in turn.
     cursor: usize,
+    /// Connections whose closed loop is to be started.
+    fresh: VecDeque<usize>,
     sending: bool,
     traffic: Traffic,
 }
@@ -39,16 +45,17 @@ struct Peer {
 }
 
 impl Echo {
-    pub(crate) fn new(seat: Seat, size: usize, rate: u64, pipeline: u32) -> Self {
+    pub(crate) fn new(seat: Seat, sizes: Sizes, rate: u64, pipeline: u32) -> Self {
         Self {
             seat,
-            content: Content::new(size),
-            size,
+            mix: Mix::new(sizes),
+            size: sizes.mean(),
             rate,
             pipeline,
             peers: vec![Peer::default(); seat.share as usize],
             schedule: None,
             cursor: 0,
+            fresh: VecDeque::new(),
             sending: false,
             traffic: Traffic::default(),
         }
@@ -60,7 +67,7 @@ impl Echo {
         let peer = &mut self.peers[index];
         let Some(id) = peer.id else { return };
         let stamp = Stamp { at_ns: due_ns, from, number: peer.sent.wrapping_add(1) };
-        if cx.send_message_to(id, Kind::Binary, self.content.write(stamp)).is_ok() {
+        if cx.send_message_to(id, Kind::Binary, self.mix.write(stamp)).is_ok() {
             peer.sent = stamp.number;
             self.traffic.sent += 1;
         }
@@ -69,18 +76,15 @@ impl Echo {
     /// The closed loop's first messages, some of them per turn.
     fn start_loops(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
         let mut budget = Budget::new(self.size);
-        while self.cursor < self.peers.len() {
-            if budget.is_spent() {
-                return Some(Duration::ZERO);
-            }
+        while !budget.is_spent() {
+            let index = self.fresh.pop_front()?;
             for _ in 0..self.pipeline {
                 let now_ns = self.seat.clock.now_ns();
-                self.send(cx, self.cursor, now_ns);
+                self.send(cx, index, now_ns);
                 budget.spend();
             }
-            self.cursor += 1;
         }
-        None
+        Some(Duration::ZERO)
     }
 
     /// What the rate makes due, by connections in turn.
@@ -113,30 +117,37 @@ impl Echo {
         Some(found)
     }
 
-    fn judge(&mut self, index: usize, data: &[u8]) -> Result<Stamp, Wrong> {
+    fn judge(&self, index: usize, data: &[u8]) -> Result<(Stamp, bool), Wrong> {
         let expected = self.peers[index].seen.wrapping_add(1);
-        let stamp = self.content.read(data)?;
+        let (stamp, is_large) = self.mix.read(data)?;
         if stamp.from != self.seat.global(index as u32) {
             return Err(Wrong::Stranger);
         }
         if stamp.number != expected {
             return Err(Wrong::Order);
         }
-        Ok(stamp)
+        Ok((stamp, is_large))
     }
 }
 
 impl Workload for Echo {
     fn on_open(&mut self, index: u32, id: ConnId) {
         self.peers[index as usize].id = Some(id);
+        // One that comes back.
+        if self.sending && self.rate == 0 {
+            self.fresh.push_back(index as usize);
+        }
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, message: &Message<'_>) {
         let now_ns = self.seat.clock.now_ns();
         let index = index as usize;
         match self.judge(index, message.data()) {
-            Ok(stamp) => {
-                self.traffic.on_message(stamp.at_ns, now_ns);
+            Ok((stamp, is_large)) => {
+                match is_large {
+                    false => self.traffic.on_message(stamp.at_ns, now_ns),
+                    true => self.traffic.on_large_message(stamp.at_ns, now_ns),
+                }
                 self.peers[index].seen = stamp.number;
             }
             Err(how) => {
@@ -160,9 +171,16 @@ impl Workload for Echo {
         self.traffic.forfeited += u64::from(peer.sent.wrapping_sub(peer.seen));
     }
 
+    fn on_left(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        self.traffic.withdraw(peer.sent.wrapping_sub(peer.seen));
+        *peer = Peer { id: None, sent: peer.seen, ..*peer };
+    }
+
     fn begin(&mut self, start_ns: u64) {
         self.sending = true;
-        self.cursor = 0;
+        let open = self.peers.iter().enumerate().filter(|(_, peer)| peer.id.is_some());
+        self.fresh = open.map(|(index, _)| index).collect();
         self.schedule = Schedule::new(start_ns, self.rate, self.seat.worker, self.seat.workers);
     }
 

@@ -154,6 +154,10 @@ impl Workload for Fanout {
         }
     }
 
+    fn on_left(&mut self, index: u32) {
+        self.on_lost(index);
+    }
+
     fn begin(&mut self, start_ns: u64) {
         self.sending = true;
         for (index, publisher) in self.mine.iter_mut().enumerate() {

@@ -3,9 +3,10 @@
 //! Owns the moments at which processes and the kernel are looked at. Never waits. The invariant:
 //! what is compared was looked at in the same way at both moments.
 
+use super::mix::Sizes;
 use super::proc::{Look, Looks, Slabs};
 use super::report::{
-    ClosingReport, KernelReport, MessageReport, OpeningReport, ProcessReport, Report,
+    ClosingReport, KernelReport, MessageReport, OpeningReport, ProcessReport, Report, StormReport,
 };
 use super::tally::Tally;
 use super::{Job, Plan};
@@ -35,6 +36,12 @@ impl Watch {
         self.client.before = Look::at(std::process::id(), true);
     }
 
+    /// All that will open are open.
+    pub(super) fn on_opened(&mut self) {
+        self.server.opened = self.server_pid.and_then(|pid| Look::at(pid, false));
+    }
+
+    /// Memory is looked at here.
     pub(super) fn on_open(&mut self) {
         self.client.open = Look::at(std::process::id(), true);
         if let Some(pid) = self.server_pid {
@@ -71,23 +78,26 @@ impl Frame {
         watch: &Watch,
         interrupted: bool,
     ) -> Report {
-        let Self { threads, sources, seconds, opening, closing } = self;
+        let Self { threads, sources, seconds, mut opening, closing } = self;
+        opening.server_cpu_us_each = watch.server.opening_us(opening.opened);
         let traffic = &tally.traffic;
-        let messages = |size, how| {
+        let messages = |sizes, how| {
             let receivers = receivers(plan.job, opening.opened);
-            Some(MessageReport::new(traffic, size, how, receivers, seconds))
+            Some(MessageReport::new(traffic, sizes, how, receivers, seconds))
         };
         let messages = match plan.job {
             Job::Idle => None,
-            Job::Echo { size, rate, pipeline } => messages(size, (rate, pipeline, 0)),
+            Job::Echo { sizes, rate, pipeline } => messages(sizes, (rate, pipeline, 0)),
             Job::Fanout { size, rate, pipeline, publishers } => {
-                messages(size, (rate, pipeline, publishers))
+                messages(Sizes::same(size), (rate, pipeline, publishers))
             }
         };
+        let storm = plan.storm.map(|storm| StormReport::new(storm, tally));
         let lost = tally.opening.lost.total();
         let left_out = if interrupted { 0 } else { opening.untried };
         let ok = opening.failed + left_out + lost == 0
-            && messages.as_ref().is_none_or(MessageReport::is_whole);
+            && messages.as_ref().is_none_or(MessageReport::is_whole)
+            && storm.as_ref().is_none_or(|storm| interrupted || storm.all_came_back());
         let process =
             |looks: &Looks| ProcessReport::new(looks, opening.opened, traffic.measured, seconds);
         Report {
@@ -102,6 +112,7 @@ impl Frame {
             lost,
             lost_reasons: tally.opening.lost.0.clone(),
             messages,
+            storm,
             server: watch.server_pid.map(|_| process(&watch.server)),
             client: Some(process(&watch.client)),
             kernel: KernelReport::new(&watch.slabs[0], &watch.slabs[1], opening.opened),

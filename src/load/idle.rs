@@ -22,6 +22,8 @@ impl Workload for Idle {
 
     fn on_lost(&mut self, _: u32) {}
 
+    fn on_left(&mut self, _: u32) {}
+
     fn begin(&mut self, _: u64) {}
 
     fn turn(&mut self, _: &mut Cx<'_>, _: u64) -> Option<Duration> {

@@ -18,10 +18,12 @@ mod echo;
 mod fanout;
 mod findings;
 mod idle;
+mod mix;
 mod proc;
 mod reasons;
 mod report;
 mod schedule;
+mod storm;
 mod table;
 mod tally;
 mod target;
@@ -33,7 +35,9 @@ use std::time::Duration;
 use ringhold::StartError;
 
 pub(crate) use content::SIZE_MIN;
+pub(crate) use mix::{Share, Sizes};
 pub(crate) use report::Report;
+pub(crate) use storm::StormPlan;
 pub(crate) use target::{Sources, Target};
 
 /// What to do, checked.
@@ -55,6 +59,9 @@ pub(crate) struct Plan {
     /// How long to wait for the last messages, and for the last close frames.
     pub(crate) linger: Duration,
     pub(crate) handshake_timeout: Duration,
+    /// Connections closed per second at the end; 0: all at once.
+    pub(crate) close_rate: u32,
+    pub(crate) storm: Option<StormPlan>,
     /// `None`: as many loopback addresses as the connections need.
     pub(crate) sources: Option<Sources>,
     pub(crate) server_pid: Option<u32>,
@@ -67,8 +74,7 @@ pub(crate) enum Job {
     Idle,
     /// Send, and get it back.
     Echo {
-        /// Bytes of a message.
-        size: usize,
+        sizes: Sizes,
         /// Messages per second over all connections; 0: closed loop.
         rate: u64,
         /// Messages each connection keeps on their way in a closed loop.
@@ -120,8 +126,8 @@ impl std::error::Error for Failure {}
 pub(crate) fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     match plan.job {
         Job::Idle => conductor::conduct(plan, interrupted, |_| idle::Idle::default()),
-        Job::Echo { size, rate, pipeline } => conductor::conduct(plan, interrupted, move |seat| {
-            echo::Echo::new(seat, size, rate, pipeline)
+        Job::Echo { sizes, rate, pipeline } => conductor::conduct(plan, interrupted, move |seat| {
+            echo::Echo::new(seat, sizes, rate, pipeline)
         }),
         Job::Fanout { size, rate, pipeline, publishers } => {
             conductor::conduct(plan, interrupted, move |seat| {
@@ -141,11 +147,12 @@ impl Job {
         }
     }
 
-    /// Bytes of a message.
+    /// Bytes of the largest message.
     fn size(self) -> usize {
         match self {
             Self::Idle => 0,
-            Self::Echo { size, .. } | Self::Fanout { size, .. } => size,
+            Self::Echo { sizes, .. } => sizes.most(),
+            Self::Fanout { size, .. } => size,
         }
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Look {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Looks {
     pub(crate) before: Option<Look>,
+    /// When the last one had opened.
+    pub(crate) opened: Option<Look>,
+    /// When all were open, with memory.
     pub(crate) open: Option<Look>,
     pub(crate) begin: Option<Look>,
     pub(crate) end: Option<Look>,
@@ -74,6 +77,14 @@ impl Look {
             Some(ns) => Some(Cpu { user_us: 0.0, system_us: ns as f64 / 1000.0 }),
             None => Some(Cpu { user_us, system_us }),
         }
+    }
+}
+
+impl Looks {
+    /// Processor time from the first look until all were open, each.
+    pub(crate) fn opening_us(&self, connections: u64) -> Option<f64> {
+        let cpu = self.opened?.cpu_since(&self.before?)?;
+        (connections > 0).then(|| cpu.total_us() / connections as f64)
     }
 }
 
@@ -188,6 +199,16 @@ mod tests {
         let inexact = Look { run_ns: None, ..now }.cpu_since(&then).unwrap();
         assert_eq!((inexact.user_us, inexact.system_us), (10_000.0, 30_000.0));
         assert_eq!(Look { started: 6, ..now }.cpu_since(&then), None);
+    }
+
+    #[test]
+    fn opening_costs_each_its_part() {
+        let before = Look { started: 5, run_ns: Some(1_000_000), ..Look::default() };
+        let opened = Look { run_ns: Some(3_000_000), ..before };
+        let looks = Looks { before: Some(before), opened: Some(opened), ..Looks::default() };
+        assert_eq!(looks.opening_us(100), Some(20.0));
+        assert_eq!(looks.opening_us(0), None);
+        assert_eq!(Looks { opened: None, ..looks }.opening_us(100), None);
     }
 
     #[test]

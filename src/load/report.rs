@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::mix::Sizes;
 use super::proc::{Cpu, Look, Looks, Slabs};
-use super::tally::{Opening, Traffic};
+use super::storm::StormPlan;
+use super::tally::{Opening, Tally, Traffic};
 
 /// Everything about a run.
 #[derive(Debug, Serialize)]
@@ -36,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) lost_reasons: BTreeMap<String, u64>,
     /// Absent for `idle`.
     pub(crate) messages: Option<MessageReport>,
+    /// Absent without `--storm-after`.
+    pub(crate) storm: Option<StormReport>,
     /// The process of `--server-pid`; absent without.
     pub(crate) server: Option<ProcessReport>,
     /// This process.
@@ -59,12 +63,16 @@ pub(crate) struct OpeningReport {
     pub(crate) per_second: f64,
     /// From dialling to open.
     pub(crate) time_us: Quantiles,
+    /// Processor time of the server per connection opened; absent without `--server-pid`.
+    pub(crate) server_cpu_us_each: Option<f64>,
 }
 
 /// What was sent and received.
 #[derive(Debug, Serialize)]
 pub(crate) struct MessageReport {
     pub(crate) payload_bytes: usize,
+    /// Those among them that are larger; absent if there are none.
+    pub(crate) large: Option<LargeReport>,
     /// Messages per second asked for; 0: closed loop.
     pub(crate) rate: u64,
     pub(crate) pipeline: u32,
@@ -88,10 +96,40 @@ pub(crate) struct MessageReport {
     pub(crate) per_second: f64,
     /// Payload, in 10^6 bytes.
     pub(crate) megabytes_per_second: f64,
-    /// From when a message was due until it came.
+    /// From when a message was due until it came. Neither large ones nor the time of a storm are
+    /// part of it.
     pub(crate) latency_us: Quantiles,
     /// How late this program itself sent, at worst.
     pub(crate) send_lag_max_us: f64,
+}
+
+/// The large messages of a run with two sizes. They are part of all counts beside this.
+#[derive(Debug, Serialize)]
+pub(crate) struct LargeReport {
+    pub(crate) payload_bytes: usize,
+    /// Part of all messages.
+    pub(crate) share: f64,
+    /// Received within the measured time.
+    pub(crate) measured: u64,
+    pub(crate) latency_us: Quantiles,
+}
+
+/// Connections that were closed together and opened again.
+#[derive(Debug, Serialize)]
+pub(crate) struct StormReport {
+    /// Part of all connections.
+    pub(crate) share: f64,
+    /// Closed by this program, all at once.
+    pub(crate) left: u64,
+    /// Open again.
+    pub(crate) back: u64,
+    pub(crate) failed: u64,
+    /// Why, each with its number.
+    pub(crate) failed_reasons: BTreeMap<String, u64>,
+    /// From the beginning to being open again.
+    pub(crate) back_us: Quantiles,
+    /// Latency of messages that came meanwhile; absent for `idle`.
+    pub(crate) latency_us: Option<Quantiles>,
 }
 
 /// A distribution, in microseconds.
@@ -134,6 +172,8 @@ pub(crate) struct ClosingReport {
     pub(crate) clean: u64,
     /// Cut, because the server did not answer within `--linger`.
     pub(crate) cut: u64,
+    /// From the first close frame to the end of the last connection.
+    pub(crate) seconds: f64,
 }
 
 impl OpeningReport {
@@ -147,6 +187,7 @@ impl OpeningReport {
             seconds,
             per_second: ratio(opening.opened as f64, seconds),
             time_us: Quantiles::of(&opening.took),
+            server_cpu_us_each: None,
         }
     }
 }
@@ -155,15 +196,23 @@ impl MessageReport {
     /// `receivers` is how many times each message has to come.
     pub(crate) fn new(
         traffic: &Traffic,
-        size: usize,
+        sizes: Sizes,
         (rate, pipeline, publishers): (u64, u32, u32),
         receivers: u64,
         seconds: f64,
     ) -> Self {
         let expected = traffic.sent * receivers;
         let per_second = ratio(traffic.measured as f64, seconds);
+        let large_bytes = sizes.large().map_or(0, |(size, _)| size as u64 * traffic.measured_large);
+        let small_bytes = sizes.small() as u64 * (traffic.measured - traffic.measured_large);
         Self {
-            payload_bytes: size,
+            payload_bytes: sizes.small(),
+            large: sizes.large().map(|(size, share)| LargeReport {
+                payload_bytes: size,
+                share: share.part(),
+                measured: traffic.measured_large,
+                latency_us: Quantiles::of(&traffic.latency_large),
+            }),
             rate,
             pipeline: if rate == 0 { pipeline } else { 0 },
             publishers,
@@ -177,7 +226,7 @@ impl MessageReport {
             unsent: traffic.unsent,
             measured: traffic.measured,
             per_second,
-            megabytes_per_second: per_second * size as f64 / 1e6,
+            megabytes_per_second: ratio((small_bytes + large_bytes) as f64 / 1e6, seconds),
             latency_us: Quantiles::of(&traffic.latency),
             send_lag_max_us: traffic.lag_ns as f64 / 1000.0,
         }
@@ -187,6 +236,26 @@ impl MessageReport {
     pub(crate) fn is_whole(&self) -> bool {
         let faults = self.lost + self.duplicates + self.late + self.unsent;
         faults == 0 && self.wrong.is_empty()
+    }
+}
+
+impl StormReport {
+    pub(crate) fn new(plan: StormPlan, tally: &Tally) -> Self {
+        let (storm, others) = (&tally.storm, &tally.traffic.latency_storm);
+        Self {
+            share: plan.share.part(),
+            left: storm.left,
+            back: storm.back,
+            failed: storm.failed.total(),
+            failed_reasons: storm.failed.0.clone(),
+            back_us: Quantiles::of(&storm.took),
+            latency_us: (!others.is_empty()).then(|| Quantiles::of(others)),
+        }
+    }
+
+    /// There was a storm, and it is over.
+    pub(crate) fn all_came_back(&self) -> bool {
+        self.left > 0 && self.back == self.left
     }
 }
 
@@ -248,6 +317,9 @@ const CACHES_SHOWN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::mix::Share;
     use super::*;
 
     #[test]
@@ -256,19 +328,54 @@ mod tests {
         traffic.sent = 10;
         traffic.begin_measuring();
         (0..29).for_each(|_| traffic.on_message(0, 2_000_000));
-        let report = MessageReport::new(&traffic, 50, (0, 1, 1), 3, 2.0);
+        let report = MessageReport::new(&traffic, Sizes::same(50), (0, 1, 1), 3, 2.0);
         assert_eq!((report.expected, report.received, report.lost), (30, 29, 1));
         assert_eq!((report.per_second, report.megabytes_per_second), (14.5, 0.000_725));
         assert_eq!(report.latency_us.max, report.latency_us.p50);
         assert!(!report.is_whole());
         traffic.on_message(0, 5);
-        assert!(MessageReport::new(&traffic, 50, (0, 1, 1), 3, 2.0).is_whole());
+        assert!(MessageReport::new(&traffic, Sizes::same(50), (0, 1, 1), 3, 2.0).is_whole());
+    }
+
+    #[test]
+    fn large_messages_are_reported_beside_the_small() {
+        let mut traffic = Traffic::default();
+        traffic.begin_measuring();
+        traffic.sent = 4;
+        (0..3).for_each(|_| traffic.on_message(0, 1000));
+        traffic.on_large_message(0, 2000);
+        let sizes = Sizes::mixed(100, 1_000_000, Share::of(0.25));
+        let report = MessageReport::new(&traffic, sizes, (10, 1, 0), 1, 1.0);
+        assert_eq!((report.received, report.per_second), (4, 4.0));
+        assert_eq!(report.megabytes_per_second, 1.0003);
+        assert_eq!((report.payload_bytes, report.latency_us.max), (100, 1.0));
+        let large = report.large.unwrap();
+        assert_eq!((large.payload_bytes, large.share, large.measured), (1_000_000, 0.25, 1));
+        assert_eq!(large.latency_us.max, 2.0);
+    }
+
+    #[test]
+    fn a_storm_is_over_when_all_are_back() {
+        let plan = StormPlan { after: Duration::ZERO, share: Share::of(0.5) };
+        let mut tally = Tally::default();
+        assert!(!StormReport::new(plan, &tally).all_came_back(), "there was none");
+        (tally.storm.left, tally.storm.back) = (3, 2);
+        tally.storm.took.record(2000).unwrap();
+        let report = StormReport::new(plan, &tally);
+        assert!(!report.all_came_back() && report.latency_us.is_none());
+        assert_eq!(report.back_us.max, 2.0);
+        tally.storm.back = 3;
+        tally.traffic.storming = true;
+        tally.traffic.on_message(0, 1500);
+        let report = StormReport::new(plan, &tally);
+        assert!(report.all_came_back());
+        assert_eq!(report.latency_us.unwrap().max, 1.5);
     }
 
     #[test]
     fn nothing_divided_by_nothing_is_nothing() {
         let traffic = Traffic::default();
-        let report = MessageReport::new(&traffic, 50, (0, 1, 0), 1, 0.0);
+        let report = MessageReport::new(&traffic, Sizes::same(50), (0, 1, 0), 1, 0.0);
         assert_eq!((report.per_second, report.latency_us.p99), (0.0, 0.0));
         let process = ProcessReport::new(&Looks::default(), 0, 0, 0.0);
         assert!(process.cpu_percent.is_none() && process.rss_per_connection.is_none());

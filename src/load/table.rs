@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use super::report::{KernelReport, MessageReport, ProcessReport, Quantiles, Report};
+use super::report::{KernelReport, MessageReport, ProcessReport, Quantiles, Report, StormReport};
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -20,6 +20,9 @@ impl Display for Report {
                 opening.time_us
             ),
         )?;
+        if let Some(us) = opening.server_cpu_us_each {
+            rows.row("", &format!("{us:.1} µs of the server's processor each"))?;
+        }
         if opening.failed + opening.untried > 0 {
             let untried = opening.untried;
             let text = format!("{}, {} not tried", grouped(opening.failed), grouped(untried));
@@ -31,6 +34,9 @@ impl Display for Report {
         if let Some(messages) = &self.messages {
             rows.messages(messages)?;
         }
+        if let Some(storm) = &self.storm {
+            rows.storm(storm)?;
+        }
         if let Some(server) = &self.server {
             rows.process("server", server)?;
         }
@@ -41,7 +47,12 @@ impl Display for Report {
             rows.kernel(kernel)?;
         }
         let closing = &self.closing;
-        let text = format!("{} clean, {} cut", grouped(closing.clean), grouped(closing.cut));
+        let text = format!(
+            "{} clean, {} cut, in {:.2} s",
+            grouped(closing.clean),
+            grouped(closing.cut),
+            closing.seconds
+        );
         rows.row("closed", &text)?;
         rows.row("verdict", if self.ok { "nothing lost" } else { "something was lost" })
     }
@@ -97,6 +108,10 @@ impl Rows<'_, '_> {
         let rate = grouped(it.per_second as u64);
         self.row("rate", &format!("{rate}/s, {:.2} MB/s", it.megabytes_per_second))?;
         self.row("latency", &it.latency_us.to_string())?;
+        if let Some(large) = &it.large {
+            let (size, percent) = (grouped(large.payload_bytes as u64), large.share * 100.0);
+            self.row("large", &format!("{percent:.1} %, {size} bytes: {}", large.latency_us))?;
+        }
         if it.rate > 0 {
             let text = format!("{} at worst, by this program", time(it.send_lag_max_us));
             self.row("sent late", &text)?;
@@ -112,6 +127,20 @@ impl Rows<'_, '_> {
         }
         for (how, count) in &it.wrong {
             self.row("", &format!("{} wrong: {how}", grouped(*count)))?;
+        }
+        Ok(())
+    }
+
+    fn storm(&mut self, it: &StormReport) -> fmt::Result {
+        let (left, back) = (grouped(it.left), grouped(it.back));
+        self.row("storm", &format!("{left} left at once, {back} came back"))?;
+        self.row("", &format!("back after {}", it.back_us))?;
+        if it.failed > 0 {
+            self.row("", &format!("{} failed", grouped(it.failed)))?;
+            self.reasons(&it.failed_reasons)?;
+        }
+        if let Some(others) = &it.latency_us {
+            self.row("", &format!("latency meanwhile {others}"))?;
         }
         Ok(())
     }

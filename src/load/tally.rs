@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::content::Wrong;
+use super::storm::StormTally;
 
 /// Everything one thread knows at the end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) opening: Opening,
     pub(crate) traffic: Traffic,
+    pub(crate) storm: StormTally,
 }
 
 /// How connections came and went.
@@ -51,8 +53,17 @@ pub(crate) struct Traffic {
     pub(crate) duplicates: u64,
     /// Came after a later one of the same sender.
     pub(crate) late: u64,
-    /// From when it was due to when it came, in nanoseconds.
+    /// From when it was due to when it came, in nanoseconds; large ones and what came while others
+    /// stormed not included.
     pub(crate) latency: Histogram<u64>,
+    /// Of the large ones.
+    pub(crate) latency_large: Histogram<u64>,
+    /// Of the small ones that came while others stormed.
+    pub(crate) latency_storm: Histogram<u64>,
+    /// Large ones within the measured time.
+    pub(crate) measured_large: u64,
+    /// Others leave and come back.
+    pub(crate) storming: bool,
     /// How late a message was sent at worst, in nanoseconds.
     pub(crate) lag_ns: u64,
     measuring: bool,
@@ -88,6 +99,10 @@ impl Default for Traffic {
             duplicates: 0,
             late: 0,
             latency: histogram(),
+            latency_large: histogram(),
+            latency_storm: histogram(),
+            measured_large: 0,
+            storming: false,
             lag_ns: 0,
             measuring: false,
         }
@@ -99,6 +114,7 @@ impl Tally {
     pub(crate) fn add(&mut self, other: &Self) {
         self.opening.add(&other.opening);
         self.traffic.add(&other.traffic);
+        self.storm.add(&other.storm);
     }
 }
 
@@ -120,7 +136,21 @@ impl Traffic {
     pub(crate) fn on_message(&mut self, due_ns: u64, now_ns: u64) {
         self.seen += 1;
         self.measured += u64::from(self.measuring);
-        self.latency.saturating_record(now_ns.saturating_sub(due_ns));
+        let latency = if self.storming { &mut self.latency_storm } else { &mut self.latency };
+        latency.saturating_record(now_ns.saturating_sub(due_ns));
+    }
+
+    /// A large message came that was due at `due_ns`.
+    pub(crate) fn on_large_message(&mut self, due_ns: u64, now_ns: u64) {
+        self.seen += 1;
+        self.measured += u64::from(self.measuring);
+        self.measured_large += u64::from(self.measuring);
+        self.latency_large.saturating_record(now_ns.saturating_sub(due_ns));
+    }
+
+    /// Messages that were sent and are not to be waited for: their connection was closed by us.
+    pub(crate) fn withdraw(&mut self, messages: u32) {
+        self.sent -= u64::from(messages);
     }
 
     /// A message came that is not as it was sent.
@@ -131,8 +161,10 @@ impl Traffic {
     /// What came before was to warm up.
     pub(crate) fn begin_measuring(&mut self) {
         self.measured = 0;
+        self.measured_large = 0;
         self.lag_ns = 0;
         self.latency.reset();
+        self.latency_large.reset();
         self.measuring = true;
     }
 
@@ -145,6 +177,7 @@ impl Traffic {
         self.sent += other.sent;
         self.seen += other.seen;
         self.measured += other.measured;
+        self.measured_large += other.measured_large;
         for (how, count) in &other.wrong {
             *self.wrong.entry(*how).or_default() += count;
         }
@@ -153,6 +186,8 @@ impl Traffic {
         self.duplicates += other.duplicates;
         self.late += other.late;
         let _ = self.latency.add(&other.latency);
+        let _ = self.latency_large.add(&other.latency_large);
+        let _ = self.latency_storm.add(&other.latency_storm);
         self.lag_ns = self.lag_ns.max(other.lag_ns);
     }
 }
@@ -174,7 +209,7 @@ impl Reasons {
         self.0.values().sum()
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (reason, count) in &other.0 {
             self.count_many(reason, *count);
         }
@@ -182,7 +217,7 @@ impl Reasons {
 }
 
 /// 1 ns to 100 s with three significant digits: 0.2 MiB.
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 100_000_000_000, 3).unwrap_or_else(|_| unreachable!("constants"))
 }
 
@@ -203,6 +238,23 @@ mod tests {
         traffic.on_message(0, 20);
         assert_eq!((traffic.seen, traffic.measured), (3, 1));
         assert_eq!((traffic.latency.len(), traffic.latency.max()), (2, 20));
+    }
+
+    #[test]
+    fn large_ones_and_storms_have_latencies_of_their_own() {
+        let mut traffic = Traffic::default();
+        traffic.begin_measuring();
+        traffic.sent = 5;
+        traffic.on_message(0, 10);
+        traffic.on_large_message(0, 1000);
+        traffic.storming = true;
+        traffic.on_message(0, 100);
+        traffic.on_large_message(0, 2000);
+        traffic.withdraw(1);
+        assert_eq!((traffic.sent, traffic.seen, traffic.measured), (4, 4, 4));
+        assert_eq!((traffic.latency.len(), traffic.latency.max()), (1, 10));
+        assert_eq!((traffic.latency_storm.len(), traffic.latency_storm.max()), (1, 100));
+        assert_eq!((traffic.latency_large.len(), traffic.measured_large), (2, 2));
     }
 
     #[test]

@@ -1,0 +1,339 @@
+"""Opens N connections to a server on this host, holds them, and says what each costs.
+
+User space is the growth of the server's resident set. The kernel's part is measured, not guessed,
+from objects in its caches (/proc/slabinfo, root only), in three steps of one run:
+
+  bare     K clients of `ringhold load idle` at a server that only holds sockets; then the clients
+           are killed, and what is left belongs to the holder: a bare accepted socket.
+  client   both ends of that minus the holder's: what the clients' ends cost.
+  server   both ends of the N connections at the real server, minus N clients' ends.
+
+Nothing here is a timed test; on a busy host only the bytes are worth something.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import host
+import servers as peers
+
+# Sockets that are no connections: listeners, a server's own.
+STRANGERS = 20
+SHOWN = 2  # Bytes per connection below which a cache is added to "other caches".
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="benches/density.sh", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("connections", type=int, metavar="N")
+    add("--hold", default="60s", metavar="TIME", help="with heartbeats (%(default)s)")
+    add("--sample", type=int, default=0, metavar="K",
+        help="connections of the bare measurement (15,000, or N if that is less)")
+    add("--storm", action="store_true",
+        help="while they are held, half of the connections are closed at once and come back, and "
+        "the others echo at --rate; at the end all are closed at once")
+    add("--rate", type=int, default=1000, help="echoes per second with --storm (%(default)s)")
+    add("--tune", action="store_true",
+        help="raise kernel settings that are too small for N; they are put back at the end")
+    add("--server", metavar="COMMAND",
+        help="another server, with {port}; not more connections than its limit of open files")
+    add("--options", default="", metavar="OPTIONS", help="for `ringhold echo`")
+    add("--open-rate", type=int, default=0, help="connections opened per second (no limit)")
+    add("--ringhold", metavar="PROGRAM", help="this program, instead of building one")
+    add("--holder", metavar="PROGRAM", help="this holder, instead of building one")
+    add("--name", help="of the files in benches/results (density-N)")
+    add("--results", default=host.RESULTS, help="another folder for them")
+    return parser.parse_args()
+
+
+def wanted(n):
+    """Kernel settings for N connections with both ends on this host, and why."""
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return {
+        "net.core.somaxconn": 65_535,
+        "net.ipv4.tcp_max_syn_backlog": 65_535,
+        # Handshakes of a million connections pass through these buffers.
+        "net.ipv4.tcp_mem": f"{pages // 6} {pages // 4} {pages // 3}",
+        "fs.file-max": 2 * n + 200_000,
+        "net.netfilter.nf_conntrack_max": 2 * n + 65_536,
+        # The clients that the bare measurement kills are gone sooner.
+        "net.ipv4.tcp_fin_timeout": -5,
+    }
+
+
+def tune(settings, n, allowed):
+    for name, value in wanted(n).items():
+        now = settings.get(name)
+        if now is None:
+            continue
+        # Compared by the last number; a negative one is an upper bound.
+        number = int(str(value).split()[-1])
+        if int(now[-1]) >= number > 0 or (number < 0 and int(now[-1]) <= -number):
+            continue
+        if allowed:
+            settings.set(name, str(value).lstrip("-"))
+        elif number > 0:
+            print(f"note: {name} is {' '.join(now)}; --tune would raise it to {value}", flush=True)
+
+
+class Reading:
+    """Memory of the kernel and of one process at one moment."""
+
+    def __init__(self, pid=None):
+        time.sleep(1)  # What is freed after a grace period is free by then.
+        self.slabs = host.Slabs()
+        self.info = host.meminfo()
+        self.rss = host.resident(pid) if pid else 0
+
+    def caches_since(self, earlier, count):
+        grown = self.slabs.since(earlier.slabs)
+        return {name: size / count for name, size in grown.items() if size}
+
+
+class Density:
+    def __init__(self, options):
+        self.options, self.count = options, options.connections
+        self.sample = options.sample or min(self.count, 15_000)
+        self.binary = options.ringhold or peers.build_ringhold()
+        self.holder = options.holder or peers.build_benches("holder")["holder"]
+        self.found = {"connections": self.count, "sample": self.sample, "host": host.facts()}
+
+    def load(self, port, count, *words):
+        words = [self.binary, "--log", "error", "load", *words, "--connections", count, "--json",
+                 "--url", f"ws://127.0.0.1:{port}/", "--handshake-timeout", "120s"]
+        return host.Process(words)
+
+    @staticmethod
+    def wait_open(base, count, load, seconds):
+        """Both ends of each connection are sockets in use."""
+        is_done = lambda: host.sockets()[0] >= base + 2 * count - STRANGERS or not load.is_alive()
+        host.wait_until(f"{count} connections", seconds, is_done, 0.05)
+        if not load.is_alive():
+            raise RuntimeError(f"load ended: {load.child.stderr.read().strip()}")
+
+    def bare(self):
+        """What a bare accepted socket and what a client's end cost, by cache."""
+        print(f"bare: {self.sample:,} clients at a holder of sockets", flush=True)
+        port, count = host.free_port(), self.sample
+        holder = host.serve([self.holder, port], port, stdin=subprocess.PIPE, log=log("holder"))
+        base = host.sockets()[0]
+        try:
+            before = Reading()
+            load = self.load(port, count, "idle", "--duration", "600s")
+            try:
+                self.wait_open(base, count, load, 60 + count / 500)
+                both = Reading().caches_since(before, count)
+            finally:
+                load.stop(signal.SIGKILL)
+            gone = lambda: host.sockets()[0] <= base + count + STRANGERS
+            host.wait_until("the clients' end", 30, gone)
+            # Their sockets linger as TIME_WAIT, and their farewells wait to be read.
+            limit = int(host.Settings().get("net.ipv4.tcp_fin_timeout")[0]) + 15
+            quiet = lambda: host.sockets()[1] < count / 200 + STRANGERS
+            host.wait_until("the end of TIME_WAIT", limit, quiet, 0.25)
+            holder.child.stdin.write("\n")
+            holder.child.stdin.flush()
+            host.wait_until("the holder", 30, lambda: "have ended" in holder.output())
+            held = Reading().caches_since(before, count)
+        finally:
+            holder.stop()
+        names = both.keys() | held.keys()
+        client = {name: both.get(name, 0) - held.get(name, 0) for name in names}
+        self.found |= {"bare": held, "client": client}
+        host.wait_until("the holder's end", 30, lambda: host.sockets()[0] <= base + STRANGERS)
+
+    def start(self, port):
+        if self.options.server:
+            return host.serve(self.options.server.replace("{port}", str(port)), port,
+                              log=log("server"))
+        words = [self.binary, "echo", "--listen", f"127.0.0.1:{port}", "--stats-interval", "5s"]
+        # Who comes back at once may find its former place not yet free.
+        spare = self.count // (2 if self.options.storm else 50) + 64
+        words += ["--max-connections", self.count + spare]
+        return host.serve(words + self.options.options.split(), port, log=log("server"))
+
+    def hold(self):
+        """The real thing."""
+        options, count, port = self.options, self.count, host.free_port()
+        server = self.start(port)
+        base = host.sockets()[0]
+        try:
+            before = Reading(server.pid)
+            words = ["--duration", options.hold, "--open-rate", options.open_rate]
+            words += ["--server-pid", server.pid, "--linger", "10s"]
+            if options.storm:
+                words += ["--payload", "32", "--rate", options.rate, "--storm-after", "15s",
+                          "--close-rate", "0"]
+            print(f"opening {count:,} connections", flush=True)
+            load = self.load(port, count, "echo" if options.storm else "idle", *words)
+            try:
+                self.wait_open(base, count, load, 120 + count / 500)
+                print("all open; holding", flush=True)
+                start, cpu = time.monotonic(), host.run_seconds(server.pid)
+                open_ = Reading(server.pid)
+                held = peak = open_
+                # The load generator itself ends the time; the last reading before is the result.
+                while load.is_alive() and host.sockets()[0] >= base + 2 * count * 0.99:
+                    self.found["hold_seconds"] = time.monotonic() - start
+                    self.found["cpu_seconds"] = host.run_seconds(server.pid) - cpu
+                    self.found["rss"] = host.resident(server.pid)
+                    time.sleep(0.5)
+                out, errors = load.child.communicate()
+            finally:
+                load.stop()
+            if not out:
+                raise RuntimeError(f"load: {errors.strip()}")
+            self.found["load"] = json.loads(out)
+            self.found["stats"] = last_stats(server.output(), count)
+            host.wait_until("the end", 60, lambda: host.sockets()[0] <= base + STRANGERS, 0.1)
+            time.sleep(10 if count > 1000 else 1)
+            after = Reading(server.pid)
+        finally:
+            server.stop()
+        opened = self.found["load"]["opening"]["opened"]
+        both = held.caches_since(before, opened)
+        self.found |= {
+            "both": both, "user": (self.found["rss"] - before.rss) / opened,
+            "both_by_pages": (open_.slabs.pages - before.slabs.pages) * host.PAGE / opened,
+            "rss_before": before.rss, "rss_after": after.rss,
+            "slab_after": sum(after.caches_since(before, opened).values()),
+            "other_kernel": {
+                name: (peak.info[name] - before.info[name]) / opened
+                for name in ("PageTables", "KernelStack", "VmallocUsed", "Percpu")
+                if name in peak.info
+            },
+        }
+
+
+def log(name):
+    return f"/tmp/ringhold-density-{os.getpid()}-{name}.log"
+
+
+def last_stats(text, count):
+    """The counters of the last log line at which all connections were open."""
+    found = {}
+    for line in text.splitlines():
+        numbers = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", line)}
+        if numbers.get("open", 0) >= 0.9 * count:
+            found = numbers
+    return found
+
+
+def server_caches(found):
+    """The server's part by cache: both ends minus the client's."""
+    names = found["both"].keys() | found["client"].keys()
+    return {name: found["both"].get(name, 0) - found["client"].get(name, 0) for name in names}
+
+
+def table(found):
+    waste = host.Slabs.WASTE
+    columns = [server_caches(found), found["bare"], found["client"], found["both"]]
+    totals = [sum(it.values()) - it.get(waste, 0) for it in columns]
+    wastes = [it.get(waste, 0) for it in columns]
+    names = [name for name in columns[0] if name != waste]
+    shown = [name for name in names if max(abs(it.get(name, 0)) for it in columns) >= SHOWN]
+    shown.sort(key=lambda name: -columns[0].get(name, 0))
+    rest = [total - sum(it.get(name, 0) for name in shown) for total, it in zip(totals, columns)]
+    row = lambda name, values: f"| {name} | " + " | ".join(f"{it:,.0f}" for it in values) + " |"
+    user = found["user"]
+    return [
+        "| bytes per connection | server | bare accepted socket | client | both ends |",
+        "|---|---:|---:|---:|---:|",
+        *(row(f"`{name}`", [it.get(name, 0) for it in columns]) for name in shown),
+        row("other caches", rest),
+        row("**kernel**", totals),
+        f"| **user space** | {user:,.0f} | | | |",
+        f"| **all in** | **{totals[0] + user:,.0f}** | | | |",
+        row("ends of slabs that fit no object", wastes),
+        f"| all in, with these | {totals[0] + wastes[0] + user:,.0f} | | | |",
+    ]
+
+
+def summary(found):
+    load, stats = found["load"], found["stats"]
+    opening, storm = load["opening"], load["storm"]
+    cpu = found["cpu_seconds"] / found["hold_seconds"] * 100
+    form = "p50 {p50:,.0f}, p99 {p99:,.0f}, p99.9 {p999:,.0f}, max {max:,.0f} µs"
+    us = lambda quantiles: form.format(**quantiles)
+    each = opening["server_cpu_us_each"] or 0
+    rows = [
+        ("opened", f"{opening['opened']:,} of {found['connections']:,} in "
+                   f"{opening['seconds']:.1f} s, {opening['per_second']:,.0f}/s, "
+                   f"{each:.1f} µs of the server's processor each"),
+        ("held", f"{found['hold_seconds']:.0f} s, {load['lost']:,} lost, "
+                 f"server at {cpu:.2f} % of a processor"),
+    ]
+    if stats.get("heartbeats_sent"):
+        answered, late, missed = (
+            stats.get(f"heartbeats_{it}", 0) for it in ("answered", "late", "missed"))
+        settled = max(answered + late + missed, 1)
+        rows.append(("heartbeats", f"{stats['heartbeats_sent']:,} sent, {answered:,} answered in "
+                     f"time ({100 * answered / settled:.4f} %), {late:,} late, {missed:,} missed"))
+    if stats.get("drift_us_p99") is not None:
+        drift = [stats[f"drift_us_{it}"] for it in ("p50", "p99", "max")]
+        rows.append(("timer drift", "p50 {:,}, p99 {:,}, max {:,} µs".format(*drift)))
+    if storm:
+        rows.append(("storm", f"{storm['left']:,} left at once, "
+                     f"{storm['back']:,} came back: {us(storm['back_us'])}"))
+        rows.append(("echo before and after", us(load["messages"]["latency_us"])))
+        if storm["latency_us"]:
+            rows.append(("echo meanwhile", us(storm["latency_us"])))
+    closing = load["closing"]
+    change = 100 * (found["rss_after"] / max(found["rss_before"], 1) - 1)
+    rows += [
+        ("closed", f"{closing['clean']:,} clean, {closing['cut']:,} cut, "
+                   f"in {closing['seconds']:.1f} s"),
+        ("server's memory", f"{found['rss_before'] >> 10:,} KiB before, {found['rss'] >> 10:,} "
+                            f"KiB held, {found['rss_after'] >> 10:,} KiB after ({change:+.0f} %)"),
+        ("kernel after", f"{found['slab_after']:,.0f} bytes of slabs per former connection"),
+        ("slab pages", f"{found['both_by_pages']:,.0f} bytes per connection, both ends"),
+        ("other kernel memory", ", ".join(
+            f"{name} {size:,.0f}" for name, size in found["other_kernel"].items())
+            + " bytes per connection, both ends"),
+    ]
+    return ["| | |", "|---|---|"] + [f"| {name} | {text} |" for name, text in rows]
+
+
+def main():
+    options = arguments()
+    if os.geteuid() != 0:
+        sys.exit("density.sh: /proc/slabinfo is for root only; run it as root")
+    host.enter_own_network()
+    # A signal ends it as an exception does, so that settings are put back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    density = Density(options)
+    settings = host.Settings()
+    try:
+        tune(settings, options.connections, options.tune)
+        density.bare()
+        density.hold()
+    finally:
+        settings.restore()
+        for name in ("holder", "server"):
+            if os.path.exists(log(name)):
+                os.unlink(log(name))
+    found = density.found
+    found["server"] = server_caches(found)
+    lines = [f"# {options.connections:,} connections", "", host.describe(found["host"]) + ".", "",
+             *table(found), "", *summary(found)]
+    print("\n".join(lines))
+    name = options.name or f"density-{options.connections}"
+    for ending, text in (("md", "\n".join(lines) + "\n"), ("json", json.dumps(found) + "\n")):
+        path = os.path.join(options.results, f"{name}.{ending}")
+        os.makedirs(options.results, exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+        print("written:", path)
+    return 0 if found["load"]["ok"] else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+// Echo with Bun's own WebSocket server. Below /fanout, what one client sends is published to all.
+const port = Number(process.argv[2]);
+
+Bun.serve({
+  hostname: "127.0.0.1",
+  port,
+  fetch(request, server) {
+    const fanout = new URL(request.url).pathname.startsWith("/fanout");
+    if (server.upgrade(request, { data: { fanout } })) return undefined;
+    return new Response("WebSocket only", { status: 426 });
+  },
+  websocket: {
+    perMessageDeflate: false,
+    maxPayloadLength: 64 * 1024 * 1024,
+    backpressureLimit: 64 * 1024 * 1024,
+    closeOnBackpressureLimit: false,
+    open(socket) {
+      if (socket.data.fanout) socket.subscribe("all");
+    },
+    message(socket, message) {
+      if (!socket.data.fanout) {
+        socket.send(message);
+        return;
+      }
+      // publish() leaves out the sender.
+      socket.publish("all", message);
+      socket.send(message);
+    },
+  },
+});
+console.log(`listening on ws://127.0.0.1:${port}`);

@@ -1,0 +1,30 @@
+// Echo with ws on Node. Below /fanout, what one client sends is sent to all of them.
+import { createServer } from "node:http";
+import { WebSocketServer } from "ws";
+
+const port = Number(process.argv[2]);
+const http = createServer();
+const server = new WebSocketServer({
+  server: http,
+  perMessageDeflate: false,
+  maxPayload: 64 * 1024 * 1024,
+});
+const subscribers = new Set();
+
+server.on("connection", (socket, request) => {
+  socket.on("error", () => {});
+  if (!request.url.startsWith("/fanout")) {
+    socket.on("message", (data, binary) => socket.send(data, { binary }));
+    return;
+  }
+  subscribers.add(socket);
+  socket.on("close", () => subscribers.delete(socket));
+  socket.on("message", (data, binary) => {
+    for (const subscriber of subscribers) subscriber.send(data, { binary });
+  });
+});
+
+// Node sets TCP_NODELAY on a server's sockets by default.
+http.listen({ host: "127.0.0.1", port, backlog: 65535 }, () => {
+  console.log(`listening on ws://127.0.0.1:${port}`);
+});

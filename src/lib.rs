@@ -79,14 +79,17 @@
 //! # Layers
 //!
 //! [`protocol`] is RFC 6455 without I/O, usable and testable on its own; [`engine`] is one core's
-//! world and the threads that run it. Dependencies point from engine to protocol only.
+//! world and the threads that run it; [`gateway`] is the Centrifugo client protocol as an
+//! application of the engine. Dependencies point from gateway to engine to protocol only.
 //!
 //! Linux 6.1 or later; io_uring must be allowed (`kernel.io_uring_disabled = 0`, and a seccomp
 //! profile that permits it).
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod control;
 pub mod engine;
+pub mod gateway;
 pub mod protocol;
 
 pub use engine::{

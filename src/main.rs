@@ -1,12 +1,13 @@
 //! The program `ringhold`: arguments in, exit status out.
 
 mod commands;
-mod control;
+mod doctor;
 mod load;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use ringhold::control;
 
 // Gives freed pages back to the kernel, which glibc's allocator does not do reliably.
 #[global_allocator]
@@ -14,8 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    commands::start_logging(arguments.log.as_deref());
-    match commands::run(arguments.command) {
+    match commands::run(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ringhold: {error}");

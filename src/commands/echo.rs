@@ -12,7 +12,7 @@ use ringhold::protocol::request::Request;
 use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server};
 
 use super::options::{EngineOptions, duration};
-use crate::control;
+use crate::control::{self, Duties};
 
 /// Sends every message back. Clients of a path below `/fanout` share a topic instead: what one
 /// sends, all of them receive.
@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     let config = arguments.engine.config();
     let drain = config.drain.clone();
     let running = Server::builder().config(config).start(|_| Echo::default())?;
-    let control = control::start(running.handle(), drain, arguments.stats_interval)?;
+    let control =
+        control::start(running.handle(), drain, arguments.stats_interval, Duties::default())?;
     if let Some(address) = running.address() {
         control::announce(address, running.workers());
     }

@@ -1,5 +1,29 @@
-//! The control plane: one thread beside the workers, on tokio-uring. It turns signals into drains
-//! and counters into log lines; no connection of a client ever passes through it.
+//! The control plane: one thread beside the workers, on tokio-uring.
+//!
+//! It turns signals into drains and counters into log lines, and speaks HTTP: the server API,
+//! health, metrics, the demo page, and the hooks by which the gateway asks the application's
+//! backend. No WebSocket connection ever passes through it, and no worker ever waits for it.
+//!
+//! This is what the program `ringhold` is made of, for its own use: names here may change in any
+//! version.
+
+pub mod access;
+pub mod api;
+pub mod backend;
+mod batch;
+pub mod body;
+pub mod counts;
+pub mod demo;
+pub mod health;
+pub mod http;
+pub mod jwks;
+pub mod live;
+pub mod metrics;
+pub mod plane;
+pub mod process;
+pub mod proxy;
+mod replayed;
+pub mod settings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,22 +32,43 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringhold::{Counters, Drain, Handle, Handler, Stats};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+pub use self::backend::{Backend, Snapshot};
+use crate::{Drain, Handle, Handler, Stats};
+
 /// The control thread of a running server.
-pub(crate) struct Control {
+#[derive(Debug)]
+pub struct Control {
     thread: JoinHandle<()>,
     finished: oneshot::Sender<()>,
 }
 
+/// What a program wants of its control thread besides.
+pub struct Duties {
+    /// Called once, within the thread's runtime, before anything else.
+    pub begin: Box<dyn FnOnce() + Send>,
+    /// Called when the server starts to go away.
+    pub drain: Box<dyn Fn() + Send>,
+    /// Called at SIGHUP, on a thread where it may wait.
+    pub reload: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Default for Duties {
+    fn default() -> Self {
+        let reload = || tracing::info!("there is nothing to reload");
+        Self { begin: Box::new(|| {}), drain: Box::new(|| {}), reload: Box::new(reload) }
+    }
+}
+
 /// Starts the control thread. It drains the server at the first SIGTERM or SIGINT and ends it at
 /// once at the second.
-pub(crate) fn start<H: Handler>(
+pub fn start<H: Handler>(
     handle: Handle<H>,
     drain: Drain,
     stats_interval: Duration,
+    duties: Duties,
 ) -> io::Result<Control> {
     let (finished, end) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
@@ -35,7 +80,7 @@ pub(crate) fn start<H: Handler>(
                 let outcome = signals.as_ref().map(|_| ()).map_err(|error| error.kind());
                 let _ = ready.send(outcome);
                 if let Ok(signals) = signals {
-                    serve(handle, signals, drain, stats_interval, end).await;
+                    serve(handle, signals, drain, stats_interval, duties, end).await;
                 }
             });
         })?;
@@ -49,7 +94,7 @@ pub(crate) fn start<H: Handler>(
 
 /// For programs that end by themselves: the flag is set by the first SIGTERM or SIGINT; the second
 /// ends the process at once.
-pub(crate) fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
+pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let interrupted = flag.clone();
     let (ready, started) = std::sync::mpsc::channel();
@@ -59,9 +104,9 @@ pub(crate) fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
             let signals = Signals::new();
             let _ = ready.send(signals.as_ref().map(|_| ()).map_err(|error| error.kind()));
             let Ok(mut signals) = signals else { return };
-            signals.next().await;
+            signals.end().await;
             interrupted.store(true, Ordering::Relaxed);
-            signals.next().await;
+            signals.end().await;
             std::process::exit(130);
         });
     })?;
@@ -74,20 +119,20 @@ pub(crate) fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
 
 impl Control {
     /// Ends the thread after the workers have ended.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         let _ = self.finished.send(());
         let _ = self.thread.join();
     }
 }
 
 /// Says where the server listens: one line on standard output, for people and scripts.
-pub(crate) fn announce(address: SocketAddr, workers: usize) {
+pub fn announce(address: SocketAddr, workers: usize) {
     println!("listening on ws://{address}");
     tracing::info!(%address, workers, "ready");
 }
 
 /// The last line of a server that ended as asked.
-pub(crate) fn summarise(stats: &Stats) {
+pub fn summarise(stats: &Stats) {
     let c = &stats.counters;
     tracing::info!(
         opened = c.opened,
@@ -102,6 +147,7 @@ pub(crate) fn summarise(stats: &Stats) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -109,14 +155,22 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) {
+    /// The next signal; whether it asks for the end.
+    async fn next(&mut self) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.hangup.recv() => false,
         }
+    }
+
+    /// The next signal that asks for the end.
+    async fn end(&mut self) {
+        while !self.next().await {}
     }
 }
 
@@ -125,14 +179,22 @@ async fn serve<H: Handler>(
     mut signals: Signals,
     drain: Drain,
     stats_interval: Duration,
+    duties: Duties,
     mut end: oneshot::Receiver<()>,
 ) {
+    (duties.begin)();
+    let reload: Arc<dyn Fn() + Send + Sync> = duties.reload.into();
     let mut draining = false;
     let pause = if stats_interval.is_zero() { Duration::MAX } else { stats_interval };
     loop {
         tokio::select! {
             _ = &mut end => return,
-            () = signals.next() => {
+            ends = signals.next() => {
+                if !ends {
+                    let reload = reload.clone();
+                    tokio::task::spawn_blocking(move || reload());
+                    continue;
+                }
                 if draining {
                     tracing::warn!("second signal: ending at once");
                     std::process::exit(0);
@@ -140,6 +202,7 @@ async fn serve<H: Handler>(
                 draining = true;
                 let (window, deadline) = (drain.window, drain.deadline);
                 tracing::info!(?window, ?deadline, "going away");
+                (duties.drain)();
                 handle.drain(&drain);
             }
             () = tokio::time::sleep(pause) => log_stats(&handle.stats()),
@@ -163,16 +226,8 @@ fn log_stats(stats: &Stats) {
             ));
         }
     }
-    if let Some(bytes) = bytes_per_connection(&stats.counters) {
+    if let Some(bytes) = process::bytes_per_connection(stats.counters.connections) {
         line.push_str(&format!(" resident_per_connection={bytes}"));
     }
     tracing::info!(target: "ringhold::stats", "{}", line.trim_start());
-}
-
-/// Resident bytes of this process per connection, all included.
-fn bytes_per_connection(counters: &Counters) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    (kib * 1024).checked_div(counters.connections)
 }

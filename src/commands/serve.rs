@@ -1,0 +1,259 @@
+//! `ringhold serve`: the gateway, from its configuration to its end.
+
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use ringhold::control::access::Gate;
+use ringhold::control::demo::Demo;
+use ringhold::control::live::Live;
+use ringhold::control::plane::Plane;
+use ringhold::control::{self, Duties, settings};
+use ringhold::gateway::app::{Gateway, Seed};
+use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::options::{
+    ChannelOptions, Loaded, Namespace, Options, Secret, Sources, Token,
+};
+use ringhold::gateway::placement::Placement;
+use ringhold::gateway::rulebook::Rulebook;
+use ringhold::gateway::tokens::TokenRequest;
+use ringhold::{Server, StartError};
+
+use super::config::warn;
+use super::options::duration;
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeArguments {
+    /// Configuration: TOML, or JSON if the name ends with .json
+    #[arg(short, long, value_name = "FILE", env = "RINGHOLD_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Address to listen on; stronger than the configuration
+    #[arg(short, long, value_name = "IP")]
+    address: Option<IpAddr>,
+
+    /// Port to listen on, 0 for a free one; stronger than the configuration
+    #[arg(short, long, value_name = "PORT")]
+    port: Option<u16>,
+
+    /// Any key of the configuration, as client.insecure=true. May be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Log the engine's counters at this interval; 0s: never
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
+    stats_interval: Duration,
+}
+
+impl ServeArguments {
+    fn sources(&self) -> Sources {
+        let address = self.address.map(|address| format!("http_server.address={address}"));
+        let port = self.port.map(|port| format!("http_server.port={port}"));
+        let sets = self.set.iter().cloned().chain(address).chain(port).collect();
+        Sources::of_process(self.config.clone(), sets)
+    }
+}
+
+pub(crate) fn run(
+    arguments: &ServeArguments,
+    log: Option<&str>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let Loaded { mut options, warnings } = Options::load(&arguments.sources())?;
+    super::start_logging(Some(log.unwrap_or(options.log.filter())));
+    warn(&warnings);
+    let first_run = arguments.config.is_none() && is_unconfigured(&options);
+    let demo = if first_run { Some(improvise(&mut options)?) } else { None };
+
+    let config = options.engine_config();
+    let drain = config.drain.clone();
+    let rules = Arc::new(Rulebook::new(options)?);
+    let (plane, outlets) = Plane::new(&rules.options, demo)?;
+    let layout = Server::builder().config(config).layout()?;
+    let cores = u16::try_from(layout.workers)?;
+    let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
+    let placement = Placement::new(cores, seed);
+    let limits = HomeLimits {
+        position_check: rules.options.client.channel_position_check_delay,
+        ..HomeLimits::default()
+    };
+    let start = Seed { placement, limits, rules: rules.clone(), control: outlets };
+    let running = Server::builder()
+        .config(rules.options.engine_config())
+        .workers(layout.workers)
+        .start(move |core| Gateway::new(core, &start))?;
+
+    let address = running.address().ok_or("nothing is listened on")?;
+    let live = Arc::new(Live::new(running.handle(), placement, rules.clone(), address.to_string()));
+    let routes = match plane.routes(&live) {
+        Ok(routes) => routes,
+        Err(error) => {
+            running.handle().stop();
+            running.join()?;
+            return Err(error.into());
+        }
+    };
+    let gate = plane.gate();
+    let duties = Duties {
+        begin: {
+            let (live, handle) = (live.clone(), running.handle());
+            Box::new(move || plane.run(live, routes, handle))
+        },
+        drain: {
+            let live = live.clone();
+            Box::new(move || live.drain())
+        },
+        reload: {
+            let (live, arguments) = (live, arguments.clone());
+            Box::new(move || match first_run {
+                true => tracing::info!("nothing is configured, so there is nothing to reload"),
+                false => reload(&live, gate.as_ref(), &arguments),
+            })
+        },
+    };
+    let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
+    announce(&rules.options, address, running.workers(), first_run)?;
+    let stats = running.join().map_err(|error: StartError| error)?;
+    control.finish();
+    control::summarise(&stats);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes over what can be taken over from the configuration as it is now.
+fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) {
+    let new = match Options::load(&arguments.sources()) {
+        Ok(Loaded { options, warnings }) => {
+            warn(&warnings);
+            options
+        }
+        Err(error) => {
+            tracing::error!(%error, "the configuration stays as it was");
+            return;
+        }
+    };
+    let old = live.rules();
+    let mut options = old.options.clone();
+    for key in options.restart_needed(&new) {
+        tracing::warn!(key, "changed, but only a restart brings it into effect");
+    }
+    options.reload(&new);
+    match Rulebook::new(options) {
+        Ok(rules) => {
+            if let Some(gate) = gate {
+                gate.replace(settings::access(&rules.options));
+            }
+            live.replace_rules(|old| rules.keeping_fetched_keys(old));
+            tracing::info!("channels and keys are those of the configuration as it is now");
+        }
+        Err(error) => tracing::error!(error, "the configuration stays as it was"),
+    }
+}
+
+/// Whether nobody could connect or publish: nothing was configured.
+fn is_unconfigured(options: &Options) -> bool {
+    let client = &options.client;
+    client.token == Token::default()
+        && !client.insecure
+        && !client.allow_anonymous_connect_without_token
+        && !client.proxy.connect.enabled
+        && options.http_api.key.is_empty()
+        && !options.http_api.insecure
+}
+
+/// Secrets and a channel for trying it out. They end with the process.
+fn improvise(options: &mut Options) -> Result<Demo, Box<dyn Error>> {
+    let secret =
+        || uuid::Uuid::new_v4().simple().to_string() + &uuid::Uuid::new_v4().simple().to_string();
+    options.client.token.hmac_secret_key = Secret::new(secret());
+    options.http_api.key = Secret::new(secret());
+    options.health.enabled = true;
+    options.prometheus.enabled = true;
+    if options.client.allowed_origins.is_empty() {
+        options.client.allowed_origins =
+            ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:*")).to_vec();
+    }
+    options.channel.namespaces.push(Namespace {
+        name: "demo".to_owned(),
+        options: ChannelOptions {
+            presence: true,
+            join_leave: true,
+            force_push_join_leave: true,
+            history_size: 100,
+            history_ttl: Duration::from_secs(3600),
+            force_recovery: true,
+            allow_subscribe_for_client: true,
+            allow_publish_for_subscriber: true,
+            allow_history_for_subscriber: true,
+            allow_presence_for_subscriber: true,
+            ..ChannelOptions::default()
+        },
+    });
+    let key = options.client.token.hmac_secret_key.reveal().to_owned();
+    token(&key, "guest")?;
+    let guests = std::sync::atomic::AtomicU32::new(1);
+    let token = move || {
+        let guest = guests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // Signing with this key was tried just now.
+        token(&key, &format!("guest-{guest}")).unwrap_or_default()
+    };
+    Ok(Demo { channel: DEMO.to_owned(), token: Arc::new(token) })
+}
+
+fn token(key: &str, user: &str) -> Result<String, Box<dyn Error>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64;
+    let request = TokenRequest {
+        sub: user.to_owned(),
+        iat: now,
+        exp: Some(now + 24 * 3600),
+        ..TokenRequest::default()
+    };
+    Ok(request.sign(key)?)
+}
+
+fn announce(
+    options: &Options,
+    address: SocketAddr,
+    workers: usize,
+    first_run: bool,
+) -> Result<(), Box<dyn Error>> {
+    let path = &options.websocket.handler_prefix;
+    tracing::info!(%address, workers, "ready");
+    if !first_run {
+        println!("listening on ws://{address}{path}");
+        return Ok(());
+    }
+    // An address of all interfaces is no address to go to.
+    let mut at = address;
+    if at.ip().is_unspecified() {
+        at.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let key = options.http_api.key.reveal();
+    let token = token(options.client.token.hmac_secret_key.reveal(), "you")?;
+    println!(
+        "listening on ws://{address}{path}
+
+Nothing is configured, so this run has secrets of its own, which end with it.
+
+Try it in two tabs:
+  http://{at}/
+
+Connect with an SDK of Centrifugo, as the user \"you\":
+  url    ws://{at}{path}
+  token  {token}
+
+Publish:
+  curl -H 'X-API-Key: {key}' \\
+    -d '{{\"channel\":\"{DEMO}\",\"data\":{{\"text\":\"hello\"}}}}' http://{at}/api/publish
+
+Then write a configuration:
+  ringhold config example > ringhold.toml
+  ringhold serve --config ringhold.toml"
+    );
+    Ok(())
+}
+
+/// The channel of the demo page.
+const DEMO: &str = "demo:chat";

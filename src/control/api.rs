@@ -1,0 +1,255 @@
+//! The server API over HTTP: who may call, what the body asks for, and how the outcome is written.
+//!
+//! `POST /api/<method>` takes the parameters of one method, `POST /api/batch` many requests, and
+//! `POST /api` the older form of one request per line. The invariant: without a valid key nothing
+//! of a body is read, and nothing of a batch is done before all of it was understood.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::access::{Access, Gate};
+use super::backend::Backend;
+use super::batch::{self, Batch, Legacy};
+use super::body::{self, BodyLimits, json, refusal};
+use super::counts::Counts;
+use super::process::Process;
+use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Envelope, Undecodable};
+use crate::gateway::wire::Error;
+
+/// How the server API is offered.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Path it is below, without a slash at its end. Default `/api`.
+    pub prefix: String,
+    /// Who may call.
+    pub access: Gate,
+    /// Answer errors with an HTTP status for everyone, not only where
+    /// `X-Centrifugo-Error-Mode: transport` asks for it.
+    pub transport_errors: bool,
+    /// How large and how slow a body may be.
+    pub body: BodyLimits,
+    /// How long the server may take for one request; then error 100. Default 10 s.
+    pub call_timeout: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            prefix: "/api".to_owned(),
+            access: Access::Nobody.into(),
+            transport_errors: false,
+            body: BodyLimits::default(),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The routes of the server API.
+pub fn router<B: Backend>(backend: Arc<B>, config: ApiConfig, counts: Arc<Counts>) -> Router {
+    let prefix = config.prefix.clone();
+    let api = Arc::new(Api { backend, config, counts, process: Process::default() });
+    Router::new()
+        .route(&prefix, post(legacy::<B>))
+        .route(&format!("{prefix}/openapi.json"), get(document))
+        .route(&format!("{prefix}/{{method}}"), post(method::<B>))
+        .with_state(api)
+}
+
+/// The description of the API that clients can be generated from (OpenAPI 3.1).
+pub const OPENAPI: &str = include_str!("assets/openapi.json");
+
+async fn document() -> Response {
+    json(StatusCode::OK, OPENAPI)
+}
+
+struct Api<B> {
+    backend: Arc<B>,
+    config: ApiConfig,
+    counts: Arc<Counts>,
+    process: Process,
+}
+
+/// `POST /api/<method>`.
+async fn method<B: Backend>(
+    State(api): State<Arc<Api<B>>>,
+    Path(method): Path<String>,
+    request: Request,
+) -> Response {
+    if !api.config.access.allows(&request) {
+        return api.unauthorized();
+    }
+    let by_status = api.config.transport_errors || wants_status(&request);
+    if method == "batch" {
+        return match api.read(request.into_body()).await {
+            Ok(body) => api.batch(&body).await,
+            Err(response) => response,
+        };
+    }
+    if ApiRequest::parameters(&method).is_none() {
+        return refusal(StatusCode::NOT_FOUND);
+    }
+    let body = match api.read(request.into_body()).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    match ApiRequest::decode(&method, &body) {
+        Ok(request) => answer(&api.call(request).await, by_status),
+        Err(Undecodable::Refused(error)) => answer(&Err(error), by_status),
+        Err(Undecodable::Malformed(error)) => api.malformed(&error),
+    }
+}
+
+/// `POST /api`: requests with a line break between them, answers likewise.
+async fn legacy<B: Backend>(State(api): State<Arc<Api<B>>>, request: Request) -> Response {
+    if !api.config.access.allows(&request) {
+        return api.unauthorized();
+    }
+    let body = match api.read(request.into_body()).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let requests = match batch::legacy(&body) {
+        Ok(requests) => requests,
+        Err(error) => return api.malformed(&error),
+    };
+    let mut lines = Vec::new();
+    for Legacy { id, request } in requests {
+        let outcome = match request {
+            Ok(request) => api.call(request).await,
+            Err(error) => Err(error),
+        };
+        if !lines.is_empty() {
+            lines.push(b'\n');
+        }
+        batch::write_legacy(&mut lines, id, &outcome);
+    }
+    json(StatusCode::OK, lines)
+}
+
+fn wants_status(request: &Request) -> bool {
+    request.headers().get("x-centrifugo-error-mode").is_some_and(|mode| mode == "transport")
+}
+
+impl<B: Backend> Api<B> {
+    async fn read(&self, body: Body) -> Result<Bytes, Response> {
+        body::read(body, self.config.body).await.map_err(|status| {
+            self.counts.api_refused(status);
+            refusal(status)
+        })
+    }
+
+    fn unauthorized(&self) -> Response {
+        self.counts.api_refused(StatusCode::UNAUTHORIZED);
+        refusal(StatusCode::UNAUTHORIZED)
+    }
+
+    fn malformed(&self, error: &dyn std::fmt::Display) -> Response {
+        self.counts.api_refused(StatusCode::BAD_REQUEST);
+        // Where and what, so that whoever wrote the backend finds it.
+        let body = Malformed { status: 400, message: format!("bad request: {error}") };
+        write(StatusCode::BAD_REQUEST, &body)
+    }
+
+    async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
+        let (method, started) = (request.method(), Instant::now());
+        let call = self.backend.call(request);
+        let mut outcome = match tokio::time::timeout(self.config.call_timeout, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::INTERNAL),
+        };
+        self.counts.api_call(method, started.elapsed(), outcome.as_ref().err());
+        if let Ok(ApiReply::Info(info)) = &mut outcome {
+            for node in &mut info.nodes {
+                node.process.get_or_insert_with(|| self.process.info());
+            }
+        }
+        outcome
+    }
+
+    async fn batch(self: &Arc<Self>, body: &[u8]) -> Response {
+        let Batch { commands, parallel } = match Batch::decode(body) {
+            Ok(batch) => batch,
+            Err(error) => return self.malformed(&error),
+        };
+        let mut replies = vec![None; commands.len()];
+        let mut running = JoinSet::new();
+        for (place, command) in commands.into_iter().enumerate() {
+            let request = match command {
+                Ok(request) => request,
+                Err(error) => {
+                    replies[place] = Some(("", Err(error)));
+                    continue;
+                }
+            };
+            let method = request.method();
+            if !parallel {
+                replies[place] = Some((method, self.call(request).await));
+                continue;
+            }
+            if running.len() >= PARALLEL_MAX {
+                keep(&mut replies, running.join_next().await);
+            }
+            let api = self.clone();
+            running.spawn(async move { (place, method, api.call(request).await) });
+        }
+        while let Some(done) = running.join_next().await {
+            keep(&mut replies, Some(done));
+        }
+        write(StatusCode::OK, &batch::Replies::new(&replies))
+    }
+}
+
+type Reply = Option<(&'static str, Result<ApiReply, Error>)>;
+type Done = Result<(usize, &'static str, Result<ApiReply, Error>), tokio::task::JoinError>;
+
+/// A call that panicked leaves its place empty, which is written as an internal error.
+fn keep(replies: &mut [Reply], done: Option<Done>) {
+    if let Some(Ok((place, method, outcome))) = done {
+        replies[place] = Some((method, outcome));
+    }
+}
+
+fn answer(outcome: &Result<ApiReply, Error>, by_status: bool) -> Response {
+    match outcome {
+        Err(error) if by_status => write(status_of(error), &ApiError(error)),
+        outcome => write(StatusCode::OK, &Envelope(outcome)),
+    }
+}
+
+/// The HTTP status of an error, where errors are told so.
+fn status_of(error: &Error) -> StatusCode {
+    match error.code {
+        102 | 104 => StatusCode::NOT_FOUND,
+        107 | 108 => StatusCode::BAD_REQUEST,
+        112 => StatusCode::RANGE_NOT_SATISFIABLE,
+        113 => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn write(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(text) => json(status, text),
+        // Our own types serialize; should one not, the caller must not take it for success.
+        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+#[derive(Serialize)]
+struct Malformed {
+    status: u16,
+    message: String,
+}
+
+/// Requests of one batch that are under way at once. Each is a letter to a core, so this many fill
+/// no mailbox, and more would not be faster.
+const PARALLEL_MAX: usize = 64;

@@ -1,0 +1,120 @@
+//! What the control plane counts about itself: calls of the server API, HTTP connections, hooks and
+//! key fetches.
+//!
+//! Shared by the parts that run on the control thread, so its one lock is never waited for; engine
+//! threads touch the atomics only.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+
+use crate::gateway::proxy::{HookFailure, HookKind};
+use crate::gateway::stats::{Durations, own_code};
+use crate::gateway::wire::Error;
+
+/// Counters of the control plane.
+#[derive(Debug, Default)]
+pub struct Counts {
+    maps: Mutex<Maps>,
+    /// HTTP connections that are served now.
+    pub(crate) http_connections: Gauge,
+    /// HTTP connections taken, refused ones included.
+    pub(crate) http_accepted: Total,
+    /// HTTP connections refused with 503: too many at once.
+    pub(crate) http_refused: Total,
+    /// HTTP connections that ended with an error or a deadline.
+    pub(crate) http_failed: Total,
+    /// Hook calls that wait for their turn or their answer.
+    pub(crate) hooks_in_flight: Gauge,
+    /// Hook calls refused on an engine thread because the queue to the control plane was full.
+    pub(crate) hooks_queue_full: Total,
+    /// Key sets fetched.
+    pub(crate) jwks_fetched: Total,
+    /// Fetches of key sets that failed.
+    pub(crate) jwks_failed: Total,
+}
+
+/// Counters with labels.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Maps {
+    /// Calls of the server API by method.
+    pub(crate) api_calls: BTreeMap<&'static str, Durations>,
+    /// Error answers by method and code.
+    pub(crate) api_errors: BTreeMap<(&'static str, u32), u64>,
+    /// Requests refused by HTTP status, before they were a call.
+    pub(crate) api_refused: BTreeMap<u16, u64>,
+    /// Hook calls by kind.
+    pub(crate) hook_calls: BTreeMap<HookKind, Durations>,
+    /// Hook calls without a usable answer, by kind and cause.
+    pub(crate) hook_failures: BTreeMap<(HookKind, HookFailure), u64>,
+}
+
+impl Counts {
+    pub(crate) fn api_call(&self, method: &'static str, took: Duration, error: Option<&Error>) {
+        let mut maps = self.maps();
+        maps.api_calls.entry(method).or_default().record(took);
+        if let Some(error) = error {
+            *maps.api_errors.entry((method, own_code(error.code, 400))).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn api_refused(&self, status: StatusCode) {
+        *self.maps().api_refused.entry(status.as_u16()).or_default() += 1;
+    }
+
+    pub(crate) fn hook_call(&self, kind: HookKind, took: Duration, failure: Option<HookFailure>) {
+        let mut maps = self.maps();
+        maps.hook_calls.entry(kind).or_default().record(took);
+        if let Some(failure) = failure {
+            *maps.hook_failures.entry((kind, failure)).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn maps(&self) -> MutexGuard<'_, Maps> {
+        // Plain numbers are as good after a panic as before.
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Total(AtomicU64);
+
+impl Total {
+    pub(crate) fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A present amount.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more, until the guard is dropped.
+    pub(crate) fn enter(&self) -> Inside<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Inside(self)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts for one until it is dropped.
+#[must_use]
+pub(crate) struct Inside<'a>(&'a Gauge);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

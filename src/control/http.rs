@@ -1,0 +1,306 @@
+//! The control plane's HTTP server: which routes there are, and the connections they are served on.
+//!
+//! Connections come from two sides. Those of the public port are handed over by the engine, with
+//! what it had read of them; those of the internal port, if there is one, are accepted here. The
+//! invariant: at most as many are served at once as configured, and none is waited for without a
+//! deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::api::{self, ApiConfig};
+use super::backend::Backend;
+use super::body::refusal;
+use super::counts::Counts;
+use super::demo::{self, Demo};
+use super::health::{self, HealthConfig};
+use super::metrics;
+use super::replayed::Replayed;
+
+/// What is served.
+#[derive(Clone, Debug, Default)]
+pub struct HttpConfig {
+    /// The server API.
+    pub api: Option<ApiConfig>,
+    /// Serve the API on the public port also where there is an internal one.
+    pub api_external: bool,
+    /// Health.
+    pub health: Option<HealthConfig>,
+    /// Path of the metrics, usually `/metrics`.
+    pub metrics: Option<String>,
+    /// The demo page, on the public port.
+    pub demo: Option<Demo>,
+    /// Whether there is an internal port: then API, health and metrics are there and not on the
+    /// public one.
+    pub internal: bool,
+}
+
+/// The routes of both ports.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// For connections that the engine hands over.
+    pub public: Router,
+    /// For the internal port.
+    pub internal: Router,
+}
+
+/// Two things are configured to be at one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathTaken(pub String);
+
+impl std::fmt::Display for PathTaken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "two things are configured to be at {}", self.0)
+    }
+}
+
+impl std::error::Error for PathTaken {}
+
+impl HttpConfig {
+    /// The router panics at paths that are there twice, so they are looked for before.
+    fn check(&self) -> Result<(), PathTaken> {
+        let mut paths = Vec::new();
+        if self.demo.is_some() {
+            paths.extend(["/".to_owned(), "/demo".to_owned()]);
+        }
+        if let Some(api) = &self.api {
+            paths.extend([api.prefix.clone(), format!("{}/openapi.json", api.prefix)]);
+        }
+        if let Some(health) = &self.health {
+            paths.extend([health.live.clone(), health.ready.clone()]);
+        }
+        paths.extend(self.metrics.clone());
+        paths.sort_unstable();
+        match paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(twice) => Err(PathTaken(twice[0].clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes the routes. Paths must begin with a slash, and hold no braces.
+pub fn routes<B: Backend>(
+    backend: &Arc<B>,
+    config: &HttpConfig,
+    counts: &Arc<Counts>,
+) -> Result<Routes, PathTaken> {
+    config.check()?;
+    let api = || match &config.api {
+        Some(api) => api::router(backend.clone(), api.clone(), counts.clone()),
+        None => Router::new(),
+    };
+    let mut operation = Router::new();
+    if let Some(health) = &config.health {
+        operation = operation.merge(health::router(backend.clone(), health));
+    }
+    if let Some(path) = &config.metrics {
+        operation = operation.merge(metrics::router(backend.clone(), counts.clone(), path));
+    }
+    let mut public = Router::new();
+    if let Some(demo) = &config.demo {
+        public = public.merge(demo::router(demo.clone()));
+    }
+    if !config.internal {
+        public = public.merge(operation.clone());
+    }
+    if !config.internal || config.api_external {
+        public = public.merge(api());
+    }
+    Ok(Routes { public: closed(public), internal: closed(operation.merge(api())) })
+}
+
+/// Answers in JSON what no route answers.
+fn closed(router: Router) -> Router {
+    router
+        .fallback(async || refusal(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async || refusal(StatusCode::METHOD_NOT_ALLOWED))
+}
+
+/// Limits of HTTP connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Served at once, over both ports; one more is answered with 503. Default 1024.
+    pub connections: usize,
+    /// From the first moment, or the end of the answer before, to the end of a request's head; then
+    /// the connection is closed. Default 30 s.
+    pub head_timeout: Duration,
+    /// The peer must take a byte of what waits for it in this time. Default 30 s.
+    pub write_timeout: Duration,
+    /// Bytes of a request's head; more is answered with 431. Default 16 KiB.
+    pub head_max: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            head_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            head_max: 16 << 10,
+        }
+    }
+}
+
+/// Serves a router on connections. Cloning is cheap; clones share the limit of connections.
+#[derive(Clone, Debug)]
+pub struct HttpServer {
+    router: Router,
+    limits: HttpLimits,
+    places: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
+impl HttpServer {
+    /// A server for a router.
+    pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
+        let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+        Self { router, limits, places, counts }
+    }
+
+    /// One for another router, within the same limit of connections.
+    pub fn beside(&self, router: Router) -> Self {
+        Self { router, ..self.clone() }
+    }
+
+    /// Serves a connection of which the engine has read `head` already, in a task of its own.
+    /// Within a runtime.
+    pub fn serve_connection(&self, stream: TcpStream, head: Bytes, peer: SocketAddr) {
+        let Some(place) = self.place() else { return refuse(stream) };
+        let stream = stream.set_nonblocking(true).and_then(|()| {
+            // Answers leave at once.
+            stream.set_nodelay(true)?;
+            tokio::net::TcpStream::from_std(stream)
+        });
+        match stream {
+            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, peer, place))),
+            Err(error) => self.failed(peer, &error),
+        }
+    }
+
+    /// Serves what comes in on a listener, until the end of the runtime.
+    pub async fn accept(self, listener: std::net::TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => match stream.into_std() {
+                    Ok(stream) => self.serve_connection(stream, Bytes::new(), peer),
+                    Err(error) => self.failed(peer, &error),
+                },
+                Err(error) => {
+                    self.counts.http_failed.count();
+                    tracing::warn!(%error, "accepting on the internal port");
+                    // Out of descriptors: the connection stays in the queue, and trying again at
+                    // once would spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves what the engine hands over, until all its senders are gone.
+    pub async fn serve_handed_over(self, mut queue: HandedOver) {
+        while let Some((stream, head, peer)) = queue.connections.recv().await {
+            self.serve_connection(stream, head, peer);
+        }
+    }
+
+    /// A place among the connections that are served at once.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.counts.http_accepted.count();
+        let place = self.places.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            self.counts.http_refused.count();
+        }
+        place
+    }
+
+    async fn run(
+        self,
+        stream: tokio::net::TcpStream,
+        head: Bytes,
+        peer: SocketAddr,
+        _place: OwnedSemaphorePermit,
+    ) {
+        let _inside = self.counts.http_connections.enter();
+        let stream = Replayed::new(head, stream, self.limits.write_timeout);
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .max_header_size(self.limits.head_max)
+            .max_buf_size(self.limits.head_max.max(BUFFER_MIN))
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()))
+            .await;
+        if let Err(error) = served {
+            self.failed(peer, &error);
+        }
+    }
+
+    fn failed(&self, peer: SocketAddr, error: &dyn std::fmt::Display) {
+        self.counts.http_failed.count();
+        tracing::debug!(%peer, %error, "an HTTP connection failed");
+    }
+}
+
+/// Tells a peer that there is no room. The send buffer of a connection that nothing was written to
+/// takes it whole.
+fn refuse(mut stream: TcpStream) {
+    let _ = stream.set_nonblocking(true);
+    // Closing with bytes unread would take the answer back.
+    let _ = stream.read(&mut [0; 4096]);
+    let _ = stream.write(NO_ROOM);
+}
+
+/// A way to [`HttpServer`] for engine threads: it never waits.
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    connections: mpsc::Sender<Connection>,
+}
+
+/// The other end of [`HandOver`], for the control thread.
+#[derive(Debug)]
+pub struct HandedOver {
+    connections: mpsc::Receiver<Connection>,
+}
+
+type Connection = (TcpStream, Bytes, SocketAddr);
+
+/// A queue of at most `capacity` connections between engine threads and the control thread.
+pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
+    let (sender, connections) = mpsc::channel(capacity.max(1));
+    (HandOver { connections: sender }, HandedOver { connections })
+}
+
+impl HandOver {
+    /// Hands over a connection, with the bytes that were read of it. The error gives the socket
+    /// back: the queue is full, or the control plane has ended. 503 is the answer then.
+    pub fn serve_connection(
+        &self,
+        stream: TcpStream,
+        head: Bytes,
+        peer: SocketAddr,
+    ) -> Result<(), TcpStream> {
+        self.connections.try_send((stream, head, peer)).map_err(|error| error.into_inner().0)
+    }
+}
+
+/// The answer to a connection that there is no room for.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
+    Retry-After: 5\r\nContent-Type: application/json\r\nContent-Length: 46\r\n\r\n\
+    {\"status\":503,\"message\":\"service unavailable\"}";
+
+/// How long accepting pauses after it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The least that hyper takes for a buffer.
+const BUFFER_MIN: usize = 8192;

@@ -1,0 +1,320 @@
+//! The running gateway as the control plane sees it: requests of the server API become letters to
+//! the cores, and their answers replies.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::backend::{Backend, Snapshot};
+use crate::Handle;
+use crate::gateway::api::{
+    ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult,
+    NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult, UserConnections,
+};
+use crate::gateway::app::{self, Gateway};
+use crate::gateway::letters::{
+    Action, Answer, Ask, Asker, ClientId, Gather, Letter, Publish, Question, Refresh, Reply,
+    ServerSubscribe, Survey, Surveyed, UserOrder,
+};
+use crate::gateway::placement::Placement;
+use crate::gateway::rulebook::Rulebook;
+use crate::gateway::stats::GatewayStats;
+use crate::gateway::stream::{Position, Read};
+use crate::gateway::wire::{Error, Unsubscribe};
+
+/// See the module's text.
+pub struct Live {
+    handle: Handle<Gateway>,
+    placement: Placement,
+    rules: RwLock<Arc<Rulebook>>,
+    /// Names this run, and this server.
+    uid: String,
+    name: String,
+    started: Instant,
+    draining: AtomicBool,
+}
+
+impl Live {
+    /// For a server that runs with these rules.
+    pub fn new(
+        handle: Handle<Gateway>,
+        placement: Placement,
+        rules: Arc<Rulebook>,
+        name: String,
+    ) -> Self {
+        Self {
+            handle,
+            placement,
+            rules: RwLock::new(rules),
+            uid: uuid::Uuid::new_v4().to_string(),
+            name,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The rules that hold now.
+    pub fn rules(&self) -> Arc<Rulebook> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets all cores go on by other rules.
+    pub fn replace_rules(&self, change: impl FnOnce(&Rulebook) -> Rulebook) {
+        let rules = {
+            let mut held = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+            *held = Arc::new(change(&held));
+            held.clone()
+        };
+        for core in 0..self.handle.workers() {
+            // A core that has ended needs no rules.
+            let _ = self.handle.post_urgent(core, app::Letter::Rules(rules.clone()));
+        }
+    }
+
+    /// The server goes away.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    async fn publish(&self, channel: String, new: NewPublication) -> Result<PublishResult, Error> {
+        let rules = self.rules();
+        let place = rules.namespaces.resolve(&channel)?;
+        place.rules.accept_data(&new.data)?;
+        let publish = Publish {
+            data: new.data,
+            info: None,
+            tags: new.tags,
+            stream: place.rules.stream().filter(|_| !new.skip_history),
+            delta: new.delta || place.rules.options.delta_publish,
+            idempotency_key: new.idempotency_key,
+            version: new.version,
+            version_epoch: new.version_epoch,
+        };
+        match self.ask(&channel, Question::Publish(publish)).await? {
+            Answer::Published { position: Some(position), .. } => Ok(PublishResult {
+                offset: position.offset,
+                epoch: position.epoch.as_str().to_owned(),
+            }),
+            _ => Ok(PublishResult::default()),
+        }
+    }
+
+    async fn ask(&self, channel: &str, question: Question) -> Result<Answer, Error> {
+        let (to, answer) = oneshot::channel();
+        let reply = Reply::new(move |answer| drop(to.send(answer)));
+        let ask = Ask { channel: channel.into(), question, asker: Asker::Control(reply) };
+        let letter = app::Letter::Hub(Letter::Ask(Box::new(ask)));
+        // A letter that is refused answers by its end.
+        let _ = self.handle.post(self.placement.home(channel), letter);
+        answer.await.unwrap_or(Err(Error::INTERNAL))
+    }
+
+    /// Does something with a user's connections, and waits until all cores have.
+    async fn order(
+        &self,
+        whose: UserConnections,
+        spare: &[String],
+        action: Action,
+    ) -> Result<ApiReply, Error> {
+        // Sessions are named like their clients here; there is no second name.
+        let only = [whose.client, whose.session].into_iter().find(|id| !id.is_empty());
+        let client = match only.map(|id| ClientId::parse(&id)) {
+            // No connection has such a name.
+            Some(None) => return Ok(ApiReply::Done),
+            Some(client) => client,
+            None => None,
+        };
+        let (to, done) = oneshot::channel();
+        let order = UserOrder {
+            user: whose.user.into(),
+            client,
+            spare: spare.iter().filter_map(|id| ClientId::parse(id)).collect(),
+            action,
+            done: Gather::new(move |_| _ = to.send(())),
+        };
+        self.post_any(Letter::Order(Arc::new(order)))?;
+        done.await.map(|()| ApiReply::Done).map_err(|_| Error::INTERNAL)
+    }
+
+    fn post_any(&self, letter: Letter) -> Result<(), Error> {
+        self.handle.post(0, app::Letter::Hub(letter)).map_err(|_| Error::INTERNAL)
+    }
+
+    async fn channels(&self, pattern: &str) -> Result<ApiReply, Error> {
+        let pattern = match pattern {
+            "" => None,
+            glob => Some(globset::Glob::new(glob).map_err(|_| Error::BAD_REQUEST)?),
+        };
+        let (to, answer) = oneshot::channel();
+        let parts = Gather::new(move |parts: Vec<Vec<(Arc<str>, u32)>>| drop(to.send(parts)));
+        let pattern = pattern.map(|glob| glob.compile_matcher());
+        self.post_any(Letter::Survey(Arc::new(Survey::Channels { pattern, parts })))?;
+        let parts = answer.await.map_err(|_| Error::INTERNAL)?;
+        let all = parts.into_iter().flatten();
+        let mut channels: Vec<_> =
+            all.map(|(name, count)| (name.as_ref().to_owned(), count)).collect();
+        channels.sort_unstable();
+        Ok(ApiReply::Channels(ChannelsResult { channels }))
+    }
+
+    async fn info(&self) -> Result<ApiReply, Error> {
+        let (to, answer) = oneshot::channel();
+        let parts = Gather::new(move |parts| _ = to.send(Surveyed::of(parts)));
+        self.post_any(Letter::Survey(Arc::new(Survey::Info { parts })))?;
+        let all = answer.await.map_err(|_| Error::INTERNAL)?;
+        let node = NodeInfo {
+            uid: self.uid.clone(),
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            num_clients: all.clients as u32,
+            num_users: all.users as u32,
+            num_subs: all.subscriptions as u32,
+            num_channels: all.channels as u32,
+            uptime: self.started.elapsed().as_secs() as u32,
+            ..NodeInfo::default()
+        };
+        Ok(ApiReply::Info(InfoResult { nodes: vec![node] }))
+    }
+
+    async fn gateway_stats(&self) -> GatewayStats {
+        let mut answers = Vec::new();
+        for core in 0..self.handle.workers() {
+            let (to, answer) = oneshot::channel();
+            let reply = Reply::new(move |stats| drop(to.send(stats)));
+            let _ = self.handle.post_urgent(core, app::Letter::Stats(reply));
+            answers.push(answer);
+        }
+        let mut sum = GatewayStats::default();
+        for answer in answers {
+            if let Ok(Ok(stats)) = answer.await {
+                sum.add(&stats);
+            }
+        }
+        sum
+    }
+}
+
+impl Backend for Live {
+    async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
+        match request {
+            ApiRequest::Publish(request) => {
+                self.publish(request.channel, request.publication).await.map(ApiReply::Publish)
+            }
+            ApiRequest::Broadcast(request) => {
+                let mut responses = Vec::with_capacity(request.channels.len());
+                for channel in request.channels {
+                    responses.push(match channel.is_empty() {
+                        true => Err(Error::BAD_REQUEST),
+                        false => self.publish(channel, request.publication.clone()).await,
+                    });
+                }
+                Ok(ApiReply::Broadcast(BroadcastResult { responses }))
+            }
+            ApiRequest::Subscribe(request) => {
+                self.rules().namespaces.resolve(&request.channel)?;
+                let recover_since = request
+                    .recover_since
+                    .map(|since| Position { offset: since.offset, epoch: since.epoch });
+                let action = Action::Subscribe(Box::new(ServerSubscribe {
+                    channel: request.channel,
+                    info: request.info,
+                    data: request.data,
+                    expire_at: request.expire_at,
+                    recover_since,
+                    overrides: request.overrides,
+                }));
+                self.order(request.connections, &[], action).await
+            }
+            ApiRequest::Unsubscribe(request) => {
+                let channel = Some(request.channel).filter(|channel| !channel.is_empty());
+                let channel = channel.map(Into::into);
+                let action = Action::Unsubscribe { channel, why: Unsubscribe::SERVER };
+                self.order(request.connections, &[], action).await
+            }
+            ApiRequest::Disconnect(request) => {
+                let action = Action::Disconnect(request.disconnect);
+                self.order(request.connections, &request.whitelist, action).await
+            }
+            ApiRequest::Refresh(request) => {
+                let action = Action::Refresh(Refresh {
+                    expired: request.expired,
+                    expire_at: request.expire_at,
+                    info: request.info,
+                });
+                self.order(request.connections, &[], action).await
+            }
+            ApiRequest::Presence(request) => {
+                self.needs_presence(&request.channel)?;
+                match self.ask(&request.channel, Question::Presence).await? {
+                    Answer::Presence(result) => {
+                        let presence = result.presence.into_values().collect();
+                        Ok(ApiReply::Presence(PresenceResult { presence }))
+                    }
+                    _ => Err(Error::INTERNAL),
+                }
+            }
+            ApiRequest::PresenceStats(request) => {
+                self.needs_presence(&request.channel)?;
+                match self.ask(&request.channel, Question::PresenceStats).await? {
+                    Answer::PresenceStats(stats) => {
+                        Ok(ApiReply::PresenceStats(PresenceStatsResult {
+                            num_clients: stats.num_clients,
+                            num_users: stats.num_users,
+                        }))
+                    }
+                    _ => Err(Error::INTERNAL),
+                }
+            }
+            ApiRequest::History(request) => {
+                let rules = self.rules();
+                let place = rules.namespaces.resolve(&request.channel)?;
+                let stream = place.rules.stream().ok_or(Error::NOT_AVAILABLE)?;
+                let since = request
+                    .since
+                    .map(|since| Position { offset: since.offset, epoch: since.epoch });
+                // The backend may read all that is kept.
+                let (limit, reverse) = (request.limit, request.reverse);
+                let read = Read { since, limit, reverse, max: 0 };
+                match self.ask(&request.channel, Question::History { stream, read }).await? {
+                    Answer::History(result) => Ok(ApiReply::History(HistoryResult {
+                        publications: result.publications,
+                        offset: result.offset,
+                        epoch: result.epoch,
+                    })),
+                    _ => Err(Error::INTERNAL),
+                }
+            }
+            ApiRequest::HistoryRemove(request) => {
+                let rules = self.rules();
+                let place = rules.namespaces.resolve(&request.channel)?;
+                place.rules.stream().ok_or(Error::NOT_AVAILABLE)?;
+                self.ask(&request.channel, Question::HistoryRemove).await?;
+                Ok(ApiReply::Done)
+            }
+            ApiRequest::Channels(request) => self.channels(&request.pattern).await,
+            ApiRequest::Info(_) => self.info().await,
+            ApiRequest::Rpc(_) => Err(Error::METHOD_NOT_FOUND),
+        }
+    }
+
+    async fn snapshot(&self) -> Snapshot {
+        let handle = self.handle.clone();
+        // It waits for the cores, and so not on the control thread.
+        let engine = tokio::task::spawn_blocking(move || handle.stats()).await;
+        Snapshot { engine: engine.unwrap_or_default(), gateway: self.gateway_stats().await }
+    }
+
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    fn needs_presence(&self, channel: &str) -> Result<(), Error> {
+        let rules = self.rules();
+        let place = rules.namespaces.resolve(channel)?;
+        if place.rules.options.presence { Ok(()) } else { Err(Error::NOT_AVAILABLE) }
+    }
+}

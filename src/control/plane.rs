@@ -1,0 +1,201 @@
+//! What stands beside a running gateway: HTTP, hooks and key sets, and the ways from the engine's
+//! threads to them.
+//!
+//! Made in two steps. [`Plane::new`] gives the cores their ways out before there are cores;
+//! [`Plane::run`] starts the tasks once the server runs. The invariant: no way out ever makes an
+//! engine thread wait.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::access::Gate;
+use super::counts::Counts;
+use super::demo::Demo;
+use super::http::{
+    HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over, routes,
+};
+use super::jwks::{Jwks, JwksView};
+use super::live::Live;
+use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
+use super::settings;
+use crate::Handle;
+use crate::gateway::app::{ControlPlane, Gateway, Letter};
+use crate::gateway::options::{Options, Token};
+use crate::gateway::proxy::HookRequest;
+use crate::gateway::session::Question;
+use crate::gateway::tokens::KeySet;
+
+/// The ways from the engine's threads to the control plane.
+pub struct Outlets {
+    hooks: HookSender<(usize, Question)>,
+    http: HandOver,
+    keys: Vec<JwksView<KeySet>>,
+}
+
+impl ControlPlane for Outlets {
+    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
+        self.hooks.try_call(*hook, (core, question)).map_err(|refused| {
+            let (_, (_, question)) = *refused;
+            question
+        })
+    }
+
+    fn serve(&self, socket: TcpStream, received: Bytes, peer: SocketAddr) -> Result<(), TcpStream> {
+        self.http.serve_connection(socket, received, peer)
+    }
+
+    fn want_keys(&self) {
+        for keys in &self.keys {
+            keys.ask();
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Plane {
+    counts: Arc<Counts>,
+    hooks: Arc<Hooks>,
+    questions: HookQueue<(usize, Question)>,
+    connections: HandedOver,
+    /// Which tokens the keys are for, who fetches them, and who sees them.
+    keys: Vec<(KeysFor, Jwks<KeySet>, JwksView<KeySet>)>,
+    internal: Option<TcpListener>,
+    http: HttpConfig,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum KeysFor {
+    Connections,
+    Subscriptions,
+}
+
+/// Why the control plane cannot be made.
+#[derive(Debug)]
+pub enum PlaneError {
+    /// A proxy is configured wrongly.
+    Hooks(HooksError),
+    /// The HTTP client for key sets cannot be made.
+    Keys(reqwest::Error),
+    /// Two things are at one path.
+    Paths(PathTaken),
+    /// The internal port cannot be listened on.
+    Listen(SocketAddr, io::Error),
+}
+
+impl std::fmt::Display for PlaneError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hooks(error) => error.fmt(f),
+            Self::Keys(error) => write!(f, "the HTTP client for key sets: {error}"),
+            Self::Paths(error) => error.fmt(f),
+            Self::Listen(address, error) => write!(f, "listening on {address}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for PlaneError {}
+
+impl Plane {
+    /// Makes what the options ask for, and the cores' ways to it.
+    pub fn new(options: &Options, demo: Option<Demo>) -> Result<(Self, Arc<Outlets>), PlaneError> {
+        let counts = Arc::new(Counts::default());
+        let hooks =
+            Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
+        let (hook_sender, questions) = hook_queue(HOOKS_QUEUE, counts.clone());
+        let (http, connections) = hand_over(HTTP_QUEUE);
+        let mut keys = Vec::new();
+        let client = &options.client;
+        let mut fetched = vec![(KeysFor::Connections, &client.token)];
+        if client.subscription_token.enabled {
+            fetched.push((KeysFor::Subscriptions, &client.subscription_token.token));
+        }
+        for (whose, token) in fetched {
+            if let Some((jwks, view)) = key_set(token, &counts)? {
+                keys.push((whose, jwks, view));
+            }
+        }
+        let internal = match settings::internal_address(options) {
+            None => None,
+            Some(address) => {
+                Some(listen(address).map_err(|error| PlaneError::Listen(address, error))?)
+            }
+        };
+        let views = keys.iter().map(|(_, _, view)| view.clone()).collect();
+        let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
+        let http = settings::http(options, demo);
+        let hooks = Arc::new(hooks);
+        Ok((Self { counts, hooks, questions, connections, keys, internal, http }, outlets))
+    }
+
+    /// What is served over HTTP, of this gateway.
+    pub fn routes(&self, live: &Arc<Live>) -> Result<Routes, PlaneError> {
+        routes(live, &self.http, &self.counts).map_err(PlaneError::Paths)
+    }
+
+    /// Who may call the server API, to be changed by a reload; `None` if it is not served.
+    pub fn gate(&self) -> Option<Gate> {
+        self.http.api.as_ref().map(|api| api.access.clone())
+    }
+
+    /// Starts the tasks, within the control thread's runtime.
+    pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
+        let server = HttpServer::new(routes.public, HttpLimits::default(), self.counts.clone());
+        if let Some(listener) = self.internal {
+            let internal = server.beside(routes.internal);
+            tokio::spawn(async move {
+                if let Err(error) = internal.accept(listener).await {
+                    tracing::error!(%error, "the internal port is closed");
+                }
+            });
+        }
+        tokio::spawn(server.serve_handed_over(self.connections));
+        tokio::spawn(self.questions.run(self.hooks, move |(core, question), result| {
+            // A core that has ended has no sessions.
+            let _ = handle.post_urgent(core, Letter::Hook(Box::new((question, result))));
+        }));
+        for (whose, jwks, mut view) in self.keys {
+            let live = live.clone();
+            tokio::spawn(jwks.run());
+            tokio::spawn(async move {
+                while view.changed().await {
+                    let Some(keys) = view.current() else { continue };
+                    live.replace_rules(|rules| match whose {
+                        KeysFor::Connections => rules.with_connection_keys(&keys),
+                        KeysFor::Subscriptions => rules.with_subscription_keys(&keys),
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// As the engine listens, so that a new process can take over from an old one that drains.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(INTERNAL_BACKLOG)?;
+    Ok(socket.into())
+}
+
+type Fetched = (Jwks<KeySet>, JwksView<KeySet>);
+
+fn key_set(token: &Token, counts: &Arc<Counts>) -> Result<Option<Fetched>, PlaneError> {
+    let Some(config) = settings::jwks(token) else { return Ok(None) };
+    let parse = |json: &[u8]| KeySet::parse(json).map_err(|error| error.to_string());
+    Jwks::new(config, parse, counts.clone()).map(Some).map_err(PlaneError::Keys)
+}
+
+/// Connections that wait on the internal port.
+const INTERNAL_BACKLOG: i32 = 1024;
+
+/// Questions between the engine's threads and the control thread.
+const HOOKS_QUEUE: usize = 4096;
+
+/// Connections on their way to the control thread.
+const HTTP_QUEUE: usize = 1024;

@@ -1,0 +1,153 @@
+//! What the configuration means for the control plane.
+
+use std::net::SocketAddr;
+
+use super::access::Access;
+use super::api::ApiConfig;
+use super::demo::Demo;
+use super::health::HealthConfig;
+use super::http::HttpConfig;
+use super::jwks::JwksConfig;
+use super::proxy::HookConfig;
+use crate::gateway::options::{ErrorMode, Options, Proxy, Token};
+use crate::gateway::proxy::HookKind;
+
+/// What is served over HTTP.
+pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
+    let api = &options.http_api;
+    let health =
+        HealthConfig { live: path(&options.health.handler_prefix), ..HealthConfig::default() };
+    HttpConfig {
+        api: (!api.disabled).then(|| ApiConfig {
+            prefix: path(&api.handler_prefix),
+            access: access(options).into(),
+            transport_errors: api.error_mode == ErrorMode::Transport,
+            ..ApiConfig::default()
+        }),
+        api_external: api.external,
+        health: options.health.enabled.then_some(health),
+        metrics: options.prometheus.enabled.then(|| path(&options.prometheus.handler_prefix)),
+        demo,
+        internal: internal_address(options).is_some(),
+    }
+}
+
+/// Who may call the server API.
+pub fn access(options: &Options) -> Access {
+    Access::new(options.http_api.key.reveal(), options.http_api.insecure)
+}
+
+/// Where the internal port is, if there is one.
+pub fn internal_address(options: &Options) -> Option<SocketAddr> {
+    let server = &options.http_server;
+    (server.internal_port != 0)
+        .then(|| SocketAddr::new(server.internal_address, server.internal_port))
+}
+
+/// The hooks that are switched on, or could be by a namespace.
+pub fn hooks(options: &Options) -> Vec<(HookKind, String, HookConfig)> {
+    let (client, channel) = (&options.client.proxy, &options.channel.proxy);
+    let rpc = options.rpc.without_namespace.proxy_enabled;
+    [
+        (HookKind::Connect, &client.connect.proxy, client.connect.enabled),
+        (HookKind::Refresh, &client.refresh.proxy, client.refresh.enabled),
+        (HookKind::Subscribe, &channel.subscribe, !channel.subscribe.endpoint.is_empty()),
+        (HookKind::Publish, &channel.publish, !channel.publish.endpoint.is_empty()),
+        (HookKind::Rpc, &options.rpc.proxy, rpc),
+    ]
+    .into_iter()
+    .filter(|(_, _, used)| *used)
+    .map(|(kind, proxy, _)| (kind, "default".to_owned(), hook(proxy)))
+    .collect()
+}
+
+fn hook(proxy: &Proxy) -> HookConfig {
+    HookConfig {
+        endpoint: proxy.endpoint.clone(),
+        timeout: proxy.timeout,
+        concurrency: proxy.concurrency as usize,
+        http_headers: proxy.http_headers.clone(),
+        emulated_headers: proxy.emulated_headers.clone(),
+        static_headers: proxy.http.static_headers.clone(),
+        binary_encoding: proxy.binary_encoding,
+        include_connection_meta: proxy.include_connection_meta,
+        ..HookConfig::default()
+    }
+}
+
+/// Where keys for tokens are fetched, if they are.
+pub fn jwks(token: &Token) -> Option<JwksConfig> {
+    let url = token.jwks_public_endpoint.clone();
+    (!url.is_empty()).then(|| JwksConfig { url, ..JwksConfig::default() })
+}
+
+/// Without a slash at its end.
+fn path(prefix: &str) -> String {
+    prefix.trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gateway::options::Secret;
+
+    #[test]
+    fn by_default_nobody_may_call_and_nothing_else_is_there() {
+        let options = Options::default();
+        let config = http(&options, None);
+        let api = config.api.unwrap();
+        assert_eq!((api.prefix.as_str(), api.access.access()), ("/api", Access::Nobody));
+        assert!(!api.transport_errors && !config.internal && config.demo.is_none());
+        assert_eq!((config.health, config.metrics), (None, None));
+        assert!(hooks(&options).is_empty());
+        assert_eq!(jwks(&options.client.token), None);
+    }
+
+    #[test]
+    fn what_is_configured_is_there() {
+        let mut options = Options::default();
+        options.http_api.key = Secret::new("k");
+        options.http_api.handler_prefix = "/backend/".to_owned();
+        options.http_api.error_mode = ErrorMode::Transport;
+        options.health.enabled = true;
+        options.prometheus.enabled = true;
+        options.http_server.internal_port = 9000;
+        let config = http(&options, None);
+        let api = config.api.unwrap();
+        assert_eq!(
+            (api.prefix.as_str(), api.access.access()),
+            ("/backend", Access::Key("k".to_owned()))
+        );
+        assert!(api.transport_errors && config.internal);
+        assert_eq!(config.health, Some(HealthConfig::default()));
+        assert_eq!(config.metrics.as_deref(), Some("/metrics"));
+        assert_eq!(internal_address(&options), Some("127.0.0.1:9000".parse().unwrap()));
+        options.http_api.disabled = true;
+        assert!(http(&options, None).api.is_none());
+    }
+
+    #[test]
+    fn hooks_are_those_in_use() {
+        let mut options = Options::default();
+        let proxy = &mut options.client.proxy.connect;
+        proxy.enabled = true;
+        proxy.proxy.endpoint = "http://b/connect".to_owned();
+        proxy.proxy.timeout = Duration::from_secs(3);
+        proxy.proxy.http_headers = vec!["cookie".to_owned()];
+        options.client.proxy.refresh.proxy.endpoint = "http://b/unused".to_owned();
+        options.channel.proxy.publish.endpoint = "http://b/publish".to_owned();
+        options.client.token.jwks_public_endpoint = "https://i/keys".to_owned();
+        let all = hooks(&options);
+        let kinds: Vec<_> = all.iter().map(|(kind, name, _)| (*kind, name.as_str())).collect();
+        assert_eq!(kinds, [(HookKind::Connect, "default"), (HookKind::Publish, "default")]);
+        let connect = &all[0].2;
+        assert_eq!((connect.endpoint.as_str(), connect.timeout.as_secs()), ("http://b/connect", 3));
+        assert_eq!(
+            (connect.http_headers.as_slice(), connect.concurrency),
+            (&["cookie".to_owned()][..], 512)
+        );
+        assert_eq!(jwks(&options.client.token).unwrap().url, "https://i/keys");
+    }
+}

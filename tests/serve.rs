@@ -1,0 +1,150 @@
+//! `ringhold serve` as an operator meets it: a start without configuration, mistakes that are
+//! explained, a configuration that is reloaded, and an orderly end.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::PATIENCE;
+
+struct Serve {
+    child: Child,
+    /// What it printed up to the line with its address.
+    address: String,
+    rest: BufReader<std::process::ChildStdout>,
+}
+
+impl Serve {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringhold"))
+            .args(arguments)
+            .env_remove("RINGHOLD_CONFIG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let mut rest = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        rest.read_line(&mut line).expect("a line");
+        let url = line.trim().strip_prefix("listening on ws://").unwrap_or_default();
+        let address = url.split('/').next().unwrap_or_default().to_owned();
+        assert!(!address.is_empty(), "printed {line:?}");
+        Self { child, address, rest }
+    }
+
+    /// What it prints until a line that begins like this; the rest of that line.
+    fn line(&mut self, begins: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.rest.read_line(&mut line).expect("a line") > 0, "no {begins:?}");
+            if let Some(rest) = line.trim().strip_prefix(begins) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Head and body of the answer to a request.
+    fn request(&self, head: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let request = format!(
+            "{head} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\
+             X-API-Key: key\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("takes it");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    fn publish(&self, channel: &str) -> String {
+        self.request("POST /api/publish", &format!(r#"{{"channel":"{channel}","data":{{}}}}"#))
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).expect("a folder for temporary files");
+    path
+}
+
+const CONFIG: &str = "
+[http_server]
+port = 0
+[client.token]
+hmac_secret_key = \"secret\"
+[http_api]
+key = \"key\"
+[[channel.namespaces]]
+name = \"chat\"
+";
+
+#[test]
+fn without_configuration_it_says_what_to_try_and_lets_nobody_in_without() {
+    let mut server = Serve::start(&["serve", "--port", "0"]);
+    let page = server.line("http://");
+    assert_eq!(page, format!("{}/", server.address));
+    let token = server.line("token");
+    assert_eq!(token.split('.').count(), 3, "{token}");
+    let page = server.request("GET /", "");
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("demo:chat"), "{page}");
+    assert!(server.publish("demo:chat").starts_with("HTTP/1.1 401 "));
+    assert!(server.request("GET /nothing", "").starts_with("HTTP/1.1 404 "));
+    server.signal(Signal::TERM);
+    assert!(server.child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_hangup_brings_new_channels_and_a_wrong_file_changes_nothing() {
+    let path = file("serve-reload.toml", CONFIG);
+    let server = Serve::start(&["serve", "--config", path.to_str().expect("a path")]);
+    assert!(server.publish("chat:1").contains("\"result\""));
+    assert!(server.publish("news:1").contains("\"code\":102"));
+
+    file("serve-reload.toml", "nonsense");
+    server.signal(Signal::HUP);
+    // Nothing tells when it was refused; that it still serves is what matters.
+    assert!(server.publish("chat:1").contains("\"result\""));
+
+    file("serve-reload.toml", &CONFIG.replace("chat", "news"));
+    server.signal(Signal::HUP);
+    let end = Instant::now() + PATIENCE;
+    while !server.publish("news:1").contains("\"result\"") {
+        assert!(Instant::now() < end, "the new channels did not come");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(server.publish("chat:1").contains("\"code\":102"));
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    let path = file("serve-wrong.toml", "[client]\nallowed_origin = [\"*\"]\n");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringhold"))
+        .args(["serve", "--config"])
+        .arg(&path)
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains(":2:") && text.contains("allowed_origins"), "{text}");
+}

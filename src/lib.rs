@@ -81,6 +81,7 @@
 //! [`protocol`] is RFC 6455 without I/O, usable and testable on its own; [`engine`] is one core's
 //! world and the threads that run it; [`gateway`] is the Centrifugo client protocol as an
 //! application of the engine. Dependencies point from gateway to engine to protocol only.
+//! [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
 //!
 //! Linux 6.1 or later; io_uring must be allowed (`kernel.io_uring_disabled = 0`, and a seccomp
 //! profile that permits it).

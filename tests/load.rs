@@ -1,4 +1,4 @@
-//! `ringhold load` as its users run it: against `ringhold echo`, against servers that do wrong in
+//! `ringhold load` as its users run it: against `ringhold echo` and `serve`, against servers that do wrong in
 //! known ways, and against none.
 //!
 //! Each test starts its own server on a port the kernel chooses, runs the program, and reads its
@@ -7,6 +7,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
@@ -15,7 +16,27 @@ use tungstenite::{Message, WebSocket};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 
-/// A running `ringhold echo`.
+const SECRET: &str = "a secret of tests";
+
+/// Its pings come soon.
+const GATEWAY: &str = r#"
+[client]
+ping_interval = "2s"
+pong_timeout = "1900ms"
+
+[client.token]
+hmac_secret_key = "a secret of tests"
+
+[[channel.namespaces]]
+name = "load"
+history_size = 100
+history_ttl = "60s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_client = true
+"#;
+
+/// A running `ringhold echo` or `ringhold serve`.
 struct Server {
     child: Child,
     url: String,
@@ -23,12 +44,22 @@ struct Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(["--log", "warn", "echo", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["--log", "warn", "echo", "--listen", "127.0.0.1:0"]).args(arguments);
+        Self::spawn(command)
+    }
+
+    /// A gateway with this configuration, in a file of this name.
+    fn serve(name: &str, configuration: &str) -> Self {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load_{name}.toml"));
+        std::fs::write(&file, configuration).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["--log", "warn", "serve", "--port", "0", "--config"]).arg(&file);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
@@ -187,6 +218,104 @@ fn every_subscriber_gets_every_message() {
         assert_eq!(messages["duplicates"], 0);
         assert_eq!(messages["late"], 0);
     }
+}
+
+#[test]
+fn clients_of_the_gateway_are_let_in_and_held() {
+    let server = Server::serve("idle", GATEWAY);
+    let pid = server.child.id().to_string();
+    for more in [
+        &["--encoding", "protobuf", "-d", "2500ms"][..],
+        &["--channel", "load:{n}", "--channels", "7", "-d", "100ms"],
+        &["--channel", "", "-d", "100ms"],
+    ] {
+        let mut arguments = vec!["idle", "--gateway", "--url", &server.url, "-c", "200"];
+        arguments.extend(["--secret", SECRET, "--server-pid", &pid]);
+        arguments.extend(more);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        assert_eq!(report["opening"]["opened"], 200);
+        assert_eq!(report["closing"]["clean"], 200);
+        assert!(report["messages"].is_null());
+        assert!(report["server"]["rss_per_connection"].is_number());
+        let heartbeats = report["heartbeats"].as_u64().unwrap();
+        if more[1] == "protobuf" {
+            // Each connection has its first ping within the interval.
+            assert!(heartbeats > 0, "{report}");
+            assert_eq!(report["protocol"], "protobuf");
+        }
+    }
+}
+
+#[test]
+fn every_subscriber_gets_every_publication() {
+    let server = Server::serve("fanout", GATEWAY);
+    let pid = server.child.id().to_string();
+    for (mode, burst) in [
+        (&["-r", "20"][..], 1),
+        (&["-r", "40", "--burst", "4", "--encoding", "protobuf", "--publishers", "2"], 4),
+        (&["--burst", "16", "-b", "8000"], 16),
+    ] {
+        let mut arguments = vec!["fanout", "--gateway", "--url", &server.url, "-c", "50"];
+        arguments.extend(["-d", "1s", "--warmup", "0s", "--secret", SECRET]);
+        arguments.extend(["--server-pid", &pid]);
+        arguments.extend(mode);
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let messages = &report["messages"];
+        let sent = messages["sent"].as_u64().unwrap();
+        assert!(sent > 0 && sent.is_multiple_of(burst), "{messages}");
+        assert_eq!(messages["received"], sent * 50);
+        assert_eq!((&messages["lost"], &messages["duplicates"]), (&0.into(), &0.into()));
+        assert_eq!((&messages["late"], &messages["burst"]), (&0.into(), &burst.into()));
+        assert!(messages["latency_us"]["p999"].as_f64().unwrap() > 0.0);
+        assert!(report["server"]["messages_per_cpu_second"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn what_the_gateway_refuses_is_quoted() {
+    let closed = GATEWAY.replace("allow_publish_for_client = true", "");
+    let server = Server::serve("refused", &closed);
+    for (more, reason) in [
+        (&["--token", "x.y.z"][..], "closed by the server with 3500"),
+        (&[], "closed by the server with 3501"),
+        (&["--secret", SECRET, "--channel", "no:x"], "subscribe refused with 102: unknown"),
+    ] {
+        let mut arguments = vec!["idle", "--gateway", "--url", &server.url, "-c", "20"];
+        arguments.extend(more);
+        let (status, _, errors) = report(&arguments);
+        assert_eq!(status, 1, "{errors}");
+        assert!(errors.contains(reason), "{errors}");
+    }
+    let arguments = ["fanout", "--gateway", "--url", &server.url, "-c", "5", "-r", "50"];
+    let more = ["-d", "200ms", "--linger", "300ms", "--secret", SECRET];
+    let (status, report, errors) = report(&[&arguments[..], &more].concat());
+    assert_eq!(status, 3, "{report} {errors}");
+    let refused = &report["messages"]["refused"]["publish refused with 103: permission denied"];
+    assert_eq!(refused, &report["messages"]["sent"]);
+}
+
+#[test]
+fn clients_of_the_gateway_leave_and_come_back() {
+    let server = Server::serve("storm", GATEWAY);
+    let arguments = ["idle", "--gateway", "--url", &server.url, "-c", "100", "-d", "1500ms"];
+    let more = ["--secret", SECRET, "--storm-after", "100ms", "--threads", "2"];
+    let (status, report, errors) = report(&[&arguments[..], &more].concat());
+    assert_eq!(status, 0, "{report} {errors}");
+    let storm = &report["storm"];
+    assert_eq!((&storm["left"], &storm["back"]), (&50.into(), &50.into()), "{report}");
+    assert_eq!((&report["lost"], &report["closing"]["clean"]), (&0.into(), &100.into()));
+}
+
+#[test]
+fn a_gateway_that_says_nothing_is_given_up() {
+    // A WebSocket server that never answers.
+    let url = faulty(|_, _, _| ());
+    let arguments = ["idle", "--gateway", "--url", &url, "-c", "3", "--secret", SECRET];
+    let (status, _, errors) = report(&[&arguments[..], &["--handshake-timeout", "300ms"]].concat());
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains("was not answered in time (3 attempts)"), "{errors}");
 }
 
 #[test]
@@ -361,6 +490,10 @@ fn wrong_arguments_are_refused_with_a_reason() {
         (&["echo", "--large", "1KiB", "--large-share", "1.5"], "at most 1"),
         (&["echo", "--large-share", "0.5"], "--large <SIZE>"),
         (&["idle", "--storm-share", "0.5"], "--storm-after <TIME>"),
+        (&["idle", "--secret", "x"], "--gateway"),
+        (&["idle", "--gateway", "--token", "x", "--secret", "y"], "--secret"),
+        (&["fanout", "--gateway", "-b", "51"], "52 bytes"),
+        (&["fanout", "--gateway", "--channel", ""], "--channel"),
         (&["sleep"], "sleep"),
         (&[], "load"),
     ] {

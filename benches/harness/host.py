@@ -277,8 +277,14 @@ class Settings:
         return self.path(name).read_text().split() if self.path(name).exists() else None
 
     def set(self, name, value):
-        self.before.setdefault(name, " ".join(self.get(name)))
-        self.path(name).write_text(value)
+        before = " ".join(self.get(name))
+        try:
+            self.path(name).write_text(value)
+        except PermissionError:
+            # The host's own, seen from a network namespace.
+            print(f"{name}: {before}, and cannot be changed from here", flush=True)
+            return
+        self.before.setdefault(name, before)
         print(f"{name}: {self.before[name]} -> {value} (put back at the end)", flush=True)
 
     def restore(self):

@@ -2,14 +2,20 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytesize::ByteSize;
-use clap::{Args, Subcommand};
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, Subcommand, ValueEnum};
+use ringhold::gateway::wire::Encoding;
 
 use super::options::{duration, size};
 use crate::control;
-use crate::load::{self, Job, Plan, SIZE_MIN, Share, Sizes, Sources, StormPlan, Target};
+use crate::load::{
+    self, Credentials, FanoutPlan, GatewayPlan, JSON_SIZE_MIN, Job, Plan, SIZE_MIN, Share, Sizes,
+    Sources, StormPlan, Target,
+};
 
 /// Opens connections to a WebSocket server and measures what it does with them.
 ///
@@ -29,6 +35,10 @@ enum WorkloadArguments {
         common: CommonOptions,
         #[command(flatten)]
         storm: StormOptions,
+        #[command(flatten, next_help_heading = "Clients of `ringhold serve`")]
+        gateway: GatewayOptions,
+        #[command(flatten)]
+        channels: ChannelOptions,
     },
 
     /// Send messages that the server sends back: in a closed loop, or at a fixed rate with latency
@@ -45,7 +55,8 @@ enum WorkloadArguments {
     },
 
     /// Publish messages that the server sends to all connections of the path (with `ringhold
-    /// echo`: a path below /fanout)
+    /// echo`: a path below /fanout), or to all subscribers of a channel (with `ringhold serve`:
+    /// --gateway)
     Fanout {
         #[command(flatten)]
         common: CommonOptions,
@@ -55,14 +66,26 @@ enum WorkloadArguments {
         #[arg(long, default_value_t = 1, value_name = "N",
               value_parser = clap::value_parser!(u32).range(1..=1024))]
         publishers: u32,
+        /// Messages a publisher sends at once. They are part of --rate; in a closed loop the next
+        /// ones follow when all of them came back, with --gateway when they came to everybody
+        #[arg(long, default_value_t = 1, value_name = "N",
+              value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        burst: u32,
+        #[command(flatten, next_help_heading = "Clients of `ringhold serve`")]
+        gateway: GatewayOptions,
+        /// Channel that all clients subscribe to, and in which clients may publish
+        #[arg(long, default_value = "load:fanout", value_name = "NAME", requires = "gateway",
+              value_parser = NonEmptyStringValueParser::new())]
+        channel: String,
     },
 }
 
 #[derive(Debug, Args)]
 struct CommonOptions {
-    /// Where to connect to
-    #[arg(long, default_value = "ws://127.0.0.1:9001/", value_name = "URL")]
-    url: Target,
+    /// Where to connect to [default: ws://127.0.0.1:9001/; with --gateway port 8000, and the path
+    /// /connection/websocket if the URL has none]
+    #[arg(long, value_name = "URL")]
+    url: Option<Target>,
 
     /// Connections over all threads
     #[arg(short = 'c', long, default_value_t = 100, value_name = "N",
@@ -119,16 +142,17 @@ struct CommonOptions {
 
 #[derive(Debug, Args)]
 struct MessageOptions {
-    /// Size of a message's payload, at least 20 bytes for its stamp
-    #[arg(short = 'b', long, default_value = "32", value_parser = payload, value_name = "SIZE")]
-    payload: usize,
+    /// Size of a message's payload, at least 20 bytes for its stamp [default: 32]; with --gateway
+    /// at least 52, because it is a JSON object [default: 64]
+    #[arg(short = 'b', long, value_parser = payload, value_name = "SIZE")]
+    payload: Option<usize>,
 
     /// Messages per second, all senders together; 0: a closed loop
     #[arg(short = 'r', long, default_value_t = 0, value_name = "N",
           value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     rate: u64,
 
-    /// Messages each sender keeps on their way in a closed loop
+    /// Messages (with --burst: bursts) each sender keeps on their way in a closed loop
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
@@ -159,8 +183,50 @@ struct StormOptions {
     storm_share: f64,
 }
 
+#[derive(Debug, Args)]
+struct GatewayOptions {
+    /// Speak the client protocol of `ringhold serve` and Centrifugo: connect, subscribe, answer
+    /// pings. A connection is open once it is subscribed
+    #[arg(long)]
+    gateway: bool,
+
+    /// Encoding of the protocol
+    #[arg(long, value_enum, default_value = "json", requires = "gateway")]
+    encoding: EncodingArgument,
+
+    /// Connection token of all clients
+    #[arg(long, value_name = "TOKEN", requires = "gateway", conflicts_with = "secret")]
+    token: Option<String>,
+
+    /// Make a token with this secret (HS256) for each client, as the user load-0, load-1... Others
+    /// can see it in the list of processes
+    #[arg(long, value_name = "SECRET", requires = "gateway",
+          value_parser = NonEmptyStringValueParser::new())]
+    secret: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ChannelOptions {
+    /// Channel that each client subscribes to; "" for none. {n} in it is replaced by the client's
+    /// number
+    #[arg(long, default_value = "load:fanout", value_name = "NAME", requires = "gateway")]
+    channel: String,
+
+    /// So many channels for {n}, which clients take in turn; 0: one for each client
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "gateway")]
+    channels: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EncodingArgument {
+    /// Text frames
+    Json,
+    /// Binary frames
+    Protobuf,
+}
+
 pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let (plan, json) = arguments.plan();
+    let (plan, json) = arguments.plan().unwrap_or_else(|error| error.exit());
     let interrupted = control::watch_interrupts()?;
     let report = load::run(&plan, &interrupted)?;
     match json {
@@ -171,26 +237,35 @@ pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> 
 }
 
 impl LoadArguments {
-    fn plan(self) -> (Plan, bool) {
-        let (common, job, storm) = match self.workload {
-            WorkloadArguments::Idle { common, storm } => (common, Job::Idle, storm.plan()),
+    fn plan(self) -> Result<(Plan, bool), clap::Error> {
+        let (common, job, storm, gateway) = match self.workload {
+            WorkloadArguments::Idle { common, storm, gateway, channels } => {
+                let ChannelOptions { channel, channels } = channels;
+                (common, Job::Idle, storm.plan(), gateway.plan(channel, Some(channels)))
+            }
             WorkloadArguments::Echo { common, messages, large, storm } => {
                 let MessageOptions { payload, rate, pipeline } = messages;
+                let payload = payload.unwrap_or(PAYLOAD);
                 let sizes = match large.large {
                     Some(size) => Sizes::mixed(payload, size, Share::of(large.large_share)),
                     None => Sizes::same(payload),
                 };
-                (common, Job::Echo { sizes, rate, pipeline }, storm.plan())
+                (common, Job::Echo { sizes, rate, pipeline }, storm.plan(), None)
             }
-            WorkloadArguments::Fanout { common, messages, publishers } => {
-                let MessageOptions { payload, rate, pipeline } = messages;
+            WorkloadArguments::Fanout { common, messages, publishers, burst, gateway, channel } => {
+                // All subscribe to the same one, whatever its name.
+                let gateway = gateway.plan(channel, None);
+                let size = messages.size(gateway.is_some())?;
+                let MessageOptions { rate, pipeline, .. } = messages;
                 let publishers = publishers.min(common.connections);
-                (common, Job::Fanout { size: payload, rate, pipeline, publishers }, None)
+                let fanout = FanoutPlan { size, rate, pipeline, publishers, burst };
+                (common, Job::Fanout(fanout), None, gateway)
             }
         };
+        let target = target(common.url, gateway.as_ref());
         let plan = Plan {
             job,
-            target: common.url,
+            target: target.map_err(|text| clap::Error::raw(ErrorKind::InvalidValue, text))?,
             connections: common.connections,
             threads: common.threads,
             open_rate: common.open_rate,
@@ -201,10 +276,55 @@ impl LoadArguments {
             handshake_timeout: common.handshake_timeout,
             close_rate: common.close_rate,
             storm,
+            gateway,
             sources: common.sources,
             server_pid: common.server_pid,
         };
-        (plan, common.json)
+        Ok((plan, common.json))
+    }
+}
+
+impl MessageOptions {
+    /// Of a payload, which clients of a gateway send as JSON.
+    fn size(&self, gateway: bool) -> Result<usize, clap::Error> {
+        match (self.payload, gateway) {
+            (Some(size), true) if size < JSON_SIZE_MIN => {
+                let text =
+                    format!("--payload must be at least {JSON_SIZE_MIN} bytes with --gateway\n");
+                Err(clap::Error::raw(ErrorKind::ValueValidation, text))
+            }
+            (Some(size), _) => Ok(size),
+            (None, true) => Ok(GATEWAY_PAYLOAD),
+            (None, false) => Ok(PAYLOAD),
+        }
+    }
+}
+
+impl GatewayOptions {
+    fn plan(self, channel: String, channels: Option<u32>) -> Option<GatewayPlan> {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let credentials = match (self.token, self.secret) {
+            (Some(token), _) => Credentials::Token(token),
+            (None, Some(secret)) => Credentials::Secret { secret, made_at: now().as_secs() as i64 },
+            (None, None) => Credentials::Nothing,
+        };
+        let encoding = match self.encoding {
+            EncodingArgument::Json => Encoding::Json,
+            EncodingArgument::Protobuf => Encoding::Protobuf,
+        };
+        self.gateway.then_some(GatewayPlan { encoding, credentials, channel, channels })
+    }
+}
+
+/// The URL that was given or the default one, with what the gateway wants of it.
+fn target(given: Option<Target>, gateway: Option<&GatewayPlan>) -> Result<Target, String> {
+    let target = |default: &str| given.map_or_else(|| default.parse(), Ok);
+    match gateway.map(|gateway| gateway.encoding) {
+        None => target(ECHO_URL),
+        Some(Encoding::Json) => Ok(target(GATEWAY_URL)?.or_path(GATEWAY_PATH)),
+        Some(Encoding::Protobuf) => {
+            Ok(target(GATEWAY_URL)?.or_path(GATEWAY_PATH).and_query("cf_protocol=protobuf"))
+        }
     }
 }
 
@@ -233,6 +353,14 @@ fn payload(text: &str) -> Result<usize, String> {
 
 /// Something failed or was lost.
 const LOST: u8 = 3;
+
+const ECHO_URL: &str = "ws://127.0.0.1:9001/";
+const GATEWAY_URL: &str = "ws://127.0.0.1:8000/";
+const GATEWAY_PATH: &str = "/connection/websocket";
+
+/// Bytes of a payload.
+const PAYLOAD: usize = 32;
+const GATEWAY_PAYLOAD: usize = 64;
 
 /// Four of them are kept per thread.
 const PAYLOAD_MAX: usize = 64 * 1024 * 1024;

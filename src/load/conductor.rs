@@ -39,8 +39,16 @@ pub(super) fn conduct<W: Workload>(
     let board = Arc::new(Board::default());
     let (open_rate, in_flight, connections) = (plan.open_rate, plan.in_flight, plan.connections);
     let used = sources.len();
-    let storm = plan.storm;
-    let course = Arc::new(Course { clock, target, sources, open_rate, in_flight, storm });
+    let course = Arc::new(Course {
+        clock,
+        target,
+        sources,
+        open_rate,
+        in_flight,
+        storm: plan.storm,
+        gateway: plan.gateway.clone(),
+        handshake_timeout: plan.handshake_timeout,
+    });
     let lines = board.clone();
     let running = Server::builder()
         .config(engine_config(plan))

@@ -3,7 +3,8 @@
 //!
 //! Never waits: pace and deadlines come from [`Handler::turn`]. The invariant: each connection of
 //! the share is counted once as opened, failed or untried, and each opened one at most once as
-//! lost; who leaves in a storm and comes back is counted by [`Storm`].
+//! lost; who leaves in a storm and comes back is counted by [`Storm`]. What the gateway's protocol
+//! adds to that is in `member.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
@@ -14,6 +15,8 @@ use ringhold::protocol::request::Request;
 use ringhold::{Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Handler, Message};
 
 use super::board::{Clock, Line, Progress};
+use super::gateway::GatewayPlan;
+use super::joining::Joining;
 use super::reasons;
 use super::schedule::Schedule;
 use super::storm::{Storm, StormPlan};
@@ -22,11 +25,11 @@ use super::tally::{Opening, Tally, Traffic};
 /// What a run does with its connections, on one thread. Connections are numbered from 0 in the
 /// order in which they were dialled.
 pub(crate) trait Workload: 'static {
-    /// A connection opened.
+    /// A connection opened, and was let in where the gateway's protocol is spoken.
     fn on_open(&mut self, index: u32, id: ConnId);
 
-    /// A message came.
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, message: &Message<'_>);
+    /// A message came, or a publication where the gateway's protocol is spoken.
+    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]);
 
     /// A connection ended before its time.
     fn on_lost(&mut self, index: u32);
@@ -59,6 +62,10 @@ pub(crate) struct Course {
     /// Connections of one thread that may be on their way at once.
     pub(crate) in_flight: u32,
     pub(crate) storm: Option<StormPlan>,
+    /// `None`: a server that speaks WebSocket and nothing above it.
+    pub(crate) gateway: Option<GatewayPlan>,
+    /// For the opening handshake, and as long again for being let in.
+    pub(crate) handshake_timeout: Duration,
 }
 
 /// A thread's place among all.
@@ -99,19 +106,26 @@ pub(crate) enum Letter {
 
 /// See the module's text.
 pub(crate) struct Driver<W> {
-    course: Arc<Course>,
-    seat: Seat,
+    pub(super) course: Arc<Course>,
+    pub(super) seat: Seat,
     line: Arc<Line>,
-    workload: W,
-    opening: Opening,
+    pub(super) workload: W,
+    pub(super) opening: Opening,
     /// Connections dialled so far.
     dialled: u32,
-    in_flight: u32,
+    /// Neither open nor failed.
+    pub(super) in_flight: u32,
     pace: Option<Schedule>,
     opening_begun: bool,
-    storm: Option<Storm<ConnId>>,
+    pub(super) storm: Option<Storm<ConnId>>,
+    /// Without the gateway's protocol there are none.
+    pub(super) joining: Joining<ConnId>,
+    /// The gateway wants its pings answered.
+    pub(super) answers_pings: bool,
+    /// What is said next; kept for its memory.
+    pub(super) batch: Vec<u8>,
     /// No connection is opened any more, and none is lost.
-    over: bool,
+    pub(super) over: bool,
 }
 
 impl<W: Workload> Driver<W> {
@@ -119,6 +133,9 @@ impl<W: Workload> Driver<W> {
         let storm = course.storm.map(|plan| Storm::new(plan, seat.worker));
         Self {
             storm,
+            joining: Joining::new(course.handshake_timeout),
+            answers_pings: false,
+            batch: Vec::new(),
             course,
             seat,
             line,
@@ -133,7 +150,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// Dials as many connections as may be on their way. Returns how long the pace forbids more.
-    fn open_more(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    pub(super) fn open_more(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
         let share = if self.opening_begun { self.seat.share } else { 0 };
         while self.in_flight < self.course.in_flight && self.dialled < share {
             if let Some(pace) = &mut self.pace
@@ -162,7 +179,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// The storm, once connections that open are those that left.
-    fn storm_begun(&mut self) -> Option<&mut Storm<ConnId>> {
+    pub(super) fn storm_begun(&mut self) -> Option<&mut Storm<ConnId>> {
         self.storm.as_mut().filter(|storm| storm.has_begun())
     }
 
@@ -176,6 +193,38 @@ impl<W: Workload> Driver<W> {
         }
     }
 
+    /// A connection is open, which was dialled at `dialled_us`.
+    pub(super) fn count_opened(&mut self, dialled_us: u32, now_ns: u64) {
+        self.in_flight -= 1;
+        if let Some(storm) = self.storm_begun() {
+            storm.on_back(now_ns);
+        } else {
+            self.opening.opened += 1;
+            self.opening.last_ns = now_ns;
+            // Microseconds modulo 2^32: an hour.
+            let took_us = (micros(now_ns) as u32).wrapping_sub(dialled_us);
+            self.opening.took.saturating_record(u64::from(took_us) * 1000);
+        }
+    }
+
+    /// A connection will not open.
+    pub(super) fn count_failed(&mut self, reason: &str) {
+        self.in_flight -= 1;
+        match self.storm_begun() {
+            Some(storm) => storm.on_failed(reason),
+            None => self.opening.failed.count(reason),
+        }
+        self.give_up_if_hopeless();
+    }
+
+    /// A connection takes part from here on.
+    pub(super) fn enter(&mut self, index: u32, id: ConnId) {
+        if let Some(storm) = &mut self.storm {
+            storm.on_open(index, id);
+        }
+        self.workload.on_open(index, id);
+    }
+
     /// A target that answers nobody is not asked a hundred thousand times.
     fn give_up_if_hopeless(&mut self) {
         if self.opening.opened == 0 && self.opening.failed.total() >= HOPELESS {
@@ -184,7 +233,7 @@ impl<W: Workload> Driver<W> {
         }
     }
 
-    fn publish(&mut self, cx: &Cx<'_>) {
+    pub(super) fn publish(&mut self, cx: &Cx<'_>) {
         let traffic = self.workload.traffic();
         let (sent, seen, forfeited) = (traffic.sent, traffic.seen, traffic.forfeited);
         self.line.write(Progress {
@@ -227,46 +276,42 @@ impl<W: Workload> Handler for Driver<W> {
             return None;
         }
         let now_ns = self.course.clock.now_ns();
-        self.in_flight -= 1;
-        if let Some(storm) = self.storm_begun() {
-            storm.on_back(now_ns);
-        } else {
-            self.opening.opened += 1;
-            self.opening.last_ns = now_ns;
-            // Microseconds modulo 2^32: an hour.
-            let took_us = (micros(now_ns) as u32).wrapping_sub(tag as u32);
-            self.opening.took.saturating_record(u64::from(took_us) * 1000);
+        let (index, dialled_us) = ((tag >> 32) as u32, tag as u32);
+        if self.course.gateway.is_some() {
+            self.joining.on_dialled(index, dialled_us, now_ns);
+            return Some(index);
         }
+        self.count_opened(dialled_us, now_ns);
         // At once, because the thread may sleep before its next turn.
         self.open_more(cx, now_ns);
         self.publish(cx);
-        Some((tag >> 32) as u32)
+        Some(index)
     }
 
     fn dial_failed(&mut self, cx: &mut Cx<'_>, _: u64, error: &str) {
         if self.over {
             return;
         }
-        self.in_flight -= 1;
-        let reason = reasons::of_failure(error);
-        match self.storm_begun() {
-            Some(storm) => storm.on_failed(&reason),
-            None => self.opening.failed.count(&reason),
-        }
-        self.give_up_if_hopeless();
+        self.count_failed(&reasons::of_failure(error));
         self.open_more(cx, self.course.clock.now_ns());
         self.publish(cx);
     }
 
     fn open(&mut self, conn: &mut Conn<'_>, index: &mut u32) {
-        if let Some(storm) = &mut self.storm {
-            storm.on_open(*index, conn.id());
+        match self.course.gateway {
+            Some(_) => self.say_hello(conn, *index),
+            None => self.enter(*index, conn.id()),
         }
-        self.workload.on_open(*index, conn.id());
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, index: &mut u32, message: Message<'_>) {
-        self.workload.on_message(conn, *index, &message);
+        match &self.course.gateway {
+            Some(gateway) => {
+                let encoding = gateway.encoding;
+                self.listen(conn, *index, encoding, message.data());
+            }
+            None => self.workload.on_message(conn, *index, message.data()),
+        }
         let Traffic { sent, seen, forfeited, .. } = *self.workload.traffic();
         self.line.write_traffic(sent, seen, forfeited);
     }
@@ -276,6 +321,10 @@ impl<W: Workload> Handler for Driver<W> {
             return;
         }
         let now_ns = self.course.clock.now_ns();
+        if self.close_joiner(cx, index, closed) {
+            self.publish(cx);
+            return;
+        }
         if self.storm.as_mut().is_some_and(|storm| storm.on_close(index)) {
             self.workload.on_left(index);
             self.open_more(cx, now_ns);
@@ -313,10 +362,11 @@ impl<W: Workload> Handler for Driver<W> {
             return None;
         }
         let now_ns = self.course.clock.now_ns();
+        self.give_up_overdue(cx, now_ns);
         let pace = self.open_more(cx, now_ns);
         let due = self.workload.turn(cx, now_ns);
         self.publish(cx);
-        [pace, due].into_iter().flatten().min()
+        [pace, due, self.joining.wait(now_ns)].into_iter().flatten().min()
     }
 }
 

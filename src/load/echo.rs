@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx, Kind, Message};
+use ringhold::{Conn, ConnId, Cx, Kind};
 
 use super::content::{Stamp, Wrong};
 use super::driver::{Seat, Workload};
@@ -139,10 +139,10 @@ impl Workload for Echo {
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, message: &Message<'_>) {
+    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]) {
         let now_ns = self.seat.clock.now_ns();
         let index = index as usize;
-        match self.judge(index, message.data()) {
+        match self.judge(index, data) {
             Ok((stamp, is_large)) => {
                 match is_large {
                     false => self.traffic.on_message(stamp.at_ns, now_ns),

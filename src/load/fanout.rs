@@ -2,15 +2,20 @@
 //!
 //! The first connections are the publishers; all connections are subscribers. Latency counts from
 //! when a message was due to each delivery. The invariant: of each publisher, a connection is
-//! expected to see the numbers 1, 2, 3... without a gap.
+//! expected to see the numbers 1, 2, 3... without a gap. Messages may be sent in bursts, which are
+//! due at once and leave together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx, Kind, Message};
+use ringhold::{Conn, ConnId, Cx, Kind};
 
+use super::FanoutPlan;
 use super::content::{Content, Stamp, Wrong};
 use super::driver::{Seat, Workload};
 use super::echo::Budget;
+use super::gateway::GatewayPlan;
+use super::rounds::Rounds;
 use super::schedule::Schedule;
 use super::tally::Traffic;
 
@@ -18,13 +23,15 @@ use super::tally::Traffic;
 pub(crate) struct Fanout {
     seat: Seat,
     content: Content,
-    size: usize,
-    /// Messages per second over all publishers; 0: each sends when its own message came back.
-    rate: u64,
-    /// Messages each publisher keeps on their way, if there is no rate.
-    pipeline: u32,
-    /// Publishers of all threads: the connections with the lowest numbers.
-    publishers: u32,
+    /// Its publishers are those of all threads: the connections with the lowest numbers.
+    plan: FanoutPlan,
+    /// `None`: a message is a payload and nothing more.
+    gateway: Option<GatewayPlan>,
+    /// The closed loop with a gateway: one that its own messages drove would run away from
+    /// subscribers on other threads.
+    rounds: Arc<Rounds>,
+    /// What is sent next; kept for its memory.
+    batch: Vec<u8>,
     /// Those of this thread, by connection.
     mine: Vec<Publisher>,
     /// The last number seen by each connection from each publisher.
@@ -39,43 +46,86 @@ pub(crate) struct Fanout {
 struct Publisher {
     id: Option<ConnId>,
     sent: u32,
-    /// What it may still send to begin with, if there is no rate.
+    /// Of its own messages, those that came back.
+    back: u32,
+    /// Bursts it may still send to begin with, if there is no rate.
     credit: u32,
     schedule: Option<Schedule>,
 }
 
 impl Fanout {
-    pub(crate) fn new(seat: Seat, size: usize, rate: u64, pipeline: u32, publishers: u32) -> Self {
-        let mine = super::schedule::share(publishers, seat.worker, seat.workers);
+    pub(crate) fn new(
+        seat: Seat,
+        plan: FanoutPlan,
+        gateway: Option<GatewayPlan>,
+        rounds: Arc<Rounds>,
+    ) -> Self {
+        let mine = super::schedule::share(plan.publishers, seat.worker, seat.workers);
         let connections = seat.share as usize;
+        let content = match gateway {
+            Some(_) => Content::json(plan.size),
+            None => Content::new(plan.size),
+        };
         Self {
             seat,
-            content: Content::new(size),
-            size,
-            rate,
-            pipeline,
-            publishers,
+            content,
+            plan,
+            gateway,
+            rounds,
+            batch: Vec::new(),
             mine: vec![Publisher::default(); mine as usize],
-            last: vec![0; connections * publishers as usize],
+            last: vec![0; connections * plan.publishers as usize],
             gaps: vec![0; connections],
             sending: false,
             traffic: Traffic::default(),
         }
     }
 
+    /// Sends one burst that was due at `due_ns`.
     fn publish(&mut self, cx: &mut Cx<'_>, index: usize, due_ns: u64) {
         let from = self.seat.global(index as u32);
-        let publisher = &mut self.mine[index];
-        let Some(id) = publisher.id else { return };
-        let stamp = Stamp { at_ns: due_ns, from, number: publisher.sent.wrapping_add(1) };
-        if cx.send_message_to(id, Kind::Binary, self.content.write(stamp)).is_ok() {
-            publisher.sent = stamp.number;
-            self.traffic.sent += 1;
+        let Some(id) = self.mine[index].id else { return };
+        let together = match self.gateway {
+            Some(_) => (COMMANDS_BYTES / (self.plan.size + COMMAND_BYTES)).max(1) as u32,
+            None => 1,
+        };
+        let mut left = self.plan.burst;
+        while left > 0 {
+            let count = together.min(left);
+            self.batch.clear();
+            for number in 1..=count {
+                let number = self.mine[index].sent.wrapping_add(number);
+                let payload = self.content.write(Stamp { at_ns: due_ns, from, number });
+                match &self.gateway {
+                    Some(gateway) => gateway.publish(payload, &mut self.batch),
+                    None => self.batch.extend_from_slice(payload),
+                }
+            }
+            let kind = self.gateway.as_ref().map_or(Kind::Binary, GatewayPlan::kind);
+            if cx.send_message_to(id, kind, &self.batch).is_err() {
+                return;
+            }
+            let publisher = &mut self.mine[index];
+            publisher.sent = publisher.sent.wrapping_add(count);
+            self.traffic.sent += u64::from(count);
+            left -= count;
         }
     }
 
+    /// One of a publisher's own came back. True if that was the last of a burst.
+    fn on_back(&mut self, index: usize) -> bool {
+        let publisher = &mut self.mine[index];
+        publisher.back = publisher.back.wrapping_add(1);
+        publisher.back.is_multiple_of(self.plan.burst)
+    }
+
+    /// For what is sent beside the answers.
+    fn budget(&self) -> Budget {
+        Budget::new(self.plan.size * self.plan.burst as usize)
+    }
+
     fn spend_credit(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
-        let mut budget = Budget::new(self.size);
+        let mut budget = self.budget();
         for index in 0..self.mine.len() {
             while self.mine[index].credit > 0 {
                 if budget.is_spent() {
@@ -90,8 +140,24 @@ impl Fanout {
         None
     }
 
+    fn keep_rounds(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+        let FanoutPlan { burst, pipeline, publishers, .. } = self.plan;
+        let burst = u64::from(burst);
+        let most = burst * u64::from(pipeline) * u64::from(publishers);
+        let mut budget = self.budget();
+        for index in 0..self.mine.len() {
+            while !budget.is_spent() && self.rounds.take(burst, most) {
+                let now_ns = self.seat.clock.now_ns();
+                self.publish(cx, index, now_ns);
+                budget.spend();
+            }
+        }
+        // The last delivery may be another thread's.
+        (!self.mine.is_empty()).then_some(LOOK_EVERY)
+    }
+
     fn keep_rate(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
-        let mut budget = Budget::new(self.size);
+        let mut budget = self.budget();
         for index in 0..self.mine.len() {
             while let Some(due_ns) = self.mine[index].schedule.as_mut()?.take(now_ns) {
                 self.traffic.lag_ns = self.traffic.lag_ns.max(now_ns - due_ns);
@@ -108,10 +174,10 @@ impl Fanout {
 
     /// Counts a message, and says whether it is the connection's own.
     fn deliver(&mut self, index: usize, stamp: Stamp, now_ns: u64) -> Result<bool, Wrong> {
-        if stamp.from >= self.publishers {
+        if stamp.from >= self.plan.publishers {
             return Err(Wrong::Stranger);
         }
-        let at = index * self.publishers as usize + stamp.from as usize;
+        let at = index * self.plan.publishers as usize + stamp.from as usize;
         let (last, gaps) = (&mut self.last[at], &mut self.gaps[index]);
         if stamp.number > *last {
             *gaps += stamp.number - *last - 1;
@@ -131,24 +197,35 @@ impl Fanout {
 
 impl Workload for Fanout {
     fn on_open(&mut self, index: u32, id: ConnId) {
+        self.rounds.on_open();
         if let Some(publisher) = self.mine.get_mut(index as usize) {
             publisher.id = Some(id);
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, message: &Message<'_>) {
+    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]) {
         let now_ns = self.seat.clock.now_ns();
         let index = index as usize;
-        let delivered =
-            self.content.read(message.data()).and_then(|it| self.deliver(index, it, now_ns));
+        let before = self.traffic.seen;
+        let delivered = self.content.read(data).and_then(|it| self.deliver(index, it, now_ns));
         match delivered {
-            Ok(true) if self.sending && self.rate == 0 => self.publish(conn, index, now_ns),
-            Ok(_) => {}
+            Ok(true) => {
+                let is_whole = self.on_back(index);
+                let in_loop = self.sending && self.plan.rate == 0 && self.gateway.is_none();
+                if is_whole && in_loop {
+                    self.publish(conn, index, now_ns);
+                }
+            }
+            Ok(false) => {}
             Err(how) => self.traffic.on_wrong(how),
+        }
+        if self.gateway.is_some() {
+            self.rounds.on_seen(self.traffic.seen - before);
         }
     }
 
     fn on_lost(&mut self, index: u32) {
+        self.rounds.on_lost();
         if let Some(publisher) = self.mine.get_mut(index as usize) {
             publisher.id = None;
         }
@@ -160,17 +237,20 @@ impl Workload for Fanout {
 
     fn begin(&mut self, start_ns: u64) {
         self.sending = true;
+        let FanoutPlan { rate, pipeline, publishers, burst, .. } = self.plan;
         for (index, publisher) in self.mine.iter_mut().enumerate() {
-            let number = self.seat.global(index as u32) as usize;
-            publisher.credit = self.pipeline;
-            publisher.schedule =
-                Schedule::new(start_ns, self.rate, number, self.publishers as usize);
+            let number = self.seat.global(index as u32) * burst;
+            publisher.credit = pipeline;
+            // A burst is due when its first message is.
+            let stride = publishers as usize * burst as usize;
+            publisher.schedule = Schedule::new(start_ns, rate, number as usize, stride);
         }
     }
 
     fn turn(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
-        match (self.sending, self.rate) {
+        match (self.sending, self.plan.rate) {
             (false, _) => None,
+            (true, 0) if self.gateway.is_some() => self.keep_rounds(cx),
             (true, 0) => self.spend_credit(cx),
             (true, _) => self.keep_rate(cx, now_ns),
         }
@@ -185,6 +265,16 @@ impl Workload for Fanout {
     }
 }
 
+/// How often a publisher looks whether everybody has what was sent.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+
+/// Commands of a burst go in messages of at most about this size: what a gateway takes by default
+/// is 64 KiB.
+const COMMANDS_BYTES: usize = 48 * 1024;
+
+/// About what a command takes beside its payload.
+const COMMAND_BYTES: usize = 320;
+
 #[cfg(test)]
 mod tests {
     use super::super::board::Clock;
@@ -192,7 +282,8 @@ mod tests {
 
     fn subscriber() -> Fanout {
         let seat = Seat { worker: 0, workers: 1, share: 3, clock: Clock::start() };
-        Fanout::new(seat, 32, 10, 1, 2)
+        let plan = FanoutPlan { size: 32, rate: 10, pipeline: 1, publishers: 2, burst: 3 };
+        Fanout::new(seat, plan, None, Arc::default())
     }
 
     fn stamp(from: u32, number: u32) -> Stamp {
@@ -207,6 +298,13 @@ mod tests {
         assert_eq!(fanout.deliver(1, stamp(1, 1), 5), Ok(true));
         assert_eq!(fanout.deliver(1, stamp(2, 1), 5), Err(Wrong::Stranger));
         assert_eq!(fanout.traffic.seen, 3);
+    }
+
+    #[test]
+    fn a_burst_is_back_with_its_last() {
+        let mut fanout = subscriber();
+        let back: Vec<bool> = (0..6).map(|_| fanout.on_back(1)).collect();
+        assert_eq!(back, [false, false, true, false, false, true]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::report::{
     ClosingReport, KernelReport, MessageReport, OpeningReport, ProcessReport, Report, StormReport,
 };
 use super::tally::Tally;
-use super::{Job, Plan};
+use super::{FanoutPlan, Job, Plan};
 
 /// Looks at the processes and the kernel at the right moments.
 pub(super) struct Watch {
@@ -88,8 +88,9 @@ impl Frame {
         let messages = match plan.job {
             Job::Idle => None,
             Job::Echo { sizes, rate, pipeline } => messages(sizes, (rate, pipeline, 0)),
-            Job::Fanout { size, rate, pipeline, publishers } => {
-                messages(Sizes::same(size), (rate, pipeline, publishers))
+            Job::Fanout(FanoutPlan { size, rate, pipeline, publishers, burst }) => {
+                let all = messages(Sizes::same(size), (rate, pipeline, publishers));
+                all.map(|all| MessageReport { burst, ..all })
             }
         };
         let storm = plan.storm.map(|storm| StormReport::new(storm, tally));
@@ -103,6 +104,7 @@ impl Frame {
         Report {
             workload: plan.job.name(),
             url: plan.target.url.clone(),
+            protocol: plan.gateway.as_ref().map(|gateway| gateway.encoding.into()),
             ok,
             interrupted,
             connections: plan.connections,
@@ -111,6 +113,7 @@ impl Frame {
             seconds,
             lost,
             lost_reasons: tally.opening.lost.0.clone(),
+            heartbeats: plan.gateway.as_ref().map(|_| traffic.heartbeats),
             messages,
             storm,
             server: watch.server_pid.map(|_| process(&watch.server)),
@@ -125,7 +128,7 @@ impl Frame {
 /// How many times each message has to come.
 pub(super) fn receivers(job: Job, opened: u64) -> u64 {
     match job {
-        Job::Fanout { .. } => opened,
+        Job::Fanout(_) => opened,
         Job::Echo { .. } => 1,
         Job::Idle => 0,
     }

@@ -1,8 +1,8 @@
-//! The workload `idle`: holds connections and says nothing. The engine answers the server's pings.
+//! The workload `idle`: holds connections and says nothing. Pings are answered below it.
 
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx, Message};
+use ringhold::{Conn, ConnId, Cx};
 
 use super::driver::Workload;
 use super::tally::Traffic;
@@ -16,7 +16,7 @@ pub(crate) struct Idle {
 impl Workload for Idle {
     fn on_open(&mut self, _: u32, _: ConnId) {}
 
-    fn on_message(&mut self, _: &mut Conn<'_>, _: u32, _: &Message<'_>) {
+    fn on_message(&mut self, _: &mut Conn<'_>, _: u32, _: &[u8]) {
         self.traffic.seen += 1;
     }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! [`run`] conducts: open everything, begin, measure, end, report, close. A [`driver`] opens the
-//! connections of one thread and counts what becomes of them; a workload sends and judges. What a
+//! connections of one thread and counts what becomes of them; a workload sends and judges. Where the
+//! clients are those of the [`gateway`], a part of the driver (`member.rs`) speaks for them. What a
 //! run found is a [`report`]. Uses the library's public interface only.
 
 mod board;
@@ -17,11 +18,15 @@ mod driver;
 mod echo;
 mod fanout;
 mod findings;
+mod gateway;
 mod idle;
+mod joining;
+mod member;
 mod mix;
 mod proc;
 mod reasons;
 mod report;
+mod rounds;
 mod schedule;
 mod storm;
 mod table;
@@ -29,12 +34,14 @@ mod tally;
 mod target;
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ringhold::StartError;
 
-pub(crate) use content::SIZE_MIN;
+pub(crate) use content::{JSON_SIZE_MIN, SIZE_MIN};
+pub(crate) use gateway::{Credentials, GatewayPlan};
 pub(crate) use mix::{Share, Sizes};
 pub(crate) use report::Report;
 pub(crate) use storm::StormPlan;
@@ -62,6 +69,8 @@ pub(crate) struct Plan {
     /// Connections closed per second at the end; 0: all at once.
     pub(crate) close_rate: u32,
     pub(crate) storm: Option<StormPlan>,
+    /// `None`: a server that speaks WebSocket and nothing above it.
+    pub(crate) gateway: Option<GatewayPlan>,
     /// `None`: as many loopback addresses as the connections need.
     pub(crate) sources: Option<Sources>,
     pub(crate) server_pid: Option<u32>,
@@ -81,16 +90,23 @@ pub(crate) enum Job {
         pipeline: u32,
     },
     /// Send, and everybody gets it.
-    Fanout {
-        /// Bytes of a message.
-        size: usize,
-        /// Messages per second over all publishers; 0: each sends when its own came back.
-        rate: u64,
-        /// Messages each publisher keeps on their way without a rate.
-        pipeline: u32,
-        /// Connections that publish.
-        publishers: u32,
-    },
+    Fanout(FanoutPlan),
+}
+
+/// Who publishes what, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FanoutPlan {
+    /// Bytes of a message.
+    pub(crate) size: usize,
+    /// Messages per second over all publishers; 0: each sends when its own came back, and clients
+    /// of the gateway when all that was sent came to everybody.
+    pub(crate) rate: u64,
+    /// Bursts each publisher keeps on their way without a rate.
+    pub(crate) pipeline: u32,
+    /// Connections that publish.
+    pub(crate) publishers: u32,
+    /// Messages a publisher sends at once.
+    pub(crate) burst: u32,
 }
 
 /// Why a run could not be made.
@@ -129,9 +145,11 @@ pub(crate) fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failu
         Job::Echo { sizes, rate, pipeline } => conductor::conduct(plan, interrupted, move |seat| {
             echo::Echo::new(seat, sizes, rate, pipeline)
         }),
-        Job::Fanout { size, rate, pipeline, publishers } => {
+        Job::Fanout(fanout) => {
+            let gateway = plan.gateway.clone();
+            let rounds = Arc::<rounds::Rounds>::default();
             conductor::conduct(plan, interrupted, move |seat| {
-                fanout::Fanout::new(seat, size, rate, pipeline, publishers)
+                fanout::Fanout::new(seat, fanout, gateway.clone(), rounds.clone())
             })
         }
     }
@@ -143,7 +161,7 @@ impl Job {
         match self {
             Self::Idle => "idle",
             Self::Echo { .. } => "echo",
-            Self::Fanout { .. } => "fanout",
+            Self::Fanout(_) => "fanout",
         }
     }
 
@@ -152,7 +170,7 @@ impl Job {
         match self {
             Self::Idle => 0,
             Self::Echo { sizes, .. } => sizes.most(),
-            Self::Fanout { size, .. } => size,
+            Self::Fanout(FanoutPlan { size, .. }) => size,
         }
     }
 }

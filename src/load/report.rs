@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use ringhold::gateway::wire::Encoding;
 use serde::Serialize;
 
 use super::mix::Sizes;
@@ -20,6 +21,8 @@ pub(crate) struct Report {
     /// `idle`, `echo` or `fanout`.
     pub(crate) workload: &'static str,
     pub(crate) url: String,
+    /// `json` or `protobuf`, with `--gateway`.
+    pub(crate) protocol: Option<Protocol>,
     /// Nothing failed and nothing was lost.
     pub(crate) ok: bool,
     /// Ended by a signal.
@@ -36,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     /// Why, each with its number.
     pub(crate) lost_reasons: BTreeMap<String, u64>,
+    /// Pings of the gateway that came and were answered; absent without `--gateway`.
+    pub(crate) heartbeats: Option<u64>,
     /// Absent for `idle`.
     pub(crate) messages: Option<MessageReport>,
     /// Absent without `--storm-after`.
@@ -48,6 +53,32 @@ pub(crate) struct Report {
     pub(crate) kernel: Option<KernelReport>,
     /// The end.
     pub(crate) closing: ClosingReport,
+}
+
+/// How the gateway's protocol was spoken.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    Json,
+    Protobuf,
+}
+
+impl Protocol {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::Protobuf => "Protobuf",
+        }
+    }
+}
+
+impl From<Encoding> for Protocol {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Json => Self::Json,
+            Encoding::Protobuf => Self::Protobuf,
+        }
+    }
 }
 
 /// How the connections opened.
@@ -78,6 +109,8 @@ pub(crate) struct MessageReport {
     pub(crate) pipeline: u32,
     /// 0 for `echo`.
     pub(crate) publishers: u32,
+    /// Messages that were sent at once.
+    pub(crate) burst: u32,
     pub(crate) sent: u64,
     /// What had to come: for `fanout`, each message once for every connection.
     pub(crate) expected: u64,
@@ -89,6 +122,8 @@ pub(crate) struct MessageReport {
     /// Came other than sent, by how: `length`, `stamp`, `pattern`, `of_another_connection`,
     /// `out_of_order`.
     pub(crate) wrong: BTreeMap<&'static str, u64>,
+    /// Refused by the gateway, by what it said.
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Due, but not sent, because the server did not take what was sent before.
     pub(crate) unsent: u64,
     /// Messages received within the measured time.
@@ -150,6 +185,8 @@ pub(crate) struct ProcessReport {
     pub(crate) cpu_us_per_message: Option<f64>,
     pub(crate) user_us_per_message: Option<f64>,
     pub(crate) system_us_per_message: Option<f64>,
+    /// Messages received per second of processor time, all threads.
+    pub(crate) messages_per_cpu_second: Option<f64>,
     pub(crate) rss_bytes: Option<u64>,
     pub(crate) rss_per_connection: Option<f64>,
     pub(crate) pss_per_connection: Option<f64>,
@@ -216,6 +253,7 @@ impl MessageReport {
             rate,
             pipeline: if rate == 0 { pipeline } else { 0 },
             publishers,
+            burst: 1,
             sent: traffic.sent,
             expected,
             received: traffic.seen,
@@ -223,6 +261,7 @@ impl MessageReport {
             duplicates: traffic.duplicates,
             late: traffic.late,
             wrong: traffic.wrong.iter().map(|(how, count)| (how.name(), *count)).collect(),
+            refused: traffic.refused.0.clone(),
             unsent: traffic.unsent,
             measured: traffic.measured,
             per_second,
@@ -235,7 +274,7 @@ impl MessageReport {
     /// Everything came, once, in order, as it was sent.
     pub(crate) fn is_whole(&self) -> bool {
         let faults = self.lost + self.duplicates + self.late + self.unsent;
-        faults == 0 && self.wrong.is_empty()
+        faults == 0 && self.wrong.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -288,6 +327,7 @@ impl ProcessReport {
             cpu_us_per_message: each(Cpu::total_us),
             user_us_per_message: each(|cpu| cpu.user_us),
             system_us_per_message: each(|cpu| cpu.system_us),
+            messages_per_cpu_second: each(Cpu::total_us).map(|us| ratio(1e6, us)),
             rss_bytes: looks.open.and_then(|look| look.rss),
             rss_per_connection: growth(|look| look.rss),
             pss_per_connection: growth(|look| look.pss),

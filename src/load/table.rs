@@ -31,6 +31,9 @@ impl Display for Report {
         }
         rows.row("lost", &grouped(self.lost))?;
         rows.reasons(&self.lost_reasons)?;
+        if let Some(count) = self.heartbeats {
+            rows.row("pings", &format!("{} answered", grouped(count)))?;
+        }
         if let Some(messages) = &self.messages {
             rows.messages(messages)?;
         }
@@ -67,6 +70,9 @@ impl Report {
             grouped(u64::from(self.connections)),
             self.threads
         );
+        if let Some(protocol) = self.protocol {
+            text.push_str(&format!(", clients of the gateway in {}", protocol.name()));
+        }
         if self.sources > 0 {
             text.push_str(&format!(" from {} addresses", self.sources));
         }
@@ -97,7 +103,12 @@ impl Rows<'_, '_> {
             (0, depth) => format!("closed loop, {depth} on their way each"),
             (rate, _) => format!("fixed rate, {}/s", grouped(rate)),
         };
-        self.row("messages", &format!("{} bytes, {mode}", grouped(it.payload_bytes as u64)))?;
+        let at_once = match it.burst {
+            1 => String::new(),
+            burst => format!(", {burst} at once"),
+        };
+        let size = grouped(it.payload_bytes as u64);
+        self.row("messages", &format!("{size} bytes, {mode}{at_once}"))?;
         let received = format!(
             "{} of {} expected; sent {}",
             grouped(it.received),
@@ -125,6 +136,7 @@ impl Rows<'_, '_> {
         for (count, text) in faults.iter().filter(|(count, _)| *count > 0) {
             self.row("", &format!("{} {text}", grouped(*count)))?;
         }
+        self.reasons(&it.refused)?;
         for (how, count) in &it.wrong {
             self.row("", &format!("{} wrong: {how}", grouped(*count)))?;
         }
@@ -152,6 +164,10 @@ impl Rows<'_, '_> {
         {
             parts.push(format!("{all:.2} µs/message (user {user:.2}, sys {system:.2})"));
         }
+        parts.extend(
+            it.messages_per_cpu_second
+                .map(|count| format!("{} messages per processor second", grouped(count as u64))),
+        );
         parts.extend(it.cpu_percent.map(|percent| format!("{percent:.1} % of a processor")));
         if !parts.is_empty() {
             self.row(name, &parts.join(", "))?;

@@ -62,6 +62,10 @@ pub(crate) struct Traffic {
     pub(crate) latency_storm: Histogram<u64>,
     /// Large ones within the measured time.
     pub(crate) measured_large: u64,
+    /// Pings of the gateway that were answered.
+    pub(crate) heartbeats: u64,
+    /// Messages that the server refused, by what it said.
+    pub(crate) refused: Reasons,
     /// Others leave and come back.
     pub(crate) storming: bool,
     /// How late a message was sent at worst, in nanoseconds.
@@ -102,6 +106,8 @@ impl Default for Traffic {
             latency_large: histogram(),
             latency_storm: histogram(),
             measured_large: 0,
+            heartbeats: 0,
+            refused: Reasons::default(),
             storming: false,
             lag_ns: 0,
             measuring: false,
@@ -181,6 +187,8 @@ impl Traffic {
         for (how, count) in &other.wrong {
             *self.wrong.entry(*how).or_default() += count;
         }
+        self.heartbeats += other.heartbeats;
+        self.refused.add(&other.refused);
         self.unsent += other.unsent;
         self.forfeited += other.forfeited;
         self.duplicates += other.duplicates;

@@ -63,6 +63,25 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// With this path, if the URL has none.
+    pub(crate) fn or_path(mut self, path: &str) -> Self {
+        if self.resource == "/" {
+            self.url = format!("{}{path}", self.url.trim_end_matches('/'));
+            self.resource = path.to_owned();
+        }
+        self
+    }
+
+    /// With one more part of the query, such as `key=value`.
+    pub(crate) fn and_query(mut self, part: &str) -> Self {
+        let mark = if self.resource.contains('?') { '&' } else { '?' };
+        for text in [&mut self.url, &mut self.resource] {
+            text.push(mark);
+            text.push_str(part);
+        }
+        self
+    }
+
     /// The first address of the host.
     pub(crate) fn resolve(&self) -> Result<DialTarget, String> {
         let addresses = (self.host.as_str(), self.port).to_socket_addrs();
@@ -164,6 +183,17 @@ mod tests {
         let dial = "ws://[::1]".parse::<Target>().unwrap().resolve().unwrap();
         assert_eq!(dial.peer, "[::1]:80".parse().unwrap());
         assert_eq!((dial.host.as_str(), dial.target.as_str()), ("[::1]", "/"));
+    }
+
+    #[test]
+    fn paths_and_queries_are_added() {
+        let target = |url: &str| url.parse::<Target>().unwrap().or_path("/a/b").and_query("k=v");
+        for url in ["ws://host:1", "ws://host:1/", "ws://host:1/a/b"] {
+            let target = target(url);
+            assert_eq!(target.resource, "/a/b?k=v", "{url}");
+            assert_eq!(target.url, "ws://host:1/a/b?k=v", "{url}");
+        }
+        assert_eq!(target("ws://host:1/x?y").resource, "/x?y&k=v");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::slots::{Flags, Hot, Phase, Slots};
 use super::token::Token;
 use super::topics::Topics;
 use super::wheel::Wheel;
+use super::worker::KEPT;
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::{CloseCode, Decoder, Kind, Role};
 
@@ -245,6 +246,22 @@ impl Core {
             spare: Vec::new(),
             receivers: Vec::new(),
         }
+    }
+
+    /// Gives back what lists hold beyond what a calm core needs.
+    pub(crate) fn shrink(&mut self) {
+        self.cork.shrink_to(KEPT);
+        self.dirty.shrink_to(KEPT);
+        self.ready.shrink_to(KEPT);
+        self.eager.shrink_to(KEPT);
+        self.releases.shrink_to(KEPT);
+        self.shutdowns.shrink_to(KEPT);
+        self.installs.shrink_to(KEPT);
+        self.polls.shrink_to(KEPT);
+        self.notices.shrink_to(KEPT);
+        self.outgoing.shrink_to(KEPT);
+        self.heads.shrink_to(KEPT);
+        self.receivers.shrink_to(KEPT);
     }
 
     /// The counters, with the present amounts filled in.

@@ -37,6 +37,8 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Letter>>,
     pub(super) drain: Option<Draining>,
+    /// The most connections there were since memory was last given back.
+    crowd: u32,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     done: Vec<Completion>,
@@ -84,6 +86,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             admission,
             post,
             drain: None,
+            crowd: 0,
             // The application's first turn comes at once: it may have connections to open.
             wake_at: Some(0),
             done: Vec::new(),
@@ -107,12 +110,29 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.receive()?;
         self.ask_application();
         self.submit_ring_work();
+        self.give_back();
         Ok(if self.is_finished() { Turn::Finished } else { Turn::Continue })
     }
 
     /// What this core counts.
     pub fn stats(&self) -> super::Stats {
         self.core.stats()
+    }
+
+    /// After a crowd has left: what its turns needed is more than those to come will.
+    fn give_back(&mut self) {
+        let used = self.core.slots.used();
+        self.crowd = self.crowd.max(used);
+        if self.crowd < CROWD || used > self.crowd / 8 {
+            return;
+        }
+        self.crowd = used;
+        self.core.shrink();
+        self.arena = Arena::default();
+        self.done.shrink_to(KEPT);
+        self.letters.shrink_to(KEPT);
+        self.fired.shrink_to(KEPT);
+        self.sent.shrink_to(KEPT);
     }
 
     fn choose_wait(&mut self) -> Wait {
@@ -512,6 +532,12 @@ impl Core {
         }
     }
 }
+
+/// Fewer connections than this leave nothing behind that is worth looking for.
+const CROWD: u32 = 4096;
+
+/// Entries that scratch lists keep room for.
+pub(super) const KEPT: usize = 1024;
 
 /// How often a drain looks at its pace.
 const DRAIN_STEP_NS: u64 = 10_000_000;

@@ -1,5 +1,5 @@
-//! `ringhold load` as its users run it: against `ringhold echo` and `serve`, against servers that do wrong in
-//! known ways, and against none.
+//! `ringhold load` as its users run it: against `ringhold echo` and `ringhold serve`, against
+//! servers that do wrong in known ways, and against none.
 //!
 //! Each test starts its own server on a port the kernel chooses, runs the program, and reads its
 //! exit status and report. What a faulty server does wrong is counted there, so the report can be

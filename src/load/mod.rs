@@ -7,9 +7,9 @@
 //! ```
 //!
 //! [`run`] conducts: open everything, begin, measure, end, report, close. A [`driver`] opens the
-//! connections of one thread and counts what becomes of them; a workload sends and judges. Where the
-//! clients are those of the [`gateway`], a part of the driver (`member.rs`) speaks for them. What a
-//! run found is a [`report`]. Uses the library's public interface only.
+//! connections of one thread and counts what becomes of them; a workload sends and judges. For
+//! clients of the [`gateway`] a part of the driver (`member.rs`) speaks the protocol. What a run
+//! found is a [`report`]. Uses the library's public interface only.
 
 mod board;
 mod conductor;

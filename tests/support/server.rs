@@ -1,4 +1,4 @@
-//! `ringhold echo` as a child process: started on a port the kernel gives, ended by its id.
+//! `ringhold` as a child process: started on a port the kernel gives, ended by its id.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::client::Client;
 use super::{PATIENCE, STOP_LIMIT, drain, wait_for};
 
-/// A running `ringhold echo`.
+/// A running `ringhold echo`, or what [`super::gateway`] starts.
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
@@ -36,13 +36,18 @@ impl Server {
         if !options.iter().any(|option| option.starts_with("--heartbeat-")) {
             command.arg("--no-heartbeat");
         }
-        let mut child = command
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server program starts");
+        let mut server = Self::spawn(command.args(options));
+        let line = server.line().expect("the server says where it listens");
+        let address = line.strip_prefix("listening on ws://").and_then(|a| a.parse().ok());
+        server.address = address.unwrap_or_else(|| panic!("unexpected line on stdout: {line:?}"));
+        assert!(server.address.ip().is_loopback() && server.address.port() != 0, "{line:?}");
+        server
+    }
+
+    /// Starts the program, and has its output read. Where it listens is not known yet.
+    fn spawn(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server program starts");
 
         let (lines, stdout) = channel();
         let pipe = BufReader::new(child.stdout.take().expect("stdout is piped"));
@@ -53,12 +58,31 @@ impl Server {
         });
         let stderr = Some(drain(child.stderr.take().expect("stderr is piped")));
 
-        let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), stdout, stderr };
-        let line = server.stdout.recv_timeout(PATIENCE).expect("the server says where it listens");
-        let address = line.strip_prefix("listening on ws://").and_then(|a| a.parse().ok());
-        server.address = address.unwrap_or_else(|| panic!("unexpected line on stdout: {line:?}"));
-        assert!(server.address.ip().is_loopback() && server.address.port() != 0, "{line:?}");
-        server
+        Self { child, address: ([127, 0, 0, 1], 0).into(), stdout, stderr }
+    }
+
+    /// Starts the program with these arguments and reads what it prints until `address` finds in
+    /// a line where it listens. Returns the lines too.
+    pub(crate) fn launch(
+        command: &mut Command,
+        address: impl Fn(&str) -> Option<SocketAddr>,
+    ) -> (Self, Vec<String>) {
+        let mut server = Self::spawn(command);
+        let mut lines = Vec::new();
+        while let Some(line) = server.line() {
+            let found = address(&line);
+            lines.push(line);
+            if let Some(found) = found {
+                server.address = found;
+                return (server, lines);
+            }
+        }
+        panic!("the server does not say where it listens: {lines:?}");
+    }
+
+    /// The next line on stdout; `None` when there comes none.
+    pub(crate) fn line(&self) -> Option<String> {
+        self.stdout.recv_timeout(PATIENCE).ok()
     }
 
     /// Where it listens.
@@ -102,10 +126,15 @@ impl Server {
 
     /// Asserts that it exits with 0 after a signal and has printed nothing more.
     pub(crate) fn ended(mut self) {
-        let status = self.wait(STOP_LIMIT).expect("the server ends within 10 s of SIGTERM");
-        assert!(status.success(), "the server ended with {status} (signal {:?})", status.signal());
+        self.exited_well();
         let more: Vec<_> = self.stdout.iter().collect();
         assert!(more.is_empty(), "more than one line on stdout: {more:?}");
+    }
+
+    /// Asserts that it exits with 0 after a signal.
+    pub(crate) fn exited_well(&mut self) {
+        let status = self.wait(STOP_LIMIT).expect("the server ends within 10 s of SIGTERM");
+        assert!(status.success(), "the server ended with {status} (signal {:?})", status.signal());
     }
 }
 

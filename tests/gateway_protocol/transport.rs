@@ -1,0 +1,216 @@
+//! The upgrade, origins, subprotocols, sizes, and pings.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::gateway::{Gateway, Heard, PATH, Session};
+
+fn statuses(gateway: &Gateway, origin: &str) -> u16 {
+    gateway.upgrade(PATH, &[&format!("Origin: {origin}")]).0
+}
+
+#[test]
+fn foreign_origins_are_refused() {
+    let none = Gateway::start("");
+    assert_eq!(none.upgrade(PATH, &[]).0, 101);
+    for origin in ["https://example.org", "http://127.0.0.1", "null", "file://"] {
+        assert_eq!(statuses(&none, origin), 403, "{origin}");
+    }
+    none.stop();
+
+    let some = Gateway::start(
+        "[client]\nallowed_origins = [\"https://example.org\", \"https://*.example.net\"]\n",
+    );
+    for (origin, status) in [
+        ("https://example.org", 101),
+        ("HTTPS://EXAMPLE.ORG", 101),
+        ("https://a.example.net", 101),
+        ("http://example.org", 403),
+        ("https://example.org:8443", 403),
+        ("https://example.org.evil.test", 403),
+        ("https://example.net", 403),
+        ("null", 403),
+    ] {
+        assert_eq!(statuses(&some, origin), status, "{origin}");
+    }
+    assert_eq!(some.upgrade(PATH, &[]).0, 101);
+    some.stop();
+
+    let any = Gateway::start("[client]\nallowed_origins = [\"*\"]\n");
+    assert_eq!(statuses(&any, "https://example.org"), 101);
+    any.stop();
+}
+
+#[test]
+fn other_paths_are_not_found() {
+    let gateway = Gateway::start("");
+    for path in ["/", "/connection", "/connection/websockets", "/connection/websocket/more"] {
+        assert_eq!(gateway.upgrade(path, &[]).0, 404, "{path}");
+    }
+    for path in ["/connection/websocket?a=b&cf_protocol_version=v2", "/connection/websocket?"] {
+        assert_eq!(gateway.upgrade(path, &[]).0, 101, "{path}");
+    }
+    gateway.stop();
+
+    let gateway = Gateway::start("[websocket]\nhandler_prefix = \"/ws\"\n");
+    assert_eq!(gateway.upgrade("/ws", &[]).0, 101);
+    assert_eq!(gateway.upgrade(PATH, &[]).0, 404);
+    gateway.stop();
+}
+
+#[test]
+fn the_subprotocol_offered_is_taken() {
+    let gateway = Gateway::start("");
+    for (offered, taken) in [
+        ("", None),
+        ("centrifuge-json", Some("centrifuge-json")),
+        ("centrifuge-protobuf", Some("centrifuge-protobuf")),
+        ("other", None),
+        ("other, centrifuge-json", Some("centrifuge-json")),
+    ] {
+        let line = format!("Sec-WebSocket-Protocol: {offered}");
+        let (head, _) = gateway.upgrade_head(PATH, &[&line]);
+        assert_eq!(head.status, 101, "{offered:?}");
+        assert_eq!(head.values("sec-websocket-protocol"), Vec::from_iter(taken), "{offered:?}");
+    }
+    let (head, _) = gateway.upgrade_head(PATH, &[]);
+    assert!(head.values("sec-websocket-protocol").is_empty());
+    assert!(head.values("sec-websocket-extensions").is_empty());
+    gateway.stop();
+}
+
+#[test]
+fn a_message_over_the_limit_closes() {
+    let gateway = Gateway::start("[client]\ninsecure = true\n");
+    let mut session = gateway.connected("");
+    let message = |size: usize| {
+        let frame = r#"{"id":9,"publish":{"channel":"c","data":""}}"#;
+        frame.replace("\"\"}}", &format!("\"{}\"}}}}", "x".repeat(size - frame.len())))
+    };
+    assert_eq!(message(65_536).len(), 65_536);
+    session.say(&message(65_536));
+    assert_eq!(session.reply(9), json!({"id": 9, "publish": {}}));
+    session.say(&message(65_537));
+    let heard = session.hear();
+    assert!(matches!(heard[..], [Heard::Close(1009, _)]), "{heard:?}");
+    gateway.stop();
+}
+
+const FAST: &str = "[client]\ninsecure = true\nping_interval = \"1s\"\npong_timeout = \"500ms\"\n";
+
+/// Waits for the next ping.
+fn ping(session: &mut Session) {
+    match session.hear().as_slice() {
+        [Heard::Object(object)] if *object == json!({}) => {}
+        other => panic!("expected a ping, got {other:?}"),
+    }
+}
+
+#[test]
+fn pings_are_announced_sent_and_awaited() {
+    let gateway = Gateway::start(FAST);
+    let mut session = gateway.session();
+    let result = session.connect(&json!({}));
+    assert_eq!((&result["ping"], &result["pong"]), (&json!(1), &json!(true)));
+    let mut last = Instant::now();
+    for n in 0..3 {
+        ping(&mut session);
+        // The first comes half an interval to one after the connect; a loaded machine is late.
+        let least = Duration::from_millis(if n == 0 { 400 } else { 900 });
+        assert!(last.elapsed() >= least, "ping {n} after {:?}", last.elapsed());
+        last = Instant::now();
+        session.say("{}");
+    }
+    ping(&mut session);
+    let asked = Instant::now();
+    session.closed(3012);
+    assert!(asked.elapsed() >= Duration::from_millis(400), "{:?}", asked.elapsed());
+    gateway.stop();
+}
+
+#[test]
+fn a_ping_is_answered_once() {
+    let gateway = Gateway::start(FAST);
+    let mut session = gateway.connected("");
+    ping(&mut session);
+    let id = session.command("publish", &json!({"channel": "c", "data": 1}));
+    let heard = session.hear();
+    let reply = json!({"id": id, "publish": {}});
+    assert!(matches!(&heard[..], [Heard::Object(object)] if *object == reply), "{heard:?}");
+    session.say("{}");
+    ping(&mut session);
+    session.say("{}");
+    // One pong for one ping.
+    session.say("{}");
+    session.closed(3501);
+    gateway.stop();
+}
+
+#[test]
+fn pings_and_pongs_can_be_off() {
+    let gateway = Gateway::start("[client]\ninsecure = true\nping_interval = \"0s\"\n");
+    let result = gateway.session().connect(&json!({}));
+    assert!(result.get("ping").is_none() && result.get("pong").is_none(), "{result}");
+    gateway.stop();
+
+    let gateway = Gateway::start(
+        "[client]\ninsecure = true\nping_interval = \"1s\"\npong_timeout = \"0s\"\n",
+    );
+    let mut session = gateway.session();
+    let result = session.connect(&json!({}));
+    assert_eq!(result["ping"], json!(1));
+    assert!(result.get("pong").is_none(), "{result}");
+    for _ in 0..3 {
+        ping(&mut session);
+    }
+    gateway.stop();
+}
+
+#[test]
+fn pings_are_25_seconds_apart_if_nothing_is_said() {
+    let gateway = Gateway::start("[client]\ninsecure = true\n");
+    let result = gateway.session().connect(&json!({}));
+    assert_eq!((&result["ping"], &result["pong"]), (&json!(25), &json!(true)));
+    gateway.stop();
+}
+
+#[test]
+fn a_client_may_want_pings_of_the_websocket() {
+    let gateway = Gateway::start(FAST);
+    let mut session = gateway.session_at(&format!("{PATH}?cf_ws_frame_ping_pong=true"), &[]);
+    let result = session.connect(&json!({}));
+    assert!(result.get("ping").is_none() && result.get("pong").is_none(), "{result}");
+    for _ in 0..3 {
+        let heard = session.hear();
+        let [Heard::Ping(payload)] = heard.as_slice() else { panic!("{heard:?}") };
+        session.client().send_frame(0x8a, payload);
+    }
+    let heard = session.hear();
+    assert!(matches!(heard[..], [Heard::Ping(_)]), "{heard:?}");
+    // Unanswered.
+    let heard = session.hear();
+    assert!(matches!(heard[..], [Heard::Close(3012, _)]), "{heard:?}");
+    gateway.stop();
+}
+
+#[test]
+fn a_connection_without_connect_is_stale() {
+    let gateway = Gateway::start("[client]\ninsecure = true\nstale_close_delay = \"300ms\"\n");
+    let mut silent = gateway.session();
+    let mut connected = gateway.connected("");
+    silent.closed(3502);
+    connected.result("publish", json!({"channel": "c", "data": 1}));
+    gateway.stop();
+}
+
+#[test]
+fn a_server_that_goes_says_so() {
+    let gateway = Gateway::start("[client]\ninsecure = true\n");
+    let mut session = gateway.connected("");
+    let mut silent = gateway.session();
+    let ending = std::thread::spawn(move || gateway.stop());
+    session.closed(3001);
+    silent.closed(3001);
+    ending.join().expect("it ends well");
+}

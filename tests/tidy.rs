@@ -165,7 +165,8 @@ fn every_dependency_is_justified() {
 #[test]
 fn every_package_lock_is_free_of_download_addresses() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let locks = ["tests/clients/node", "benches/peers"].map(|folder| root.join(folder));
+    let locks =
+        ["tests/clients/node", "tests/gateway/js", "benches/peers"].map(|folder| root.join(folder));
     for lock in locks.map(|folder| folder.join("package-lock.json")).iter() {
         let text = fs::read_to_string(lock).unwrap();
         assert!(!text.contains("\"resolved\""), "{} names where it was fetched", lock.display());

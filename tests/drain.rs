@@ -90,6 +90,24 @@ fn stragglers_are_cut_at_the_deadline() {
     }
 }
 
+/// A browser connects in advance, in case its user clicks. Whoever waits for its request waits for
+/// as long as a handshake may take.
+#[test]
+fn nobody_waits_for_connections_that_ask_for_nothing() {
+    let (server, address) =
+        Child::serve(&options(&["--handshake-timeout=50s", "--drain-deadline=60s"]));
+    let mut silent = Peer::connect(address);
+    let mut client = Peer::open(address, "/");
+    let start = Instant::now();
+    server.signal("TERM");
+    assert_eq!(client.read_close().0, 1001);
+    client.finish(1001);
+    silent.expect_end();
+    let (status, log) = server.ended();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+    assert!(start.elapsed() < Duration::from_secs(25), "it took {:?}", start.elapsed());
+}
+
 /// The operator has waited long enough and presses Ctrl-C again.
 #[test]
 fn a_second_signal_ends_at_once() {

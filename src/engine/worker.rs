@@ -476,6 +476,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
                 }
                 Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
+                // Browsers connect in advance and then say nothing; nobody waits for these.
+                Some(Phase::Handshake) if self.core.is_silent(slot) => {
+                    self.core.drop_connection(slot, Cause::Drain);
+                }
                 // A handshake in progress completes, and is closed in its turn.
                 _ => {}
             }
@@ -514,6 +518,15 @@ impl Core {
         self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
     }
 
+    /// Whether a connection was accepted a while ago and has not begun its request.
+    fn is_silent(&self, slot: u32) -> bool {
+        let begun = self.heads.contains_key(&slot);
+        let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
+        let wait = (SILENT_NS / self.limits.tick_ns) as u32;
+        let accepted = due.map(|due| due.saturating_sub(self.limits.handshake + 1));
+        !begun && accepted.is_some_and(|at| self.tick >= at.saturating_add(wait))
+    }
+
     /// Marks the multishot poll for input to be armed.
     pub(super) fn arm_poll(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot)
@@ -538,6 +551,9 @@ const CROWD: u32 = 4096;
 
 /// Entries that scratch lists keep room for.
 pub(super) const KEPT: usize = 1024;
+
+/// A request follows its connection within the round trip that both need anyway.
+const SILENT_NS: u64 = 1_000_000_000;
 
 /// How often a drain looks at its pace.
 const DRAIN_STEP_NS: u64 = 10_000_000;

@@ -83,6 +83,15 @@ impl Browser {
 
     /// Does one thing in a tab (or in the browser, if there is none) and returns the result.
     fn call(&mut self, tab: Option<&str>, method: &str, parameters: Value) -> Value {
+        self.try_call(tab, method, parameters).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_call(
+        &mut self,
+        tab: Option<&str>,
+        method: &str,
+        parameters: Value,
+    ) -> Result<Value, String> {
         self.id += 1;
         let mut command = json!({"id": self.id, "method": method, "params": parameters});
         if let Some(tab) = tab {
@@ -94,8 +103,10 @@ impl Browser {
             let Message::Text(text) = message else { continue };
             let mut value: Value = serde_json::from_str(&text).expect("JSON");
             if value["id"] == json!(self.id) {
-                assert!(value.get("error").is_none(), "{command}: {value}");
-                return value["result"].take();
+                return match value.get("error") {
+                    Some(error) => Err(format!("{command}: {error}")),
+                    None => Ok(value["result"].take()),
+                };
             }
             self.events.push_back(value);
         }
@@ -128,21 +139,27 @@ struct Tab {
 impl Tab {
     /// The value of an expression.
     fn value(&self, browser: &mut Browser, expression: &str) -> Value {
-        let evaluate = json!({"expression": expression, "returnByValue": true});
-        let mut result = browser.call(Some(&self.session), "Runtime.evaluate", evaluate);
-        assert!(result.get("exceptionDetails").is_none(), "{expression}: {result}");
-        result["result"]["value"].take()
+        self.try_value(browser, expression).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Waits until an expression has this value.
+    fn try_value(&self, browser: &mut Browser, expression: &str) -> Result<Value, String> {
+        let evaluate = json!({"expression": expression, "returnByValue": true});
+        let mut result = browser.try_call(Some(&self.session), "Runtime.evaluate", evaluate)?;
+        match result.get("exceptionDetails") {
+            Some(exception) => Err(format!("{expression}: {exception}")),
+            None => Ok(result["result"]["value"].take()),
+        }
+    }
+
+    /// Waits until an expression has this value. Before a page is there it may have none.
     fn shows(&self, browser: &mut Browser, expression: &str, expected: &Value) {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let got = self.value(browser, expression);
-            if got == *expected {
+            let got = self.try_value(browser, expression);
+            if got.as_ref() == Ok(expected) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{expression}: {got} instead of {expected}");
+            assert!(Instant::now() < deadline, "{expression}: {got:?} instead of {expected}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -255,6 +272,9 @@ fn two_tabs_talk() {
     let phone = json!({"width": 360, "height": 640, "deviceScaleFactor": 2, "mobile": true});
     browser.call(Some(&two.session), "Emulation.setDeviceMetricsOverride", phone);
     two.screenshot(&mut browser, "gateway-demo-phone.png");
+    let width = "document.documentElement.scrollWidth - innerWidth";
+    let beyond = two.value(&mut browser, width).as_i64().expect("a number");
+    assert!(beyond <= 0, "the page is {beyond} pixels too wide for a phone");
 
     // Who comes later sees what was said; who leaves is gone for the others.
     browser.call(Some(&two.session), "Page.reload", json!({}));

@@ -77,7 +77,7 @@ fn features(protocol: &str) {
         ("recovery_fails", 1),
         ("cache", 2),
         ("server_side", 5),
-        ("tokens", 6),
+        ("tokens", 5),
         ("subscription_tokens", 4),
         ("delta", 60),
         ("filters", 3),

@@ -341,7 +341,10 @@ fn a_channel_may_have_a_number() {
 
 #[test]
 fn slow_readers_are_closed_without_a_word_more() {
-    let gateway = Gateway::start("[client]\ninsecure = true\nqueue_max_size = \"64KiB\"\n");
+    let gateway = Gateway::start(
+        "[client]\ninsecure = true\nqueue_max_size = \"64KiB\"\n\
+         [websocket]\nwrite_timeout = \"30s\"\n",
+    );
     let mut reader = gateway.connected("");
     reader.subscribe("a");
     let mut healthy = gateway.connected("");

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, Session, token, unix};
 
-const SHORT: &str = "[client]\nexpired_close_delay = \"1s\"\nexpired_sub_close_delay = \"1s\"\n";
+/// Without pings, so that nothing is said at all.
+const SHORT: &str = "[client]\nping_interval = \"0s\"\nexpired_close_delay = \"1s\"\n\
+    expired_sub_close_delay = \"1s\"\n";
 
 /// Connects with a token that expires in so many seconds.
 fn expiring(gateway: &Gateway, seconds: i64) -> Session {
@@ -31,20 +33,20 @@ fn a_connection_that_is_not_refreshed_ends() {
 #[test]
 fn a_connection_that_is_refreshed_stays() {
     let gateway = Gateway::start(SHORT);
-    let mut session = expiring(&gateway, 2);
+    let mut session = expiring(&gateway, 4);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(5) {
-        let claims = json!({"sub": "42", "exp": unix() + 2});
+    while begun.elapsed() < Duration::from_secs(7) {
+        let claims = json!({"sub": "42", "exp": unix() + 4});
         let result = session.result("refresh", json!({"token": token(&claims)}));
         assert_eq!(result["expires"], json!(true), "{result}");
-        assert!((1..=2).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
+        assert!((1..=4).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
         assert!(result["client"].is_string() && result["version"].is_string(), "{result}");
         std::thread::sleep(Duration::from_millis(500));
     }
     let forever = token(&json!({"sub": "42"}));
     let result = session.result("refresh", json!({"token": forever}));
     assert!(result.get("expires").is_none() && result.get("ttl").is_none(), "{result}");
-    session.silent(Duration::from_secs(4));
+    session.silent(Duration::from_secs(6));
     gateway.stop();
 }
 
@@ -95,10 +97,10 @@ fn a_subscription_that_is_not_refreshed_ends() {
 fn a_subscription_that_is_refreshed_stays() {
     let gateway = Gateway::start(SHORT);
     let mut session = gateway.connected("42");
-    session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 2)}));
+    session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 4)}));
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(5) {
-        let request = json!({"channel": "$a", "token": subscription("$a", 2)});
+    while begun.elapsed() < Duration::from_secs(7) {
+        let request = json!({"channel": "$a", "token": subscription("$a", 4)});
         let result = session.result("sub_refresh", request);
         assert_eq!(result["expires"], json!(true), "{result}");
         std::thread::sleep(Duration::from_millis(500));
@@ -106,7 +108,7 @@ fn a_subscription_that_is_refreshed_stays() {
     let forever = token(&json!({"sub": "42", "channel": "$a"}));
     let result = session.result("sub_refresh", json!({"channel": "$a", "token": forever}));
     assert_eq!(result, json!({}));
-    session.silent(Duration::from_secs(4));
+    session.silent(Duration::from_secs(6));
     gateway.stop();
 }
 

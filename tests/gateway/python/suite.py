@@ -339,12 +339,12 @@ async def tokens():
     async def get_token():
         nonlocal asked
         asked += 1
-        return token(sub="tokens", exp=soon(2))
+        return token(sub="tokens", exp=soon(4))
 
     one = client(token=token(sub="tokens", exp=soon(-10)), get_token=get_token)
     await one.connect()
     await one.events.next("connected")
-    await until("refreshes", lambda: asked >= 4)
+    await until("refreshes", lambda: asked >= 3)
     await one.publish("plain", pack(1))
     assert len(one.events.of("connected")) == 1
 
@@ -368,7 +368,7 @@ async def subscription_tokens():
     async def get_token(wanted):
         nonlocal asked
         asked += 1
-        return token(sub="1", channel=wanted, exp=soon(2))
+        return token(sub="1", channel=wanted, exp=soon(4))
 
     sub = await subscribed(await connected("1"), channel, get_token=get_token)
     await until("refreshes", lambda: asked >= 3)
@@ -449,9 +449,9 @@ async def ends():
 
 
 async def pings():
-    """Pings come every 2 s and want an answer within 1 s."""
-    one = await connected("1", max_server_ping_delay=5.0)
-    await asyncio.sleep(7)
+    """Pings come every 4 s and want an answer within 3 s."""
+    one = await connected("1", max_server_ping_delay=10.0)
+    await asyncio.sleep(14)
     assert len(one.events.of("connected")) == 1
     assert not one.events.of("disconnected")
     return 3

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// A WebSocket connection server on io_uring.
+/// A WebSocket connection server on io_uring. Without a command it runs `serve`.
 ///
 /// Exit status: 0 when it ended as asked, 1 when it could not start or failed or `doctor` found
 /// something to mend, 2 when the arguments are wrong, 3 when `load` found something lost.

@@ -18,6 +18,8 @@ mod commands;
 mod connecting;
 #[path = "gateway_protocol/expiry.rs"]
 mod expiry;
+#[path = "gateway_protocol/hooks.rs"]
+mod hooks;
 #[path = "gateway_protocol/permissions.rs"]
 mod permissions;
 #[path = "gateway_protocol/protobuf.rs"]

@@ -1,0 +1,263 @@
+//! What the application's backend is asked, and what its answers do; keys that are fetched from it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use crate::support::PATIENCE;
+use crate::support::gateway::{Gateway, Heard, token_of, unix};
+
+/// A backend that answers each path with what is set for it, and remembers what it was asked.
+/// Its thread ends with the process.
+struct Backend {
+    address: SocketAddr,
+    answers: Arc<Mutex<Vec<(&'static str, Value)>>>,
+    asked: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl Backend {
+    fn start(answers: &[(&'static str, Value)]) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let backend = Self {
+            address: listener.local_addr().expect("bound"),
+            answers: Arc::new(Mutex::new(answers.to_vec())),
+            asked: Arc::default(),
+        };
+        let (answers, asked) = (backend.answers.clone(), backend.asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answers, asked) = (answers.clone(), asked.clone());
+                std::thread::spawn(move || serve(stream, &answers, &asked));
+            }
+        });
+        backend
+    }
+
+    /// Configuration: `{}` is where this backend is.
+    fn configures(&self, tables: &str) -> Gateway {
+        Gateway::start(&tables.replace("{}", &format!("http://{}", self.address)))
+    }
+
+    fn set(&self, path: &'static str, answer: Value) {
+        let mut answers = self.answers.lock().expect("no panic");
+        answers.retain(|(at, _)| *at != path);
+        answers.push((path, answer));
+    }
+
+    /// The last question at a path.
+    fn asked(&self, path: &str) -> Value {
+        let asked = self.asked.lock().expect("no panic");
+        let last = asked.iter().rev().find(|(at, _)| at == path);
+        last.map(|(_, question)| question.clone()).expect("asked")
+    }
+}
+
+type Shared<T> = Arc<Mutex<Vec<T>>>;
+
+/// Requests of one connection, until it ends.
+fn serve(
+    stream: TcpStream,
+    answers: &Shared<(&'static str, Value)>,
+    asked: &Shared<(String, Value)>,
+) -> Option<()> {
+    let mut writer = stream.try_clone().ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
+        let path = line.split(' ').nth(1)?.to_owned();
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let line = line.trim().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let question = serde_json::from_slice(&body).unwrap_or_default();
+        asked.lock().ok()?.push((path.clone(), question));
+        let answer = answers.lock().ok()?.iter().find(|(at, _)| *at == path).cloned();
+        let (status, body) = match answer {
+            Some((_, answer)) => ("200 OK", answer.to_string()),
+            None => ("500 Internal Server Error", String::new()),
+        };
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n");
+        writer.write_all((head + &body).as_bytes()).ok()?;
+    }
+}
+
+#[test]
+fn the_backend_says_who_a_connection_is() {
+    let who = json!({"result": {
+        "user": "42", "data": {"hello": 1}, "info": {"name": "Ann"}, "channels": ["news"],
+    }});
+    let backend = Backend::start(&[("/connect", who)]);
+    let gateway = backend.configures(
+        "[client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
+         [channel.without_namespace]\npresence = true\nallow_presence_for_subscriber = true\n",
+    );
+    let mut session = gateway.session();
+    let result = session.connect(&json!({"name": "js", "data": {"from": "client"}}));
+    assert_eq!(result["data"], json!({"hello": 1}));
+    assert!(result["subs"]["news"].is_object(), "{result}");
+    let question = backend.asked("/connect");
+    assert_eq!(question["data"], json!({"from": "client"}));
+    assert_eq!(question["name"], json!("js"));
+    assert_eq!(question["transport"], json!("websocket"));
+    let presence = session.result("presence", json!({"channel": "news"}));
+    let id = result["client"].as_str().expect("an id");
+    let expected = json!({"user": "42", "client": id, "conn_info": {"name": "Ann"}});
+    assert_eq!(presence["presence"][id], expected);
+
+    backend.set("/connect", json!({"error": {"code": 1000, "message": "not now"}}));
+    let mut session = gateway.session();
+    session.command("connect", &json!({}));
+    let reply = session.reply(1);
+    assert_eq!(reply["error"], json!({"code": 1000, "message": "not now"}));
+
+    backend.set("/connect", json!({"disconnect": {"code": 4501, "reason": "never"}}));
+    let mut session = gateway.session();
+    session.command("connect", &json!({}));
+    let heard = session.hear();
+    assert!(matches!(&heard[..], [Heard::Close(4501, why)] if why == "never"), "{heard:?}");
+    gateway.stop();
+}
+
+#[test]
+fn commands_that_come_with_connect_wait_for_it() {
+    let backend = Backend::start(&[("/connect", json!({"result": {"user": "42"}}))]);
+    let gateway = backend.configures(
+        "[client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
+         [channel.without_namespace]\nallow_subscribe_for_client = true\n",
+    );
+    let mut session = gateway.session();
+    session.say("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"news\"}}");
+    assert!(session.reply(1)["connect"].is_object());
+    assert!(session.reply(2)["subscribe"].is_object());
+    gateway.stop();
+}
+
+#[test]
+fn the_backend_decides_about_subscriptions_publications_and_calls() {
+    let backend = Backend::start(&[
+        ("/subscribe", json!({"result": {"data": {"welcome": true}}})),
+        ("/publish", json!({"result": {"data": {"text": "checked"}}})),
+        ("/rpc", json!({"result": {"data": {"answer": 42}}})),
+    ]);
+    let gateway = backend.configures(
+        "[channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\n\
+         [channel.proxy.publish]\nendpoint = \"{}/publish\"\n\
+         [rpc.proxy]\nendpoint = \"{}/rpc\"\n\
+         [rpc.without_namespace]\nproxy_enabled = true\n\
+         [channel.without_namespace]\nsubscribe_proxy_enabled = true\npublish_proxy_enabled = true\n",
+    );
+    let mut session = gateway.connected("42");
+    let result = session.subscribe("news");
+    assert_eq!(result["data"], json!({"welcome": true}));
+    let question = backend.asked("/subscribe");
+    assert_eq!((&question["user"], &question["channel"]), (&json!("42"), &json!("news")));
+
+    session.command("publish", &json!({"channel": "news", "data": {"text": "raw"}}));
+    assert_eq!(session.publication("news")["data"], json!({"text": "checked"}));
+    assert_eq!(backend.asked("/publish")["data"], json!({"text": "raw"}));
+
+    let result = session.result("rpc", json!({"method": "sum", "data": [40, 2]}));
+    assert_eq!(result, json!({"data": {"answer": 42}}));
+    assert_eq!(backend.asked("/rpc")["method"], json!("sum"));
+
+    backend.set("/subscribe", json!({"error": {"code": 103, "message": "permission denied"}}));
+    session.fails("subscribe", json!({"channel": "secret"}), 103);
+    backend.set("/publish", json!({"error": {"code": 103, "message": "permission denied"}}));
+    session.fails("publish", json!({"channel": "news", "data": {}}), 103);
+    // No usable answer: the client may try again.
+    backend.set("/rpc", json!("nonsense"));
+    session.fails("rpc", json!({"method": "sum", "data": {}}), 100);
+    gateway.stop();
+}
+
+#[test]
+fn the_backend_prolongs_or_ends_what_expires() {
+    let who = || json!({"result": {"user": "42", "expire_at": unix() + 2}});
+    let backend = Backend::start(&[
+        ("/connect", who()),
+        ("/refresh", json!({"result": {"expire_at": unix() + 3600}})),
+    ]);
+    let gateway = backend.configures(
+        "[client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
+         [client.proxy.refresh]\nenabled = true\nendpoint = \"{}/refresh\"\n",
+    );
+    let mut stays = gateway.session();
+    backend.set("/connect", who());
+    let result = stays.connect(&json!({}));
+    // The client has nothing to do with it.
+    assert_eq!(result.get("expires"), None, "{result}");
+    let end = Instant::now() + PATIENCE;
+    while !backend.asked.lock().expect("no panic").iter().any(|(path, _)| path == "/refresh") {
+        assert!(Instant::now() < end, "the backend was not asked");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(backend.asked("/refresh")["user"], json!("42"));
+    stays.no_push();
+
+    backend.set("/refresh", json!({"result": {"expired": true}}));
+    backend.set("/connect", who());
+    let mut goes = gateway.session();
+    goes.connect(&json!({}));
+    goes.closed(3005);
+    gateway.stop();
+}
+
+#[test]
+fn keys_are_fetched_from_their_endpoint() {
+    // RFC 8032, section 7.1, test 1.
+    let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let set = json!({"keys": [
+        {"kty": "OKP", "crv": "Ed25519", "kid": "one", "alg": "EdDSA", "x": public},
+    ]});
+    let backend = Backend::start(&[("/keys", set)]);
+    let gateway = Gateway::start_whole(&format!(
+        "[http_server]\nport = 0\n[http_api]\nkey = \"k\"\n\
+         [client.token]\njwks_public_endpoint = \"http://{}/keys\"\n",
+        backend.address
+    ));
+    let header = Header { kid: Some("one".to_owned()), ..Header::new(Algorithm::EdDSA) };
+    let der = [&PKCS8_ED25519[..], &SECRET_ED25519[..]].concat();
+    let key = EncodingKey::from_ed_der(&der);
+    let token = jsonwebtoken::encode(&header, &json!({"sub": "42"}), &key).expect("signs");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // Until the keys are here, the client is sent away to come again (3004).
+        let mut session = gateway.session();
+        session.command("connect", &json!({"token": token}));
+        if session.hear().iter().any(|heard| matches!(heard, Heard::Object(_))) {
+            break;
+        }
+        assert!(Instant::now() < end, "the keys did not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut session = gateway.session();
+    session.command("connect", &json!({"token": token_of("42")}));
+    session.closed(3500);
+    gateway.stop();
+}
+
+/// What comes before the 32 bytes of a private key (RFC 8410, section 7).
+const PKCS8_ED25519: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// RFC 8032, section 7.1, test 1.
+const SECRET_ED25519: [u8; 32] = [
+    0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4,
+    0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+];

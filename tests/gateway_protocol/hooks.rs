@@ -160,7 +160,8 @@ fn the_backend_decides_about_subscriptions_publications_and_calls() {
          [channel.proxy.publish]\nendpoint = \"{}/publish\"\n\
          [rpc.proxy]\nendpoint = \"{}/rpc\"\n\
          [rpc.without_namespace]\nproxy_enabled = true\n\
-         [channel.without_namespace]\nsubscribe_proxy_enabled = true\npublish_proxy_enabled = true\n",
+         [channel.without_namespace]\nsubscribe_proxy_enabled = true\n\
+         publish_proxy_enabled = true\n",
     );
     let mut session = gateway.connected("42");
     let result = session.subscribe("news");

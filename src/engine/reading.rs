@@ -123,9 +123,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 core.on_life(slot);
                 match place {
                     Place::Arena(range) => {
-                        let before = self.core.frames_so_far(slot);
+                        let before = self.core.progress(slot);
                         self.on_bytes(slot, generation, range.start..range.start + count, again);
-                        let frames = frames_between(before, self.core.frames_so_far(slot));
+                        let frames = frames_between(before, self.core.progress(slot), count);
                         self.core.adapt_appetite(slot, generation, count, room, frames);
                     }
                     Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
@@ -538,11 +538,12 @@ impl Core {
         true
     }
 
-    /// Messages and control frames of the core, and fragments of this connection's message in
-    /// progress: see [`frames_between`].
-    fn frames_so_far(&self, slot: u32) -> (u64, u64) {
+    /// Messages and control frames of the core, and payload bytes, of messages and of this
+    /// connection's message in progress: see [`frames_between`].
+    fn progress(&self, slot: u32) -> (u64, u64) {
         let partial = self.slots.get(slot).and_then(|hot| hot.partial.as_ref());
-        (self.counted.events_in, partial.map_or(0, |partial| u64::from(partial.fragments())))
+        let filled = partial.map_or(0, |partial| partial.filled() as u64);
+        (self.counted.events_in, self.counted.payload_in + filled)
     }
 
     /// Lets the next receive be larger where this one was filled, smaller where it was not, and
@@ -628,14 +629,12 @@ impl Core {
     }
 }
 
-/// Roughly how many frames were decoded between two looks.
-fn frames_between(before: (u64, u64), after: (u64, u64)) -> u64 {
-    let events = after.0 - before.0;
-    match after.1.checked_sub(before.1) {
-        Some(fragments) => events + fragments,
-        // A message ended whose fragments nobody counted: neither few nor many.
-        None => events.max(CHATTY_FRAMES / 4),
-    }
+/// Roughly how many frames were decoded between two looks at `count` bytes. What is no payload is
+/// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears.
+fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
+    let payload = after.1.saturating_sub(before.1);
+    let headers = (count as u64).saturating_sub(payload);
+    (after.0 - before.0).max(headers / 8)
 }
 
 /// What the core's account holds for a message in progress.

@@ -116,12 +116,12 @@ impl Partial {
     }
 
     /// Frames begun of the message in progress; 0: there is none.
-    pub(crate) fn fragments(&self) -> u32 {
+    pub(super) fn fragments(&self) -> u32 {
         self.fragments
     }
 
     /// Payload bytes of the message in progress that have arrived.
-    pub(super) fn filled(&self) -> usize {
+    pub(crate) fn filled(&self) -> usize {
         self.filled
     }
 

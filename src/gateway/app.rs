@@ -1,8 +1,8 @@
 //! The gateway on one core: between the engine's connections and the hub's channels.
 //!
-//! Owns the sessions of its core and their timers. The hub calls back while it works ([`World`]);
+//! Owns the sessions of its core and their timers. The hub calls back while it works (`World`);
 //! what then needs the hub again is put aside and done when the hub has returned
-//! ([`Gateway::settle`]). The invariant: a session exists exactly while its connection is open, and
+//! (`settle`). The invariant: a session exists exactly while its connection is open, and
 //! is known to the hub from its accepted connect command to its end.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! One connection's session: from the upgrade to the connect command, and from there to its end.
 //!
 //! Owns what is kept per connection, small for the many that are idle: what only some need is in a
-//! box of its own ([`More`]). The commands are in `commands`, the opening of a session in
+//! box of its own (`More`). The commands are in `commands`, the opening of a session in
 //! `connect`, subscriptions in `subscribe`, what the hub tells in `events`, expiry in `expiry`.
 
 mod commands;

@@ -128,6 +128,9 @@ impl Gateway {
                 Ok(())
             }
             (HookReply::Subscribe(reply), About::Subscribe(request)) => {
+                // While the backend thought, others may have been granted.
+                let client = self.client_of(id)?;
+                self.check_request(client, &request)?;
                 self.subscribe_granted(cx, id, ticket, &request, reply.into())
             }
             (HookReply::Publish(mut reply), About::Publish { channel, data }) => {

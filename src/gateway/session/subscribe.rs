@@ -89,7 +89,7 @@ impl Gateway {
     }
 
     /// What is wrong with a request, whoever asks.
-    fn check_request(&self, client: ClientKey, request: &SubscribeRequest) -> Outcome {
+    pub(super) fn check_request(&self, client: ClientKey, request: &SubscribeRequest) -> Outcome {
         let rules = &self.desk.rules;
         let place = rules.namespaces.resolve(&request.channel)?;
         if self.hub.subscription(client, &request.channel).is_some() {
@@ -170,6 +170,9 @@ impl Gateway {
             limit: rules.options.client.recovery_max_publication_limit as u32,
             or_reject: asked && request.flag & SubscribeRequest::FLAG_REJECT_UNRECOVERED != 0,
         });
+        if self.hub.subscription(client, channel).is_some() {
+            return Err(Error::ALREADY_SUBSCRIBED.into());
+        }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         if terms.expire_at > 0 || !terms.data.is_empty() {
             session.more().subs.push(SubMore {
@@ -204,9 +207,7 @@ impl Gateway {
         };
         let begun = self.with_hub(cx, |hub, out| hub.subscribe(out, client, channel, subscribe));
         if let Err(error) = begun {
-            if error != Error::ALREADY_SUBSCRIBED
-                && let Some(session) = self.desk.sessions.get_mut(id)
-            {
+            if let Some(session) = self.desk.sessions.get_mut(id) {
                 session.forget_sub(channel);
             }
             return Err(Refusal::Error(error));

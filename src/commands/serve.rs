@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::demo::Demo;
 use ringhold::control::live::Live;
@@ -21,7 +22,6 @@ use ringhold::gateway::options::{
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;
-use ringhold::{Server, StartError};
 
 use super::config::warn;
 use super::options::duration;
@@ -66,13 +66,21 @@ pub(crate) fn run(
     super::start_logging(Some(log.unwrap_or(options.log.filter())));
     warn(&warnings);
     let first_run = arguments.config.is_none() && is_unconfigured(&options);
+    if first_run && !options.http_server.address.is_loopback() {
+        return Err(
+            "nothing is configured, and then the demo page gives a token to whoever opens \
+             it: write a configuration (ringhold config example), or listen on 127.0.0.1"
+                .into(),
+        );
+    }
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
     let config = options.engine_config();
     let drain = config.drain.clone();
     let rules = Arc::new(Rulebook::new(options)?);
     let (plane, outlets) = Plane::new(&rules.options, demo)?;
-    let layout = Server::builder().config(config).layout()?;
+    let server = Server::builder().config(config);
+    let layout = server.layout()?;
     let cores = u16::try_from(layout.workers)?;
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
@@ -81,10 +89,7 @@ pub(crate) fn run(
         ..HomeLimits::default()
     };
     let start = Seed { placement, limits, rules: rules.clone(), control: outlets };
-    let running = Server::builder()
-        .config(rules.options.engine_config())
-        .workers(layout.workers)
-        .start(move |core| Gateway::new(core, &start))?;
+    let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;
     let live = Arc::new(Live::new(running.handle(), placement, rules.clone(), address.to_string()));
@@ -116,7 +121,7 @@ pub(crate) fn run(
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
     announce(&rules.options, address, running.workers(), first_run)?;
-    let stats = running.join().map_err(|error: StartError| error)?;
+    let stats = running.join()?;
     control.finish();
     control::summarise(&stats);
     Ok(ExitCode::SUCCESS)

@@ -143,7 +143,7 @@ impl Gateway {
             hub: Hub::new(core, seed.placement, seed.limits),
             desk: Desk {
                 core,
-                rules: seed.rules.clone(),
+                rules: own(&seed.rules),
                 control: seed.control.clone(),
                 handle: start.handle,
                 arriving: None,
@@ -349,7 +349,7 @@ impl Handler for Gateway {
                 let (question, result) = *answer;
                 self.answered(cx, question, result);
             }
-            Letter::Rules(rules) => self.desk.rules = rules,
+            Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
         }
         self.settle(cx);
@@ -367,6 +367,11 @@ impl Handler for Gateway {
         let next = [hub, self.desk.timers.next()].into_iter().flatten().min()?;
         Some(next.saturating_sub(now))
     }
+}
+
+/// A core's own copy: each command counts a reference, which cores would else do on one cache line.
+fn own(rules: &Rulebook) -> Arc<Rulebook> {
+    Arc::new(rules.clone())
 }
 
 /// Text frames for JSON, binary ones for Protobuf.

@@ -64,9 +64,9 @@ impl Gateway {
             connecting.commands.push(command);
             return Ok(());
         }
-        let kind = kind_of(&command);
         let number = command.id;
         let Some(request) = command.into_request() else { return Err(Disconnect::BAD_REQUEST) };
+        let kind = kind_of(&request);
         if number == 0 && kind != CommandKind::Send {
             return Err(Disconnect::BAD_REQUEST);
         }
@@ -89,7 +89,7 @@ impl Gateway {
                 self.ask_who(cx, id, ticket, &request.channel, letters::Question::PresenceStats)
             }
             Request::History(request) => self.history(cx, id, ticket, request),
-            Request::Rpc(request) => self.rpc(cx, id, ticket, request),
+            Request::Rpc(request) => self.rpc(id, ticket, request),
             Request::Send(_) => Err(Disconnect::NOT_AVAILABLE.into()),
             Request::Refresh(request) => self.refresh(cx, id, ticket, &request),
             Request::SubRefresh(request) => self.sub_refresh(cx, id, ticket, &request),
@@ -238,8 +238,7 @@ impl Gateway {
         self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
     }
 
-    fn rpc(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
-        let _ = cx;
+    fn rpc(&mut self, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
         if !self.desk.rules.options.rpc.without_namespace.proxy_enabled {
             return Err(Error::NOT_AVAILABLE.into());
         }

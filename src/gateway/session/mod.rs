@@ -23,10 +23,10 @@ use super::outside::{ClientKey, Link};
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::Encoding;
-use super::wire::messages::{Command, ConnectResult};
+use super::wire::messages::{Command, ConnectResult, Request, SubscribeRequest};
 use crate::engine::states::States;
 use crate::engine::{ConnId, Frame};
-use crate::protocol::request::Request;
+use crate::protocol::request;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -94,12 +94,12 @@ pub(super) struct Connecting {
     /// What is decided about the connection, until it has its seat.
     pub(super) admitted: Option<Box<connect::Admitted>>,
     /// Where the client's server-side subscriptions were.
-    pub(super) positions: BTreeMap<String, super::wire::messages::SubscribeRequest>,
+    pub(super) positions: BTreeMap<String, SubscribeRequest>,
 }
 
 impl Session {
     /// A session for an upgrade request, and the subprotocol to answer with.
-    pub(super) fn new(request: &Request<'_>, options: &Options) -> (Self, Option<String>) {
+    pub(super) fn new(request: &request::Request<'_>, options: &Options) -> (Self, Option<String>) {
         let query = |name: &str, value: &str| {
             let pairs = request.query().unwrap_or("").split('&');
             pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
@@ -270,20 +270,19 @@ fn link(id: ConnId) -> Link {
 }
 
 /// Which command it is, for the counters.
-fn kind_of(command: &Command) -> CommandKind {
-    use CommandKind as Kind;
-    match command {
-        c if c.connect.is_some() => Kind::Connect,
-        c if c.subscribe.is_some() => Kind::Subscribe,
-        c if c.unsubscribe.is_some() => Kind::Unsubscribe,
-        c if c.publish.is_some() => Kind::Publish,
-        c if c.presence.is_some() => Kind::Presence,
-        c if c.presence_stats.is_some() => Kind::PresenceStats,
-        c if c.history.is_some() => Kind::History,
-        c if c.rpc.is_some() => Kind::Rpc,
-        c if c.send.is_some() => Kind::Send,
-        c if c.refresh.is_some() => Kind::Refresh,
-        _ => Kind::SubRefresh,
+fn kind_of(request: &Request) -> CommandKind {
+    match request {
+        Request::Connect(_) => CommandKind::Connect,
+        Request::Subscribe(_) => CommandKind::Subscribe,
+        Request::Unsubscribe(_) => CommandKind::Unsubscribe,
+        Request::Publish(_) => CommandKind::Publish,
+        Request::Presence(_) => CommandKind::Presence,
+        Request::PresenceStats(_) => CommandKind::PresenceStats,
+        Request::History(_) => CommandKind::History,
+        Request::Rpc(_) => CommandKind::Rpc,
+        Request::Send(_) => CommandKind::Send,
+        Request::Refresh(_) => CommandKind::Refresh,
+        Request::SubRefresh(_) => CommandKind::SubRefresh,
     }
 }
 

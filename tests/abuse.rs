@@ -4,13 +4,14 @@
 //! The plain test asserts that echoes go on and that nothing stays behind. How long others
 //! wait is a statement about time: `cargo test --release --test abuse -- --ignored --nocapture`
 //! prints the p99 alone, among as many well-behaved clients, and among each kind of gang, and fails
-//! where a gang makes it more than twice what the well-behaved make it.
+//! where a gang makes it more than twice what it is alone.
 
 mod stories;
 mod support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -76,17 +77,46 @@ fn act(kind: Mischief, peer: &mut Peer, step: usize) -> bool {
         }
         Mischief::NeverReader => frame(FIN | BINARY, &[0; 60_000]),
     };
-    match peer.socket().write(&bytes) {
-        // A frame cut by a full socket breaks the stream; then somebody new comes.
-        Ok(count) => count == bytes.len() && (!matches!(kind, Mischief::SlowLoris) || step < 200),
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    let stays = !matches!(kind, Mischief::SlowLoris) || step < 200;
+    // A piece at a time: what runs in the kernel does not make way for the victims.
+    for (nth, piece) in bytes.chunks(4096).enumerate() {
+        match peer.socket().write(piece) {
+            Ok(count) if count == piece.len() => {}
+            // A frame cut by a full socket breaks the stream; then somebody new comes.
+            Ok(_) => return false,
+            Err(error) => return nth == 0 && error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+    stays
+}
+
+/// Leaves the server its processor, the first. Else the scheduler now and then wakes a client there,
+/// for as long as the server runs.
+fn keep_off_the_server() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    if let Some(last) = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)) {
+        let mut own = CpuSet::new();
+        own.set(last);
+        let _ = sched_setaffinity(None, &own);
+    }
+}
+
+/// Lets everybody else run first: what is measured is how the server serves the others, not how the
+/// host shares processors. Where the scheduler's idle class cannot be had, the lowest priority is
+/// next best: such a thread, once it runs, is left its slice (0.7 ms) while others wait.
+fn stand_back() {
+    let thread = rustix::thread::gettid();
+    let id = thread.as_raw_nonzero().to_string();
+    let idle = Command::new("chrt").args(["--idle", "--pid", "0", &id]).status();
+    if !idle.is_ok_and(|status| status.success()) {
+        let _ = rustix::process::setpriority_process(Some(thread), 19);
     }
 }
 
 /// The gang at work on one thread, until told to go. It reads nothing it can do without.
 fn gang(kind: Mischief, server: SocketAddr, going_on: &AtomicBool) {
-    // What is measured is how the server serves the others, not how the host shares processors.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+    stand_back();
     let arrive = || {
         let mut peer = Peer::connect(server);
         if !matches!(kind, Mischief::SlowLoris) {
@@ -137,6 +167,7 @@ fn echoes(server: SocketAddr, time: Duration) -> Vec<Duration> {
 fn site(workers: usize) -> Site<Watcher> {
     let (site, _) = Site::watched(|config| {
         config.workers = workers;
+        config.pin = workers == 1;
         config.max_message = 64 * 1024;
         config.max_outbox = 256 * 1024;
         config.handshake_timeout = Duration::from_secs(2);
@@ -178,10 +209,11 @@ fn others_are_served_and_nothing_is_left() {
 /// The same with a clock.
 #[test]
 #[ignore = "measures time: run it alone, on a release build"]
-fn p99_stays_within_twice_what_the_well_behaved_make_it() {
+fn p99_stays_within_twice_its_quiet_value() {
     // One worker, so that the clients have a processor, as they have on other hosts: a flood that
     // keeps the worker busy must not also keep its victims from running.
     let site = site(1);
+    keep_off_the_server();
     let time = Duration::from_secs(10);
     let p99 = |latencies: &[Duration]| latencies[latencies.len() * 99 / 100];
     let p50 = |latencies: &[Duration]| latencies[latencies.len() / 2];
@@ -196,11 +228,11 @@ fn p99_stays_within_twice_what_the_well_behaved_make_it() {
         let figures = [p99(&alone), p50(&polite), p99(&polite), p50(&abused), p99(&abused)];
         let [a, b, c, d, e] = figures.map(|d| format!("{d:.1?}"));
         println!("{:<16} {a:>10} {b:>10} {c:>10} {d:>10} {e:>10}", format!("{kind:?}"));
-        if figures[4] > 2 * figures[2] {
+        if figures[4] > 2 * figures[0] {
             beyond.push(kind);
         }
         site.wait_empty();
     }
     site.end();
-    assert!(beyond.is_empty(), "beyond twice the p99 among the well-behaved: {beyond:?}");
+    assert!(beyond.is_empty(), "beyond twice the p99 of a quiet server: {beyond:?}");
 }

@@ -33,6 +33,11 @@ fn handshake() {
 }
 
 #[test]
+fn proxy_header() {
+    replay("proxy_header", entries::proxy_header);
+}
+
+#[test]
 fn client_response() {
     replay("client_response", entries::client_response);
 }

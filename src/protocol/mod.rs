@@ -8,15 +8,19 @@
 //! From the wire upwards: [`mask`] and [`utf8`] work on payload bytes, [`frame`] on headers,
 //! [`message`] puts frames together (what is unfinished waits in a [`Partial`]), [`close`] and
 //! [`fault`] name the ends. [`request`] (with [`Refusal`]) and [`response`] are the two halves of
-//! the opening handshake.
+//! the opening handshake. What proxies say about the client before that is read by
+//! [`proxy_header`] and [`forwarded`]; a [`Network`] says which of them are trusted.
 
 pub mod close;
 pub mod fault;
+pub mod forwarded;
 pub mod frame;
 mod head;
 pub mod mask;
 pub mod message;
+mod network;
 mod partial;
+pub mod proxy_header;
 mod refusal;
 pub mod request;
 pub mod response;
@@ -25,6 +29,7 @@ pub mod utf8;
 pub use close::{CloseCode, CloseFrame};
 pub use fault::Fault;
 pub use message::{Decoder, Event, Kind, Partial, Payload};
+pub use network::{BadNetwork, Network};
 pub use refusal::Refusal;
 
 /// Which end of the connection this side is (RFC 6455 section 5.1: clients mask, servers do not).

@@ -5,10 +5,12 @@
 pub(crate) mod model;
 
 use model::Step;
+use ringhold::protocol::forwarded;
 use ringhold::protocol::frame::Opcode;
+use ringhold::protocol::proxy_header::{self, HEADER_MAX, Start};
 use ringhold::protocol::request::{self, Request, Upgrade};
 use ringhold::protocol::response::{self, Rejected};
-use ringhold::protocol::{Decoder, Refusal, Role};
+use ringhold::protocol::{Decoder, Network, Refusal, Role};
 
 /// Frames: a byte of settings, four of pieces, then the stream itself or a script for one.
 pub(crate) fn frames(data: &[u8]) {
@@ -123,6 +125,34 @@ fn use_request(request: &Request<'_>, upgrade: Option<Upgrade>) {
     request::write_accept(&mut out, &upgrade, protocol, echo.as_slice());
     let lines = 5 + protocol.is_some() as usize + echo.is_some() as usize;
     assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), lines);
+}
+
+/// What proxies say: the beginning of a connection, and lines of `X-Forwarded-For`.
+pub(crate) fn proxy_header(data: &[u8]) {
+    let whole = proxy_header::parse(data);
+    for cut in 0..=data.len().min(2 * proxy_header::HEADER_MAX) {
+        let answer = proxy_header::parse(&data[..cut]);
+        assert!(answer == Ok(Start::Undecided) || answer == whole, "cut at {cut}: {answer:?}");
+    }
+    match whole {
+        Ok(Start::Header(header)) => assert!(header.len <= data.len().min(HEADER_MAX)),
+        Ok(Start::Undecided) => assert!(data.len() < HEADER_MAX),
+        Ok(Start::Plain) => assert!(!data.is_empty()),
+        Err(malformed) => assert!(!malformed.reason().is_empty()),
+    }
+    let trusted: [Network; 2] = ["10.0.0.0/8", "fd00::/8"].map(|text| text.parse().unwrap());
+    let lines = data.split(|&byte| byte == b'\n');
+    let found = forwarded::client(lines.clone(), &trusted);
+    // One that is not trusted and was written by a proxy behind whatever this is.
+    let proxys: &[u8] = b"192.0.2.1:9";
+    let appended = forwarded::client(lines.chain([proxys]), &trusted);
+    assert_eq!(appended, Some(([192, 0, 2, 1], 9).into()));
+    assert!(found.is_none_or(|found| found.ip().to_canonical() == found.ip()));
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(network) = text.parse::<Network>()
+    {
+        assert_eq!(network.to_string().parse(), Ok(network));
+    }
 }
 
 /// A response head, for a key that is known.

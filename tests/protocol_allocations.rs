@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use ringhold::protocol::frame::{self, Opcode};
+use ringhold::protocol::proxy_header::{self, Start};
 use ringhold::protocol::{Decoder, Event, Kind, Payload, Role};
 
 /// The system's allocator, which counts what the current thread asks for.
@@ -66,6 +67,19 @@ fn whole_frames_take_no_memory() {
     assert_eq!(asked() - before, 0);
     assert_eq!((events, at), (16, input.len()));
     assert!(partial.is_none());
+}
+
+/// Each connection is asked whether it begins with one.
+#[test]
+fn proxy_headers_take_no_memory() {
+    let before = asked();
+    let start = proxy_header::parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(start, Ok(Start::Plain));
+    let start = proxy_header::parse(b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n");
+    assert!(matches!(start, Ok(Start::Header(_))));
+    let start = proxy_header::parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    assert!(matches!(start, Ok(Start::Header(_))));
+    assert_eq!(asked() - before, 0);
 }
 
 #[test]

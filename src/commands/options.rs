@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, RatePolicy};
+use ringhold::protocol::Network;
+use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, Proxies, ProxyHeaders, RatePolicy};
 
 /// Flags of the engine. Durations read `25s`, `100ms`, `1m`; sizes read `4096`, `64KiB`, `16MiB`.
 #[derive(Debug, Args)]
@@ -24,6 +25,9 @@ pub(crate) struct EngineOptions {
 
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitOptions,
+
+    #[command(flatten, next_help_heading = "Behind reverse proxies")]
+    proxies: ProxyOptions,
 
     #[command(flatten, next_help_heading = "Slow readers")]
     outbox: OutboxOptions,
@@ -86,6 +90,22 @@ struct LimitOptions {
     /// What happens beyond these rates
     #[arg(long, value_enum, default_value_t = RateChoice::Close)]
     rate_policy: RateChoice,
+}
+
+#[derive(Debug, Args)]
+struct ProxyOptions {
+    /// Proxy that is believed about the clients behind it, as 10.0.0.7 or 10.0.0.0/8; nobody else
+    /// is. May be given several times
+    #[arg(long = "trusted-proxy", value_name = "NETWORK")]
+    trusted_proxies: Vec<Network>,
+
+    /// Believe X-Forwarded-For of trusted proxies
+    #[arg(long)]
+    forwarded_for: bool,
+
+    /// Whether connections begin with a header of the PROXY protocol, 1 or 2
+    #[arg(long, value_enum, default_value_t = HeaderChoice::Off)]
+    proxy_protocol: HeaderChoice,
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +198,16 @@ struct DrainOptions {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum HeaderChoice {
+    /// They do not
+    Off,
+    /// Those of trusted proxies may
+    Optional,
+    /// All do; one without is refused
+    Required,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum RateChoice {
     /// Close with 1008
     Close,
@@ -200,7 +230,7 @@ enum PolicyChoice {
 impl EngineOptions {
     /// The configuration these flags describe.
     pub(crate) fn config(&self) -> Config {
-        let Self { limits, outbox, deadlines, drain, .. } = self;
+        let Self { limits, proxies, outbox, deadlines, drain, .. } = self;
         let max_message = size(limits.max_message);
         let max_outbox = outbox.max_outbox.map_or((2 * max_message).max(1 << 20), size);
         Config {
@@ -209,6 +239,15 @@ impl EngineOptions {
             pin: self.pin,
             max_connections: limits.max_connections,
             max_per_address: limits.max_per_address,
+            proxies: Proxies {
+                trusted: proxies.trusted_proxies.clone(),
+                forwarded_for: proxies.forwarded_for,
+                headers: match proxies.proxy_protocol {
+                    HeaderChoice::Off => ProxyHeaders::Off,
+                    HeaderChoice::Optional => ProxyHeaders::Optional,
+                    HeaderChoice::Required => ProxyHeaders::Required,
+                },
+            },
             accept_rate: limits.accept_rate,
             backlog: limits.backlog,
             origins: limits.origins.clone(),

@@ -245,7 +245,9 @@ impl Core {
             (cold.messages, cold.bytes) = (now_us, now_us);
         }
         let over_total = self.count(slot) | (self.slots.used() > share);
-        let over_address = self.count_address(peer);
+        // Who speaks for others is counted as the one it speaks for: see `proxies`.
+        let known = !self.config.proxies.believe(peer.ip());
+        let over_address = known && self.count_client(slot, peer);
         let over = if over_total {
             self.counted.refused_full += 1;
             true
@@ -286,12 +288,17 @@ impl Core {
         self.total.fetch_add(1, Ordering::Relaxed) >= self.config.max_connections
     }
 
-    fn count_address(&mut self, peer: SocketAddr) -> bool {
+    /// Enters a connection, whose client's address is now known, into the table of addresses.
+    /// Returns whether that one has too many now.
+    pub(super) fn count_client(&mut self, slot: u32, client: SocketAddr) -> bool {
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::KNOWN);
+        }
         let limit = self.config.max_per_address;
         if limit == 0 {
             return false;
         }
-        self.addresses.enter(peer.ip()) > limit
+        self.addresses.enter(client.ip()) > limit
     }
 
     /// Takes a connection out of the totals, when its slot is given back.
@@ -300,7 +307,8 @@ impl Core {
             return;
         }
         self.total.fetch_sub(1, Ordering::Relaxed);
-        if self.config.max_per_address == 0 {
+        let known = self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::KNOWN));
+        if !known || self.config.max_per_address == 0 {
             return;
         }
         let Some(peer) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };

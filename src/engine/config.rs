@@ -1,11 +1,12 @@
 //! Every knob of the engine with its default, checked once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::outbox::Policy;
 use super::token::SLOTS_MAX;
-use crate::protocol::CloseCode;
+use crate::protocol::forwarded::is_trusted;
+use crate::protocol::{CloseCode, Network};
 
 impl Config {
     /// Whether a request with this Origin header, if any, may connect.
@@ -23,6 +24,43 @@ pub enum RatePolicy {
     Close,
     /// Leave its input in the kernel until the rate allows: TCP slows the sender down.
     Pause,
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyHeaders {
+    /// They do not; one is refused, whoever sends it.
+    #[default]
+    Off,
+    /// Those of trusted proxies may. Only for proxies that send it always: through one that hands a
+    /// client's first bytes on as they are, the client could send a header of its own.
+    Optional,
+    /// All do; a connection without one is refused.
+    Required,
+}
+
+/// Reverse proxies in front of the server, and what they are believed about the clients behind
+/// them. What is said by anybody else changes nothing, and a PROXY header is refused.
+///
+/// The address found this way is the connection's in every respect: [`Config::max_per_address`],
+/// [`super::Conn::peer_addr`], what handlers are given, [`super::SlowPeer`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Their addresses. Empty: nobody is believed anything.
+    pub trusted: Vec<Network>,
+    /// Believe `X-Forwarded-For`: the rightmost address in it that is not a trusted proxy's. For
+    /// proxies that append to this header, or set it. The port is 0 where the header has none.
+    pub forwarded_for: bool,
+    /// Believe the PROXY protocol, versions 1 and 2. Comes before `forwarded_for`, which is then
+    /// believed if the address in the header is a trusted proxy's, too.
+    pub headers: ProxyHeaders,
+}
+
+impl Proxies {
+    /// Whether a peer at this address is believed about others.
+    pub(crate) fn believe(&self, ip: IpAddr) -> bool {
+        (self.forwarded_for || self.headers != ProxyHeaders::Off) && is_trusted(&self.trusted, ip)
+    }
 }
 
 /// When to ask a silent peer whether it lives, and when to give it up.
@@ -105,8 +143,11 @@ pub struct Config {
     /// Connections over all workers; one more is answered with 503. 0: as many as the workers can
     /// hold under the limit of open files, at most about 116,000 each.
     pub max_connections: u32,
-    /// Connections from one IPv4 address or IPv6 /64; 0: no limit.
+    /// Connections from one IPv4 address or IPv6 /64, over all workers; 0: no limit. Behind
+    /// [`Proxies`] the client's counts, once it is known.
     pub max_per_address: u32,
+    /// See [`Proxies`].
+    pub proxies: Proxies,
     /// Accepts per second and worker, with a burst of one second; 0: no limit.
     pub accept_rate: u32,
     /// Length of each listener's accept queue (capped by `net.core.somaxconn`).
@@ -172,6 +213,7 @@ impl Default for Config {
             pin: false,
             max_connections: 0,
             max_per_address: 0,
+            proxies: Proxies::default(),
             accept_rate: 0,
             backlog: 65_535,
             reserve: 64,
@@ -217,6 +259,8 @@ impl Config {
     /// Checks relations between values. Values that clap or a type already bounds are not repeated.
     pub fn check(&self) -> Result<(), ConfigError> {
         let beat = &self.heartbeat;
+        let proxies = &self.proxies;
+        let believed = proxies.forwarded_for || proxies.headers != ProxyHeaders::Off;
         let rules = [
             (self.workers <= WORKERS_MAX, "workers must be at most 4096"),
             (self.max_head >= 256, "max-head must be at least 256 bytes"),
@@ -230,6 +274,15 @@ impl Config {
             (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
             (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
             (self.mailbox > 0, "mailbox must be at least 1"),
+            (
+                !believed || !proxies.trusted.is_empty(),
+                "to believe proxies, their addresses must be named as trusted",
+            ),
+            (
+                believed || proxies.trusted.is_empty(),
+                "what trusted proxies are believed must be said: X-Forwarded-For, the PROXY \
+                 protocol",
+            ),
             (beat.floor >= self.tick, "the heartbeat's floor must be at least one tick"),
             (
                 beat.floor <= beat.start && beat.start <= beat.ceiling,

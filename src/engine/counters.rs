@@ -82,6 +82,12 @@ counters! {
     refused_not_websocket: Total,
     /// Refused with 431.
     refused_head_too_large: Total,
+    /// Refused with 400: a PROXY header from one that is not trusted, or not expected at all.
+    refused_proxy_untrusted: Total,
+    /// Refused with 400: no PROXY header where one is required.
+    refused_proxy_missing: Total,
+    /// Refused with 400: a PROXY header that breaks its specification.
+    refused_proxy_malformed: Total,
     /// Plain HTTP connections handed to the application.
     passed: Total,
     /// Closed because the handshake took too long.

@@ -30,6 +30,7 @@ mod limits;
 mod links;
 pub mod mailbox;
 pub mod outbox;
+mod proxies;
 mod reading;
 pub mod ring;
 pub mod rng;
@@ -47,7 +48,7 @@ pub mod wheel;
 pub mod worker;
 mod writing;
 
-pub use config::{Config, ConfigError, Drain, Heartbeat, RatePolicy};
+pub use config::{Config, ConfigError, Drain, Heartbeat, Proxies, ProxyHeaders, RatePolicy};
 pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
 pub use counters::{CounterKind, Counters, Stats};
 pub use handler::{Answer, Cause, Closed, Handler};

@@ -315,6 +315,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn on_request(&mut self, slot: u32, range: Range<usize>) {
+        let Some(range) = self.after_proxy_header(slot, range) else { return };
         let max = self.core.config.max_head;
         let mut head = self.core.heads.remove(&slot).unwrap_or_default();
         let before = head.bytes.len();
@@ -329,6 +330,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             match request::parse(bytes, &mut head.scanned, max) {
                 Ok(None) => Ok(None),
                 Ok(Some((request, len))) => {
+                    self.core.learn_client(slot, &request);
                     let refusal = self.core.refusal_of(slot);
                     let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
                     match (refusal, peer) {
@@ -610,7 +612,7 @@ impl Core {
     }
 
     /// Why this request is refused whatever it says.
-    fn refusal_of(&self, slot: u32) -> Option<Refusal> {
+    pub(super) fn refusal_of(&self, slot: u32) -> Option<Refusal> {
         let surplus = self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS));
         surplus.then_some(Refusal::Unavailable(self.config.retry_after))
     }

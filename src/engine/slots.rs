@@ -64,7 +64,7 @@ impl Flags {
     pub const DEAF: u32 = 1 << 10;
     /// After the outbox, shut down and linger instead of closing at once.
     pub const LINGER: u32 = 1 << 11;
-    /// Counted in the per-address table.
+    /// Counted in the server's total.
     pub const COUNTED: u32 = 1 << 12;
     /// A connect is in flight.
     pub const CONNECT: u32 = 1 << 13;
@@ -80,6 +80,10 @@ impl Flags {
     pub const INSTALL: u32 = 1 << 18;
     /// Its last receive brought many messages: it is read from in small portions, after others.
     pub const CHATTY: u32 = 1 << 19;
+    /// The client's address is known, and counted if that is limited.
+    pub const KNOWN: u32 = 1 << 20;
+    /// Whether it began with a PROXY header is decided.
+    pub const GREETED: u32 = 1 << 21;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }

@@ -174,7 +174,8 @@ impl Core {
         tally.heads += usize::from(self.heads.contains_key(&slot));
         if hot.has(Flags::COUNTED) {
             tally.counted += 1;
-            if let (Some(peer), true) = (peer, self.config.max_per_address > 0) {
+            let limited = self.config.max_per_address > 0 && hot.has(Flags::KNOWN);
+            if let (Some(peer), true) = (peer, limited) {
                 *tally.addresses.entry(address_key(peer.ip())).or_default() += 1;
             }
         }

@@ -257,7 +257,7 @@ impl Handler for Gateway {
     type State = ();
     type Letter = Letter;
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<()> {
+    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> Answer<()> {
         let websocket = &self.desk.rules.options.websocket;
         let prefix = websocket.handler_prefix.trim_end_matches('/');
         if websocket.disabled || request.path().trim_end_matches('/') != prefix {
@@ -266,7 +266,7 @@ impl Handler for Gateway {
         if !self.desk.rules.origins.admit(request.header("origin")) {
             return Answer::Refuse(Refusal::Forbidden);
         }
-        let (session, protocol) = Session::new(request, &self.desk.rules.options);
+        let (session, protocol) = Session::new(request, peer.ip(), &self.desk.rules.options);
         self.desk.arriving = Some(session);
         Answer::Accept { state: (), protocol, headers: Vec::new() }
     }

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Options, RatePolicyChoice};
-use crate::engine::{Config, Drain, Heartbeat, Policy, RatePolicy};
+use super::{Options, ProxyProtocol, RatePolicyChoice};
+use crate::engine::{Config, Drain, Heartbeat, Policy, Proxies, ProxyHeaders, RatePolicy};
 use crate::protocol::CloseCode;
 
 impl Options {
@@ -20,6 +20,7 @@ impl Options {
             pin: engine.pin,
             max_connections: limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0),
             max_per_address: engine.max_per_address,
+            proxies: self.proxies(),
             accept_rate: engine.accept_rate,
             backlog: engine.backlog,
             retry_after: engine.retry_after,
@@ -69,6 +70,19 @@ impl Options {
             dead: answer,
             application: true,
             close: Some((CloseCode(3012), "no pong")),
+        }
+    }
+
+    fn proxies(&self) -> Proxies {
+        let server = &self.http_server;
+        Proxies {
+            trusted: server.trusted_proxies.clone(),
+            forwarded_for: server.forwarded_for,
+            headers: match server.proxy_protocol {
+                ProxyProtocol::Off => ProxyHeaders::Off,
+                ProxyProtocol::Optional => ProxyHeaders::Optional,
+                ProxyProtocol::Required => ProxyHeaders::Required,
+            },
         }
     }
 

@@ -32,8 +32,8 @@ pub use node::Place;
 pub use origins::Origins;
 pub use reader::{Mistake, Mistakes};
 pub use server::{
-    Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus, RatePolicyChoice,
-    Rpc, RpcOptions, Shutdown, WebSocket,
+    Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus, ProxyProtocol,
+    RatePolicyChoice, Rpc, RpcOptions, Shutdown, WebSocket,
 };
 pub use values::{Secret, Size};
 

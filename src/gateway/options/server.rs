@@ -7,6 +7,7 @@ use super::channel::ProxyName;
 use super::client::Proxy;
 use super::field::section;
 use super::values::{Secret, Size, choice};
+use crate::protocol::Network;
 
 section! {
     /// `http_server`: where to listen.
@@ -20,6 +21,25 @@ section! {
         /// Its port: the server API, metrics and health move there from the public one. 0: there is
         /// none.
         internal_port: u16 = 0,
+        /// Reverse proxies that are believed about the clients behind them, as addresses and
+        /// blocks. Ours, like the next two.
+        trusted_proxies: Vec<Network> = Vec::new(),
+        /// Believe `X-Forwarded-For` from them.
+        forwarded_for: bool = false,
+        /// Believe the PROXY protocol from them.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
+    }
+}
+
+choice! {
+    /// Whether connections to the public port begin with a header of the PROXY protocol.
+    pub enum ProxyProtocol {
+        /// They do not.
+        Off = "off",
+        /// Those of trusted proxies may.
+        Optional = "optional",
+        /// All do; one without is refused.
+        Required = "required",
     }
 }
 

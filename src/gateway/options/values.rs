@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use super::channel::DeltaType;
 use super::field::{Leaf, Secrets};
 use super::node::Value;
+use crate::protocol::Network;
 
 /// A number of bytes, written `65536`, `"64KiB"` or `"1MiB"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,6 +207,32 @@ impl Leaf for Vec<String> {
 
     fn show(&self, _: Secrets) -> toml::Value {
         toml::Value::Array(self.iter().map(|text| text.as_str().into()).collect())
+    }
+}
+
+impl Leaf for Network {
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) | Value::Raw(text) => {
+                text.trim().parse().map_err(|error| format!("{error}"))
+            }
+            other => Err(format!("must be an address in quotes, not {}", described(other))),
+        }
+    }
+
+    fn show(&self, _: Secrets) -> toml::Value {
+        self.to_string().into()
+    }
+}
+
+impl Leaf for Vec<Network> {
+    /// As text: separated by spaces, or a JSON list.
+    fn parse(value: &Value) -> Result<Self, String> {
+        list(value, Network::parse)
+    }
+
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        toml::Value::Array(self.iter().map(|one| Leaf::show(one, secrets)).collect())
     }
 }
 

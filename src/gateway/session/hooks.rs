@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::commands::{Outcome, Refusal};
@@ -169,7 +170,14 @@ impl Gateway {
 }
 
 /// The headers of an upgrade request that some proxy passes on.
-pub(super) fn forwarded(request: &Request<'_>, options: &Options) -> Option<Arc<ClientHeaders>> {
+///
+/// Those that name the client are what it says; but where reverse proxies are trusted, and so its
+/// address is known, they are that, whatever it says.
+pub(super) fn forwarded(
+    request: &Request<'_>,
+    ip: IpAddr,
+    options: &Options,
+) -> Option<Arc<ClientHeaders>> {
     let client = &options.client.proxy;
     let channel = &options.channel.proxy;
     let proxies = [
@@ -182,14 +190,23 @@ pub(super) fn forwarded(request: &Request<'_>, options: &Options) -> Option<Arc<
     let wanted = |name: &str| {
         proxies.iter().flat_map(|p| &p.http_headers).any(|header| header.eq_ignore_ascii_case(name))
     };
-    let transport: Vec<(String, String)> = request
+    let known = !options.http_server.trusted_proxies.is_empty();
+    let named = |name: &str| NAME_CLIENT.iter().any(|it| it.eq_ignore_ascii_case(name));
+    let mut transport: Vec<(String, String)> = request
         .headers()
-        .filter(|(name, _)| wanted(name))
+        .filter(|(name, _)| wanted(name) && !(known && named(name)))
         .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()))
         .collect();
+    if known {
+        let ours = NAME_CLIENT.into_iter().filter(|name| wanted(name));
+        transport.extend(ours.map(|name| (name.to_owned(), ip.to_string())));
+    }
     let headers = ClientHeaders { transport, emulated: Vec::new() };
     (!headers.transport.is_empty()).then(|| Arc::new(headers))
 }
+
+/// Headers by which backends know a client's address.
+const NAME_CLIENT: [&str; 2] = ["X-Forwarded-For", "X-Real-IP"];
 
 /// Headers inside one connect command.
 const EMULATED_MAX: usize = 64;

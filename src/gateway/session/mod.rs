@@ -12,6 +12,7 @@ mod hooks;
 mod subscribe;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,8 +99,13 @@ pub(super) struct Connecting {
 }
 
 impl Session {
-    /// A session for an upgrade request, and the subprotocol to answer with.
-    pub(super) fn new(request: &request::Request<'_>, options: &Options) -> (Self, Option<String>) {
+    /// A session for an upgrade request of a client at this address, and the subprotocol to answer
+    /// with.
+    pub(super) fn new(
+        request: &request::Request<'_>,
+        client: IpAddr,
+        options: &Options,
+    ) -> (Self, Option<String>) {
         let query = |name: &str, value: &str| {
             let pairs = request.query().unwrap_or("").split('&');
             pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
@@ -116,7 +122,7 @@ impl Session {
         if query("cf_ws_frame_ping_pong", "true") {
             flags |= NATIVE_PINGS;
         }
-        let headers = hooks::forwarded(request, options);
+        let headers = hooks::forwarded(request, client, options);
         let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
         let session = Self { generation: 0, client: None, expire_at: 0, flags, more };
         (session, protocol.map(str::to_owned))

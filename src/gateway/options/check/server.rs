@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::super::ProxyProtocol;
 use super::Check;
 use crate::engine::config::WORKERS_MAX;
 
@@ -15,6 +16,7 @@ impl Check<'_> {
             || server.internal_port != server.port
             || server.internal_address != server.address;
         self.demand(apart, "http_server.internal_port", "is the public port");
+        self.in_front();
         self.prefixes();
         let websocket = &options.websocket;
         let limited = websocket.message_size_limit.0 > 0;
@@ -48,6 +50,27 @@ impl Check<'_> {
             options.http_api.insecure && public && !server.address.is_loopback(),
             "http_api.insecure",
             "whoever reaches the public port may publish to everybody",
+        );
+    }
+
+    /// Reverse proxies.
+    fn in_front(&mut self) {
+        let server = &self.options.http_server;
+        let (named, headers) = (!server.trusted_proxies.is_empty(), server.proxy_protocol);
+        let what = "believes nobody as long as http_server.trusted_proxies names no proxy";
+        self.demand(named || !server.forwarded_for, "http_server.forwarded_for", what);
+        let off = headers == ProxyProtocol::Off;
+        self.demand(named || off, "http_server.proxy_protocol", what);
+        self.demand(
+            !named || !off || server.forwarded_for,
+            "http_server.trusted_proxies",
+            "are believed nothing: set forwarded_for or proxy_protocol beside it",
+        );
+        let limited = self.options.engine.max_per_address > 0;
+        self.warn(
+            limited && !named && server.address.is_loopback(),
+            "engine.max_per_address",
+            "counts all clients of a proxy as one, unless http_server.trusted_proxies names it",
         );
     }
 

@@ -189,6 +189,27 @@ fn every_contradiction_is_named_with_its_line() {
         ("http_server.internal_port = 8000", "1: http_server.internal_port: is the public port"),
         ("http_server.address = \"here\"", "1: http_server.address: must be an address"),
         ("http_server.port = 70000", "1: http_server.port: must be an integer from 0 to 65535"),
+        (
+            "http_server.trusted_proxies = [\"10.0.0.1/8\"]",
+            "1: http_server.trusted_proxies: \"10.0.0.1/8\" has bits behind its prefix of 8",
+        ),
+        (
+            "http_server.trusted_proxies = [\"0.0.0.0/0\"]",
+            "1: http_server.trusted_proxies: \"0.0.0.0/0\" is everybody",
+        ),
+        (
+            "http_server.trusted_proxies = [\"10.0.0.0/8\"]",
+            "1: http_server.trusted_proxies: are believed nothing",
+        ),
+        ("http_server.forwarded_for = true", "1: http_server.forwarded_for: believes nobody"),
+        (
+            "http_server.proxy_protocol = \"required\"",
+            "1: http_server.proxy_protocol: believes nobody",
+        ),
+        (
+            "http_server.proxy_protocol = \"v2\"",
+            "1: http_server.proxy_protocol: must be one of \"off\", \"optional\", \"required\"",
+        ),
         ("websocket.handler_prefix = \"ws\"", "1: websocket.handler_prefix: must be a path"),
         ("health.handler_prefix = \"/api/\"", "1: health.handler_prefix: is the same as http_api"),
         ("websocket.compression = true", "1: websocket.compression: is not supported"),

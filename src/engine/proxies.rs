@@ -1,0 +1,198 @@
+//! Whose connection it is, where proxies stand in front: a PROXY header before the first request,
+//! `X-Forwarded-For` in it.
+//!
+//! Owns the step from the address that connected to the client's. Never parses: the protocol layer
+//! does. The invariant: a connection's address changes only while it is not known, and it is known,
+//! and counted, from its first request on at the latest.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::config::ProxyHeaders;
+use super::core::{Core, Head};
+use super::handler::Handler;
+use super::ring::Ring;
+use super::slots::{Flags, Phase};
+use super::worker::Worker;
+use crate::protocol::proxy_header::{self, Start};
+use crate::protocol::request::{Refusal, Request};
+use crate::protocol::{Network, forwarded};
+
+/// What becomes of the first bytes of a connection.
+enum Greeting {
+    /// They may be the beginning of a header.
+    Wait,
+    /// So many of them are a header; what is behind is the connection's own.
+    Pass(usize),
+    /// The connection is refused.
+    Refuse(Fault),
+}
+
+/// What is wrong with the beginning of a connection.
+#[derive(Clone, Copy)]
+enum Fault {
+    Unexpected,
+    Untrusted,
+    Missing,
+    Malformed(&'static str),
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Takes a PROXY header off the beginning of a connection. Returns which part of what was just
+    /// received is behind it; `None` if nothing is yet, or the connection is refused.
+    ///
+    /// A header that comes whole, as they do, is read where it lies.
+    pub(super) fn after_proxy_header(
+        &mut self,
+        slot: u32,
+        range: Range<usize>,
+    ) -> Option<Range<usize>> {
+        let core = &mut self.core;
+        if core.slots.get(slot)?.has(Flags::GREETED) {
+            return Some(range);
+        }
+        let received = &self.arena.bytes[range.clone()];
+        let mut head = core.heads.remove(&slot).unwrap_or_default();
+        let before = head.bytes.len();
+        let greeting = if before == 0 {
+            core.greet(slot, received)
+        } else {
+            head.bytes.extend_from_slice(received);
+            core.greet(slot, &head.bytes)
+        };
+        match greeting {
+            Greeting::Wait => {
+                if before == 0 {
+                    head.bytes.extend_from_slice(received);
+                }
+                core.heads.insert(slot, head);
+                None
+            }
+            Greeting::Pass(0) => {
+                // What looked like a header until now belongs to the request.
+                if before > 0 {
+                    head.bytes.truncate(before);
+                    core.heads.insert(slot, Head { bytes: head.bytes, scanned: 0 });
+                }
+                Some(range)
+            }
+            // The last byte of the header is among those just received.
+            Greeting::Pass(len) => {
+                let start = range.start + len.saturating_sub(before);
+                let stays = core.slots.get(slot).is_some_and(|hot| hot.phase == Phase::Handshake);
+                (stays && start < range.end).then_some(start..range.end)
+            }
+            Greeting::Refuse(fault) => {
+                core.refuse_greeting(slot, fault);
+                None
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Judges the first bytes of a connection, and learns from a header who the client is.
+    fn greet(&mut self, slot: u32, bytes: &[u8]) -> Greeting {
+        let Some(proxy) = self.slots.cold(slot).map(|cold| cold.peer()) else {
+            return Greeting::Wait;
+        };
+        let proxies = &self.config.proxies;
+        let trusted = forwarded::is_trusted(&proxies.trusted, proxy.ip());
+        let expected = proxies.headers != ProxyHeaders::Off;
+        let header = match proxy_header::parse(bytes) {
+            Ok(Start::Undecided) => return Greeting::Wait,
+            Ok(Start::Plain) if proxies.headers == ProxyHeaders::Required => {
+                return Greeting::Refuse(Fault::Missing);
+            }
+            Ok(Start::Plain) => None,
+            // Else it would be taken for strange HTTP, and nobody would know what to switch on.
+            _ if !expected => return Greeting::Refuse(Fault::Unexpected),
+            _ if !trusted => return Greeting::Refuse(Fault::Untrusted),
+            Ok(Start::Header(header)) => Some(header),
+            Err(malformed) => return Greeting::Refuse(Fault::Malformed(malformed.reason())),
+        };
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::GREETED);
+        }
+        let Some(header) = header else { return Greeting::Pass(0) };
+        let client = header.source.unwrap_or(proxy);
+        if let Some(cold) = self.slots.cold(slot) {
+            cold.set_peer(client);
+        }
+        // A proxy that names a proxy may say more in the request. One that names nobody may not:
+        // what follows is not said by it.
+        let more = header.source.is_some() && self.config.proxies.believe(client.ip());
+        if !more && self.count_client(slot, client) && self.refusal_of(slot).is_none() {
+            self.turn_away(slot);
+        }
+        Greeting::Pass(header.len)
+    }
+
+    /// Learns from the first request who the client is, unless that is known.
+    pub(super) fn learn_client(&mut self, slot: u32, request: &Request<'_>) {
+        if self.slots.get(slot).is_none_or(|hot| hot.has(Flags::KNOWN)) {
+            return;
+        }
+        let Some(cold) = self.slots.cold(slot) else { return };
+        let mut client = cold.peer();
+        let proxies = &self.config.proxies;
+        if proxies.forwarded_for
+            && let Some(named) = named_in(request, &proxies.trusted)
+        {
+            client = named;
+            cold.set_peer(client);
+        }
+        if self.count_client(slot, client) && self.refusal_of(slot).is_none() {
+            // Its request is here, and needs no more room to be answered.
+            self.counted.refused_per_address += 1;
+            self.make_surplus(slot);
+        }
+    }
+
+    /// One connection too many of a client: here only to be told so, or not at all if there is no
+    /// room even for that.
+    fn turn_away(&mut self, slot: u32) {
+        self.counted.refused_per_address += 1;
+        if self.surplus >= self.config.reserve {
+            self.release(slot);
+        } else {
+            self.make_surplus(slot);
+        }
+    }
+
+    fn make_surplus(&mut self, slot: u32) {
+        if self.slots.get_mut(slot).is_some_and(|hot| !hot.set(Flags::SURPLUS)) {
+            self.surplus += 1;
+        }
+    }
+
+    fn refuse_greeting(&mut self, slot: u32, fault: Fault) {
+        // One beyond a limit is told that, and is counted already.
+        if let Some(refusal) = self.refusal_of(slot) {
+            return self.refuse(slot, refusal);
+        }
+        let (counter, reason) = match fault {
+            Fault::Unexpected => (
+                &mut self.counted.refused_proxy_untrusted,
+                "a PROXY header, which this server does not expect",
+            ),
+            Fault::Untrusted => (
+                &mut self.counted.refused_proxy_untrusted,
+                "a PROXY header from an address that is not trusted",
+            ),
+            Fault::Missing => (&mut self.counted.refused_proxy_missing, "no PROXY header"),
+            Fault::Malformed(reason) => (&mut self.counted.refused_proxy_malformed, reason),
+        };
+        *counter += 1;
+        self.refuse(slot, Refusal::BadRequest(reason));
+    }
+}
+
+/// Whom `X-Forwarded-For` names.
+fn named_in(request: &Request<'_>, trusted: &[Network]) -> Option<SocketAddr> {
+    let lines = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_FOR));
+    let lines: Vec<&[u8]> = lines.map(|(_, value)| value).collect();
+    forwarded::client(lines.into_iter(), trusted)
+}
+
+const FORWARDED_FOR: &str = "X-Forwarded-For";

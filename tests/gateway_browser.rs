@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use support::client::Client;
 use support::gateway::{Session, address, program};
 use support::server::Server;
 use support::{Program, find_program, run, skip};
@@ -288,7 +289,7 @@ fn two_tabs_talk() {
     one.shows(&mut browser, HERE, &json!(here));
 
     // The printed token is good for an SDK.
-    let mut session = Session::open_at(&server, support::gateway::PATH, &[]);
+    let mut session = Session::open_on(Client::connect(&server), support::gateway::PATH, &[]);
     session.connect(&json!({"token": printed.token}));
     let result = session.subscribe("demo:chat");
     assert_eq!(result["offset"], json!(said.len()));

@@ -277,6 +277,27 @@ proptest! {
         entries::handshake(&[&[limit], &head[..]].concat());
     }
 
+    /// Before the request, from a proxy: bytes of any kind, and headers that are nearly right.
+    #[test]
+    fn arbitrary_proxy_headers(
+        junk in vec(any::<u8>(), 0..80),
+        second: bool,
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let mut header = match second {
+            false => b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n".to_vec(),
+            // TCP over IPv4, with two bytes behind the addresses.
+            true => [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0e"[..], &[1; 14]].concat(),
+        };
+        header.extend_from_slice(&junk);
+        for (at, byte) in damage {
+            let at = at.index(header.len());
+            header[at] = byte;
+        }
+        entries::proxy_header(&header);
+        entries::proxy_header(&junk);
+    }
+
     /// ... and from the client's.
     #[test]
     fn arbitrary_responses(

@@ -2,8 +2,10 @@
 //! frames strictly, so that a server frame that breaks RFC 6455 fails the test that meets it.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
 use super::server::Server;
@@ -34,7 +36,18 @@ pub(crate) struct Client {
 impl Client {
     /// A TCP connection, with nothing sent.
     pub(crate) fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.address()).expect("the server accepts");
+        Self::connect_to(server.address(), None)
+    }
+
+    /// Likewise, to whatever listens there, and from this address of the loopback interface.
+    pub(crate) fn connect_to(address: SocketAddr, local: Option<IpAddr>) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("a socket can be made");
+        if let Some(local) = local {
+            socket.bind(&SocketAddr::new(local, 0).into()).expect("a loopback address");
+        }
+        socket.connect(&address.into()).expect("the server accepts");
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true).expect("set_nodelay");
         stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("set_write_timeout");

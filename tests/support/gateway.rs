@@ -54,6 +54,16 @@ impl Gateway {
         Self::start_whole(&format!("{COMMON}{tables}"))
     }
 
+    /// Likewise, with these keys of `http_server` and `engine`, too.
+    pub(crate) fn start_listening(http_server: &str, engine: &str, tables: &str) -> Self {
+        let mut common = COMMON.to_owned();
+        for (table, keys) in [("[http_server]\n", http_server), ("[engine]\n", engine)] {
+            assert!(common.contains(table));
+            common = common.replace(table, &format!("{table}{keys}\n"));
+        }
+        Self::start_whole(&format!("{common}{tables}"))
+    }
+
     /// Starts it with exactly this configuration.
     pub(crate) fn start_whole(config: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -97,7 +107,7 @@ impl Gateway {
 
     /// Likewise with another target and more header lines.
     pub(crate) fn session_at(&self, target: &str, lines: &[&str]) -> Session {
-        Session::open_at(&self.server, target, lines)
+        Session::open_on(Client::connect(&self.server), target, lines)
     }
 
     /// An upgrade request's status, and the connection.
@@ -108,7 +118,7 @@ impl Gateway {
 
     /// Likewise with the whole head.
     pub(crate) fn upgrade_head(&self, target: &str, lines: &[&str]) -> (Head, Client) {
-        upgrade(&self.server, target, lines)
+        upgrade(Client::connect(&self.server), target, lines)
     }
 
     /// A session connected as this user; "" is with no token.
@@ -154,7 +164,17 @@ impl Gateway {
 
     /// Ends it by SIGTERM; it must end well.
     pub(crate) fn stop(mut self) {
-        self.server.signal(Signal::TERM);
+        self.signal(Signal::TERM);
+        self.exited_well();
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.server.signal(signal);
+    }
+
+    /// Asserts that it exits with 0 after a signal.
+    pub(crate) fn exited_well(&mut self) {
         self.server.exited_well();
     }
 }
@@ -182,8 +202,7 @@ pub(crate) fn program() -> Command {
 }
 
 /// An upgrade request: the head of the answer, and the connection.
-fn upgrade(server: &Server, target: &str, lines: &[&str]) -> (Head, Client) {
-    let mut client = Client::connect(server);
+fn upgrade(mut client: Client, target: &str, lines: &[&str]) -> (Head, Client) {
     let lines = [&UPGRADE[..], lines].concat();
     client.send(&request(&format!("GET {target} HTTP/1.1"), &lines));
     let head = client.read_head();
@@ -241,9 +260,9 @@ pub(crate) enum Heard {
 }
 
 impl Session {
-    /// A session that has not connected yet.
-    pub(crate) fn open_at(server: &Server, target: &str, lines: &[&str]) -> Self {
-        let (head, client) = upgrade(server, target, lines);
+    /// A session on this connection that has not connected yet.
+    pub(crate) fn open_on(client: Client, target: &str, lines: &[&str]) -> Self {
+        let (head, client) = upgrade(client, target, lines);
         assert_eq!(head.status, 101, "{head:?}");
         Self { client, replies: VecDeque::new(), pushes: VecDeque::new(), id: 0 }
     }
@@ -256,6 +275,11 @@ impl Session {
     /// The connection below.
     pub(crate) fn client(&mut self) -> &mut Client {
         &mut self.client
+    }
+
+    /// The connection below, without the session.
+    pub(crate) fn into_client(self) -> Client {
+        self.client
     }
 
     /// Sends a command and returns its id.

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod client;
+pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod server;
 pub(crate) mod wire;

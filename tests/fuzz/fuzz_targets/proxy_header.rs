@@ -9,8 +9,8 @@
 //! ```
 //!
 //! What it finds lands in `tests/fuzz/artifacts/proxy_header/`. Once it is understood, minimise it
-//! with `cargo fuzz tmin` and move it to `tests/fuzz/corpus/proxy_header/`: from then on `cargo test`
-//! replays it.
+//! with `cargo fuzz tmin` and move it to `tests/fuzz/corpus/proxy_header/`: from then on
+//! `cargo test` replays it.
 
 #![no_main]
 

@@ -20,6 +20,7 @@ mod simulation {
     pub mod app;
     pub mod bytes;
     pub mod coverage;
+    pub mod introduction;
     pub mod kernel;
     pub mod listener;
     pub mod peer;
@@ -126,7 +127,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 50] = [
+const EXPECTED: [&str; 54] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -156,6 +157,10 @@ const EXPECTED: [&str; 50] = [
     "panics",
     "refused 503",
     "refused 408",
+    "opened through a proxy",
+    "refused: PROXY header untrusted",
+    "refused: PROXY header missing",
+    "refused: PROXY header malformed",
     "installed",
     "install failed",
     "dialled",

@@ -157,6 +157,7 @@ impl Core {
             self.release(slot);
         } else {
             self.make_surplus(slot);
+            self.enter_phase(slot, Phase::Handshake, self.limits.linger);
         }
     }
 

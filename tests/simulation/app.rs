@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::rc::Rc;
@@ -25,6 +25,8 @@ use super::coverage::Coverage;
 #[derive(Default)]
 pub struct Record {
     pub opened: bool,
+    /// Whom the engine took it for.
+    pub client: Option<IpAddr>,
     pub cause: Option<Cause>,
     /// Messages received, and echoes that were taken.
     pub received: u64,
@@ -178,7 +180,12 @@ impl Handler for App {
         let first = self.opened.insert(conn.id());
         self.check(first, "opened twice");
         self.kept.push((conn.id(), state.port));
-        self.journal.borrow_mut().records.entry(state.port).or_default().opened = true;
+        {
+            let mut journal = self.journal.borrow_mut();
+            let record = journal.records.entry(state.port).or_default();
+            record.opened = true;
+            record.client = conn.peer_addr().map(|peer| peer.ip());
+        }
         self.enter(conn, state);
         match state.path.as_str() {
             "/greet" => {

@@ -7,6 +7,7 @@ use ringhold::protocol::frame::Opcode;
 use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, response};
 
 use super::bytes::{content, put, refused};
+use super::introduction::Introduction;
 use super::kernel::Kernel;
 use super::script::{Script, Step};
 
@@ -28,6 +29,7 @@ pub struct Peer {
     pub index: usize,
     pub port: u16,
     pub script: Script,
+    pub introduction: Introduction,
     pub stage: Stage,
     /// Bytes that are still to be written.
     out: VecDeque<u8>,
@@ -60,6 +62,7 @@ impl Peer {
             index,
             port: 1000 + index as u16,
             script,
+            introduction: Introduction::default(),
             stage: Stage::Away,
             out: VecDeque::new(),
             key: [index as u8; 16],
@@ -113,10 +116,12 @@ impl Peer {
         self.stage = Stage::Upgrading;
         self.since_ns = kernel.now;
         let mut request = Vec::new();
-        response::write_request(&mut request, "sim", &self.script.path, self.key, &[]);
+        let lines = &self.introduction.lines;
+        response::write_request(&mut request, "sim", &self.script.path, self.key, lines);
         if let Some(bytes) = &self.script.request {
             request.clone_from(bytes);
         }
+        self.out.extend(&self.introduction.header);
         self.out.extend(request);
     }
 

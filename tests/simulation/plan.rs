@@ -6,6 +6,8 @@ use std::time::Duration;
 use ringhold::engine::rng::Rng;
 use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, RatePolicy};
 
+use super::introduction;
+
 /// How the kernel and the host behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Chaos {
@@ -47,6 +49,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
     };
     let mut config = Config { accept_rate: pick(rng, &[0, 0, 20, 200]), ..times(rng) };
     config.max_connections = if calm { 1000 } else { pick(rng, &[3, 10, 40, 200]) };
+    config.proxies = introduction::proxies(rng, calm);
     config.reserve = rng.below(6);
     config.pause_reads = rng.one_in(2);
     config.max_message = pick(rng, &[1000, 70_000, 300_000]) as usize;

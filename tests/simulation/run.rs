@@ -13,6 +13,7 @@ use ringhold::{Cause, Counters, Handle, Policy};
 
 use super::app::{App, Journal};
 use super::coverage::Coverage;
+use super::introduction;
 use super::kernel::{Event, Kernel};
 use super::peer::{Peer, Stage};
 use super::plan::{self, Plan};
@@ -53,11 +54,13 @@ impl Run {
         // Whoever is only there to be refused is given as long as a lingering one.
         let linger = plan.config.close_timeout.min(Duration::from_secs(2));
         let patience = plan.config.handshake_timeout.min(linger).as_nanos() as u64;
-        let peers: Vec<Peer> = (0..plan.peers)
+        let mut peers: Vec<Peer> = (0..plan.peers)
             .map(|index| Peer::new(index, script::draw(&mut rng, &plan), strict, patience))
             .collect();
-        for peer in &peers {
-            kernel.wires.push(Wire::new(address(peer, &mut rng), plan.chaos.room));
+        for peer in &mut peers {
+            let from = address(peer, &mut rng);
+            peer.introduction = introduction::draw(&mut rng, plan.calm, &plan.config.proxies, from);
+            kernel.wires.push(Wire::new(from, plan.chaos.room));
             let arrival = u64::from(rng.below(10_000)) * 1_000_000;
             let arrival = if rng.one_in(3) { kernel.now } else { arrival };
             kernel.at(arrival, Event::Peer(peer.index));
@@ -221,7 +224,11 @@ impl Run {
         }
         for peer in &world.peers {
             self.check_echoes(peer, &journal)?;
+            check_client(peer, &journal, &mut seen)?;
         }
+        seen.add("refused: PROXY header untrusted", counters.refused_proxy_untrusted);
+        seen.add("refused: PROXY header missing", counters.refused_proxy_missing);
+        seen.add("refused: PROXY header malformed", counters.refused_proxy_malformed);
         seen.add("connections", counters.accepted);
         seen.add("opened", counters.opened);
         seen.add("messages", counters.messages_in);
@@ -254,6 +261,21 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Who opened is who it was introduced as; who may not open did not.
+fn check_client(peer: &Peer, journal: &Journal, seen: &mut Coverage) -> Result<(), String> {
+    let Some(record) = journal.records.get(&peer.port).filter(|record| record.opened) else {
+        return Ok(());
+    };
+    let introduction = &peer.introduction;
+    if record.client != introduction.client {
+        let found = record.client;
+        return Err(format!("client {}: taken for {found:?}: {introduction:?}", peer.index));
+    }
+    let introduced = !introduction.header.is_empty() || !introduction.lines.is_empty();
+    seen.add("opened through a proxy", u64::from(introduced));
+    Ok(())
 }
 
 /// A few hosts, so that limits per address are met; the port names the client.

@@ -350,7 +350,8 @@ fn connections_per_client() {
         let header = format!("PROXY TCP4 192.0.2.{n} 198.51.100.1 4711 443\r\n");
         [header.as_bytes(), &request(&[])].concat()
     };
-    let ways: [(fn(&mut Config), &dyn Fn(u8) -> Vec<u8>); 2] = [
+    type Way<'a> = (fn(&mut Config), &'a dyn Fn(u8) -> Vec<u8>);
+    let ways: [Way<'_>; 2] = [
         (|config| config.proxies.forwarded_for = true, &forwarded),
         (|config| config.proxies.headers = ProxyHeaders::Required, &header),
     ];

@@ -3,15 +3,12 @@
 mod commands;
 mod doctor;
 mod load;
+mod memory;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use ringhold::control;
-
-// Gives freed pages back to the kernel, which glibc's allocator does not do reliably.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use ringhold::Config;
 use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::demo::Demo;
@@ -75,7 +76,8 @@ pub(crate) fn run(
     }
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
-    let config = options.engine_config();
+    let after_crowd = Some(crate::memory::give_back as fn());
+    let config = Config { after_crowd, ..options.engine_config() };
     let drain = config.drain.clone();
     let rules = Arc::new(Rulebook::new(options)?);
     let (plane, outlets) = Plane::new(&rules.options, demo)?;

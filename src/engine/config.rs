@@ -130,7 +130,7 @@ impl Default for Drain {
 }
 
 /// Configuration of a server. `0` switches an optional limit off where its text says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only
     /// outgoing connections.
@@ -186,6 +186,9 @@ pub struct Config {
     pub outbox_policy: Policy,
     /// Close code and reason for a peer that reads too slowly.
     pub slow_close: (CloseCode, &'static str),
+    /// Called on a core's thread after a crowd of its connections has left and its memory is freed:
+    /// the moment to have the allocator return it to the kernel. Must not block for long.
+    pub after_crowd: Option<fn()>,
     /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
     pub max_outboxes: usize,
     /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
@@ -231,6 +234,7 @@ impl Default for Config {
             max_outbox: 1024 * 1024,
             outbox_policy: Policy::CloseSlow,
             slow_close: (CloseCode::POLICY, "too slow"),
+            after_crowd: None,
             max_outboxes: 256 * 1024 * 1024,
             pause_reads: true,
             write_timeout: Duration::from_secs(30),

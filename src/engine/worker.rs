@@ -37,8 +37,7 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Letter>>,
     pub(super) drain: Option<Draining>,
-    /// The most connections there were since memory was last given back.
-    crowd: u32,
+    crowd: Crowd,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     done: Vec<Completion>,
@@ -57,6 +56,36 @@ pub(super) struct Draining {
     closed: u32,
     /// Where to look for the next one.
     cursor: u32,
+}
+
+/// Sees a crowd come and go.
+#[derive(Debug, Default)]
+struct Crowd {
+    /// The most connections there were since memory was last given back.
+    peak: u32,
+    /// How many there were when it was last looked at.
+    left: u32,
+    /// When it is calm, if none leaves until then.
+    calm_ns: u64,
+}
+
+impl Crowd {
+    /// Whether nearly all of a crowd are gone, and no more are going: once per crowd.
+    fn has_left(&mut self, used: u32, now_ns: u64) -> bool {
+        self.peak = self.peak.max(used);
+        if self.peak < CROWD || used > self.peak / 8 {
+            return false;
+        }
+        if self.left != used || self.calm_ns == 0 {
+            self.left = used;
+            self.calm_ns = now_ns + CALM_NS;
+        }
+        if now_ns < self.calm_ns {
+            return false;
+        }
+        *self = Self { peak: used, ..Self::default() };
+        true
+    }
 }
 
 /// Whether the loop goes on.
@@ -86,7 +115,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             admission,
             post,
             drain: None,
-            crowd: 0,
+            crowd: Crowd::default(),
             // The application's first turn comes at once: it may have connections to open.
             wake_at: Some(0),
             done: Vec::new(),
@@ -121,18 +150,18 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// After a crowd has left: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
-        let used = self.core.slots.used();
-        self.crowd = self.crowd.max(used);
-        if self.crowd < CROWD || used > self.crowd / 8 {
+        if !self.crowd.has_left(self.core.slots.used(), self.core.now_ns) {
             return;
         }
-        self.crowd = used;
         self.core.shrink();
         self.arena = Arena::default();
         self.done.shrink_to(KEPT);
         self.letters.shrink_to(KEPT);
         self.fired.shrink_to(KEPT);
         self.sent.shrink_to(KEPT);
+        if let Some(collect) = self.core.config.after_crowd {
+            collect();
+        }
     }
 
     fn choose_wait(&mut self) -> Wait {
@@ -549,6 +578,9 @@ impl Core {
 /// Fewer connections than this leave nothing behind that is worth looking for.
 const CROWD: u32 = 4096;
 
+/// For so long none has left.
+const CALM_NS: u64 = 1_000_000_000;
+
 /// Entries that scratch lists keep room for.
 pub(super) const KEPT: usize = 1024;
 
@@ -560,3 +592,22 @@ const DRAIN_STEP_NS: u64 = 10_000_000;
 
 /// Nobody sleeps longer than this, so that a lost wake-up would show as latency, not as a hang.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_has_left_once_when_it_is_calm() {
+        let mut crowd = Crowd::default();
+        let mut at = |used, tenths: u64| crowd.has_left(used, 1 + tenths * CALM_NS / 10);
+        assert!(!at(CROWD - 1, 0) && !at(0, 20), "too few to matter");
+        assert!(!at(80_000, 21) && !at(10_001, 50), "an eighth stays");
+        assert!(!at(9_000, 51) && !at(5_000, 60), "they are still going");
+        assert!(!at(5_000, 69));
+        assert!(at(5_000, 70));
+        assert!(!at(5_000, 99), "once");
+        assert!(!at(0, 100));
+        assert!(at(0, 110), "who stayed was a crowd, too");
+    }
+}

@@ -262,6 +262,8 @@ impl Core {
         self.outgoing.shrink_to(KEPT);
         self.heads.shrink_to(KEPT);
         self.receivers.shrink_to(KEPT);
+        // A few of thousands that were made together: each would keep a page of the allocator's.
+        self.spare = Vec::new();
     }
 
     /// The counters, with the present amounts filled in.

@@ -96,7 +96,7 @@ fn authorization(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// Takes the same time wherever the two differ; the length is no secret.
-fn same(key: &[u8], given: &[u8]) -> bool {
+pub(super) fn same(key: &[u8], given: &[u8]) -> bool {
     let mut difference = 0;
     for (a, b) in key.iter().zip(given) {
         difference = black_box(difference | (a ^ b));

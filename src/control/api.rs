@@ -56,7 +56,7 @@ impl Default for ApiConfig {
 /// The routes of the server API.
 pub fn router<B: Backend>(backend: Arc<B>, config: ApiConfig, counts: Arc<Counts>) -> Router {
     let prefix = config.prefix.clone();
-    let api = Arc::new(Api { backend, config, counts, process: Process::default() });
+    let api = Arc::new(Api::new(backend, config, counts));
     Router::new()
         .route(&prefix, post(legacy::<B>))
         .route(&format!("{prefix}/openapi.json"), get(document))
@@ -71,7 +71,8 @@ async fn document() -> Response {
     json(StatusCode::OK, OPENAPI)
 }
 
-struct Api<B> {
+/// The server API behind whatever asks who may call.
+pub(super) struct Api<B> {
     backend: Arc<B>,
     config: ApiConfig,
     counts: Arc<Counts>,
@@ -113,26 +114,7 @@ async fn legacy<B: Backend>(State(api): State<Arc<Api<B>>>, request: Request) ->
     if !api.config.access.allows(&request) {
         return api.unauthorized();
     }
-    let body = match api.read(request.into_body()).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
-    let requests = match batch::legacy(&body) {
-        Ok(requests) => requests,
-        Err(error) => return api.malformed(&error),
-    };
-    let mut lines = Vec::new();
-    for Legacy { id, request } in requests {
-        let outcome = match request {
-            Ok(request) => api.call(request).await,
-            Err(error) => Err(error),
-        };
-        if !lines.is_empty() {
-            lines.push(b'\n');
-        }
-        batch::write_legacy(&mut lines, id, &outcome);
-    }
-    json(StatusCode::OK, lines)
+    api.legacy(request.into_body(), |_| {}).await
 }
 
 fn wants_status(request: &Request) -> bool {
@@ -140,6 +122,38 @@ fn wants_status(request: &Request) -> bool {
 }
 
 impl<B: Backend> Api<B> {
+    pub(super) fn new(backend: Arc<B>, config: ApiConfig, counts: Arc<Counts>) -> Self {
+        Self { backend, config, counts, process: Process::default() }
+    }
+
+    /// Requests with a line break between them, answers likewise. `about_to` sees each before it
+    /// is done.
+    pub(super) async fn legacy(&self, body: Body, about_to: impl Fn(&ApiRequest)) -> Response {
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(response) => return response,
+        };
+        let requests = match batch::legacy(&body) {
+            Ok(requests) => requests,
+            Err(error) => return self.malformed(&error),
+        };
+        let mut lines = Vec::new();
+        for Legacy { id, request } in requests {
+            let outcome = match request {
+                Ok(request) => {
+                    about_to(&request);
+                    self.call(request).await
+                }
+                Err(error) => Err(error),
+            };
+            if !lines.is_empty() {
+                lines.push(b'\n');
+            }
+            batch::write_legacy(&mut lines, id, &outcome);
+        }
+        json(StatusCode::OK, lines)
+    }
+
     async fn read(&self, body: Body) -> Result<Bytes, Response> {
         body::read(body, self.config.body).await.map_err(|status| {
             self.counts.api_refused(status);

@@ -35,6 +35,12 @@ pub struct Counts {
     pub(crate) jwks_fetched: Total,
     /// Fetches of key sets that failed.
     pub(crate) jwks_failed: Total,
+    /// Logins to the admin page that succeeded.
+    pub(crate) admin_logins: Total,
+    /// Logins to the admin page with a wrong password.
+    pub(crate) admin_logins_failed: Total,
+    /// Logins to the admin page refused because too many failed before.
+    pub(crate) admin_logins_limited: Total,
 }
 
 /// Counters with labels.

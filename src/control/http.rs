@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use bytes::Bytes;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tower::ServiceExt;
 
+use super::admin::{self, AdminConfig};
 use super::api::{self, ApiConfig};
 use super::backend::Backend;
 use super::body::refusal;
@@ -38,10 +41,14 @@ pub struct HttpConfig {
     pub health: Option<HealthConfig>,
     /// Path of the metrics, usually `/metrics`.
     pub metrics: Option<String>,
+    /// The page for operators.
+    pub admin: Option<AdminConfig>,
+    /// Serve that page on the public port also where there is an internal one.
+    pub admin_external: bool,
     /// The demo page, on the public port.
     pub demo: Option<Demo>,
-    /// Whether there is an internal port: then API, health and metrics are there and not on the
-    /// public one.
+    /// Whether there is an internal port: then API, health, metrics and admin page are there and
+    /// not on the public one.
     pub internal: bool,
 }
 
@@ -53,6 +60,10 @@ pub struct Routes {
     /// For the internal port.
     pub internal: Router,
 }
+
+/// Where a request comes from; with every request that came over a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 /// Two things are configured to be at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +91,9 @@ impl HttpConfig {
             paths.extend([health.live.clone(), health.ready.clone()]);
         }
         paths.extend(self.metrics.clone());
+        if let Some(admin) = &self.admin {
+            paths.extend(admin.paths(self.demo.is_none()));
+        }
         paths.sort_unstable();
         match paths.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(twice) => Err(PathTaken(twice[0].clone())),
@@ -99,6 +113,11 @@ pub fn routes<B: Backend>(
         Some(api) => api::router(backend.clone(), api.clone(), counts.clone()),
         None => Router::new(),
     };
+    let served = config
+        .admin
+        .as_ref()
+        .map(|admin| admin::router(backend.clone(), admin, counts.clone(), config.demo.is_none()));
+    let admin = || served.clone().unwrap_or_default();
     let mut operation = Router::new();
     if let Some(health) = &config.health {
         operation = operation.merge(health::router(backend.clone(), health));
@@ -116,7 +135,11 @@ pub fn routes<B: Backend>(
     if !config.internal || config.api_external {
         public = public.merge(api());
     }
-    Ok(Routes { public: closed(public), internal: closed(operation.merge(api())) })
+    if !config.internal || config.admin_external {
+        public = public.merge(admin());
+    }
+    let internal = operation.merge(api()).merge(admin());
+    Ok(Routes { public: closed(public), internal: closed(internal) })
 }
 
 /// Answers in JSON what no route answers.
@@ -234,12 +257,17 @@ impl HttpServer {
     ) {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.clone().oneshot(request)
+        });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
             .max_header_size(self.limits.head_max)
             .max_buf_size(self.limits.head_max.max(BUFFER_MIN))
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()))
+            .serve_connection(TokioIo::new(stream), service)
             .await;
         if let Err(error) = served {
             self.failed(peer, &error);

@@ -1,19 +1,21 @@
 //! The running gateway as the control plane sees it: requests of the server API become letters to
 //! the cores, and their answers replies.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::backend::{Backend, Snapshot};
-use crate::Handle;
+use super::backend::{Backend, SlowNow, SlowReport, Snapshot};
 use crate::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult,
     NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult, UserConnections,
 };
 use crate::gateway::app::{self, Gateway};
+use crate::gateway::inspect::{Connection, Found, Inspect, Search};
 use crate::gateway::letters::{
     Action, Answer, Ask, Asker, ClientId, Gather, Letter, Publish, Question, Refresh, Reply,
     ServerSubscribe, Survey, Surveyed, UserOrder,
@@ -23,6 +25,7 @@ use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::GatewayStats;
 use crate::gateway::stream::{Position, Read};
 use crate::gateway::wire::{Error, Unsubscribe};
+use crate::{Handle, SlowPeer};
 
 /// See the module's text.
 pub struct Live {
@@ -178,6 +181,27 @@ impl Live {
         Ok(ApiReply::Info(InfoResult { nodes: vec![node] }))
     }
 
+    /// Asks each core.
+    async fn inspect<T: Send + 'static>(
+        &self,
+        question: impl Fn(usize, Reply<T>) -> Inspect,
+    ) -> Result<Vec<T>, Error> {
+        let mut answers = Vec::new();
+        for core in 0..self.handle.workers() {
+            let (to, answer) = oneshot::channel();
+            let reply = Reply::new(move |found| drop(to.send(found)));
+            let letter = app::Letter::Inspect(Box::new(question(core, reply)));
+            // A letter that is refused answers by its end.
+            let _ = self.handle.post(core, letter);
+            answers.push(answer);
+        }
+        let mut found = Vec::with_capacity(answers.len());
+        for answer in answers {
+            found.push(answer.await.unwrap_or(Err(Error::INTERNAL))?);
+        }
+        Ok(found)
+    }
+
     async fn gateway_stats(&self) -> GatewayStats {
         let mut answers = Vec::new();
         for core in 0..self.handle.workers() {
@@ -302,8 +326,56 @@ impl Backend for Live {
     async fn snapshot(&self) -> Snapshot {
         let handle = self.handle.clone();
         // It waits for the cores, and so not on the control thread.
-        let engine = tokio::task::spawn_blocking(move || handle.stats()).await;
-        Snapshot { engine: engine.unwrap_or_default(), gateway: self.gateway_stats().await }
+        let engine = tokio::task::spawn_blocking(move || handle.stats_by_core()).await;
+        Snapshot::new(engine.unwrap_or_default(), self.gateway_stats().await)
+    }
+
+    async fn channels(&self, search: Search) -> Result<Found, Error> {
+        let limit = search.limit;
+        let parts = self.inspect(|_, reply| Inspect::Channels(search.clone(), reply)).await?;
+        Ok(Found::channels(parts, limit))
+    }
+
+    async fn users(&self, search: Search) -> Result<Found, Error> {
+        let limit = search.limit;
+        let parts = self.inspect(|_, reply| Inspect::Users(search.clone(), reply)).await?;
+        Ok(Found::users(parts, limit))
+    }
+
+    async fn user(&self, name: String, limit: usize) -> Result<Vec<Connection>, Error> {
+        let ask = |_, reply| Inspect::User(name.as_str().into(), limit, reply);
+        Ok(self.inspect(ask).await?.into_iter().flatten().collect())
+    }
+
+    async fn slow(&self, limit: usize) -> SlowReport {
+        let handle = self.handle.clone();
+        // It waits for the cores, and so not on the control thread.
+        let peers = tokio::task::spawn_blocking(move || handle.slow_peers()).await;
+        let mut peers = peers.unwrap_or_default();
+        let total = peers.len();
+        peers.truncate(limit);
+        let of_core = |core: usize| {
+            peers.iter().map(|peer| peer.id).filter(move |id| id.worker() == core).collect()
+        };
+        let ask = |core, reply| Inspect::Slow(of_core(core), reply);
+        // Cores that have ended have nobody.
+        let parts = self.inspect(ask).await.unwrap_or_default();
+        let mut report = SlowReport { total, ..SlowReport::default() };
+        let mut known = HashMap::new();
+        for part in parts {
+            known.extend(part.now);
+            report.ended.extend(part.ended);
+        }
+        report.now = peers
+            .into_iter()
+            .map(|SlowPeer { id, peer, queued, stalled }| {
+                let who = known.remove(&id).flatten();
+                SlowNow { peer, queued, stalled, who }
+            })
+            .collect();
+        report.ended.sort_by_key(|end| Reverse(end.at));
+        report.ended.truncate(limit);
+        report
     }
 
     fn draining(&self) -> bool {

@@ -4,6 +4,8 @@
 //! both made from it. Names are stable. All begin with `ringhold_`; a total ends in `_total`,
 //! as the format demands.
 
+mod json;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +24,12 @@ use super::backend::{Backend, Snapshot};
 use super::body::refusal;
 use super::counts::Counts;
 use super::process;
-use crate::CounterKind;
 use crate::gateway::api::ApiRequest;
 use crate::gateway::proxy::{HookFailure, HookKind};
 use crate::gateway::stats::{CommandKind, Durations};
+use crate::{CounterKind, Counters};
+
+pub(super) use self::json::{Helps, Values};
 
 /// The route of the metrics.
 pub fn router<B: Backend>(backend: Arc<B>, counts: Arc<Counts>, path: &str) -> Router {
@@ -43,7 +47,7 @@ async fn serve<B: Backend>(State((backend, counts)): State<(Arc<B>, Arc<Counts>)
 }
 
 /// How long cores may take to say what they count.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All metrics as text.
 pub fn exposition(snapshot: &Snapshot, counts: &Counts) -> String {
@@ -158,6 +162,32 @@ fn engine(all: &mut Vec<Metric>, snapshot: &Snapshot) {
         "How late timers fired, after their tick",
     );
     all.push(drift.value(of_histogram(&snapshot.engine.drift_us)));
+    each_core(all, snapshot);
+}
+
+/// What shows whether cores carry alike.
+fn each_core(all: &mut Vec<Metric>, snapshot: &Snapshot) {
+    type Of = fn(&Counters) -> u64;
+    let told: [(&str, Kind, &str, Of); 6] = [
+        ("core_open", Kind::Gauge, "Connections that are open, by core", |c| c.open),
+        ("core_messages_in", Kind::Total, "Messages received, by core", |c| c.messages_in),
+        ("core_messages_out", Kind::Total, "Messages queued for peers, by core", |c| {
+            c.messages_out
+        }),
+        ("core_bytes_in", Kind::Total, "Bytes received, by core", |c| c.bytes_in),
+        ("core_bytes_out", Kind::Total, "Bytes taken by the kernel for peers, by core", |c| {
+            c.bytes_out
+        }),
+        ("core_turns", Kind::Total, "Turns of the loop, by core", |c| c.turns),
+    ];
+    for (name, kind, help, of) in told {
+        let mut metric = Metric::new(name, kind, help).label("core", "its number, from 0");
+        for (core, counters) in &snapshot.cores {
+            let labels = vec![("core", core.to_string())];
+            metric.add(labels, Value::Number(of(counters)));
+        }
+        all.push(metric);
+    }
 }
 
 fn gateway(all: &mut Vec<Metric>, snapshot: &Snapshot) {
@@ -283,6 +313,24 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         ),
         ("jwks_fetched", Kind::Total, "Key sets fetched", counts.jwks_fetched.get()),
         ("jwks_failed", Kind::Total, "Fetches of key sets that failed", counts.jwks_failed.get()),
+        (
+            "admin_logins",
+            Kind::Total,
+            "Logins to the admin page that succeeded",
+            counts.admin_logins.get(),
+        ),
+        (
+            "admin_logins_failed",
+            Kind::Total,
+            "Logins to the admin page with a wrong password",
+            counts.admin_logins_failed.get(),
+        ),
+        (
+            "admin_logins_limited",
+            Kind::Total,
+            "Logins to the admin page refused with 429: too many failed before",
+            counts.admin_logins_limited.get(),
+        ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
     }

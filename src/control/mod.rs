@@ -1,13 +1,14 @@
 //! The control plane: one thread beside the workers, on tokio-uring.
 //!
 //! It turns signals into drains and counters into log lines, and speaks HTTP: the server API,
-//! health, metrics, the demo page, and the hooks by which the gateway asks the application's
+//! health, metrics, the admin page, the demo page, and the hooks by which the gateway asks the application's
 //! backend. No WebSocket connection ever passes through it, and no worker ever waits for it.
 //!
 //! This is what the program `ringhold` is made of, for its own use: names here may change in any
 //! version.
 
 pub mod access;
+pub mod admin;
 pub mod api;
 pub mod backend;
 mod batch;

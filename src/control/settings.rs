@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::access::Access;
+use super::admin::AdminConfig;
 use super::api::ApiConfig;
 use super::demo::Demo;
 use super::health::HealthConfig;
@@ -27,6 +28,13 @@ pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
         api_external: api.external,
         health: options.health.enabled.then_some(health),
         metrics: options.prometheus.enabled.then(|| path(&options.prometheus.handler_prefix)),
+        admin: options.admin.enabled.then(|| AdminConfig {
+            prefix: path(&options.admin.handler_prefix),
+            password: options.admin.password.clone(),
+            secret: options.admin.secret.clone(),
+            ..AdminConfig::default()
+        }),
+        admin_external: options.admin.external,
         demo,
         internal: internal_address(options).is_some(),
     }

@@ -17,7 +17,7 @@ pub(crate) enum Command<L> {
     Close(ConnId, CloseCode, String),
     Publish(Arc<str>, Frame),
     App(L),
-    Stats(mpsc::Sender<Stats>),
+    Stats(mpsc::Sender<(u16, Stats)>),
     Slow(mpsc::Sender<Vec<SlowPeer>>),
     Drain(Drain),
     Stop,
@@ -81,7 +81,8 @@ impl<L: Send + 'static> Links for Network<L> {
 }
 
 /// Reaches every core of a server from any thread. Cloning is cheap. Nothing here blocks on a core,
-/// except [`Handle::stats`] and [`Handle::slow_peers`], which wait for answers.
+/// except [`Handle::stats`], [`Handle::stats_by_core`] and [`Handle::slow_peers`], which wait for
+/// answers.
 pub struct Handle<H: Handler> {
     network: Arc<Network<H::Letter>>,
 }
@@ -148,10 +149,18 @@ impl<H: Handler> Handle<H> {
     /// What all cores count together. Cores that do not answer within a second are left out.
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();
-        for stats in self.ask(Command::Stats) {
+        for (_, stats) in self.stats_by_core() {
             sum.add(&stats);
         }
         sum
+    }
+
+    /// What each core counts, with its number, in their order. Cores that do not answer within a
+    /// second are left out.
+    pub fn stats_by_core(&self) -> Vec<(u16, Stats)> {
+        let mut all = self.ask(Command::Stats);
+        all.sort_unstable_by_key(|(core, _)| *core);
+        all
     }
 
     /// The connections that have something waiting which the kernel did not take, most first.

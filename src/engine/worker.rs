@@ -321,7 +321,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
                 Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
                 // A receiver that has gone away needs no answer.
-                Command::Stats(to) => drop(to.send(self.core.stats())),
+                Command::Stats(to) => drop(to.send((self.core.worker, self.core.stats()))),
                 Command::Slow(to) => drop(to.send(self.core.slow_peers())),
                 Command::Drain(plan) => self.begin_drain(plan),
                 Command::Stop => self.cut_all(),

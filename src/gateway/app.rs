@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::hub::Hub;
+use super::inspect::{Inspect, SlowEnds};
 use super::letters::{Reply, UserOrder};
 use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
@@ -53,6 +54,8 @@ pub enum Letter {
     Rules(Arc<Rulebook>),
     /// What is counted here?
     Stats(Reply<GatewayStats>),
+    /// An operator looks into it.
+    Inspect(Box<Inspect>),
 }
 
 /// What one server's cores share when they start.
@@ -85,6 +88,8 @@ pub(super) struct Desk {
     pub(super) sessions: Sessions,
     pub(super) timers: Timers,
     pub(super) stats: GatewayStats,
+    /// Connections that were closed because they did not read.
+    pub(super) slow_ends: SlowEnds,
     later: VecDeque<Later>,
     /// Kept for its memory.
     pub(super) buffer: Vec<u8>,
@@ -150,6 +155,7 @@ impl Gateway {
                 sessions: Sessions::default(),
                 timers: Timers::default(),
                 stats: GatewayStats::default(),
+                slow_ends: SlowEnds::default(),
                 later: VecDeque::new(),
                 buffer: Vec::new(),
                 unix: unix_now(),
@@ -332,10 +338,11 @@ impl Handler for Gateway {
         demanded
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), _: &Closed) {
+    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), closed: &Closed) {
         if let Some(session) = self.desk.sessions.remove(id)
             && let Some(client) = session.client()
         {
+            self.remember_slow(client, closed.cause);
             self.with_hub(cx, |hub, out| hub.disconnect(out, client));
             self.settle(cx);
         }
@@ -351,6 +358,7 @@ impl Handler for Gateway {
             }
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
+            Letter::Inspect(inspect) => self.inspect(*inspect),
         }
         self.settle(cx);
     }
@@ -382,7 +390,7 @@ pub(super) fn kind(encoding: Encoding) -> crate::Kind {
     }
 }
 
-fn unix_now() -> i64 {
+pub(super) fn unix_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() as i64
 }

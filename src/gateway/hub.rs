@@ -112,6 +112,11 @@ impl Hub {
         &self.users
     }
 
+    /// Channels with subscribers whose home this is, and how many.
+    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.home.channels()
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> HubCounters {
         HubCounters { home: self.home.counters(), ..self.counters }

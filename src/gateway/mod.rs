@@ -14,7 +14,8 @@
 //! [`outside`]. All of it without I/O.
 //!
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
-//! which has a session, by the rules compiled from the options ([`rulebook`]).
+//! which has a session, by the rules compiled from the options ([`rulebook`]). What an operator may
+//! look into is [`inspect`].
 
 pub mod api;
 pub mod app;
@@ -25,6 +26,7 @@ pub mod filter;
 pub mod home;
 pub mod hub;
 mod idempotency;
+pub mod inspect;
 pub(crate) mod json;
 pub mod letters;
 pub mod local;

@@ -84,6 +84,11 @@ impl Users {
         self.users.len()
     }
 
+    /// Their names, and how many connections each has here.
+    pub fn names(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.users.iter().map(|(_, user)| (&user.name, user.count))
+    }
+
     /// Whether there is no connection.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()

@@ -32,8 +32,8 @@ pub use node::Place;
 pub use origins::Origins;
 pub use reader::{Mistake, Mistakes};
 pub use server::{
-    Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus, ProxyProtocol,
-    RatePolicyChoice, Rpc, RpcOptions, Shutdown, WebSocket,
+    Admin, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus,
+    ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, WebSocket,
 };
 pub use values::{Secret, Size};
 
@@ -59,6 +59,8 @@ section! {
         prometheus: Prometheus = Prometheus::default(),
         /// Whether the server lives and is ready.
         health: Health = Health::default(),
+        /// The page for operators.
+        admin: Admin = Admin::default(),
         /// How the server goes away.
         shutdown: Shutdown = Shutdown::default(),
         /// Logs.

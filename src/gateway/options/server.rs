@@ -18,8 +18,8 @@ section! {
         port: u16 = 8000,
         /// Address of the internal listener.
         internal_address: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST),
-        /// Its port: the server API, metrics and health move there from the public one. 0: there is
-        /// none.
+        /// Its port: the server API, metrics, health and the admin page move there from the public
+        /// one. 0: there is none.
         internal_port: u16 = 0,
         /// Reverse proxies that are believed about the clients behind them, as addresses and
         /// blocks. Ours, like the next two.
@@ -124,6 +124,22 @@ section! {
         enabled: bool = false,
         /// Path of the first.
         handler_prefix: String = "/health".to_owned(),
+    }
+}
+
+section! {
+    /// `admin`: the page that shows what the server does, and its API.
+    pub struct Admin {
+        /// Serve it. Needs a password.
+        enabled: bool = false,
+        /// Path it is below; the page is at `admin/` there. Empty: the root.
+        handler_prefix: String = String::new(),
+        /// What an operator logs in with.
+        password: Secret = Secret::default(),
+        /// What sessions are signed with. Empty: something random, so that a restart ends them.
+        secret: Secret = Secret::default(),
+        /// Serve it on the public port also where there is an internal one.
+        external: bool = false,
     }
 }
 

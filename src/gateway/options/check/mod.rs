@@ -16,6 +16,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     check.proxies();
     check.channels();
     check.server();
+    check.admin();
     check.engine();
 }
 

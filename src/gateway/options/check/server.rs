@@ -74,6 +74,36 @@ impl Check<'_> {
         );
     }
 
+    pub(super) fn admin(&mut self) {
+        let (admin, server) = (&self.options.admin, &self.options.http_server);
+        if !admin.enabled {
+            return;
+        }
+        self.demand(!admin.password.is_empty(), "admin.password", "is needed: the page is on");
+        let short = |text: &str| !text.is_empty() && text.chars().count() < PASSWORD_MIN;
+        self.warn(
+            short(admin.password.reveal()),
+            "admin.password",
+            "is short; 12 characters or more are not guessed",
+        );
+        self.warn(
+            short(admin.secret.reveal()),
+            "admin.secret",
+            "is short; 32 random characters are not guessed",
+        );
+        let public = server.internal_port == 0 || admin.external;
+        self.warn(
+            public && !server.address.is_loopback(),
+            "admin.enabled",
+            "whoever reaches the public port may try passwords; better set \
+             http_server.internal_port",
+        );
+        let prefix = &admin.handler_prefix;
+        let path = prefix.is_empty() || prefix == "/" || is_path(prefix);
+        let what = format!("must be empty or a path as \"/x\", not \"{prefix}\"");
+        self.demand(path, "admin.handler_prefix", what);
+    }
+
     fn prefixes(&mut self) {
         let options = self.options;
         let prefixes = [
@@ -84,8 +114,7 @@ impl Check<'_> {
         ];
         for (n, (table, prefix)) in prefixes.iter().enumerate() {
             let key = format!("{table}.handler_prefix");
-            let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '*');
-            let path = prefix.starts_with('/') && prefix.len() > 1 && prefix.chars().all(legal);
+            let path = is_path(prefix);
             self.demand(path, &key, format!("must be a path as \"/x\", not \"{prefix}\""));
             let bare = prefix.trim_end_matches('/');
             for (other, same) in &prefixes[..n] {
@@ -129,3 +158,11 @@ impl Check<'_> {
         self.demand(!duration.is_zero(), key, "must not be zero");
     }
 }
+
+fn is_path(prefix: &str) -> bool {
+    let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '*');
+    prefix.starts_with('/') && prefix.len() > 1 && prefix.chars().all(legal)
+}
+
+/// Shorter passwords are worth a word.
+const PASSWORD_MIN: usize = 12;

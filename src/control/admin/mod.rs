@@ -1,0 +1,264 @@
+//! The page for operators: what the server does at this moment, who is there, who is slow, and the
+//! two things one may have to do about it, publish and disconnect.
+//!
+//! Below `admin/`, with the names that Centrifugo has for them: `init` says whether a session
+//! holds, `auth` begins one, `api` takes requests of the server API in their older form; `stats`,
+//! `help`, `channels`, `users` and `user` are ours. The invariant: but for the files of the page,
+//! `init` and `auth`, nothing is told or done without a session, and a session begins only with the
+//! password.
+
+mod assets;
+mod attempts;
+mod search;
+mod session;
+mod stats;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Form, FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::{Deserialize, Serialize};
+
+use self::attempts::{Attempt, Attempts};
+use self::session::Sessions;
+use super::api::{Api, ApiConfig};
+use super::backend::Backend;
+use super::body::{self, BodyLimits, json, refusal};
+use super::counts::Counts;
+use super::http::Peer;
+use crate::gateway::api::ApiRequest;
+use crate::gateway::options::Secret;
+
+/// How the page is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminConfig {
+    /// Path it is below, without a slash at its end; `admin/` follows. Default: the root.
+    pub prefix: String,
+    /// What an operator logs in with. Empty: nobody can.
+    pub password: Secret,
+    /// What sessions are signed with, together with the password: a new password ends them all.
+    /// Empty: something random besides, so that they end with the process.
+    pub secret: Secret,
+    /// How long a session lasts, in whole seconds. Default 12 h.
+    pub session: Duration,
+    /// How many logins may fail.
+    pub attempts: AttemptLimits,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            password: Secret::default(),
+            secret: Secret::default(),
+            session: Duration::from_secs(12 * 3600),
+            attempts: AttemptLimits::default(),
+        }
+    }
+}
+
+pub use self::attempts::AttemptLimits;
+
+impl AdminConfig {
+    /// The paths it takes. `root`: those above the page, too, which lead there.
+    pub(super) fn paths(&self, root: bool) -> Vec<String> {
+        let mut paths: Vec<_> = assets::ALL.iter().map(|asset| self.path(asset.name)).collect();
+        let served = ["init", "auth", "api", "stats", "help", "channels", "users", "user"];
+        paths.extend(served.map(|name| self.path(name)));
+        paths.push(format!("{}/admin", self.prefix));
+        if root {
+            paths.push(format!("{}/", self.prefix));
+        }
+        paths
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}/admin/{name}", self.prefix)
+    }
+}
+
+/// The routes of the page. `root`: what is above it leads there.
+pub(super) fn router<B: Backend>(
+    backend: Arc<B>,
+    config: &AdminConfig,
+    counts: Arc<Counts>,
+    root: bool,
+) -> Router {
+    let api_config = ApiConfig {
+        body: BodyLimits { bytes: API_BODY_MAX, time: Duration::from_secs(30) },
+        ..ApiConfig::default()
+    };
+    let admin = Arc::new(Admin {
+        api: Api::new(backend.clone(), api_config, counts.clone()),
+        backend,
+        password: config.password.clone(),
+        sessions: Sessions::new(&config.password, &config.secret, config.session),
+        attempts: Attempts::new(config.attempts),
+        counts,
+        started: Instant::now(),
+    });
+    let mut router = Router::new()
+        .route(&config.path("init"), get(init::<B>))
+        .route(&config.path("auth"), post(auth::<B>))
+        .route(&config.path("api"), post(api::<B>))
+        .route(&config.path("stats"), get(stats::stats::<B>))
+        .route(&config.path("help"), get(stats::help::<B>))
+        .route(&config.path("channels"), get(search::channels::<B>))
+        .route(&config.path("users"), get(search::users::<B>))
+        .route(&config.path("user"), get(search::user::<B>));
+    for asset in assets::ALL {
+        let serve = move |headers: HeaderMap| async move { asset.serve(&headers) };
+        router = router.route(&config.path(asset.name), get(serve));
+    }
+    // Relative, so that it also works behind a proxy that takes a part of the path away.
+    let below = |to: &'static str| get(move || async move { Redirect::temporary(to) });
+    router = router.route(&format!("{}/admin", config.prefix), below("admin/"));
+    if root {
+        router = router.route(&format!("{}/", config.prefix), below("admin/"));
+    }
+    router.with_state(admin)
+}
+
+struct Admin<B> {
+    api: Api<B>,
+    backend: Arc<B>,
+    password: Secret,
+    sessions: Sessions,
+    attempts: Attempts,
+    counts: Arc<Counts>,
+    started: Instant,
+}
+
+impl<B> Admin<B> {
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        token(headers).is_some_and(|token| self.sessions.holds(token))
+    }
+
+    /// The answer to whoever has no session.
+    fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
+        if self.admits(headers) { Ok(()) } else { Err(refusal(StatusCode::UNAUTHORIZED)) }
+    }
+}
+
+/// The token in `Authorization: token <token>`.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("token").then(|| token.trim())
+}
+
+async fn init<B: Backend>(State(admin): State<Arc<Admin<B>>>, headers: HeaderMap) -> Response {
+    #[derive(Serialize)]
+    struct Init {
+        insecure: bool,
+        edition: &'static str,
+        authenticated: bool,
+    }
+    let authenticated = admin.admits(&headers);
+    written(&Init { insecure: false, edition: "ringhold", authenticated })
+}
+
+#[derive(Deserialize)]
+struct Login {
+    #[serde(default)]
+    password: String,
+}
+
+/// `POST` of a form with `password`: the token of a new session; 400 if it is wrong, as with
+/// Centrifugo; 429 if too many were.
+async fn auth<B: Backend>(
+    State(admin): State<Arc<Admin<B>>>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+) -> Response {
+    // A page elsewhere could use up the attempts of whoever looks at it.
+    if request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return refusal(StatusCode::FORBIDDEN);
+    }
+    let login = match login(request).await {
+        Ok(login) => login,
+        Err(status) => return refusal(status),
+    };
+    let peer = peer.map(|Extension(Peer(address))| address);
+    let from = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+    let given = login.password.as_bytes();
+    let right = super::access::same(admin.password.reveal().as_bytes(), given);
+    match admin.attempts.attempt(peer.map(|peer| peer.ip()), Instant::now(), right) {
+        Attempt::Right => {
+            let Some(token) = admin.sessions.begin() else {
+                return refusal(StatusCode::INTERNAL_SERVER_ERROR);
+            };
+            admin.counts.admin_logins.count();
+            tracing::info!(%from, "an operator logged in");
+            #[derive(Serialize)]
+            struct Session {
+                token: String,
+            }
+            written(&Session { token })
+        }
+        Attempt::Wrong => {
+            admin.counts.admin_logins_failed.count();
+            tracing::warn!(%from, "a login with a wrong password");
+            refusal(StatusCode::BAD_REQUEST)
+        }
+        Attempt::Limited(wait) => {
+            admin.counts.admin_logins_limited.count();
+            let mut response = refusal(StatusCode::TOO_MANY_REQUESTS);
+            let seconds = HeaderValue::from(wait.as_secs() + 1);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            response
+        }
+    }
+}
+
+async fn login(request: Request) -> Result<Login, StatusCode> {
+    let (head, body) = request.into_parts();
+    let body = body::read(body, LOGIN_BODY).await?;
+    let request = Request::from_parts(head, body.into());
+    let form = Form::from_request(request, &()).await;
+    form.map(|Form(login)| login).map_err(|rejection| rejection.into_response().status())
+}
+
+/// Requests of the server API, by a session instead of a key.
+async fn api<B: Backend>(State(admin): State<Arc<Admin<B>>>, request: Request) -> Response {
+    if let Err(response) = admin.check(request.headers()) {
+        return response;
+    }
+    let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string());
+    let log = |request: &ApiRequest| {
+        if !is_question(request) {
+            tracing::info!(from, method = request.method(), "an operator acts");
+        }
+    };
+    admin.api.legacy(request.into_body(), log).await
+}
+
+/// Whether a request changes nothing.
+fn is_question(request: &ApiRequest) -> bool {
+    matches!(
+        request,
+        ApiRequest::Presence(_)
+            | ApiRequest::PresenceStats(_)
+            | ApiRequest::History(_)
+            | ApiRequest::Channels(_)
+            | ApiRequest::Info(_)
+    )
+}
+
+fn written(body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(text) => json(StatusCode::OK, text),
+        // Our own types serialize; should one not, nobody must take it for success.
+        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+/// A password is short, and arrives at once.
+const LOGIN_BODY: BodyLimits = BodyLimits { bytes: 4096, time: Duration::from_secs(10) };
+
+/// What an operator publishes by hand is small, too.
+const API_BODY_MAX: usize = 1 << 20;

@@ -1,0 +1,171 @@
+// Charts drawn as SVG: a small one of a single line, one with axes, and bars of a distribution.
+// Each is drawn anew from its points; nothing is animated.
+
+import { History, compact, count, seconds, upTo } from "./figures.js";
+
+/// An element with attributes and children.
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, text] of Object.entries(attributes)) {
+    if (text != null) element.setAttribute(name, text);
+  }
+  element.append(...children);
+  return element;
+}
+
+/// Likewise of SVG.
+function s(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, text] of Object.entries(attributes)) element.setAttribute(name, text);
+  element.append(...children);
+  return element;
+}
+
+const path = (points, x, y) =>
+  points.map((p, n) => `${n ? "L" : "M"}${x(p.time).toFixed(1)} ${y(p.y).toFixed(1)}`).join("");
+
+/// The least of 1, 2, 5, 10, 20, … that is not below.
+function nice(top) {
+  if (!(top > 0)) return 1;
+  const unit = 10 ** Math.floor(Math.log10(top));
+  return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= top * 0.999);
+}
+
+/// A line without axes, for a tile.
+export class Spark {
+  constructor() {
+    this.svg = s("svg", { class: "spark", viewBox: "0 0 200 36", preserveAspectRatio: "none", "aria-hidden": "true" });
+  }
+
+  draw(points) {
+    const known = points.filter((p) => Number.isFinite(p.y));
+    if (known.length < 2) return this.svg.replaceChildren();
+    const end = known.at(-1).time;
+    const top = Math.max(...known.map((p) => p.y)), low = Math.min(...known.map((p) => p.y), top * 0.8);
+    const x = (time) => 200 + ((time - end) / History.SPAN) * 200;
+    const y = (n) => 33 - (top > low ? ((n - low) / (top - low)) * 28 : 0);
+    const line = path(known, x, y);
+    this.svg.replaceChildren(
+      s("path", { class: "area", d: `${line}L200 36L${x(known[0].time).toFixed(1)} 36Z` }),
+      s("path", { class: "line", d: line, "vector-effect": "non-scaling-stroke" }),
+    );
+  }
+}
+
+const MARGIN = { left: 52, right: 12, top: 10, bottom: 22 };
+const HEIGHT = 190;
+
+/// Lines over the last five minutes, with what they are at the pointer, or now.
+export class LineChart {
+  constructor(title, names, format = compact) {
+    Object.assign(this, { names, format, series: names.map(() => []), at: null });
+    this.svg = s("svg", { class: "chart", height: HEIGHT, tabindex: "0", role: "img" });
+    this.values = names.map(() => h("b", {}, "–"));
+    this.when = h("span", { class: "soft" }, "now");
+    const legend = h("p", { class: "legend" }, ...names.flatMap((name, n) => [h("span", { class: `key k${n}` }, name), this.values[n]]), this.when);
+    this.title = title;
+    this.element = h("figure", { class: "panel" }, h("figcaption", {}, h("h2", {}, title), legend), this.svg);
+    new ResizeObserver(() => this.paint()).observe(this.svg);
+    this.svg.addEventListener("pointermove", (event) => this.look(this.timeAt(event.offsetX)));
+    this.svg.addEventListener("pointerleave", () => this.look(null));
+    this.svg.addEventListener("blur", () => this.look(null));
+    this.svg.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -5000, ArrowRight: 5000 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      this.look(Math.min((this.at ?? this.end) + step, this.end));
+    });
+  }
+
+  get end() { return this.series[0].at(-1)?.time ?? 0; }
+  get width() { return this.svg.clientWidth || 400; }
+
+  timeAt(offset) {
+    const inner = this.width - MARGIN.left - MARGIN.right;
+    return this.end - History.SPAN * (1 - Math.min(1, Math.max(0, (offset - MARGIN.left) / inner)));
+  }
+
+  look(time) {
+    this.at = time;
+    this.paint();
+  }
+
+  draw(...series) {
+    this.series = series;
+    this.paint();
+  }
+
+  paint() {
+    const { width, end, format } = this;
+    const points = this.series.flat();
+    const top = nice(Math.max(0, ...points.map((p) => p.y)));
+    const inner = width - MARGIN.left - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
+    const x = (time) => MARGIN.left + (1 + (time - end) / History.SPAN) * inner;
+    const y = (n) => bottom - (n / top) * (bottom - MARGIN.top);
+    const parts = [];
+    for (const share of [0, 0.5, 1]) {
+      const at = y(top * share);
+      parts.push(s("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
+      parts.push(s("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, format(top * share)));
+    }
+    for (const minutes of [5, 4, 3, 2, 1, 0]) {
+      if (width < 420 && minutes % 2 === 0 && minutes) continue;
+      const anchor = minutes === 5 ? "start" : minutes ? "middle" : "end";
+      const text = minutes ? `−${minutes} min` : "now";
+      parts.push(s("text", { x: x(end - minutes * 60_000), y: HEIGHT - 5, "text-anchor": anchor }, text));
+    }
+    this.series.forEach((points, n) => {
+      if (points.length) parts.push(s("path", { class: `line k${n}`, d: path(points, x, y) }));
+    });
+    const nearest = (points) => points.reduce((best, p) => (!best || Math.abs(p.time - this.at) < Math.abs(best.time - this.at) ? p : best), null);
+    const shown = this.series.map((points) => (this.at == null ? points.at(-1) : nearest(points)));
+    if (this.at != null && shown[0]) {
+      const at = x(shown[0].time);
+      parts.push(s("line", { class: "cursor", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
+      shown.forEach((p, n) => p && parts.push(s("circle", { class: `dot k${n}`, cx: x(p.time), cy: y(p.y), r: 3.5 })));
+    }
+    shown.forEach((p, n) => { this.values[n].textContent = p ? format(p.y) : "–"; });
+    const ago = shown[0] ? Math.round((end - shown[0].time) / 1000) : 0;
+    this.when.textContent = ago > 0 ? `${ago} s ago` : "now";
+    const said = this.names.map((name, n) => `${name} ${this.values[n].textContent}`).join(", ");
+    this.svg.setAttribute("aria-label", `${this.title}: ${said}, ${this.when.textContent}`);
+    this.svg.replaceChildren(...parts);
+  }
+}
+
+/// Bars of a distribution of times.
+export class Bars {
+  constructor() {
+    this.svg = s("svg", { class: "chart", height: 150, role: "img" });
+    new ResizeObserver(() => this.paint()).observe(this.svg);
+  }
+
+  draw(title, distribution) {
+    Object.assign(this, { title, distribution });
+    this.paint();
+  }
+
+  paint() {
+    if (!this.distribution) return;
+    const width = this.svg.clientWidth || 400, bottom = 126;
+    const all = count(this.distribution);
+    const each = this.distribution.buckets.map(([bound, n], at, list) => ({ bound, n: n - (list[at - 1]?.[1] ?? 0) }));
+    const top = Math.max(1, ...each.map((one) => one.n));
+    const step = width / each.length;
+    const parts = [s("line", { class: "grid", x1: 0, x2: width, y1: bottom, y2: bottom })];
+    each.forEach(({ bound, n }, at) => {
+      // What happened is seen, however rare it is.
+      const height = n ? Math.max(2, (n / top) * (bottom - 8)) : 0;
+      const share = all ? ((n / all) * 100).toFixed(n === all ? 0 : 2) : 0;
+      const title = s("title", {}, `${upTo(bound)}: ${n} (${share} %)`);
+      parts.push(s("g", { class: "bar" }, title,
+        s("rect", { class: "hit", x: at * step, y: 0, width: step, height: bottom }),
+        s("rect", { class: "fill", x: at * step + step * 0.12, y: bottom - height, width: step * 0.76, height, rx: Math.min(2, height) })));
+      const label = bound == null ? "more" : seconds(bound).replace(/ .*/, (unit) => unit);
+      const every = width < 520 ? 4 : 2;
+      if (at % every === 0) parts.push(s("text", { x: (at + 0.5) * step, y: 143, "text-anchor": at ? "middle" : "start", dx: at ? 0 : -step / 2 + 1 }, label));
+    });
+    this.svg.setAttribute("aria-label", this.title);
+    this.svg.replaceChildren(...parts);
+  }
+}

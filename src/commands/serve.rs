@@ -13,6 +13,7 @@ use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::demo::Demo;
 use ringhold::control::live::Live;
+use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
 use ringhold::gateway::app::{Gateway, Seed};
@@ -74,6 +75,10 @@ pub(crate) fn run(
                 .into(),
         );
     }
+    let notifier = Notifier::from_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "systemd is told nothing");
+        Notifier::none()
+    });
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
     let after_crowd = Some(crate::memory::give_back as fn());
@@ -106,23 +111,34 @@ pub(crate) fn run(
     let gate = plane.gate();
     let duties = Duties {
         begin: {
-            let (live, handle) = (live.clone(), running.handle());
-            Box::new(move || plane.run(live, routes, handle))
+            let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
+            Box::new(move || {
+                tokio::spawn(notifier.watch(handle.clone()));
+                plane.run(live, routes, handle);
+            })
         },
         drain: {
-            let live = live.clone();
-            Box::new(move || live.drain())
+            let (live, notifier) = (live.clone(), notifier.clone());
+            Box::new(move || {
+                notifier.stopping();
+                live.drain();
+            })
         },
         reload: {
-            let (live, arguments) = (live, arguments.clone());
-            Box::new(move || match first_run {
-                true => tracing::info!("nothing is configured, so there is nothing to reload"),
-                false => reload(&live, gate.as_ref(), &arguments),
+            let (live, arguments, notifier) = (live, arguments.clone(), notifier.clone());
+            Box::new(move || {
+                notifier.reloading();
+                match first_run {
+                    true => tracing::info!("nothing is configured, so there is nothing to reload"),
+                    false => reload(&live, gate.as_ref(), &arguments),
+                }
+                notifier.ready();
             })
         },
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
     announce(&rules.options, address, running.workers(), first_run)?;
+    notifier.ready();
     let stats = running.join()?;
     control.finish();
     control::summarise(&stats);

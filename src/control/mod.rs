@@ -20,6 +20,7 @@ pub mod http;
 pub mod jwks;
 pub mod live;
 pub mod metrics;
+pub mod notify;
 pub mod plane;
 pub mod process;
 pub mod proxy;

@@ -10,8 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use ringhold::Cause;
 use ringhold::control::access::Access;
 use ringhold::control::api::ApiConfig;
+use ringhold::control::backend::{SlowNow, SlowReport};
 use ringhold::control::body::BodyLimits;
 use ringhold::control::counts::Counts;
 use ringhold::control::health::HealthConfig;
@@ -21,7 +23,9 @@ use ringhold::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult, NodeInfo,
     PresenceResult, PresenceStatsResult, PublishResult, RpcResult,
 };
-use ringhold::gateway::wire::Error;
+use ringhold::gateway::inspect::{Connection, Found, Search, SlowEnd};
+use ringhold::gateway::letters::ClientId;
+use ringhold::gateway::wire::{Encoding, Error};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -52,8 +56,46 @@ impl Backend for Fake {
         snapshot
     }
 
+    async fn channels(&self, search: Search) -> Result<Found, Error> {
+        found("chat:room", &search)
+    }
+
+    async fn users(&self, search: Search) -> Result<Found, Error> {
+        found("ann", &search)
+    }
+
+    async fn user(&self, name: String, _: usize) -> Result<Vec<Connection>, Error> {
+        Ok(Vec::from_iter((name == "ann").then(connection)))
+    }
+
+    async fn slow(&self, _: usize) -> SlowReport {
+        let peer = ([192, 0, 2, 1], 7).into();
+        let stalled = Duration::from_millis(1500);
+        let now = SlowNow { peer, queued: 5000, stalled, who: Some(connection()) };
+        let end = SlowEnd { at: 77, cause: Cause::WriteTimeout, connection: connection() };
+        SlowReport { now: vec![now], total: 9, ended: vec![end] }
+    }
+
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+fn found(name: &str, search: &Search) -> Result<Found, Error> {
+    let matches = search.pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
+    let list: Vec<_> = matches.then(|| (name.into(), 3)).into_iter().collect();
+    Ok(Found { matched: list.len(), list })
+}
+
+/// Of ann.
+fn connection() -> Connection {
+    Connection {
+        core: 1,
+        client: ClientId::new(7),
+        user: "ann".into(),
+        encoding: Encoding::Json,
+        subscriptions: 2,
+        channels: vec!["chat:room".into()],
     }
 }
 

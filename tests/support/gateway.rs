@@ -408,6 +408,19 @@ impl Session {
         }
     }
 
+    /// Waits for the close, and says with which code.
+    pub(crate) fn closed_with(&mut self) -> u16 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "no close");
+            for heard in self.hear() {
+                if let Heard::Close(code, _) = heard {
+                    return code;
+                }
+            }
+        }
+    }
+
     /// Asserts that the server said nothing, not even a ping, for so long.
     pub(crate) fn silent(&mut self, time: Duration) {
         self.client.socket().set_read_timeout(Some(time)).expect("set_read_timeout");

@@ -1,7 +1,7 @@
 // Charts drawn as SVG: a small one of a single line, one with axes, and bars of a distribution.
 // Each is drawn anew from its points; nothing is animated.
 
-import { History, compact, count, seconds, upTo } from "./figures.js";
+import { bytes, compact, count, nice, seconds, upTo } from "./figures.js";
 
 /// An element with attributes and children.
 export function h(tag, attributes = {}, ...children) {
@@ -24,25 +24,18 @@ function s(tag, attributes = {}, ...children) {
 const path = (points, x, y) =>
   points.map((p, n) => `${n ? "L" : "M"}${x(p.time).toFixed(1)} ${y(p.y).toFixed(1)}`).join("");
 
-/// The least of 1, 2, 5, 10, 20, … that is not below.
-function nice(top) {
-  if (!(top > 0)) return 1;
-  const unit = 10 ** Math.floor(Math.log10(top));
-  return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= top * 0.999);
-}
-
 /// A line without axes, for a tile.
 export class Spark {
   constructor() {
     this.svg = s("svg", { class: "spark", viewBox: "0 0 200 36", preserveAspectRatio: "none", "aria-hidden": "true" });
   }
 
-  draw(points) {
+  draw(points, span) {
     const known = points.filter((p) => Number.isFinite(p.y));
     if (known.length < 2) return this.svg.replaceChildren();
     const end = known.at(-1).time;
     const top = Math.max(...known.map((p) => p.y)), low = Math.min(...known.map((p) => p.y), top * 0.8);
-    const x = (time) => 200 + ((time - end) / History.SPAN) * 200;
+    const x = (time) => 200 + ((time - end) / span) * 200;
     const y = (n) => 33 - (top > low ? ((n - low) / (top - low)) * 28 : 0);
     const line = path(known, x, y);
     this.svg.replaceChildren(
@@ -55,10 +48,10 @@ export class Spark {
 const MARGIN = { left: 52, right: 12, top: 10, bottom: 22 };
 const HEIGHT = 190;
 
-/// Lines over the last five minutes, with what they are at the pointer, or now.
+/// Lines over the last minutes, with what they are at the pointer, or now.
 export class LineChart {
   constructor(title, names, format = compact) {
-    Object.assign(this, { names, format, series: names.map(() => []), at: null });
+    Object.assign(this, { names, format, series: names.map(() => []), span: 60_000, at: null });
     this.svg = s("svg", { class: "chart", height: HEIGHT, tabindex: "0", role: "img" });
     this.values = names.map(() => h("b", {}, "–"));
     this.when = h("span", { class: "soft" }, "now");
@@ -82,7 +75,7 @@ export class LineChart {
 
   timeAt(offset) {
     const inner = this.width - MARGIN.left - MARGIN.right;
-    return this.end - History.SPAN * (1 - Math.min(1, Math.max(0, (offset - MARGIN.left) / inner)));
+    return this.end - this.span * (1 - Math.min(1, Math.max(0, (offset - MARGIN.left) / inner)));
   }
 
   look(time) {
@@ -90,17 +83,17 @@ export class LineChart {
     this.paint();
   }
 
-  draw(...series) {
-    this.series = series;
+  draw(span, series) {
+    Object.assign(this, { span, series });
     this.paint();
   }
 
   paint() {
-    const { width, end, format } = this;
+    const { width, end, format, span } = this;
     const points = this.series.flat();
-    const top = nice(Math.max(0, ...points.map((p) => p.y)));
+    const top = nice(Math.max(0, ...points.map((p) => p.y)), format === bytes);
     const inner = width - MARGIN.left - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
-    const x = (time) => MARGIN.left + (1 + (time - end) / History.SPAN) * inner;
+    const x = (time) => MARGIN.left + (1 + (time - end) / span) * inner;
     const y = (n) => bottom - (n / top) * (bottom - MARGIN.top);
     const parts = [];
     for (const share of [0, 0.5, 1]) {
@@ -108,11 +101,13 @@ export class LineChart {
       parts.push(s("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
       parts.push(s("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, format(top * share)));
     }
-    for (const minutes of [5, 4, 3, 2, 1, 0]) {
-      if (width < 420 && minutes % 2 === 0 && minutes) continue;
-      const anchor = minutes === 5 ? "start" : minutes ? "middle" : "end";
-      const text = minutes ? `−${minutes} min` : "now";
-      parts.push(s("text", { x: x(end - minutes * 60_000), y: HEIGHT - 5, "text-anchor": anchor }, text));
+    const ticks = span === 300_000 ? 5 : 4;
+    for (let n = 0; n <= ticks; n++) {
+      if (width < 420 && n % 2 && n < ticks) continue;
+      const ago = ((ticks - n) * span) / ticks / 1000;
+      const text = ago === 0 ? "now" : ago % 60 ? `−${ago} s` : `−${ago / 60} min`;
+      const anchor = n === 0 ? "start" : n < ticks ? "middle" : "end";
+      parts.push(s("text", { x: x(end - ago * 1000), y: HEIGHT - 5, "text-anchor": anchor }, text));
     }
     this.series.forEach((points, n) => {
       if (points.length) parts.push(s("path", { class: `line k${n}`, d: path(points, x, y) }));

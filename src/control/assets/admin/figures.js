@@ -62,6 +62,14 @@ export function between(older, newer) {
   };
 }
 
+/// The least of 1, 2, 5, 10, 20, … that is not below: of the same unit, if it is for bytes.
+export function nice(top, isBytes) {
+  if (!(top > 0)) return 1;
+  const unit = isBytes ? 1024 ** Math.max(0, Math.floor(Math.log2(top) / 10)) : 1;
+  const ten = 10 ** Math.floor(Math.log10(top / unit));
+  return unit * [1, 2, 5, 10].map((n) => n * ten).find((n) => n >= (top / unit) * 0.999);
+}
+
 export const count = (distribution) => distribution.buckets.at(-1)[1];
 
 /// The bucket that holds a quantile, as its upper bound; null: above all bounds.
@@ -99,11 +107,17 @@ export class History {
     return this.readings.map((reading) => ({ time: reading.time, y: of(reading.metrics) }));
   }
 
-  /// Points of a counter's rate per second: over two seconds each, which is calmer to look at.
-  rate(of) {
+  /// How much of the time is worth showing, in milliseconds: at first less.
+  get span() {
+    const age = this.readings.length ? this.last.time - this.readings[0].time : 0;
+    return [60_000, 120_000].find((span) => age <= span) ?? History.SPAN;
+  }
+
+  /// Points of a counter's rate per second: each over so many readings, which is calmer to look at.
+  rate(of, over = 2) {
     const all = this.readings;
     return all.slice(1).map((reading, n) => {
-      const from = all[Math.max(0, n - 1)];
+      const from = all[Math.max(0, n + 1 - over)];
       const time = (reading.time - from.time) / 1000;
       return { time: reading.time, y: time > 0 ? (of(reading.metrics) - of(from.metrics)) / time : 0 };
     });

@@ -40,7 +40,7 @@ class Tile {
       if (typeof part === "string") return part;
       return h("span", { "data-metric": part.metric, "data-value": part.text }, exact(part.text));
     }));
-    this.spark.draw(points);
+    this.spark.draw(points, history.span);
   }
 }
 
@@ -52,7 +52,6 @@ const tiles = {
 function showTiles() {
   const { metrics } = history.last;
   const rate = (name) => history.rate(total(name));
-  const opened = latest(rate("ringhold_opened_total"));
   tiles.connections.show({ text: exact(metrics.ringhold_open), metric: "ringhold_open", value: metrics.ringhold_open }, "open",
     [figure(metrics, "ringhold_gateway_users"), " users, ", figure(metrics, "ringhold_gateway_channels"), " channels"], history.gauge(total("ringhold_open")));
   for (const [tile, name] of [["incoming", "ringhold_messages_in_total"], ["outgoing", "ringhold_messages_out_total"], ["publications", "ringhold_gateway_publications_total"]]) {
@@ -67,12 +66,11 @@ function showTiles() {
   const isRecent = recent > 0;
   tiles.heartbeats.show(all ? (isRecent ? percent(good - answered(old), recent) : percent(good, all)) : "–", "",
     [figure(metrics, "ringhold_heartbeats_answered_total"), " in time, ", figure(metrics, "ringhold_heartbeats_late_total"), " late, ", figure(metrics, "ringhold_heartbeats_missed_total"), " missed"],
-    history.rate(answered));
+    history.rate(answered, 10));
   const each = value(metrics, "ringhold_resident_bytes_per_connection");
   const resident = history.gauge(total("ringhold_resident_bytes"));
   tiles.memory.show(typeof each === "number" ? bytes(each) : "–", "", [`${bytes(metrics.ringhold_resident_bytes)} resident, all in`], resident);
   document.title = `${exact(metrics.ringhold_open)} · ringhold`;
-  return opened;
 }
 
 // --- Rates ---------------------------------------------------------------------------------------
@@ -85,7 +83,7 @@ const rates = [
 ];
 
 const showRates = () => {
-  for (const { chart, of } of rates) chart.draw(...of.map((name) => history.rate(total(name))));
+  for (const { chart, of } of rates) chart.draw(history.span, of.map((name) => history.rate(total(name))));
 };
 
 // --- Latency -------------------------------------------------------------------------------------
@@ -139,7 +137,7 @@ async function read() {
   const begun = performance.now();
   try {
     const reading = await get("stats");
-    if (!running) return;
+    if (!running || document.hidden) return;
     history.add(reading);
     show();
   } catch (error) {
@@ -150,7 +148,7 @@ async function read() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) state("paused", "");
+  if (running && document.hidden) state("paused", "");
   read();
 });
 

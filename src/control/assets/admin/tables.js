@@ -86,6 +86,7 @@ export function ends({ metrics }) {
 
 export function slow({ slow, time }, disconnect) {
   $("slow-count").textContent = slow.total ? exact(slow.total) : "";
+  $("slow-nav").textContent = slow.total ? `Slow (${exact(slow.total)})` : "Slow";
   const button = (cell) => {
     const act = h("button", { class: "small danger" }, "Disconnect…");
     cell.append(act);

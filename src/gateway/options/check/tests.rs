@@ -212,6 +212,12 @@ fn every_contradiction_is_named_with_its_line() {
         ),
         ("websocket.handler_prefix = \"ws\"", "1: websocket.handler_prefix: must be a path"),
         ("health.handler_prefix = \"/api/\"", "1: health.handler_prefix: is the same as http_api"),
+        ("admin.enabled = true", "admin.password: is needed"),
+        (
+            "[admin]\nenabled = true\npassword = \"open sesame please\"\nhandler_prefix = \"x\"",
+            "4: admin.handler_prefix: must be empty or a path",
+        ),
+        ("admin.insecure = true", "1: admin.insecure: a setting of Centrifugo's that ringhold"),
         ("websocket.compression = true", "1: websocket.compression: is not supported"),
         ("websocket.message_size_limit = 0", "1: websocket.message_size_limit: must not be zero"),
         ("websocket.write_timeout = \"0s\"", "1: websocket.write_timeout: must not be zero"),

@@ -385,6 +385,7 @@ fn slow_consumers(gateway: &Gateway, page: &mut Page, metrics: &mut Metrics) {
 
 /// Takes a picture of all of it, which must not be wider than the window.
 fn look(page: &mut Page, name: &str) {
+    page.value("scrollTo({top: 0, behavior: 'instant'})");
     page.next_round();
     let size = "JSON.stringify([document.documentElement.scrollHeight, innerWidth, \
                 document.documentElement.scrollWidth])";

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::engine::sys::monotonic_ns;
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::{Handle, Handler};
 
 /// Whoever started this process and wants to know how it does.
@@ -72,7 +73,9 @@ impl Notifier {
 
     /// The configuration is being read again; [`Self::ready`] follows, whatever comes of it.
     pub fn reloading(&self) {
-        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000));
+        let now = clock_gettime(ClockId::Monotonic);
+        let us = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={us}"));
     }
 
     /// The server goes away.

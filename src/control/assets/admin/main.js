@@ -18,6 +18,7 @@ let round = 0;
 
 const total = (name) => (metrics) => metrics[name];
 const perSecond = (n) => (n == null ? "–" : compact(Math.max(0, n)));
+const plural = (n, word) => (n === 1 ? word : `${word}s`);
 const figure = (metrics, name) => ({ metric: name, text: metrics[name] });
 
 // --- Tiles ---------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ function showTiles() {
   const { metrics } = history.last;
   const rate = (name) => history.rate(total(name));
   tiles.connections.show({ text: exact(metrics.ringhold_open), metric: "ringhold_open", value: metrics.ringhold_open }, "open",
-    [figure(metrics, "ringhold_gateway_users"), " users, ", figure(metrics, "ringhold_gateway_channels"), " channels"], history.gauge(total("ringhold_open")));
+    [figure(metrics, "ringhold_gateway_users"), plural(metrics.ringhold_gateway_users, " user"), ", ", figure(metrics, "ringhold_gateway_channels"), plural(metrics.ringhold_gateway_channels, " channel")], history.gauge(total("ringhold_open")));
   for (const [tile, name] of [["incoming", "ringhold_messages_in_total"], ["outgoing", "ringhold_messages_out_total"], ["publications", "ringhold_gateway_publications_total"]]) {
     const points = rate(name);
     tiles[tile].show(perSecond(latest(points)), "/s", [figure(metrics, name), " in all"], points);

@@ -161,7 +161,7 @@ fn dashboard() -> Vec<(String, Vec<String>)> {
             found.push((query.to_owned(), Vec::new()));
         }
     }
-    assert!(found.len() > 50, "{}", found.len());
+    assert!(found.len() > 40, "{}", found.len());
     found
 }
 

@@ -226,8 +226,11 @@ name = "chat"
 allow_subscribe_for_client = true
 "#;
 
-/// A running server's series: the labels of each, by name.
-fn exported() -> (BTreeSet<String>, BTreeMap<String, Vec<BTreeMap<String, String>>>) {
+/// The labels of each series, by the metric's name.
+type Series = BTreeMap<String, Vec<BTreeMap<String, String>>>;
+
+/// What a running server exports: all names, and the series that there are.
+fn exported() -> (BTreeSet<String>, Series) {
     let gateway = Gateway::start(TABLES);
     let mut session = gateway.connected("ann");
     session.subscribe("chat:a");
@@ -243,7 +246,7 @@ fn exported() -> (BTreeSet<String>, BTreeMap<String, Vec<BTreeMap<String, String
     session.closed(3503);
     let text = scrape(&gateway);
     let mut names = BTreeSet::new();
-    let mut series: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let mut series = Series::new();
     let label = Regex::new(r#"(\w+)="([^"]*)""#).unwrap();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {

@@ -1,8 +1,9 @@
 //! The control plane: one thread beside the workers, on tokio-uring.
 //!
-//! It turns signals into drains and counters into log lines, and speaks HTTP: the server API,
-//! health, metrics, the admin page, the demo page, and the hooks by which the gateway asks the application's
-//! backend. No WebSocket connection ever passes through it, and no worker ever waits for it.
+//! It turns signals into drains and counters into log lines, tells systemd how the server does, and
+//! speaks HTTP: the server API, health, metrics, the admin page, the demo page, and the hooks by
+//! which the gateway asks the application's backend. No WebSocket connection ever passes through
+//! it, and no worker ever waits for it.
 //!
 //! This is what the program `ringhold` is made of, for its own use: names here may change in any
 //! version.

@@ -139,8 +139,8 @@ impl<B> Admin<B> {
     }
 
     /// The answer to whoever has no session.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
-        if self.admits(headers) { Ok(()) } else { Err(refusal(StatusCode::UNAUTHORIZED)) }
+    fn refuses(&self, headers: &HeaderMap) -> Option<Response> {
+        (!self.admits(headers)).then(|| refusal(StatusCode::UNAUTHORIZED))
     }
 }
 
@@ -225,7 +225,7 @@ async fn login(request: Request) -> Result<Login, StatusCode> {
 
 /// Requests of the server API, by a session instead of a key.
 async fn api<B: Backend>(State(admin): State<Arc<Admin<B>>>, request: Request) -> Response {
-    if let Err(response) = admin.check(request.headers()) {
+    if let Some(response) = admin.refuses(request.headers()) {
         return response;
     }
     let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string());

@@ -71,7 +71,7 @@ pub(super) async fn channels<B: Backend>(
     headers: HeaderMap,
     uri: Uri,
 ) -> Response {
-    if let Err(response) = admin.check(&headers) {
+    if let Some(response) = admin.refuses(&headers) {
         return response;
     }
     match search(&uri) {
@@ -85,7 +85,7 @@ pub(super) async fn users<B: Backend>(
     headers: HeaderMap,
     uri: Uri,
 ) -> Response {
-    if let Err(response) = admin.check(&headers) {
+    if let Some(response) = admin.refuses(&headers) {
         return response;
     }
     match search(&uri) {
@@ -99,7 +99,7 @@ pub(super) async fn user<B: Backend>(
     headers: HeaderMap,
     uri: Uri,
 ) -> Response {
-    if let Err(response) = admin.check(&headers) {
+    if let Some(response) = admin.refuses(&headers) {
         return response;
     }
     let Ok(Query(Whose { user })) = Query::try_from_uri(&uri) else {

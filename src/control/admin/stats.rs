@@ -58,7 +58,7 @@ pub(super) async fn stats<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(response) = admin.check(&headers) {
+    if let Some(response) = admin.refuses(&headers) {
         return response;
     }
     let figures = async {
@@ -84,9 +84,9 @@ pub(super) async fn help<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
     headers: HeaderMap,
 ) -> Response {
-    match admin.check(&headers) {
-        Ok(()) => written(&Helps::new()),
-        Err(response) => response,
+    match admin.refuses(&headers) {
+        None => written(&Helps::new()),
+        Some(response) => response,
     }
 }
 

@@ -10,7 +10,7 @@ mod support;
 
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::browser::{BROWSERS, Browser, LIMIT, Tab};
 use support::client::Client;
 use support::gateway::{Session, address, program};

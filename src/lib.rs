@@ -95,7 +95,8 @@ pub mod protocol;
 
 pub use engine::{
     Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart, CounterKind,
-    Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Message, Policy, Proxies,
-    ProxyHeaders, RatePolicy, Running, SendError, Server, SlowPeer, StartError, Stats,
+    Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, LastWords, Message, Plain,
+    Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server, SlowPeer, StartError,
+    Stats,
 };
 pub use protocol::{CloseCode, Kind};

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Running, Server};
+use ringhold::{Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server};
 
 use crate::stories::{Frame, Peer};
 use crate::support::PATIENCE;
@@ -28,8 +28,14 @@ impl Handler for Doorman {
         Answer::accept(())
     }
 
-    fn passes(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> bool {
-        request.path() == "/plain"
+    fn plain(
+        &mut self,
+        _: &mut Cx<'_>,
+        request: &Request<'_>,
+        _: Option<&[u8]>,
+        _: SocketAddr,
+    ) -> Plain<()> {
+        if request.path() == "/plain" { Plain::Pass } else { Plain::Refuse }
     }
 
     fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {

@@ -28,6 +28,7 @@ mod simulation {
     pub mod remote;
     pub mod run;
     pub mod script;
+    pub mod streamer;
     pub mod traffic;
     pub mod wire;
     pub mod world;
@@ -127,7 +128,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 54] = [
+const EXPECTED: [&str; 68] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -166,6 +167,20 @@ const EXPECTED: [&str; 54] = [
     "dialled",
     "dial failed",
     "socket error",
+    "refused 411",
+    "refused 413",
+    "answered 204",
+    "stream: message",
+    "stream: topic message",
+    "stream: prefix",
+    "stream: heartbeat",
+    "stream: told to go on",
+    "stream: bytes without chunks",
+    "stream: last words",
+    "stream: end",
+    "stream closed: Slow",
+    "stream closed: Peer",
+    "stream closed: Heartbeat",
     "closed: Peer",
     "closed: Abrupt",
     "closed: Broken",

@@ -1,4 +1,5 @@
-//! How connections end: the close handshake from either side, faults, refusals, and plain drops.
+//! How connections end: the close handshake from either side, the end of a stream, faults,
+//! refusals, and plain drops.
 //!
 //! The order is always the same. The application is told once ([`Core::conclude`]), topics and
 //! messages in progress go in the same step; then what is queued leaves, then the descriptor is
@@ -8,11 +9,11 @@ use super::conn::SendError;
 use super::core::{Core, Notice};
 use super::handler::{Cause, Closed};
 use super::outbox::Data;
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Framing, Phase};
 use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::request::Refusal;
-use crate::protocol::{CloseCode, CloseFrame, Fault};
+use crate::protocol::{CloseCode, CloseFrame, Fault, stream};
 
 impl Core {
     /// The application closes: our close frame, then the peer's (RFC 6455 section 7.1.2).
@@ -30,10 +31,12 @@ impl Core {
         Ok(())
     }
 
-    /// Sends a close frame behind what is queued and waits for the peer's.
+    /// Sends a close frame behind what is queued and waits for the peer's. A stream ends as soon as
+    /// all is sent, since its client has nothing to say.
     pub(crate) fn begin_close(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
-        if self.slots.get(slot).is_none_or(|hot| hot.phase != Phase::Open) {
-            return;
+        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
+        if hot.has(Flags::STREAM) {
+            return self.fail(slot, cause, code, reason);
         }
         self.queue_close_frame(slot, code, reason);
         self.conclude(slot, cause, code, "");
@@ -98,10 +101,14 @@ impl Core {
 
     /// Answers a request with an HTTP status and ends the connection.
     pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
-        self.heads.remove(&slot);
         let start = self.cork.len();
         refusal.write(&mut self.cork);
-        let answer = Data::Cork(start..self.cork.len());
+        self.end_with(slot, Data::Cork(start..self.cork.len()));
+    }
+
+    /// Ends a connection that never opened with an HTTP answer.
+    pub(crate) fn end_with(&mut self, slot: u32, answer: Data) {
+        self.drop_head(slot);
         self.with_outbox(slot, |outbox| outbox.push_final(answer));
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::DEAF);
@@ -111,7 +118,7 @@ impl Core {
 
     /// Starts to hand a connection over, with what was received on it so far.
     pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>) {
-        self.heads.remove(&slot);
+        self.drop_head(slot);
         self.passing.insert(slot, received);
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::INSTALL);
@@ -157,6 +164,7 @@ impl Core {
         }
         let generation = hot.generation;
         self.open -= 1;
+        self.streams -= u64::from(hot.has(Flags::STREAM));
         self.count_closed(cause);
         let closed = Closed { cause, code, reason: reason.to_owned() };
         self.notices.push_back(Notice::Closed { slot, generation, closed });
@@ -186,19 +194,41 @@ impl Core {
         *counter += 1;
     }
 
+    /// Queues what is last on a connection: the application's last words if it has a dialect, and
+    /// the close frame or the end of the body.
     fn queue_close_frame(&mut self, slot: u32, code: CloseCode, reason: &str) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.set(Flags::CLOSE_SENT) {
             return;
         }
-        let client = hot.has(Flags::CLIENT);
-        let mask = client.then(|| self.mask());
-        let mut payload = [0; 125];
-        let len = write_payload(&mut payload, code, reason);
+        let (framing, dialect) = (hot.framing(), hot.dialect());
+        let mut words = Vec::new();
+        if dialect > 0 {
+            (self.config.last_words.0)(dialect, code, reason, &mut words);
+        }
         let start = self.cork.len();
-        frame::append(&mut self.cork, Opcode::Close, &payload[..len], mask);
+        match framing {
+            Framing::Chunks => {
+                stream::append_chunk(&mut self.cork, &words);
+                self.cork.extend_from_slice(stream::END);
+            }
+            Framing::Bare => self.cork.extend_from_slice(&words),
+            Framing::Frames | Framing::Masked => {
+                let masked = framing == Framing::Masked;
+                if !words.is_empty() {
+                    let mask = masked.then(|| self.mask());
+                    frame::append(&mut self.cork, Opcode::Text, &words, mask);
+                }
+                let mask = masked.then(|| self.mask());
+                let mut payload = [0; 125];
+                let len = write_payload(&mut payload, code, reason);
+                frame::append(&mut self.cork, Opcode::Close, &payload[..len], mask);
+            }
+        }
         let data = Data::Cork(start..self.cork.len());
-        self.with_outbox(slot, |outbox| outbox.push_final(data));
+        if !data.is_empty() {
+            self.with_outbox(slot, |outbox| outbox.push_final(data));
+        }
     }
 
     /// Nothing more is awaited from the peer: send what is queued, then end.
@@ -240,7 +270,7 @@ impl Core {
         }
         self.unblock(slot);
         self.retire_outbox(slot);
-        self.heads.remove(&slot);
+        self.drop_head(slot);
         self.passing.remove(&slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.phase = Phase::Closed;

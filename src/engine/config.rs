@@ -16,6 +16,32 @@ impl Config {
     }
 }
 
+/// What is said on a connection with a dialect before it ends, whatever ends it: appends the bytes
+/// for a dialect, the code and the reason. On a stream they come before the end of the body, on a
+/// WebSocket they are a text message before the close frame. Nothing appended: nothing said.
+#[derive(Clone, Copy)]
+pub struct LastWords(pub fn(u8, CloseCode, &str, &mut Vec<u8>));
+
+impl Default for LastWords {
+    fn default() -> Self {
+        Self(|_, _, _, _| {})
+    }
+}
+
+impl std::fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LastWords(..)")
+    }
+}
+
+impl PartialEq for LastWords {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for LastWords {}
+
 /// What to do with a connection that sends more than its rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RatePolicy {
@@ -200,6 +226,8 @@ pub struct Config {
     pub close_timeout: Duration,
     /// See [`Heartbeat`].
     pub heartbeat: Heartbeat,
+    /// See [`LastWords`].
+    pub last_words: LastWords,
     /// Resolution of all deadlines.
     pub tick: Duration,
     /// Commands that may wait for a worker; one more is refused to its sender.
@@ -240,6 +268,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             heartbeat: Heartbeat::default(),
+            last_words: LastWords::default(),
             tick: Duration::from_millis(100),
             mailbox: 65_536,
             drain: Drain::default(),
@@ -310,6 +339,16 @@ impl Config {
             Some((_, text)) => Err(ConfigError((*text).to_owned())),
             None => Ok(()),
         }
+    }
+
+    /// How long the kernel tries to get what is sent to a peer before it gives the connection up
+    /// (TCP_USER_TIMEOUT): as long as a heartbeat may stay unanswered, so that a peer that vanished
+    /// is found by the heartbeats that nobody takes, also where no answer is awaited; but no less
+    /// than a slow peer may take nothing. Where answers are not demanded, an interval.
+    pub fn user_timeout(&self) -> Duration {
+        let beat = &self.heartbeat;
+        let unanswered = if beat.enabled { beat.dead.min(beat.ceiling) } else { Duration::ZERO };
+        unanswered.max(self.write_timeout)
     }
 
     /// How `max_connections` are spread, given the soft limit of open files and the processors
@@ -385,6 +424,19 @@ mod tests {
     #[test]
     fn defaults_hold() {
         assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn the_kernel_gives_up_when_a_heartbeat_would() {
+        let second = Duration::from_secs;
+        let mut config = Config { write_timeout: second(1), ..Config::default() };
+        assert_eq!(config.user_timeout(), second(60));
+        config.heartbeat.dead = second(8);
+        assert_eq!(config.user_timeout(), second(8));
+        config.heartbeat.dead = second(1_000_000);
+        assert_eq!(config.user_timeout(), config.heartbeat.ceiling);
+        config.heartbeat.enabled = false;
+        assert_eq!(config.user_timeout(), second(1));
     }
 
     #[test]

@@ -8,8 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::{Core, Outgoing};
-use super::slots::Phase;
+use super::handler::Cause;
+use super::limits::Allowance;
+use super::slots::{Framing, Phase};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 use crate::protocol::{CloseCode, Kind};
 
 /// Names a connection for as long as the process lives, also after it is gone: a stale identifier
@@ -63,6 +66,8 @@ pub enum SendError {
     Busy,
     /// A control frame's payload is over 125 bytes.
     TooLong,
+    /// The connection is a stream, which has no control frames.
+    Stream,
 }
 
 impl std::fmt::Display for SendError {
@@ -73,6 +78,7 @@ impl std::fmt::Display for SendError {
             Self::Slow => "the outbox is full; the connection is being closed",
             Self::Busy => "the mailbox of the connection's core is full",
             Self::TooLong => "a control frame carries at most 125 bytes",
+            Self::Stream => "a stream has no control frames",
         })
     }
 }
@@ -80,10 +86,13 @@ impl std::fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 /// A message encoded once, to be shared by any number of receivers. Cloning counts a reference.
+/// Receivers whose connections frame it in another way than it was made for get a copy.
 #[derive(Clone, Debug)]
 pub struct Frame {
     wire: Bytes,
     header: u8,
+    /// A chunk of a stream and not a frame.
+    chunk: bool,
     kind: Kind,
     key: u64,
 }
@@ -104,7 +113,16 @@ impl Frame {
         let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
         frame::append(&mut wire, opcode(kind), payload, None);
         let header = (wire.len() - payload.len()) as u8;
-        Self { wire: wire.into(), header, kind, key: 0 }
+        Self { wire: wire.into(), header, chunk: false, kind, key: 0 }
+    }
+
+    /// A piece for streams.
+    pub fn chunk(payload: &[u8]) -> Self {
+        let around = CHUNK_HEAD_MAX + CHUNK_TAIL.len();
+        let mut wire = Vec::with_capacity(payload.len() + around);
+        stream::append_chunk(&mut wire, payload);
+        let header = wire.len().saturating_sub(payload.len() + CHUNK_TAIL.len()) as u8;
+        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0 }
     }
 
     /// With a key, other than 0, for [`super::Policy::Conflate`]: in a full outbox it replaces an
@@ -116,7 +134,12 @@ impl Frame {
 
     /// The payload.
     pub fn payload(&self) -> &[u8] {
-        &self.wire[usize::from(self.header)..]
+        &self.wire[self.range()]
+    }
+
+    fn range(&self) -> Range<usize> {
+        let tail = if self.chunk && !self.wire.is_empty() { CHUNK_TAIL.len() } else { 0 };
+        usize::from(self.header)..self.wire.len() - tail
     }
 
     /// Text or binary.
@@ -128,8 +151,16 @@ impl Frame {
         self.key
     }
 
-    pub(crate) fn wire(&self) -> &Bytes {
-        &self.wire
+    /// The bytes for a connection, if it can have them without a copy. Never none of a chunk, since
+    /// an empty segment is never sent.
+    pub(crate) fn wire(&self, framing: Framing) -> Option<Bytes> {
+        match framing {
+            Framing::Frames if !self.chunk => Some(self.wire.clone()),
+            _ if self.range().is_empty() => None,
+            Framing::Chunks if self.chunk => Some(self.wire.clone()),
+            Framing::Bare => Some(self.wire.slice(self.range())),
+            _ => None,
+        }
     }
 }
 
@@ -239,6 +270,49 @@ impl Cx<'_> {
         self.core.links.send(id, &Frame::new(kind, payload))
     }
 
+    /// As [`Self::send_to`], with bytes of the receiver's own before those that it shares, as one
+    /// message. Only for streams of this core; others get the frame alone.
+    pub fn send_prefixed_to(
+        &mut self,
+        id: ConnId,
+        prefix: &[u8],
+        frame: &Frame,
+    ) -> Result<(), SendError> {
+        if id.worker == self.core.worker {
+            return self.core.queue_prefixed(id.slot, id.generation, prefix, frame);
+        }
+        self.core.links.send(id, frame)
+    }
+
+    /// Whether messages can be sent to a connection of this core.
+    pub fn is_open_at(&self, id: ConnId) -> bool {
+        let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
+        id.worker == self.core.worker && hot.is_some_and(|hot| hot.phase == Phase::Open)
+    }
+
+    /// The client of a stream of this core has sent a message of so many bytes by another way: what
+    /// a message on a WebSocket would be, it is proof of life, answers a heartbeat and counts
+    /// towards the rate of messages. Beyond that rate the stream is closed, under either policy,
+    /// since nothing can be left unread. Returns whether the stream is open.
+    pub fn heard(&mut self, id: ConnId, bytes: usize) -> bool {
+        if !self.is_open_at(id) {
+            return false;
+        }
+        self.core.settle_accounts(id.slot);
+        self.core.on_life(id.slot);
+        let tick = self.core.tick;
+        if let Some(hot) = self.core.slots.get_mut(id.slot) {
+            hot.active = tick;
+        }
+        self.core.counted.messages_in += 1;
+        self.core.counted.payload_in += bytes as u64;
+        if self.core.spend_message(id.slot) != Allowance::Granted {
+            self.core.fail(id.slot, Cause::Rate, CloseCode::POLICY, "too many messages");
+            return false;
+        }
+        true
+    }
+
     /// Starts the close handshake of any connection.
     pub fn close(&mut self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
         if id.worker == self.core.worker {
@@ -329,7 +403,8 @@ impl<'a> Conn<'a> {
     pub fn rtt(&self) -> Option<Duration> {
         let core = &self.cx.core;
         let pulse = &core.slots.get(self.slot)?.pulse;
-        let asked = core.limits.heartbeat.application && pulse.level > 0;
+        let own = core.limits.heartbeat.application || core.is_stream(self.slot);
+        let asked = own && pulse.level > 0;
         let micros = if asked { 0 } else { pulse.rtt_us };
         (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
     }
@@ -377,7 +452,7 @@ impl<'a> Conn<'a> {
                 // The client's header held a mask besides, so there is room for ours before the
                 // payload; a copy is the answer where that does not hold.
                 match range.start.checked_sub(len) {
-                    Some(start) if !core.is_client(self.slot) => {
+                    Some(start) if core.framing(self.slot) == Framing::Frames => {
                         arena[start..range.start].copy_from_slice(&bytes[..len]);
                         core.queue_arena(self.slot, self.generation, start..range.end)
                     }
@@ -393,7 +468,8 @@ impl<'a> Conn<'a> {
         }
     }
 
-    /// Queues a ping with at most 125 bytes. At most one ping waits; a newer one replaces it.
+    /// Queues a ping with at most 125 bytes. At most one ping waits; a newer one replaces it. Not
+    /// on streams.
     pub fn ping(&mut self, payload: &[u8]) -> Result<(), SendError> {
         self.cx.core.queue_control(self.slot, self.generation, Opcode::Ping, payload)
     }

@@ -23,13 +23,13 @@ use super::heartbeat;
 use super::outbox::{Data, Outbox, Policy};
 use super::reading::RECEIVE_MAX;
 use super::rng::Rng;
-use super::slots::{Flags, Hot, Phase, Slots};
+use super::slots::{Flags, Framing, Hot, Phase, Slots};
 use super::token::Token;
 use super::topics::Topics;
 use super::wheel::Wheel;
 use super::worker::KEPT;
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
-use crate::protocol::{CloseCode, Decoder, Kind, Role};
+use crate::protocol::{CloseCode, Decoder, Kind, Role, stream};
 
 /// What the application has to be told, once its present callback has returned.
 #[derive(Debug)]
@@ -72,6 +72,15 @@ pub(crate) struct Dial {
 pub(crate) struct Head {
     pub(crate) bytes: Vec<u8>,
     pub(crate) scanned: usize,
+    /// Where the body ends that the application asked for; 0 if it asked for none.
+    pub(crate) end: usize,
+}
+
+impl Head {
+    /// What the core's account holds for it: a head alone is bounded by its own limit.
+    pub(crate) fn held(&self) -> usize {
+        if self.end > 0 { self.bytes.capacity() } else { 0 }
+    }
 }
 
 /// The other cores, as seen from one.
@@ -136,11 +145,13 @@ pub(crate) struct Core {
     pub(crate) drift_us: Histogram<u64>,
     /// Deadlines were found late, and moved, when they were last looked at.
     pub(crate) forgave: bool,
-    /// Bytes of messages in progress.
+    /// Bytes of messages and bodies in progress.
     pub(crate) inbound_held: usize,
     /// Bytes in outboxes that outlived a turn.
     pub(crate) outbox_held: usize,
     pub(crate) open: u64,
+    /// Streams among the open.
+    pub(crate) streams: u64,
     pub(crate) blocked: u64,
     /// Connections that are here only to be refused.
     pub(crate) surplus: u32,
@@ -241,6 +252,7 @@ impl Core {
             inbound_held: 0,
             outbox_held: 0,
             open: 0,
+            streams: 0,
             blocked: 0,
             surplus: 0,
             spare: Vec::new(),
@@ -271,6 +283,7 @@ impl Core {
         Counters {
             connections: u64::from(self.slots.used()),
             open: self.open,
+            streams: self.streams,
             inbound_bytes_held: self.inbound_held as u64,
             outbox_bytes_held: self.outbox_held as u64,
             blocked: self.blocked,
@@ -289,8 +302,13 @@ impl Core {
         }
     }
 
-    pub(crate) fn is_client(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_some_and(|hot| hot.has(Flags::CLIENT))
+    /// How messages are framed on a connection; as in frames for one that is gone.
+    pub(crate) fn framing(&self, slot: u32) -> Framing {
+        self.slots.get(slot).map_or(Framing::Frames, |hot| hot.framing())
+    }
+
+    pub(crate) fn is_stream(&self, slot: u32) -> bool {
+        self.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM))
     }
 
     /// Copies a payload into a frame of this turn.
@@ -301,18 +319,30 @@ impl Core {
         kind: Kind,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        let client = self.admit(slot, generation, payload.len() + HEADER_MAX)?;
-        if payload.len() >= CORK_MAX && !client {
-            let mut wire = BytesMut::with_capacity(payload.len() + HEADER_MAX);
-            let (len, bytes) = header(kind, payload.len());
+        let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
+        if payload.is_empty() && matches!(framing, Framing::Chunks | Framing::Bare) {
+            // Nothing is nothing there, and a chunk of it would be the end.
+            return Ok(());
+        }
+        if payload.len() >= CORK_MAX && framing != Framing::Masked {
+            let mut wire = BytesMut::with_capacity(payload.len() + AROUND_MAX);
+            let (len, bytes) = before(framing, kind, payload.len());
             wire.extend_from_slice(&bytes[..len]);
             wire.extend_from_slice(payload);
+            wire.extend_from_slice(after(framing));
             self.enqueue(slot, Data::Shared(wire.freeze()), 0);
             return Ok(());
         }
-        let mask = client.then(|| self.mask());
         let start = self.cork.len();
-        frame::append(&mut self.cork, opcode(kind), payload, mask);
+        match framing {
+            Framing::Chunks => stream::append_chunk(&mut self.cork, payload),
+            Framing::Bare => self.cork.extend_from_slice(payload),
+            Framing::Frames => frame::append(&mut self.cork, opcode(kind), payload, None),
+            Framing::Masked => {
+                let mask = self.mask();
+                frame::append(&mut self.cork, opcode(kind), payload, Some(mask));
+            }
+        }
         let end = self.cork.len();
         self.enqueue(slot, Data::Cork(start..end), 0);
         Ok(())
@@ -325,16 +355,41 @@ impl Core {
         generation: u32,
         frame: &Frame,
     ) -> Result<(), SendError> {
-        if self.is_client(slot) {
+        let Some(wire) = frame.wire(self.framing(slot)) else {
             return self.queue_message(slot, generation, frame.kind(), frame.payload());
-        }
-        let wire = frame.wire();
+        };
         let conflates = self.config.outbox_policy == Policy::Conflate && frame.key() != 0;
-        if conflates && self.conflate(slot, generation, frame) {
+        if conflates && self.conflate(slot, generation, &wire, frame.key()) {
             return Ok(());
         }
         self.admit(slot, generation, wire.len())?;
-        self.enqueue(slot, Data::Shared(wire.clone()), if conflates { frame.key() } else { 0 });
+        self.enqueue(slot, Data::Shared(wire), if conflates { frame.key() } else { 0 });
+        Ok(())
+    }
+
+    /// Queues a prefix of a stream's own and a frame that others share, as one message: both arrive
+    /// or none.
+    pub(crate) fn queue_prefixed(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        prefix: &[u8],
+        frame: &Frame,
+    ) -> Result<(), SendError> {
+        let framing = self.framing(slot);
+        let streams = matches!(framing, Framing::Chunks | Framing::Bare);
+        let Some(wire) = frame.wire(framing).filter(|_| streams && !prefix.is_empty()) else {
+            return self.queue_frame(slot, generation, frame);
+        };
+        self.admit(slot, generation, prefix.len() + AROUND_MAX + wire.len())?;
+        let start = self.cork.len();
+        match framing {
+            Framing::Chunks => stream::append_chunk(&mut self.cork, prefix),
+            _ => self.cork.extend_from_slice(prefix),
+        }
+        let prefix = Data::Cork(start..self.cork.len());
+        self.counted.messages_out += 1;
+        self.with_outbox(slot, |outbox| outbox.push_pair(prefix, Data::Shared(wire)));
         Ok(())
     }
 
@@ -346,11 +401,11 @@ impl Core {
         kind: Kind,
         payload: Bytes,
     ) -> Result<(), SendError> {
-        if payload.len() < CORK_MAX || self.is_client(slot) {
+        if payload.len() < CORK_MAX || self.framing(slot) != Framing::Frames {
             return self.queue_message(slot, generation, kind, &payload);
         }
         self.admit(slot, generation, payload.len() + HEADER_MAX)?;
-        let (len, bytes) = header(kind, payload.len());
+        let (len, bytes) = before(Framing::Frames, kind, payload.len());
         let start = self.cork.len();
         self.cork.extend_from_slice(&bytes[..len]);
         self.counted.messages_out += 1;
@@ -371,7 +426,8 @@ impl Core {
         Ok(())
     }
 
-    /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly.
+    /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly. Streams have
+    /// none.
     pub(crate) fn queue_control(
         &mut self,
         slot: u32,
@@ -385,6 +441,9 @@ impl Core {
         let Some(hot) = self.slots.lookup(slot, generation) else { return Err(SendError::Gone) };
         if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
             return Err(SendError::Gone);
+        }
+        if hot.has(Flags::STREAM) {
+            return Err(SendError::Stream);
         }
         let (client, blocked) = (hot.has(Flags::CLIENT), hot.has(Flags::BLOCKED));
         let mask = client.then(|| self.mask());
@@ -507,18 +566,18 @@ impl Core {
         self.with_outbox(slot, |outbox| outbox.push(data, key));
     }
 
-    fn conflate(&mut self, slot: u32, generation: u32, frame: &Frame) -> bool {
+    fn conflate(&mut self, slot: u32, generation: u32, wire: &Bytes, key: u64) -> bool {
         let Some(hot) = self.slots.lookup(slot, generation) else { return false };
-        let data = Data::Shared(frame.wire().clone());
+        let data = Data::Shared(wire.clone());
         let replaced = hot.phase == Phase::Open
-            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, frame.key()));
+            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, key));
         self.counted.conflated += u64::from(replaced);
         replaced
     }
 
-    /// Whether `len` more bytes may be queued; applies the policy if not. Returns whether the
-    /// connection is a client's end.
-    fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<bool, SendError> {
+    /// Whether `len` more bytes may be queued; applies the policy if not. Returns how the
+    /// connection's messages are framed.
+    fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<Framing, SendError> {
         let Some(hot) = self.slots.lookup(slot, generation) else {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
@@ -527,8 +586,8 @@ impl Core {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         }
-        let client = hot.has(Flags::CLIENT);
-        let Some(outbox) = hot.outbox.as_mut() else { return Ok(client) };
+        let framing = hot.framing();
+        let Some(outbox) = hot.outbox.as_mut() else { return Ok(framing) };
         let queued = outbox.bytes();
         // What the kernel has not been offered yet says nothing about the peer's speed.
         let limit = match hot.flags.0 & Flags::BLOCKED {
@@ -541,7 +600,7 @@ impl Core {
                 self.give_up(slot, Cause::OutboxFull);
                 return Err(SendError::Slow);
             }
-            return Ok(client);
+            return Ok(framing);
         }
         match self.config.outbox_policy {
             Policy::CloseSlow => {
@@ -559,17 +618,44 @@ impl Core {
                     self.counted.dropped_full += 1;
                     return Err(SendError::Dropped);
                 }
-                Ok(client)
+                Ok(framing)
             }
         }
     }
 }
 
-fn header(kind: Kind, len: usize) -> (usize, [u8; HEADER_MAX]) {
-    let mut bytes = [0; HEADER_MAX];
-    let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
-    (header.write(&mut bytes), bytes)
+/// What comes before a payload that is not masked.
+fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX]) {
+    let mut bytes = [0; BEFORE_MAX];
+    let used = match framing {
+        Framing::Bare => 0,
+        Framing::Chunks => {
+            let (head, used) = stream::chunk_head(len);
+            bytes[..used].copy_from_slice(&head[..used]);
+            used
+        }
+        Framing::Frames | Framing::Masked => {
+            let mut head = [0; HEADER_MAX];
+            let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
+            let used = header.write(&mut head);
+            bytes[..used].copy_from_slice(&head[..used]);
+            used
+        }
+    };
+    (used, bytes)
 }
+
+/// What comes after a payload.
+fn after(framing: Framing) -> &'static [u8] {
+    if framing == Framing::Chunks { stream::CHUNK_TAIL } else { b"" }
+}
+
+/// Most bytes before a payload, in frames and chunks.
+const BEFORE_MAX: usize =
+    if HEADER_MAX > stream::CHUNK_HEAD_MAX { HEADER_MAX } else { stream::CHUNK_HEAD_MAX };
+
+/// Most bytes before and after a payload.
+const AROUND_MAX: usize = BEFORE_MAX + stream::CHUNK_TAIL.len();
 
 /// Payloads up to this size are copied into the cork; larger ones get a buffer of their own.
 const CORK_MAX: usize = 16 * 1024;

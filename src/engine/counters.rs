@@ -46,7 +46,9 @@ counters! {
     connections: Gauge,
     /// Connections that are open, as the application sees it.
     open: Gauge,
-    /// Bytes of messages in progress.
+    /// Streams among them.
+    streams: Gauge,
+    /// Bytes of messages and bodies in progress.
     inbound_bytes_held: Gauge,
     /// Bytes queued for peers that the kernel has not taken.
     outbox_bytes_held: Gauge,
@@ -60,8 +62,10 @@ counters! {
     subscriptions: Gauge,
     /// TCP connections accepted.
     accepted: Total,
-    /// Opening handshakes completed.
+    /// Opening handshakes completed, those of streams included.
     opened: Total,
+    /// Streams opened.
+    streams_opened: Total,
     /// Connections that were open and have ended.
     closed: Total,
     /// Accepts that failed, by any error.
@@ -76,7 +80,11 @@ counters! {
     accept_rate_pauses: Total,
     /// Refused with 400 or 505.
     refused_bad_request: Total,
-    /// Refused with 403, 404 or an application's answer.
+    /// Refused with 503: this core's memory for messages and bodies in progress is used up.
+    refused_inbound_full: Total,
+    /// Plain requests that the application answered at once, other than by a refusal.
+    answered: Total,
+    /// Refused with 403, 404, 411, 413 or an application's answer.
     refused_application: Total,
     /// Refused with 405 or 426.
     refused_not_websocket: Total,
@@ -118,7 +126,7 @@ counters! {
     published: Total,
     /// Commands that found a mailbox full.
     mailbox_full: Total,
-    /// Close handshakes completed.
+    /// Close handshakes completed, and streams that their clients left.
     closed_clean: Total,
     /// Ended by the peer without a close frame.
     closed_abrupt: Total,

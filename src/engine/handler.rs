@@ -27,12 +27,17 @@ pub trait Handler: Sized + 'static {
         peer: SocketAddr,
     ) -> Answer<Self::State>;
 
-    /// Whether a request that does not ask for WebSocket is to be handed over, connection and all,
-    /// to [`Self::passed`]; otherwise it is answered with 426, 405 or 505. Needs Linux 6.8; on
-    /// older kernels the answer is 503.
-    fn passes(&mut self, cx: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> bool {
-        let _ = (cx, request, peer);
-        false
+    /// Decides about a request that does not ask for WebSocket. Asked again, with the body, after
+    /// [`Plain::Body`].
+    fn plain(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: &Request<'_>,
+        body: Option<&[u8]>,
+        peer: SocketAddr,
+    ) -> Plain<Self::State> {
+        let _ = (cx, request, body, peer);
+        Plain::Refuse
     }
 
     /// A connection left the engine: the socket, in blocking mode, and what was read from it, which
@@ -55,9 +60,9 @@ pub trait Handler: Sized + 'static {
         let _ = (conn, state);
     }
 
-    /// It is time for a heartbeat of the application's own; only called with
-    /// [`super::Heartbeat::application`]. Returns whether one was sent, so that an answer is
-    /// awaited.
+    /// It is time for a heartbeat of the application's own; only called for streams and with
+    /// [`super::Heartbeat::application`]. Returns whether one was sent that an answer is awaited
+    /// to. Of a stream the answer comes by another way, and is told with [`Cx::heard`].
     fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) -> bool {
         let _ = (conn, state);
         false
@@ -105,6 +110,9 @@ pub enum Answer<S> {
         protocol: Option<String>,
         /// Further headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
+        /// At most [`DIALECT_MAX`](super::slots::DIALECT_MAX); not 0 if [`super::LastWords`] go
+        /// before the close frame.
+        dialect: u8,
     },
     /// Answer with this status and close.
     Refuse(Refusal),
@@ -113,14 +121,46 @@ pub enum Answer<S> {
 impl<S> Answer<S> {
     /// Accepts without subprotocol.
     pub fn accept(state: S) -> Self {
-        Self::Accept { state, protocol: None, headers: Vec::new() }
+        Self::Accept { state, protocol: None, headers: Vec::new(), dialect: 0 }
     }
+}
+
+/// The application's decision about a request that does not ask for WebSocket.
+#[derive(Debug)]
+pub enum Plain<S> {
+    /// Answer with 426, 405 or 505: there is nothing here but WebSocket.
+    Refuse,
+    /// Hand it over, connection and all, to [`Handler::passed`]. Needs Linux 6.8; on older kernels
+    /// the answer is 503.
+    Pass,
+    /// Read the body, of at most so many bytes, and ask again. Answered with 411 if its length is
+    /// not said, with 413 if it is longer, with 408 if it takes longer than the handshake may.
+    Body(usize),
+    /// Answer with a status and headers, and end the connection. The body is the status in words.
+    Answer {
+        /// The status; counted as a refusal from 400 on.
+        status: u16,
+        /// Headers of the response. Those with line breaks are left out.
+        headers: Vec<(String, String)>,
+    },
+    /// Answer with 200 and keep the connection open, to send on it: it is a connection like any
+    /// other, with [`Handler::open`], heartbeats, limits and [`Handler::close`], but no message
+    /// comes on it. Messages are written without frames, one after the other.
+    Stream {
+        /// The connection's state.
+        state: S,
+        /// Headers of the response. Those with line breaks are left out.
+        headers: Vec<(String, String)>,
+        /// At most [`DIALECT_MAX`](super::slots::DIALECT_MAX): tells [`super::LastWords`] which
+        /// kind of stream it is.
+        dialect: u8,
+    },
 }
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The peer closed, with a close frame.
+    /// The peer closed: with a close frame, or a stream by ending its connection.
     Peer,
     /// The peer closed its connection without a close frame.
     Abrupt,

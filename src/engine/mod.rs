@@ -29,6 +29,7 @@ mod heartbeat;
 mod limits;
 mod links;
 pub mod mailbox;
+mod opening;
 pub mod outbox;
 mod proxies;
 mod reading;
@@ -48,10 +49,12 @@ pub mod wheel;
 pub mod worker;
 mod writing;
 
-pub use config::{Config, ConfigError, Drain, Heartbeat, Proxies, ProxyHeaders, RatePolicy};
+pub use config::{
+    Config, ConfigError, Drain, Heartbeat, LastWords, Proxies, ProxyHeaders, RatePolicy,
+};
 pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
 pub use counters::{CounterKind, Counters, Stats};
-pub use handler::{Answer, Cause, Closed, Handler};
+pub use handler::{Answer, Cause, Closed, Handler, Plain};
 pub use links::{Handle, SlowPeer};
 pub use outbox::Policy;
 pub use server::{Builder, CoreStart, Running, Server, StartError};

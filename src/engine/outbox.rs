@@ -146,11 +146,13 @@ impl Outbox {
         }
     }
 
-    /// Queues what begins the stream: a handshake. Nothing overtakes it, nothing drops it.
+    /// Queues what begins the stream: a handshake. Nothing overtakes it, nothing drops it. Only
+    /// another one, an interim response, can be before it.
     pub fn push_head(&mut self, data: Data) {
-        debug_assert!(self.queue.is_empty());
+        debug_assert!(self.queue.iter().all(|segment| segment.class == Class::Head));
         self.bytes += data.len();
-        self.queue.push_back(Segment::new(data, Class::Head, 0));
+        let glued = !self.queue.is_empty();
+        self.queue.push_back(Segment { glued, ..Segment::new(data, Class::Head, 0) });
     }
 
     /// Whether at most one message is queued.

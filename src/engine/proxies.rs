@@ -72,7 +72,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 // What looked like a header until now belongs to the request.
                 if before > 0 {
                     head.bytes.truncate(before);
-                    core.heads.insert(slot, Head { bytes: head.bytes, scanned: 0 });
+                    core.heads.insert(slot, Head { bytes: head.bytes, ..Head::default() });
                 }
                 Some(range)
             }

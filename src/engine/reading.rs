@@ -12,14 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::conn::{Body, Message};
 use super::core::Core;
-use super::handler::{Answer, Cause, Handler};
+use super::handler::{Cause, Handler};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
-use crate::protocol::request::{self, Refusal};
-use crate::protocol::{CloseCode, Event, Kind, Partial, Payload, response};
+use crate::protocol::{CloseCode, Event, Kind, Partial, Payload};
 
 /// What a batch uses of its turn's share.
 #[derive(Default)]
@@ -120,7 +119,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 let again = more || count == room || broken;
                 core.settle_accounts(slot);
                 let allowance = core.spend_bytes(slot, count);
-                core.on_life(slot);
+                if !core.is_stream(slot) {
+                    core.on_life(slot);
+                }
                 match place {
                     Place::Arena(range) => {
                         let before = self.core.progress(slot);
@@ -162,7 +163,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn on_end(&mut self, slot: u32, phase: Phase) {
+        let stream = self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM));
         let cause = match phase {
+            // There is no other way for its client to say goodbye.
+            Phase::Open if stream => {
+                self.core.counted.closed_clean += 1;
+                Cause::Peer
+            }
             // The client's half of section 7.1.1: the server closed first.
             Phase::Lingering | Phase::Closing => Cause::Application,
             _ => Cause::Abrupt,
@@ -173,6 +180,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     fn on_bytes(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let Some(hot) = self.core.slots.get(slot) else { return };
         match hot.phase {
+            // The request was all that a stream's client had to say.
+            Phase::Open if hot.has(Flags::STREAM) => {}
             Phase::Handshake if hot.has(Flags::CLIENT) => self.on_response(slot, range),
             Phase::Handshake => self.on_request(slot, range),
             Phase::Open | Phase::Closing => self.decode(slot, generation, range, again),
@@ -182,7 +191,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     /// Decodes every event in a piece of the arena.
-    fn decode(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+    pub(super) fn decode(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let mut at = 0;
         loop {
             let core = &mut self.core;
@@ -313,147 +322,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.hold_back(slot, generation, allowance);
         self.deliver_notices();
     }
-
-    fn on_request(&mut self, slot: u32, range: Range<usize>) {
-        let Some(range) = self.after_proxy_header(slot, range) else { return };
-        let max = self.core.config.max_head;
-        let mut head = self.core.heads.remove(&slot).unwrap_or_default();
-        let before = head.bytes.len();
-        let whole = before == 0;
-        if !whole {
-            head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
-        }
-        // Parsed from a copy where it came in pieces, in place where it came whole.
-        let copy = std::mem::take(&mut head.bytes);
-        let outcome = {
-            let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
-            match request::parse(bytes, &mut head.scanned, max) {
-                Ok(None) => Ok(None),
-                Ok(Some((request, len))) => {
-                    self.core.learn_client(slot, &request);
-                    let refusal = self.core.refusal_of(slot);
-                    let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
-                    match (refusal, peer) {
-                        (Some(refusal), _) => Err(refusal),
-                        (None, None) => return,
-                        (None, Some(peer)) => {
-                            answer(&mut self.handler, &mut self.core, &request, peer)
-                                .map(|verdict| Some((verdict, len)))
-                        }
-                    }
-                }
-                Err(refusal) => Err(refusal),
-            }
-        };
-        match outcome {
-            Ok(None) => {
-                head.bytes = copy;
-                if whole {
-                    head.bytes.extend_from_slice(&self.arena.bytes[range]);
-                }
-                self.core.heads.insert(slot, head);
-            }
-            Ok(Some((Verdict::Upgrade(state), len))) => {
-                // What follows the head lies at the end of what was just received.
-                let rest = range.start + (len - before)..range.end;
-                self.on_upgraded(slot, state, rest);
-            }
-            Ok(Some((Verdict::Pass, _))) => {
-                let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
-                self.core.begin_pass(slot, received);
-            }
-            Err(refusal) => {
-                self.core.count_refusal(slot, refusal);
-                self.core.refuse(slot, refusal);
-            }
-        }
-    }
-
-    fn on_response(&mut self, slot: u32, range: Range<usize>) {
-        let Some(dial) = self.core.dials.get(&slot) else { return };
-        let (key, tag) = (dial.key, dial.outgoing.tag);
-        let mut head = self.core.heads.remove(&slot).unwrap_or_default();
-        let before = head.bytes.len();
-        head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
-        match response::parse(&head.bytes, key, self.core.config.max_head) {
-            Ok(None) => drop(self.core.heads.insert(slot, head)),
-            Ok(Some((len, _protocol))) => {
-                self.core.dials.remove(&slot);
-                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
-                let rest = range.start + len.saturating_sub(before)..range.end;
-                match state {
-                    Some(state) => self.on_upgraded(slot, state, rest),
-                    None => self.core.drop_connection(slot, Cause::Application),
-                }
-            }
-            Err(rejected) => {
-                self.core.counted.connect_errors += 1;
-                self.core.dials.remove(&slot);
-                let text = rejected.to_string();
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
-                self.core.drop_connection(slot, Cause::Broken);
-            }
-        }
-    }
-
-    /// The handshake is complete; `rest` are the first bytes of frames.
-    fn on_upgraded(&mut self, slot: u32, state: H::State, rest: Range<usize>) {
-        let Some(generation) = self.core.open_connection(slot) else { return };
-        self.states.insert(slot, state);
-        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
-        self.deliver_notices();
-        if !rest.is_empty() {
-            self.decode(slot, generation, rest, false);
-        }
-    }
-}
-
-/// What becomes of a request that is not refused.
-enum Verdict<S> {
-    Upgrade(S),
-    Pass,
-}
-
-/// Asks the application about a request, and encodes its answer.
-fn answer<H: Handler>(
-    handler: &mut H,
-    core: &mut Core,
-    request: &request::Request<'_>,
-    peer: std::net::SocketAddr,
-) -> Result<Verdict<H::State>, Refusal> {
-    let upgrade = match request.upgrade() {
-        Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let plain = !request.asks_for_websocket();
-            let passes = plain && {
-                let cx = &mut super::conn::Cx { core };
-                let asked = AssertUnwindSafe(|| handler.passes(cx, request, peer));
-                catch_unwind(asked).unwrap_or_else(|_| {
-                    core.counted.panics += 1;
-                    false
-                })
-            };
-            return if passes { Ok(Verdict::Pass) } else { Err(refusal) };
-        }
-    };
-    if !core.config.admits_origin(request.header("origin")) {
-        return Err(Refusal::Forbidden);
-    }
-    let decision = catch_unwind(AssertUnwindSafe(|| {
-        handler.request(&mut super::conn::Cx { core }, request, peer)
-    }));
-    match decision {
-        Ok(Answer::Accept { state, protocol, headers }) => {
-            core.accepted_head.clear();
-            request::write_accept(&mut core.accepted_head, &upgrade, protocol.as_deref(), &headers);
-            Ok(Verdict::Upgrade(state))
-        }
-        Ok(Answer::Refuse(refusal)) => Err(refusal),
-        Err(_) => {
-            core.counted.panics += 1;
-            Err(Refusal::Unavailable(core.config.retry_after))
-        }
-    }
 }
 
 impl Place {
@@ -579,54 +447,12 @@ impl Core {
         let _ = self.queue_control(slot, generation, Opcode::Pong, payload);
     }
 
-    /// Queues the 101 and makes the connection an open one.
-    fn open_connection(&mut self, slot: u32) -> Option<u32> {
-        let tick = self.tick;
-        let pulse = self.limits.heartbeat.begin(tick, &mut self.rng);
-        let hot = self.slots.get_mut(slot)?;
-        let generation = hot.generation;
-        let client = hot.has(Flags::CLIENT);
-        hot.phase = Phase::Open;
-        hot.set(Flags::ANNOUNCED);
-        hot.active = tick;
-        hot.pulse = pulse;
-        if !client {
-            let start = self.cork.len();
-            self.cork.extend_from_slice(&self.accepted_head);
-            let data = super::outbox::Data::Cork(start..self.cork.len());
-            self.with_outbox(slot, |outbox| outbox.push_head(data));
-        }
-        self.counted.opened += 1;
-        self.open += 1;
-        self.arm(slot);
-        Some(generation)
-    }
-
     /// Ends a connection whose message in progress needs more memory than there is.
     fn limit_inbound(&mut self, slot: u32) {
         let growing = self.slots.get(slot).is_some_and(|hot| hot.partial.is_some());
         if growing && self.inbound_held > self.config.max_inbound {
             let reason = "out of message memory";
             self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
-        }
-    }
-
-    /// Why this request is refused whatever it says.
-    pub(super) fn refusal_of(&self, slot: u32) -> Option<Refusal> {
-        let surplus = self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS));
-        surplus.then_some(Refusal::Unavailable(self.config.retry_after))
-    }
-
-    fn count_refusal(&mut self, slot: u32, refusal: Refusal) {
-        let c = &mut self.counted;
-        match refusal {
-            Refusal::BadRequest(_) | Refusal::HttpVersion => c.refused_bad_request += 1,
-            Refusal::Method | Refusal::UpgradeRequired => c.refused_not_websocket += 1,
-            Refusal::HeadTooLarge => c.refused_head_too_large += 1,
-            // Counted by reason when the connection was accepted.
-            Refusal::Unavailable(_)
-                if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS)) => {}
-            _ => c.refused_application += 1,
         }
     }
 }

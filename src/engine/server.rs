@@ -343,8 +343,8 @@ fn listen(
     };
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let socket = listener(address, config.backlog)
-            .map_err(|error| StartError::Listen(address, error))?;
+        let socket =
+            listener(address, config).map_err(|error| StartError::Listen(address, error))?;
         if let Some(bound) = socket.local_addr().ok().and_then(|bound| bound.as_socket()) {
             address = bound;
         }
@@ -353,14 +353,15 @@ fn listen(
     Ok((listeners, Some(address)))
 }
 
-fn listener(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
+fn listener(address: SocketAddr, config: &Config) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    // Accepted sockets inherit it, which spares a system call for each.
+    // Accepted sockets inherit these, which spares a system call for each.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(config.user_timeout()))?;
     socket.bind(&address.into())?;
-    socket.listen(backlog.min(i32::MAX as u32) as i32)?;
+    socket.listen(config.backlog.min(i32::MAX as u32) as i32)?;
     Ok(socket)
 }
 

@@ -84,8 +84,27 @@ impl Flags {
     pub const KNOWN: u32 = 1 << 20;
     /// Whether it began with a PROXY header is decided.
     pub const GREETED: u32 = 1 << 21;
+    /// A response that goes on instead of a WebSocket: one way, and what still comes is discarded.
+    pub const STREAM: u32 = 1 << 22;
+    /// A stream without chunks: the end of the connection is its end (HTTP/1.0).
+    pub const BARE: u32 = 1 << 23;
+    /// The lowest of the three bits of the application's dialect: see [`Hot::dialect`].
+    const DIALECT: u32 = 1 << 24;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
+}
+
+/// How what is sent on a connection is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// WebSocket, from a server.
+    Frames,
+    /// WebSocket, from a client: masked anew for each receiver.
+    Masked,
+    /// A chunked HTTP response.
+    Chunks,
+    /// An HTTP response that ends with the connection.
+    Bare,
 }
 
 /// Heartbeat state of a connection: 15 bytes. See `heartbeat`.
@@ -170,6 +189,28 @@ impl Hot {
         let before = self.has(flag);
         self.flags.0 |= flag;
         before
+    }
+
+    /// How messages are framed.
+    #[inline]
+    pub fn framing(&self) -> Framing {
+        match self.flags.0 & (Flags::CLIENT | Flags::STREAM | Flags::BARE) {
+            0 => Framing::Frames,
+            Flags::STREAM => Framing::Chunks,
+            flags if flags & Flags::CLIENT != 0 => Framing::Masked,
+            _ => Framing::Bare,
+        }
+    }
+
+    /// What the application calls the kind of connection, below 8: its last words depend on it.
+    pub fn dialect(&self) -> u8 {
+        (self.flags.0 / Flags::DIALECT) as u8 & DIALECT_MAX
+    }
+
+    /// Sets the dialect, once.
+    pub fn set_dialect(&mut self, dialect: u8) {
+        debug_assert!(dialect <= DIALECT_MAX && self.dialect() == 0);
+        self.flags.0 |= u32::from(dialect & DIALECT_MAX) * Flags::DIALECT;
     }
 
     /// Clears a flag and says whether it was set before.
@@ -329,6 +370,9 @@ fn split(slot: u32) -> (usize, usize) {
 /// disconnect, large enough that the table of chunks of a million connections fits the L1 cache.
 const CHUNK: u32 = 1024;
 
+/// The highest dialect: three bits.
+pub const DIALECT_MAX: u8 = 7;
+
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 
@@ -353,6 +397,22 @@ mod tests {
         hot.phase = Phase::Open;
         assert!(slots.lookup(5000, first).is_none());
         assert_eq!(slots.used(), 1);
+    }
+
+    #[test]
+    fn dialect_and_framing_are_told_apart_from_other_flags() {
+        for dialect in 0..=DIALECT_MAX {
+            let mut hot = Hot::default();
+            hot.set(Flags::CHATTY | Flags::STREAM);
+            hot.set_dialect(dialect);
+            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Chunks));
+            hot.set(Flags::BARE | Flags::LINGER);
+            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Bare));
+            hot.clear(Flags::STREAM | Flags::BARE);
+            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Frames));
+            hot.set(Flags::CLIENT);
+            assert_eq!(hot.framing(), Framing::Masked);
+        }
     }
 
     #[test]

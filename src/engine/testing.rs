@@ -90,6 +90,7 @@ struct Tally {
     timers: u32,
     first_due: Option<u32>,
     announced: u32,
+    streams: u64,
     blocked: u64,
     surplus: u32,
     counted: u32,
@@ -110,6 +111,10 @@ impl Core {
         check(!(open && hot.has(Flags::CLOSE_SENT)), "open behind its close frame")?;
         let queued = self.ready.contains(&slot) || self.eager.contains(&slot);
         check(!hot.has(Flags::READY) || queued, "READY in no queue")?;
+        let stream = hot.has(Flags::STREAM);
+        check(!stream || hot.partial.is_none(), "a message on a stream")?;
+        check(!stream || !hot.has(Flags::PAUSED), "a stream that does not hear its end")?;
+        check(!stream || hot.phase != Phase::Closing, "a stream awaits a close frame")?;
         let marks = self.dirty.iter().filter(|dirty| **dirty == slot).count();
         check(marks == usize::from(hot.has(Flags::DIRTY)), "DIRTY and the list disagree")?;
         check(
@@ -172,6 +177,8 @@ impl Core {
         tally.partial += hot.partial.as_ref().map_or(0, |partial| partial.memory());
         tally.subscriptions += self.topics.audit(slot, hot.subscriptions);
         tally.heads += usize::from(self.heads.contains_key(&slot));
+        tally.partial += self.heads.get(&slot).map_or(0, |head| head.held());
+        tally.streams += u64::from(hot.phase == Phase::Open && hot.has(Flags::STREAM));
         if hot.has(Flags::COUNTED) {
             tally.counted += 1;
             let limited = self.config.max_per_address > 0 && hot.has(Flags::KNOWN);
@@ -187,6 +194,7 @@ impl Core {
             ("timers armed", u64::from(self.wheel.armed()), u64::from(tally.timers)),
             ("open", self.open, u64::from(tally.announced)),
             ("opened - closed", self.counted.opened - self.counted.closed, self.open),
+            ("streams", self.streams, tally.streams),
             ("blocked", self.blocked, tally.blocked),
             ("surplus", u64::from(self.surplus), u64::from(tally.surplus)),
             ("total", u64::from(self.total.load(Ordering::Relaxed)), u64::from(tally.counted)),

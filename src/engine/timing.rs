@@ -119,7 +119,9 @@ impl Core {
             return;
         }
         if limits.heartbeat.enabled {
-            if hot.has(Flags::HELD) {
+            if hot.has(Flags::STREAM) {
+                // Nothing that comes on it is an answer.
+            } else if hot.has(Flags::HELD) {
                 // We do not read, so silence says nothing; the write deadline watches instead.
                 hot.pulse.seen = tick;
                 hot.pulse.level = 0;
@@ -140,7 +142,8 @@ impl Core {
             Verdict::Wait => {}
             Verdict::Ping | Verdict::PingAgain => {
                 self.counted.heartbeats_missed += u64::from(verdict == Verdict::PingAgain);
-                if self.limits.heartbeat.application {
+                let stream = self.is_stream(slot);
+                if self.limits.heartbeat.application || stream {
                     self.notices.push_back(Notice::Heartbeat { slot, generation });
                     return;
                 }
@@ -161,7 +164,8 @@ impl Core {
 
     /// The application was asked for its heartbeat. If it sent none, none is awaited.
     pub(crate) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
-        let now_us = self.now_us();
+        let (now_us, tick) = (self.now_us(), self.tick);
+        let steady = self.limits.heartbeat.application;
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         if sent {
             // Until the answer comes, the field holds when it was asked.
@@ -169,6 +173,10 @@ impl Core {
             self.counted.heartbeats_sent += 1;
         } else {
             hot.pulse.level = 0;
+            if !steady {
+                // The next one is due an interval after the last sign of life.
+                hot.pulse.seen = tick;
+            }
             self.arm(slot);
         }
     }
@@ -188,7 +196,7 @@ impl Core {
         if hot.pulse.level == 0 {
             return;
         }
-        if plan.application {
+        if plan.application || hot.has(Flags::STREAM) {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
             let _ = self.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }

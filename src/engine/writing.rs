@@ -155,7 +155,8 @@ impl Core {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if bytes > limits.high_water {
             hot.set(Flags::HIGH_WATER);
-            if pause && !hot.set(Flags::PAUSED) {
+            // What comes on a stream is discarded, and may be its end.
+            if pause && !hot.has(Flags::STREAM) && !hot.set(Flags::PAUSED) {
                 self.counted.read_pauses += 1;
             }
         } else if bytes <= limits.low_water {

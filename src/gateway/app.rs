@@ -26,7 +26,9 @@ use super::timers::{Timers, What};
 use super::wire::messages::Command;
 use super::wire::{self, Disconnect, Encoding};
 use super::{home::HomeLimits, letters};
-use crate::engine::{Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message};
+use crate::engine::{
+    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Plain,
+};
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
 
@@ -274,11 +276,17 @@ impl Handler for Gateway {
         }
         let (session, protocol) = Session::new(request, peer.ip(), &self.desk.rules.options);
         self.desk.arriving = Some(session);
-        Answer::Accept { state: (), protocol, headers: Vec::new() }
+        Answer::Accept { state: (), protocol, headers: Vec::new(), dialect: 0 }
     }
 
-    fn passes(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> bool {
-        true
+    fn plain(
+        &mut self,
+        _: &mut Cx<'_>,
+        _: &Request<'_>,
+        _: Option<&[u8]>,
+        _: SocketAddr,
+    ) -> Plain<()> {
+        Plain::Pass
     }
 
     fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {

@@ -8,8 +8,9 @@
 //! From the wire upwards: [`mask`] and [`utf8`] work on payload bytes, [`frame`] on headers,
 //! [`message`] puts frames together (what is unfinished waits in a [`Partial`]), [`close`] and
 //! [`fault`] name the ends. [`request`] (with [`Refusal`]) and [`response`] are the two halves of
-//! the opening handshake. What proxies say about the client before that is read by
-//! [`proxy_header`] and [`forwarded`]; a [`Network`] says which of them are trusted.
+//! the opening handshake; [`stream`] is what a server says to who asks for no WebSocket. What
+//! proxies say about the client before that is read by [`proxy_header`] and [`forwarded`]; a
+//! [`Network`] says which of them are trusted.
 
 pub mod close;
 pub mod fault;
@@ -24,6 +25,7 @@ pub mod proxy_header;
 mod refusal;
 pub mod request;
 pub mod response;
+pub mod stream;
 pub mod utf8;
 
 pub use close::{CloseCode, CloseFrame};

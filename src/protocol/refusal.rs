@@ -18,6 +18,10 @@ pub enum Refusal {
     Method,
     /// 408: the head did not arrive in time.
     Timeout,
+    /// 411: a body whose length is not said.
+    LengthRequired,
+    /// 413: the body is over its limit.
+    BodyTooLarge,
     /// 426: not an upgrade to WebSocket, or not version 13 (names version 13).
     UpgradeRequired,
     /// 431: the head is over its limit of bytes or lines.
@@ -37,6 +41,8 @@ impl Refusal {
             Self::NotFound => 404,
             Self::Method => 405,
             Self::Timeout => 408,
+            Self::LengthRequired => 411,
+            Self::BodyTooLarge => 413,
             Self::UpgradeRequired => 426,
             Self::HeadTooLarge => 431,
             Self::Unavailable(_) => 503,
@@ -52,6 +58,8 @@ impl Refusal {
             Self::NotFound => "nothing here",
             Self::Method => "the method must be GET",
             Self::Timeout => "the request took too long",
+            Self::LengthRequired => "the length of the body must be said",
+            Self::BodyTooLarge => "the body is too large",
             Self::UpgradeRequired => "this is a WebSocket endpoint, version 13",
             Self::HeadTooLarge => "the request head is too large",
             Self::Unavailable(_) => "no room, try again later",
@@ -92,6 +100,8 @@ impl Refusal {
             Self::NotFound => "Not Found",
             Self::Method => "Method Not Allowed",
             Self::Timeout => "Request Timeout",
+            Self::LengthRequired => "Length Required",
+            Self::BodyTooLarge => "Content Too Large",
             Self::UpgradeRequired => "Upgrade Required",
             Self::HeadTooLarge => "Request Header Fields Too Large",
             Self::Unavailable(_) => "Service Unavailable",
@@ -112,12 +122,14 @@ impl std::error::Error for Refusal {}
 mod tests {
     use super::*;
 
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 11] = [
         Refusal::BadRequest("bad"),
         Refusal::Forbidden,
         Refusal::NotFound,
         Refusal::Method,
         Refusal::Timeout,
+        Refusal::LengthRequired,
+        Refusal::BodyTooLarge,
         Refusal::UpgradeRequired,
         Refusal::HeadTooLarge,
         Refusal::Unavailable(7),

@@ -102,6 +102,41 @@ impl<'a> Request<'a> {
         self.lists("Upgrade", "websocket")
     }
 
+    /// How long the body is that follows the head; 0 without one. For requests that are no
+    /// upgrades.
+    ///
+    /// Refuses with [`Refusal::LengthRequired`] a body that only its own framing would end, and
+    /// with [`Refusal::BadRequest`] a length that is none, or several (RFC 9112 section 6.3): what
+    /// is read differently by two servers is a way to smuggle requests.
+    pub fn body_len(&self) -> Result<u64, Refusal> {
+        if self.values("Transfer-Encoding").next().is_some() {
+            return Err(Refusal::LengthRequired);
+        }
+        match self.single("Content-Length", "several Content-Length lines")? {
+            None => Ok(0),
+            Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                // So many digits are more than any limit.
+                Ok(text.parse().unwrap_or(u64::MAX))
+            }
+            Some(_) => Err(Refusal::BadRequest("a bad Content-Length")),
+        }
+    }
+
+    /// Whether the client awaits a word before it sends the body (RFC 9110 section 10.1.1).
+    pub fn expects_continue(&self) -> bool {
+        self.minor_version >= 1 && self.lists("Expect", "100-continue")
+    }
+
+    /// Checks what any request must have to be answered with a stream: a path, and with HTTP/1.1
+    /// one Host (RFC 9112 section 3.2).
+    ///
+    /// Refuses with [`Refusal::BadRequest`].
+    pub fn check_plain(&self) -> Result<(), Refusal> {
+        self.check_target()?;
+        self.single("Origin", "several Origin lines")?;
+        if self.minor_version >= 1 { self.check_host() } else { Ok(()) }
+    }
+
     /// Checks everything section 4.2.1 demands of an upgrade.
     ///
     /// Refuses with [`Refusal::HttpVersion`], [`Refusal::Method`], [`Refusal::UpgradeRequired`] or

@@ -15,7 +15,7 @@ use ringhold::engine::rng::Rng;
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handler, Message,
+    Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handler, Message, Plain,
     SendError,
 };
 
@@ -93,17 +93,35 @@ impl App {
             1..4 => {
                 let topic = TOPICS[self.rng.below(3) as usize];
                 let payload = format!("T{topic} {}", "x".repeat(self.size()));
-                let frame = Frame::text(&payload).keyed(u64::from(self.rng.below(3)));
+                let frame = self.frame(&payload).keyed(u64::from(self.rng.below(3)));
                 return cx.publish(topic, &frame);
+            }
+            4 => {
+                let heard = cx.heard(id, 10);
+                self.check(!(dead && heard), "somebody gone was heard");
+                return;
+            }
+            5 | 6 => {
+                // What is not a stream gets the message alone.
+                let frame = Frame::chunk(format!("D{port} {}", "p".repeat(self.size())).as_bytes());
+                cx.send_prefixed_to(id, format!("P{port} ").as_bytes(), &frame)
             }
             _ => {
                 let payload = format!("D{port} {}", "y".repeat(self.size()));
-                cx.send_to(id, &Frame::text(&payload).keyed(u64::from(self.rng.below(3))))
+                cx.send_to(id, &self.frame(&payload).keyed(u64::from(self.rng.below(3))))
             }
         };
         self.check(!dead || result == Err(SendError::Gone), "a stale identifier reached somebody");
         if dead {
             self.count("stale identifier used");
+        }
+    }
+
+    /// Made for streams or for others: both get it.
+    fn frame(&mut self, payload: &str) -> Frame {
+        match self.rng.one_in(2) {
+            true => Frame::chunk(payload.as_bytes()),
+            false => Frame::text(payload),
         }
     }
 
@@ -160,14 +178,39 @@ impl Handler for App {
         Answer::accept(State { id: None, port: peer.port(), path })
     }
 
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, _: &mut State) -> bool {
+    fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut State) -> bool {
         self.meddle(conn);
+        if state.path == "/stream" {
+            self.check(conn.ping(b"") != Ok(()), "a ping on a stream");
+            return conn.text("Beat").is_ok() && self.rng.one_in(2);
+        }
         !self.rng.one_in(8) && conn.ping(b"beat").is_ok()
     }
 
-    fn passes(&mut self, cx: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> bool {
+    fn plain(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: &Request<'_>,
+        body: Option<&[u8]>,
+        peer: SocketAddr,
+    ) -> Plain<State> {
         self.meddle(cx);
-        request.method == "GET" && self.rng.one_in(2)
+        match (request.path(), request.method, body) {
+            ("/stream", "POST", None) => return Plain::Body(BODY_MAX),
+            ("/stream", _, body) => {
+                let whole = body.is_none_or(|body| body.iter().all(|byte| *byte == b'b'));
+                self.check(whole, "another's body");
+                let state = State { id: None, port: peer.port(), path: "/stream".to_owned() };
+                let headers = vec![("X-Sim".to_owned(), "1".to_owned())];
+                return Plain::Stream { state, headers, dialect: self.rng.below(8) as u8 };
+            }
+            ("/answer", ..) => return Plain::Answer { status: 204, headers: Vec::new() },
+            _ => {}
+        }
+        match request.method == "GET" && self.rng.one_in(2) {
+            true => Plain::Pass,
+            false => Plain::Refuse,
+        }
     }
 
     fn passed(&mut self, cx: &mut Cx<'_>, _: OwnedFd, received: Vec<u8>, _: SocketAddr) {
@@ -210,6 +253,14 @@ impl Handler for App {
                     let _ = conn.text(&payload);
                 }
             }
+            "/stream" => {
+                let _ = conn.subscribe(TOPICS[self.rng.below(3) as usize]);
+                for _ in 0..self.rng.below(4) {
+                    let payload = format!("D{} {}", state.port, "z".repeat(self.size()));
+                    let _ = conn.text(&payload);
+                    let _ = conn.text("");
+                }
+            }
             "/shut" => drop(conn.close(CloseCode(4001), "not you")),
             "/panic-open" if self.wild => resume_unwind(Box::new("in open")),
             _ => {}
@@ -219,6 +270,7 @@ impl Handler for App {
 
     fn message(&mut self, conn: &mut Conn<'_>, state: &mut State, message: Message<'_>) {
         self.enter(conn, state);
+        self.check(state.path != "/stream", "a message on a stream");
         let lot = if self.wild { self.rng.below(40) } else { u32::MAX };
         match (state.path.as_str(), lot) {
             ("/close", 0..8) => {
@@ -267,7 +319,15 @@ impl Handler for App {
             let mut journal = self.journal.borrow_mut();
             *journal.causes.entry(closed.cause).or_default() += 1;
             journal.records.entry(state.port).or_default().cause = Some(closed.cause);
-            if closed.cause == Cause::Heartbeat && state.port < DIALLED {
+            let stream = state.path == "/stream";
+            match closed.cause {
+                Cause::Slow if stream => journal.seen.count("stream closed: Slow"),
+                Cause::Peer if stream => journal.seen.count("stream closed: Peer"),
+                Cause::Heartbeat if stream => journal.seen.count("stream closed: Heartbeat"),
+                _ => {}
+            }
+            // What is heard of a stream's client does not come on its connection.
+            if closed.cause == Cause::Heartbeat && state.port < DIALLED && !stream {
                 journal.silenced.push(state.port);
             }
         }
@@ -318,6 +378,9 @@ impl Handler for App {
         self.rng.one_in(50).then(|| Duration::from_micros(u64::from(self.rng.below(5000))))
     }
 }
+
+/// Bytes of a body.
+pub const BODY_MAX: usize = 5000;
 
 /// Dials of one run.
 const DIALS_MAX: usize = 12;

@@ -9,7 +9,8 @@ use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, respons
 use super::bytes::{content, put, refused};
 use super::introduction::Introduction;
 use super::kernel::Kernel;
-use super::script::{Script, Step};
+use super::script::{Character, Script, Step};
+use super::streamer::Streamer;
 
 /// How far a client's connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub struct Peer {
     key: [u8; 16],
     head: Vec<u8>,
     partial: Option<Box<Partial>>,
+    stream: Streamer,
     /// Messages sent that have not come back.
     pub expected: VecDeque<(Kind, Vec<u8>)>,
     pub echoes: u64,
@@ -68,6 +70,7 @@ impl Peer {
             key: [index as u8; 16],
             head: Vec::new(),
             partial: None,
+            stream: Streamer::default(),
             expected: VecDeque::new(),
             echoes: 0,
             pongs: 0,
@@ -162,6 +165,13 @@ impl Peer {
 
     fn on_bytes(&mut self, bytes: &mut [u8], kernel: &mut Kernel) -> Result<(), String> {
         match self.stage {
+            Stage::Upgrading if self.script.character == Character::Streamer => {
+                if let Some(status) = self.stream.take(self.port, bytes, &mut kernel.seen)? {
+                    kernel.seen.count(refused(status));
+                    self.stage = Stage::Refused(status);
+                }
+                Ok(())
+            }
             Stage::Upgrading => {
                 self.head.extend_from_slice(bytes);
                 match response::parse(&self.head, self.key, 4096) {

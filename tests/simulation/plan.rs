@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ringhold::engine::rng::Rng;
-use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, RatePolicy};
+use ringhold::{CloseCode, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
 
 use super::introduction;
 
@@ -58,6 +58,12 @@ pub fn draw(rng: &mut Rng) -> Plan {
     config.outbox_policy =
         [Policy::CloseSlow, Policy::DropNewest, Policy::DropOldest, Policy::Conflate]
             [rng.below(4) as usize];
+    config.last_words = LastWords(|dialect, code, reason, out| {
+        // On streams only; an empty word is none.
+        if dialect > 1 {
+            out.extend_from_slice(format!("W{dialect} {code} {reason}").as_bytes());
+        }
+    });
     config.mailbox = pick(rng, &[1, 20, 1000]) as usize;
     if calm {
         config.max_outbox = 1 << 30;

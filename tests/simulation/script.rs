@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use ringhold::engine::rng::Rng;
 use ringhold::protocol::{CloseCode, Kind};
 
+use super::app::BODY_MAX;
 use super::plan::{Plan, pick};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Character {
     Listener,
     /// Sends no proper upgrade.
     Stranger,
+    /// Asks for a stream.
+    Streamer,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +68,7 @@ pub struct Script {
     pub steps: VecDeque<Step>,
 }
 
-const CHARACTERS: [Character; 16] = [
+const CHARACTERS: [Character; 20] = [
     Character::Echo,
     Character::Echo,
     Character::Echo,
@@ -82,6 +85,10 @@ const CHARACTERS: [Character; 16] = [
     Character::Listener,
     Character::Listener,
     Character::Stranger,
+    Character::Streamer,
+    Character::Streamer,
+    Character::Streamer,
+    Character::Streamer,
 ];
 
 const PATHS: [&str; 12] = [
@@ -100,7 +107,7 @@ const PATHS: [&str; 12] = [
 ];
 
 pub fn draw(rng: &mut Rng, plan: &Plan) -> Script {
-    let character = CHARACTERS[rng.below(16) as usize];
+    let character = CHARACTERS[rng.below(20) as usize];
     let path = match (plan.calm, rng.below(40)) {
         (false, 0) => "/refuse",
         (false, 1) => "/panic",
@@ -184,6 +191,50 @@ impl Script {
                 self.steps.push_back(Step::Message(Kind::Text, 10, 1));
             }
             Character::Stranger => self.be_strange(rng),
+            Character::Streamer => self.stream(rng),
+        }
+    }
+
+    /// A request for a stream, perhaps with a body, perhaps a wrong one; then little to say, and
+    /// one way or another to go.
+    fn stream(&mut self, rng: &mut Rng) {
+        let body = "b".repeat(rng.below(BODY_MAX as u32) as usize);
+        let expect = if rng.one_in(2) { "Expect: 100-continue\r\n" } else { "" };
+        let (post, len) = ("POST /stream HTTP/1.1\r\nHost: sim\r\n", body.len());
+        let kind = rng.below(12);
+        let request = match kind {
+            0 => format!("{post}Transfer-Encoding: chunked\r\n\r\n"),
+            1 => format!("{post}Content-Length: {}\r\n\r\n", BODY_MAX + 1),
+            2 => "OPTIONS /answer HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
+            3 => "GET /stream HTTP/1.0\r\n\r\n".to_owned(),
+            4..8 => format!("{post}{expect}Content-Length: {len}\r\n\r\n{body}"),
+            // Never all of it.
+            8 => format!("{post}Content-Length: {}\r\n\r\n{body}", len + 1),
+            _ => "GET /stream HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
+        };
+        self.request = Some(request.into_bytes());
+        (self.eager, self.answers) = (true, false);
+        self.chunk = self.chunk.max(50);
+        if kind != 8 && rng.one_in(3) {
+            // It is not asked.
+            self.steps.push_back(Step::Raw(vec![b'?'; rng.below(20_000) as usize]));
+        }
+        if rng.one_in(4) {
+            self.appetite = 0;
+        }
+        if rng.one_in(2) {
+            self.steps.push_back(Step::Rest(pick(rng, &[50_000, 500_000])));
+            let ends = [
+                Step::HangUp,
+                Step::HalfClose,
+                Step::Reset(libc::ECONNRESET),
+                Step::Reset(libc::ETIMEDOUT),
+                Step::Vanish,
+            ];
+            for _ in 0..rng.below(20) {
+                self.steps.push_back(Step::Raw(Vec::new()));
+            }
+            self.steps.push_back(ends[rng.below(5) as usize].clone());
         }
     }
 

@@ -1,0 +1,357 @@
+//! How connections open: requests that are answered, responses that are awaited.
+//!
+//! Owns what became of a head, and of the body that an application asked for. The invariant: of a
+//! connection that is not open nothing is kept but its head, at most `max_head` bytes, and its
+//! body, at most as long as it said and accounted as messages in progress are.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::conn::Cx;
+use super::core::{Core, Head};
+use super::handler::{Answer, Cause, Handler, Plain};
+use super::outbox::Data;
+use super::ring::Ring;
+use super::slots::{Flags, Phase};
+use super::worker::Worker;
+use crate::protocol::request::{self, Refusal, Request};
+use crate::protocol::{response, stream};
+
+/// What becomes of a request that is not refused.
+enum Verdict<S> {
+    Upgrade {
+        state: S,
+        dialect: u8,
+    },
+    Stream {
+        state: S,
+        dialect: u8,
+        chunked: bool,
+    },
+    Pass,
+    /// The answer is written, and the last thing.
+    Answered(u16),
+    /// The body is needed; this is where it ends.
+    Body {
+        end: usize,
+        /// The client awaits a word before it sends it.
+        expected: bool,
+    },
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    pub(super) fn on_request(&mut self, slot: u32, range: Range<usize>) {
+        let Some(range) = self.after_proxy_header(slot, range) else { return };
+        let max = self.core.config.max_head;
+        let mut head = self.core.take_head(slot);
+        let before = head.bytes.len();
+        let whole = before == 0;
+        if !whole {
+            head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
+            if head.bytes.len() < head.end {
+                return self.core.keep_head(slot, head);
+            }
+        }
+        // Parsed from a copy where it came in pieces, in place where it came whole.
+        let copy = std::mem::take(&mut head.bytes);
+        let outcome = {
+            let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
+            match request::parse(bytes, &mut head.scanned, max) {
+                Ok(None) => Ok(None),
+                Ok(Some((request, len))) => {
+                    self.core.learn_client(slot, &request);
+                    let refusal = self.core.refusal_of(slot);
+                    let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
+                    match (refusal, peer) {
+                        (Some(refusal), _) => Err(refusal),
+                        (None, None) => return,
+                        (None, Some(peer)) => {
+                            let asked = Asked { request: &request, bytes, len, peer };
+                            answer(&mut self.handler, &mut self.core, &asked)
+                                .map(|verdict| Some((verdict, len)))
+                        }
+                    }
+                }
+                Err(refusal) => Err(refusal),
+            }
+        };
+        let keep = |mut head: Head, copy: Vec<u8>, arena: &[u8]| {
+            head.bytes = copy;
+            if whole {
+                head.bytes.extend_from_slice(&arena[range.clone()]);
+            }
+            head
+        };
+        match outcome {
+            Ok(None) => {
+                let head = keep(head, copy, &self.arena.bytes);
+                self.core.keep_head(slot, head);
+            }
+            Ok(Some((Verdict::Upgrade { state, dialect }, len))) => {
+                // What follows the head lies at the end of what was just received.
+                let rest = range.start + (len - before)..range.end;
+                self.on_upgraded(slot, state, dialect, rest);
+            }
+            Ok(Some((Verdict::Stream { state, dialect, chunked }, _))) => {
+                // What follows the request has no meaning on a connection that is not used again.
+                self.on_streaming(slot, state, dialect, chunked);
+            }
+            Ok(Some((Verdict::Pass, _))) => {
+                let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
+                self.core.begin_pass(slot, received);
+            }
+            Ok(Some((Verdict::Answered(status), _))) => self.core.answer(slot, status),
+            Ok(Some((Verdict::Body { end, expected }, _))) => {
+                let mut head = keep(head, copy, &self.arena.bytes);
+                head.end = end;
+                self.core.keep_head(slot, head);
+                if expected {
+                    self.core.send_continue(slot);
+                }
+            }
+            Err(refusal) => {
+                self.core.count_refusal(slot, refusal);
+                self.core.refuse(slot, refusal);
+            }
+        }
+    }
+
+    pub(super) fn on_response(&mut self, slot: u32, range: Range<usize>) {
+        let Some(dial) = self.core.dials.get(&slot) else { return };
+        let (key, tag) = (dial.key, dial.outgoing.tag);
+        let mut head = self.core.take_head(slot);
+        let before = head.bytes.len();
+        head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
+        match response::parse(&head.bytes, key, self.core.config.max_head) {
+            Ok(None) => self.core.keep_head(slot, head),
+            Ok(Some((len, _protocol))) => {
+                self.core.dials.remove(&slot);
+                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
+                let rest = range.start + len.saturating_sub(before)..range.end;
+                match state {
+                    Some(state) => self.on_upgraded(slot, state, 0, rest),
+                    None => self.core.drop_connection(slot, Cause::Application),
+                }
+            }
+            Err(rejected) => {
+                self.core.counted.connect_errors += 1;
+                self.core.dials.remove(&slot);
+                let text = rejected.to_string();
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                self.core.drop_connection(slot, Cause::Broken);
+            }
+        }
+    }
+
+    /// The handshake is complete; `rest` are the first bytes of frames.
+    fn on_upgraded(&mut self, slot: u32, state: H::State, dialect: u8, rest: Range<usize>) {
+        let Some(generation) = self.core.open_connection(slot, dialect) else { return };
+        self.states.insert(slot, state);
+        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
+        self.deliver_notices();
+        if !rest.is_empty() {
+            self.decode(slot, generation, rest, false);
+        }
+    }
+
+    /// A stream begins.
+    fn on_streaming(&mut self, slot: u32, state: H::State, dialect: u8, chunked: bool) {
+        let Some(hot) = self.core.slots.get_mut(slot) else { return };
+        hot.set(if chunked { Flags::STREAM } else { Flags::STREAM | Flags::BARE });
+        let Some(generation) = self.core.open_connection(slot, dialect) else { return };
+        self.core.streams += 1;
+        self.core.counted.streams_opened += 1;
+        self.states.insert(slot, state);
+        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
+        self.deliver_notices();
+    }
+}
+
+/// A request, and where it lies.
+struct Asked<'a> {
+    request: &'a Request<'a>,
+    /// All that was received of the connection.
+    bytes: &'a [u8],
+    /// Where the head ends in it.
+    len: usize,
+    peer: std::net::SocketAddr,
+}
+
+/// Asks the application about a request, and encodes its answer.
+fn answer<H: Handler>(
+    handler: &mut H,
+    core: &mut Core,
+    asked: &Asked<'_>,
+) -> Result<Verdict<H::State>, Refusal> {
+    let Asked { request, peer, .. } = asked;
+    let upgrade = match request.upgrade() {
+        Ok(upgrade) => upgrade,
+        Err(refusal) if request.asks_for_websocket() => return Err(refusal),
+        Err(refusal) => return answer_plain(handler, core, asked, refusal),
+    };
+    if !core.config.admits_origin(request.header("origin")) {
+        return Err(Refusal::Forbidden);
+    }
+    let decision =
+        catch_unwind(AssertUnwindSafe(|| handler.request(&mut Cx { core }, request, *peer)));
+    match decision {
+        Ok(Answer::Accept { state, protocol, headers, dialect }) => {
+            core.accepted_head.clear();
+            request::write_accept(&mut core.accepted_head, &upgrade, protocol.as_deref(), &headers);
+            Ok(Verdict::Upgrade { state, dialect })
+        }
+        Ok(Answer::Refuse(refusal)) => Err(refusal),
+        Err(_) => Err(core.after_panic()),
+    }
+}
+
+/// The same for a request that is no upgrade. `refusal` says so to the client, if nothing else does.
+fn answer_plain<H: Handler>(
+    handler: &mut H,
+    core: &mut Core,
+    asked: &Asked<'_>,
+    refusal: Refusal,
+) -> Result<Verdict<H::State>, Refusal> {
+    let Asked { request, bytes, len, peer } = *asked;
+    let mut body = None;
+    // Once without the body, and once with it.
+    for _ in 0..2 {
+        let asking = AssertUnwindSafe(|| handler.plain(&mut Cx { core }, request, body, peer));
+        let Ok(decision) = catch_unwind(asking) else { return Err(core.after_panic()) };
+        match decision {
+            Plain::Refuse => return Err(refusal),
+            Plain::Pass => return Ok(Verdict::Pass),
+            Plain::Answer { status, headers } => {
+                core.accepted_head.clear();
+                stream::write_answer(&mut core.accepted_head, status, &headers);
+                return Ok(Verdict::Answered(status));
+            }
+            Plain::Stream { state, headers, dialect } => {
+                request.check_plain()?;
+                let chunked = request.minor_version >= 1;
+                core.accepted_head.clear();
+                stream::write_head(&mut core.accepted_head, chunked, &headers);
+                return Ok(Verdict::Stream { state, dialect, chunked });
+            }
+            Plain::Body(limit) => {
+                let said = request.body_len()?;
+                let size = usize::try_from(said).ok().filter(|size| *size <= limit);
+                let size = size.ok_or(Refusal::BodyTooLarge)?;
+                let end = len + size;
+                let Some(arrived) = bytes.get(len..end) else {
+                    // Who has sent some of it does not wait.
+                    let expected = bytes.len() == len && request.expects_continue();
+                    return Ok(Verdict::Body { end, expected });
+                };
+                body = Some(arrived);
+            }
+        }
+    }
+    debug_assert!(false, "the application asks for the body that it has");
+    Err(Refusal::Unavailable(core.config.retry_after))
+}
+
+impl Core {
+    /// What is there of a head, to go on with.
+    fn take_head(&mut self, slot: u32) -> Head {
+        let head = self.heads.remove(&slot).unwrap_or_default();
+        self.inbound_held -= head.held();
+        head
+    }
+
+    /// Keeps what is there of a head and its body, if there is memory for it.
+    fn keep_head(&mut self, slot: u32, mut head: Head) {
+        if head.end > 0 {
+            // Grown as it comes, never further than it goes.
+            let missing = head.end.saturating_sub(head.bytes.len());
+            head.bytes.reserve_exact(missing.min(head.bytes.len().max(BODY_STEP)));
+        }
+        self.inbound_held += head.held();
+        let full = head.end > 0 && self.inbound_held > self.config.max_inbound;
+        self.heads.insert(slot, head);
+        if full {
+            self.counted.refused_inbound_full += 1;
+            self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
+        }
+    }
+
+    /// Forgets what is there of a head.
+    pub(super) fn drop_head(&mut self, slot: u32) {
+        drop(self.take_head(slot));
+    }
+
+    /// Tells a client to send its body.
+    fn send_continue(&mut self, slot: u32) {
+        if self.slots.get(slot).is_none_or(|hot| hot.phase != Phase::Handshake) {
+            return;
+        }
+        let start = self.cork.len();
+        self.cork.extend_from_slice(stream::CONTINUE);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_head(data));
+    }
+
+    /// Sends the answer that is written and ends the connection.
+    fn answer(&mut self, slot: u32, status: u16) {
+        match status {
+            400.. => self.counted.refused_application += 1,
+            _ => self.counted.answered += 1,
+        }
+        let start = self.cork.len();
+        self.cork.extend_from_slice(&self.accepted_head);
+        let answer = Data::Cork(start..self.cork.len());
+        self.end_with(slot, answer);
+    }
+
+    /// The application panicked over a request.
+    fn after_panic(&mut self) -> Refusal {
+        self.counted.panics += 1;
+        Refusal::Unavailable(self.config.retry_after)
+    }
+
+    /// Queues the head of the answer and makes the connection an open one.
+    fn open_connection(&mut self, slot: u32, dialect: u8) -> Option<u32> {
+        let tick = self.tick;
+        let pulse = self.limits.heartbeat.begin(tick, &mut self.rng);
+        let hot = self.slots.get_mut(slot)?;
+        let generation = hot.generation;
+        let client = hot.has(Flags::CLIENT);
+        hot.phase = Phase::Open;
+        hot.set(Flags::ANNOUNCED);
+        hot.set_dialect(dialect);
+        hot.active = tick;
+        hot.pulse = pulse;
+        if !client {
+            let start = self.cork.len();
+            self.cork.extend_from_slice(&self.accepted_head);
+            let data = Data::Cork(start..self.cork.len());
+            self.with_outbox(slot, |outbox| outbox.push_head(data));
+        }
+        self.counted.opened += 1;
+        self.open += 1;
+        self.arm(slot);
+        Some(generation)
+    }
+
+    /// Why this request is refused whatever it says.
+    pub(super) fn refusal_of(&self, slot: u32) -> Option<Refusal> {
+        let surplus = self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS));
+        surplus.then_some(Refusal::Unavailable(self.config.retry_after))
+    }
+
+    fn count_refusal(&mut self, slot: u32, refusal: Refusal) {
+        let c = &mut self.counted;
+        match refusal {
+            Refusal::BadRequest(_) | Refusal::HttpVersion => c.refused_bad_request += 1,
+            Refusal::Method | Refusal::UpgradeRequired => c.refused_not_websocket += 1,
+            Refusal::HeadTooLarge => c.refused_head_too_large += 1,
+            // Counted by reason when the connection was accepted.
+            Refusal::Unavailable(_)
+                if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::SURPLUS)) => {}
+            _ => c.refused_application += 1,
+        }
+    }
+}
+
+/// The least that memory for a body grows by.
+const BODY_STEP: usize = 4096;

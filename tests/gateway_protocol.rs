@@ -16,10 +16,14 @@ mod channels;
 mod commands;
 #[path = "gateway_protocol/connecting.rs"]
 mod connecting;
+#[path = "gateway_protocol/event_streams.rs"]
+mod event_streams;
 #[path = "gateway_protocol/expiry.rs"]
 mod expiry;
 #[path = "gateway_protocol/hooks.rs"]
 mod hooks;
+#[path = "gateway_protocol/one_way.rs"]
+mod one_way;
 #[path = "gateway_protocol/permissions.rs"]
 mod permissions;
 #[path = "gateway_protocol/protobuf.rs"]

@@ -1,4 +1,5 @@
-//! The gateway as npm's `centrifuge` meets it, in JSON and in Protobuf, unchanged and on Node.
+//! The gateway as npm's `centrifuge` meets it, in JSON and in Protobuf, over WebSocket,
+//! event streams and HTTP streams, unchanged and on Node.
 //!
 //! Method: a copy of `tests/gateway/js` below the target folder gets the locked packages by
 //! `npm ci`; its suites run there against `ringhold serve`. Each check prints how often it held;
@@ -57,18 +58,19 @@ fn suites() -> Option<(PathBuf, PathBuf)> {
     Some((node, folder))
 }
 
-fn suite(file: &str, gateway: &Gateway, protocol: &str) -> Option<Command> {
+fn suite(file: &str, gateway: &Gateway, protocol: &str, transport: &str) -> Option<Command> {
     let (node, folder) = suites()?;
     let mut command = Command::new(node);
     let api = format!("http://{}/api", gateway.address());
     command.arg(folder.join(file)).args([&gateway.url(), &api, API_KEY, SECRET, protocol]);
+    command.env("TRANSPORT", transport);
     Some(command)
 }
 
-fn features(protocol: &str) {
+fn features(protocol: &str, transport: &str) {
     raise_open_files();
     let gateway = Gateway::start(CONFIG);
-    let Some(mut command) = suite("suite.mjs", &gateway, protocol) else { return };
+    let Some(mut command) = suite("suite.mjs", &gateway, protocol, transport) else { return };
     let suite = run(&mut command, LIMIT);
     suite.assert_success();
     for (check, count) in [
@@ -98,20 +100,36 @@ fn features(protocol: &str) {
 
 #[test]
 fn centrifuge_in_json() {
-    features("json");
+    features("json", "websocket");
 }
 
 #[test]
 fn centrifuge_in_protobuf() {
-    features("protobuf");
+    features("protobuf", "websocket");
+}
+
+#[test]
+fn centrifuge_over_event_streams() {
+    features("json", "sse");
+}
+
+#[test]
+fn centrifuge_over_http_streams_in_json() {
+    features("json", "http_stream");
+}
+
+#[test]
+fn centrifuge_over_http_streams_in_protobuf() {
+    features("protobuf", "http_stream");
 }
 
 /// The server is replaced under a thousand clients and a publisher.
-fn restart(protocol: &str) {
+fn restart(protocol: &str, transport: &str) {
     raise_open_files();
     let mut gateway = Gateway::start(CONFIG);
-    let Some(mut command) = suite("restart.mjs", &gateway, protocol) else { return };
-    let flag = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gateway-restart-{protocol}"));
+    let Some(mut command) = suite("restart.mjs", &gateway, protocol, transport) else { return };
+    let flag = format!("gateway-restart-{protocol}-{transport}");
+    let flag = Path::new(env!("CARGO_TARGET_TMPDIR")).join(flag);
     let _ = std::fs::remove_file(&flag);
     let mut suite = Program::start(command.arg(&flag));
     while !flag.exists() && suite.is_running() {
@@ -130,10 +148,10 @@ fn restart(protocol: &str) {
 
 #[test]
 fn a_restart_under_load_in_json() {
-    restart("json");
+    restart("json", "websocket");
 }
 
 #[test]
 fn a_restart_under_load_in_protobuf() {
-    restart("protobuf");
+    restart("protobuf", "websocket");
 }

@@ -17,6 +17,7 @@ use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
 use ringhold::gateway::app::{Gateway, Seed};
+use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::options::{
     ChannelOptions, Loaded, Namespace, Options, Secret, Sources, Token,
@@ -95,7 +96,8 @@ pub(crate) fn run(
         position_check: rules.options.client.channel_position_check_delay,
         ..HomeLimits::default()
     };
-    let start = Seed { placement, limits, rules: rules.clone(), control: outlets };
+    let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
+    let start = Seed { placement, limits, rules: rules.clone(), control: outlets, names };
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;

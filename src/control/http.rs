@@ -161,6 +161,8 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// Bytes of a request's head; more is answered with 431. Default 16 KiB.
     pub head_max: usize,
+    /// Serve one request after the other on a connection. Default true.
+    pub keep_alive: bool,
 }
 
 impl Default for HttpLimits {
@@ -170,6 +172,7 @@ impl Default for HttpLimits {
             head_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             head_max: 16 << 10,
+            keep_alive: true,
         }
     }
 }
@@ -190,9 +193,10 @@ impl HttpServer {
         Self { router, limits, places, counts }
     }
 
-    /// One for another router, within the same limit of connections.
+    /// One for another router, within the same limit of connections, which stay open.
     pub fn beside(&self, router: Router) -> Self {
-        Self { router, ..self.clone() }
+        let limits = HttpLimits { keep_alive: true, ..self.limits };
+        Self { router, limits, ..self.clone() }
     }
 
     /// Serves a connection of which the engine has read `head` already, in a task of its own.
@@ -264,6 +268,7 @@ impl HttpServer {
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(self.limits.keep_alive)
             .header_read_timeout(self.limits.head_timeout)
             .max_header_size(self.limits.head_max)
             .max_buf_size(self.limits.head_max.max(BUFFER_MIN))

@@ -25,6 +25,7 @@ use super::body::refusal;
 use super::counts::Counts;
 use super::process;
 use crate::gateway::api::ApiRequest;
+use crate::gateway::format::Transport;
 use crate::gateway::proxy::{HookFailure, HookKind};
 use crate::gateway::stats::{CommandKind, Durations};
 use crate::{CounterKind, Counters};
@@ -195,6 +196,18 @@ fn gateway(all: &mut Vec<Metric>, snapshot: &Snapshot) {
     stats.counters.each(|name, kind, help, value| {
         all.push(Metric::new(format!("gateway_{name}"), kind_of(kind), help).number(value));
     });
+    let transports: Vec<_> = Transport::ALL.iter().map(|transport| transport.name()).collect();
+    let help = "Connections, by the transport they came in by";
+    let mut connections = Metric::new("gateway_transport_connections", Kind::Gauge, help);
+    let help = "Connections opened, by the transport they came in by";
+    let mut opened = Metric::new("gateway_transport_opened", Kind::Total, help);
+    for (transport, now, ever) in stats.transports() {
+        let labels = || vec![("transport", transport.name().to_owned())];
+        connections.add(labels(), Value::Number(now));
+        opened.add(labels(), Value::Number(ever));
+    }
+    all.push(connections.label("transport", &list(&transports)));
+    all.push(opened.label("transport", "as above"));
     let kinds: Vec<_> = CommandKind::ALL.iter().map(|kind| kind.name()).collect();
     let mut commands = Metric::new(
         "gateway_command_seconds",

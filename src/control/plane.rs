@@ -65,6 +65,7 @@ pub struct Plane {
     keys: Vec<(KeysFor, Jwks<KeySet>, JwksView<KeySet>)>,
     internal: Option<TcpListener>,
     http: HttpConfig,
+    limits: HttpLimits,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,8 +128,12 @@ impl Plane {
         let views = keys.iter().map(|(_, _, view)| view.clone()).collect();
         let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
         let http = settings::http(options, demo);
+        // A connection that is handed over does not come back, and clients that keep theirs would
+        // ask it for a stream, which only the engine has.
+        let limits = HttpLimits { keep_alive: !options.has_streams(), ..HttpLimits::default() };
         let hooks = Arc::new(hooks);
-        Ok((Self { counts, hooks, questions, connections, keys, internal, http }, outlets))
+        let plane = Self { counts, hooks, questions, connections, keys, internal, http, limits };
+        Ok((plane, outlets))
     }
 
     /// What is served over HTTP, of this gateway.
@@ -143,7 +148,7 @@ impl Plane {
 
     /// Starts the tasks, within the control thread's runtime.
     pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
-        let server = HttpServer::new(routes.public, HttpLimits::default(), self.counts.clone());
+        let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         if let Some(listener) = self.internal {
             let internal = server.beside(routes.internal);
             tokio::spawn(async move {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::control::http::{HttpLimits, HttpServer};
+use crate::gateway::format::Transport;
 use crate::gateway::proxy::{Caller, HookEvent, RefreshReply, RpcReply};
 use crate::gateway::wire::Encoding;
 
@@ -35,6 +36,7 @@ fn hooks(kind: HookKind, config: HookConfig) -> Hooks {
 
 fn question(event: HookEvent, headers: ClientHeaders) -> HookRequest {
     let caller = Caller {
+        transport: Transport::WebSocket,
         client: "c".to_owned(),
         user: "u".to_owned(),
         encoding: Encoding::Json,

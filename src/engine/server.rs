@@ -367,3 +367,21 @@ fn listener(address: SocketAddr, config: &Config) -> io::Result<Socket> {
 
 /// Accepts in flight per worker: as many connections are taken per turn.
 const LANES: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_inherit_what_the_listener_has() {
+        let config =
+            Config { write_timeout: std::time::Duration::from_secs(77), ..Config::default() };
+        let listener = listener(SocketAddr::from(([127, 0, 0, 1], 0)), &config).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(config.user_timeout()));
+        assert_eq!(config.user_timeout(), std::time::Duration::from_secs(77));
+        assert!(accepted.tcp_nodelay().unwrap());
+    }
+}

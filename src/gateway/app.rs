@@ -13,18 +13,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::emulation::SessionNames;
+use super::entrance;
+use super::format::Format;
 use super::hub::Hub;
 use super::inspect::{Inspect, SlowEnds};
 use super::letters::{Reply, UserOrder};
 use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
+use super::places::Resume;
 use super::proxy::{HookRequest, HookResult};
 use super::rulebook::Rulebook;
-use super::session::{Question, Session, Sessions};
+use super::session::{self, Question, Session, Sessions};
 use super::stats::GatewayStats;
 use super::timers::{Timers, What};
-use super::wire::messages::Command;
-use super::wire::{self, Disconnect, Encoding};
+use super::wire::messages::{Command, ConnectRequest};
+use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
     Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Plain,
@@ -58,6 +62,8 @@ pub enum Letter {
     Stats(Reply<GatewayStats>),
     /// An operator looks into it.
     Inspect(Box<Inspect>),
+    /// What the client of a stream posted: commands, as in one WebSocket message.
+    Emulated(Box<(ConnId, Bytes)>),
 }
 
 /// What one server's cores share when they start.
@@ -71,6 +77,8 @@ pub struct Seed {
     pub rules: Arc<Rulebook>,
     /// The control plane.
     pub control: Arc<dyn ControlPlane>,
+    /// Names of emulated sessions.
+    pub names: Arc<SessionNames>,
 }
 
 /// The application on one core.
@@ -84,9 +92,10 @@ pub(super) struct Desk {
     pub(super) core: u16,
     pub(super) rules: Arc<Rulebook>,
     pub(super) control: Arc<dyn ControlPlane>,
-    handle: Handle<Gateway>,
+    pub(super) names: Arc<SessionNames>,
+    pub(super) handle: Handle<Gateway>,
     /// Of the request that was just accepted: it opens next, before any other.
-    arriving: Option<Session>,
+    pub(super) arriving: Option<Arriving>,
     pub(super) sessions: Sessions,
     pub(super) timers: Timers,
     pub(super) stats: GatewayStats,
@@ -97,6 +106,22 @@ pub(super) struct Desk {
     pub(super) buffer: Vec<u8>,
     /// Unix time in seconds, as of this callback.
     pub(super) unix: i64,
+}
+
+/// A connection that is about to open.
+pub(super) struct Arriving {
+    pub(super) session: Session,
+    pub(super) first: First,
+}
+
+/// What came with a request.
+pub(super) enum First {
+    /// Nothing: it follows.
+    Nothing,
+    /// Commands, as in one WebSocket message.
+    Commands(Vec<u8>),
+    /// All that a one-way client ever says, and where it was.
+    Connect(Box<ConnectRequest>, Resume),
 }
 
 /// What the hub said and only the hub can go on with.
@@ -134,7 +159,11 @@ impl Outside for World<'_, '_> {
     }
 
     fn send(&mut self, link: Link, frame: &Frame) {
-        self.desk.send(self.cx, link, frame);
+        self.desk.send_at(self.cx, link, frame, None);
+    }
+
+    fn publication(&mut self, link: Link, frame: &Frame, channel: &str, offset: u64) {
+        self.desk.send_at(self.cx, link, frame, Some((channel, offset)));
     }
 
     fn event(&mut self, link: Link, event: Event<'_>) {
@@ -152,6 +181,7 @@ impl Gateway {
                 core,
                 rules: own(&seed.rules),
                 control: seed.control.clone(),
+                names: seed.names.clone(),
                 handle: start.handle,
                 arriving: None,
                 sessions: Sessions::default(),
@@ -193,6 +223,56 @@ impl Gateway {
         }
     }
 
+    /// Commands came, as in one WebSocket message.
+    fn hear(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+        self.desk.unix = unix_now();
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let format = session.format();
+        if format.is_uni() {
+            // The first message is all that a one-way client has to say.
+            if !session.is_connecting() {
+                match entrance::connect_request(data) {
+                    Ok(request) => self.connect_one_way(cx, id, request, Resume::default()),
+                    Err(_) => {
+                        self.desk.stats.counters.undecodable += 1;
+                        self.desk.close(cx, id, &Disconnect::BAD_REQUEST);
+                    }
+                }
+                self.settle(cx);
+            }
+            return;
+        }
+        for command in wire::decode(format.encoding(), data) {
+            let outcome = match command {
+                Ok(command) => self.command(cx, id, command),
+                Err(_) => {
+                    self.desk.stats.counters.undecodable += 1;
+                    Err(Disconnect::BAD_REQUEST)
+                }
+            };
+            self.settle(cx);
+            if let Err(disconnect) = outcome {
+                self.desk.close(cx, id, &disconnect);
+            }
+            if !cx.is_open_at(id) {
+                return;
+            }
+        }
+    }
+
+    /// The client of a stream posted something.
+    fn posted(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+        let session = self.desk.sessions.get_mut(id);
+        if session.is_none_or(|session| !session.format().is_emulated())
+            || !cx.heard(id, data.len())
+        {
+            self.desk.stats.counters.emulation_lost += 1;
+            return;
+        }
+        self.desk.stats.counters.emulated += 1;
+        self.hear(cx, id, data);
+    }
+
     fn snapshot(&self) -> GatewayStats {
         let mut stats = self.desk.stats.clone();
         let (gauges, hub) = (self.hub.gauges(), self.hub.counters());
@@ -221,16 +301,34 @@ impl Desk {
         ConnId::from_bits(self.core, link.0)
     }
 
-    /// Queues a frame, or keeps it until the connect reply has left.
-    fn send(&mut self, cx: &mut Cx<'_>, link: Link, frame: &Frame) {
+    /// Queues a frame, or keeps it until the connect reply has left. `at`: it is a publication with
+    /// this offset in this channel, of which the client is told.
+    pub(super) fn send_at(
+        &mut self,
+        cx: &mut Cx<'_>,
+        link: Link,
+        frame: &Frame,
+        at: Option<(&str, u64)>,
+    ) {
         let id = self.id(link);
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(connecting) = session.connecting() {
-            connecting.stash.push(frame.clone());
+            let at = at.map(|(channel, offset)| (channel.into(), offset));
+            connecting.stash.push((frame.clone(), at));
             return;
         }
+        self.buffer.clear();
+        if let Some((channel, offset)) = at
+            && let Some(places) = session.places()
+            && places.advance(channel, offset)
+        {
+            places.line(&mut self.buffer);
+        }
         // A connection that cannot take it is closed by the engine, or gone.
-        let _ = cx.send_to(id, frame);
+        let _ = match self.buffer.is_empty() {
+            true => cx.send_to(id, frame),
+            false => cx.send_prefixed_to(id, &self.buffer, frame),
+        };
     }
 
     /// Queues one element of the protocol, which `encode` appends.
@@ -238,13 +336,30 @@ impl Desk {
         &mut self,
         cx: &mut Cx<'_>,
         id: ConnId,
-        encode: impl FnOnce(Encoding, &mut Vec<u8>),
+        encode: impl FnOnce(Format, &mut Vec<u8>),
+    ) {
+        self.say_at(cx, id, false, encode);
+    }
+
+    /// As [`Self::say`]; with the client's positions, if it is told any.
+    pub(super) fn say_at(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        placed: bool,
+        encode: impl FnOnce(Format, &mut Vec<u8>),
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let encoding = session.encoding();
+        let format = session.format();
         self.buffer.clear();
-        encode(encoding, &mut self.buffer);
-        let _ = cx.send_message_to(id, kind(encoding), &self.buffer);
+        encode(format, &mut self.buffer);
+        format.wrap(&mut self.buffer, 0);
+        if placed && let Some(places) = session.places() {
+            let mut line = Vec::new();
+            places.line(&mut line);
+            self.buffer.splice(0..0, line);
+        }
+        let _ = cx.send_message_to(id, format.kind(), &self.buffer);
     }
 
     /// Closes a connection with a code of the protocol.
@@ -266,27 +381,50 @@ impl Handler for Gateway {
     type Letter = Letter;
 
     fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> Answer<()> {
-        let websocket = &self.desk.rules.options.websocket;
-        let prefix = websocket.handler_prefix.trim_end_matches('/');
-        if websocket.disabled || request.path().trim_end_matches('/') != prefix {
+        let options = &self.desk.rules.options;
+        let (websocket, uni) = (&options.websocket, &options.uni_websocket);
+        let at =
+            |prefix: &str| request.path().trim_end_matches('/') == prefix.trim_end_matches('/');
+        let one_way = uni.enabled && at(&uni.handler_prefix);
+        if !one_way && (websocket.disabled || !at(&websocket.handler_prefix)) {
             return Answer::Refuse(Refusal::NotFound);
         }
         if !self.desk.rules.origins.admit(request.header("origin")) {
             return Answer::Refuse(Refusal::Forbidden);
         }
-        let (session, protocol) = Session::new(request, peer.ip(), &self.desk.rules.options);
-        self.desk.arriving = Some(session);
-        Answer::Accept { state: (), protocol, headers: Vec::new(), dialect: 0 }
+        let (format, protocol, first) = match one_way {
+            false => {
+                let (format, protocol) = session::negotiate(request);
+                (format, protocol, First::Nothing)
+            }
+            true => match entrance::query(request, "cf_connect") {
+                None => (Format::UniWebSocket, None, First::Nothing),
+                Some(content) => match entrance::connect_request(&content) {
+                    Ok(connect) => {
+                        let first = First::Connect(Box::new(connect), Resume::default());
+                        (Format::UniWebSocket, None, first)
+                    }
+                    Err(_) => {
+                        let refusal = Refusal::BadRequest("cf_connect is no connect request");
+                        return Answer::Refuse(refusal);
+                    }
+                },
+            },
+        };
+        let session = Session::new(request, peer.ip(), options, format);
+        self.desk.arriving = Some(Arriving { session, first });
+        let dialect = format.dialect();
+        Answer::Accept { state: (), protocol, headers: Vec::new(), dialect }
     }
 
     fn plain(
         &mut self,
         _: &mut Cx<'_>,
-        _: &Request<'_>,
-        _: Option<&[u8]>,
-        _: SocketAddr,
+        request: &Request<'_>,
+        body: Option<&[u8]>,
+        peer: SocketAddr,
     ) -> Plain<()> {
-        Plain::Pass
+        self.desk.plain(request, peer.ip(), body)
     }
 
     fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
@@ -300,35 +438,30 @@ impl Handler for Gateway {
 
     fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
         let id = conn.id();
-        let Some(session) = self.desk.arriving.take() else { return };
+        let Some(Arriving { session, first }) = self.desk.arriving.take() else { return };
         let delay = self.desk.rules.options.client.stale_close_delay;
         self.desk.timers.add(conn.now() + delay, Link(id.to_bits()), What::Stale);
+        let format = session.format();
+        self.desk.stats.opened(format.transport());
         self.desk.sessions.insert(id, session);
+        if format.is_events() {
+            // The browser learns at once that the stream is open.
+            let _ = conn.text("\r\n");
+        }
+        match first {
+            First::Nothing => {}
+            First::Commands(commands) => self.hear(conn, id, &commands),
+            First::Connect(request, resume) => {
+                self.desk.unix = unix_now();
+                self.connect_one_way(conn, id, *request, resume);
+                self.settle(conn);
+            }
+        }
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
         let id = conn.id();
-        self.desk.unix = unix_now();
-        let Some(encoding) = self.desk.sessions.get_mut(id).map(|session| session.encoding())
-        else {
-            return;
-        };
-        for command in wire::decode(encoding, message.data()) {
-            let outcome = match command {
-                Ok(command) => self.command(conn, id, command),
-                Err(_) => {
-                    self.desk.stats.counters.undecodable += 1;
-                    Err(Disconnect::BAD_REQUEST)
-                }
-            };
-            self.settle(conn);
-            if let Err(disconnect) = outcome {
-                self.desk.close(conn, id, &disconnect);
-            }
-            if !conn.is_open() {
-                return;
-            }
-        }
+        self.hear(conn, id, message.data());
     }
 
     fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
@@ -340,16 +473,24 @@ impl Handler for Gateway {
         if session.pings_natively() {
             return conn.ping(b"").is_ok();
         }
-        session.set_pinged();
-        let demanded = !self.desk.rules.options.client.pong_timeout.is_zero();
-        self.desk.say(conn, id, wire::encode_ping);
-        demanded
+        let format = session.format();
+        if !format.is_uni() {
+            session.set_pinged();
+        }
+        self.desk.say(conn, id, |format, batch| wire::encode_ping(format.encoding(), batch));
+        match format {
+            // The browser answers the one, the page reads the other.
+            Format::UniWebSocket => conn.ping(b"").is_ok(),
+            // Nobody answers; that nobody takes it is found by the kernel.
+            Format::UniSse | Format::UniStream => false,
+            _ => !self.desk.rules.options.client.pong_timeout.is_zero(),
+        }
     }
 
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), closed: &Closed) {
-        if let Some(session) = self.desk.sessions.remove(id)
-            && let Some(client) = session.client()
-        {
+        let Some(session) = self.desk.sessions.remove(id) else { return };
+        self.desk.stats.ended(session.format().transport());
+        if let Some(client) = session.client() {
             self.remember_slow(client, closed.cause);
             self.with_hub(cx, |hub, out| hub.disconnect(out, client));
             self.settle(cx);
@@ -367,6 +508,10 @@ impl Handler for Gateway {
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
             Letter::Inspect(inspect) => self.inspect(*inspect),
+            Letter::Emulated(posted) => {
+                let (id, data) = *posted;
+                self.posted(cx, id, &data);
+            }
         }
         self.settle(cx);
     }
@@ -388,14 +533,6 @@ impl Handler for Gateway {
 /// A core's own copy: each command counts a reference, which cores would else do on one cache line.
 fn own(rules: &Rulebook) -> Arc<Rulebook> {
     Arc::new(rules.clone())
-}
-
-/// Text frames for JSON, binary ones for Protobuf.
-pub(super) fn kind(encoding: Encoding) -> crate::Kind {
-    match encoding {
-        Encoding::Json => crate::Kind::Text,
-        Encoding::Protobuf => crate::Kind::Binary,
-    }
 }
 
 pub(super) fn unix_now() -> i64 {

@@ -1,6 +1,6 @@
 //! What the home core of a channel sends to all its subscribers: a publication, a join or a leave.
 //!
-//! Owns the event and its encoded frames. Each variant of the frame is encoded when the first
+//! Owns the event and its encoded frames, whatever they are wrapped in. Each variant of the frame is encoded when the first
 //! subscriber needs it, on whichever core that is, and shared by all. The invariant: what a
 //! subscriber gets depends on its variant only, so nothing is encoded or allocated per subscriber.
 
@@ -14,11 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::delta;
+use super::format::Format;
 use super::letters::{ChannelId, ClientId, Who};
 use super::wire::messages::{ClientInfo, JoinPush, LeavePush, Publication, Push, PushBody};
-use super::wire::{self, Encoding, Envelope, Payload, Subject};
+use super::wire::{self, Encoding, Payload, Subject};
 use crate::engine::Frame;
-use crate::protocol::Kind;
 
 /// A publication as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl Item {
 /// Which frame a subscriber gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// The connection's encoding.
-    pub encoding: Encoding,
+    /// How the connection wants it wrapped.
+    pub format: Format,
     /// The channel's number instead of its name.
     pub compact: bool,
     /// Of publications: what is in them.
@@ -85,7 +85,14 @@ pub enum Form {
     Patch,
 }
 
-const VARIANTS: usize = 12;
+/// Of one format.
+const VARIANTS: usize = 6;
+
+/// Formats of WebSockets, which most connections have.
+const COMMON: usize = 2;
+
+/// The others.
+const RARE: usize = Format::ALL.len() - COMMON;
 
 impl Variant {
     fn index(self) -> usize {
@@ -94,10 +101,16 @@ impl Variant {
             Form::Whole => 1,
             Form::Patch => 2,
         };
-        let protobuf = usize::from(self.encoding == Encoding::Protobuf);
-        form * 4 + protobuf * 2 + usize::from(self.compact)
+        usize::from(self.format.bits()) * VARIANTS + form * 2 + usize::from(self.compact)
+    }
+
+    fn encoding(self) -> Encoding {
+        self.format.encoding()
     }
 }
+
+/// Encoded when somebody wants it; `None` where a JSON client cannot get it.
+type Slot = OnceLock<Option<Frame>>;
 
 /// What happened in a channel.
 #[derive(Debug)]
@@ -126,8 +139,9 @@ pub struct Delivery {
     pub(super) name: Arc<str>,
     /// What happened.
     pub(super) happening: Happening,
-    /// `None` where a JSON client cannot get it.
-    frames: [OnceLock<Option<Frame>>; VARIANTS],
+    common: [Slot; COMMON * VARIANTS],
+    /// Made when the first client without WebSocket wants one.
+    rare: OnceLock<Box<[Slot; RARE * VARIANTS]>>,
     /// Whether the payload is JSON.
     is_json: OnceLock<bool>,
     /// The patch for each encoding, if there is a shorter one than the payload.
@@ -141,7 +155,8 @@ impl Delivery {
             id,
             name,
             happening,
-            frames: Default::default(),
+            common: Default::default(),
+            rare: OnceLock::new(),
             is_json: OnceLock::new(),
             patches: Default::default(),
         }
@@ -161,7 +176,15 @@ impl Delivery {
     /// and the payload is not JSON. Joins and leaves take no notice of the form.
     pub fn frame(&self, variant: Variant) -> Option<&Frame> {
         let variant = self.reduced(variant);
-        self.frames[variant.index()].get_or_init(|| self.encode(variant)).as_ref()
+        let index = variant.index();
+        let slot = match self.common.get(index) {
+            Some(slot) => slot,
+            None => {
+                let rare = self.rare.get_or_init(|| Box::new(std::array::from_fn(|_| Slot::new())));
+                &rare[index - self.common.len()]
+            }
+        };
+        slot.get_or_init(|| self.encode(variant)).as_ref()
     }
 
     /// The variant with the same bytes that stands for this one.
@@ -169,10 +192,10 @@ impl Delivery {
         let Happening::Published { .. } = &self.happening else {
             return Variant { form: Form::Plain, ..variant };
         };
-        if variant.form == Form::Patch && self.patch(variant.encoding).is_none() {
+        if variant.form == Form::Patch && self.patch(variant.encoding()).is_none() {
             variant.form = Form::Whole;
         }
-        if variant.form == Form::Whole && variant.encoding == Encoding::Protobuf {
+        if variant.form == Form::Whole && variant.encoding() == Encoding::Protobuf {
             variant.form = Form::Plain;
         }
         variant
@@ -187,7 +210,8 @@ impl Delivery {
     }
 
     fn encode(&self, variant: Variant) -> Option<Frame> {
-        let Variant { encoding, compact, form } = variant;
+        let Variant { format, compact, form } = variant;
+        let (encoding, envelope) = (format.encoding(), format.envelope());
         let mut batch = Vec::new();
         match &self.happening {
             Happening::Published { item, .. } => {
@@ -204,10 +228,9 @@ impl Delivery {
                     Form::Whole => Payload::Text,
                     Form::Patch => self.patch(encoding).map_or(Payload::Text, Payload::Patch),
                 };
-                let reply = Envelope::Reply;
                 wire::encode_publication(
                     encoding,
-                    reply,
+                    envelope,
                     subject,
                     &item.wire(),
                     payload,
@@ -217,19 +240,15 @@ impl Delivery {
             Happening::Join(client, who) => {
                 let info = Some(who.wire(*client));
                 let push = self.push(compact, PushBody::Join(JoinPush { info }));
-                wire::encode_push(encoding, Envelope::Reply, &push, &mut batch);
+                wire::encode_push(encoding, envelope, &push, &mut batch);
             }
             Happening::Leave(client, who) => {
                 let info = Some(who.wire(*client));
                 let push = self.push(compact, PushBody::Leave(LeavePush { info }));
-                wire::encode_push(encoding, Envelope::Reply, &push, &mut batch);
+                wire::encode_push(encoding, envelope, &push, &mut batch);
             }
         }
-        let kind = match encoding {
-            Encoding::Json => Kind::Text,
-            Encoding::Protobuf => Kind::Binary,
-        };
-        Some(Frame::new(kind, &batch))
+        Some(format.frame(batch))
     }
 
     fn push(&self, compact: bool, body: PushBody) -> Push {

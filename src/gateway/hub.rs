@@ -27,6 +27,7 @@ use std::time::Duration;
 pub use subscribing::Subscribe;
 
 use super::delivery::Delivery;
+use super::format::Format;
 use super::home::{Home, HomeCounters, HomeLimits};
 use super::letters::{ChannelId, ClientId, EnterLetter, Letter, SeatRule};
 use super::local::{Locals, Loss, Subscription};
@@ -34,7 +35,7 @@ use super::outside::{ClientKey, Event, Link, Outside, Refused, SubKey};
 use super::placement::Placement;
 use super::seats::Seats;
 use super::users::Users;
-use super::wire::{Disconnect, Encoding, Error, Unsubscribe};
+use super::wire::{Disconnect, Error, Unsubscribe};
 
 /// How soon a core that missed a publication is told, if its mailbox was full then.
 const RETRY: Duration = Duration::from_millis(5);
@@ -148,9 +149,9 @@ impl Hub {
         link: Link,
         id: ClientId,
         user: &str,
-        encoding: Encoding,
+        format: impl Into<Format>,
     ) -> ClientKey {
-        self.users.connect(link, id, user, encoding)
+        self.users.connect(link, id, user, format.into())
     }
 
     /// A connection is gone: its subscriptions end, and its seat is free. Nothing is sent to it,

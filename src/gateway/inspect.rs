@@ -238,7 +238,7 @@ impl Gateway {
             core: self.desk.core,
             client: client.id(),
             user: self.hub.users().name_of(key).cloned().unwrap_or_default(),
-            encoding: client.encoding(),
+            encoding: client.format().encoding(),
             subscriptions: client.subscriptions(),
             channels: self.hub.subscriptions(key).take(named).map(|s| s.channel.clone()).collect(),
         }

@@ -19,11 +19,11 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::filter::Filter;
+use super::format::Format;
 use super::letters::{ChannelId, SubscribedLetter};
 use super::outside::{ClientKey, Link, SubKey};
 use super::placement::Placement;
 use super::users::Client;
-use super::wire::Encoding;
 
 pub(super) use deliver::Loss;
 
@@ -60,7 +60,6 @@ pub struct Subscription<'a> {
     pub pending: bool,
 }
 
-const PROTOBUF: u16 = 1;
 const COMPACT: u16 = 2;
 const POSITIONED: u16 = 4;
 const RECOVERABLE: u16 = 8;
@@ -72,6 +71,8 @@ const MEMBER: u16 = 128;
 const DELTA: u16 = 256;
 /// It has the channel's last publication, so it can apply a patch.
 const PRIMED: u16 = 512;
+/// Where the three bits of its format begin.
+const FORMAT_SHIFT: u16 = 13;
 
 #[derive(Clone, Debug)]
 struct Sub {
@@ -143,7 +144,7 @@ pub(super) struct Begun {
 pub(super) struct Confirmed {
     pub(super) link: Link,
     pub(super) channel: Arc<str>,
-    pub(super) encoding: Encoding,
+    pub(super) format: Format,
     pub(super) wants: Wants,
 }
 
@@ -209,11 +210,10 @@ impl Locals {
             channel,
             next: client.head,
             place: NONE,
-            flags: 0,
+            flags: u16::from(client.format().bits()) << FORMAT_SHIFT,
             pending: true,
         };
         let Begin { wants, member, filter } = begin;
-        sub.set(PROTOBUF, client.encoding() == Encoding::Protobuf);
         sub.set(COMPACT, wants.compact);
         sub.set(POSITIONED, wants.positioned);
         sub.set(RECOVERABLE, wants.recoverable);
@@ -312,13 +312,8 @@ impl Locals {
         let primed = letter.recovered.as_ref().is_some_and(|recovered| recovered.primed);
         sub.set(PRIMED, primed && sub.is(DELTA));
         channel.members.push(key);
-        let encoding = sub.encoding();
-        Some(Confirmed {
-            link: sub.link,
-            channel: channel.name.clone(),
-            encoding,
-            wants: sub.wants(),
-        })
+        let (link, format, wants) = (sub.link, sub.format(), sub.wants());
+        Some(Confirmed { link, channel: channel.name.clone(), format, wants })
     }
 
     /// Ends a subscription of this connection.
@@ -397,8 +392,8 @@ impl Locals {
 }
 
 impl Sub {
-    fn encoding(&self) -> Encoding {
-        if self.is(PROTOBUF) { Encoding::Protobuf } else { Encoding::Json }
+    fn format(&self) -> Format {
+        Format::of_bits((self.flags >> FORMAT_SHIFT) as u8)
     }
 
     fn wants(&self) -> Wants {

@@ -14,7 +14,9 @@
 //! [`outside`]. All of it without I/O.
 //!
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
-//! which has a session, by the rules compiled from the options ([`rulebook`]). What an operator may
+//! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
+//! told is wrapped as its transport wants it ([`mod@format`]); clients without WebSocket come in by
+//! event streams, and send commands by requests of their own ([`emulation`]). What an operator may
 //! look into is [`inspect`].
 
 pub mod api;
@@ -22,7 +24,10 @@ pub mod app;
 pub mod channels;
 pub mod delivery;
 pub mod delta;
+pub mod emulation;
+mod entrance;
 pub mod filter;
+pub mod format;
 pub mod home;
 pub mod hub;
 mod idempotency;
@@ -33,6 +38,7 @@ pub mod local;
 pub mod options;
 pub mod outside;
 pub mod placement;
+mod places;
 pub mod presence;
 pub mod proxy;
 pub mod rulebook;

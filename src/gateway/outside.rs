@@ -50,6 +50,13 @@ pub trait Outside {
     /// be closed: the hub takes a message that it sent for delivered. So no policy that drops.
     fn send(&mut self, link: Link, frame: &Frame);
 
+    /// As [`Self::send`], a publication of a recoverable channel to a client that is told its
+    /// positions: this is its newest.
+    fn publication(&mut self, link: Link, frame: &Frame, channel: &str, offset: u64) {
+        let _ = (channel, offset);
+        self.send(link, frame);
+    }
+
     /// Something happened that the connection's session has to know.
     fn event(&mut self, link: Link, event: Event<'_>);
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::format::Transport;
 use crate::CounterKind;
 
 macro_rules! counters {
@@ -70,6 +71,12 @@ counters! {
     tokens_refused: Total,
     /// Messages of clients that could not be decoded.
     undecodable: Total,
+    /// Requests of streams' clients (`/emulation`) passed on to their sessions.
+    emulated: Total,
+    /// Such requests answered with 400, 404 or 503.
+    emulation_refused: Total,
+    /// Such requests for sessions that are not there (any more).
+    emulation_lost: Total,
     /// Letters between cores that found a mailbox full.
     letters_refused: Total,
 }
@@ -110,6 +117,9 @@ commands! {
     "sub_refresh" => SubRefresh,
 }
 
+/// How many transports there are.
+const TRANSPORTS: usize = Transport::ALL.len();
+
 /// How many kinds of commands there are.
 const COMMANDS: usize = CommandKind::ALL.len();
 
@@ -118,6 +128,8 @@ const COMMANDS: usize = CommandKind::ALL.len();
 pub struct GatewayStats {
     /// Plain counters.
     pub counters: GatewayCounters,
+    /// Connections there are and were, by transport.
+    transports: [(u64, u64); TRANSPORTS],
     /// Time from a command's arrival to its reply.
     commands: [Durations; COMMANDS],
     /// Error replies by command and code. At most as many as there are codes: applications' codes
@@ -130,6 +142,23 @@ pub struct GatewayStats {
 }
 
 impl GatewayStats {
+    /// A connection opened.
+    pub fn opened(&mut self, transport: Transport) {
+        let (now, ever) = &mut self.transports[transport as usize];
+        *now += 1;
+        *ever += 1;
+    }
+
+    /// A connection is gone.
+    pub fn ended(&mut self, transport: Transport) {
+        self.transports[transport as usize].0 -= 1;
+    }
+
+    /// Connections by transport: how many there are, and how many there were ever.
+    pub fn transports(&self) -> impl Iterator<Item = (Transport, u64, u64)> {
+        Transport::ALL.into_iter().zip(self.transports).map(|(name, (now, ever))| (name, now, ever))
+    }
+
     /// A command was answered.
     pub fn command(&mut self, kind: CommandKind, took: Duration) {
         self.commands[kind as usize].record(took);
@@ -174,6 +203,10 @@ impl GatewayStats {
     /// Adds another core's.
     pub fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
+        for (sum, part) in self.transports.iter_mut().zip(&other.transports) {
+            sum.0 += part.0;
+            sum.1 += part.1;
+        }
         for (sum, part) in self.commands.iter_mut().zip(&other.commands) {
             sum.add(part);
         }
@@ -269,6 +302,9 @@ mod tests {
     fn cores_add_up() {
         let mut one = GatewayStats::default();
         one.counters.clients = 2;
+        one.opened(Transport::Sse);
+        one.opened(Transport::Sse);
+        one.ended(Transport::Sse);
         one.command(CommandKind::Publish, Duration::from_micros(7));
         one.error(CommandKind::Publish, 103);
         one.disconnect(3001);
@@ -276,6 +312,8 @@ mod tests {
         let mut sum = one.clone();
         sum.add(&one);
         assert_eq!(sum.counters.clients, 4);
+        let filled: Vec<_> = sum.transports().filter(|(_, _, ever)| *ever > 0).collect();
+        assert_eq!(filled, [(Transport::Sse, 2, 4)]);
         let publish = sum.commands().find(|(kind, _)| *kind == CommandKind::Publish).unwrap().1;
         assert_eq!((publish.count(), publish.sum_us()), (2, 14));
         assert_eq!(sum.errors().collect::<Vec<_>>(), [(CommandKind::Publish, 103, 2)]);

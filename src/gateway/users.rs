@@ -9,11 +9,11 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::format::Format;
 use super::letters::ClientId;
 use super::local::NONE;
 use super::outside::{ClientKey, Link};
 use super::placement::Placement;
-use super::wire::Encoding;
 
 /// What the hub knows of a connection.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Client {
     /// The first of its subscriptions.
     pub(super) head: u32,
     pub(super) subscriptions: u32,
-    encoding: Encoding,
+    format: Format,
     /// Its user's home core counts it.
     pub(super) seated: bool,
 }
@@ -46,9 +46,9 @@ impl Client {
         self.id
     }
 
-    /// How its messages are encoded.
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
+    /// How what it is told is wrapped.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// How many subscriptions it has or waits for.
@@ -100,13 +100,7 @@ impl Users {
     }
 
     /// Adds a connection.
-    pub fn connect(
-        &mut self,
-        link: Link,
-        id: ClientId,
-        user: &str,
-        encoding: Encoding,
-    ) -> ClientKey {
+    pub fn connect(&mut self, link: Link, id: ClientId, user: &str, format: Format) -> ClientKey {
         let user = self.intern(user);
         let record = &mut self.users[user as usize];
         let key = self.clients.insert(Client {
@@ -117,7 +111,7 @@ impl Users {
             previous: NONE,
             head: NONE,
             subscriptions: 0,
-            encoding,
+            format,
             seated: false,
         }) as u32;
         if let Some(next) = self.clients.get_mut(record.first as usize) {
@@ -228,7 +222,7 @@ mod tests {
             let set = model.entry(name).or_default();
             if rng.below(9) < 4 {
                 let id = ClientId::new(n.into());
-                set.insert(users.connect(Link(n), id, name, Encoding::Json));
+                set.insert(users.connect(Link(n), id, name, Format::WebSocketJson));
             } else if let Some(key) = set.pop_first() {
                 assert_eq!(users.name_of(key).unwrap().as_ref(), name);
                 assert!(users.disconnect(key).is_some() && users.get(key).is_none());
@@ -246,7 +240,7 @@ mod tests {
     #[test]
     fn a_connection_goes_once() {
         let mut users = Users::new(Placement::new(1, 1));
-        let key = users.connect(Link(1), ClientId::new(1), "ann", Encoding::Json);
+        let key = users.connect(Link(1), ClientId::new(1), "ann", Format::WebSocketJson);
         assert!(users.disconnect(key).is_some());
         assert!(users.disconnect(key).is_none());
     }

@@ -162,6 +162,28 @@ impl Gateway {
         (status.unwrap_or_else(|| panic!("no status in {answer:?}")), body.to_owned())
     }
 
+    /// One value of `/metrics`, by its name behind `ringhold_` and its labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.address()).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("a request is taken");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer in text");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("ringhold_{name} ")));
+        let value = line.and_then(|value| value.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) fn wait_for_metric(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name) != value {
+            assert!(Instant::now() < deadline, "{name} is {}, not {value}", self.metric(name));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Ends it by SIGTERM; it must end well.
     pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);

@@ -11,6 +11,7 @@ pub(crate) mod client;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod server;
+pub(crate) mod stream;
 pub(crate) mod wire;
 
 use std::io::{Read, Write};

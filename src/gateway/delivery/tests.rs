@@ -19,8 +19,8 @@ fn delivery(data: &str, base: Option<&str>) -> Delivery {
 }
 
 fn text(delivery: &Delivery, compact: bool, form: Form) -> String {
-    let frame = delivery.frame(Variant { encoding: Encoding::Json, compact, form }).unwrap();
-    assert_eq!(frame.kind(), Kind::Text);
+    let frame = delivery.frame(Variant { format: Format::WebSocketJson, compact, form }).unwrap();
+    assert_eq!(frame.kind(), crate::Kind::Text);
     String::from_utf8(frame.payload().to_vec()).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn each_variant_is_encoded_once_and_says_what_it_should() {
     for encoding in BOTH {
         for compact in [false, true] {
             for form in [Form::Plain, Form::Whole, Form::Patch] {
-                let variant = Variant { encoding, compact, form };
+                let variant = Variant { format: encoding.into(), compact, form };
                 let (one, two) = (delivery.frame(variant), delivery.frame(variant));
                 assert!(std::ptr::eq(one.unwrap(), two.unwrap()));
             }
@@ -59,7 +59,9 @@ fn each_variant_is_encoded_once_and_says_what_it_should() {
 fn variants_with_the_same_bytes_share_a_frame() {
     let delivery = delivery("1", Some("2"));
     for encoding in BOTH {
-        let frame = |form| delivery.frame(Variant { encoding, compact: false, form }).unwrap();
+        let frame = |form| {
+            delivery.frame(Variant { format: encoding.into(), compact: false, form }).unwrap()
+        };
         assert!(std::ptr::eq(frame(Form::Whole), frame(Form::Patch)), "the patch is longer");
         let protobuf = encoding == Encoding::Protobuf;
         assert_eq!(std::ptr::eq(frame(Form::Plain), frame(Form::Whole)), protobuf);
@@ -70,7 +72,9 @@ fn variants_with_the_same_bytes_share_a_frame() {
 fn what_is_not_json_goes_to_protobuf_only() {
     let delivery = delivery("no json", None);
     for form in [Form::Plain, Form::Whole, Form::Patch] {
-        let frame = |encoding| delivery.frame(Variant { encoding, compact: false, form });
+        let frame = |encoding: Encoding| {
+            delivery.frame(Variant { format: encoding.into(), compact: false, form })
+        };
         assert!(frame(Encoding::Json).is_none());
         assert!(frame(Encoding::Protobuf).is_some());
     }
@@ -108,8 +112,9 @@ fn joins_and_leaves_name_who_and_have_one_form() {
         text(&delivery, true, Form::Plain),
         format!(r#"{{"push":{{"id":7,"join":{info}}}}}"#)
     );
-    let frame =
-        |form| delivery.frame(Variant { encoding: Encoding::Json, compact: false, form }).unwrap();
+    let frame = |form| {
+        delivery.frame(Variant { format: Format::WebSocketJson, compact: false, form }).unwrap()
+    };
     assert!(std::ptr::eq(frame(Form::Plain), frame(Form::Patch)));
 }
 
@@ -138,4 +143,27 @@ fn a_recovered_chain_begins_whole_and_goes_on_in_patches() {
     let binary = Arc::new(Item { data: Bytes::from_static(b"\xff"), ..Item::clone(&items[0]) });
     assert!(chain(Encoding::Json, std::slice::from_ref(&binary)).is_none());
     assert!(chain(Encoding::Protobuf, &[binary]).is_some());
+}
+
+#[test]
+fn each_format_has_a_frame_of_its_own_and_all_of_one_share_it() {
+    let delivery = delivery("{\"a\":1}", None);
+    for format in Format::ALL {
+        let variant = Variant { format, compact: false, form: Form::Plain };
+        let frame = delivery.frame(variant).unwrap();
+        let payload = frame.payload();
+        assert_eq!(payload.as_ptr(), delivery.frame(variant).unwrap().payload().as_ptr());
+        if format.encoding() == Encoding::Protobuf {
+            continue;
+        }
+        let text = std::str::from_utf8(payload).unwrap();
+        let text = match format.is_events() {
+            true => text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap(),
+            false => text.strip_suffix('\n').unwrap_or(text),
+        };
+        let bare = text.starts_with("{\"channel\":");
+        assert_eq!(bare, format.is_uni(), "{format:?}: {text}");
+        assert!(bare || text.starts_with("{\"push\":{\"channel\":"), "{format:?}: {text}");
+        assert!(text.contains("\"pub\":{\"data\":{\"a\":1}"), "{format:?}: {text}");
+    }
 }

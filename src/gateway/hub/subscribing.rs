@@ -182,7 +182,8 @@ impl Hub {
 
 /// What to reply to a subscriber. `None` if something is not JSON, which is all the client knows.
 fn result(letter: SubscribedLetter, confirmed: &Confirmed) -> Option<SubscribeResult> {
-    let Confirmed { wants, encoding, .. } = confirmed;
+    let Confirmed { wants, format, .. } = confirmed;
+    let encoding = format.encoding();
     let mut result = SubscribeResult {
         recoverable: wants.recoverable,
         positioned: wants.positioned,
@@ -201,8 +202,8 @@ fn result(letter: SubscribedLetter, confirmed: &Confirmed) -> Option<SubscribeRe
             // The client's own position: it goes on from there as it takes the publications.
             result.offset = recovered.since;
             result.publications = match wants.delta {
-                true => chain(*encoding, &items)?,
-                false => plain(*encoding, &items)?,
+                true => chain(encoding, &items)?,
+                false => plain(encoding, &items)?,
             };
         }
     }

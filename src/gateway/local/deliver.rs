@@ -1,7 +1,8 @@
 //! One delivery to all subscribers of its channel on this core.
 
-use super::{COMPACT, DELTA, FILTERED, JOINS, Locals, POSITIONED, PRIMED, Sub};
+use super::{COMPACT, DELTA, FILTERED, JOINS, Locals, POSITIONED, PRIMED, RECOVERABLE, Sub};
 use crate::gateway::delivery::{Delivery, Form, Happening, Item, Variant};
+use crate::gateway::format::Format;
 use crate::gateway::letters::ChannelId;
 use crate::gateway::outside::{Outside, SubKey};
 
@@ -72,7 +73,11 @@ impl Locals {
                 continue;
             };
             sub.set(PRIMED, sub.is(DELTA));
-            out.send(sub.link, frame);
+            if sub.is(RECOVERABLE) && item.offset > 0 && sub.format() == Format::UniSse {
+                out.publication(sub.link, frame, delivery.channel(), item.offset);
+            } else {
+                out.send(sub.link, frame);
+            }
             sent += 1;
         }
         sent
@@ -113,6 +118,6 @@ impl Locals {
 
 impl Sub {
     fn variant(&self, form: Form) -> Variant {
-        Variant { encoding: self.encoding(), compact: self.is(COMPACT), form }
+        Variant { format: self.format(), compact: self.is(COMPACT), form }
     }
 }

@@ -25,7 +25,7 @@ fn answer(begun: &Begun, channel: u64) -> SubscribedLetter {
 fn what_a_subscription_had_goes_with_it() {
     let placement = Placement::new(1, 1);
     let (mut locals, mut users) = (Locals::new(placement), Users::new(placement));
-    let key = users.connect(Link(1), ClientId::new(1), "ann", Encoding::Json);
+    let key = users.connect(Link(1), ClientId::new(1), "ann", Format::WebSocketJson);
     let client = users.get_mut(key).unwrap();
     let node = FilterNode { key: "odd".to_owned(), cmp: "ex".to_owned(), ..FilterNode::default() };
     let filter = Arc::new(Filter::new(&node).unwrap());
@@ -52,8 +52,8 @@ fn what_a_subscription_had_goes_with_it() {
 fn a_number_that_is_given_anew_finds_the_new_channel() {
     let placement = Placement::new(1, 1);
     let (mut locals, mut users) = (Locals::new(placement), Users::new(placement));
-    let keys =
-        [1, 2].map(|n| users.connect(Link(n), ClientId::new(n.into()), "ann", Encoding::Json));
+    let keys = [1, 2]
+        .map(|n| users.connect(Link(n), ClientId::new(n.into()), "ann", Format::WebSocketJson));
     let first = locals.begin(keys[0], users.get_mut(keys[0]).unwrap(), "a", begin(None)).unwrap();
     locals.confirm(&answer(&first, 5)).unwrap();
     let again = locals.begin(keys[1], users.get_mut(keys[1]).unwrap(), "a", begin(None)).unwrap();

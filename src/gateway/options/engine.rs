@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Options, ProxyProtocol, RatePolicyChoice};
-use crate::engine::{Config, Drain, Heartbeat, Policy, Proxies, ProxyHeaders, RatePolicy};
+use crate::engine::{
+    Config, Drain, Heartbeat, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
+};
+use crate::gateway::format::last_words;
 use crate::protocol::CloseCode;
 
 impl Options {
@@ -43,6 +46,7 @@ impl Options {
             write_timeout: self.websocket.write_timeout,
             close_timeout: engine.close_timeout,
             heartbeat: self.heartbeat(),
+            last_words: LastWords(last_words),
             tick: engine.tick,
             mailbox: engine.mailbox,
             drain: self.drain(),

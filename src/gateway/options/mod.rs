@@ -32,8 +32,9 @@ pub use node::Place;
 pub use origins::Origins;
 pub use reader::{Mistake, Mistakes};
 pub use server::{
-    Admin, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, Log, Prometheus,
-    ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, WebSocket,
+    Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream, Log,
+    Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, Sse, UniHttpStream,
+    UniSse, UniWebSocket, WebSocket,
 };
 pub use values::{Secret, Size};
 
@@ -55,6 +56,18 @@ section! {
         http_api: HttpApi = HttpApi::default(),
         /// The WebSocket transport.
         websocket: WebSocket = WebSocket::default(),
+        /// Event streams, for clients without WebSocket.
+        sse: Sse = Sse::default(),
+        /// HTTP streams, likewise.
+        http_stream: HttpStream = HttpStream::default(),
+        /// Where clients of both send their commands.
+        emulation: Emulation = Emulation::default(),
+        /// One-way event streams.
+        uni_sse: UniSse = UniSse::default(),
+        /// One-way HTTP streams.
+        uni_http_stream: UniHttpStream = UniHttpStream::default(),
+        /// One-way WebSockets.
+        uni_websocket: UniWebSocket = UniWebSocket::default(),
         /// Metrics.
         prometheus: Prometheus = Prometheus::default(),
         /// Whether the server lives and is ready.
@@ -71,6 +84,14 @@ section! {
 }
 
 impl Options {
+    /// Whether plain requests are answered with streams.
+    pub fn has_streams(&self) -> bool {
+        self.sse.enabled
+            || self.http_stream.enabled
+            || self.uni_sse.enabled
+            || self.uni_http_stream.enabled
+    }
+
     /// All of it as TOML, with secrets masked.
     pub fn to_toml(&self) -> String {
         // Every value here came from a type that TOML has.

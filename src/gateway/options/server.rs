@@ -108,6 +108,75 @@ section! {
 }
 
 section! {
+    /// `sse`: event streams with commands by `/emulation`.
+    pub struct Sse {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/connection/sse".to_owned(),
+        /// Bytes of a request's body; a longer one is answered with 413.
+        max_request_body_size: Size = Size(65_536),
+    }
+}
+
+section! {
+    /// `http_stream`: HTTP responses that go on, with commands by `/emulation`.
+    pub struct HttpStream {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/connection/http_stream".to_owned(),
+        /// Bytes of a request's body; a longer one is answered with 413.
+        max_request_body_size: Size = Size(65_536),
+    }
+}
+
+section! {
+    /// `emulation`: commands of clients that listen to a stream. Served where `sse` or
+    /// `http_stream` is.
+    pub struct Emulation {
+        /// Path it is at.
+        handler_prefix: String = "/emulation".to_owned(),
+        /// Bytes of a request's body; a longer one is answered with 413.
+        max_request_body_size: Size = Size(65_536),
+    }
+}
+
+section! {
+    /// `uni_sse`: one-way event streams.
+    pub struct UniSse {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/connection/uni_sse".to_owned(),
+        /// Bytes of a request's body; a longer one is answered with 413.
+        max_request_body_size: Size = Size(65_536),
+    }
+}
+
+section! {
+    /// `uni_http_stream`: one-way HTTP responses that go on.
+    pub struct UniHttpStream {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/connection/uni_http_stream".to_owned(),
+        /// Bytes of a request's body; a longer one is answered with 413.
+        max_request_body_size: Size = Size(65_536),
+    }
+}
+
+section! {
+    /// `uni_websocket`: one-way WebSockets.
+    pub struct UniWebSocket {
+        /// Serve them.
+        enabled: bool = false,
+        /// Path they are at.
+        handler_prefix: String = "/connection/uni_websocket".to_owned(),
+    }
+}
+
+section! {
     /// `prometheus`: metrics.
     pub struct Prometheus {
         /// Serve them.

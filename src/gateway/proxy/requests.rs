@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::HookKind;
+use crate::gateway::format::Transport;
 use crate::gateway::json::{Raw, base64};
 use crate::gateway::wire::Encoding;
 
@@ -28,6 +29,8 @@ pub struct Caller {
     pub client: String,
     /// Its user; not sent with `connect`, when it is not known yet.
     pub user: String,
+    /// Where it came in.
+    pub transport: Transport,
     /// The encoding it speaks.
     pub encoding: Encoding,
     /// What its token or an earlier answer attached to it (JSON); empty: nothing.
@@ -127,7 +130,7 @@ impl HookRequest {
         let caller = &self.caller;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("client", &caller.client)?;
-        map.serialize_entry("transport", "websocket")?;
+        map.serialize_entry("transport", caller.transport.name())?;
         map.serialize_entry(
             "protocol",
             match caller.encoding {

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::gateway::channels::{Override, Switch};
+use crate::gateway::format::Transport;
 use crate::gateway::wire::{Disconnect, Encoding, Error};
 
 fn request(event: HookEvent) -> HookRequest {
     let caller = Caller {
+        transport: Transport::WebSocket,
         client: "c1".to_owned(),
         user: "56".to_owned(),
         encoding: Encoding::Json,

@@ -8,14 +8,15 @@ use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Asker, Decision};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
 use crate::gateway::outside::ClientKey;
+use crate::gateway::places::Resume;
 use crate::gateway::proxy::{HookEvent, PublishReply};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::stream::{Position, Read};
 use crate::gateway::tokens;
 use crate::gateway::wire::messages::{
-    ClientInfo, Command, HistoryRequest, PublishRequest, RefreshRequest, RefreshResult, Reply,
-    ReplyBody, Request, RpcRequest, StreamPosition, SubRefreshRequest, SubRefreshResult,
-    UnsubscribeRequest, UnsubscribeResult,
+    ClientInfo, Command, HistoryRequest, PublishRequest, Push, PushBody, RefreshRequest,
+    RefreshResult, Reply, ReplyBody, Request, RpcRequest, StreamPosition, SubRefreshRequest,
+    SubRefreshResult, UnsubscribeRequest, UnsubscribeResult,
 };
 use crate::gateway::wire::{self, Disconnect, Error};
 
@@ -78,7 +79,7 @@ impl Gateway {
         let now = cx.now().as_millis() as u64;
         let ticket = Ticket::new(Waits::Command(kind), now, number);
         let outcome = match request {
-            Request::Connect(request) => self.connect(cx, id, ticket, *request),
+            Request::Connect(request) => self.connect(cx, id, ticket, *request, Resume::default()),
             Request::Subscribe(request) => self.subscribe(cx, id, ticket, *request),
             Request::Unsubscribe(request) => self.unsubscribe(cx, id, ticket, &request),
             Request::Publish(request) => self.publish(cx, id, ticket, request),
@@ -400,14 +401,34 @@ impl Desk {
             let age = ticket.age_ms(cx.now().as_millis() as u64);
             self.stats.command(kind, Duration::from_millis(age));
         }
+        if self.is_one_way(id) {
+            // It asked for nothing else.
+            if let ReplyBody::Connect(result) = body {
+                let push = Push {
+                    body: Some(PushBody::Connect(Box::new((*result).into()))),
+                    ..Push::default()
+                };
+                self.say_at(cx, id, true, |format, batch| {
+                    wire::encode_push(format.encoding(), format.envelope(), &push, batch);
+                });
+            }
+            return;
+        }
         let reply = Reply { id: ticket.id(), body: Some(body) };
-        self.say(cx, id, |encoding, batch| wire::encode_reply(encoding, &reply, batch));
+        self.say(cx, id, |format, batch| wire::encode_reply(format.encoding(), &reply, batch));
     }
 
-    /// Replies to a command with an error.
+    fn is_one_way(&mut self, id: ConnId) -> bool {
+        self.sessions.get_mut(id).is_some_and(|session| session.format().is_uni())
+    }
+
+    /// Replies to a command with an error. A one-way client is closed instead.
     pub(super) fn fail(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, error: Error) {
         if let Some(Waits::Command(kind)) = ticket.waits() {
             self.stats.error(kind, error.code);
+        }
+        if self.is_one_way(id) {
+            return self.close(cx, id, &Disconnect::instead_of(&error));
         }
         self.reply(cx, id, ticket, ReplyBody::Error(error.into()));
     }

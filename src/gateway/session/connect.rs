@@ -7,8 +7,10 @@ use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::channels::{Asker, Override, Wish};
+use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
 use crate::gateway::outside::Link;
+use crate::gateway::places::Resume;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::tokens::{ConnectionClaims, TokenError};
@@ -94,6 +96,7 @@ impl Gateway {
         id: ConnId,
         ticket: Ticket,
         request: ConnectRequest,
+        resume: Resume,
     ) -> Outcome {
         if request.name.len() > NAME_MAX || request.version.len() > VERSION_MAX {
             return Err(Disconnect::BAD_REQUEST.into());
@@ -103,6 +106,7 @@ impl Gateway {
         let connecting = Connecting {
             ticket: ticket.0,
             positions: request.subs.clone(),
+            resume,
             ..Connecting::default()
         };
         session.more().connecting = Some(Box::new(connecting));
@@ -114,6 +118,20 @@ impl Gateway {
             session.more().connecting = None;
         }
         outcome
+    }
+
+    /// The one request of a one-way client.
+    pub(in crate::gateway) fn connect_one_way(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        request: ConnectRequest,
+        resume: Resume,
+    ) {
+        let now = cx.now().as_millis() as u64;
+        let ticket = Ticket::new(Waits::Command(CommandKind::Connect), now, 0);
+        let outcome = self.connect(cx, id, ticket, request, resume);
+        self.conclude(cx, id, ticket, outcome);
     }
 
     /// Finds out who it is.
@@ -189,7 +207,7 @@ impl Gateway {
             rules.namespaces.resolve(&sub.channel)?;
         }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        let encoding = session.encoding();
+        let format = session.format();
         session.more().conn_info = admitted.info.clone();
         session.more().meta = admitted.meta.clone();
         let bits = u128::from(cx.random()) << 64 | u128::from(cx.random());
@@ -201,7 +219,7 @@ impl Gateway {
                 .as_u128(),
         );
         let user = admitted.user.clone();
-        let client = self.hub.connect(link(id), name, &user, encoding);
+        let client = self.hub.connect(link(id), name, &user, format);
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         session.client = Some(client);
         let personal = &options.subscribe_to_user_personal_channel;
@@ -235,21 +253,26 @@ impl Gateway {
     fn seat(&mut self, cx: &mut Cx<'_>, id: ConnId) -> Outcome {
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         let Some(client) = session.client() else { return Ok(()) };
-        let native = session.is(NATIVE_PINGS);
+        let (native, format) = (session.is(NATIVE_PINGS), session.format());
         let Some(connecting) = session.connecting() else { return Ok(()) };
         let Some(admitted) = connecting.admitted.take() else { return Ok(()) };
         let ticket = Ticket(connecting.ticket);
         connecting.waiting = admitted.subs.len();
         let positions = std::mem::take(&mut connecting.positions);
+        let resume = std::mem::take(&mut connecting.resume);
         let options = &self.desk.rules.options.client;
         let ping = if native { 0 } else { options.ping_interval.as_secs_f64().ceil() as u32 };
-        let pong = ping > 0 && !options.pong_timeout.is_zero();
+        let pong = ping > 0 && !format.is_uni() && !options.pong_timeout.is_zero();
         let with_time = options.connect_include_server_time;
         let by_client = !options.proxy.refresh.enabled;
         let (expires, ttl) = self.desk.prolong(cx, id, admitted.expire_at);
         let time = match with_time {
             true => self.desk.unix.saturating_mul(1000),
             false => 0,
+        };
+        let (session, node) = match format.is_emulated() {
+            true => (self.desk.names.name(id), self.desk.names.node().to_owned()),
+            false => Default::default(),
         };
         let result = ConnectResult {
             client: self.client_id(client).to_string(),
@@ -259,6 +282,8 @@ impl Gateway {
             data: admitted.data,
             ping,
             pong,
+            session,
+            node,
             time,
             ..ConnectResult::default()
         };
@@ -270,6 +295,7 @@ impl Gateway {
         let channels = admitted.subs.len();
         for sub in admitted.subs {
             let request = positions.get(&sub.channel).cloned();
+            let request = request.or_else(|| resume.of(&sub.channel));
             self.subscribe_by_server(cx, id, Waits::Connect, ticket.id(), sub, request)?;
         }
         if channels == 0 {
@@ -334,13 +360,19 @@ impl Desk {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
         session.set(OPEN, true);
+        let Connecting { ticket, result, stash, commands, .. } = *connecting;
+        if session.format() == Format::UniSse {
+            for (channel, sub) in &result.subs {
+                session.more().places.begin(channel, sub);
+            }
+        }
         session.tidy();
         self.stats.counters.connects += 1;
-        let Connecting { ticket, result, stash, commands, .. } = *connecting;
         debug_assert_eq!(Ticket(ticket).waits(), Some(Waits::Command(CommandKind::Connect)));
         self.reply(cx, id, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
-        for frame in stash {
-            let _ = cx.send_to(id, &frame);
+        for (frame, at) in stash {
+            let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
+            self.send_at(cx, link(id), &frame, at);
         }
         if !commands.is_empty() {
             self.put_aside(Later::Commands(link(id), commands));

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::{Session, Ticket, Waits};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Later};
+use crate::gateway::format::Format;
 use crate::gateway::letters::Answer;
 use crate::gateway::outside::{Event, Link};
 use crate::gateway::wire::messages::{
     Publication, PublishResult, Push, PushBody, ReplyBody, SubscribePush, SubscribeResult,
 };
-use crate::gateway::wire::{self, Disconnect, Encoding, Envelope, Error, Unsubscribe};
+use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
 
 impl Desk {
     pub(in crate::gateway) fn event(&mut self, cx: &mut Cx<'_>, link: Link, event: Event<'_>) {
@@ -95,6 +96,7 @@ impl Desk {
 
     /// Tells a client that the server has subscribed it, and what it missed.
     fn announce(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, result: SubscribeResult) {
+        let told = result.clone();
         let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } =
             result;
         let begun = SubscribePush { recoverable, epoch, offset, positioned, data };
@@ -102,6 +104,13 @@ impl Desk {
         for publication in publications {
             let publication = Publication { channel: String::new(), ..publication };
             self.push(cx, id, channel, PushBody::Publication(Box::new(publication)));
+        }
+        // From now on its id names the channel, too.
+        if let Some(session) = self.sessions.get_mut(id)
+            && session.format() == Format::UniSse
+        {
+            session.more().places.begin(channel, &told);
+            session.tidy();
         }
     }
 
@@ -138,8 +147,8 @@ impl Desk {
     /// Queues a push for one connection.
     pub(super) fn push(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, body: PushBody) {
         let push = Push { id: 0, channel: channel.to_owned(), body: Some(body) };
-        self.say(cx, id, |encoding, batch| {
-            wire::encode_push(encoding, Envelope::Reply, &push, batch);
+        self.say(cx, id, |format, batch| {
+            wire::encode_push(format.encoding(), format.envelope(), &push, batch);
         });
     }
 }

@@ -49,7 +49,7 @@ impl Gateway {
         subscribe: Option<Box<SubscribeRequest>>,
     ) -> Outcome {
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        let encoding = session.encoding();
+        let (transport, encoding) = (session.format().transport(), session.encoding());
         let (meta, headers) = match &session.more {
             Some(more) => (more.meta.clone(), more.headers.clone()),
             None => Default::default(),
@@ -68,7 +68,7 @@ impl Gateway {
             }
             _ => About::Nothing,
         };
-        let caller = Caller { client, user, encoding, meta, headers };
+        let caller = Caller { client, user, transport, encoding, meta, headers };
         let request = HookRequest { proxy: Cow::Borrowed("default"), caller, event };
         let question = Question { id, ticket, about };
         let core = usize::from(self.desk.core);

@@ -19,8 +19,10 @@ use bytes::Bytes;
 
 pub use hooks::Question;
 
+use super::format::{Format, Transport};
 use super::options::Options;
 use super::outside::{ClientKey, Link};
+use super::places::{Places, Resume};
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::Encoding;
@@ -38,12 +40,12 @@ pub(super) struct Session {
     /// Unix time in seconds; 0 is never.
     expire_at: u32,
     flags: u8,
+    format: Format,
     more: Option<Box<More>>,
 }
 
 const _: () = assert!(size_of::<Option<Session>>() <= 40);
 
-const PROTOBUF: u8 = 1;
 /// Pings are WebSocket's, as the client asked.
 const NATIVE_PINGS: u8 = 2;
 /// The connect command came.
@@ -68,6 +70,8 @@ pub(super) struct More {
     pub(super) connecting: Option<Box<Connecting>>,
     /// Of subscriptions that expire, or have something to say.
     pub(super) subs: Vec<SubMore>,
+    /// Of clients that are told where they are.
+    pub(super) places: Places,
 }
 
 /// What few subscriptions have.
@@ -89,52 +93,55 @@ pub(super) struct Connecting {
     /// Server-side subscriptions without an answer.
     pub(super) waiting: usize,
     /// Pushes that have to follow the reply.
-    pub(super) stash: Vec<Frame>,
+    pub(super) stash: Vec<(Frame, Option<(Box<str>, u64)>)>,
     /// Commands that came before it.
     pub(super) commands: Vec<Command>,
     /// What is decided about the connection, until it has its seat.
     pub(super) admitted: Option<Box<connect::Admitted>>,
     /// Where the client's server-side subscriptions were.
     pub(super) positions: BTreeMap<String, SubscribeRequest>,
+    /// The same, as a one-way client brought it back.
+    pub(super) resume: Resume,
 }
 
 impl Session {
-    /// A session for an upgrade request of a client at this address, and the subprotocol to answer
-    /// with.
+    /// A session for a request of a client at this address.
     pub(super) fn new(
         request: &request::Request<'_>,
         client: IpAddr,
         options: &Options,
-    ) -> (Self, Option<String>) {
-        let query = |name: &str, value: &str| {
-            let pairs = request.query().unwrap_or("").split('&');
-            pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
-        };
-        let offered = |name: &str| request.protocols().any(|protocol| protocol == name);
-        let protocol = [PROTOBUF_PROTOCOL, JSON_PROTOCOL].into_iter().find(|name| offered(name));
-        let protobuf = protocol == Some(PROTOBUF_PROTOCOL)
-            || query("cf_protocol", "protobuf")
-            || query("format", "protobuf");
-        let mut flags = 0;
-        if protobuf {
-            flags |= PROTOBUF;
-        }
-        if query("cf_ws_frame_ping_pong", "true") {
-            flags |= NATIVE_PINGS;
-        }
+        format: Format,
+    ) -> Self {
+        let bidirectional = format.transport() == Transport::WebSocket;
+        let native = bidirectional && asks(request, "cf_ws_frame_ping_pong", "true");
+        let flags = if native { NATIVE_PINGS } else { 0 };
         let headers = hooks::forwarded(request, client, options);
         let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
-        let session = Self { generation: 0, client: None, expire_at: 0, flags, more };
-        (session, protocol.map(str::to_owned))
+        Self { generation: 0, client: None, expire_at: 0, flags, format, more }
+    }
+
+    /// How what it is told is wrapped.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     pub(super) fn encoding(&self) -> Encoding {
-        if self.is(PROTOBUF) { Encoding::Protobuf } else { Encoding::Json }
+        self.format.encoding()
     }
 
     /// As the hub knows it.
     pub(super) fn client(&self) -> Option<ClientKey> {
         self.client
+    }
+
+    /// Whether the connect command came.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.is(CONNECTING)
+    }
+
+    /// Where the client is told to be, if it is told.
+    pub(super) fn places(&mut self) -> Option<&mut Places> {
+        self.more.as_mut().map(|more| &mut more.places).filter(|places| !places.is_empty())
     }
 
     /// Whether the connect command was answered well.
@@ -178,6 +185,7 @@ impl Session {
         let Some(more) = &mut self.more else { return };
         more.subs.retain(|sub| *sub.channel != *channel);
         more.subs.shrink_to_fit();
+        more.places.end(channel);
         self.tidy();
     }
 
@@ -189,11 +197,29 @@ impl Session {
                 && *more.headers == ClientHeaders::default()
                 && more.connecting.is_none()
                 && more.subs.is_empty()
+                && more.places.is_empty()
         });
         if idle {
             self.more = None;
         }
     }
+}
+
+/// How the messages of a WebSocket are encoded, and the subprotocol to answer with.
+pub(super) fn negotiate(request: &request::Request<'_>) -> (Format, Option<String>) {
+    let offered = |name: &str| request.protocols().any(|protocol| protocol == name);
+    let protocol = [PROTOBUF_PROTOCOL, JSON_PROTOCOL].into_iter().find(|name| offered(name));
+    let protobuf = protocol == Some(PROTOBUF_PROTOCOL)
+        || asks(request, "cf_protocol", "protobuf")
+        || asks(request, "format", "protobuf");
+    let format = if protobuf { Format::WebSocketProtobuf } else { Format::WebSocketJson };
+    (format, protocol.map(str::to_owned))
+}
+
+/// Whether the query has this.
+fn asks(request: &request::Request<'_>, name: &str, value: &str) -> bool {
+    let pairs = request.query().unwrap_or("").split('&');
+    pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
 }
 
 /// The sessions of one core.

@@ -182,6 +182,16 @@ impl Disconnect {
         Self { code, reason: cut(reason.into()) }
     }
 
+    /// What a one-way client is closed with instead of an error reply to its connect request.
+    pub fn instead_of(error: &Error) -> Self {
+        match error.code {
+            103 => Self::PERMISSION_DENIED,
+            109 | 110 => Self::EXPIRED,
+            111 => Self::TOO_MANY_REQUESTS,
+            _ => Self::SERVER_ERROR,
+        }
+    }
+
     /// Whether clients connect again by themselves.
     pub fn reconnects(&self) -> bool {
         !matches!(self.code, 3500..=3999 | 4500..=4999)

@@ -5,10 +5,21 @@ import { createHmac } from 'node:crypto';
 
 import * as json from 'centrifuge';
 import * as binary from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 export const [, , url, apiUrl, apiKey, secret, protocol, ...more] = process.argv;
 const protobuf = protocol === 'protobuf';
+
+// What connections are made over: websocket, sse or http_stream.
+export const transport = process.env.TRANSPORT ?? 'websocket';
+
+const base = new URL(apiUrl).origin;
+const over = {
+  websocket: url,
+  sse: [{ transport: 'sse', endpoint: `${base}/connection/sse` }],
+  http_stream: [{ transport: 'http_stream', endpoint: `${base}/connection/http_stream` }],
+}[transport];
 
 // Two builds of the package, which know nothing of each other.
 export const { Centrifuge, UnauthorizedError } = protobuf ? binary : json;
@@ -34,8 +45,10 @@ export const soon = (seconds) => Math.floor(Date.now() / 1000) + seconds;
 const open = new Set();
 
 export function client(options = {}) {
-  const made = new Centrifuge(url, {
+  const made = new Centrifuge(over, {
     websocket: WebSocket,
+    eventsource: EventSource,
+    emulationEndpoint: `${base}/emulation`,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
     timeout: PATIENCE_MS,

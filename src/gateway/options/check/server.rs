@@ -24,6 +24,7 @@ impl Check<'_> {
         self.not_zero("websocket.write_timeout", websocket.write_timeout);
         let plain = !websocket.compression;
         self.demand(plain, "websocket.compression", "is not supported; clients do without");
+        self.bodies();
         let shutdown = &options.shutdown;
         self.not_zero("shutdown.timeout", shutdown.timeout);
         self.demand(
@@ -104,10 +105,37 @@ impl Check<'_> {
         self.demand(path, "admin.handler_prefix", what);
     }
 
+    fn bodies(&mut self) {
+        let options = self.options;
+        let most = options.engine.max_inbound;
+        let emulates = options.sse.enabled || options.http_stream.enabled;
+        for (table, enabled, size) in [
+            ("sse", options.sse.enabled, options.sse.max_request_body_size),
+            ("http_stream", options.http_stream.enabled, options.http_stream.max_request_body_size),
+            ("emulation", emulates, options.emulation.max_request_body_size),
+            ("uni_sse", options.uni_sse.enabled, options.uni_sse.max_request_body_size),
+            (
+                "uni_http_stream",
+                options.uni_http_stream.enabled,
+                options.uni_http_stream.max_request_body_size,
+            ),
+        ] {
+            let key = format!("{table}.max_request_body_size");
+            self.demand(size.0 > 0, &key, "must not be zero");
+            self.demand(!enabled || size <= most, &key, "must be at most engine.max_inbound");
+        }
+    }
+
     fn prefixes(&mut self) {
         let options = self.options;
         let prefixes = [
             ("websocket", &options.websocket.handler_prefix),
+            ("sse", &options.sse.handler_prefix),
+            ("http_stream", &options.http_stream.handler_prefix),
+            ("emulation", &options.emulation.handler_prefix),
+            ("uni_sse", &options.uni_sse.handler_prefix),
+            ("uni_http_stream", &options.uni_http_stream.handler_prefix),
+            ("uni_websocket", &options.uni_websocket.handler_prefix),
             ("http_api", &options.http_api.handler_prefix),
             ("prometheus", &options.prometheus.handler_prefix),
             ("health", &options.health.handler_prefix),

@@ -221,6 +221,15 @@ fn every_contradiction_is_named_with_its_line() {
         ("websocket.compression = true", "1: websocket.compression: is not supported"),
         ("websocket.message_size_limit = 0", "1: websocket.message_size_limit: must not be zero"),
         ("websocket.write_timeout = \"0s\"", "1: websocket.write_timeout: must not be zero"),
+        ("sse.max_request_body_size = 0", "1: sse.max_request_body_size: must not be zero"),
+        (
+            "[sse]\nenabled = true\nmax_request_body_size = \"1GiB\"",
+            "3: sse.max_request_body_size: must be at most engine.max_inbound",
+        ),
+        (
+            "uni_sse.handler_prefix = \"/emulation/\"",
+            "1: uni_sse.handler_prefix: is the same as emulation.handler_prefix",
+        ),
         ("shutdown.timeout = \"0s\"", "1: shutdown.timeout: must not be zero"),
         ("shutdown.drain_window = \"31s\"", "1: shutdown.drain_window: must not be longer"),
         ("log.level = \"a=b=c\"", "1: log.level: must be error"),

@@ -1,0 +1,289 @@
+//! Where clients without WebSocket come in: streams, the requests that carry their commands, and
+//! what browsers ask before (CORS).
+//!
+//! Owns which plain request gets which answer. What it has no path for is for the control plane.
+//! The invariant: no answer but to an admitted origin tells a page anything.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::app::{Arriving, Desk, First, Letter};
+use super::format::{Format, Transport};
+use super::options::Options;
+use super::places::Resume;
+use super::session::Session;
+use super::wire::messages::ConnectRequest;
+use super::wire::{self, Encoding, Malformed};
+use crate::engine::{Plain, SendError};
+use crate::protocol::request::Request;
+
+/// A path that is answered here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entrance {
+    Stream(Transport),
+    Emulation,
+}
+
+type Headers = Vec<(String, String)>;
+
+impl Desk {
+    /// Decides about a request that asks for no WebSocket.
+    pub(super) fn plain(
+        &mut self,
+        request: &Request<'_>,
+        client: IpAddr,
+        body: Option<&[u8]>,
+    ) -> Plain<()> {
+        let rules = self.rules.clone();
+        let Some(entrance) = entrance(&rules.options, request.path()) else { return Plain::Pass };
+        let origin = request.header("origin");
+        if !rules.origins.admit(origin) {
+            return answer(403, Vec::new());
+        }
+        let mut headers = cors(origin);
+        let allowed = match entrance {
+            Entrance::Stream(Transport::Sse | Transport::UniSse) => "GET, POST, OPTIONS",
+            _ => "POST, OPTIONS",
+        };
+        match request.method {
+            "OPTIONS" => {
+                preflight(request, allowed, &mut headers);
+                return answer(204, headers);
+            }
+            "POST" => {}
+            "GET" if allowed.starts_with("GET") => {}
+            _ => {
+                headers.push(("Allow".to_owned(), allowed.to_owned()));
+                return answer(405, headers);
+            }
+        }
+        let content = match (request.method, body) {
+            ("GET", _) => query(request, "cf_connect"),
+            (_, Some(body)) => Some(Cow::Borrowed(body)),
+            (_, None) => {
+                // The engine would say the same, but not to a page.
+                let limit = body_max(&rules.options, entrance);
+                let said = request.body_len();
+                return match said {
+                    Ok(len) if len <= limit as u64 => Plain::Body(limit),
+                    Ok(_) => answer(413, headers),
+                    Err(refusal) => answer(refusal.status(), headers),
+                };
+            }
+        };
+        match entrance {
+            Entrance::Emulation => {
+                answer(self.emulated(request, &content.unwrap_or_default()), headers)
+            }
+            Entrance::Stream(transport) => {
+                self.stream(request, client, transport, content.as_deref(), headers)
+            }
+        }
+    }
+
+    /// Opens a stream for what the client sent with its request.
+    fn stream(
+        &mut self,
+        request: &Request<'_>,
+        client: IpAddr,
+        transport: Transport,
+        content: Option<&[u8]>,
+        mut headers: Headers,
+    ) -> Plain<()> {
+        let format = match transport {
+            Transport::HttpStream if is_binary(request) => Format::StreamProtobuf,
+            Transport::HttpStream => Format::StreamJson,
+            Transport::UniSse => Format::UniSse,
+            Transport::UniHttpStream => Format::UniStream,
+            _ => Format::Sse,
+        };
+        let first = match (format.is_uni(), content) {
+            (true, content) => match connect_request(content.unwrap_or_default()) {
+                Ok(connect) => {
+                    let resume = request.header("last-event-id").filter(|_| format.is_events());
+                    First::Connect(Box::new(connect), Resume::new(resume.unwrap_or_default()))
+                }
+                Err(_) => return answer(400, headers),
+            },
+            (false, Some(content)) if !content.is_empty() => First::Commands(content.to_vec()),
+            (false, _) => return answer(400, headers),
+        };
+        let session = Session::new(request, client, &self.rules.options, format);
+        self.arriving = Some(Arriving { session, first });
+        let content_type = match format {
+            Format::Sse | Format::UniSse => "text/event-stream; charset=utf-8",
+            Format::StreamProtobuf => "application/octet-stream",
+            _ => "application/x-ndjson",
+        };
+        // Proxies must neither keep it nor wait for more of it.
+        let fixed = [
+            ("Content-Type", content_type),
+            ("Cache-Control", "private, no-cache, no-store, must-revalidate, max-age=0"),
+            ("Pragma", "no-cache"),
+            ("X-Accel-Buffering", "no"),
+        ];
+        headers.extend(fixed.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Plain::Stream { state: (), headers, dialect: format.dialect() }
+    }
+
+    /// Passes on what the client of a stream posted. The status to answer with.
+    fn emulated(&mut self, request: &Request<'_>, body: &[u8]) -> u16 {
+        let encoding = if is_binary(request) { Encoding::Protobuf } else { Encoding::Json };
+        let Ok(posted) = wire::decode_emulation(encoding, body) else {
+            self.stats.counters.emulation_refused += 1;
+            return 400;
+        };
+        if posted.node != self.names.node() {
+            self.stats.counters.emulation_refused += 1;
+            return 404;
+        }
+        let Some(id) = self.names.find(&posted.session) else {
+            // As for a session that is gone: its client learns it from the stream.
+            self.stats.counters.emulation_lost += 1;
+            return 204;
+        };
+        let letter = Letter::Emulated(Box::new((id, posted.data)));
+        match self.handle.post(id.worker(), letter) {
+            Err(SendError::Busy) => {
+                self.stats.counters.emulation_refused += 1;
+                503
+            }
+            _ => 204,
+        }
+    }
+}
+
+/// What is at a path.
+fn entrance(options: &Options, path: &str) -> Option<Entrance> {
+    let path = path.trim_end_matches('/');
+    let Options { sse, http_stream, uni_sse, uni_http_stream, emulation, .. } = options;
+    let emulates = sse.enabled || http_stream.enabled;
+    let entrances = [
+        (sse.enabled, &sse.handler_prefix, Entrance::Stream(Transport::Sse)),
+        (http_stream.enabled, &http_stream.handler_prefix, Entrance::Stream(Transport::HttpStream)),
+        (emulates, &emulation.handler_prefix, Entrance::Emulation),
+        (uni_sse.enabled, &uni_sse.handler_prefix, Entrance::Stream(Transport::UniSse)),
+        (
+            uni_http_stream.enabled,
+            &uni_http_stream.handler_prefix,
+            Entrance::Stream(Transport::UniHttpStream),
+        ),
+    ];
+    let at = |(enabled, prefix, entrance): (bool, &String, Entrance)| {
+        (enabled && prefix.trim_end_matches('/') == path).then_some(entrance)
+    };
+    entrances.into_iter().find_map(at)
+}
+
+/// Bytes of a body there.
+fn body_max(options: &Options, entrance: Entrance) -> usize {
+    let size = match entrance {
+        Entrance::Emulation => options.emulation.max_request_body_size,
+        Entrance::Stream(Transport::HttpStream) => options.http_stream.max_request_body_size,
+        Entrance::Stream(Transport::UniSse) => options.uni_sse.max_request_body_size,
+        Entrance::Stream(Transport::UniHttpStream) => options.uni_http_stream.max_request_body_size,
+        Entrance::Stream(_) => options.sse.max_request_body_size,
+    };
+    size.0
+}
+
+fn answer(status: u16, headers: Headers) -> Plain<()> {
+    Plain::Answer { status, headers }
+}
+
+/// What lets a page of an admitted origin read the answer, with its cookies.
+fn cors(origin: Option<&str>) -> Headers {
+    let Some(origin) = origin else { return Vec::new() };
+    [
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Vary", "Origin"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// The answer to what a browser asks before a request that a form could not make.
+fn preflight(request: &Request<'_>, methods: &str, headers: &mut Headers) {
+    headers.push(("Access-Control-Allow-Methods".to_owned(), methods.to_owned()));
+    headers.push(("Access-Control-Max-Age".to_owned(), "300".to_owned()));
+    if let Some(wanted) = request.header("access-control-request-headers") {
+        headers.push(("Access-Control-Allow-Headers".to_owned(), wanted.to_owned()));
+    }
+}
+
+/// Whether what is posted is Protobuf.
+fn is_binary(request: &Request<'_>) -> bool {
+    let content_type = request.header("content-type").unwrap_or_default();
+    let (kind, _) = content_type.split_once(';').unwrap_or((content_type, ""));
+    kind.trim().eq_ignore_ascii_case("application/octet-stream")
+}
+
+/// A one-way client's request; nothing, and `null`, ask for nothing.
+pub(super) fn connect_request(content: &[u8]) -> Result<ConnectRequest, Malformed> {
+    match content.trim_ascii() {
+        b"" | b"null" => Ok(ConnectRequest::default()),
+        content => wire::decode_connect(Encoding::Json, content),
+    }
+}
+
+/// The first value of that name in the query, unless it is empty.
+pub(super) fn query<'r>(request: &Request<'r>, name: &str) -> Option<Cow<'r, [u8]>> {
+    let pairs = request.query().unwrap_or("").split('&');
+    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+    Some(unescaped(value)).filter(|value| !value.is_empty())
+}
+
+/// A value of a query without its escapes. What is no escape stands for itself.
+fn unescaped(value: &str) -> Cow<'_, [u8]> {
+    if !value.contains(['%', '+']) {
+        return Cow::Borrowed(value.as_bytes());
+    }
+    let mut plain = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            (b'+', ..) => plain.push(b' '),
+            _ => plain.push(*byte),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_taken_out() {
+        for (escaped, plain) in [
+            ("", ""),
+            ("abc", "abc"),
+            ("a%20b+c", "a b c"),
+            ("%7B%22id%22%3a1%7D", "{\"id\":1}"),
+            ("%C3%A9", "é"),
+            ("100%", "100%"),
+            ("%2", "%2"),
+            ("%zz%41", "%zzA"),
+        ] {
+            assert_eq!(unescaped(escaped).as_ref(), plain.as_bytes(), "{escaped}");
+        }
+    }
+
+    #[test]
+    fn nothing_and_null_are_requests() {
+        for content in ["", " ", "null", " null\n", "{}"] {
+            let request = connect_request(content.as_bytes());
+            assert_eq!(request, Ok(ConnectRequest::default()), "{content:?}");
+        }
+        for content in ["[]", "1", "{", "{} {}", "nul"] {
+            assert!(connect_request(content.as_bytes()).is_err(), "{content:?}");
+        }
+    }
+}

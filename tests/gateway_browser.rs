@@ -1,5 +1,6 @@
 //! What a person sees who starts the program with no configuration and opens its page twice:
-//! headless Chromium, two tabs that talk.
+//! headless Chromium, two tabs that talk. And what the browser's own `EventSource` and `fetch` make
+//! of event streams, from a page of another origin.
 //!
 //! Method: `ringhold serve` prints an address; two tabs of one Chromium open it, driven through the
 //! browser's debugging protocol: text typed, buttons clicked, what is shown read back. Screenshots
@@ -8,12 +9,14 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::json;
 use support::browser::{BROWSERS, Browser, LIMIT, Tab};
 use support::client::Client;
-use support::gateway::{Session, address, program};
+use support::gateway::{Gateway, Session, address, program, token};
 use support::server::Server;
 use support::{find_program, run, skip};
 
@@ -146,4 +149,124 @@ fn two_tabs_talk() {
     }
     let exceptions = browser.exceptions();
     assert!(exceptions.is_empty(), "{exceptions:?}");
+}
+
+/// Serves an empty page at a free port, until the test's process ends. Returns the page's origin.
+fn elsewhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let origin = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\
+                  Connection: close\r\n\r\n<!doctype html>",
+            );
+        }
+    });
+    origin
+}
+
+const STREAMS: &str = r#"
+[sse]
+enabled = true
+[uni_sse]
+enabled = true
+[[channel.namespaces]]
+name = "news"
+history_size = 100
+history_ttl = "300s"
+force_recovery = true
+allow_subscribe_for_client = true
+"#;
+
+#[test]
+fn event_sources_of_another_origin_listen_and_come_back() {
+    let Some(chromium) = find_program(&BROWSERS) else {
+        return skip("chromium is not installed");
+    };
+    let origin = elsewhere();
+    let gateway = Gateway::start(&format!("[client]\nallowed_origins = [\"{origin}\"]\n{STREAMS}"));
+    let base = format!("http://{}", gateway.address());
+    let mut browser = Browser::start(&chromium, "gateway-browser-streams");
+    let tab = browser.open(&origin);
+    tab.shows(&mut browser, "location.origin", &json!(origin));
+
+    // One way, with nothing but the browser's own class.
+    let claims = json!({"sub": "42", "channels": ["news:a"]});
+    let connect = json!({"token": token(&claims)});
+    let script = format!(
+        "window.seen = []; window.ids = []; window.opens = 0;
+         const url = '{base}/connection/uni_sse?cf_connect='
+             + encodeURIComponent(JSON.stringify({connect}));
+         window.source = new EventSource(url, {{ withCredentials: true }});
+         source.onopen = () => {{ opens += 1; }};
+         source.onmessage = (event) => {{
+             const push = JSON.parse(event.data);
+             const missed = push.connect?.subs['news:a'].publications ?? [];
+             for (const one of push.pub ? [push.pub] : missed) seen.push(one.data);
+             ids.push(event.lastEventId);
+         }};
+         null"
+    );
+    tab.value(&mut browser, &format!("(() => {{ {script} }})()"));
+    tab.shows(&mut browser, "opens", &json!(1));
+    tab.shows(&mut browser, "ids.length", &json!(1));
+    let large = "\u{e9}".repeat(30_000);
+    for data in [json!(1), json!({"two": 2}), json!(large)] {
+        gateway.api("publish", json!({"channel": "news:a", "data": data}));
+    }
+    tab.shows(
+        &mut browser,
+        "JSON.stringify(seen) === JSON.stringify([1, {two: 2}, seen[2]])",
+        &json!(true),
+    );
+    tab.shows(&mut browser, "seen[2].length", &json!(30_000));
+    // The stream ends; what is published until the browser is back is not lost.
+    gateway.api("disconnect", json!({"user": "42", "disconnect": {"code": 3000, "reason": "go"}}));
+    for data in 4..=6 {
+        gateway.api("publish", json!({"channel": "news:a", "data": data}));
+    }
+    tab.shows(&mut browser, "opens", &json!(2));
+    tab.shows(&mut browser, "seen.slice(3)", &json!([4, 5, 6]));
+    gateway.api("publish", json!({"channel": "news:a", "data": 7}));
+    tab.shows(&mut browser, "seen.slice(3)", &json!([4, 5, 6, 7]));
+    tab.shows(&mut browser, "new Set(ids).size >= 5", &json!(true));
+    tab.value(&mut browser, "source.close(); null");
+
+    // Both ways: commands are posted, which needs the browser's leave.
+    let first = json!({"id": 1, "connect": {"token": token(&json!({"sub": "43"}))}});
+    let script = format!(
+        "window.heard = []; window.answers = [];
+         const url = '{base}/connection/sse?cf_connect='
+             + encodeURIComponent(JSON.stringify({first}));
+         window.other = new EventSource(url);
+         const post = async (session, node, data) => {{
+             const body = JSON.stringify({{ session, node, data }});
+             const headers = {{ 'Content-Type': 'application/json' }};
+             const credentials = 'include';
+             const answer = await fetch('{base}/emulation',
+                 {{ method: 'POST', headers, body, credentials }});
+             answers.push(answer.status);
+         }};
+         other.onmessage = (event) => {{
+             const reply = JSON.parse(event.data);
+             heard.push(reply);
+             if (!reply.connect) return;
+             const command = {{ id: 2, subscribe: {{ channel: 'news:b' }} }};
+             post(reply.connect.session, reply.connect.node, JSON.stringify(command));
+             post('nobody', 'elsewhere', '{{}}');
+         }};
+         null"
+    );
+    tab.value(&mut browser, &format!("(() => {{ {script} }})()"));
+    tab.shows(&mut browser, "answers.toSorted()", &json!([204, 404]));
+    tab.shows(&mut browser, "heard.length", &json!(2));
+    gateway.api("publish", json!({"channel": "news:b", "data": {"hi": 1}}));
+    tab.shows(&mut browser, "heard[2]?.push?.pub?.data", &json!({"hi": 1}));
+    let exceptions = browser.exceptions();
+    assert!(exceptions.is_empty(), "{exceptions:?}");
+    drop(browser);
+    gateway.stop();
 }

@@ -128,7 +128,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 68] = [
+const EXPECTED: [&str; 69] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -178,6 +178,7 @@ const EXPECTED: [&str; 68] = [
     "stream: bytes without chunks",
     "stream: last words",
     "stream: end",
+    "last words in a frame",
     "stream closed: Slow",
     "stream closed: Peer",
     "stream closed: Heartbeat",

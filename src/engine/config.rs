@@ -343,12 +343,13 @@ impl Config {
 
     /// How long the kernel tries to get what is sent to a peer before it gives the connection up
     /// (TCP_USER_TIMEOUT): as long as a heartbeat may stay unanswered, so that a peer that vanished
-    /// is found by the heartbeats that nobody takes, also where no answer is awaited; but no less
-    /// than a slow peer may take nothing. Where answers are not demanded, an interval.
+    /// is found by the heartbeats that nobody takes, also where no answer is awaited; but a second
+    /// more than a slow peer may take nothing, so that this is told apart. Where answers are not
+    /// demanded, an interval.
     pub fn user_timeout(&self) -> Duration {
         let beat = &self.heartbeat;
         let unanswered = if beat.enabled { beat.dead.min(beat.ceiling) } else { Duration::ZERO };
-        unanswered.max(self.write_timeout)
+        unanswered.max(self.write_timeout + Duration::from_secs(1))
     }
 
     /// How `max_connections` are spread, given the soft limit of open files and the processors
@@ -436,7 +437,7 @@ mod tests {
         config.heartbeat.dead = second(1_000_000);
         assert_eq!(config.user_timeout(), config.heartbeat.ceiling);
         config.heartbeat.enabled = false;
-        assert_eq!(config.user_timeout(), second(1));
+        assert_eq!(config.user_timeout(), second(2));
     }
 
     #[test]

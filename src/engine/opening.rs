@@ -205,7 +205,7 @@ fn answer<H: Handler>(
     }
 }
 
-/// The same for a request that is no upgrade. `refusal` says so to the client, if nothing else does.
+/// The same for a request that is no upgrade. `refusal` says so to the client if nothing else does.
 fn answer_plain<H: Handler>(
     handler: &mut H,
     core: &mut Core,

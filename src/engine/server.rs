@@ -381,7 +381,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(config.user_timeout()));
-        assert_eq!(config.user_timeout(), std::time::Duration::from_secs(77));
+        assert_eq!(config.user_timeout(), std::time::Duration::from_secs(78));
         assert!(accepted.tcp_nodelay().unwrap());
     }
 }

@@ -1,8 +1,9 @@
 //! What the home core of a channel sends to all its subscribers: a publication, a join or a leave.
 //!
-//! Owns the event and its encoded frames, whatever they are wrapped in. Each variant of the frame is encoded when the first
-//! subscriber needs it, on whichever core that is, and shared by all. The invariant: what a
-//! subscriber gets depends on its variant only, so nothing is encoded or allocated per subscriber.
+//! Owns the event and its encoded frames, whatever they are wrapped in. Each variant of the frame
+//! is encoded when the first subscriber needs it, on whichever core that is, and shared by all. The
+//! invariant: what a subscriber gets depends on its variant only, so nothing is encoded or
+//! allocated per subscriber.
 
 #[cfg(test)]
 mod tests;

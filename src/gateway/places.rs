@@ -2,9 +2,9 @@
 //! a browser brings back as `Last-Event-ID`.
 //!
 //! An id names each recoverable channel by eight letters of a hash, then its epoch, a dot, and the
-//! offset of the last publication; entries are apart by commas: `n4bQgYhMQTxYrVab.17,4v9dmlruPBwkLZcd.3`.
-//! Owns this text. Knows no session. The invariant: an id that a client has seen covers exactly the
-//! publications that it got before or with it.
+//! offset of the last publication; entries are apart by commas:
+//! `n4bQgYhMQTxYrVab.17,4v9dmlruPBwkLZcd.3`. Owns this text. Knows no session. The invariant: an id
+//! that a client has seen covers exactly the publications that it got before or with it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -175,7 +175,9 @@ impl Handler for App {
             _ => {}
         }
         let path = request.path().to_owned();
-        Answer::accept(State { id: None, port: peer.port(), path })
+        let state = State { id: None, port: peer.port(), path };
+        let dialect = if self.rng.one_in(4) { 2 } else { 0 };
+        Answer::Accept { state, protocol: None, headers: Vec::new(), dialect }
     }
 
     fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut State) -> bool {

@@ -249,6 +249,10 @@ impl Peer {
 
     fn on_message(&mut self, kind: Kind, data: &[u8], kernel: &mut Kernel) -> Result<(), String> {
         match data.first() {
+            Some(b'W') => {
+                kernel.seen.count("last words in a frame");
+                Ok(())
+            }
             Some(b'D') => {
                 let own = format!("D{} ", self.port);
                 kernel.seen.count("direct message");

@@ -59,7 +59,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
         [Policy::CloseSlow, Policy::DropNewest, Policy::DropOldest, Policy::Conflate]
             [rng.below(4) as usize];
     config.last_words = LastWords(|dialect, code, reason, out| {
-        // On streams only; an empty word is none.
+        // Of one dialect there are none.
         if dialect > 1 {
             out.extend_from_slice(format!("W{dialect} {code} {reason}").as_bytes());
         }

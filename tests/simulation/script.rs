@@ -212,7 +212,13 @@ impl Script {
             8 => format!("{post}Content-Length: {}\r\n\r\n{body}", len + 1),
             _ => "GET /stream HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
         };
-        self.request = Some(request.into_bytes());
+        let mut request = request.into_bytes();
+        if kind < 8 && rng.one_in(2) {
+            // It sends the body later.
+            let head = request.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
+            self.steps.push_back(Step::Raw(request.split_off(head)));
+        }
+        self.request = Some(request);
         (self.eager, self.answers) = (true, false);
         self.chunk = self.chunk.max(50);
         if kind != 8 && rng.one_in(3) {

@@ -379,8 +379,8 @@ fn five_hundred_streams_some_of_them_dead() {
     let found = ["slow", "write_timeout", "heartbeat", "error", "clean", "abrupt"].map(closes);
     println!("slow, write timeout, heartbeat, error, clean, abrupt: {found:?}");
     assert_eq!(found.iter().sum::<u64>(), dead as u64);
-    let stalled = STALLED.len() as u64;
-    assert!(found[0] + found[1] >= stalled, "who stalls is found to be slow");
+    // Who stalls is found by whichever is first: its queue, the write timeout, the missing pong, or
+    // the kernel, whose buffers may take all that is sent in this time.
     assert!(found[3] >= RESET.len() as u64, "who breaks is found to be broken");
     // It is no more than a heartbeat and its answer, but for what this machine does meanwhile.
     assert!(took < PING + PONG + PATIENCE, "{took:?}");

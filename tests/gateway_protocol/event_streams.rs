@@ -266,10 +266,11 @@ fn bodies_may_come_in_pieces_and_wait_to_be_asked_for() {
     gateway.stop();
 
     // A body that does not come.
-    let gateway = Gateway::start(&format!("{TABLES}[shutdown]\ndrain_window = \"0s\"\n"));
+    let gateway = Gateway::start(TABLES);
     let socket = send(gateway.address(), &whole[..head + 3]);
     drop(socket);
-    gateway.wait_for_metric("connections", 1);
+    gateway.wait_for_metric("handshake_aborts_total", 1);
+    gateway.wait_for_metric("inbound_bytes_held", 0);
     gateway.stop();
 }
 
@@ -386,10 +387,10 @@ fn commands_can_follow_the_connect_command_at_once() {
 
 #[test]
 fn slow_readers_are_closed_and_gone() {
-    let gateway = Gateway::start(&format!(
+    let gateway = Gateway::start(
         "[client]\ninsecure = true\nqueue_max_size = 100000\n[websocket]\nwrite_timeout = \"20s\"\n\
-         [sse]\nenabled = true\n[http_stream]\nenabled = true\n[prometheus]\nenabled = true\n"
-    ));
+         [sse]\nenabled = true\n[http_stream]\nenabled = true\n[prometheus]\nenabled = true\n",
+    );
     let mut slow = Session::new(sse(&gateway, CONNECT));
     let mut quick = Session::new(http_stream(&gateway, CONNECT));
     for session in [&mut slow, &mut quick] {

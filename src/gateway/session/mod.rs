@@ -85,6 +85,9 @@ pub(super) struct SubMore {
     pub(super) server_side: bool,
 }
 
+/// A publication's channel and offset.
+type At = (Box<str>, u64);
+
 /// A connect command on its way to its reply.
 #[derive(Debug, Default)]
 pub(super) struct Connecting {
@@ -93,7 +96,7 @@ pub(super) struct Connecting {
     /// Server-side subscriptions without an answer.
     pub(super) waiting: usize,
     /// Pushes that have to follow the reply.
-    pub(super) stash: Vec<(Frame, Option<(Box<str>, u64)>)>,
+    pub(super) stash: Vec<(Frame, Option<At>)>,
     /// Commands that came before it.
     pub(super) commands: Vec<Command>,
     /// What is decided about the connection, until it has its seat.

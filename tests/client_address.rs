@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, ProxyHeaders};
+use ringhold::{Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders};
 
 use crate::stories::{Frame, Peer, Site, wait_until};
 use crate::support::wire::{self, FIN, TEXT, UPGRADE, frame};
@@ -38,8 +38,14 @@ impl Handler for Mirror {
         Answer::accept(peer)
     }
 
-    fn passes(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> bool {
-        true
+    fn plain(
+        &mut self,
+        _: &mut Cx<'_>,
+        _: &Request<'_>,
+        _: Option<&[u8]>,
+        _: SocketAddr,
+    ) -> Plain<Self::State> {
+        Plain::Pass
     }
 
     fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {

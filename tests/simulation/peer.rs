@@ -123,6 +123,13 @@ impl Peer {
         response::write_request(&mut request, "sim", &self.script.path, self.key, lines);
         if let Some(bytes) = &self.script.request {
             request.clone_from(bytes);
+            if self.script.character == Character::Streamer {
+                // It opens, too, and so is introduced, too: behind the first line.
+                let lines = self.introduction.lines.iter();
+                let lines: String = lines.map(|(k, v)| format!("{k}: {v}\r\n")).collect();
+                let at = request.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                request.splice(at..at, lines.into_bytes());
+            }
         }
         self.out.extend(&self.introduction.header);
         self.out.extend(request);

@@ -98,6 +98,17 @@ class Reading:
         return {name: size / count for name, size in grown.items() if size}
 
 
+def why(load):
+    """What a load that ended too soon has to say."""
+    out, errors = load.child.communicate()
+    try:
+        found = json.loads(out)
+    except ValueError:
+        return errors.strip() or out.strip()
+    opening = {key: found[key] for key in ("open", "opening", "connect") if key in found}
+    return f"{json.dumps(opening or found)[:2000]} {errors.strip()}"
+
+
 class Density:
     def __init__(self, options):
         self.options, self.count = options, options.connections
@@ -117,7 +128,7 @@ class Density:
         is_done = lambda: host.sockets()[0] >= base + 2 * count - STRANGERS or not load.is_alive()
         host.wait_until(f"{count} connections", seconds, is_done, 0.05)
         if not load.is_alive():
-            raise RuntimeError(f"load ended: {load.child.stderr.read().strip()}")
+            raise RuntimeError(f"load ended: {why(load)}")
 
     def bare(self):
         """What a bare accepted socket and what a client's end cost, by cache."""

@@ -90,8 +90,8 @@ fn act(kind: Mischief, peer: &mut Peer, step: usize) -> bool {
     stays
 }
 
-/// Leaves the server its processor, the first. Else the scheduler now and then wakes a client on it,
-/// and leaves it waiting there.
+/// Leaves the server its processor, the first. Else the scheduler now and then wakes a client on
+/// it, and leaves it waiting there.
 fn keep_off_the_server() {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(allowed) = sched_getaffinity(None) else { return };

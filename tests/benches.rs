@@ -12,11 +12,39 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::client::Client;
+use support::gateway::address;
+use support::server::Server;
+use support::wire::{BINARY, FIN, frame};
 use support::{find_program, run, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 const BENCHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches");
 
+/// Variants of the bare loop, and some together; the first is the loop without flags.
+const VARIANTS: [&str; 18] = [
+    "",
+    "--receive=multishot",
+    "--receive=multishot-incremental",
+    "--buffers=huge",
+    "--receive=multishot --buffers=huge",
+    "--send=gather",
+    "--send=bundle",
+    "--send=registered",
+    "--send=zero-copy",
+    "--send=zero-copy-registered",
+    "--wait=min-wait=50",
+    "--sqpoll=10",
+    "--napi=20",
+    "--accept=polled",
+    "--accept=deferred",
+    "--receive=multishot --send=bundle",
+    "--receive=multishot-incremental --send=registered",
+    "--receive=multishot-incremental --sqpoll=10",
+];
+
+/// To build a bench that nobody has built yet.
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// A few seconds where nobody else works.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -62,5 +90,65 @@ fn servers_are_compared() {
             assert!(table.contains(&format!("| {name} | {server} | 1 |")), "{table}");
         }
         assert!(chart.contains(&format!(">{name}</text>")), "{chart}");
+    }
+}
+
+/// Builds the bare loop, as the tests are built, and returns where it is.
+fn floor() -> PathBuf {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--bench", "floor", "--message-format=json-render-diagnostics"]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let finished = run(&mut command, BUILD_LIMIT);
+    assert!(finished.success(), "{}", finished.stderr);
+    let messages = finished.stdout.lines().map_while(|line| serde_json::from_str(line).ok());
+    let found = messages
+        .filter(|message: &Value| message["target"]["name"] == "floor")
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    found.expect("cargo names the executable")
+}
+
+/// Each variant of the bare loop sends back what it is sent: small messages and large ones of
+/// several connections at once, many small ones in one piece, and frames in odd pieces.
+#[test]
+fn every_variant_of_the_floor_echoes() {
+    let floor = floor();
+    for variant in VARIANTS {
+        for payload in [32, 256 * 1024] {
+            let mut command = Command::new(&floor);
+            command.args(["0", &payload.to_string()]).args(variant.split_whitespace());
+            let (server, _) = Server::launch(&mut command, address);
+            println!("floor {payload} {variant}");
+            echoes(&server, payload, variant);
+        }
+    }
+}
+
+fn echoes(server: &Server, payload: usize, variant: &str) {
+    // One after the other, as the loop accepts in blocking style.
+    let mut clients: Vec<_> = (0..12).map(|_| Client::open(server)).collect();
+    std::thread::scope(|scope| {
+        for (index, client) in clients.iter_mut().enumerate() {
+            scope.spawn(move || talk(client, payload, index));
+        }
+    });
+    for client in clients.drain(1..) {
+        client.close(1000);
+    }
+    assert!(clients.remove(0).echoes(b"still there"), "{variant}");
+}
+
+/// What one client says and hears.
+fn talk(client: &mut Client, payload: usize, index: usize) {
+    for round in 0..4 {
+        let body: Vec<u8> =
+            (0..payload).map(|at| (at * 31 + at / 251 + index * 7 + round) as u8).collect();
+        client.send_frame(FIN | BINARY, &body);
+        client.expect_frame(FIN | BINARY, &body);
+    }
+    let many: Vec<Vec<u8>> = (0..40).map(|number| vec![number; 32]).collect();
+    let wire: Vec<u8> = many.iter().flat_map(|body| frame(FIN | BINARY, body)).collect();
+    for len in [wire.len(), 7, 39] {
+        wire.chunks(len).for_each(|piece| client.send(piece));
+        many.iter().for_each(|body| client.expect_frame(FIN | BINARY, body));
     }
 }

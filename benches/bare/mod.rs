@@ -8,6 +8,7 @@ use ringhold::protocol::request;
 use socket2::{Domain, Socket, Type};
 
 /// `PORT [NUMBER]` from the command line. Without a port, `cargo bench` runs all benches: says so.
+#[allow(dead_code, reason = "the floor has more of them")]
 pub(crate) fn arguments(name: &str) -> Option<(u16, Option<usize>)> {
     let mut numbers = std::env::args().skip(1).filter_map(|it| it.parse::<usize>().ok());
     let port = numbers.next().and_then(|port| u16::try_from(port).ok());
@@ -23,8 +24,9 @@ pub(crate) fn listen(port: u16) -> std::io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
-    println!("listening on ws://127.0.0.1:{port}");
-    Ok(socket.into())
+    let listener = TcpListener::from(socket);
+    println!("listening on ws://{}", listener.local_addr()?);
+    Ok(listener)
 }
 
 /// Reads the upgrade request and accepts it.

@@ -13,6 +13,8 @@
 //! buffer is received into again only when the kernel is done with the answer that lies in it.
 
 mod bare;
+#[path = "bare/stream.rs"]
+mod stream;
 #[path = "bare/variants.rs"]
 mod variants;
 #[path = "bare/wakes.rs"]
@@ -27,7 +29,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd, Napi, SubmitArgs};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use ringhold::protocol::mask;
+use stream::{HEADER_MAX, Stream};
 use variants::{Accept, Buffers, Receive, Send, Variant};
 
 fn main() {
@@ -641,61 +643,6 @@ fn defer_accept(listener: &TcpListener) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How far into a frame a connection is.
-#[derive(Default)]
-struct Stream {
-    mask: [u8; 4],
-    /// Payload bytes of the frame so far, and those to come.
-    seen: usize,
-    left: usize,
-    /// The start of a header whose rest has not come.
-    head: [u8; HEADER_MAX],
-    spilled: usize,
-    /// A close frame came.
-    closing: bool,
-}
-
-impl Stream {
-    /// Turns `count` bytes received at [`HEADER_MAX`] into what is sent back: the same frames
-    /// without masks. Returns where it lies.
-    fn turn_round(&mut self, buffer: &mut [u8], count: usize) -> Range<usize> {
-        let mut at = HEADER_MAX - self.spilled;
-        buffer[at..HEADER_MAX].copy_from_slice(&self.head[..self.spilled]);
-        self.spilled = 0;
-        let end = HEADER_MAX + count;
-        let (mut start, mut out) = (at, at);
-        while at < end {
-            if self.left == 0 {
-                let Some((header, len)) = bare::parse(&buffer[at..end]) else {
-                    self.spilled = end - at;
-                    self.head[..self.spilled].copy_from_slice(&buffer[at..end]);
-                    break;
-                };
-                self.mask.copy_from_slice(&buffer[at + header - 4..at + header]);
-                self.closing |= buffer[at] & 0x0f == 8;
-                (self.seen, self.left) = (0, len);
-                // The first header moves up to its payload, which saves moving that one down.
-                if out == start && out == at {
-                    (start, out) = (at + 4, at + 4);
-                }
-                buffer.copy_within(at..at + header - 4, out);
-                buffer[out + 1] &= 0x7f;
-                (at, out) = (at + header, out + header - 4);
-            }
-            let piece = self.left.min(end - at);
-            mask::apply(&mut buffer[at..at + piece], self.mask, self.seen);
-            if out != at {
-                buffer.copy_within(at..at + piece, out);
-            }
-            (at, out) = (at + piece, out + piece);
-            (self.seen, self.left) = (self.seen + piece, self.left - piece);
-        }
-        start..out
-    }
-}
-
-/// The longest header of a frame (RFC 6455 section 5.2).
-const HEADER_MAX: usize = 14;
 /// Bytes of a buffer; what a message needs lies between.
 const BUFFER_MIN: usize = 4096;
 const BUFFER_MAX: usize = 256 * 1024 + 64;

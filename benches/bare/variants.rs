@@ -25,7 +25,7 @@ pub(crate) struct Variant {
     pub(crate) send: Send,
     /// `plain`, or `min-wait=US`: waits so many microseconds for 32 completions (Linux 6.12).
     #[arg(long, default_value = "plain", value_parser = min_wait)]
-    pub(crate) wait: Wait,
+    pub(crate) wait: MinWait,
     /// A kernel thread submits, and sleeps after so many idle milliseconds. It has the processors
     /// of this program.
     #[arg(long, value_name = "MS")]
@@ -92,7 +92,7 @@ pub(crate) enum Accept {
 }
 
 /// Microseconds to wait for more than one completion, if any.
-pub(crate) type Wait = Option<u32>;
+pub(crate) type MinWait = Option<u32>;
 
 fn min_wait(text: &str) -> Result<Option<u32>, String> {
     match text.strip_prefix("min-wait=").map(str::parse) {
@@ -103,13 +103,16 @@ fn min_wait(text: &str) -> Result<Option<u32>, String> {
 }
 
 impl Variant {
-    /// From the command line, which has no port where `cargo bench` runs all benches: says so.
+    /// From the command line. One that does not begin with a port is for other benches, as `cargo
+    /// bench` gives it to all: says so.
     pub(crate) fn from_arguments() -> Option<Self> {
-        let variant = Self::parse();
-        if variant.port.is_none() && variant.wakes.is_none() {
+        let is_ours =
+            |it: &String| it.parse::<u16>().is_ok() || it == "--help" || it.starts_with("--wakes");
+        if !std::env::args().skip(1).find(|it| it != "--bench").is_some_and(|it| is_ours(&it)) {
             println!("floor: give a port to serve on, e.g. `cargo bench --bench floor -- 9002`");
             return None;
         }
+        let variant = Self::parse();
         if variant.accept == Accept::Polled && variant.receive != Receive::Poll {
             eprintln!("floor: --accept polled goes with --receive poll only");
             return None;

@@ -155,8 +155,10 @@ impl Core {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if bytes > limits.high_water {
             hot.set(Flags::HIGH_WATER);
-            // What comes on a stream is discarded, and may be its end.
-            if pause && !hot.has(Flags::STREAM) && !hot.set(Flags::PAUSED) {
+            // What comes on a stream is discarded, and may be its end; what comes before may open
+            // one.
+            let pauses = pause && hot.phase == Phase::Open && !hot.has(Flags::STREAM);
+            if pauses && !hot.set(Flags::PAUSED) {
                 self.counted.read_pauses += 1;
             }
         } else if bytes <= limits.low_water {

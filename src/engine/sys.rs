@@ -125,6 +125,23 @@ pub fn raise_open_files_limit() -> u64 {
     open_files_limit().0
 }
 
+/// Gives the whole pages of a buffer back to the kernel; they are zero when they are touched again.
+/// A buffer made anew would be zeroed by hand where the allocator has had its memory before, and so
+/// be resident from the start.
+pub fn discard(buffer: &mut [u8]) {
+    let page = rustix::param::page_size();
+    let (head, len) = (buffer.as_ptr().align_offset(page), buffer.len());
+    let pages = len.saturating_sub(head) / page * page;
+    if pages == 0 {
+        return;
+    }
+    let start = buffer[head..].as_mut_ptr();
+    // SAFETY: the pages lie in the buffer, which is borrowed exclusively, so nobody else sees them
+    // change; what they hold afterwards, zeroes or a mapped file's bytes, are valid bytes too. Where
+    // the kernel refuses (huge pages of its own), nothing has changed.
+    unsafe { libc::madvise(start.cast(), pages, libc::MADV_DONTNEED) };
+}
+
 /// Binds the calling thread to the `n`th of the processors that it may run on, counted around.
 /// Returns which that is.
 pub fn pin_to_cpu(n: usize) -> io::Result<usize> {
@@ -156,6 +173,19 @@ pub fn pin_to_cpu(n: usize) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn discarded_pages_are_zero_and_the_rest_is_as_it_was() {
+        let mut buffer = vec![7; 100_000];
+        let page = rustix::param::page_size();
+        let head = buffer.as_ptr().align_offset(page);
+        let end = head + (buffer.len() - head) / page * page;
+        discard(&mut buffer);
+        assert!(buffer[..head].iter().chain(&buffer[end..]).all(|byte| *byte == 7));
+        assert!(buffer[head..end].iter().all(|byte| *byte == 0));
+        discard(&mut buffer[..10]);
+        discard(&mut []);
+    }
 
     #[test]
     fn pinning_stays_within_the_processors_that_are_allowed() {

@@ -22,6 +22,7 @@ use super::reading::Arena;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
 use super::states::States;
+use super::sys;
 use super::token::{Op, Token};
 use super::writing::Sent;
 use crate::protocol::CloseCode;
@@ -154,7 +155,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         self.core.shrink();
-        self.arena = Arena::default();
+        if self.core.dirty.is_empty() {
+            // Else something may be about to leave from where it was received.
+            sys::discard(&mut self.arena.bytes);
+        }
         self.done.shrink_to(KEPT);
         self.letters.shrink_to(KEPT);
         self.fired.shrink_to(KEPT);

@@ -97,6 +97,6 @@ pub use engine::{
     Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart, CounterKind,
     Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, LastWords, Message, Plain,
     Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server, SlowPeer, StartError,
-    Stats,
+    Stats, Via,
 };
 pub use protocol::{CloseCode, Kind};

@@ -13,7 +13,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders};
+use ringhold::{
+    Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders, Via,
+};
 
 use crate::stories::{Frame, Peer, Site, wait_until};
 use crate::support::wire::{self, FIN, TEXT, UPGRADE, frame};
@@ -41,17 +43,21 @@ impl Handler for Mirror {
     fn plain(
         &mut self,
         _: &mut Cx<'_>,
-        _: &Request<'_>,
-        _: Option<&[u8]>,
+        request: &Request<'_>,
+        body: Option<&[u8]>,
         _: SocketAddr,
     ) -> Plain<Self::State> {
-        Plain::Pass
+        match (request.method, body) {
+            ("POST", None) => Plain::Body(100),
+            _ => Plain::Pass,
+        }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
+    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
         let mut socket = TcpStream::from(socket);
         let first = received.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        let text = format!("{peer} {}", String::from_utf8_lossy(first));
+        let first = String::from_utf8_lossy(first);
+        let text = format!("{} {} {first}", via.peer.ip(), via.forwards);
         // Fits an empty send buffer.
         let _ = socket.write_all(text.as_bytes());
     }
@@ -425,21 +431,55 @@ fn the_surplus_of_one_client_is_bounded() {
     site.end();
 }
 
-/// Plain HTTP is handed over without the header, and with the client's address.
+/// Plain HTTP is handed over without the PROXY header, and with what is to be believed about the
+/// requests that follow on the connection: the first one says nothing about them.
 #[test]
-fn plain_http_behind_a_header() {
+fn plain_http_is_handed_over_with_the_way_it_came() {
+    let ask = |method: &str| {
+        let lines = "Host: x\r\nX-Forwarded-For: 192.0.2.5\r\nContent-Length: 2\r\n";
+        format!("{method} /health HTTP/1.1\r\n{lines}\r\n{{}}").into_bytes()
+    };
+    let passed = |site: &Site<Mirror>, local: IpAddr, header: &[u8]| {
+        ["GET", "POST"].map(|method| {
+            let answer = refusal(site, local, &[header, &ask(method)].concat());
+            let (way, line) = answer.split_once(&format!(" {method} ")).unwrap_or((&answer, ""));
+            assert!(line == "/health HTTP/1.1" || answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            way.to_owned()
+        })
+    };
+    let both = |way: &str| [way, way].map(str::to_owned);
     let site = with_headers(ProxyHeaders::Required);
-    let ask = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
-    let answer = refusal(&site, PROXY, &[&v1()[..], ask].concat());
-    if answer.starts_with("HTTP/1.1 503 ") {
+    let way = passed(&site, PROXY, &v1());
+    if way[0].starts_with("HTTP/1.1 503 ") {
         return support::skip("this kernel cannot hand connections over");
     }
-    assert_eq!(answer, "192.0.2.1:4711 GET /health HTTP/1.1");
-    site.wait_empty();
+    assert_eq!(way, both("192.0.2.1 false"));
     site.end();
     let site = with_forwarded();
-    let ask = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.5\r\n\r\n";
-    assert_eq!(refusal(&site, PROXY, ask), "192.0.2.5:0 GET /health HTTP/1.1");
+    assert_eq!(passed(&site, PROXY, b""), both("127.0.6.1 true"));
+    assert_eq!(passed(&site, OTHER, b""), both("127.0.7.1 false"));
+    // A body that comes later is waited for; what was learnt before is not forgotten.
+    let mut slow = from(&site, PROXY);
+    let whole = ask("POST");
+    let (first, last) = whole.split_at(whole.len() - 1);
+    slow.send(first);
+    std::thread::sleep(Duration::from_millis(50));
+    slow.send(last);
+    let mut answer = String::new();
+    slow.socket().read_to_string(&mut answer).expect("an answer and the end");
+    assert_eq!(answer, "127.0.6.1 true POST /health HTTP/1.1");
+    site.wait_empty();
+    site.end();
+    // Both: a proxy that a trusted one names is believed, what is named behind nobody is not.
+    let site = self::site(|config| {
+        config.proxies.headers = ProxyHeaders::Optional;
+        config.proxies.forwarded_for = true;
+    });
+    assert_eq!(passed(&site, PROXY, b""), both("127.0.6.1 true"));
+    assert_eq!(passed(&site, PROXY, &v1()), both("192.0.2.1 false"));
+    assert_eq!(passed(&site, PROXY, b"PROXY UNKNOWN\r\n"), both("127.0.6.1 false"));
+    let chain = b"PROXY TCP4 127.0.6.9 127.0.0.1 4711 80\r\n";
+    assert_eq!(passed(&site, PROXY, chain), both("127.0.6.9 true"));
     site.wait_empty();
     site.end();
 }

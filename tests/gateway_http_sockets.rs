@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{KEY, Site, config};
+use ringhold::Via;
 use ringhold::control::counts::Counts;
 use ringhold::control::http::{HandOver, HttpLimits, HttpServer, hand_over};
 
@@ -41,19 +42,19 @@ impl Control {
     }
 
     /// A connection, and the server's end of it.
-    fn pair() -> (TcpStream, TcpStream, SocketAddr) {
+    fn pair() -> (TcpStream, TcpStream, Via) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let (server, peer) = listener.accept().unwrap();
-        (client, server, peer)
+        (client, server, Via { peer, forwards: false })
     }
 
     /// A connection of which `head` was read already.
     fn hand_over(&self, head: &[u8]) -> TcpStream {
-        let (client, server, peer) = Self::pair();
+        let (client, server, via) = Self::pair();
         let queue = self.queue.as_ref().unwrap();
-        queue.serve_connection(server, Bytes::copy_from_slice(head), peer).unwrap();
+        queue.serve_connection(server, Bytes::copy_from_slice(head), via).unwrap();
         client
     }
 }
@@ -189,13 +190,13 @@ fn junk_is_refused() {
 #[test]
 fn a_full_queue_gives_the_connection_back() {
     let (queue, handed_over) = hand_over(1);
-    let (_first, server, peer) = Control::pair();
-    queue.serve_connection(server, Bytes::new(), peer).unwrap();
-    let (mut client, server, peer) = Control::pair();
-    let mut back = queue.serve_connection(server, Bytes::new(), peer).unwrap_err();
+    let (_first, server, via) = Control::pair();
+    queue.serve_connection(server, Bytes::new(), via).unwrap();
+    let (mut client, server, via) = Control::pair();
+    let mut back = queue.serve_connection(server, Bytes::new(), via).unwrap_err();
     back.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
     drop(handed_over);
-    let (_third, server, peer) = Control::pair();
-    assert!(queue.serve_connection(server, Bytes::new(), peer).is_err());
+    let (_third, server, via) = Control::pair();
+    assert!(queue.serve_connection(server, Bytes::new(), via).is_err());
 }

@@ -10,7 +10,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server};
+use ringhold::{
+    Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server, Via,
+};
 
 use crate::stories::{Frame, Peer};
 use crate::support::PATIENCE;
@@ -38,8 +40,8 @@ impl Handler for Doorman {
         if request.path() == "/plain" { Plain::Pass } else { Plain::Refuse }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
-        self.out.send((socket.into(), received, peer)).expect("the test listens");
+    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
+        self.out.send((socket.into(), received, via.peer)).expect("the test listens");
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {

@@ -23,7 +23,7 @@ use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::Question;
-use ringhold::{Running, Server};
+use ringhold::{Running, Server, Via};
 
 use crate::support::stream::{escaped, request};
 use crate::support::wire::{self, FIN, TEXT};
@@ -60,7 +60,7 @@ impl ControlPlane for Nobody {
         Err(question)
     }
 
-    fn serve(&self, socket: TcpStream, _: Bytes, _: SocketAddr) -> Result<(), TcpStream> {
+    fn serve(&self, socket: TcpStream, _: Bytes, _: Via) -> Result<(), TcpStream> {
         Err(socket)
     }
 

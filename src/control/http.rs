@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,6 +29,7 @@ use super::demo::{self, Demo};
 use super::health::{self, HealthConfig};
 use super::metrics;
 use super::replayed::Replayed;
+use crate::{Proxies, Via};
 
 /// What is served.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +62,8 @@ pub struct Routes {
     pub internal: Router,
 }
 
-/// Where a request comes from; with every request that came over a socket.
+/// Whose a request is; with every request that came over a socket. That of the client behind
+/// trusted proxies, and so perhaps another one with each request of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
@@ -184,13 +186,19 @@ pub struct HttpServer {
     limits: HttpLimits,
     places: Arc<Semaphore>,
     counts: Arc<Counts>,
+    proxies: Arc<Proxies>,
 }
 
 impl HttpServer {
-    /// A server for a router.
+    /// A server for a router, with no proxies in front.
     pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
         let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        Self { router, limits, places, counts }
+        Self { router, limits, places, counts, proxies: Arc::default() }
+    }
+
+    /// Behind these proxies: what they say about a request's client is believed.
+    pub fn behind(self, proxies: Proxies) -> Self {
+        Self { proxies: Arc::new(proxies), ..self }
     }
 
     /// One for another router, within the same limit of connections, which stay open.
@@ -201,7 +209,7 @@ impl HttpServer {
 
     /// Serves a connection of which the engine has read `head` already, in a task of its own.
     /// Within a runtime.
-    pub fn serve_connection(&self, stream: TcpStream, head: Bytes, peer: SocketAddr) {
+    pub fn serve_connection(&self, stream: TcpStream, head: Bytes, via: Via) {
         let Some(place) = self.place() else { return refuse(stream) };
         let stream = stream.set_nonblocking(true).and_then(|()| {
             // Answers leave at once.
@@ -209,19 +217,22 @@ impl HttpServer {
             tokio::net::TcpStream::from_std(stream)
         });
         match stream {
-            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, peer, place))),
-            Err(error) => self.failed(peer, &error),
+            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, place))),
+            Err(error) => self.failed(via.peer, &error),
         }
     }
 
-    /// Serves what comes in on a listener, until the end of the runtime.
+    /// Serves what comes in on a listener, until the end of the runtime. A PROXY header is not
+    /// known here; `X-Forwarded-For` is.
     pub async fn accept(self, listener: std::net::TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => match stream.into_std() {
-                    Ok(stream) => self.serve_connection(stream, Bytes::new(), peer),
+                    Ok(stream) => {
+                        self.serve_connection(stream, Bytes::new(), self.proxies.via(peer));
+                    }
                     Err(error) => self.failed(peer, &error),
                 },
                 Err(error) => {
@@ -237,8 +248,8 @@ impl HttpServer {
 
     /// Serves what the engine hands over, until all its senders are gone.
     pub async fn serve_handed_over(self, mut queue: HandedOver) {
-        while let Some((stream, head, peer)) = queue.connections.recv().await {
-            self.serve_connection(stream, head, peer);
+        while let Some((stream, head, via)) = queue.connections.recv().await {
+            self.serve_connection(stream, head, via);
         }
     }
 
@@ -256,14 +267,16 @@ impl HttpServer {
         self,
         stream: tokio::net::TcpStream,
         head: Bytes,
-        peer: SocketAddr,
+        via: Via,
         _place: OwnedSemaphorePermit,
     ) {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
-        let router = self.router.clone();
+        let (router, proxies) = (self.router.clone(), self.proxies.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
+            let lines = request.headers().get_all(FORWARDED_FOR).into_iter();
+            let client = proxies.client(via, lines.map(HeaderValue::as_bytes));
+            request.extensions_mut().insert(Peer(client));
             router.clone().oneshot(request)
         });
         let served = http1::Builder::new()
@@ -275,7 +288,7 @@ impl HttpServer {
             .serve_connection(TokioIo::new(stream), service)
             .await;
         if let Err(error) = served {
-            self.failed(peer, &error);
+            self.failed(via.peer, &error);
         }
     }
 
@@ -306,7 +319,7 @@ pub struct HandedOver {
     connections: mpsc::Receiver<Connection>,
 }
 
-type Connection = (TcpStream, Bytes, SocketAddr);
+type Connection = (TcpStream, Bytes, Via);
 
 /// A queue of at most `capacity` connections between engine threads and the control thread.
 pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
@@ -321,9 +334,9 @@ impl HandOver {
         &self,
         stream: TcpStream,
         head: Bytes,
-        peer: SocketAddr,
+        via: Via,
     ) -> Result<(), TcpStream> {
-        self.connections.try_send((stream, head, peer)).map_err(|error| error.into_inner().0)
+        self.connections.try_send((stream, head, via)).map_err(|error| error.into_inner().0)
     }
 }
 
@@ -331,6 +344,9 @@ impl HandOver {
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
     Retry-After: 5\r\nContent-Type: application/json\r\nContent-Length: 46\r\n\r\n\
     {\"status\":503,\"message\":\"service unavailable\"}";
+
+/// In small letters, as the map of headers has its names.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// How long accepting pauses after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

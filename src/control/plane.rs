@@ -22,12 +22,12 @@ use super::jwks::{Jwks, JwksView};
 use super::live::Live;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::settings;
-use crate::Handle;
 use crate::gateway::app::{ControlPlane, Gateway, Letter};
 use crate::gateway::options::{Options, Token};
 use crate::gateway::proxy::HookRequest;
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
+use crate::{Handle, Proxies, Via};
 
 /// The ways from the engine's threads to the control plane.
 pub struct Outlets {
@@ -44,8 +44,8 @@ impl ControlPlane for Outlets {
         })
     }
 
-    fn serve(&self, socket: TcpStream, received: Bytes, peer: SocketAddr) -> Result<(), TcpStream> {
-        self.http.serve_connection(socket, received, peer)
+    fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream> {
+        self.http.serve_connection(socket, received, via)
     }
 
     fn want_keys(&self) {
@@ -66,6 +66,7 @@ pub struct Plane {
     internal: Option<TcpListener>,
     http: HttpConfig,
     limits: HttpLimits,
+    proxies: Proxies,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +133,9 @@ impl Plane {
         // ask it for a stream, which only the engine has.
         let limits = HttpLimits { keep_alive: !options.has_streams(), ..HttpLimits::default() };
         let hooks = Arc::new(hooks);
-        let plane = Self { counts, hooks, questions, connections, keys, internal, http, limits };
+        let proxies = options.proxies();
+        let plane =
+            Self { counts, hooks, questions, connections, keys, internal, http, limits, proxies };
         Ok((plane, outlets))
     }
 
@@ -149,6 +152,7 @@ impl Plane {
     /// Starts the tasks, within the control thread's runtime.
     pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
+        let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {
             let internal = server.beside(routes.internal);
             tokio::spawn(async move {

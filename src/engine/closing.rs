@@ -5,6 +5,7 @@
 //! messages in progress go in the same step; then what is queued leaves, then the descriptor is
 //! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
 
+use super::config::Via;
 use super::conn::SendError;
 use super::core::{Core, Notice};
 use super::handler::{Cause, Closed};
@@ -117,9 +118,9 @@ impl Core {
     }
 
     /// Starts to hand a connection over, with what was received on it so far.
-    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>) {
+    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
         self.drop_head(slot);
-        self.passing.insert(slot, received);
+        self.passing.insert(slot, (received, via));
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::INSTALL);
             self.installs.push(slot);

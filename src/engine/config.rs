@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::outbox::Policy;
 use super::token::SLOTS_MAX;
-use crate::protocol::forwarded::is_trusted;
+use crate::protocol::forwarded::{self, is_trusted};
 use crate::protocol::{CloseCode, Network};
 
 impl Config {
@@ -87,6 +87,33 @@ impl Proxies {
     pub(crate) fn believe(&self, ip: IpAddr) -> bool {
         (self.forwarded_for || self.headers != ProxyHeaders::Off) && is_trusted(&self.trusted, ip)
     }
+
+    /// What is known of a connection that begins with no PROXY header, before its first request.
+    pub fn via(&self, peer: SocketAddr) -> Via {
+        let forwards = self.forwarded_for && is_trusted(&self.trusted, peer.ip());
+        Via { peer, forwards }
+    }
+
+    /// Whose request it is that came this way; `lines` are the values of its `X-Forwarded-For`
+    /// headers, in their order.
+    pub fn client<'a>(
+        &self,
+        via: Via,
+        lines: impl DoubleEndedIterator<Item = &'a [u8]>,
+    ) -> SocketAddr {
+        let named = via.forwards.then(|| forwarded::client(lines, &self.trusted)).flatten();
+        named.unwrap_or(via.peer)
+    }
+}
+
+/// Which way the requests of a connection come. One that proxies keep may carry those of several
+/// clients, one after the other: [`Proxies::client`] says whose each is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Who connected, or whom a PROXY header named.
+    pub peer: SocketAddr,
+    /// Whether that is a proxy whose `X-Forwarded-For` is believed.
+    pub forwards: bool,
 }
 
 /// When to ask a silent peer whether it lives, and when to give it up.

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use hdrhistogram::Histogram;
 
 use super::addresses::Addresses;
-use super::config::{Config, ticks};
+use super::config::{Config, Via, ticks};
 use super::conn::{ConnId, DialTarget, Frame, SendError, opcode};
 use super::counters::{Counters, Stats};
 use super::handler::{Cause, Closed};
@@ -74,6 +74,8 @@ pub(crate) struct Head {
     pub(crate) scanned: usize,
     /// Where the body ends that the application asked for; 0 if it asked for none.
     pub(crate) end: usize,
+    /// Which way it came, once the head was whole.
+    pub(crate) via: Option<Via>,
 }
 
 impl Head {
@@ -107,8 +109,8 @@ pub(crate) struct Core {
     pub(crate) wheel: Wheel,
     pub(crate) topics: Topics,
     pub(crate) heads: HashMap<u32, Head>,
-    /// What was received on connections that are being handed over.
-    pub(crate) passing: HashMap<u32, Vec<u8>>,
+    /// What was received on connections that are being handed over, and which way they came.
+    pub(crate) passing: HashMap<u32, (Vec<u8>, Via)>,
     pub(crate) dials: HashMap<u32, Dial>,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,

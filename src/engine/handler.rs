@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::config::Via;
 use super::conn::{Conn, ConnId, Cx, Message};
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
@@ -41,9 +42,10 @@ pub trait Handler: Sized + 'static {
     }
 
     /// A connection left the engine: the socket, in blocking mode, and what was read from it, which
-    /// begins with the request's head. The engine has forgotten it.
-    fn passed(&mut self, cx: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
-        let _ = (cx, socket, received, peer);
+    /// begins with the request's head. The engine has forgotten it. A PROXY header is not among it;
+    /// whose each request is, this one included, [`Proxies::client`](super::Proxies::client) says.
+    fn passed(&mut self, cx: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
+        let _ = (cx, socket, received, via);
     }
 
     /// The connection is open; sending is allowed from here on.

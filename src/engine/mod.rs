@@ -50,7 +50,7 @@ pub mod worker;
 mod writing;
 
 pub use config::{
-    Config, ConfigError, Drain, Heartbeat, LastWords, Proxies, ProxyHeaders, RatePolicy,
+    Config, ConfigError, Drain, Heartbeat, LastWords, Proxies, ProxyHeaders, RatePolicy, Via,
 };
 pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
 pub use counters::{CounterKind, Counters, Stats};

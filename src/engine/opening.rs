@@ -59,7 +59,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             match request::parse(bytes, &mut head.scanned, max) {
                 Ok(None) => Ok(None),
                 Ok(Some((request, len))) => {
-                    self.core.learn_client(slot, &request);
+                    let via = self.core.learn_client(slot, &request);
+                    head.via = head.via.or(via);
                     let refusal = self.core.refusal_of(slot);
                     let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
                     match (refusal, peer) {
@@ -97,8 +98,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 self.on_streaming(slot, state, dialect, chunked);
             }
             Ok(Some((Verdict::Pass, _))) => {
+                let Some(via) = head.via else { return };
                 let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
-                self.core.begin_pass(slot, received);
+                self.core.begin_pass(slot, received, via);
             }
             Ok(Some((Verdict::Answered(status), _))) => self.core.answer(slot, status),
             Ok(Some((Verdict::Body { end, expected }, _))) => {

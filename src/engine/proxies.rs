@@ -5,18 +5,17 @@
 //! does. The invariant: a connection's address changes only while it is not known, and it is known,
 //! and counted, from its first request on at the latest.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::config::ProxyHeaders;
+use super::config::{ProxyHeaders, Via};
 use super::core::{Core, Head};
 use super::handler::Handler;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
+use crate::protocol::forwarded;
 use crate::protocol::proxy_header::{self, Start};
 use crate::protocol::request::{Refusal, Request};
-use crate::protocol::{Network, forwarded};
 
 /// What becomes of the first bytes of a connection.
 enum Greeting {
@@ -128,25 +127,26 @@ impl Core {
         Greeting::Pass(header.len)
     }
 
-    /// Learns from the first request who the client is, unless that is known.
-    pub(super) fn learn_client(&mut self, slot: u32, request: &Request<'_>) {
-        if self.slots.get(slot).is_none_or(|hot| hot.has(Flags::KNOWN)) {
-            return;
+    /// Learns from the first request who the client is, unless that is known. Returns which way
+    /// the connection's requests come; asked again, it knows the client only.
+    pub(super) fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Option<Via> {
+        let known = self.slots.get(slot)?.has(Flags::KNOWN);
+        let cold = self.slots.cold(slot)?;
+        let peer = cold.peer();
+        if known {
+            return Some(Via { peer, forwards: false });
         }
-        let Some(cold) = self.slots.cold(slot) else { return };
-        let mut client = cold.peer();
         let proxies = &self.config.proxies;
-        if proxies.forwarded_for
-            && let Some(named) = named_in(request, &proxies.trusted)
-        {
-            client = named;
-            cold.set_peer(client);
-        }
+        // What is not known yet is a trusted proxy's.
+        let via = Via { peer, forwards: proxies.forwarded_for };
+        let client = proxies.client(via, forwarded_for(request));
+        cold.set_peer(client);
         if self.count_client(slot, client) && self.refusal_of(slot).is_none() {
             // Its request is here, and needs no more room to be answered.
             self.counted.refused_per_address += 1;
             self.make_surplus(slot);
         }
+        Some(via)
     }
 
     /// One connection too many of a client: here only to be told so, or not at all if there is no
@@ -189,11 +189,10 @@ impl Core {
     }
 }
 
-/// Whom `X-Forwarded-For` names.
-fn named_in(request: &Request<'_>, trusted: &[Network]) -> Option<SocketAddr> {
+/// The lines of `X-Forwarded-For`.
+fn forwarded_for<'r>(request: &'r Request<'_>) -> impl DoubleEndedIterator<Item = &'r [u8]> {
     let lines = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_FOR));
-    let lines: Vec<&[u8]> = lines.map(|(_, value)| value).collect();
-    forwarded::client(lines.into_iter(), trusted)
+    lines.map(|(_, value)| value).collect::<Vec<_>>().into_iter()
 }
 
 const FORWARDED_FOR: &str = "X-Forwarded-For";

@@ -277,12 +277,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // Given up meanwhile; closing the second descriptor is all there is to do.
             return;
         }
-        let received = core.passing.remove(&slot).unwrap_or_default();
-        match (result, core.slots.cold(slot).map(|cold| cold.peer())) {
-            (Ok(socket), Some(peer)) => {
+        match (result, core.passing.remove(&slot)) {
+            (Ok(socket), Some((received, via))) => {
                 core.counted.passed += 1;
                 core.release(slot);
-                self.call_cx(|handler, cx| handler.passed(cx, socket, received, peer));
+                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via));
             }
             _ => {
                 core.counted.refused_not_websocket += 1;

@@ -31,7 +31,7 @@ use super::wire::messages::{Command, ConnectRequest};
 use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
-    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Plain,
+    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Plain, Via,
 };
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
@@ -43,7 +43,7 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
 
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
-    fn serve(&self, socket: TcpStream, received: Bytes, peer: SocketAddr) -> Result<(), TcpStream>;
+    fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream>;
 
     /// A token names a key that is not in the set: it may be worth fetching anew.
     fn want_keys(&self);
@@ -427,8 +427,8 @@ impl Handler for Gateway {
         self.desk.plain(request, peer.ip(), body)
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, peer: SocketAddr) {
-        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), peer) {
+    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
+        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), via) {
             use std::io::Write;
             // Fits an empty send buffer; whoever does not read it misses nothing.
             let _ = socket.set_nonblocking(true);

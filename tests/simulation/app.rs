@@ -16,7 +16,7 @@ use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
     Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handler, Message, Plain,
-    SendError,
+    SendError, Via,
 };
 
 use super::coverage::Coverage;
@@ -215,7 +215,7 @@ impl Handler for App {
         }
     }
 
-    fn passed(&mut self, cx: &mut Cx<'_>, _: OwnedFd, received: Vec<u8>, _: SocketAddr) {
+    fn passed(&mut self, cx: &mut Cx<'_>, _: OwnedFd, received: Vec<u8>, _: Via) {
         self.meddle(cx);
         self.check(received.starts_with(b"GET "), "handed over without its request");
     }

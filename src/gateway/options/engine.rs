@@ -77,7 +77,8 @@ impl Options {
         }
     }
 
-    fn proxies(&self) -> Proxies {
+    /// Whom is believed what about clients.
+    pub fn proxies(&self) -> Proxies {
         let server = &self.http_server;
         Proxies {
             trusted: server.trusted_proxies.clone(),

@@ -5,6 +5,9 @@
 
 mod support;
 
+#[path = "behind_proxies/streams.rs"]
+mod streams;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};

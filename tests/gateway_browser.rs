@@ -1,6 +1,6 @@
 //! What a person sees who starts the program with no configuration and opens its page twice:
 //! headless Chromium, two tabs that talk. And what the browser's own `EventSource` and `fetch` make
-//! of event streams, from a page of another origin.
+//! of event streams, from a page of another origin, and through nginx.
 //!
 //! Method: `ringhold serve` prints an address; two tabs of one Chromium open it, driven through the
 //! browser's debugging protocol: text typed, buttons clicked, what is shown read back. Screenshots
@@ -16,6 +16,7 @@ use std::process::Command;
 use serde_json::json;
 use support::browser::{BROWSERS, Browser, LIMIT, Tab};
 use support::client::Client;
+use support::front::{Front, Kind};
 use support::gateway::{Gateway, Session, address, program, token};
 use support::server::Server;
 use support::{find_program, run, skip};
@@ -265,6 +266,63 @@ fn event_sources_of_another_origin_listen_and_come_back() {
     tab.shows(&mut browser, "heard.length", &json!(2));
     gateway.api("publish", json!({"channel": "news:b", "data": {"hi": 1}}));
     tab.shows(&mut browser, "heard[2]?.push?.pub?.data", &json!({"hi": 1}));
+    let exceptions = browser.exceptions();
+    assert!(exceptions.is_empty(), "{exceptions:?}");
+    drop(browser);
+    gateway.stop();
+}
+
+/// Whatever is cut, the browser comes back by itself: the proxy, which forgets nothing, and the
+/// server, whose history is gone.
+#[test]
+fn an_event_source_survives_its_proxy_and_its_server() {
+    let Some(chromium) = find_program(&BROWSERS) else {
+        return skip("chromium is not installed");
+    };
+    let origin = elsewhere();
+    let tables = format!("[client]\nallowed_origins = [\"{origin}\"]\n{STREAMS}");
+    let keys = Kind::Nginx.server_keys();
+    let mut gateway = Gateway::start_listening(keys, "", &tables);
+    let Some(mut front) = Front::start(Kind::Nginx, gateway.address()) else { return };
+    let mut browser = Browser::start(&chromium, "gateway-browser-proxy");
+    let tab = browser.open(&origin);
+    tab.shows(&mut browser, "location.origin", &json!(origin));
+    let connect = json!({"token": token(&json!({"sub": "42", "channels": ["news:a"]}))});
+    let script = format!(
+        "window.seen = []; window.recovered = [];
+         const url = 'http://{}/connection/uni_sse?cf_connect='
+             + encodeURIComponent(JSON.stringify({connect}));
+         window.source = new EventSource(url);
+         source.onmessage = (event) => {{
+             const push = JSON.parse(event.data);
+             const sub = push.connect?.subs['news:a'];
+             if (sub) recovered.push(sub.recovered ?? false);
+             const all = push.pub ? [push.pub] : sub?.publications ?? [];
+             for (const one of all) seen.push(one.data);
+         }};
+         null",
+        front.address()
+    );
+    tab.value(&mut browser, &format!("(() => {{ {script} }})()"));
+    tab.shows(&mut browser, "recovered", &json!([false]));
+    // One after the other: none waits in the proxy for the next.
+    for data in 0..3 {
+        gateway.api("publish", json!({"channel": "news:a", "data": data}));
+        tab.shows(&mut browser, "seen.at(-1)", &json!(data));
+    }
+    let large = "\u{e9}".repeat(30_000);
+    gateway.api("publish", json!({"channel": "news:a", "data": large}));
+    tab.shows(&mut browser, "seen.at(-1) === '\u{e9}'.repeat(30_000)", &json!(true));
+    front.restart();
+    gateway.api("publish", json!({"channel": "news:a", "data": "missed"}));
+    tab.shows(&mut browser, "recovered", &json!([false, true]));
+    tab.shows(&mut browser, "seen.slice(4)", &json!(["missed"]));
+    // It tries while there is nobody behind the proxy, too, and must not take that for the end.
+    gateway.restart();
+    tab.shows(&mut browser, "recovered", &json!([false, true, false]));
+    gateway.api("publish", json!({"channel": "news:a", "data": "anew"}));
+    tab.shows(&mut browser, "seen.slice(5)", &json!(["anew"]));
+    assert_eq!(tab.value(&mut browser, "source.readyState"), json!(1));
     let exceptions = browser.exceptions();
     assert!(exceptions.is_empty(), "{exceptions:?}");
     drop(browser);

@@ -65,6 +65,8 @@ impl Kind {
 
 /// A running proxy; ended, with its folder, when dropped.
 pub(crate) struct Front {
+    kind: Kind,
+    binary: PathBuf,
     program: Program,
     address: SocketAddr,
     folder: PathBuf,
@@ -105,24 +107,39 @@ impl Front {
         let address = free.local_addr().expect("it is bound");
         drop(free);
 
-        let file = folder.join("config");
         let text = configured(kind, &folder, address, server, timeout);
-        std::fs::write(&file, &text).expect("the configuration can be written");
-        let mut command = Command::new(binary);
-        match kind {
-            Kind::Haproxy => command.arg("-db").arg("-f").arg(&file),
-            _ => command.args(["-g", "daemon off;", "-e", "stderr", "-c"]).arg(&file),
-        };
-        let mut front = Self { program: Program::start(&mut command), address, folder };
+        std::fs::write(folder.join("config"), &text).expect("the configuration can be written");
+        let program = launch(kind, binary, &folder);
+        let binary = binary.to_owned();
+        let mut front = Self { kind, binary, program, address, folder };
+        front.listens().then_some(front)
+    }
+
+    /// Whether it comes to listen; false if it ends before.
+    fn listens(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
-        while front.program.is_running() {
-            assert!(Instant::now() < deadline, "{} does not listen", binary.display());
-            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
-                return front.program.is_running().then_some(front);
+        while self.program.is_running() {
+            assert!(Instant::now() < deadline, "{} does not listen", self.binary.display());
+            if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_ok() {
+                return self.program.is_running();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        None
+        false
+    }
+
+    /// Kills it, with all its connections, and starts it again at the same address.
+    pub(crate) fn restart(&mut self) {
+        self.program.end();
+        // What it left behind may take the port for a moment.
+        let started = (0..50).any(|_| {
+            self.program = launch(self.kind, &self.binary, &self.folder);
+            self.listens() || {
+                std::thread::sleep(Duration::from_millis(100));
+                false
+            }
+        });
+        assert!(started, "{} does not start again", self.binary.display());
     }
 
     /// Where it listens.
@@ -136,6 +153,15 @@ impl Drop for Front {
         // The program is ended when it is dropped, after this; what it still writes is lost.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn launch(kind: Kind, binary: &Path, folder: &Path) -> Program {
+    let mut command = Command::new(binary);
+    match kind {
+        Kind::Haproxy => command.arg("-db").arg("-f"),
+        _ => command.args(["-g", "daemon off;", "-e", "stderr", "-c"]),
+    };
+    Program::start(command.arg(folder.join("config")))
 }
 
 /// The shipped configuration with this test's ports and paths.

@@ -90,7 +90,8 @@ impl Program {
         Finished { status, stdout: text(self.stdout.take()), stderr: text(self.stderr.take()) }
     }
 
-    fn end(&mut self) {
+    /// Ends it and its children at once, and waits until it is gone.
+    pub(crate) fn end(&mut self) {
         // Only while the leader has not been waited for is the group's id surely still its own.
         if let Ok(None) = self.child.try_wait() {
             let group = Pid::from_child(&self.child);

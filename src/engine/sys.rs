@@ -137,8 +137,8 @@ pub fn discard(buffer: &mut [u8]) {
     }
     let start = buffer[head..].as_mut_ptr();
     // SAFETY: the pages lie in the buffer, which is borrowed exclusively, so nobody else sees them
-    // change; what they hold afterwards, zeroes or a mapped file's bytes, are valid bytes too. Where
-    // the kernel refuses (huge pages of its own), nothing has changed.
+    // change; what they hold afterwards, zeroes or a mapped file's bytes, are valid bytes too.
+    // Where the kernel refuses (huge pages of its own), nothing has changed.
     unsafe { libc::madvise(start.cast(), pages, libc::MADV_DONTNEED) };
 }
 

@@ -14,25 +14,11 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use support::browser::{BROWSERS, FLAGS};
 use support::server::Server;
 use support::{Program, count_of, find_program, skip};
 
 const PAGE: &str = include_str!("clients/browser/page.html");
-const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-const FLAGS: [&str; 11] = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    // Nothing but this machine.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-];
 
 /// A browser's first start may take a while; the checks need seconds.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -16,7 +16,8 @@ use super::Program;
 
 /// Programs that are such a browser.
 pub(crate) const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-const FLAGS: [&str; 13] = [
+/// What keeps one to this machine and to itself.
+pub(crate) const FLAGS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -27,8 +28,6 @@ const FLAGS: [&str; 13] = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-extensions",
-    "--remote-debugging-port=0",
-    "--window-size=900,600",
     // Nothing but this machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
@@ -54,6 +53,7 @@ impl Browser {
         let program = Program::start(
             Command::new(chromium)
                 .args(FLAGS)
+                .args(["--remote-debugging-port=0", "--window-size=900,600"])
                 .arg(format!("--user-data-dir={}", profile.display()))
                 .arg("about:blank"),
         );

@@ -106,7 +106,7 @@ fn control_frames_inside_a_message_take_no_memory() {
     frame::append(&mut end, Opcode::Continuation, b"age", Some(MASK));
     at = 0;
     let event = decoder().decode(&mut partial, &mut end, &mut at);
-    let message = Payload::Assembled(b"half a message".to_vec());
+    let message = Payload::Assembled(b"half a message".as_slice().into());
     assert_eq!(event, Ok(Some(Event::Message(Kind::Text, message))));
     assert!(partial.is_none());
 }

@@ -177,7 +177,7 @@ pub(crate) enum Body<'a> {
     /// In the receive arena; the frame's header lies before the range.
     Arena(&'a mut [u8], Range<usize>),
     /// Assembled from several reads or fragments.
-    Owned(Vec<u8>),
+    Owned(Bytes),
 }
 
 impl<'a> Message<'a> {
@@ -211,7 +211,7 @@ impl<'a> Message<'a> {
     pub fn into_bytes(self) -> Bytes {
         match self.body {
             Body::Arena(arena, range) => Bytes::copy_from_slice(&arena[range]),
-            Body::Owned(data) => data.into(),
+            Body::Owned(data) => data,
         }
     }
 }
@@ -462,9 +462,7 @@ impl<'a> Conn<'a> {
                     }
                 }
             }
-            Body::Owned(data) => {
-                core.queue_owned(self.slot, self.generation, message.kind, data.into())
-            }
+            Body::Owned(data) => core.queue_owned(self.slot, self.generation, message.kind, data),
         }
     }
 

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::frame::{self, HEADER_MAX, Header, Opcode};
 pub use super::partial::Partial;
 use super::{CloseFrame, Fault, Role, mask, utf8};
@@ -26,7 +28,7 @@ pub enum Payload {
     /// before it, so a shorter or equal header can be written in its place.
     Inline(Range<usize>),
     /// In a buffer of its own: the message came in several frames or several reads.
-    Assembled(Vec<u8>),
+    Assembled(Bytes),
 }
 
 /// What arrived.

@@ -319,7 +319,7 @@ fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
             assert!(range.start >= frame::header_len(range.len(), masked));
             input[range].to_vec()
         }
-        Payload::Assembled(bytes) => bytes,
+        Payload::Assembled(bytes) => bytes.into(),
     };
     match event {
         Event::Message(kind, payload) => Seen::Message(kind, bytes(payload)),

@@ -547,6 +547,11 @@ impl Core {
         }
     }
 
+    /// Whether something is queued for this slot.
+    pub(crate) fn has_outbox(&self, slot: u32) -> bool {
+        self.slots.get(slot).is_some_and(|hot| hot.outbox.is_some())
+    }
+
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
         let tick = self.tick;

@@ -29,6 +29,12 @@ pub(crate) struct DoctorArguments {
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
     busy: Option<u32>,
 
+    /// Bytes of the program's memory per connection. The default is a client of the gateway with
+    /// one subscription; for `echo`, or an application on the engine that keeps nothing, it is 126
+    #[arg(long, default_value_t = doctor::USER_PER_CONNECTION, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
+    user_bytes: u64,
+
     /// Ports that are listened on
     #[arg(long, default_value = "8000,9001", value_delimiter = ',', value_name = "PORTS")]
     port: Vec<u16>,
@@ -59,6 +65,7 @@ pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>
         workers: arguments.workers,
         busy: arguments.busy,
         ports: arguments.port,
+        user_bytes: arguments.user_bytes,
     };
     let trial = arguments.root.is_none();
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/"));

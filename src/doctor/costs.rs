@@ -5,8 +5,11 @@
 /// `ringhold load idle --connections 100000 --server-pid PID`: slabs of both ends divided by two.
 pub(crate) const KERNEL_PER_CONNECTION: u64 = 3932;
 
-/// User memory of an idle connection, in bytes: growth of the resident set in the same run.
-pub(crate) const USER_PER_CONNECTION: u64 = 126;
+/// User memory of an idle connection of the gateway, in bytes, with a user of its own and one
+/// subscription with a recovery position: growth of the resident set with 100,000 of them, 384 if
+/// they share 1,000 channels. An idle connection of `ringhold echo`, which is the engine's part,
+/// takes 126 in the run of [`KERNEL_PER_CONNECTION`].
+pub(crate) const USER_PER_CONNECTION: u64 = 412;
 
 /// User memory of a worker without connections, in bytes: resident set of `ringhold echo` with 2
 /// workers (9,012 KiB) and 12 (14,936 KiB).

@@ -19,6 +19,8 @@ pub(crate) struct Wish {
     pub(crate) busy: Option<u32>,
     /// Ports that are listened on.
     pub(crate) ports: Vec<u16>,
+    /// User memory of a connection, in bytes.
+    pub(crate) user_bytes: u64,
 }
 
 /// What N connections need, on this host's processors.
@@ -91,9 +93,14 @@ impl Demand {
         costs::USER_BASE + workers + self.locked_bytes() + tables
     }
 
+    /// Bytes of an idle connection, kernel included.
+    pub(crate) fn bytes_per_connection(&self) -> u64 {
+        costs::KERNEL_PER_CONNECTION + self.wish.user_bytes
+    }
+
     /// Bytes of memory in all, kernel included.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let each = costs::KERNEL_PER_CONNECTION + costs::USER_PER_CONNECTION;
+        let each = self.bytes_per_connection();
         self.base_bytes() + self.connections() * each + self.buffer_pages() * costs::PAGE
     }
 }
@@ -107,8 +114,15 @@ mod tests {
         let mut host = Host::read(&Tree::new("/nowhere".as_ref()), "self");
         host.process.open_files = Ok((files, files));
         host.online = Ok(vec![0, 1]);
-        let profile = Profile::Density;
-        Demand::new(Wish { connections, profile, workers, busy: None, ports: vec![] }, &host)
+        let wish = Wish {
+            connections,
+            profile: Profile::Density,
+            workers,
+            busy: None,
+            ports: vec![],
+            user_bytes: 126,
+        };
+        Demand::new(wish, &host)
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod report;
 mod tree;
 mod words;
 
+pub(crate) use costs::USER_PER_CONNECTION;
 pub(crate) use demand::Wish;
 pub(crate) use profile::Profile;
 pub(crate) use report::Report;

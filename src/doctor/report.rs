@@ -54,7 +54,7 @@ impl Report {
                 table: demand.layout.table,
                 memory_bytes: demand.memory_bytes(),
                 kernel_bytes_per_connection: costs::KERNEL_PER_CONNECTION,
-                user_bytes_per_connection: costs::USER_PER_CONNECTION,
+                user_bytes_per_connection: demand.wish.user_bytes,
                 buffer_bytes: demand.buffer_pages() * costs::PAGE,
                 locked_bytes: demand.locked_bytes(),
             },

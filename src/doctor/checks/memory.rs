@@ -77,7 +77,7 @@ pub(super) fn huge_pages(host: &Host) -> Finding {
 }
 
 fn needed(demand: &Demand) -> String {
-    let each = costs::KERNEL_PER_CONNECTION + costs::USER_PER_CONNECTION;
+    let each = demand.bytes_per_connection();
     format!(
         "{}: {} connections of {} bytes, {} of buffers, {} besides",
         bytes(demand.memory_bytes()),
@@ -90,8 +90,7 @@ fn needed(demand: &Demand) -> String {
 
 /// Connections for which this much memory is enough, at two digits.
 fn fitting(memory: u64, demand: &Demand) -> u64 {
-    let each = costs::KERNEL_PER_CONNECTION
-        + costs::USER_PER_CONNECTION
+    let each = demand.bytes_per_connection()
         + demand.load.pages * costs::PAGE * u64::from(demand.load.percent) / 100;
     let fit = memory.saturating_sub(demand.base_bytes()) / each;
     let step = 10u64.pow(fit.checked_ilog10().unwrap_or(0).saturating_sub(1));

@@ -128,7 +128,7 @@ const SEEDS: u64 = 200;
 const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 69] = [
+const EXPECTED: [&str; 70] = [
     "accept error",
     "accept cancelled",
     "accepted despite cancel",
@@ -185,6 +185,7 @@ const EXPECTED: [&str; 69] = [
     "closed: Peer",
     "closed: Abrupt",
     "closed: Broken",
+    "closed: Unacknowledged",
     "closed: Protocol",
     "closed: InvalidData",
     "closed: TooBig",

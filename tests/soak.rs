@@ -304,9 +304,10 @@ const NEVER: [&str; 14] = [
 ];
 
 /// What the server counts for ends that are not the client's close frame.
-const CAUSES: [&str; 15] = [
+const CAUSES: [&str; 16] = [
     "closed_abrupt",
     "closed_error",
+    "closed_unacknowledged",
     "closed_protocol",
     "closed_invalid_data",
     "closed_too_big",

@@ -376,8 +376,10 @@ fn five_hundred_streams_some_of_them_dead() {
     let took = since.elapsed();
     println!("{dead} dead streams gone after {took:?}, {} pongs", crowd.posts.sent);
     let closes = |cause: &str| gateway.metric(&format!("closes_total{{cause=\"{cause}\"}}"));
-    let found = ["slow", "write_timeout", "heartbeat", "error", "clean", "abrupt"].map(closes);
-    println!("slow, write timeout, heartbeat, error, clean, abrupt: {found:?}");
+    let causes =
+        ["slow", "write_timeout", "heartbeat", "error", "unacknowledged", "clean", "abrupt"];
+    let found = causes.map(closes);
+    println!("{causes:?}: {found:?}");
     assert_eq!(found.iter().sum::<u64>(), dead as u64);
     // Who stalls is found by whichever is first: its queue, the write timeout, the missing pong, or
     // the kernel, whose buffers may take all that is sent in this time.

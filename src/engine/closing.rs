@@ -178,6 +178,7 @@ impl Core {
             Cause::Peer => return,
             Cause::Abrupt => &mut c.closed_abrupt,
             Cause::Broken => &mut c.closed_error,
+            Cause::Unacknowledged => &mut c.closed_unacknowledged,
             Cause::Protocol => &mut c.closed_protocol,
             Cause::InvalidData => &mut c.closed_invalid_data,
             Cause::TooBig => &mut c.closed_too_big,

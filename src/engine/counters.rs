@@ -130,8 +130,10 @@ counters! {
     closed_clean: Total,
     /// Ended by the peer without a close frame.
     closed_abrupt: Total,
-    /// Ended by a connection error (reset, timeout, unreachable).
+    /// Ended by a connection error (reset, unreachable).
     closed_error: Total,
+    /// Ended: the peer acknowledged nothing for the user timeout.
+    closed_unacknowledged: Total,
     /// Closed with 1002: protocol errors.
     closed_protocol: Total,
     /// Closed with 1007: invalid UTF-8.

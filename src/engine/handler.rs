@@ -166,8 +166,11 @@ pub enum Cause {
     Peer,
     /// The peer closed its connection without a close frame.
     Abrupt,
-    /// The connection broke: reset, timed out by the kernel, unreachable.
+    /// The connection broke: reset, unreachable.
     Broken,
+    /// The peer acknowledged nothing for [`Config::user_timeout`](super::Config::user_timeout):
+    /// the kernel gave it up (`ETIMEDOUT`).
+    Unacknowledged,
     /// The peer broke the protocol (1002).
     Protocol,
     /// The peer sent text that is not UTF-8 (1007).
@@ -194,6 +197,16 @@ pub enum Cause {
     Application,
     /// The server goes away.
     Drain,
+}
+
+impl Cause {
+    /// Of a failed receive or send.
+    pub(crate) fn of_error(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ETIMEDOUT) => Self::Unacknowledged,
+            _ => Self::Broken,
+        }
+    }
 }
 
 /// How a connection ended.

@@ -144,7 +144,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 self.put_back(slot, place);
                 self.core.mark_eager(slot);
             }
-            Err(_) => core.drop_connection(slot, Cause::Broken),
+            Err(error) => core.drop_connection(slot, Cause::of_error(&error)),
         }
     }
 

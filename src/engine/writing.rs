@@ -84,8 +84,8 @@ impl Core {
         let taken = match result {
             Ok(taken) => taken,
             Err(error) if is_transient(&error) => 0,
-            Err(_) => {
-                self.drop_connection(slot, Cause::Broken);
+            Err(error) => {
+                self.drop_connection(slot, Cause::of_error(&error));
                 return;
             }
         };

@@ -34,7 +34,8 @@ pub(crate) fn of_loss(closed: &Closed) -> String {
             return format!("closed by the server with {}: {}", closed.code, closed.reason);
         }
         Cause::Abrupt => "ended by the server without a close frame",
-        Cause::Broken => "broken: reset by the server or timed out",
+        Cause::Broken => "broken: reset by the server",
+        Cause::Unacknowledged => "the server acknowledged nothing for a long time",
         Cause::Protocol => "the server broke the protocol",
         Cause::InvalidData => "the server sent text that is not UTF-8",
         Cause::TooBig => "the server sent a larger message than --payload",

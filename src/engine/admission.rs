@@ -270,7 +270,6 @@ impl Core {
         }
         let limit = if over { self.limits.linger } else { self.limits.handshake };
         self.enter_phase(slot, Phase::Handshake, limit);
-        self.arm_poll(slot);
         // The request often came with the connection.
         self.mark_ready(slot);
     }

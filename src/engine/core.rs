@@ -173,6 +173,8 @@ pub(crate) struct Limits {
     pub(crate) write: u32,
     pub(crate) close: u32,
     pub(crate) linger: u32,
+    /// Input that comes within this is lively.
+    pub(crate) lively: u32,
     pub(crate) heartbeat: heartbeat::Plan,
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
@@ -194,6 +196,7 @@ impl Limits {
             // Long enough for a close frame to be read across the globe, short enough not to hold
             // a slot for a peer that has broken the rules.
             linger: close.min(ticks(std::time::Duration::from_secs(2), config.tick)),
+            lively: ticks(std::time::Duration::from_secs(1), config.tick),
             heartbeat: heartbeat::Plan::new(&config.heartbeat, config.tick),
             high_water,
             low_water: high_water / 4,

@@ -188,7 +188,7 @@ counters! {
     sends_short: Total,
     /// Completions for connections that are gone.
     stale_completions: Total,
-    /// Polls the kernel ended and the core armed again.
+    /// Multishot polls the kernel ended and the core armed again.
     polls_rearmed: Total,
     /// Times the completion queue overflowed.
     queue_overflows: Total,

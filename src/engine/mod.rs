@@ -10,7 +10,7 @@
 //! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is
 //! asked for; [`slots`] is what a connection costs; `closing` is how it ends.
 //!
-//! The design in four sentences. An idle connection is one cache line and one multishot poll. When
+//! The design in four sentences. An idle connection is one cache line and one poll. When
 //! input comes, the core receives from all ready connections in one batch that never waits,
 //! decodes in place, and calls the application. What that queues leaves in one gathering send per
 //! connection, in the same system call that waits for the next event. Because batches never wait,

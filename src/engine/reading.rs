@@ -110,10 +110,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.counted.receives += 1;
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
         let (phase, broken) = (hot.phase, hot.has(Flags::BROKEN));
+        let soon = core.tick.saturating_sub(hot.pulse.seen) <= core.limits.lively;
         match result {
             Ok(0) => self.on_end(slot, phase),
             Ok(count) => {
                 core.counted.bytes_in += count as u64;
+                hot.note_input(soon);
                 let room = place.room();
                 // The error behind the last byte was announced together with it.
                 let again = more || count == room || broken;
@@ -132,13 +134,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
                 }
                 self.core.hold_back(slot, generation, allowance);
-                if again {
-                    self.core.mark_eager(slot);
+                match again {
+                    true => self.core.mark_eager(slot),
+                    false => self.core.listen(slot, generation),
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 core.counted.receives_empty += 1;
                 self.put_back(slot, place);
+                self.core.listen(slot, generation);
             }
             Err(error) if is_transient(&error) => {
                 self.put_back(slot, place);
@@ -359,6 +363,18 @@ impl Core {
                 self.eager.push_front(slot);
                 break;
             }
+        }
+    }
+
+    /// Waits for the next input of a connection that left none behind, unless nobody wants it.
+    fn listen(&mut self, slot: u32, generation: u32) {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        match hot.phase {
+            Phase::Handshake | Phase::Open | Phase::Closing | Phase::Lingering => {
+                self.arm_poll(slot)
+            }
+            Phase::Free | Phase::Connecting | Phase::Passing => {}
+            Phase::Flushing | Phase::Closed => {}
         }
     }
 

@@ -133,9 +133,9 @@ pub trait Ring {
     /// Ends listening for good: whatever is in the accept queue and not yet accepted is lost.
     fn close_listener(&mut self);
 
-    /// Arms a poll. A token of [`super::token::Op::Poll`] is multishot and for input, one of
-    /// [`super::token::Op::PollOut`] is one-shot and for output.
-    fn poll(&mut self, token: Token);
+    /// Arms a poll: for input if the token is of [`super::token::Op::Poll`], for output if it is of
+    /// [`super::token::Op::PollOut`]; for one event, or multishot.
+    fn poll(&mut self, token: Token, multishot: bool);
 
     /// Closes the slot's descriptor after cancelling the operations named (at most two).
     fn close(&mut self, token: Token, polls: &[Token]);

@@ -46,7 +46,7 @@ impl Flags {
     pub const DIRTY: u32 = 1 << 1;
     /// The kernel's send buffer is full; wait for the poll.
     pub const BLOCKED: u32 = 1 << 2;
-    /// The multishot poll for input is armed.
+    /// The poll for input is armed.
     pub const POLL: u32 = 1 << 3;
     /// The one-shot poll for output is armed.
     pub const POLL_OUT: u32 = 1 << 4;
@@ -90,6 +90,10 @@ impl Flags {
     pub const BARE: u32 = 1 << 23;
     /// The lowest of the three bits of the application's dialect: see [`Hot::dialect`].
     const DIALECT: u32 = 1 << 24;
+    /// The lowest of the four bits that count how often input came soon after other input.
+    const BEAT: u32 = 1 << 27;
+    /// All four: see [`Hot::note_input`].
+    const LIVELY: u32 = 0xf * Self::BEAT;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
 }
@@ -189,6 +193,21 @@ impl Hot {
         let before = self.has(flag);
         self.flags.0 |= flag;
         before
+    }
+
+    /// Input came, `soon` after the one before it or after a pause.
+    #[inline]
+    pub fn note_input(&mut self, soon: bool) {
+        if !self.is_lively() {
+            let quiet = self.flags.0 & !Flags::LIVELY;
+            self.flags.0 = if soon { self.flags.0 + Flags::BEAT } else { quiet };
+        }
+    }
+
+    /// Whether input came so often that a poll is better armed for good than for each time.
+    #[inline]
+    pub fn is_lively(&self) -> bool {
+        self.flags.0 & Flags::LIVELY == Flags::LIVELY
     }
 
     /// How messages are framed.

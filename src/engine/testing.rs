@@ -126,7 +126,10 @@ impl Core {
         check(!head || hot.phase == Phase::Handshake, "a head after the handshake")?;
         let passing = self.passing.contains_key(&slot);
         check(passing == (hot.phase == Phase::Passing), "passes without its bytes, or they stay")?;
-        check(gone || hot.phase == Phase::Connecting || hot.has(Flags::POLL), "nobody listens")?;
+        let unheard =
+            matches!(hot.phase, Phase::Connecting | Phase::Passing | Phase::Flushing) || gone;
+        let looked_at = hot.has(Flags::READY | Flags::HELD);
+        check(unheard || looked_at || hot.has(Flags::POLL), "nobody listens")?;
         self.audit_timer(hot)?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;

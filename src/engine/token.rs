@@ -9,7 +9,7 @@
 pub enum Op {
     /// One-shot accept; the slot field holds the lane it was armed in.
     Accept = 1,
-    /// Multishot poll for input, armed for a connection's whole life.
+    /// Poll for input: for one event, or multishot on a lively connection.
     Poll = 2,
     /// One-shot poll for room in the send buffer, armed while a peer reads too slowly.
     PollOut = 3,

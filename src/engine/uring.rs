@@ -233,11 +233,11 @@ impl Ring for Uring {
         self.listener = None;
     }
 
-    fn poll(&mut self, token: Token) {
+    fn poll(&mut self, token: Token, multishot: bool) {
         let input = token.op() == Some(Op::Poll);
         let events = if input { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
         let entry = opcode::PollAdd::new(Fixed(token.slot()), events as u32)
-            .multi(input)
+            .multi(multishot)
             .build()
             .user_data(token.0);
         self.push(entry);

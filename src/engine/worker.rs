@@ -251,8 +251,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
         }
         if input && !more {
-            core.counted.polls_rearmed += 1;
-            core.arm_poll(slot);
+            let Some(hot) = core.slots.get(slot) else { return };
+            core.counted.polls_rearmed += u64::from(hot.is_lively());
+            // Else the receive that is due arms it again.
+            if !hot.has(Flags::READY) {
+                core.arm_poll(slot);
+            }
         }
     }
 
@@ -418,7 +422,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.dial();
         self.deliver_notices();
         for token in self.core.polls.drain(..) {
-            self.ring.poll(token);
+            let input = token.op() == Some(Op::Poll);
+            let lively = self.core.slots.get(token.slot()).is_some_and(|hot| hot.is_lively());
+            self.ring.poll(token, input && lively);
         }
         for slot in self.core.installs.drain(..) {
             if let Some(hot) = self.core.slots.get(slot) {
@@ -559,7 +565,11 @@ impl Core {
         !begun && accepted.is_some_and(|at| self.tick >= at.saturating_add(wait))
     }
 
-    /// Marks the multishot poll for input to be armed.
+    /// Marks the poll for input to be armed, if it is not.
+    ///
+    /// It is for one event, and armed again behind the receive: whoever says goodbye has fired it,
+    /// and nothing is left to cancel. The kernel finds what it cancels by walking a list that is as
+    /// long as a 256th of the ring's polls. Who is lively costs more by the arming than by that.
     pub(super) fn arm_poll(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot)
             && !hot.set(Flags::POLL)

@@ -31,6 +31,8 @@ pub struct Socket {
     /// The tenant's, as the first token told it.
     generation: Option<u32>,
     poll: Option<Token>,
+    /// Whether `poll` goes on after an event.
+    multishot: bool,
     /// A report of `poll` is on its way.
     announced: bool,
     /// Reports of one request arrive in order: none before this.
@@ -50,6 +52,7 @@ impl Socket {
             wire,
             generation: None,
             poll: None,
+            multishot: false,
             announced: false,
             after_ns: 0,
             poll_out: None,
@@ -85,7 +88,7 @@ pub enum Event {
 pub enum Submission {
     Accept(u32),
     CancelAccept(u32),
-    Poll(Token),
+    Poll(Token, bool),
     Close(Token, Vec<Token>),
     Connect(Token),
     Shutdown(Token),
@@ -213,7 +216,7 @@ impl Kernel {
                 self.accept_waiting();
             }
             Submission::CancelAccept(lane) => self.cancel_accept(lane),
-            Submission::Poll(token) => self.arm(token),
+            Submission::Poll(token, multishot) => self.arm(token, multishot),
             Submission::Connect(token) => self.dial(token),
             Submission::Shutdown(token) => {
                 let socket = self.socket(token);
@@ -274,15 +277,16 @@ impl Kernel {
         self.complete(due, Completion::Connected { token, result });
     }
 
-    fn arm(&mut self, token: Token) {
+    fn arm(&mut self, token: Token, multishot: bool) {
         let input = token.op() == Some(Op::Poll);
         assert!(input || token.op() == Some(Op::PollOut), "{token:?} is no poll");
+        assert!(input || !multishot, "{token:?} is for one event");
         let socket = self.socket(token);
         let place = if input { &mut socket.poll } else { &mut socket.poll_out };
         let before = place.replace(token);
         assert!(before.is_none(), "{token:?}: armed twice");
         if input {
-            socket.announced = false;
+            (socket.announced, socket.multishot) = (false, multishot);
         }
         self.announce(token.slot());
     }
@@ -307,11 +311,14 @@ impl Kernel {
         }
     }
 
-    /// Reports on a multishot poll, which the kernel may end by that.
+    /// Reports on a poll for input, which ends by that: always one for one event, at the kernel's
+    /// will a multishot.
     fn report(&mut self, token: Token, result: io::Result<Readiness>) {
-        let ends = result.is_err() || self.strikes("poll ended");
+        let slot = token.slot() as usize;
+        let goes_on = self.sockets[slot].as_ref().is_some_and(|socket| socket.multishot);
+        let ends = result.is_err() || !goes_on || self.strikes("poll ended");
         let due = self.later();
-        let Some(socket) = &mut self.sockets[token.slot() as usize] else { return };
+        let Some(socket) = &mut self.sockets[slot] else { return };
         let due = due.max(socket.after_ns);
         (socket.after_ns, socket.announced) = (due, true);
         if ends {

@@ -132,8 +132,8 @@ impl Ring for SimRing {
         self.world.borrow_mut().kernel.close_listener();
     }
 
-    fn poll(&mut self, token: Token) {
-        self.queued.push_back(Submission::Poll(token));
+    fn poll(&mut self, token: Token, multishot: bool) {
+        self.queued.push_back(Submission::Poll(token, multishot));
     }
 
     fn close(&mut self, token: Token, polls: &[Token]) {

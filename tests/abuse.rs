@@ -184,6 +184,10 @@ fn troubled(site: &Site<Watcher>, kind: Mischief, time: Duration) -> Vec<Duratio
         scope.spawn(|| gang(kind, site.address, &going_on));
         site.wait_for("the gang", |c| c.connections >= GANG as u64 / 2);
         let latencies = echoes(site.address, time);
+        if matches!(kind, Mischief::NeverReader) {
+            // It stands back, so on a busy machine it takes a while to send that much.
+            site.wait_for("a pause in reading", |c| c.read_pauses > 0);
+        }
         going_on.store(false, Ordering::Relaxed);
         latencies
     })
@@ -203,7 +207,6 @@ fn others_are_served_and_nothing_is_left() {
     }
     let end = site.end().counters;
     assert!(end.handshake_timeouts > 0 || end.handshake_aborts > 0, "{end:?}");
-    assert!(end.read_pauses > 0, "the never-reader was not read from: {end:?}");
 }
 
 /// The same with a clock.

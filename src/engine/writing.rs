@@ -200,6 +200,8 @@ impl Core {
                 let outbox = hot.outbox.as_ref().filter(|_| hot.has(Flags::BLOCKED))?;
                 Some((slot, hot.generation, outbox.bytes(), outbox.progress))
             })
+            // Mostly none: then no record is looked at.
+            .take(self.blocked as usize)
             .collect();
         let tick = std::time::Duration::from_nanos(self.limits.tick_ns);
         let (worker, now) = (self.worker, self.tick);

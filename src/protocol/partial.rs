@@ -184,6 +184,10 @@ impl Partial {
     pub(super) fn give_back(&mut self, buffer: Vec<u8>, received: usize) -> Result<(), Fault> {
         let start = self.end();
         assert!(self.lent, "no buffer was lent");
+        if received == 0 {
+            (self.message, self.lent) = (buffer, false);
+            return Ok(());
+        }
         assert!(start + received <= buffer.len(), "more received than there was room for");
         self.message = buffer;
         self.lent = false;
@@ -404,6 +408,21 @@ mod tests {
             panic!("{event:?}");
         };
         assert_eq!(message, [vec![5; 100_000], vec![6; 10]].concat());
+    }
+
+    #[test]
+    fn a_loan_before_the_first_byte_changes_nothing() {
+        let mut input = frame_of(Opcode::Binary, false, b"");
+        let (mut partial, mut at) = (None, 0);
+        assert_eq!(decoder().decode(&mut partial, &mut input, &mut at), Ok(None));
+        let (buffer, _) = partial.as_deref_mut().unwrap().take_buffer();
+        assert!(buffer.is_empty());
+        assert_eq!(decoder().fill(&mut partial, buffer, 0), Ok(None));
+        let mut rest = frame_of(Opcode::Continuation, true, b"");
+        at = 0;
+        let event = decoder().decode(&mut partial, &mut rest, &mut at);
+        let empty = Payload::Assembled(Bytes::new());
+        assert_eq!(event, Ok(Some(Event::Message(Kind::Binary, empty))));
     }
 
     #[test]

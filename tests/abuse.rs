@@ -49,10 +49,20 @@ const ALL: [Mischief; 7] = [
 
 const GANG: usize = 50;
 
-/// One member of the gang acts once. Returns false when it has to come again as somebody new.
-fn act(kind: Mischief, peer: &mut Peer, step: usize) -> bool {
+/// One of the gang.
+struct Member {
+    peer: Peer,
+    step: usize,
+    /// What its socket did not take of its last bytes.
+    rest: Vec<u8>,
+}
+
+/// A member of the gang acts once. Returns false when it has to come again as somebody new.
+fn act(kind: Mischief, member: &mut Member) -> bool {
+    let Member { peer, step, rest } = member;
+    let step = std::mem::replace(step, *step + 1);
     let many = |first, payload: &[u8]| frame(first, payload).repeat(500);
-    let bytes = match kind {
+    let mut bytes = match kind {
         Mischief::Polite => frame(FIN | BINARY, b"a small message"),
         Mischief::SlowLoris => {
             let head = upgrade("/");
@@ -75,19 +85,27 @@ fn act(kind: Mischief, peer: &mut Peer, step: usize) -> bool {
             peer.half_close();
             return false;
         }
-        Mischief::NeverReader => frame(FIN | BINARY, &[0; 60_000]),
+        Mischief::NeverReader if rest.is_empty() => frame(FIN | BINARY, &[0; 60_000]),
+        Mischief::NeverReader => std::mem::take(rest),
     };
     let stays = !matches!(kind, Mischief::SlowLoris) || step < 200;
     // A piece at a time: what runs in the kernel does not make way for the victims.
-    for (nth, piece) in bytes.chunks(4096).enumerate() {
-        match peer.socket().write(piece) {
-            Ok(count) if count == piece.len() => {}
-            // A frame cut by a full socket breaks the stream; then somebody new comes.
-            Ok(_) => return false,
-            Err(error) => return nth == 0 && error.kind() == std::io::ErrorKind::WouldBlock,
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = bytes.len().min(at + 4096);
+        match peer.socket().write(&bytes[at..end]) {
+            Ok(count) => at += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(_) => return false,
         }
     }
-    stays
+    if matches!(kind, Mischief::NeverReader) {
+        // It must stay for the server to be the one who waits.
+        *rest = bytes.split_off(at);
+        return true;
+    }
+    // Else a frame cut by a full socket breaks the stream; then somebody new comes.
+    stays && (at == 0 || at == bytes.len())
 }
 
 /// Leaves the server its processor, the first. Else the scheduler now and then wakes a client on
@@ -123,17 +141,15 @@ fn gang(kind: Mischief, server: SocketAddr, going_on: &AtomicBool) {
             peer = peer.upgraded("/");
         }
         peer.socket().set_nonblocking(true).expect("set_nonblocking");
-        (peer, 0)
+        Member { peer, step: 0, rest: Vec::new() }
     };
-    let mut members: Vec<(Peer, usize)> = (0..GANG).map(|_| arrive()).collect();
+    let mut members: Vec<Member> = (0..GANG).map(|_| arrive()).collect();
     let mut scrap = vec![0; 65_536];
     while going_on.load(Ordering::Relaxed) {
         for member in &mut members {
-            let (peer, step) = member;
-            let stays = act(kind, peer, *step);
-            *step += 1;
+            let stays = act(kind, member);
             if !matches!(kind, Mischief::NeverReader) {
-                let _ = peer.socket().read(&mut scrap);
+                let _ = member.peer.socket().read(&mut scrap);
             }
             if !stays {
                 *member = arrive();

@@ -81,11 +81,14 @@ fn cases() -> Vec<Case> {
              "sysctl -w fs.file-max=9223372036854775807"),
         case("locked-memory", |t| limits(t, "8388608", "65536  "), SHORT, "LimitMEMLOCK=infinity"),
         case("memory", |t| { t.edit("proc/meminfo", "31457280", "4194304"); }, SHORT,
-             "--max-connections 870000"),
+             "--max-connections 820000"),
+        case_of("memory", |t| { t.edit("proc/meminfo", "31457280", "4194304"); },
+                &["--connections", "1000000", "--user-bytes", "126"], SHORT,
+                "--max-connections 870000"),
         case("cgroup-memory", |t| { t.file(&format!("{SERVICE}/memory.max"), "2147483648"); },
-             SHORT, "MemoryMax=4682M"),
+             SHORT, "MemoryMax=4954M"),
         case("cgroup-memory", |t| { t.file("sys/fs/cgroup/system.slice/memory.max", "5"); },
-             SHORT, "MemoryMax=4682M"),
+             SHORT, "MemoryMax=4954M"),
         case("cgroup-threads", |t| { t.file(&format!("{SERVICE}/pids.max"), "10"); }, SHORT,
              "TasksMax=28"),
         case("huge-pages", |t| {
@@ -328,6 +331,7 @@ fn the_status_tells_provisioning_what_to_do() {
         &["--connections", "many"],
         &["--connections", "5", "--profile", "fast"],
         &["--connections", "5", "--busy", "101"],
+        &["--connections", "5", "--user-bytes", "-1"],
         &["--connections", "5", "--root", "/nowhere/at/all"],
     ] {
         let answer = doctor(wrong);

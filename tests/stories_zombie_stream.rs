@@ -412,7 +412,11 @@ fn a_silent_reader_of_a_silent_stream_is_found() {
     crowd.clients[0].reads = false;
     SockRef::from(&crowd.clients[0].socket).attach_filter(&DEAF).expect("a filter");
     crowd.wait_for("streams", 1);
-    assert_eq!(gateway.metric("closes_total{cause=\"unacknowledged\"}"), 1, "the kernel gave it up");
+    assert_eq!(
+        gateway.metric("closes_total{cause=\"unacknowledged\"}"),
+        1,
+        "the kernel gave it up"
+    );
     assert_eq!(gateway.metric("gateway_clients"), 1);
     crowd.publish(0..3);
     crowd.until("the living", |all| all[1].got == 3);

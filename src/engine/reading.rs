@@ -136,13 +136,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 self.core.hold_back(slot, generation, allowance);
                 match again {
                     true => self.core.mark_eager(slot),
-                    false => self.core.listen(slot, generation),
+                    false => self.core.await_input(slot, generation),
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 core.counted.receives_empty += 1;
                 self.put_back(slot, place);
-                self.core.listen(slot, generation);
+                self.core.await_input(slot, generation);
             }
             Err(error) if is_transient(&error) => {
                 self.put_back(slot, place);
@@ -367,14 +367,11 @@ impl Core {
     }
 
     /// Waits for the next input of a connection that left none behind, unless nobody wants it.
-    fn listen(&mut self, slot: u32, generation: u32) {
+    fn await_input(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        match hot.phase {
-            Phase::Handshake | Phase::Open | Phase::Closing | Phase::Lingering => {
-                self.arm_poll(slot)
-            }
-            Phase::Free | Phase::Connecting | Phase::Passing => {}
-            Phase::Flushing | Phase::Closed => {}
+        use Phase::{Closing, Handshake, Lingering, Open};
+        if matches!(hot.phase, Handshake | Open | Closing | Lingering) {
+            self.arm_poll(slot);
         }
     }
 

@@ -568,8 +568,9 @@ impl Core {
     /// Marks the poll for input to be armed, if it is not.
     ///
     /// It is for one event, and armed again behind the receive: whoever says goodbye has fired it,
-    /// and nothing is left to cancel. The kernel finds what it cancels by walking a list that is as
-    /// long as a 256th of the ring's polls. Who is lively costs more by the arming than by that.
+    /// and nothing is left to cancel. The kernel finds what it cancels by walking one of at most
+    /// 256 lists (Linux 6.18), each as long as its share of the ring's polls. For the lively,
+    /// arming so often would cost more than that.
     pub(super) fn arm_poll(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot)
             && !hot.set(Flags::POLL)

@@ -1,13 +1,13 @@
 //! Properties of the protocol layer over random inputs.
 //!
 //! The decoder is compared with a second, naive implementation (`support/model.rs`) for any stream
-//! cut in any way, direct receives among the pieces. The handshake parsers are compared with
-//! themselves: at once, and a byte at a time.
+//! cut in any way. The handshake parsers are compared with themselves: at once, and a byte at a
+//! time.
 
 #[path = "fuzz/entries.rs"]
 mod entries;
 
-use entries::model::{self, End, Outcome, Seen, Step};
+use entries::model::{self, End, Outcome, Seen};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ringhold::protocol::frame::{self, Opcode};
@@ -18,9 +18,9 @@ fn role() -> impl Strategy<Value = Role> {
     prop_oneof![Just(Role::Server), Just(Role::Client)]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn pieces() -> impl Strategy<Value = Vec<usize>> {
     let bytes = prop_oneof![1..4_usize, 0..40_usize, 0..3_000_usize, 0..200_000_usize];
-    vec((bytes, any::<bool>()).prop_map(|(bytes, direct)| Step { bytes, direct }), 1..8)
+    vec(bytes, 1..8)
 }
 
 /// Lengths around those at which headers grow, and some of any size.
@@ -114,7 +114,7 @@ proptest! {
         role in role(),
         messages in vec(message(), 1..4),
         close in prop::option::of("[a-zà-ü]{0,60}"),
-        plan in steps(),
+        plan in pieces(),
     ) {
         let (mut stream, mut events) = (Vec::new(), Vec::new());
         for message in &messages {
@@ -140,7 +140,7 @@ proptest! {
         damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
         keep in any::<prop::sample::Index>(),
         limits in (1..100_000_usize, 1..5_u32),
-        plan in steps(),
+        plan in pieces(),
     ) {
         let mut stream = Vec::new();
         for message in &messages {
@@ -161,7 +161,7 @@ proptest! {
         role in role(),
         messages in vec(message(), 1..3),
         slack in 0..3_usize,
-        plan in steps(),
+        plan in pieces(),
     ) {
         let longest = messages.iter().map(|message| message.payload.len()).max().unwrap_or(0);
         let mut stream = Vec::new();
@@ -178,7 +178,7 @@ proptest! {
         role in role(),
         text in text(),
         cut in any::<prop::sample::Index>(),
-        plan in steps(),
+        plan in pieces(),
     ) {
         let (a, b) = text.split_at(cut.index(text.len() + 1));
         let mut stream = Vec::new();

@@ -3,8 +3,8 @@
 //! Connections that are ready wait in two queues: those that became readable, and those that left
 //! input behind when they were last received from. Each turn receives once from every one of the
 //! first and from a few of the second, and a receive is sized so that it brings few messages: a
-//! flood costs its sender time, not its neighbours. Small reads share the arena; the rest of a
-//! large message is received directly into the message.
+//! flood costs its sender time, not its neighbours. All is received into one arena, which stays in
+//! the cache; only what a message still misses at the end of its receive makes it move.
 
 use std::io;
 use std::ops::Range;
@@ -48,16 +48,10 @@ impl Default for Arena {
 struct Target {
     slot: u32,
     generation: u32,
-    place: Place,
+    /// Of the arena.
+    range: Range<usize>,
     result: io::Result<usize>,
     more: bool,
-}
-
-enum Place {
-    /// A piece of the arena.
-    Arena(Range<usize>),
-    /// A message's own buffer, behind the bytes it has.
-    Message(Vec<u8>, usize),
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
@@ -81,31 +75,21 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let mut rest = self.arena.bytes.as_mut_slice();
         let mut at = 0;
         let mut ops: Vec<Recv<'_>> = Vec::with_capacity(batch.len());
-        for target in batch.iter_mut() {
-            let buffer = match &mut target.place {
-                Place::Arena(range) => {
-                    let (_, tail) = rest.split_at_mut(range.start - at);
-                    let (piece, tail) = tail.split_at_mut(range.len());
-                    (rest, at) = (tail, range.end);
-                    piece
-                }
-                Place::Message(buffer, filled) => {
-                    let end = buffer.len().min(*filled + RECEIVE_MAX);
-                    &mut buffer[*filled..end]
-                }
-            };
+        for target in batch.iter() {
+            let (_, tail) = rest.split_at_mut(target.range.start - at);
+            let (buffer, tail) = tail.split_at_mut(target.range.len());
+            (rest, at) = (tail, target.range.end);
             ops.push(Recv { slot: target.slot, buffer, result: Ok(0), more: false });
         }
         self.ring.recv(&mut ops)?;
-        let results: Vec<_> = ops.into_iter().map(|op| (op.result, op.more)).collect();
-        for (target, (result, more)) in batch.iter_mut().zip(results) {
-            (target.result, target.more) = (result, more);
+        for (target, op) in batch.iter_mut().zip(ops) {
+            (target.result, target.more) = (op.result, op.more);
         }
         Ok(())
     }
 
     fn on_received(&mut self, target: Target) {
-        let Target { slot, generation, place, result, more } = target;
+        let Target { slot, generation, range, result, more } = target;
         let core = &mut self.core;
         core.counted.receives += 1;
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
@@ -116,7 +100,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Ok(count) => {
                 core.counted.bytes_in += count as u64;
                 hot.note_input(soon);
-                let room = place.room();
+                let room = range.len();
                 // The error behind the last byte was announced together with it.
                 let again = more || count == room || broken;
                 core.settle_accounts(slot);
@@ -124,15 +108,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 if !core.is_stream(slot) {
                     core.on_life(slot);
                 }
-                match place {
-                    Place::Arena(range) => {
-                        let before = self.core.progress(slot);
-                        self.on_bytes(slot, generation, range.start..range.start + count, again);
-                        let frames = frames_between(before, self.core.progress(slot), count);
-                        self.core.adapt_appetite(slot, generation, count, room, frames);
-                    }
-                    Place::Message(buffer, _) => self.on_direct(slot, generation, buffer, count),
-                }
+                let before = self.core.progress(slot);
+                self.on_bytes(slot, generation, range.start..range.start + count, again);
+                let frames = frames_between(before, self.core.progress(slot), count);
+                self.core.adapt_appetite(slot, generation, count, room, frames);
                 self.core.hold_back(slot, generation, allowance);
                 match again {
                     true => self.core.mark_eager(slot),
@@ -141,29 +120,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 core.counted.receives_empty += 1;
-                self.put_back(slot, place);
                 self.core.await_input(slot, generation);
             }
             Err(error) if is_transient(&error) => {
-                self.put_back(slot, place);
                 self.core.mark_eager(slot);
             }
             Err(error) => core.drop_connection(slot, Cause::of_error(&error)),
         }
-    }
-
-    /// Returns a message's buffer that was not used.
-    fn put_back(&mut self, slot: u32, place: Place) {
-        let Place::Message(buffer, _) = place else { return };
-        let core = &mut self.core;
-        // Another connection's callback may have ended this one meanwhile, and its message with it.
-        let Some(hot) = core.slots.get_mut(slot).filter(|hot| hot.partial.is_some()) else {
-            return;
-        };
-        let before = memory(&hot.partial);
-        // Nothing was received, so nothing can be complete or wrong.
-        let _ = core.server.fill(&mut hot.partial, buffer, 0);
-        core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
     }
 
     fn on_end(&mut self, slot: u32, phase: Phase) {
@@ -220,24 +183,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     break;
                 }
             }
-        }
-        self.core.limit_inbound(slot);
-    }
-
-    fn on_direct(&mut self, slot: u32, generation: u32, buffer: Vec<u8>, count: usize) {
-        let core = &mut self.core;
-        let Some(hot) = core.slots.get_mut(slot) else { return };
-        if hot.partial.is_none() || !matches!(hot.phase, Phase::Open | Phase::Closing) {
-            return;
-        }
-        let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
-        let before = memory(&hot.partial);
-        let outcome = decoder.fill(&mut hot.partial, buffer, count);
-        core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(event)) => self.on_event(slot, generation, event, 0, false),
-            Err(fault) => self.core.on_fault(slot, fault),
         }
         self.core.limit_inbound(slot);
     }
@@ -328,15 +273,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 }
 
-impl Place {
-    fn room(&self) -> usize {
-        match self {
-            Place::Arena(range) => range.len(),
-            Place::Message(buffer, filled) => (buffer.len() - filled).min(RECEIVE_MAX),
-        }
-    }
-}
-
 impl Core {
     /// Takes connections from the queues as long as the arena has room.
     fn choose_batch(&mut self, batch: &mut Vec<Target>) {
@@ -389,12 +325,9 @@ impl Core {
             Phase::Open if hot.has(Flags::HELD) => return true,
             _ => {}
         }
-        let missing = hot.partial.as_ref().map_or(0, |p| p.missing());
-        let direct = missing >= DIRECT_MIN;
         let size = match hot.has(Flags::CHATTY) {
-            _ if direct => missing.min(RECEIVE_MAX),
             true => CHATTY_SIZE,
-            false => APPETITE_MIN << hot.appetite,
+            false => receive_size(hot.appetite),
         };
         if taken.bytes + size > taken.limit {
             hot.set(Flags::READY);
@@ -402,22 +335,10 @@ impl Core {
         }
         taken.bytes += size;
         let generation = hot.generation;
-        let place = match hot.partial.as_mut().filter(|_| direct) {
-            Some(partial) => {
-                // The account follows what the message itself holds.
-                self.inbound_held -= partial.memory();
-                let (buffer, filled) = partial.take_buffer();
-                self.inbound_held += partial.memory();
-                Place::Message(buffer, filled)
-            }
-            None => {
-                let range = taken.arena..taken.arena + size;
-                // Equal offsets would compete for the same cache sets.
-                taken.arena = range.end + STAGGER;
-                Place::Arena(range)
-            }
-        };
-        batch.push(Target { slot, generation, place, result: Ok(0), more: false });
+        let range = taken.arena..taken.arena + size;
+        // Equal offsets would compete for the same cache sets.
+        taken.arena = range.end + STAGGER;
+        batch.push(Target { slot, generation, range, result: Ok(0), more: false });
         true
     }
 
@@ -448,7 +369,10 @@ impl Core {
                 hot.clear(Flags::CHATTY);
             }
         } else if count == room {
-            hot.appetite = (hot.appetite + 2).min(APPETITE_STEPS);
+            let missing = hot.partial.as_ref().map_or(0, |partial| partial.missing());
+            let enough = (0..APPETITE_STEPS).find(|step| receive_size(*step) >= missing);
+            let enough = enough.unwrap_or(APPETITE_STEPS);
+            hot.appetite = (hot.appetite + 2).max(enough).min(APPETITE_STEPS);
         } else if hot.appetite > 0 && count < room / 4 {
             hot.appetite -= 1;
         }
@@ -492,14 +416,17 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
 /// when it is parsed.
 const ARENA: usize = 640 * 1024;
 
-/// The smallest receive; doubled `appetite` times for connections that fill theirs.
-const APPETITE_MIN: usize = 2048;
+/// Bytes of a receive: doubled `appetite` times for connections that fill theirs, and room for
+/// headers, so that a payload of a power of two is received whole.
+const fn receive_size(appetite: u8) -> usize {
+    (2048 << appetite) + 64
+}
 
 /// 2 KiB to 256 KiB.
 const APPETITE_STEPS: u8 = 7;
 
-/// Bytes of the largest receive into the arena.
-pub(super) const RECEIVE_MAX: usize = APPETITE_MIN << APPETITE_STEPS;
+/// Bytes of the largest receive.
+pub(super) const RECEIVE_MAX: usize = receive_size(APPETITE_STEPS);
 
 /// Three cache lines.
 const STAGGER: usize = 192;
@@ -507,7 +434,7 @@ const STAGGER: usize = 192;
 /// Bytes that one turn may receive over all connections: what is received is still in the L2 cache
 /// when it is decoded and sent, and a turn, for which everybody waits, takes well below a
 /// millisecond.
-const TURN_BYTES: usize = 512 * 1024;
+const TURN_BYTES: usize = 2 * RECEIVE_MAX;
 
 /// Connections with input left behind that a turn takes up again.
 const EAGER_MAX: usize = 4;
@@ -521,8 +448,4 @@ const CHATTY_SIZE: usize = 512;
 /// Receives per batch.
 const BATCH_MAX: usize = 240;
 
-/// From this many missing bytes on, a message is received directly.
-const DIRECT_MIN: usize = 4096;
-
-const _: () = assert!(RECEIVE_MAX <= TURN_BYTES / 2);
 const _: () = assert!(TURN_BYTES + BATCH_MAX * STAGGER <= ARENA);

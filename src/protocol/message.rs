@@ -77,10 +77,6 @@ impl Decoder {
     ///
     /// After a fault the connection is failed (section 7.1.7): `partial` is `None` and its memory
     /// free, `at` is somewhere in the input, and nothing more may be decoded.
-    ///
-    /// # Panics
-    ///
-    /// If the buffer of the message in progress is lent ([`Partial::take_buffer`]).
     #[inline]
     pub fn decode(
         &self,
@@ -90,31 +86,6 @@ impl Decoder {
     ) -> Result<Option<Event>, Fault> {
         let result = self.next(partial, input, at);
         if result.is_err() {
-            *partial = None;
-        }
-        result
-    }
-
-    /// After a direct receive (see [`Partial::take_buffer`]): gives the buffer back with `received`
-    /// new bytes behind those it had. Returns the message if they completed it. 0 received bytes
-    /// change nothing.
-    ///
-    /// # Panics
-    ///
-    /// If no buffer was lent, or `received` is more than its room: the receiver's books are wrong.
-    pub fn fill(
-        &self,
-        partial: &mut Option<Box<Partial>>,
-        buffer: Vec<u8>,
-        received: usize,
-    ) -> Result<Option<Event>, Fault> {
-        let message = partial.as_deref_mut().expect("the buffer was lent by a message in progress");
-        let result = match message.give_back(buffer, received) {
-            Ok(()) if received > 0 => message.complete(),
-            Ok(()) => Ok(None),
-            Err(fault) => Err(fault),
-        };
-        if result.is_err() || message.is_idle() {
             *partial = None;
         }
         result

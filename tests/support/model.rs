@@ -211,39 +211,28 @@ fn read_len(header: &[u8]) -> Result<Option<(u64, usize)>, Fault> {
     Ok(Some((len, end)))
 }
 
-/// One step of an engine: so many bytes arrive, directly into the message if it can take them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
-    pub(crate) bytes: usize,
-    pub(crate) direct: bool,
-}
-
-/// Decodes `stream` in the pieces of `plan`, over and over, and checks on the way what holds at
-/// every step. Returns the outcome and the range of the stream that the last piece was.
+/// Decodes `stream` in pieces of so many bytes as `plan` says, over and over, and checks on the way
+/// what holds at every step. Returns the outcome and the range of the stream that the last piece
+/// was.
 pub(crate) fn run(
     decoder: &Decoder,
     stream: &[u8],
-    plan: &[Step],
+    plan: &[usize],
 ) -> (Outcome, std::ops::Range<usize>) {
     let mut events = Vec::new();
     let mut partial: Option<Box<Partial>> = None;
     let mut piece = 0..0;
-    for step in plan.iter().cycle() {
+    for bytes in plan.iter().cycle() {
         let rest = &stream[piece.end..];
-        let missing = partial.as_ref().map_or(0, |partial| partial.missing());
-        let result = if step.direct && missing > 0 {
-            receive(decoder, &mut partial, rest, step.bytes, &mut piece, &mut events)
-        } else {
-            let bytes = step.bytes.max(1).min(rest.len());
-            piece = piece.end..piece.end + bytes;
-            decode(decoder, &mut partial, &mut rest[..bytes].to_vec(), &mut events)
-        };
+        let bytes = (*bytes).clamp(1, rest.len().max(1)).min(rest.len());
+        piece = piece.end..piece.end + bytes;
+        let result = decode(decoder, &mut partial, &mut rest[..bytes].to_vec(), &mut events);
         if let Err(fault) = result {
             assert!(partial.is_none(), "a failed connection keeps nothing");
             return (Outcome { events, end: End::Failed(fault) }, piece);
         }
         if let Some(partial) = &partial {
-            let most = 2 * piece.end + (128 << 10) + 256;
+            let most = 2 * piece.end + (4 << 10) + 512;
             assert!(partial.memory() <= most, "{} after {piece:?}", partial.memory());
             assert!(partial.missing() <= decoder.max_message);
         }
@@ -256,35 +245,6 @@ pub(crate) fn run(
     }
     let end = if partial.is_none() { End::Idle } else { End::Unfinished };
     (Outcome { events, end }, piece)
-}
-
-fn receive(
-    decoder: &Decoder,
-    partial: &mut Option<Box<Partial>>,
-    rest: &[u8],
-    most: usize,
-    piece: &mut std::ops::Range<usize>,
-    events: &mut Vec<Seen>,
-) -> Result<(), Fault> {
-    let message = partial.as_deref_mut().expect("in progress");
-    let missing = message.missing();
-    let (mut buffer, filled) = message.take_buffer();
-    let room = buffer.len() - filled;
-    assert!(room > 0 && room <= missing);
-    // A loan without use, too, now and then.
-    let bytes = most.min(room).min(rest.len());
-    buffer[filled..filled + bytes].copy_from_slice(&rest[..bytes]);
-    *piece = piece.end..piece.end + bytes;
-    let event = decoder.fill(partial, buffer, bytes)?;
-    assert!(bytes > 0 || event.is_none());
-    events.extend(event.map(|event| see(decoder, event, &[])));
-    if bytes == 0 {
-        // Make progress in spite of it.
-        let bytes = rest.len().min(1);
-        *piece = piece.end..piece.end + bytes;
-        return decode(decoder, partial, &mut rest[..bytes].to_vec(), events);
-    }
-    Ok(())
 }
 
 fn decode(
@@ -331,7 +291,7 @@ fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
 
 /// Fails unless the decoder makes of `stream`, cut by `plan`, what the model makes of it, and finds
 /// a fault in the very piece that brings the first bad byte.
-pub(crate) fn check(decoder: &Decoder, stream: &[u8], plan: &[Step]) {
+pub(crate) fn check(decoder: &Decoder, stream: &[u8], plan: &[usize]) {
     let (expected, decided) = expect(decoder, stream);
     let (outcome, piece) = run(decoder, stream, plan);
     assert_eq!(outcome, expected, "{decoder:?} {plan:?} {}", stream.escape_ascii());

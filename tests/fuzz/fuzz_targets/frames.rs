@@ -1,4 +1,4 @@
-//! Frames in pieces, with direct receives, against the naive decoder.
+//! Frames in pieces against the naive decoder.
 //!
 //! Needs a nightly compiler and `cargo install cargo-fuzz`. From the root of the repository:
 //!

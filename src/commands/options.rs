@@ -269,7 +269,7 @@ impl EngineOptions {
                 PolicyChoice::Conflate => Policy::Conflate,
             },
             max_outboxes: size(outbox.max_outboxes).max(max_outbox),
-            after_crowd: Some(crate::memory::give_back),
+            after_burst: Some(crate::memory::give_back),
             write_timeout: outbox.write_timeout,
             pause_reads: !outbox.no_pause,
             handshake_timeout: deadlines.handshake_timeout,

@@ -82,8 +82,8 @@ pub(crate) fn run(
     });
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
-    let after_crowd = Some(crate::memory::give_back as fn());
-    let config = Config { after_crowd, ..options.engine_config() };
+    let after_burst = Some(crate::memory::give_back as fn());
+    let config = Config { after_burst, ..options.engine_config() };
     let drain = config.drain.clone();
     let rules = Arc::new(Rulebook::new(options)?);
     let (plane, outlets) = Plane::new(&rules.options, demo)?;

@@ -239,9 +239,10 @@ pub struct Config {
     pub outbox_policy: Policy,
     /// Close code and reason for a peer that reads too slowly.
     pub slow_close: (CloseCode, &'static str),
-    /// Called on a core's thread after a crowd of its connections has left and its memory is freed:
-    /// the moment to have the allocator return it to the kernel. Must not block for long.
-    pub after_crowd: Option<fn()>,
+    /// Called on a core's thread when a burst is over, or half of its connections have left, and
+    /// the memory is freed: the moment to have the allocator return it to the kernel. Must not
+    /// block for long.
+    pub after_burst: Option<fn()>,
     /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
     pub max_outboxes: usize,
     /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
@@ -289,7 +290,7 @@ impl Default for Config {
             max_outbox: 1024 * 1024,
             outbox_policy: Policy::CloseSlow,
             slow_close: (CloseCode::POLICY, "too slow"),
-            after_crowd: None,
+            after_burst: None,
             max_outboxes: 256 * 1024 * 1024,
             pause_reads: true,
             write_timeout: Duration::from_secs(30),

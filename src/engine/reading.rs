@@ -16,7 +16,8 @@ use super::handler::{Cause, Handler};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
-use super::worker::Worker;
+use super::worker::{KEPT, Worker};
+use super::writing::emptied;
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, Event, Kind, Partial, Payload};
 
@@ -35,12 +36,21 @@ struct Taken {
 pub(super) struct Arena {
     pub(super) bytes: Vec<u8>,
     batch: Vec<Target>,
+    /// Kept for its memory.
+    receives: Vec<Recv<'static>>,
 }
 
 impl Default for Arena {
     fn default() -> Self {
         // Zeroed pages are not resident until they are received into.
-        Self { bytes: vec![0; ARENA], batch: Vec::new() }
+        Self { bytes: vec![0; ARENA], batch: Vec::new(), receives: Vec::new() }
+    }
+}
+
+impl Arena {
+    pub(super) fn shrink(&mut self) {
+        self.batch.shrink_to(KEPT);
+        self.receives.shrink_to(KEPT);
     }
 }
 
@@ -62,6 +72,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let mut batch = std::mem::take(&mut self.arena.batch);
         self.core.choose_batch(&mut batch);
+        self.calm.note_turn(batch.last().map_or(0, |target| target.range.end));
         self.receive_batch(&mut batch)?;
         for target in batch.drain(..) {
             self.on_received(target);
@@ -74,7 +85,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     fn receive_batch(&mut self, batch: &mut [Target]) -> io::Result<()> {
         let mut rest = self.arena.bytes.as_mut_slice();
         let mut at = 0;
-        let mut ops: Vec<Recv<'_>> = Vec::with_capacity(batch.len());
+        let mut ops: Vec<Recv<'_>> = emptied(std::mem::take(&mut self.arena.receives));
         for target in batch.iter() {
             let (_, tail) = rest.split_at_mut(target.range.start - at);
             let (buffer, tail) = tail.split_at_mut(target.range.len());
@@ -82,9 +93,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             ops.push(Recv { slot: target.slot, buffer, result: Ok(0), more: false });
         }
         self.ring.recv(&mut ops)?;
-        for (target, op) in batch.iter_mut().zip(ops) {
+        for (target, op) in batch.iter_mut().zip(ops.drain(..)) {
             (target.result, target.more) = (op.result, op.more);
         }
+        self.arena.receives = emptied(ops);
         Ok(())
     }
 

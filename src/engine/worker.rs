@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::Admission;
+use super::calm::Calm;
 use super::conn::{Conn, ConnId, Cx};
 use super::core::{Core, Notice};
 use super::handler::{Cause, Handler};
@@ -24,7 +25,7 @@ use super::slots::{Flags, Phase};
 use super::states::States;
 use super::sys;
 use super::token::{Op, Token};
-use super::writing::Sent;
+use super::writing;
 use crate::protocol::CloseCode;
 use crate::protocol::request::Refusal;
 
@@ -38,13 +39,13 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Letter>>,
     pub(super) drain: Option<Draining>,
-    crowd: Crowd,
+    pub(super) calm: Calm,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     done: Vec<Completion>,
     letters: std::collections::VecDeque<Command<H::Letter>>,
     fired: Vec<(u32, u32)>,
-    pub(super) sent: Vec<Sent>,
+    pub(super) lists: writing::Lists,
 }
 
 /// A drain in progress.
@@ -57,36 +58,6 @@ pub(super) struct Draining {
     closed: u32,
     /// Where to look for the next one.
     cursor: u32,
-}
-
-/// Sees a crowd come and go.
-#[derive(Debug, Default)]
-struct Crowd {
-    /// The most connections there were since memory was last given back.
-    peak: u32,
-    /// How many there were when it was last looked at.
-    left: u32,
-    /// When it is calm, if none leaves until then.
-    calm_ns: u64,
-}
-
-impl Crowd {
-    /// Whether nearly all of a crowd are gone, and no more are going: once per crowd.
-    fn has_left(&mut self, used: u32, now_ns: u64) -> bool {
-        self.peak = self.peak.max(used);
-        if self.peak < CROWD || used > self.peak / 8 {
-            return false;
-        }
-        if self.left != used || self.calm_ns == 0 {
-            self.left = used;
-            self.calm_ns = now_ns + CALM_NS;
-        }
-        if now_ns < self.calm_ns {
-            return false;
-        }
-        *self = Self { peak: used, ..Self::default() };
-        true
-    }
 }
 
 /// Whether the loop goes on.
@@ -116,13 +87,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             admission,
             post,
             drain: None,
-            crowd: Crowd::default(),
+            calm: Calm::default(),
             // The application's first turn comes at once: it may have connections to open.
             wake_at: Some(0),
             done: Vec::new(),
             letters: std::collections::VecDeque::new(),
             fired: Vec::new(),
-            sent: Vec::new(),
+            lists: writing::Lists::default(),
         }
     }
 
@@ -149,21 +120,18 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.stats()
     }
 
-    /// After a crowd has left: what its turns needed is more than those to come will.
+    /// After a burst: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
-        if !self.crowd.has_left(self.core.slots.used(), self.core.now_ns) {
-            return;
-        }
+        let Some(kept) = self.calm.look(self.core.slots.used(), self.core.now_ns) else { return };
+        // What is about to leave from where it was received lies before this.
+        sys::discard(&mut self.arena.bytes[kept..]);
         self.core.shrink();
-        if self.core.dirty.is_empty() {
-            // Else something may be about to leave from where it was received.
-            sys::discard(&mut self.arena.bytes);
-        }
+        self.arena.shrink();
         self.done.shrink_to(KEPT);
         self.letters.shrink_to(KEPT);
         self.fired.shrink_to(KEPT);
-        self.sent.shrink_to(KEPT);
-        if let Some(collect) = self.core.config.after_crowd {
+        self.lists.shrink();
+        if let Some(collect) = self.core.config.after_burst {
             collect();
         }
     }
@@ -589,14 +557,8 @@ impl Core {
     }
 }
 
-/// Fewer connections than this leave nothing behind that is worth looking for.
-const CROWD: u32 = 4096;
-
-/// For so long none has left.
-const CALM_NS: u64 = 1_000_000_000;
-
 /// Entries that scratch lists keep room for.
-pub(super) const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 64;
 
 /// A request follows its connection within the round trip that both need anyway.
 const SILENT_NS: u64 = 1_000_000_000;
@@ -606,22 +568,3 @@ const DRAIN_STEP_NS: u64 = 10_000_000;
 
 /// Nobody sleeps longer than this, so that a lost wake-up would show as latency, not as a hang.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_crowd_has_left_once_when_it_is_calm() {
-        let mut crowd = Crowd::default();
-        let mut at = |used, tenths: u64| crowd.has_left(used, 1 + tenths * CALM_NS / 10);
-        assert!(!at(CROWD - 1, 0) && !at(0, 20), "too few to matter");
-        assert!(!at(80_000, 21) && !at(10_001, 50), "an eighth stays");
-        assert!(!at(9_000, 51) && !at(5_000, 60), "they are still going");
-        assert!(!at(5_000, 69));
-        assert!(at(5_000, 70));
-        assert!(!at(5_000, 99), "once");
-        assert!(!at(0, 100));
-        assert!(at(0, 110), "who stayed was a crowd, too");
-    }
-}

@@ -10,10 +10,29 @@ use super::outbox::{Policy, Turn};
 use super::reading::is_transient;
 use super::ring::{Completion, Ring, Send, Wait};
 use super::slots::{Flags, Phase};
-use super::worker::Worker;
+use super::worker::{KEPT, Worker};
+
+/// Lists of a flush, kept for their memory.
+#[derive(Default)]
+pub(super) struct Lists {
+    /// Slot, slices and bytes of each send.
+    plan: Vec<(u32, usize, usize)>,
+    slices: Vec<IoSlice<'static>>,
+    batch: Vec<Send<'static>>,
+    sent: Vec<Sent>,
+}
+
+impl Lists {
+    pub(super) fn shrink(&mut self) {
+        self.plan.shrink_to(KEPT);
+        self.slices.shrink_to(KEPT);
+        self.batch.shrink_to(KEPT);
+        self.sent.shrink_to(KEPT);
+    }
+}
 
 /// What came of one send.
-pub(super) struct Sent {
+struct Sent {
     slot: u32,
     len: usize,
     result: io::Result<usize>,
@@ -23,10 +42,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Sends what the turn queued, waits for completions, and settles what the kernel did not take.
     pub(super) fn flush(&mut self, wait: Wait, done: &mut Vec<Completion>) -> io::Result<()> {
         let mut dirty = std::mem::take(&mut self.core.dirty);
-        let mut sent = std::mem::take(&mut self.sent);
+        let Lists { mut plan, slices, batch, mut sent } = std::mem::take(&mut self.lists);
         let turn = Turn { cork: &self.core.cork, arena: &self.arena.bytes };
-        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(dirty.len());
-        let mut plan: Vec<(u32, usize, usize)> = Vec::with_capacity(dirty.len());
+        let mut slices: Vec<IoSlice<'_>> = emptied(slices);
         let mut wait = wait;
         for slot in &dirty {
             let Some(hot) = self.core.slots.get(*slot) else { continue };
@@ -47,22 +65,23 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
         }
         let mut rest = slices.as_slice();
-        let mut batch: Vec<Send<'_>> = Vec::with_capacity(plan.len());
-        for (slot, count, len) in &plan {
-            let (data, tail) = rest.split_at(*count);
+        let mut batch: Vec<Send<'_>> = emptied(batch);
+        for (slot, count, len) in plan.drain(..) {
+            let (data, tail) = rest.split_at(count);
             rest = tail;
-            batch.push(Send { slot: *slot, data, len: *len, result: Ok(0) });
+            batch.push(Send { slot, data, len, result: Ok(0) });
         }
         self.ring.enter(&mut batch, wait, done)?;
-        sent.extend(batch.into_iter().map(|op| Sent {
+        sent.extend(batch.drain(..).map(|op| Sent {
             slot: op.slot,
             len: op.len,
             result: op.result,
         }));
+        let (batch, slices) = (emptied(batch), emptied(slices));
         for op in sent.drain(..) {
             self.core.on_sent(op);
         }
-        self.sent = sent;
+        self.lists = Lists { plan, slices, batch, sent };
         for slot in dirty.drain(..) {
             self.core.settle(slot, &self.arena.bytes);
         }
@@ -72,6 +91,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.reset_cork();
         Ok(())
     }
+}
+
+/// The memory of a list, for elements that borrow something else: collecting in place, as std does
+/// for elements of the same layout, takes no other.
+pub(super) fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
+    const { assert!(size_of::<A>() == size_of::<B>() && align_of::<A>() == align_of::<B>()) }
+    list.clear();
+    list.into_iter().map(|_| unreachable!("it is empty")).collect()
 }
 
 impl Core {
@@ -218,3 +245,17 @@ impl Core {
 
 /// Cork memory kept between turns.
 const CORK_KEPT: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_list_keeps_its_memory() {
+        let bytes = [1, 2, 3];
+        let mut slices = Vec::with_capacity(100);
+        slices.push(IoSlice::new(&bytes));
+        let emptied: Vec<IoSlice<'static>> = emptied(slices);
+        assert_eq!((emptied.len(), emptied.capacity()), (0, 100));
+    }
+}

@@ -130,7 +130,7 @@ class Bench:
             if attempt:
                 time.sleep(3)
             figures = self.once(server, workload, rate)
-            if figures is None or figures["others_percent"] <= self.options.others:
+            if not figures or figures.get("others_percent", 0) <= self.options.others:
                 break
         return figures
 

@@ -11,8 +11,12 @@ pub(super) struct Calm {
     touched: usize,
     /// Bytes of it in use since the last look.
     recent: usize,
-    /// Most connections since memory was last given back.
+    /// Most connections since it was calm with few.
     crowd: u32,
+    /// Most connections since memory was last given back.
+    before: u32,
+    /// Connections at the last look.
+    seen: u32,
     /// When to look again.
     look_ns: u64,
 }
@@ -24,22 +28,28 @@ impl Calm {
         self.touched = self.touched.max(arena);
     }
 
-    /// Whether memory is to be given back, and from which byte of the arena on: once per burst.
-    /// Every turn asks, and an idle core has one each second.
+    /// Whether memory is to be given back, and from which byte of the arena on: once per burst, at
+    /// each halving of a crowd, and when no more of it leave. Every turn asks, and an idle core has
+    /// one each second.
     pub(super) fn look(&mut self, used: u32, now_ns: u64) -> Option<usize> {
         self.crowd = self.crowd.max(used);
+        self.before = self.before.max(used);
         if now_ns < self.look_ns {
             return None;
         }
         self.look_ns = now_ns + LOOK_NS;
+        let still = std::mem::replace(&mut self.seen, used) == used;
         let recent = std::mem::take(&mut self.recent);
         let kept = recent.max(ARENA_KEPT);
-        let has_left = self.crowd >= CROWD && used <= self.crowd / 2;
-        if !has_left && self.touched <= 2 * kept {
+        let left = self.crowd >= CROWD && used <= self.crowd / 2 && used < self.before;
+        if !(left && (still || used <= self.before / 2)) && self.touched <= 2 * kept {
             return None;
         }
-        self.crowd = used;
+        self.before = used;
         self.touched = self.touched.min(kept);
+        if still || used == 0 {
+            self.crowd = used;
+        }
         Some(kept)
     }
 }
@@ -82,16 +92,20 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_left_is_noticed_at_each_halving() {
+    fn a_crowd_that_leaves_is_noticed_at_each_halving_and_at_the_end() {
         let mut calm = Calm::default();
-        calm.look(1000, 0);
-        assert_eq!(calm.look(501, LOOK_NS), None);
-        assert_eq!(calm.look(500, 2 * LOOK_NS), Some(ARENA_KEPT));
-        assert_eq!(calm.look(300, 3 * LOOK_NS), None);
-        assert_eq!(calm.look(0, 4 * LOOK_NS), Some(ARENA_KEPT));
-        assert_eq!(calm.look(0, 5 * LOOK_NS), None);
-        // Few are no crowd.
-        calm.look(200, 6 * LOOK_NS);
-        assert_eq!(calm.look(0, 8 * LOOK_NS), None);
+        let mut looks = 0;
+        let mut look = |used| {
+            looks += 1;
+            calm.look(used, looks * LOOK_NS).is_some()
+        };
+        assert!(!look(1000) && !look(501));
+        assert!(look(500) && !look(300) && look(250) && look(100));
+        // One by one: what the last halving left is given back when that is over.
+        assert!(!look(60) && !look(55));
+        assert!(look(55), "nobody has left for a while");
+        assert!(!look(55) && !look(20) && !look(20) && !look(0) && !look(0), "few are no crowd");
+        assert!(!look(300) && !look(200) && !look(200), "more than half are there");
+        assert!(look(0) && !look(0));
     }
 }

@@ -27,7 +27,6 @@ use super::slots::{Flags, Framing, Hot, Phase, Slots};
 use super::token::Token;
 use super::topics::Topics;
 use super::wheel::Wheel;
-use super::worker::KEPT;
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::{CloseCode, Decoder, Kind, Role, stream};
 
@@ -265,20 +264,24 @@ impl Core {
         }
     }
 
-    /// Gives back what lists hold beyond what a calm core needs.
+    /// Gives back the memory of all lists: what a calm core needs of it is made again in a moment,
+    /// and is small.
     pub(crate) fn shrink(&mut self) {
-        self.cork.shrink_to(KEPT);
-        self.dirty.shrink_to(KEPT);
-        self.ready.shrink_to(KEPT);
-        self.eager.shrink_to(KEPT);
-        self.releases.shrink_to(KEPT);
-        self.shutdowns.shrink_to(KEPT);
-        self.installs.shrink_to(KEPT);
-        self.polls.shrink_to(KEPT);
-        self.notices.shrink_to(KEPT);
-        self.outgoing.shrink_to(KEPT);
-        self.heads.shrink_to(KEPT);
-        self.receivers.shrink_to(KEPT);
+        self.cork.shrink_to_fit();
+        self.dirty.shrink_to_fit();
+        self.ready.shrink_to_fit();
+        self.eager.shrink_to_fit();
+        self.releases.shrink_to_fit();
+        self.shutdowns.shrink_to_fit();
+        self.installs.shrink_to_fit();
+        self.polls.shrink_to_fit();
+        self.notices.shrink_to_fit();
+        self.outgoing.shrink_to_fit();
+        self.throttled.shrink_to_fit();
+        self.heads.shrink_to_fit();
+        self.passing.shrink_to_fit();
+        self.dials.shrink_to_fit();
+        self.receivers.shrink_to_fit();
         // A few of thousands that were made together: each would keep a page of the allocator's.
         self.spare = Vec::new();
     }

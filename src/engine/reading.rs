@@ -16,7 +16,7 @@ use super::handler::{Cause, Handler};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
-use super::worker::{KEPT, Worker};
+use super::worker::Worker;
 use super::writing::emptied;
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, Event, Kind, Partial, Payload};
@@ -49,8 +49,8 @@ impl Default for Arena {
 
 impl Arena {
     pub(super) fn shrink(&mut self) {
-        self.batch.shrink_to(KEPT);
-        self.receives.shrink_to(KEPT);
+        self.batch.shrink_to_fit();
+        self.receives.shrink_to_fit();
     }
 }
 

@@ -127,9 +127,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         sys::discard(&mut self.arena.bytes[kept..]);
         self.core.shrink();
         self.arena.shrink();
-        self.done.shrink_to(KEPT);
-        self.letters.shrink_to(KEPT);
-        self.fired.shrink_to(KEPT);
+        self.done.shrink_to_fit();
+        self.letters.shrink_to_fit();
+        self.fired.shrink_to_fit();
         self.lists.shrink();
         if let Some(collect) = self.core.config.after_burst {
             collect();
@@ -556,9 +556,6 @@ impl Core {
         }
     }
 }
-
-/// Entries that scratch lists keep room for.
-pub(super) const KEPT: usize = 64;
 
 /// A request follows its connection within the round trip that both need anyway.
 const SILENT_NS: u64 = 1_000_000_000;

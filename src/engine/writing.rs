@@ -10,7 +10,7 @@ use super::outbox::{Policy, Turn};
 use super::reading::is_transient;
 use super::ring::{Completion, Ring, Send, Wait};
 use super::slots::{Flags, Phase};
-use super::worker::{KEPT, Worker};
+use super::worker::Worker;
 
 /// Lists of a flush, kept for their memory.
 #[derive(Default)]
@@ -24,10 +24,10 @@ pub(super) struct Lists {
 
 impl Lists {
     pub(super) fn shrink(&mut self) {
-        self.plan.shrink_to(KEPT);
-        self.slices.shrink_to(KEPT);
-        self.batch.shrink_to(KEPT);
-        self.sent.shrink_to(KEPT);
+        self.plan.shrink_to_fit();
+        self.slices.shrink_to_fit();
+        self.batch.shrink_to_fit();
+        self.sent.shrink_to_fit();
     }
 }
 

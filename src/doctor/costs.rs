@@ -8,7 +8,7 @@ pub(crate) const KERNEL_PER_CONNECTION: u64 = 3932;
 /// User memory of an idle connection of the gateway, in bytes, with a user of its own and one
 /// subscription with a recovery position: growth of the resident set with 100,000 of them, 384 if
 /// they share 1,000 channels. An idle connection of `ringhold echo`, which is the engine's part,
-/// takes 126 in the run of [`KERNEL_PER_CONNECTION`].
+/// takes 112 where a million are held (`benches/density.sh 1000000`).
 pub(crate) const USER_PER_CONNECTION: u64 = 412;
 
 /// User memory of a worker without connections, in bytes: resident set of `ringhold echo` with 2

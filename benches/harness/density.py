@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -181,8 +182,10 @@ class Density:
             words = ["--duration", options.hold, "--open-rate", options.open_rate]
             words += ["--server-pid", server.pid, "--linger", "10s"]
             if options.storm:
+                # Who leaves has a place in a thread's table until the server has closed, too.
+                table = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
                 words += ["--payload", "32", "--rate", options.rate, "--storm-after", "15s",
-                          "--close-rate", "0"]
+                          "--close-rate", "0", "--threads", 2 + int(1.6 * count / table)]
             print(f"opening {count:,} connections", flush=True)
             load = self.load(port, count, "echo" if options.storm else "idle", *words)
             try:

@@ -92,6 +92,10 @@ fn start() -> Running<Gateway> {
 /// As many as fit the tables of connections to the last place.
 const CLIENTS: usize = 2048;
 
+/// Bytes of each client's share in the lists of a turn, 8 KiB in all, which are as long as the
+/// largest turn there was. What a client has to itself is more.
+const SHARED: f64 = 4.0;
+
 const CONNECT: &[u8] = b"{\"id\":1,\"connect\":{}}";
 
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +148,16 @@ fn at_rest() -> i64 {
     last
 }
 
+/// Waits until what the last crowd's turns needed is given back: the core looks for it every two
+/// seconds, in some turn, and every question for its figures makes one.
+fn await_calm(running: &Running<Gateway>) {
+    std::thread::sleep(Duration::from_millis(2100));
+    // The first is answered before its turn looks, the second after that.
+    for _ in 0..2 {
+        running.handle().stats();
+    }
+}
+
 fn wait_open(running: &Running<Gateway>, open: usize) {
     let deadline = Instant::now() + PATIENCE;
     let connections = || running.handle().stats().counters.connections as usize;
@@ -156,6 +170,7 @@ fn wait_open(running: &Running<Gateway>, open: usize) {
 /// Bytes that are held for each of so many clients.
 fn cost(running: &Running<Gateway>, by: By) -> f64 {
     let address = running.address().expect("it listens");
+    await_calm(running);
     let before = at_rest();
     let mut clients = Vec::with_capacity(CLIENTS);
     let own = (CLIENTS * size_of::<TcpStream>()) as i64;
@@ -186,7 +201,7 @@ fn an_idle_stream_costs_no_more_than_an_idle_websocket() {
     assert!((100.0..400.0).contains(&websocket), "{websocket} bytes: is everything counted?");
     for (by, stream) in all[1..].iter().zip(streams) {
         println!("{by:?}: {stream:.1} bytes");
-        assert!(stream <= websocket + 1.0, "{by:?}: {stream} bytes, a WebSocket {websocket}");
+        assert!(stream <= websocket + SHARED, "{by:?}: {stream} bytes, a WebSocket {websocket}");
     }
     running.handle().stop();
     running.join().expect("it ends well");

@@ -204,9 +204,10 @@ impl<W: Workload> Run<'_, W> {
             rate => Duration::from_secs(self.board.sum().left) / rate,
         };
         let since = Instant::now();
+        let deadline = close_max(self.plan.connections);
         self.running.drain(&Drain {
-            window: window.min(CLOSE_MAX / 2),
-            deadline: CLOSE_MAX,
+            window: window.min(deadline / 2),
+            deadline,
             code: CloseCode::NORMAL,
             reason: String::new(),
         });
@@ -241,7 +242,7 @@ fn engine_config(plan: &Plan) -> Config {
         workers: plan.threads,
         max_connections: plan.connections,
         handshake_timeout: plan.handshake_timeout,
-        close_timeout: CLOSE_MAX,
+        close_timeout: close_max(plan.connections),
         heartbeat: Heartbeat { enabled: false, ..Heartbeat::default() },
         // Larger messages are reported as wrong, up to a size that is worth reading.
         max_message: (2 * size).max(1 << 20),
@@ -262,8 +263,11 @@ fn why_nothing(tally: &Tally) -> String {
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Closing takes no longer than this: a million connections at 20,000 per second.
-const CLOSE_MAX: Duration = Duration::from_secs(60);
+/// Closing takes no longer than this: a server that closes 2,000 per second is waited for. One that
+/// closes none is not, see `linger`.
+fn close_max(connections: u32) -> Duration {
+    Duration::from_secs(60 + u64::from(connections / 2000))
+}
 
 /// For a tally: a thread answers between two turns.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

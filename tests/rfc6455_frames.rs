@@ -53,6 +53,39 @@ fn section_5_2_lengths() {
     });
 }
 
+/// Section 5.4: messages come back in their order, also those that came in one piece and go back in
+/// one, of any length, in fragments, and with control frames between them.
+#[test]
+fn section_5_4_messages_that_come_together_keep_their_order() {
+    let lengths = [0, 1, 5, 125, 126, 256, 257, 3, 1000, 2, 0, 70_000, 4, 255, 16_384, 9];
+    serve(&[], |server| {
+        let mut client = Client::open(server);
+        let (mut sent, mut expected) = (Vec::new(), Vec::new());
+        for at in 0..3 * lengths.len() {
+            let bytes = pattern(lengths[at % lengths.len()]);
+            let (start, rest) = bytes.split_at(bytes.len() / 3);
+            match at % 5 {
+                0 => {
+                    sent.extend(frame(BINARY, start));
+                    sent.extend(frame(FIN | CONTINUATION, rest));
+                }
+                _ => sent.extend(frame(FIN | BINARY, &bytes)),
+            }
+            expected.push((FIN | BINARY, bytes));
+            if at % 7 == 3 {
+                let stamp = vec![at as u8; at];
+                sent.extend(frame(FIN | PING, &stamp));
+                expected.push((FIN | PONG, stamp));
+            }
+        }
+        client.send(&sent);
+        for (first, payload) in &expected {
+            client.expect_frame(*first, payload);
+        }
+        client.close(1000);
+    });
+}
+
 /// Section 5.2: "the minimal number of bytes must be used to encode the length".
 #[test]
 fn section_5_2_length_must_be_minimal() {

@@ -11,7 +11,7 @@ use super::core::{Core, Outgoing};
 use super::handler::Cause;
 use super::limits::Allowance;
 use super::slots::{Framing, Phase};
-use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::frame::{self, HEADER_MAX, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 use crate::protocol::{CloseCode, Kind};
 
@@ -440,35 +440,8 @@ impl<'a> Conn<'a> {
     pub fn reply(&mut self, message: Message<'_>) -> Result<(), SendError> {
         let core = &mut *self.cx.core;
         match message.body {
-            // From the second on, small ones of a turn become one segment: a copy costs less than a
-            // slice each.
-            Body::Arena(arena, range)
-                if range.len() <= GATHERED_MAX && core.has_outbox(self.slot) =>
-            {
-                let payload = &arena[range];
-                core.queue_message(self.slot, self.generation, message.kind, payload)
-            }
-            Body::Arena(arena, range) => {
-                let header = Header {
-                    fin: true,
-                    opcode: opcode(message.kind),
-                    mask: None,
-                    len: range.len() as u64,
-                };
-                let mut bytes = [0; HEADER_MAX];
-                let len = header.write(&mut bytes);
-                // The client's header held a mask besides, so there is room for ours before the
-                // payload; a copy is the answer where that does not hold.
-                match range.start.checked_sub(len) {
-                    Some(start) if core.framing(self.slot) == Framing::Frames => {
-                        arena[start..range.start].copy_from_slice(&bytes[..len]);
-                        core.queue_arena(self.slot, self.generation, start..range.end)
-                    }
-                    _ => {
-                        let payload = &arena[range];
-                        core.queue_message(self.slot, self.generation, message.kind, payload)
-                    }
-                }
+            Body::Arena(arena, payload) => {
+                core.queue_reply(self.slot, self.generation, message.kind, arena, payload)
             }
             Body::Owned(data) => core.queue_owned(self.slot, self.generation, message.kind, data),
         }
@@ -508,6 +481,3 @@ pub(crate) fn opcode(kind: Kind) -> Opcode {
         Kind::Binary => Opcode::Binary,
     }
 }
-
-/// Longest payload, in bytes, of a reply that is copied beside the others of its turn.
-const GATHERED_MAX: usize = 256;

@@ -3,32 +3,30 @@
 //!
 //! Everything an application may do from a callback is an operation on [`Core`], so none of it can
 //! reach the kernel: it leaves marks (dirty, ready, ending) that the worker's turn acts upon. The
-//! operations are grouped by duty: queueing here, endings in `closing`, deadlines in `timing`.
+//! operations are grouped by duty: what is queued in `queueing`, endings in `closing`, deadlines in
+//! `timing`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use bytes::{Bytes, BytesMut};
 use hdrhistogram::Histogram;
 
 use super::addresses::Addresses;
 use super::config::{Config, Via, ticks};
-use super::conn::{ConnId, DialTarget, Frame, SendError, opcode};
+use super::conn::{ConnId, DialTarget, Frame, SendError};
 use super::counters::{Counters, Stats};
-use super::handler::{Cause, Closed};
+use super::handler::Closed;
 use super::heartbeat;
-use super::outbox::{Data, Outbox, Policy};
+use super::outbox::Outbox;
 use super::reading::RECEIVE_MAX;
 use super::rng::Rng;
 use super::slots::{Flags, Framing, Hot, Phase, Slots};
 use super::token::Token;
 use super::topics::Topics;
 use super::wheel::Wheel;
-use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
-use crate::protocol::{CloseCode, Decoder, Kind, Role, stream};
+use crate::protocol::{CloseCode, Decoder, Role};
 
 /// What the application has to be told, once its present callback has returned.
 #[derive(Debug)]
@@ -319,152 +317,6 @@ impl Core {
         self.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM))
     }
 
-    /// Copies a payload into a frame of this turn.
-    pub(crate) fn queue_message(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        kind: Kind,
-        payload: &[u8],
-    ) -> Result<(), SendError> {
-        let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
-        if payload.is_empty() && matches!(framing, Framing::Chunks | Framing::Bare) {
-            // Nothing is nothing there, and a chunk of it would be the end.
-            return Ok(());
-        }
-        if payload.len() >= CORK_MAX && framing != Framing::Masked {
-            let mut wire = BytesMut::with_capacity(payload.len() + AROUND_MAX);
-            let (len, bytes) = before(framing, kind, payload.len());
-            wire.extend_from_slice(&bytes[..len]);
-            wire.extend_from_slice(payload);
-            wire.extend_from_slice(after(framing));
-            self.enqueue(slot, Data::Shared(wire.freeze()), 0);
-            return Ok(());
-        }
-        let start = self.cork.len();
-        match framing {
-            Framing::Chunks => stream::append_chunk(&mut self.cork, payload),
-            Framing::Bare => self.cork.extend_from_slice(payload),
-            Framing::Frames => frame::append(&mut self.cork, opcode(kind), payload, None),
-            Framing::Masked => {
-                let mask = self.mask();
-                frame::append(&mut self.cork, opcode(kind), payload, Some(mask));
-            }
-        }
-        let end = self.cork.len();
-        self.enqueue(slot, Data::Cork(start..end), 0);
-        Ok(())
-    }
-
-    /// Queues a frame that others share.
-    pub(crate) fn queue_frame(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        frame: &Frame,
-    ) -> Result<(), SendError> {
-        let Some(wire) = frame.wire(self.framing(slot)) else {
-            return self.queue_message(slot, generation, frame.kind(), frame.payload());
-        };
-        let conflates = self.config.outbox_policy == Policy::Conflate && frame.key() != 0;
-        if conflates && self.conflate(slot, generation, &wire, frame.key()) {
-            return Ok(());
-        }
-        self.admit(slot, generation, wire.len())?;
-        self.enqueue(slot, Data::Shared(wire), if conflates { frame.key() } else { 0 });
-        Ok(())
-    }
-
-    /// Queues a prefix of a stream's own and a frame that others share, as one message: both arrive
-    /// or none.
-    pub(crate) fn queue_prefixed(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        prefix: &[u8],
-        frame: &Frame,
-    ) -> Result<(), SendError> {
-        let framing = self.framing(slot);
-        let streams = matches!(framing, Framing::Chunks | Framing::Bare);
-        let Some(wire) = frame.wire(framing).filter(|_| streams && !prefix.is_empty()) else {
-            return self.queue_frame(slot, generation, frame);
-        };
-        self.admit(slot, generation, prefix.len() + AROUND_MAX + wire.len())?;
-        let start = self.cork.len();
-        match framing {
-            Framing::Chunks => stream::append_chunk(&mut self.cork, prefix),
-            _ => self.cork.extend_from_slice(prefix),
-        }
-        let prefix = Data::Cork(start..self.cork.len());
-        self.counted.messages_out += 1;
-        self.with_outbox(slot, |outbox| outbox.push_pair(prefix, Data::Shared(wire)));
-        Ok(())
-    }
-
-    /// Queues a payload that is owned already: its header goes to the cork.
-    pub(crate) fn queue_owned(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        kind: Kind,
-        payload: Bytes,
-    ) -> Result<(), SendError> {
-        if payload.len() < CORK_MAX || self.framing(slot) != Framing::Frames {
-            return self.queue_message(slot, generation, kind, &payload);
-        }
-        self.admit(slot, generation, payload.len() + HEADER_MAX)?;
-        let (len, bytes) = before(Framing::Frames, kind, payload.len());
-        let start = self.cork.len();
-        self.cork.extend_from_slice(&bytes[..len]);
-        self.counted.messages_out += 1;
-        let header = Data::Cork(start..start + len);
-        self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Shared(payload)));
-        Ok(())
-    }
-
-    /// Queues a whole frame that lies in the receive arena.
-    pub(crate) fn queue_arena(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        frame: Range<usize>,
-    ) -> Result<(), SendError> {
-        self.admit(slot, generation, frame.len())?;
-        self.enqueue(slot, Data::Arena(frame), 0);
-        Ok(())
-    }
-
-    /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly. Streams have
-    /// none.
-    pub(crate) fn queue_control(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        opcode: Opcode,
-        payload: &[u8],
-    ) -> Result<(), SendError> {
-        if payload.len() > 125 {
-            return Err(SendError::TooLong);
-        }
-        let Some(hot) = self.slots.lookup(slot, generation) else { return Err(SendError::Gone) };
-        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
-            return Err(SendError::Gone);
-        }
-        if hot.has(Flags::STREAM) {
-            return Err(SendError::Stream);
-        }
-        let (client, blocked) = (hot.has(Flags::CLIENT), hot.has(Flags::BLOCKED));
-        let mask = client.then(|| self.mask());
-        let start = self.cork.len();
-        frame::append(&mut self.cork, opcode, payload, mask);
-        let data = Data::Cork(start..self.cork.len());
-        self.with_outbox(slot, |outbox| match blocked {
-            true => outbox.push_control(data, opcode as u64),
-            false => outbox.push_run(data),
-        });
-        Ok(())
-    }
-
     pub(crate) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
         match self.slots.get_mut(slot) {
             Some(hot) if hot.phase == Phase::Open => {
@@ -553,11 +405,6 @@ impl Core {
         }
     }
 
-    /// Whether something is queued for this slot.
-    pub(crate) fn has_outbox(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_some_and(|hot| hot.outbox.is_some())
-    }
-
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
         let tick = self.tick;
@@ -573,108 +420,7 @@ impl Core {
             self.dirty.push(slot);
         }
     }
-
-    fn enqueue(&mut self, slot: u32, data: Data, key: u64) {
-        self.counted.messages_out += 1;
-        self.with_outbox(slot, |outbox| outbox.push(data, key));
-    }
-
-    fn conflate(&mut self, slot: u32, generation: u32, wire: &Bytes, key: u64) -> bool {
-        let Some(hot) = self.slots.lookup(slot, generation) else { return false };
-        let data = Data::Shared(wire.clone());
-        let replaced = hot.phase == Phase::Open
-            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, key));
-        self.counted.conflated += u64::from(replaced);
-        replaced
-    }
-
-    /// Whether `len` more bytes may be queued; applies the policy if not. Returns how the
-    /// connection's messages are framed.
-    fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<Framing, SendError> {
-        let Some(hot) = self.slots.lookup(slot, generation) else {
-            self.counted.dropped_gone += 1;
-            return Err(SendError::Gone);
-        };
-        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
-            self.counted.dropped_gone += 1;
-            return Err(SendError::Gone);
-        }
-        let framing = hot.framing();
-        let Some(outbox) = hot.outbox.as_mut() else { return Ok(framing) };
-        let queued = outbox.bytes();
-        // What the kernel has not been offered yet says nothing about the peer's speed.
-        let limit = match hot.flags.0 & Flags::BLOCKED {
-            0 => self.config.max_outbox.max(TURN_OUTBOX),
-            _ => self.config.max_outbox,
-        };
-        if queued == 0 || queued + len <= limit {
-            let total = self.outbox_held + len;
-            if queued > 0 && total > self.config.max_outboxes {
-                self.give_up(slot, Cause::OutboxFull);
-                return Err(SendError::Slow);
-            }
-            return Ok(framing);
-        }
-        match self.config.outbox_policy {
-            Policy::CloseSlow => {
-                self.give_up(slot, Cause::Slow);
-                Err(SendError::Slow)
-            }
-            Policy::DropNewest => {
-                self.counted.dropped_full += 1;
-                Err(SendError::Dropped)
-            }
-            Policy::DropOldest | Policy::Conflate => {
-                let dropped = outbox.make_room(limit.saturating_sub(len));
-                self.counted.dropped_full += dropped.messages;
-                if outbox.bytes() > 0 && outbox.bytes() + len > limit {
-                    self.counted.dropped_full += 1;
-                    return Err(SendError::Dropped);
-                }
-                Ok(framing)
-            }
-        }
-    }
 }
-
-/// What comes before a payload that is not masked.
-fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX]) {
-    let mut bytes = [0; BEFORE_MAX];
-    let used = match framing {
-        Framing::Bare => 0,
-        Framing::Chunks => {
-            let (head, used) = stream::chunk_head(len);
-            bytes[..used].copy_from_slice(&head[..used]);
-            used
-        }
-        Framing::Frames | Framing::Masked => {
-            let mut head = [0; HEADER_MAX];
-            let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
-            let used = header.write(&mut head);
-            bytes[..used].copy_from_slice(&head[..used]);
-            used
-        }
-    };
-    (used, bytes)
-}
-
-/// What comes after a payload.
-fn after(framing: Framing) -> &'static [u8] {
-    if framing == Framing::Chunks { stream::CHUNK_TAIL } else { b"" }
-}
-
-/// Most bytes before a payload, in frames and chunks.
-const BEFORE_MAX: usize =
-    if HEADER_MAX > stream::CHUNK_HEAD_MAX { HEADER_MAX } else { stream::CHUNK_HEAD_MAX };
-
-/// Most bytes before and after a payload.
-const AROUND_MAX: usize = BEFORE_MAX + stream::CHUNK_TAIL.len();
-
-/// Payloads up to this size are copied into the cork; larger ones get a buffer of their own.
-const CORK_MAX: usize = 16 * 1024;
-
-/// What one turn may queue for a peer that was not yet found to be slow.
-const TURN_OUTBOX: usize = 1024 * 1024;
 
 /// Ticks start here, so that differences to moments before the start need no care.
 pub(crate) const TICK_ORIGIN: u32 = 1 << 20;

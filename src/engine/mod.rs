@@ -33,6 +33,7 @@ pub mod mailbox;
 mod opening;
 pub mod outbox;
 mod proxies;
+mod queueing;
 mod reading;
 pub mod ring;
 pub mod rng;

@@ -112,21 +112,29 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Queues a data message. Frames that follow each other in the cork become one segment.
+    /// Queues a data message. Frames that follow each other in one of the turn's buffers become one
+    /// segment.
     pub fn push(&mut self, data: Data, key: u64) {
         self.bytes += data.len();
-        if let (Data::Cork(new), 0) = (&data, key)
-            && let Some(Segment { data: Data::Cork(last), class, .. }) = self.queue.back_mut()
-            && last.end == new.start
-            && *class != Class::Final
+        if key == 0
+            && let Some(last) = self.queue.back_mut()
+            && last.class != Class::Final
+            && last.data.extend(&data)
         {
-            last.end = new.end;
-            if *class != Class::Head {
-                *class = Class::Run;
+            if last.class != Class::Head {
+                last.class = Class::Run;
             }
             return;
         }
         self.queue.push_back(Segment::new(data, Class::Message, key));
+    }
+
+    /// Where what is queued last ends, if it lies in the receive arena.
+    pub fn arena_end(&self) -> Option<usize> {
+        match &self.queue.back()?.data {
+            Data::Arena(range) => Some(range.end),
+            _ => None,
+        }
     }
 
     /// Queues one message in two pieces. It is never dropped.
@@ -341,6 +349,19 @@ impl Data {
         self.len() == 0
     }
 
+    /// Becomes both, if `next` lies directly behind this in the same buffer of the turn.
+    fn extend(&mut self, next: &Self) -> bool {
+        match (self, next) {
+            (Data::Cork(last), Data::Cork(next)) | (Data::Arena(last), Data::Arena(next))
+                if last.end == next.start =>
+            {
+                last.end = next.end;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn resolve<'a>(&'a self, turn: Turn<'a>) -> &'a [u8] {
         match self {
             Data::Cork(range) => &turn.cork[range.clone()],
@@ -387,6 +408,22 @@ mod tests {
         let mut slices = Vec::new();
         assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
         assert_eq!(content(&outbox, turn), "onetwo!three");
+    }
+
+    #[test]
+    fn neighbours_in_the_arena_leave_as_one_slice_and_others_do_not() {
+        let turn = Turn { cork: b"?", arena: b"onetwo..three" };
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.arena_end(), None);
+        outbox.push(Data::Arena(0..3), 0);
+        outbox.push(Data::Arena(3..6), 0);
+        assert_eq!(outbox.arena_end(), Some(6));
+        outbox.push(Data::Arena(8..13), 0);
+        outbox.push(Data::Cork(0..1), 0);
+        assert_eq!(outbox.arena_end(), None);
+        let mut slices = Vec::new();
+        assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
+        assert_eq!(content(&outbox, turn), "onetwothree?");
     }
 
     #[test]

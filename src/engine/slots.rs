@@ -264,15 +264,27 @@ impl Cold {
 }
 
 struct Chunk {
-    hot: Vec<Hot>,
-    cold: Vec<Cold>,
+    hot: Box<[Hot; CHUNK as usize]>,
+    cold: Box<[Cold; CHUNK as usize]>,
     used: u32,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        // Collected, so that it is never on the stack.
+        let hot: Box<[Hot]> = (0..CHUNK).map(|_| Hot::default()).collect();
+        let cold: Box<[Cold]> = (0..CHUNK).map(|_| Cold::default()).collect();
+        match (hot.try_into(), cold.try_into()) {
+            (Ok(hot), Ok(cold)) => Self { hot, cold, used: 0 },
+            _ => unreachable!("there are as many as were collected"),
+        }
+    }
 }
 
 /// The table of connections. See the module's text.
 #[derive(Default)]
 pub struct Slots {
-    chunks: Vec<Option<Box<Chunk>>>,
+    chunks: Vec<Option<Chunk>>,
     generation: u32,
     used: u32,
 }
@@ -290,13 +302,7 @@ impl Slots {
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let chunk = self.chunks[chunk].get_or_insert_with(|| {
-            Box::new(Chunk {
-                hot: (0..CHUNK).map(|_| Hot::default()).collect(),
-                cold: vec![Cold::default(); CHUNK as usize],
-                used: 0,
-            })
-        });
+        let chunk = self.chunks[chunk].get_or_insert_default();
         debug_assert_eq!(chunk.hot[at].phase, Phase::Free);
         chunk.used += 1;
         self.used += 1;

@@ -1,8 +1,19 @@
 //! Something for each connection, by slot, in chunks that come and go with their use.
 
 struct Chunk<S> {
-    states: Vec<Option<S>>,
+    states: Box<[Option<S>; CHUNK as usize]>,
     used: u32,
+}
+
+impl<S> Default for Chunk<S> {
+    fn default() -> Self {
+        // Collected, so that it is never on the stack.
+        let states: Box<[Option<S>]> = (0..CHUNK).map(|_| None).collect();
+        match states.try_into() {
+            Ok(states) => Self { states, used: 0 },
+            Err(_) => unreachable!("there are as many as were collected"),
+        }
+    }
 }
 
 /// See the module's text.
@@ -23,8 +34,7 @@ impl<S> States<S> {
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let chunk = self.chunks[chunk]
-            .get_or_insert_with(|| Chunk { states: (0..CHUNK).map(|_| None).collect(), used: 0 });
+        let chunk = self.chunks[chunk].get_or_insert_default();
         let before = chunk.states[at].replace(state);
         debug_assert!(before.is_none());
         chunk.used += u32::from(before.is_none());

@@ -1,0 +1,298 @@
+//! What is queued for a connection, and whether it may be.
+//!
+//! Owns how a message becomes bytes of an outbox for each way of framing, and the limits at that
+//! door. Never sends. The invariant: nothing enters an outbox but what was admitted, and control
+//! frames, of which a blocked peer has at most one of a kind.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::conn::{Frame, SendError, opcode};
+use super::core::Core;
+use super::handler::Cause;
+use super::outbox::{Data, Policy};
+use super::slots::{Flags, Framing, Phase};
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::{Kind, stream};
+
+impl Core {
+    /// Copies a payload into a frame of this turn.
+    pub(crate) fn queue_message(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
+        self.put_message(slot, framing, kind, payload);
+        Ok(())
+    }
+
+    fn put_message(&mut self, slot: u32, framing: Framing, kind: Kind, payload: &[u8]) {
+        if payload.is_empty() && matches!(framing, Framing::Chunks | Framing::Bare) {
+            // Nothing is nothing there, and a chunk of it would be the end.
+            return;
+        }
+        if payload.len() >= CORK_MAX && framing != Framing::Masked {
+            let mut wire = BytesMut::with_capacity(payload.len() + AROUND_MAX);
+            let (len, bytes) = before(framing, kind, payload.len());
+            wire.extend_from_slice(&bytes[..len]);
+            wire.extend_from_slice(payload);
+            wire.extend_from_slice(after(framing));
+            return self.enqueue(slot, Data::Shared(wire.freeze()), 0);
+        }
+        let start = self.cork.len();
+        match framing {
+            Framing::Chunks => stream::append_chunk(&mut self.cork, payload),
+            Framing::Bare => self.cork.extend_from_slice(payload),
+            Framing::Frames => frame::append(&mut self.cork, opcode(kind), payload, None),
+            Framing::Masked => {
+                let mask = self.mask();
+                frame::append(&mut self.cork, opcode(kind), payload, Some(mask));
+            }
+        }
+        let end = self.cork.len();
+        self.enqueue(slot, Data::Cork(start..end), 0);
+    }
+
+    /// Queues a frame that others share.
+    pub(crate) fn queue_frame(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        frame: &Frame,
+    ) -> Result<(), SendError> {
+        let Some(wire) = frame.wire(self.framing(slot)) else {
+            return self.queue_message(slot, generation, frame.kind(), frame.payload());
+        };
+        let conflates = self.config.outbox_policy == Policy::Conflate && frame.key() != 0;
+        if conflates && self.conflate(slot, generation, &wire, frame.key()) {
+            return Ok(());
+        }
+        self.admit(slot, generation, wire.len())?;
+        self.enqueue(slot, Data::Shared(wire), if conflates { frame.key() } else { 0 });
+        Ok(())
+    }
+
+    /// Queues a prefix of a stream's own and a frame that others share, as one message: both arrive
+    /// or none.
+    pub(crate) fn queue_prefixed(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        prefix: &[u8],
+        frame: &Frame,
+    ) -> Result<(), SendError> {
+        let framing = self.framing(slot);
+        let streams = matches!(framing, Framing::Chunks | Framing::Bare);
+        let Some(wire) = frame.wire(framing).filter(|_| streams && !prefix.is_empty()) else {
+            return self.queue_frame(slot, generation, frame);
+        };
+        self.admit(slot, generation, prefix.len() + AROUND_MAX + wire.len())?;
+        let start = self.cork.len();
+        match framing {
+            Framing::Chunks => stream::append_chunk(&mut self.cork, prefix),
+            _ => self.cork.extend_from_slice(prefix),
+        }
+        let prefix = Data::Cork(start..self.cork.len());
+        self.counted.messages_out += 1;
+        self.with_outbox(slot, |outbox| outbox.push_pair(prefix, Data::Shared(wire)));
+        Ok(())
+    }
+
+    /// Queues a payload that is owned already: its header goes to the cork.
+    pub(crate) fn queue_owned(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: Bytes,
+    ) -> Result<(), SendError> {
+        if payload.len() < CORK_MAX || self.framing(slot) != Framing::Frames {
+            return self.queue_message(slot, generation, kind, &payload);
+        }
+        self.admit(slot, generation, payload.len() + HEADER_MAX)?;
+        let (len, bytes) = before(Framing::Frames, kind, payload.len());
+        let start = self.cork.len();
+        self.cork.extend_from_slice(&bytes[..len]);
+        self.counted.messages_out += 1;
+        let header = Data::Cork(start..start + len);
+        self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Shared(payload)));
+        Ok(())
+    }
+
+    /// Queues a payload that was just received, from where it lies: the header goes before it, where
+    /// the client's was. From the second of a turn on, small ones move up to the one before, since
+    /// sending one piece costs less than gathering many.
+    pub(crate) fn queue_reply(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        arena: &mut [u8],
+        payload: Range<usize>,
+    ) -> Result<(), SendError> {
+        let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
+        let (len, bytes) = before(Framing::Frames, kind, payload.len());
+        // The client's header held a mask besides, so there is room; a copy is the answer where
+        // that does not hold.
+        let start = match payload.start.checked_sub(len) {
+            Some(start) if framing == Framing::Frames => start,
+            _ => {
+                self.put_message(slot, framing, kind, &arena[payload]);
+                return Ok(());
+            }
+        };
+        self.counted.messages_out += 1;
+        self.with_outbox(slot, |outbox| {
+            // A connection is received from once a turn, so what lies between its last reply and
+            // this one is its own input, and decoded.
+            let near = outbox.arena_end().filter(|end| *end < start && payload.len() <= MOVED_MAX);
+            let start = near.unwrap_or(start);
+            let end = start + len + payload.len();
+            if near.is_some() {
+                arena.copy_within(payload, start + len);
+            }
+            arena[start..start + len].copy_from_slice(&bytes[..len]);
+            outbox.push(Data::Arena(start..end), 0);
+        });
+        Ok(())
+    }
+
+    /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly. Streams have
+    /// none.
+    pub(crate) fn queue_control(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        opcode: Opcode,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        if payload.len() > 125 {
+            return Err(SendError::TooLong);
+        }
+        let Some(hot) = self.slots.lookup(slot, generation) else { return Err(SendError::Gone) };
+        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+            return Err(SendError::Gone);
+        }
+        if hot.has(Flags::STREAM) {
+            return Err(SendError::Stream);
+        }
+        let (client, blocked) = (hot.has(Flags::CLIENT), hot.has(Flags::BLOCKED));
+        let mask = client.then(|| self.mask());
+        let start = self.cork.len();
+        frame::append(&mut self.cork, opcode, payload, mask);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| match blocked {
+            true => outbox.push_control(data, opcode as u64),
+            false => outbox.push_run(data),
+        });
+        Ok(())
+    }
+
+    fn enqueue(&mut self, slot: u32, data: Data, key: u64) {
+        self.counted.messages_out += 1;
+        self.with_outbox(slot, |outbox| outbox.push(data, key));
+    }
+
+    fn conflate(&mut self, slot: u32, generation: u32, wire: &Bytes, key: u64) -> bool {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return false };
+        let data = Data::Shared(wire.clone());
+        let replaced = hot.phase == Phase::Open
+            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, key));
+        self.counted.conflated += u64::from(replaced);
+        replaced
+    }
+
+    /// Whether `len` more bytes may be queued; applies the policy if not. Returns how the
+    /// connection's messages are framed.
+    fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<Framing, SendError> {
+        let Some(hot) = self.slots.lookup(slot, generation) else {
+            self.counted.dropped_gone += 1;
+            return Err(SendError::Gone);
+        };
+        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+            self.counted.dropped_gone += 1;
+            return Err(SendError::Gone);
+        }
+        let framing = hot.framing();
+        let Some(outbox) = hot.outbox.as_mut() else { return Ok(framing) };
+        let queued = outbox.bytes();
+        // What the kernel has not been offered yet says nothing about the peer's speed.
+        let limit = match hot.flags.0 & Flags::BLOCKED {
+            0 => self.config.max_outbox.max(TURN_OUTBOX),
+            _ => self.config.max_outbox,
+        };
+        if queued == 0 || queued + len <= limit {
+            let total = self.outbox_held + len;
+            if queued > 0 && total > self.config.max_outboxes {
+                self.give_up(slot, Cause::OutboxFull);
+                return Err(SendError::Slow);
+            }
+            return Ok(framing);
+        }
+        match self.config.outbox_policy {
+            Policy::CloseSlow => {
+                self.give_up(slot, Cause::Slow);
+                Err(SendError::Slow)
+            }
+            Policy::DropNewest => {
+                self.counted.dropped_full += 1;
+                Err(SendError::Dropped)
+            }
+            Policy::DropOldest | Policy::Conflate => {
+                let dropped = outbox.make_room(limit.saturating_sub(len));
+                self.counted.dropped_full += dropped.messages;
+                if outbox.bytes() > 0 && outbox.bytes() + len > limit {
+                    self.counted.dropped_full += 1;
+                    return Err(SendError::Dropped);
+                }
+                Ok(framing)
+            }
+        }
+    }
+}
+
+/// What comes before a payload that is not masked.
+fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX]) {
+    let mut bytes = [0; BEFORE_MAX];
+    let used = match framing {
+        Framing::Bare => 0,
+        Framing::Chunks => {
+            let (head, used) = stream::chunk_head(len);
+            bytes[..used].copy_from_slice(&head[..used]);
+            used
+        }
+        Framing::Frames | Framing::Masked => {
+            let mut head = [0; HEADER_MAX];
+            let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
+            let used = header.write(&mut head);
+            bytes[..used].copy_from_slice(&head[..used]);
+            used
+        }
+    };
+    (used, bytes)
+}
+
+/// What comes after a payload.
+fn after(framing: Framing) -> &'static [u8] {
+    if framing == Framing::Chunks { stream::CHUNK_TAIL } else { b"" }
+}
+
+/// Most bytes before a payload, in frames and chunks.
+const BEFORE_MAX: usize =
+    if HEADER_MAX > stream::CHUNK_HEAD_MAX { HEADER_MAX } else { stream::CHUNK_HEAD_MAX };
+
+/// Most bytes before and after a payload.
+const AROUND_MAX: usize = BEFORE_MAX + stream::CHUNK_TAIL.len();
+
+/// Payloads up to this size are copied into the cork; larger ones get a buffer of their own.
+const CORK_MAX: usize = 16 * 1024;
+
+/// Longest payload, in bytes, of a reply that is moved beside the others of its turn.
+const MOVED_MAX: usize = 256;
+
+/// What one turn may queue for a peer that was not yet found to be slow.
+const TURN_OUTBOX: usize = 1024 * 1024;

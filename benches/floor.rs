@@ -28,7 +28,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd, Napi, SubmitArgs};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use ringhold::engine::sys::Gate;
 use stream::{HEADER_MAX, Stream};
 use variants::{Accept, Buffers, Receive, Send, Variant};
 
@@ -44,6 +45,8 @@ fn main() {
 
 /// Connections by index; their sockets stay ordinary descriptors, which cost the same per message.
 struct Floor {
+    /// As the engine enters its ring; a kernel thread that submits is woken in another way.
+    gate: Option<Gate>,
     ring: IoUring,
     variant: Variant,
     peers: Vec<Option<Peer>>,
@@ -144,6 +147,7 @@ impl Floor {
         };
         let batch = if multishot.is_some() { BATCH_MAX } else { count };
         Ok(Self {
+            gate: variant.sqpoll.is_none().then(|| Gate::new(&ring)),
             ring,
             variant,
             peers: Vec::new(),
@@ -191,12 +195,19 @@ impl Floor {
 
     /// Submits, waits, and notes all completions there are.
     fn enter(&mut self, wait: Wait) {
-        let _ = match (wait, self.variant.wait) {
-            (Wait::Idle, Some(us)) => {
+        let want = u32::from(wait != Wait::No);
+        let _ = match (wait, self.variant.wait, &self.gate) {
+            (Wait::Idle, Some(us), _) => {
                 let args = SubmitArgs::new().min_wait_usec(us);
-                self.ring.submitter().submit_with_args(MIN_WAIT, &args)
+                self.ring.submitter().submit_with_args(MIN_WAIT, &args).map(drop)
             }
-            _ => self.ring.submit_and_wait(usize::from(wait != Wait::No)),
+            (_, _, Some(gate)) => {
+                let queued = self.ring.submission().len() as u32;
+                let events = if want > 0 { EnterFlags::GETEVENTS } else { EnterFlags::empty() };
+                // SAFETY: what the entries point to is never freed while they are under way.
+                unsafe { gate.enter(queued, want, events.bits(), None) }
+            }
+            _ => self.ring.submit_and_wait(want as usize).map(drop),
         };
         for entry in self.ring.completion() {
             let (result, flags) = (entry.result(), entry.flags());

@@ -12,12 +12,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::types::{DestinationSlot, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{DestinationSlot, Fixed};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use socket2::SockFilter;
 
 use super::ring::{Completion, Readiness, Recv, Ring, Send, Wait};
-use super::sys::{self, AcceptAddress, EventFd};
+use super::sys::{self, AcceptAddress, EventFd, Gate};
 use super::token::{Op, Token};
 
 /// How a ring is made.
@@ -35,6 +35,8 @@ pub struct Setup {
 
 /// A ring of one thread. See [`Ring`].
 pub struct Uring {
+    /// Names the ring by its index, so it goes first.
+    gate: Gate,
     ring: IoUring,
     listener: Option<OwnedFd>,
     /// Boxed: the kernel holds pointers to them.
@@ -50,6 +52,8 @@ pub struct Uring {
     dialled: Vec<Box<socket2::SockAddr>>,
     /// Whether fully taken sends post no completion (see [`probe_silent_sends`]).
     silent_sends: bool,
+    /// Whether an accept looks for a connection before it makes a socket for it.
+    polls_before_accept: bool,
     messages: Box<[libc::msghdr]>,
     overflows: u64,
 }
@@ -64,7 +68,9 @@ impl Uring {
         // Only shutdowns go to kernel workers; a flood of them must not start threads.
         let _ = ring.submitter().register_iowq_max_workers(&mut [2, 2]);
         let silent_sends = probe_silent_sends(&mut ring).map_err(SetupError::Probe)?;
+        let polls_before_accept = probe_poll_before_accept(&mut ring).map_err(SetupError::Probe)?;
         let mut uring = Self {
+            gate: Gate::new(&ring),
             ring,
             listener: setup.listener,
             addresses: (0..setup.lanes).map(|_| Box::default()).collect(),
@@ -74,6 +80,7 @@ impl Uring {
             stash: Vec::new(),
             dialled: Vec::new(),
             silent_sends,
+            polls_before_accept,
             messages: vec![sys::empty_msghdr(); SQ_ENTRIES as usize].into_boxed_slice(),
             overflows: 0,
         };
@@ -115,38 +122,25 @@ impl Uring {
     }
 
     /// Submits all that is queued. `want` completions are waited for, up to `timeout`.
-    fn submit(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
-        let submitter = self.ring.submitter();
-        let result = match timeout {
-            Some(limit) => {
-                let timespec = Timespec::from(limit);
-                let args = SubmitArgs::new().timespec(&timespec);
-                submitter.submit_with_args(want, &args)
-            }
-            None => submitter.submit_and_wait(want),
-        };
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // ETIME: nothing came. EINTR: a signal. EBUSY: completions must be taken first.
-                // EAGAIN: no memory for a request now; what is left is submitted next time.
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(error),
-            },
-        }
+    fn submit(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        let events = if want > 0 { EnterFlags::GETEVENTS } else { EnterFlags::empty() };
+        self.pass(want, events, timeout)
     }
 
     /// Runs deferred task work without sleeping, and submits.
     fn submit_and_flush(&mut self) -> io::Result<()> {
+        self.pass(0, EnterFlags::GETEVENTS, None)
+    }
+
+    fn pass(&mut self, want: u32, events: EnterFlags, limit: Option<Duration>) -> io::Result<()> {
         let queued = self.ring.submission().len() as u32;
-        let flags = EnterFlags::GETEVENTS.bits();
-        // SAFETY: no argument structure is passed; the entries' pointers are valid (see push).
-        let result =
-            unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
-        match result {
-            Ok(_) => Ok(()),
+        // SAFETY: the pointers of queued entries are valid (see `push_linked`).
+        match unsafe { self.gate.enter(queued, want, events.bits(), limit) } {
+            Ok(()) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                // ETIME: nothing came. EINTR: a signal. EBUSY: completions must be taken first.
+                // EAGAIN: no memory for a request now; what is left is submitted next time.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(error),
             },
         }
@@ -204,10 +198,13 @@ impl Ring for Uring {
         let Some(listener) = &self.listener else { return };
         let listener = types::Fd(listener.as_raw_fd());
         let (address, len) = self.addresses[lane as usize].prepare();
-        let entry = opcode::Accept::new(listener, address, len)
+        let mut entry = opcode::Accept::new(listener, address, len)
             .file_index(Some(DestinationSlot::auto_target()))
             .build()
             .user_data(Token::new(Op::Accept, lane, 0).0);
+        if self.polls_before_accept {
+            sys::poll_before_accept(&mut entry);
+        }
         self.push(entry);
     }
 
@@ -532,7 +529,7 @@ pub fn locked_bytes(table: u32) -> u64 {
 fn probe_silent_sends(ring: &mut IoUring) -> io::Result<bool> {
     let (sender, _receiver) = std::os::unix::net::UnixStream::pair()?;
     socket2::SockRef::from(&sender).set_send_buffer_size(4096)?;
-    let data = vec![0u8; 1 << 20];
+    let data = [0u8; 1 << 15];
     let mut attempt = |len: u32| -> io::Result<Option<i32>> {
         let entry = opcode::Send::new(types::Fd(sender.as_raw_fd()), data.as_ptr(), len)
             .flags(SEND_FLAGS)
@@ -545,10 +542,22 @@ fn probe_silent_sends(ring: &mut IoUring) -> io::Result<bool> {
         Ok(ring.completion().next().map(|entry| entry.result()))
     };
     let whole = attempt(16)?;
-    let partial = attempt(1 << 20)?;
-    let full = attempt(1 << 20)?;
-    let in_part = matches!(partial, Some(n) if n > 0 && n < 1 << 20);
+    let partial = attempt(data.len() as u32)?;
+    let full = attempt(data.len() as u32)?;
+    let in_part = matches!(partial, Some(n) if n > 0 && (n as usize) < data.len());
     Ok(whole.is_none() && in_part && full == Some(-libc::EAGAIN))
+}
+
+/// Whether the kernel knows [`sys::poll_before_accept`]: without a descriptor an accept fails with
+/// `EBADF` where it does, and with `EINVAL` before that where it does not.
+fn probe_poll_before_accept(ring: &mut IoUring) -> io::Result<bool> {
+    let nothing = (std::ptr::null_mut(), std::ptr::null_mut());
+    let mut entry = opcode::Accept::new(types::Fd(-1), nothing.0, nothing.1).build();
+    sys::poll_before_accept(&mut entry);
+    // SAFETY: the entry points to nothing.
+    unsafe { ring.submission().push(&entry.user_data(CANCEL)) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    Ok(ring.completion().next().is_some_and(|entry| entry.result() == -libc::EBADF))
 }
 
 /// Why a ring could not be made, in words that name the remedy.

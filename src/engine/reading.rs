@@ -16,6 +16,7 @@ use super::handler::{Cause, Handler};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
+use super::sys;
 use super::worker::Worker;
 use super::writing::emptied;
 use crate::protocol::frame::Opcode;
@@ -42,8 +43,11 @@ pub(super) struct Arena {
 
 impl Default for Arena {
     fn default() -> Self {
-        // Zeroed pages are not resident until they are received into.
-        Self { bytes: vec![0; ARENA], batch: Vec::new(), receives: Vec::new() }
+        let mut bytes = vec![0; ARENA];
+        // Not resident until it is received into, also where the allocator has had this memory
+        // before and has just zeroed it by hand.
+        sys::discard(&mut bytes);
+        Self { bytes, batch: Vec::new(), receives: Vec::new() }
     }
 }
 

@@ -153,6 +153,9 @@ pub trait Ring {
     /// Starts connecting the socket in the token's slot.
     fn connect(&mut self, token: Token, peer: SocketAddr);
 
+    /// Gives back memory that a burst needed, between two turns.
+    fn shrink(&mut self) {}
+
     /// Performs all receives of a batch, without waiting.
     fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()>;
 

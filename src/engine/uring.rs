@@ -308,6 +308,11 @@ impl Ring for Uring {
         self.push(entry);
     }
 
+    fn shrink(&mut self) {
+        self.stash.shrink_to_fit();
+        self.dialled.shrink_to_fit();
+    }
+
     fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()> {
         let mut done = std::mem::take(&mut self.stash);
         for chunk in batch.chunks_mut(SQ_ENTRIES as usize) {

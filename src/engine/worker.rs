@@ -125,6 +125,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(kept) = self.calm.look(self.core.slots.used(), self.core.now_ns) else { return };
         // What is about to leave from where it was received lies before this.
         sys::discard(&mut self.arena.bytes[kept..]);
+        self.ring.shrink();
         self.core.shrink();
         self.arena.shrink();
         self.done.shrink_to_fit();

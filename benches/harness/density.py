@@ -94,6 +94,12 @@ class Reading:
         self.info = host.meminfo()
         self.rss = host.resident(pid) if pid else 0
 
+    @classmethod
+    def after_frees(cls, pid=None):
+        """One before which connections ended: a kernel that saves power frees them later."""
+        time.sleep(host.free_delay())
+        return cls(pid)
+
     def caches_since(self, earlier, count):
         grown = self.slabs.since(earlier.slabs)
         return {name: size / count for name, size in grown.items() if size}
@@ -141,7 +147,7 @@ class Density:
         holder = host.serve([self.holder, port], port, stdin=subprocess.PIPE, log=log("holder"))
         base = host.sockets()[0]
         try:
-            before = Reading()
+            before = Reading.after_frees()
             load = self.load(port, count, "idle", "--duration", "600s")
             try:
                 self.wait_open(base, count, load, 60 + count / 500)
@@ -157,7 +163,7 @@ class Density:
             holder.child.stdin.write("\n")
             holder.child.stdin.flush()
             host.wait_until("the holder", 30, lambda: "have ended" in holder.output())
-            held = Reading().caches_since(before, count)
+            held = Reading.after_frees().caches_since(before, count)
         finally:
             holder.stop()
         names = both.keys() | held.keys()
@@ -181,7 +187,7 @@ class Density:
         server = self.start(port)
         base = host.sockets()[0]
         try:
-            before = Reading(server.pid)
+            before = Reading.after_frees(server.pid)
             words = ["--duration", options.hold, "--open-rate", options.open_rate]
             words += ["--server-pid", server.pid, "--linger", "10s"]
             if options.storm:

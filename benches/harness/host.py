@@ -186,6 +186,11 @@ class Others:
         return max(0.0, 100 * spent / (time.monotonic() - self.since))
 
 
+def free_delay():
+    """Seconds for which the kernel may keep what is to be freed (CONFIG_RCU_LAZY, Linux 6.2)."""
+    return 11 if read("/sys/module/rcutree/parameters/enable_rcu_lazy").strip() == "Y" else 0
+
+
 class Slabs:
     """Objects in each of the kernel's caches, in bytes. Root only.
 

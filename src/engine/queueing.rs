@@ -123,9 +123,9 @@ impl Core {
         Ok(())
     }
 
-    /// Queues a payload that was just received, from where it lies: the header goes before it, where
-    /// the client's was. From the second of a turn on, small ones move up to the one before, since
-    /// sending one piece costs less than gathering many.
+    /// Queues a payload that was just received, from where it lies: the header goes before it,
+    /// where the client's was. From the second of a turn on, small ones move up to the one before,
+    /// since sending one piece costs less than gathering many.
     pub(crate) fn queue_reply(
         &mut self,
         slot: u32,

@@ -80,7 +80,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Arms as many accepts as there are free slots, tokens and lanes.
     pub(super) fn arm_accepts(&mut self) {
         let admission = &mut self.admission;
-        if !admission.listening {
+        let is_full = admission.idle.is_empty() && admission.leaving_ns.is_none();
+        if !admission.listening || is_full && admission.accepting {
             return;
         }
         if !admission.accepting {

@@ -393,7 +393,7 @@ impl Core {
         }
     }
 
-    /// Gives an emptied outbox back to the pool.
+    /// Gives the outbox of a connection that needs none back to the pool.
     pub(crate) fn retire_outbox(&mut self, slot: u32) {
         let Some(mut outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.take()) else {
             return;

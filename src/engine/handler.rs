@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::config::Via;
 use super::conn::{Conn, ConnId, Cx, Message};
+use super::ring::Errno;
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
 
@@ -201,9 +202,9 @@ pub enum Cause {
 
 impl Cause {
     /// Of a failed receive or send.
-    pub(crate) fn of_error(error: &std::io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ETIMEDOUT) => Self::Unacknowledged,
+    pub(crate) fn of_error(error: Errno) -> Self {
+        match error.0 {
+            libc::ETIMEDOUT => Self::Unacknowledged,
             _ => Self::Broken,
         }
     }

@@ -10,6 +10,8 @@ use super::ring::Doorbell;
 /// A bounded queue into one core. Any thread posts, the owner takes.
 pub struct Mailbox<T> {
     queue: Mutex<VecDeque<T>>,
+    /// The queue is not empty. Written under its lock; spares a turn without letters that lock.
+    waiting: AtomicBool,
     capacity: usize,
     asleep: AtomicBool,
     closed: AtomicBool,
@@ -30,6 +32,7 @@ impl<T> Mailbox<T> {
     pub fn new(capacity: usize, doorbell: Box<dyn Doorbell>) -> Self {
         Self {
             queue: Mutex::default(),
+            waiting: AtomicBool::new(false),
             capacity,
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -58,32 +61,38 @@ impl<T> Mailbox<T> {
                 return Err(Refused::Full(letter));
             }
             queue.push_back(letter);
+            self.waiting.store(true, Ordering::SeqCst);
         }
-        // Pairs with the fence-like store in `sleep`: either this sees the core asleep, or the
-        // core sees the letter before it sleeps.
+        // Both sides store one flag and then look at the other's, in one order that all agree on:
+        // either this sees the core asleep, or the core sees the letter before it sleeps.
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.doorbell.ring();
         }
         Ok(())
     }
 
-    /// Owner: takes all letters, swapping with `into`, which must be empty.
-    pub fn take(&self, into: &mut VecDeque<T>) {
+    /// Owner: takes all letters, swapping with `into`, which must be empty. False if there is none.
+    pub fn take(&self, into: &mut VecDeque<T>) -> bool {
         debug_assert!(into.is_empty());
+        if !self.waiting.load(Ordering::Acquire) {
+            return false;
+        }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *queue, into);
+        self.waiting.store(false, Ordering::Relaxed);
+        true
     }
 
     /// Owner: announces that it is about to sleep. False if there is a letter: do not sleep.
     pub fn sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.is_empty()
+        !self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Owner: announces that it is awake, so that nobody rings for nothing.
+    /// Owner: announces that it is awake, so that nobody rings for nothing. Who has not heard of
+    /// it yet does, once, which is harmless.
     pub fn awake(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.asleep.store(false, Ordering::Relaxed);
     }
 
     /// Owner: takes no more letters, and returns those that were in.
@@ -130,6 +139,41 @@ mod tests {
         mailbox.post(2).unwrap();
         assert_eq!(rung.load(Ordering::SeqCst), 1);
         assert!(!mailbox.sleep(), "there are letters");
+        let mut letters = VecDeque::new();
+        assert!(mailbox.take(&mut letters));
+        assert_eq!(letters, [1, 2]);
+        letters.clear();
+        assert!(mailbox.sleep() && !mailbox.take(&mut letters), "there are none");
+        mailbox.post(3).unwrap();
+        assert_eq!(rung.load(Ordering::SeqCst), 2, "asleep again, rung again");
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_for_every_letter() {
+        const LETTERS: u32 = 20_000;
+        let rung = Arc::new(AtomicU32::new(0));
+        let mailbox = Mailbox::new(LETTERS as usize, Box::new(Bell(rung.clone())));
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..LETTERS).for_each(|n| mailbox.post(n).unwrap()));
+            let mut letters = VecDeque::new();
+            let mut next = 0;
+            let mut heard = 0;
+            while next < LETTERS {
+                if mailbox.sleep() {
+                    // Without a bell for the letter that is to come this never ends.
+                    while rung.load(Ordering::SeqCst) == heard {
+                        std::thread::yield_now();
+                    }
+                }
+                heard = rung.load(Ordering::SeqCst);
+                mailbox.awake();
+                mailbox.take(&mut letters);
+                for n in letters.drain(..) {
+                    assert_eq!(n, next);
+                    next += 1;
+                }
+            }
+        });
     }
 
     #[test]

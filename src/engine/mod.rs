@@ -19,6 +19,7 @@
 
 mod addresses;
 mod admission;
+mod alarm;
 mod calm;
 mod closing;
 pub mod config;

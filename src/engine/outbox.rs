@@ -242,7 +242,7 @@ impl Outbox {
 
     /// The slices to be sent next, appended to `slices`: at most [`SLICES_MAX`]. Returns their
     /// number and their bytes.
-    pub fn gather<'a>(&'a self, turn: Turn<'a>, slices: &mut Vec<IoSlice<'a>>) -> (usize, usize) {
+    pub fn gather<'a>(&'a self, turn: Turn<'a>, slices: &mut Vec<IoSlice<'a>>) -> (u32, usize) {
         let mut bytes = 0;
         let mut count = 0;
         let mut skip = self.sent;
@@ -331,7 +331,7 @@ impl Outbox {
         if self.queue.capacity() > SEGMENTS_KEPT {
             self.queue.shrink_to(SEGMENTS_KEPT);
         }
-        *self = Self { queue: std::mem::take(&mut self.queue), ..Self::default() };
+        (self.sent, self.bytes, self.progress, self.settled) = (0, 0, 0, 0);
     }
 }
 

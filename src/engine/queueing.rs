@@ -266,11 +266,8 @@ fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX])
             used
         }
         Framing::Frames | Framing::Masked => {
-            let mut head = [0; HEADER_MAX];
             let header = Header { fin: true, opcode: opcode(kind), mask: None, len: len as u64 };
-            let used = header.write(&mut head);
-            bytes[..used].copy_from_slice(&head[..used]);
-            used
+            bytes.first_chunk_mut().map_or(0, |head| header.write(head))
         }
     };
     (used, bytes)

@@ -18,7 +18,6 @@ use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
 use super::sys;
 use super::worker::Worker;
-use super::writing::emptied;
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, Event, Kind, Partial, Payload};
 
@@ -36,9 +35,7 @@ struct Taken {
 /// Receive memory of one core: one buffer, cut anew for each batch.
 pub(super) struct Arena {
     pub(super) bytes: Vec<u8>,
-    batch: Vec<Target>,
-    /// Kept for its memory.
-    receives: Vec<Recv<'static>>,
+    batch: Vec<Recv>,
 }
 
 impl Default for Arena {
@@ -47,25 +44,14 @@ impl Default for Arena {
         // Not resident until it is received into, also where the allocator has had this memory
         // before and has just zeroed it by hand.
         sys::discard(&mut bytes);
-        Self { bytes, batch: Vec::new(), receives: Vec::new() }
+        Self { bytes, batch: Vec::new() }
     }
 }
 
 impl Arena {
     pub(super) fn shrink(&mut self) {
         self.batch.shrink_to_fit();
-        self.receives.shrink_to_fit();
     }
-}
-
-/// Where one receive of a batch goes, and what came of it.
-struct Target {
-    slot: u32,
-    generation: u32,
-    /// Of the arena.
-    range: Range<usize>,
-    result: io::Result<usize>,
-    more: bool,
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
@@ -74,74 +60,56 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if self.core.ready.is_empty() && self.core.eager.is_empty() {
             return Ok(());
         }
-        let mut batch = std::mem::take(&mut self.arena.batch);
-        self.core.choose_batch(&mut batch);
-        self.calm.note_turn(batch.last().map_or(0, |target| target.range.end));
-        self.receive_batch(&mut batch)?;
-        for target in batch.drain(..) {
-            self.on_received(target);
+        let Arena { bytes, batch } = &mut self.arena;
+        self.core.choose_batch(batch);
+        self.calm.note_turn(batch.last().map_or(0, |last| last.range().end));
+        self.ring.recv(bytes, batch)?;
+        for at in 0..self.arena.batch.len() {
+            let received = self.arena.batch[at];
+            self.on_received(received);
             self.deliver_notices();
         }
-        self.arena.batch = batch;
+        self.arena.batch.clear();
         Ok(())
     }
 
-    fn receive_batch(&mut self, batch: &mut [Target]) -> io::Result<()> {
-        let mut rest = self.arena.bytes.as_mut_slice();
-        let mut at = 0;
-        let mut ops: Vec<Recv<'_>> = emptied(std::mem::take(&mut self.arena.receives));
-        for target in batch.iter() {
-            let (_, tail) = rest.split_at_mut(target.range.start - at);
-            let (buffer, tail) = tail.split_at_mut(target.range.len());
-            (rest, at) = (tail, target.range.end);
-            ops.push(Recv { slot: target.slot, buffer, result: Ok(0), more: false });
-        }
-        self.ring.recv(&mut ops)?;
-        for (target, op) in batch.iter_mut().zip(ops.drain(..)) {
-            (target.result, target.more) = (op.result, op.more);
-        }
-        self.arena.receives = emptied(ops);
-        Ok(())
-    }
-
-    fn on_received(&mut self, target: Target) {
-        let Target { slot, generation, range, result, more } = target;
+    fn on_received(&mut self, received: Recv) {
+        let Recv { slot, generation, result, .. } = received;
         let core = &mut self.core;
         core.counted.receives += 1;
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
         let (phase, broken) = (hot.phase, hot.has(Flags::BROKEN));
-        let soon = core.tick.saturating_sub(hot.pulse.seen) <= core.limits.lively;
         match result {
             Ok(0) => self.on_end(slot, phase),
             Ok(count) => {
-                core.counted.bytes_in += count as u64;
+                core.counted.bytes_in += u64::from(count);
+                let soon = core.tick.saturating_sub(hot.pulse.seen) <= core.limits.lively;
                 hot.note_input(soon);
-                let room = range.len();
                 // The error behind the last byte was announced together with it.
-                let again = more || count == room || broken;
+                let again = received.more || count == received.room || broken;
+                let count = count as usize;
                 core.settle_accounts(slot);
                 let allowance = core.spend_bytes(slot, count);
                 if !core.is_stream(slot) {
                     core.on_life(slot);
                 }
                 let before = self.core.progress(slot);
-                self.on_bytes(slot, generation, range.start..range.start + count, again);
+                let Range { start, end } = received.range();
+                self.on_bytes(slot, generation, start..start + count, again);
                 let frames = frames_between(before, self.core.progress(slot), count);
-                self.core.adapt_appetite(slot, generation, count, room, frames);
+                self.core.adapt_appetite(slot, generation, count, end - start, frames);
                 self.core.hold_back(slot, generation, allowance);
                 match again {
                     true => self.core.mark_eager(slot),
                     false => self.core.await_input(slot, generation),
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if error.would_block() => {
                 core.counted.receives_empty += 1;
                 self.core.await_input(slot, generation);
             }
-            Err(error) if is_transient(&error) => {
-                self.core.mark_eager(slot);
-            }
-            Err(error) => core.drop_connection(slot, Cause::of_error(&error)),
+            Err(error) if error.is_transient() => self.core.mark_eager(slot),
+            Err(error) => core.drop_connection(slot, Cause::of_error(error)),
         }
     }
 
@@ -193,6 +161,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Ok(Some(event)) => {
                     let more_input = again || at < range.len();
                     self.on_event(slot, generation, event, range.start, more_input);
+                    if at == range.len() {
+                        break;
+                    }
                 }
                 Err(fault) => {
                     self.core.on_fault(slot, fault);
@@ -291,7 +262,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
 impl Core {
     /// Takes connections from the queues as long as the arena has room.
-    fn choose_batch(&mut self, batch: &mut Vec<Target>) {
+    fn choose_batch(&mut self, batch: &mut Vec<Recv>) {
         // What is ready now; those put back during the batch wait for the next one. Last come a few
         // of those that have more to say, with a share that is kept for them: neither kind keeps
         // out the other, and who says little is answered first.
@@ -329,7 +300,7 @@ impl Core {
 
     /// Puts a connection into the batch if it is to be read. False if the batch has no room left
     /// for it.
-    fn choose(&mut self, slot: u32, taken: &mut Taken, batch: &mut Vec<Target>) -> bool {
+    fn choose(&mut self, slot: u32, taken: &mut Taken, batch: &mut Vec<Recv>) -> bool {
         let Some(hot) = self.slots.get_mut(slot) else { return true };
         if !hot.clear(Flags::READY) {
             return true;
@@ -350,11 +321,10 @@ impl Core {
             return false;
         }
         taken.bytes += size;
-        let generation = hot.generation;
-        let range = taken.arena..taken.arena + size;
+        let (generation, start, room) = (hot.generation, taken.arena as u32, size as u32);
         // Equal offsets would compete for the same cache sets.
-        taken.arena = range.end + STAGGER;
-        batch.push(Target { slot, generation, range, result: Ok(0), more: false });
+        taken.arena += size + STAGGER;
+        batch.push(Recv { slot, generation, start, room, result: Ok(0), more: false });
         true
     }
 
@@ -423,11 +393,6 @@ fn memory(partial: &Option<Box<Partial>>) -> usize {
     partial.as_ref().map_or(0, |partial| partial.memory())
 }
 
-/// Errors that say nothing about the connection.
-pub(super) fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN))
-}
-
 /// Receive memory per core: fits the L2 cache, so that what the kernel copies in is still there
 /// when it is parsed.
 const ARENA: usize = 640 * 1024;
@@ -464,4 +429,4 @@ const CHATTY_SIZE: usize = 512;
 /// Receives per batch.
 const BATCH_MAX: usize = 240;
 
-const _: () = assert!(TURN_BYTES + BATCH_MAX * STAGGER <= ARENA);
+const _: () = assert!(TURN_BYTES + BATCH_MAX * STAGGER <= ARENA && ARENA <= u32::MAX as usize);

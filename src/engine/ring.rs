@@ -5,11 +5,15 @@
 //! complete in some later [`Ring::enter`]. *Batched* ones (receive, send) never wait: they are
 //! issued with `MSG_DONTWAIT`, are done when the call returns, and therefore only borrow their
 //! buffers. No buffer of the engine is ever owned by the kernel between two calls.
+//!
+//! What a batch consists of are plain values, so that its lists are kept from turn to turn: a turn
+//! for a single message costs little more than that message.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use super::token::Token;
 
@@ -71,30 +75,58 @@ pub enum Completion {
     Woken,
 }
 
-/// One receive of a batch.
-#[derive(Debug)]
-pub struct Recv<'a> {
+/// An error number of the kernel (errno(3)), as a plain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Nothing was there, or no room.
+    pub fn would_block(self) -> bool {
+        self.0 == libc::EAGAIN
+    }
+
+    /// Says nothing about the connection: it may work the next time.
+    pub fn is_transient(self) -> bool {
+        matches!(self.0, libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)
+    }
+}
+
+/// One receive of a batch, into a part of the arena that goes with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Recv {
     /// Which direct descriptor.
     pub slot: u32,
-    /// Where to.
-    pub buffer: &'a mut [u8],
-    /// Bytes received; 0 is the end of the stream; `WouldBlock` means nothing is there.
-    pub result: io::Result<usize>,
+    /// Which tenant of the slot; for the caller.
+    pub generation: u32,
+    /// Where to: offset into the arena.
+    pub start: u32,
+    /// How many bytes fit. Not 0.
+    pub room: u32,
+    /// Bytes received; 0 is the end of the stream.
+    pub result: Result<u32, Errno>,
     /// The kernel says that more input is queued (`IORING_CQE_F_SOCK_NONEMPTY`, Linux 5.19).
     pub more: bool,
 }
 
-/// One send of a batch.
-#[derive(Debug)]
-pub struct Send<'a> {
+impl Recv {
+    /// Where to, as a range of the arena.
+    pub fn range(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.room as usize
+    }
+}
+
+/// One send of a batch: the next few of the pieces that go with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Send {
     /// Which direct descriptor.
     pub slot: u32,
-    /// What, as one gathering send. Not empty.
-    pub data: &'a [IoSlice<'a>],
-    /// Bytes in `data`.
+    /// How many pieces, for one gathering send. Not 0.
+    pub pieces: u32,
+    /// Bytes in these pieces. Not 0.
     pub len: usize,
     /// Bytes taken by the kernel, fewer than `len` when its buffer is full (`Ok(0)`: none).
-    pub result: io::Result<usize>,
+    pub result: Result<usize, Errno>,
 }
 
 /// What to wait for.
@@ -102,8 +134,8 @@ pub struct Send<'a> {
 pub enum Wait {
     /// Submit and look, do not sleep.
     No,
-    /// Sleep until a completion, at most this long.
-    For(Duration),
+    /// Sleep until a completion, at most until this moment of [`Ring::now`]; may end before.
+    Until(u64),
 }
 
 /// Wakes a worker from any thread.
@@ -156,14 +188,17 @@ pub trait Ring {
     /// Gives back memory that a burst needed, between two turns.
     fn shrink(&mut self) {}
 
-    /// Performs all receives of a batch, without waiting.
-    fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()>;
+    /// Performs all receives of a batch, without waiting. They have different parts of the arena,
+    /// all of them inside it.
+    fn recv(&mut self, arena: &mut [u8], batch: &mut [Recv]) -> io::Result<()>;
 
-    /// Performs all sends of a batch, submits what was queued, waits, and appends what completed.
+    /// Performs all sends of a batch, whose pieces follow each other in `pieces`, submits what was
+    /// queued, waits, and appends what completed.
     fn enter(
         &mut self,
-        batch: &mut [Send<'_>],
+        batch: &mut [Send],
+        pieces: &[IoSlice<'_>],
         wait: Wait,
-        done: &mut Vec<Completion>,
+        done: &mut VecDeque<Completion>,
     ) -> io::Result<()>;
 }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::{EnterFlags, squeue};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -15,8 +15,16 @@ use super::ring::Doorbell;
 
 /// Nanoseconds since an arbitrary start that all threads of the process share.
 pub fn monotonic_ns() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_nanos() as u64
+    static START: LazyLock<u64> = LazyLock::new(clock_ns);
+    clock_ns().saturating_sub(*START)
+}
+
+/// `CLOCK_MONOTONIC`, which every turn reads: std's takes five times the instructions.
+fn clock_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one structure is written. The call cannot fail: this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Where the kernel writes the peer address of an accept.

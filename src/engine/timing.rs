@@ -17,13 +17,16 @@ impl Core {
         self.tick = (TICK_ORIGIN_U64 + now_ns / self.limits.tick_ns) as u32;
     }
 
-    /// Moves time to `now_ns` and handles every deadline that came.
-    pub(crate) fn on_time(&mut self, now_ns: u64, fired: &mut Vec<(u32, u32)>) {
-        self.set_now(now_ns);
-        let tick = self.tick;
-        if self.wheel.now() == tick {
-            return;
+    /// Handles every deadline that has come by now.
+    #[inline]
+    pub(crate) fn on_time(&mut self, fired: &mut Vec<(u32, u32)>) {
+        if self.wheel.now() != self.tick {
+            self.on_tick(fired);
         }
+    }
+
+    fn on_tick(&mut self, fired: &mut Vec<(u32, u32)>) {
+        let (now_ns, tick) = (self.now_ns, self.tick);
         self.wheel.advance(&mut self.slots, tick, fired);
         // After a stall of the core or the host, deadlines and what would have met them are found
         // together. Once, what has arrived is read and written before it is judged.
@@ -42,14 +45,15 @@ impl Core {
         self.release_throttled();
     }
 
-    /// Nanoseconds until the next deadline, if there is one.
-    pub(crate) fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        let mut due = self.wheel.next_due();
-        if !self.throttled.is_empty() {
-            due = Some(due.map_or(self.tick + 1, |due| due.min(self.tick + 1)));
-        }
-        let at = u64::from(due? - super::core::TICK_ORIGIN) * self.limits.tick_ns;
-        Some(at.saturating_sub(now_ns))
+    /// When the next deadline comes; `u64::MAX` if there is none.
+    pub(crate) fn next_deadline_ns(&self) -> u64 {
+        let due = match (self.wheel.next_due(), self.throttled.is_empty()) {
+            (Some(due), true) => due,
+            (Some(due), false) => due.min(self.tick + 1),
+            (None, false) => self.tick + 1,
+            (None, true) => return u64::MAX,
+        };
+        u64::from(due - super::core::TICK_ORIGIN) * self.limits.tick_ns
     }
 
     /// Arms the next deadline of an open connection.

@@ -31,10 +31,12 @@ pub enum Op {
     Enter = 11,
     /// Gives a direct descriptor's socket a file descriptor of the process.
     Install = 12,
+    /// Ends a wait when a deadline comes.
+    Alarm = 13,
 }
 
 impl Op {
-    const ALL: [Op; 12] = [
+    const ALL: [Op; 13] = [
         Op::Accept,
         Op::Poll,
         Op::PollOut,
@@ -47,6 +49,7 @@ impl Op {
         Op::Recv,
         Op::Enter,
         Op::Install,
+        Op::Alarm,
     ];
 }
 

@@ -6,7 +6,8 @@
 //! when `io_uring_enter` returns (`REQ_F_NOWAIT` in io_uring/net.c: such a request completes with
 //! `-EAGAIN` instead of being parked). Accept addresses live as long as the ring, and longer.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use io_uring::types::{DestinationSlot, Fixed};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use socket2::SockFilter;
 
-use super::ring::{Completion, Readiness, Recv, Ring, Send, Wait};
+use super::alarm::{Alarm, Means};
+use super::ring::{Completion, Errno, Readiness, Recv, Ring, Send, Wait};
 use super::sys::{self, AcceptAddress, EventFd, Gate};
 use super::token::{Op, Token};
 
@@ -45,8 +47,9 @@ pub struct Uring {
     lanes: u32,
     doorbell: Arc<EventFd>,
     wake_armed: bool,
-    /// Completions of asynchronous operations that were seen while a receive batch was collected.
-    stash: Vec<Completion>,
+    alarm: Alarm,
+    /// Completions of asynchronous operations, until the caller takes them.
+    done: VecDeque<Completion>,
     /// Peer addresses of connects that are queued but not yet submitted.
     #[allow(clippy::vec_box)]
     dialled: Vec<Box<socket2::SockAddr>>,
@@ -77,7 +80,8 @@ impl Uring {
             lanes: setup.lanes,
             doorbell: setup.doorbell,
             wake_armed: false,
-            stash: Vec::new(),
+            alarm: Alarm::default(),
+            done: VecDeque::new(),
             dialled: Vec::new(),
             silent_sends,
             polls_before_accept,
@@ -105,19 +109,27 @@ impl Uring {
 
     /// Queues an entry whose pointers, if any, outlive the next submission.
     fn push(&mut self, entry: squeue::Entry) {
-        self.push_linked(&[entry]);
+        // SAFETY: as in `push_linked`.
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.make_room();
+        }
     }
 
     /// Queues entries that have to be in one submission.
     fn push_linked(&mut self, entries: &[squeue::Entry]) {
         // SAFETY: the callers in this file queue entries that point to nothing, to `addresses`,
-        // `dialled` or `messages` (owned by self), or to batch buffers borrowed until the
-        // submission returns.
+        // `dialled`, `messages` or into `alarm` (owned by self), or to batch buffers borrowed until
+        // the submission returns.
         while unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
-            // The queue is full: submitting makes room. A kernel short of memory is retried.
-            if self.submit(0, None).is_err() {
-                std::thread::yield_now();
-            }
+            self.make_room();
+        }
+    }
+
+    /// The submission queue is full: submitting makes room. A kernel short of memory is retried.
+    #[cold]
+    fn make_room(&mut self) {
+        if self.submit(0, None).is_err() {
+            std::thread::yield_now();
         }
     }
 
@@ -146,16 +158,24 @@ impl Uring {
         }
     }
 
+    /// Submits all that is queued, and waits for a completion until `end_ns`.
+    fn sleep(&mut self, end_ns: u64) -> io::Result<()> {
+        let limit = match self.alarm.arm(end_ns, sys::monotonic_ns) {
+            Means::Armed => None,
+            Means::Limit(limit) => Some(limit),
+            Means::Entry => {
+                self.push(self.alarm.entry());
+                None
+            }
+        };
+        self.submit(1, limit)
+    }
+
     /// Takes every completion there is, the kernel's overflow list included. Returns how many
     /// belonged to the batch.
-    fn collect(
-        &mut self,
-        batch: &mut Batch<'_, '_>,
-        done: &mut Vec<Completion>,
-    ) -> io::Result<usize> {
+    fn collect(&mut self, batch: &mut Batch<'_>) -> io::Result<usize> {
         let mut ours = 0;
         loop {
-            let mut rearm_wake = false;
             for entry in self.ring.completion() {
                 let token = Token(entry.user_data());
                 match token.op() {
@@ -164,21 +184,23 @@ impl Uring {
                         ours += 1;
                     }
                     Some(Op::Wake) => {
-                        rearm_wake |= !cqueue::more(entry.flags());
-                        done.push(Completion::Woken);
+                        self.wake_armed &= cqueue::more(entry.flags());
+                        self.done.push_back(Completion::Woken);
                     }
+                    Some(Op::Alarm) => self.alarm.rang(token),
                     Some(Op::Accept) => {
                         let lane = token.slot();
                         let result = check(entry.result())
                             .and_then(|slot| Ok((slot, self.addresses[lane as usize].parse()?)));
-                        done.push(Completion::Accepted { lane, result });
+                        self.done.push_back(Completion::Accepted { lane, result });
                     }
-                    Some(op) => done.extend(completion(op, token, &entry)),
+                    Some(op) => {
+                        if let Some(completion) = completion(op, token, &entry) {
+                            self.done.push_back(completion);
+                        }
+                    }
                     None => debug_assert!(false, "a completion nobody asked for: {token:?}"),
                 }
-            }
-            if rearm_wake {
-                self.wake_armed = false;
             }
             if !self.ring.submission().cq_overflow() {
                 return Ok(ours);
@@ -276,22 +298,17 @@ impl Ring for Uring {
         let entry =
             opcode::FilesUpdate::new(fds.as_mut_ptr(), 1).offset(-1).build().user_data(token.0);
         self.push(entry);
-        let mut done = std::mem::take(&mut self.stash);
-        let before = done.len();
-        let installed = loop {
+        loop {
             self.submit(1, None)?;
-            self.collect(&mut Batch::None, &mut done)?;
-            let ours = done[before..]
-                .iter()
-                .position(|c| matches!(c, Completion::Connected { token: t, .. } if *t == token));
-            if let Some(at) = ours {
-                break done.remove(before + at);
+            self.collect(&mut Batch::None)?;
+            let entered = |it: &Completion| match it {
+                Completion::Connected { token: other, .. } => *other == token,
+                _ => false,
+            };
+            let ours = self.done.iter().rposition(entered).and_then(|at| self.done.remove(at));
+            if let Some(Completion::Connected { result, .. }) = ours {
+                return result.map(|()| fds[0] as u32);
             }
-        };
-        self.stash = done;
-        match installed {
-            Completion::Connected { result, .. } => result.map(|()| fds[0] as u32),
-            _ => unreachable!("matched above"),
         }
     }
 
@@ -309,22 +326,18 @@ impl Ring for Uring {
     }
 
     fn shrink(&mut self) {
-        self.stash.shrink_to_fit();
+        self.done.shrink_to_fit();
         self.dialled.shrink_to_fit();
     }
 
-    fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()> {
-        let mut done = std::mem::take(&mut self.stash);
+    fn recv(&mut self, arena: &mut [u8], batch: &mut [Recv]) -> io::Result<()> {
         for chunk in batch.chunks_mut(SQ_ENTRIES as usize) {
-            for (index, op) in chunk.iter_mut().enumerate() {
-                let entry = opcode::Recv::new(
-                    Fixed(op.slot),
-                    op.buffer.as_mut_ptr(),
-                    op.buffer.len().min(u32::MAX as usize) as u32,
-                )
-                .flags(libc::MSG_DONTWAIT)
-                .build()
-                .user_data(Token::new(Op::Recv, 0, index as u32).0);
+            for (index, op) in chunk.iter().enumerate() {
+                let room = &mut arena[op.range()];
+                let entry = opcode::Recv::new(Fixed(op.slot), room.as_mut_ptr(), op.room)
+                    .flags(libc::MSG_DONTWAIT)
+                    .build()
+                    .user_data(Token::new(Op::Recv, 0, index as u32).0);
                 self.push(entry);
             }
             let mut missing = chunk.len();
@@ -332,68 +345,74 @@ impl Ring for Uring {
             let mut batch = Batch::Recv(chunk);
             while missing > 0 {
                 self.submit(want, None)?;
-                missing -= self.collect(&mut batch, &mut done)?;
+                missing -= self.collect(&mut batch)?;
                 want = 1;
             }
         }
-        self.stash = done;
         Ok(())
     }
 
     fn enter(
         &mut self,
-        batch: &mut [Send<'_>],
+        mut batch: &mut [Send],
+        pieces: &[IoSlice<'_>],
         wait: Wait,
-        done: &mut Vec<Completion>,
+        done: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
-        done.append(&mut self.stash);
         if !self.wake_armed {
             self.arm_wake();
         }
-        let mut chunks = batch.chunks_mut(SQ_ENTRIES as usize).peekable();
-        while let Some(chunk) = chunks.next() {
-            let last = chunks.peek().is_none();
-            self.queue_sends(chunk);
+        let mut used = 0;
+        loop {
+            let (chunk, rest) = batch.split_at_mut(batch.len().min(SQ_ENTRIES as usize));
+            batch = rest;
+            used += self.queue_sends(chunk, &pieces[used..]);
             let mut missing = if self.silent_sends { 0 } else { chunk.len() };
             let mut sends = Batch::Send(chunk);
             match wait {
-                Wait::For(limit) if last && done.is_empty() && self.silent_sends => {
-                    self.submit(1, Some(limit))?
+                Wait::Until(end) if batch.is_empty() && self.done.is_empty() && missing == 0 => {
+                    self.sleep(end)?
                 }
                 _ => self.submit_and_flush()?,
             }
+            missing = missing.saturating_sub(self.collect(&mut sends)?);
             // What a full submission queue or a kernel short of memory left over.
             while !self.ring.submission().is_empty() {
-                missing = missing.saturating_sub(self.collect(&mut sends, done)?);
                 self.submit_and_flush()?;
+                missing = missing.saturating_sub(self.collect(&mut sends)?);
             }
-            missing = missing.saturating_sub(self.collect(&mut sends, done)?);
             while missing > 0 {
                 self.submit(1, None)?;
-                missing = missing.saturating_sub(self.collect(&mut sends, done)?);
+                missing = missing.saturating_sub(self.collect(&mut sends)?);
+            }
+            if batch.is_empty() {
+                break;
             }
         }
-        if batch.is_empty() {
-            match wait {
-                Wait::For(limit) if done.is_empty() => self.submit(1, Some(limit))?,
-                _ => self.submit_and_flush()?,
-            }
-            self.collect(&mut Batch::None, done)?;
-        }
-        if self.ring.submission().is_empty() {
-            self.dialled.clear();
+        self.dialled.clear();
+        match done.is_empty() {
+            true => std::mem::swap(done, &mut self.done),
+            false => done.append(&mut self.done),
         }
         Ok(())
     }
 }
 
 impl Uring {
-    fn queue_sends(&mut self, chunk: &mut [Send<'_>]) {
+    /// Queues sends of the first pieces. Returns how many that are.
+    fn queue_sends(&mut self, chunk: &mut [Send], pieces: &[IoSlice<'_>]) -> usize {
+        let mut used = 0;
+        let flags = match self.silent_sends {
+            true => squeue::Flags::SKIP_SUCCESS,
+            false => squeue::Flags::empty(),
+        };
         for (index, op) in chunk.iter_mut().enumerate() {
             // Until a completion says otherwise, all of it was taken.
             op.result = Ok(op.len);
             let fd = Fixed(op.slot);
-            let entry = match op.data {
+            let data = &pieces[used..used + op.pieces as usize];
+            used += data.len();
+            let entry = match data {
                 [one] => {
                     let len = one.len().min(u32::MAX as usize) as u32;
                     opcode::Send::new(fd, one.as_ptr(), len).flags(SEND_FLAGS).build()
@@ -406,13 +425,9 @@ impl Uring {
                     opcode::SendMsg::new(fd, message).flags(SEND_FLAGS as u32).build()
                 }
             };
-            let flags = if self.silent_sends {
-                squeue::Flags::SKIP_SUCCESS
-            } else {
-                squeue::Flags::empty()
-            };
             self.push(entry.flags(flags).user_data(Token::new(Op::Send, 0, index as u32).0));
         }
+        used
     }
 }
 
@@ -427,15 +442,18 @@ impl Drop for Uring {
 }
 
 /// The batch a completion may belong to.
-enum Batch<'a, 'b> {
+enum Batch<'a> {
     None,
-    Recv(&'a mut [Recv<'b>]),
-    Send(&'a mut [Send<'b>]),
+    Recv(&'a mut [Recv]),
+    Send(&'a mut [Send]),
 }
 
-impl Batch<'_, '_> {
+impl Batch<'_> {
     fn finish(&mut self, index: usize, entry: &cqueue::Entry) {
-        let result = check(entry.result()).map(|n| n as usize);
+        let result = match entry.result() {
+            count @ 0.. => Ok(count as u32),
+            error => Err(Errno(-error)),
+        };
         match self {
             Batch::Recv(batch) => {
                 batch[index].result = result;
@@ -443,8 +461,8 @@ impl Batch<'_, '_> {
             }
             Batch::Send(batch) => {
                 batch[index].result = match result {
-                    Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(0),
-                    other => other,
+                    Err(error) if error.would_block() => Ok(0),
+                    other => other.map(|count| count as usize),
                 };
             }
             Batch::None => debug_assert!(false, "a batch completion outside its batch"),
@@ -470,7 +488,7 @@ fn completion(op: Op, token: Token, entry: &cqueue::Entry) -> Option<Completion>
         Op::Connect | Op::Enter => {
             Some(Completion::Connected { token, result: check(entry.result()).map(|_| ()) })
         }
-        Op::Cancel | Op::Accept | Op::Wake | Op::Send | Op::Recv => None,
+        Op::Cancel | Op::Accept | Op::Wake | Op::Alarm | Op::Send | Op::Recv => None,
     }
 }
 

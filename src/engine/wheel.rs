@@ -46,11 +46,19 @@ pub struct Wheel {
     /// The last tick that was advanced to.
     now: u32,
     armed: u32,
+    /// No entry is due before this tick; `NONE` if there is no entry.
+    soonest: u32,
 }
 
 impl Default for Wheel {
     fn default() -> Self {
-        Self { heads: Box::new([NONE; BUCKETS]), occupied: [0; BUCKETS / 64], now: 0, armed: 0 }
+        Self {
+            heads: Box::new([NONE; BUCKETS]),
+            occupied: [0; BUCKETS / 64],
+            now: 0,
+            armed: 0,
+            soonest: NONE,
+        }
     }
 }
 
@@ -80,6 +88,7 @@ impl Wheel {
         *timers.timer(index) = Timer { next, prev: NONE, due };
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
         self.armed += 1;
+        self.soonest = self.soonest.min(due);
     }
 
     /// Disarms an entry. Harmless if it is not armed.
@@ -102,6 +111,9 @@ impl Wheel {
             }
         }
         self.armed -= 1;
+        if self.armed == 0 {
+            self.soonest = NONE;
+        }
     }
 
     /// Moves time forward to `tick` and appends every entry that is due, disarmed, with its tick.
@@ -127,14 +139,19 @@ impl Wheel {
                 index = next;
             }
         }
+        if self.soonest <= tick {
+            self.soonest = self.first_occupied();
+        }
     }
 
-    /// The earliest tick at which something may be due: never later than the first deadline,
-    /// and at most one rotation ahead.
+    /// The earliest tick at which something may be due: never later than the first deadline. Who
+    /// waits for it may find that what was due has been disarmed.
     pub fn next_due(&self) -> Option<u32> {
-        if self.armed == 0 {
-            return None;
-        }
+        (self.armed > 0).then_some(self.soonest)
+    }
+
+    /// When the first bucket is due that is not empty, at most one rotation ahead.
+    fn first_occupied(&self) -> u32 {
         let start = (self.now + 1) as usize % BUCKETS;
         let (word, bit) = (start / 64, start % 64);
         let words = self.occupied.len();
@@ -148,10 +165,10 @@ impl Wheel {
             if bits != 0 {
                 let bucket = at * 64 + bits.trailing_zeros() as usize;
                 let ahead = (bucket + BUCKETS - start) % BUCKETS;
-                return Some(self.now + 1 + ahead as u32);
+                return self.now + 1 + ahead as u32;
             }
         }
-        None
+        NONE
     }
 }
 
@@ -241,6 +258,7 @@ mod tests {
                     assert_eq!(fired(&mut wheel, &mut entries, to), expected);
                     assert!(wheel.next_due() <= first.or(wheel.next_due()));
                     assert_eq!(wheel.next_due().is_some(), first.is_some());
+                    assert!(wheel.next_due().is_none_or(|due| due > to), "it has been looked at");
                 }
             }
             let armed = model.iter().flatten().count();

@@ -7,6 +7,7 @@
 //! Events move one way. A completion changes marks, a step acts on marks, the application's calls
 //! leave marks; nothing calls back into the step it came from.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,8 +43,8 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) calm: Calm,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
-    done: Vec<Completion>,
-    letters: std::collections::VecDeque<Command<H::Letter>>,
+    pub(super) done: VecDeque<Completion>,
+    letters: VecDeque<Command<H::Letter>>,
     fired: Vec<(u32, u32)>,
     pub(super) lists: writing::Lists,
 }
@@ -90,8 +91,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             calm: Calm::default(),
             // The application's first turn comes at once: it may have connections to open.
             wake_at: Some(0),
-            done: Vec::new(),
-            letters: std::collections::VecDeque::new(),
+            done: VecDeque::new(),
+            letters: VecDeque::new(),
             fired: Vec::new(),
             lists: writing::Lists::default(),
         }
@@ -105,7 +106,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.deliver_notices();
         self.take_completions();
         self.take_letters();
-        self.core.on_time(self.ring.now(), &mut self.fired);
+        self.core.on_time(&mut self.fired);
         self.deliver_notices();
         self.pace_drain();
         self.receive()?;
@@ -143,35 +144,29 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if work || !self.core.outgoing.is_empty() || !self.post.mailbox.sleep() {
             return Wait::No;
         }
-        let now = self.ring.now();
-        let mut limit = self.core.next_deadline_ns(now);
-        let others = [
-            self.wake_at.map(|at| at.saturating_sub(now)),
-            self.drain.is_some().then_some(DRAIN_STEP_NS),
-            self.admission.wants_tick().then_some(self.core.limits.tick_ns),
-        ];
-        for other in others.into_iter().flatten() {
-            limit = Some(limit.map_or(other, |limit| limit.min(other)));
+        let now = self.core.now_ns;
+        let mut end = self.core.next_deadline_ns().min(now + SLEEP_MAX_NS);
+        if let Some(at) = self.wake_at {
+            end = end.min(at);
         }
-        match limit {
-            Some(0) => Wait::No,
-            Some(ns) => Wait::For(Duration::from_nanos(ns).min(SLEEP_MAX)),
-            None => Wait::For(SLEEP_MAX),
+        if self.drain.is_some() {
+            end = end.min(now + DRAIN_STEP_NS);
         }
+        if self.admission.wants_tick() {
+            end = end.min(now + self.core.limits.tick_ns);
+        }
+        if end <= now { Wait::No } else { Wait::Until(end) }
     }
 
     fn flush_and_wait(&mut self, wait: Wait) -> io::Result<()> {
-        let mut done = std::mem::take(&mut self.done);
-        let result = self.flush(wait, &mut done);
-        self.done = done;
+        let result = self.flush(wait);
         self.post.mailbox.awake();
         self.core.set_now(self.ring.now());
         result
     }
 
     fn take_completions(&mut self) {
-        let mut done = std::mem::take(&mut self.done);
-        for completion in done.drain(..) {
+        while let Some(completion) = self.done.pop_front() {
             match completion {
                 Completion::Accepted { lane, result } => self.on_accepted(lane, result),
                 Completion::Connected { token, result } => self.on_connected(token, result),
@@ -182,7 +177,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Completion::Woken => {}
             }
         }
-        self.done = done;
     }
 
     fn on_polled(&mut self, token: Token, result: io::Result<super::ring::Readiness>, more: bool) {
@@ -284,9 +278,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn take_letters(&mut self) {
-        let mut letters = std::mem::take(&mut self.letters);
-        self.post.mailbox.take(&mut letters);
-        for letter in letters.drain(..) {
+        if !self.post.mailbox.take(&mut self.letters) {
+            return;
+        }
+        while let Some(letter) = self.letters.pop_front() {
             match letter {
                 Command::Send(id, frame) => {
                     let _ = self.core.queue_frame(id.slot, id.generation, &frame);
@@ -304,7 +299,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             self.deliver_notices();
         }
-        self.letters = letters;
     }
 
     fn ask_application(&mut self) {
@@ -357,7 +351,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     /// Tells the application what happened during its last callback or step.
+    #[inline]
     pub(super) fn deliver_notices(&mut self) {
+        if !self.core.notices.is_empty() {
+            self.deliver_all();
+        }
+    }
+
+    fn deliver_all(&mut self) {
         while let Some(notice) = self.core.notices.pop_front() {
             match notice {
                 Notice::Closed { slot, generation, closed } => {
@@ -390,6 +391,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         // First, since a dial that fails at once is told to the application, which may act on it.
         self.dial();
         self.deliver_notices();
+        if !self.core.has_ring_work() {
+            return self.arm_accepts();
+        }
         for token in self.core.polls.drain(..) {
             let input = token.op() == Some(Op::Poll);
             let lively = self.core.slots.get(token.slot()).is_some_and(|hot| hot.is_lively());
@@ -525,6 +529,11 @@ impl Core {
         self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
     }
 
+    fn has_ring_work(&self) -> bool {
+        let detached = self.installs.len() + self.shutdowns.len();
+        self.polls.len() + self.releases.len() + detached > 0
+    }
+
     /// Whether a connection was accepted a while ago and has not begun its request.
     fn is_silent(&self, slot: u32) -> bool {
         let begun = self.heads.contains_key(&slot);
@@ -565,4 +574,4 @@ const SILENT_NS: u64 = 1_000_000_000;
 const DRAIN_STEP_NS: u64 = 10_000_000;
 
 /// Nobody sleeps longer than this, so that a lost wake-up would show as latency, not as a hang.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
+const SLEEP_MAX_NS: u64 = 1_000_000_000;

@@ -7,47 +7,34 @@ use super::core::{Core, Notice};
 use super::handler::{Cause, Handler};
 use super::links::SlowPeer;
 use super::outbox::{Policy, Turn};
-use super::reading::is_transient;
-use super::ring::{Completion, Ring, Send, Wait};
+use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
 
 /// Lists of a flush, kept for their memory.
 #[derive(Default)]
 pub(super) struct Lists {
-    /// Slot, slices and bytes of each send.
-    plan: Vec<(u32, usize, usize)>,
-    slices: Vec<IoSlice<'static>>,
-    batch: Vec<Send<'static>>,
-    sent: Vec<Sent>,
+    pieces: Vec<IoSlice<'static>>,
+    batch: Vec<Send>,
 }
 
 impl Lists {
     pub(super) fn shrink(&mut self) {
-        self.plan.shrink_to_fit();
-        self.slices.shrink_to_fit();
+        self.pieces.shrink_to_fit();
         self.batch.shrink_to_fit();
-        self.sent.shrink_to_fit();
     }
-}
-
-/// What came of one send.
-struct Sent {
-    slot: u32,
-    len: usize,
-    result: io::Result<usize>,
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Sends what the turn queued, waits for completions, and settles what the kernel did not take.
-    pub(super) fn flush(&mut self, wait: Wait, done: &mut Vec<Completion>) -> io::Result<()> {
-        let mut dirty = std::mem::take(&mut self.core.dirty);
-        let Lists { mut plan, slices, batch, mut sent } = std::mem::take(&mut self.lists);
-        let turn = Turn { cork: &self.core.cork, arena: &self.arena.bytes };
-        let mut slices: Vec<IoSlice<'_>> = emptied(slices);
+    pub(super) fn flush(&mut self, wait: Wait) -> io::Result<()> {
+        let Self { ring, core, arena, lists, done, .. } = self;
+        let Lists { pieces: memory, batch } = lists;
+        let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
-        for slot in &dirty {
-            let Some(hot) = self.core.slots.get(*slot) else { continue };
+        let turn = Turn { cork: &core.cork, arena: &arena.bytes };
+        for slot in &core.dirty {
+            let Some(hot) = core.slots.get(*slot) else { continue };
             if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
                 continue;
             }
@@ -56,39 +43,27 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 wait = Wait::No;
             }
             let Some(outbox) = &hot.outbox else { continue };
-            let (count, bytes) = outbox.gather(turn, &mut slices);
-            if bytes < outbox.bytes() {
+            let (count, len) = outbox.gather(turn, &mut pieces);
+            if len < outbox.bytes() {
                 wait = Wait::No;
             }
-            if bytes > 0 {
-                plan.push((*slot, count, bytes));
+            if len > 0 {
+                batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
             }
         }
-        let mut rest = slices.as_slice();
-        let mut batch: Vec<Send<'_>> = emptied(batch);
-        for (slot, count, len) in plan.drain(..) {
-            let (data, tail) = rest.split_at(count);
-            rest = tail;
-            batch.push(Send { slot, data, len, result: Ok(0) });
+        ring.enter(batch, &pieces, wait, done)?;
+        *memory = emptied(pieces);
+        // Marks made from here on belong to the next flush.
+        let flushed = core.dirty.len();
+        for sent in batch.iter() {
+            core.on_sent(sent);
         }
-        self.ring.enter(&mut batch, wait, done)?;
-        sent.extend(batch.drain(..).map(|op| Sent {
-            slot: op.slot,
-            len: op.len,
-            result: op.result,
-        }));
-        let (batch, slices) = (emptied(batch), emptied(slices));
-        for op in sent.drain(..) {
-            self.core.on_sent(op);
+        batch.clear();
+        for at in 0..flushed {
+            core.settle(core.dirty[at], &arena.bytes);
         }
-        self.lists = Lists { plan, slices, batch, sent };
-        for slot in dirty.drain(..) {
-            self.core.settle(slot, &self.arena.bytes);
-        }
-        // Marks made while settling belong to the next flush.
-        dirty.append(&mut self.core.dirty);
-        self.core.dirty = dirty;
-        self.core.reset_cork();
+        core.dirty.drain(..flushed);
+        core.reset_cork();
         Ok(())
     }
 }
@@ -102,17 +77,17 @@ pub(super) fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
 }
 
 impl Core {
-    fn on_sent(&mut self, sent: Sent) {
-        let Sent { slot, len, result } = sent;
+    fn on_sent(&mut self, sent: &Send) {
+        let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
         let tick = self.tick;
         let Some(hot) = self.slots.get_mut(slot) else { return };
         let Some(outbox) = hot.outbox.as_mut() else { return };
         let taken = match result {
             Ok(taken) => taken,
-            Err(error) if is_transient(&error) => 0,
+            Err(error) if error.is_transient() => 0,
             Err(error) => {
-                self.drop_connection(slot, Cause::of_error(&error));
+                self.drop_connection(slot, Cause::of_error(error));
                 return;
             }
         };
@@ -144,9 +119,15 @@ impl Core {
             return;
         };
         if outbox.is_empty() {
+            let waited = hot.has(Flags::HIGH_WATER | Flags::PAUSED);
+            let leaves = hot.phase == Phase::Flushing;
             self.retire_outbox(slot);
-            self.drained(slot, generation);
-            self.flushed(slot);
+            if waited {
+                self.drained(slot, generation);
+            }
+            if leaves {
+                self.flushed(slot);
+            }
             return;
         }
         if self.config.outbox_policy != Policy::CloseSlow {

@@ -169,7 +169,7 @@ impl Kernel {
     }
 
     /// A completion that was waiting reaches the queue.
-    pub fn deliver(&mut self, mut completion: Completion, done: &mut Vec<Completion>) {
+    pub fn deliver(&mut self, mut completion: Completion, done: &mut VecDeque<Completion>) {
         if let Completion::Polled { token, result: Ok(ready), .. } = &mut completion
             && let Some(socket) = self.sockets[token.slot() as usize].as_mut()
             && socket.poll == Some(*token)
@@ -180,7 +180,7 @@ impl Kernel {
             (ready.writable, ready.broken) = (broken, broken);
         }
         self.note(|| format!("done {completion:?}"));
-        done.push(completion);
+        done.push_back(completion);
     }
 
     /// When what happens now is reported.

@@ -1,17 +1,18 @@
 //! Receives and sends of the fake kernel: they never wait, and they fail, fall short or come too
 //! early as the seed says.
 
-use std::io;
+use std::io::IoSlice;
 
-use ringhold::engine::ring::{Recv, Send};
+use ringhold::engine::ring::{Errno, Recv, Send};
 use ringhold::engine::rng::Rng;
 
 use super::kernel::Kernel;
 
 impl Kernel {
-    pub fn recv(&mut self, op: &mut Recv<'_>) {
+    pub fn recv(&mut self, arena: &mut [u8], op: &mut Recv) {
         let index = self.wire_of(op.slot);
-        assert!(!op.buffer.is_empty(), "a receive without room");
+        let buffer = &mut arena[op.range()];
+        assert!(!buffer.is_empty(), "a receive without room");
         if self.strikes("recv transient") {
             op.result = Err(transient(&mut self.rng));
             return;
@@ -22,21 +23,21 @@ impl Kernel {
         let available = wire.inbox.len();
         op.more = false;
         op.result = match (available, wire.error, wire.fin) {
-            _ if early => Err(io::ErrorKind::WouldBlock.into()),
-            (0, Some(error), _) => Err(io::Error::from_raw_os_error(error)),
+            _ if early => Err(Errno(libc::EAGAIN)),
+            (0, Some(error), _) => Err(Errno(error)),
             (0, None, true) => Ok(0),
-            (0, None, false) => Err(io::ErrorKind::WouldBlock.into()),
+            (0, None, false) => Err(Errno(libc::EAGAIN)),
             _ => {
-                let mut count = available.min(op.buffer.len());
+                let mut count = available.min(buffer.len());
                 if cut && count > 1 {
                     count = 1 + self.rng.below(count as u32 - 1) as usize;
                 }
-                for (to, byte) in op.buffer.iter_mut().zip(wire.inbox.drain(..count)) {
+                for (to, byte) in buffer.iter_mut().zip(wire.inbox.drain(..count)) {
                     *to = byte;
                 }
                 op.more = count < available || wire.fin;
                 wire.heard_ns = self.now;
-                Ok(count)
+                Ok(count as u32)
             }
         };
         if early {
@@ -46,12 +47,12 @@ impl Kernel {
         self.note(|| format!("recv {} {:?} more {}", op.slot, op.result, op.more));
     }
 
-    pub fn send(&mut self, op: &mut Send<'_>) {
+    pub fn send(&mut self, op: &mut Send, pieces: &[IoSlice<'_>]) {
         let index = self.wire_of(op.slot);
-        assert_eq!(op.len, op.data.iter().map(|slice| slice.len()).sum::<usize>());
+        assert_eq!(op.len, pieces.iter().map(|piece| piece.len()).sum::<usize>());
         assert!(op.len > 0, "an empty send");
         if self.strikes("send transient") {
-            op.result = Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+            op.result = Err(Errno(libc::ENOBUFS));
             return;
         }
         if self.wires[index].error.is_none() && self.strikes("send error") {
@@ -61,7 +62,7 @@ impl Kernel {
         let cut = self.strikes("send short");
         let wire = &mut self.wires[index];
         if let Some(error) = wire.error {
-            op.result = Err(io::Error::from_raw_os_error(error));
+            op.result = Err(Errno(error));
             return;
         }
         assert!(!wire.shut, "slot {}: a send behind the shutdown", op.slot);
@@ -76,7 +77,7 @@ impl Kernel {
         if wire.deaf {
             wire.error = Some(libc::EPIPE);
         } else {
-            wire.outbox.extend(op.data.iter().flat_map(|slice| slice.iter()).take(count));
+            wire.outbox.extend(pieces.iter().flat_map(|piece| piece.iter()).take(count));
         }
         op.result = Ok(count);
         self.note(|| format!("send {} {count} of {}", op.slot, op.len));
@@ -86,7 +87,7 @@ impl Kernel {
     }
 }
 
-fn transient(rng: &mut Rng) -> io::Error {
+fn transient(rng: &mut Rng) -> Errno {
     let errors = [libc::EINTR, libc::ENOBUFS, libc::ENOMEM];
-    io::Error::from_raw_os_error(errors[rng.below(3) as usize])
+    Errno(errors[rng.below(3) as usize])
 }

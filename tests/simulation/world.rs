@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct World {
 
 impl World {
     /// Lets everything happen that is due.
-    fn run(&mut self, done: &mut Vec<Completion>) {
+    fn run(&mut self, done: &mut VecDeque<Completion>) {
         while let Some(event) = self.kernel.next_event() {
             self.events += 1;
             match event {
@@ -60,7 +60,7 @@ impl World {
         }
         if self.kernel.rung() {
             self.kernel.seen.count("woken");
-            done.push(Completion::Woken);
+            done.push_back(Completion::Woken);
         }
     }
 
@@ -157,32 +157,34 @@ impl Ring for SimRing {
         self.queued.push_back(Submission::Connect(token));
     }
 
-    fn recv(&mut self, batch: &mut [Recv<'_>]) -> io::Result<()> {
+    fn recv(&mut self, arena: &mut [u8], batch: &mut [Recv]) -> io::Result<()> {
         self.submit();
         let kernel = &mut self.world.borrow_mut().kernel;
         for op in batch {
-            kernel.recv(op);
+            kernel.recv(arena, op);
         }
         Ok(())
     }
 
     fn enter(
         &mut self,
-        batch: &mut [Send<'_>],
+        batch: &mut [Send],
+        mut pieces: &[IoSlice<'_>],
         wait: Wait,
-        done: &mut Vec<Completion>,
+        done: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
         self.submit();
         let world = &mut *self.world.borrow_mut();
         let mut reported = !batch.is_empty() && !world.kernel.chaos.silent;
         for op in batch {
-            world.kernel.send(op);
+            let (data, rest) = pieces.split_at(op.pieces as usize);
+            pieces = rest;
+            world.kernel.send(op, data);
             reported |= !matches!(op.result, Ok(taken) if taken == op.len);
         }
         world.kernel.now += 1000 + u64::from(world.kernel.rng.below(40_000));
         world.run(done);
-        let Wait::For(limit) = wait else { return Ok(()) };
-        let end = world.kernel.now + limit.as_nanos() as u64;
+        let Wait::Until(end) = wait else { return Ok(()) };
         if reported || world.kernel.strikes("wait interrupted") {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::core::{Core, Dial, Outgoing};
 use super::handler::{Cause, Handler};
 use super::outbox::Data;
-use super::ring::Ring;
+use super::ring::{LANES_MAX, Ring};
 use super::slots::{Flags, Phase};
 use super::token::{Op, Token};
 use super::worker::Worker;
@@ -22,7 +22,7 @@ use crate::protocol::response;
 /// The state of accepting on one core.
 pub(super) struct Admission {
     /// Lanes that are not armed.
-    idle: Vec<u32>,
+    idle: Lanes,
     lanes: u32,
     table: u32,
     /// Connections in the table that are not surplus: all but the reserve.
@@ -40,10 +40,46 @@ pub(super) struct Admission {
     paused: bool,
 }
 
+/// A set of accept lanes, as bits: a list would be a small block on the heap for life, and its like,
+/// of which a burst needs hundreds, would leave a whole page of the allocator behind with it.
+#[derive(Clone, Copy)]
+struct Lanes(u64);
+
+impl Lanes {
+    fn all(count: u32) -> Self {
+        assert!(count <= LANES_MAX, "{count} lanes");
+        Self(if count == 0 { 0 } else { u64::MAX >> (LANES_MAX - count) })
+    }
+
+    fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn contains(self, lane: u32) -> bool {
+        self.0 & 1 << lane != 0
+    }
+
+    fn put(&mut self, lane: u32) {
+        debug_assert!(!self.contains(lane));
+        self.0 |= 1 << lane;
+    }
+
+    /// The lowest.
+    fn take(&mut self) -> Option<u32> {
+        let lane = (!self.is_empty()).then(|| self.0.trailing_zeros())?;
+        self.0 &= self.0 - 1;
+        Some(lane)
+    }
+}
+
 impl Admission {
     pub(super) fn new(config: &Config, lanes: u32, table: u32) -> Self {
         Self {
-            idle: (0..lanes).rev().collect(),
+            idle: Lanes::all(lanes),
             lanes,
             table,
             share: table.saturating_sub(config.reserve),
@@ -60,7 +96,7 @@ impl Admission {
 
     /// No accept is in flight.
     pub(super) fn is_quiet(&self) -> bool {
-        self.idle.len() as u32 == self.lanes && !self.listening
+        self.idle.len() == self.lanes && !self.listening
     }
 
     /// Accepting waits for time to pass.
@@ -85,14 +121,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         if !admission.accepting {
-            if admission.idle.len() as u32 == admission.lanes {
+            if admission.idle.len() == admission.lanes {
                 admission.listening = false;
                 self.ring.close_listener();
             }
             return;
         }
         let now = self.core.now_ns;
-        let armed = admission.lanes - admission.idle.len() as u32;
+        let armed = admission.lanes - admission.idle.len();
         // Lanes that stayed armed for so long prove that the queue is empty.
         if armed > 0 && admission.leaving_ns.is_some_and(|at| now >= at + QUIET_NS) {
             self.stop_listening_now();
@@ -107,7 +143,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // Who comes now is here only to be refused; more than the reserve wait their turn.
             free = free.min(self.core.config.reserve.saturating_sub(self.core.surplus + armed));
         }
-        let mut allowed = free.min(admission.idle.len() as u32);
+        let mut allowed = free.min(admission.idle.len());
         if allowed == 0 && free == 0 && armed == 0 && !admission.paused {
             admission.paused = true;
             self.core.counted.accept_pauses += 1;
@@ -124,7 +160,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             allowed = allowed.min(tokens.saturating_sub(armed));
         }
         for _ in 0..allowed {
-            let Some(lane) = admission.idle.pop() else { return };
+            let Some(lane) = admission.idle.take() else { return };
             self.ring.accept(lane);
         }
     }
@@ -146,14 +182,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         self.admission.accepting = false;
         for lane in 0..self.admission.lanes {
-            if !self.admission.idle.contains(&lane) {
+            if !self.admission.idle.contains(lane) {
                 self.ring.cancel_accept(lane);
             }
         }
     }
 
     pub(super) fn on_accepted(&mut self, lane: u32, result: io::Result<(u32, SocketAddr)>) {
-        self.admission.idle.push(lane);
+        self.admission.idle.put(lane);
         match result {
             Ok((slot, peer)) => {
                 if let Some(at) = &mut self.admission.leaving_ns {

@@ -265,6 +265,7 @@ impl Core {
     /// Gives back the memory of all lists: what a calm core needs of it is made again in a moment,
     /// and is small.
     pub(crate) fn shrink(&mut self) {
+        self.slots.shrink();
         self.cork.shrink_to_fit();
         self.dirty.shrink_to_fit();
         self.ready.shrink_to_fit();

@@ -144,6 +144,9 @@ pub trait Doorbell: std::marker::Send + Sync + 'static {
     fn ring(&self);
 }
 
+/// Most accepts that a core has in flight at once.
+pub const LANES_MAX: u32 = 64;
+
 /// One core's way into the kernel. Called only by the thread that owns it.
 pub trait Ring {
     /// Monotonic time in nanoseconds.
@@ -152,7 +155,7 @@ pub trait Ring {
     /// Arms a one-shot accept in `lane` (below [`Self::lanes`]); the lane must not be armed.
     fn accept(&mut self, lane: u32);
 
-    /// How many accepts may be in flight at once.
+    /// How many accepts may be in flight at once: at most [`LANES_MAX`].
     fn lanes(&self) -> u32;
 
     /// Cancels the accept in `lane`; it still completes, with an error or with a connection.

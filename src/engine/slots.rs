@@ -359,6 +359,12 @@ impl Slots {
         Some(&mut self.chunks.get_mut(chunk)?.as_mut()?.cold[at])
     }
 
+    /// Gives back the table of chunks behind the last one in use.
+    pub fn shrink(&mut self) {
+        self.chunks.truncate(self.chunks.iter().rposition(Option::is_some).map_or(0, |at| at + 1));
+        self.chunks.shrink_to_fit();
+    }
+
     /// Every connection, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Hot)> {
         self.chunks.iter().enumerate().flat_map(|(index, chunk)| {

@@ -46,6 +46,12 @@ impl<S> States<S> {
         self.chunks.get_mut(chunk)?.as_mut()?.states[at].as_mut()
     }
 
+    /// Gives back the table of chunks behind the last one in use.
+    pub(crate) fn shrink(&mut self) {
+        self.chunks.truncate(self.chunks.iter().rposition(Option::is_some).map_or(0, |at| at + 1));
+        self.chunks.shrink_to_fit();
+    }
+
     /// How many there are.
     pub(crate) fn used(&self) -> u32 {
         self.chunks.iter().flatten().map(|chunk| chunk.used).sum()

@@ -57,7 +57,8 @@ pub struct Uring {
     silent_sends: bool,
     /// Whether an accept looks for a connection before it makes a socket for it.
     polls_before_accept: bool,
-    messages: Box<[libc::msghdr]>,
+    /// Headers of a batch's gathering sends.
+    messages: Vec<libc::msghdr>,
     overflows: u64,
 }
 
@@ -85,7 +86,7 @@ impl Uring {
             dialled: Vec::new(),
             silent_sends,
             polls_before_accept,
-            messages: vec![sys::empty_msghdr(); SQ_ENTRIES as usize].into_boxed_slice(),
+            messages: Vec::new(),
             overflows: 0,
         };
         uring.arm_wake();
@@ -327,6 +328,7 @@ impl Ring for Uring {
 
     fn shrink(&mut self) {
         self.done.shrink_to_fit();
+        self.messages = Vec::new();
         self.dialled.shrink_to_fit();
     }
 
@@ -406,6 +408,9 @@ impl Uring {
             true => squeue::Flags::SKIP_SUCCESS,
             false => squeue::Flags::empty(),
         };
+        // No more is pushed below, so what the entries point to stays where it is.
+        self.messages.clear();
+        self.messages.reserve(chunk.iter().filter(|op| op.pieces > 1).count());
         for (index, op) in chunk.iter_mut().enumerate() {
             // Until a completion says otherwise, all of it was taken.
             op.result = Ok(op.len);
@@ -418,10 +423,12 @@ impl Uring {
                     opcode::Send::new(fd, one.as_ptr(), len).flags(SEND_FLAGS).build()
                 }
                 many => {
-                    let message = &mut self.messages[index];
+                    let mut message = sys::empty_msghdr();
                     // The layout of IoSlice is that of iovec (documented in std).
                     message.msg_iov = many.as_ptr().cast_mut().cast();
                     message.msg_iovlen = many.len();
+                    self.messages.push(message);
+                    let message = self.messages.last().map_or(std::ptr::null(), std::ptr::from_ref);
                     opcode::SendMsg::new(fd, message).flags(SEND_FLAGS as u32).build()
                 }
             };

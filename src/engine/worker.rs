@@ -128,6 +128,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         sys::discard(&mut self.arena.bytes[kept..]);
         self.ring.shrink();
         self.core.shrink();
+        self.states.shrink();
         self.arena.shrink();
         self.done.shrink_to_fit();
         self.letters.shrink_to_fit();

@@ -40,8 +40,8 @@ pub(super) struct Admission {
     paused: bool,
 }
 
-/// A set of accept lanes, as bits: a list would be a small block on the heap for life, and its like,
-/// of which a burst needs hundreds, would leave a whole page of the allocator behind with it.
+/// A set of accept lanes, as bits: a list would be a small block on the heap for life, and its
+/// like, of which a burst needs hundreds, would leave a page of the allocator behind with it.
 #[derive(Clone, Copy)]
 struct Lanes(u64);
 

@@ -410,3 +410,23 @@ const QUIET_NS: u64 = 500_000_000;
 
 /// Outgoing connections started per turn, so that a dialler still answers its pings.
 const DIALS_PER_TURN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lane_is_taken_once_and_can_be_put_back() {
+        for count in [0, 1, 5, LANES_MAX] {
+            let mut lanes = Lanes::all(count);
+            assert_eq!(lanes.len(), count);
+            let taken: Vec<u32> = std::iter::from_fn(|| lanes.take()).collect();
+            assert_eq!(taken, (0..count).collect::<Vec<u32>>());
+            assert!(lanes.is_empty());
+            if let Some(last) = count.checked_sub(1) {
+                lanes.put(last);
+                assert!(lanes.contains(last) && lanes.take() == Some(last));
+            }
+        }
+    }
+}

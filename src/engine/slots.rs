@@ -462,6 +462,25 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_chunks_ends_behind_the_last_in_use() {
+        let mut slots = Slots::default();
+        for slot in [7, 20 * CHUNK] {
+            slots.open(slot).phase = Phase::Open;
+        }
+        slots.shrink();
+        assert_eq!(slots.end(), 21 * CHUNK);
+        slots.free(20 * CHUNK);
+        slots.shrink();
+        assert_eq!(slots.end(), CHUNK);
+        assert!(slots.get(7).is_some() && slots.get(20 * CHUNK).is_none());
+        slots.free(7);
+        slots.shrink();
+        assert_eq!((slots.end(), slots.chunks.capacity()), (0, 0));
+        slots.open(3 * CHUNK).phase = Phase::Open;
+        assert!(slots.get(3 * CHUNK).is_some());
+    }
+
+    #[test]
     fn addresses_keep_their_family() {
         for text in ["127.0.0.1:80", "[2001:db8::1]:443"] {
             let peer: SocketAddr = text.parse().unwrap();

@@ -76,3 +76,21 @@ fn split(slot: u32) -> (usize, usize) {
 
 /// As in `slots`, so that both give their memory back together.
 const CHUNK: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_chunks_ends_behind_the_last_in_use() {
+        let mut states = States::default();
+        states.insert(7, 'a');
+        states.insert(20 * CHUNK, 'b');
+        assert_eq!(states.remove(20 * CHUNK), Some('b'));
+        states.shrink();
+        assert_eq!((states.chunks.len(), states.get_mut(7).copied()), (1, Some('a')));
+        assert_eq!((states.remove(7), states.used()), (Some('a'), 0));
+        states.shrink();
+        assert_eq!(states.chunks.capacity(), 0);
+    }
+}

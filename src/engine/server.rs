@@ -17,6 +17,7 @@ use super::counters::Stats;
 use super::handler::Handler;
 use super::links::{Handle, Network, Post};
 use super::mailbox::Mailbox;
+use super::ring::LANES_MAX;
 use super::rng::Rng;
 use super::sys::{self, EventFd};
 use super::uring::{Setup, SetupError, Uring};
@@ -366,7 +367,7 @@ fn listener(address: SocketAddr, config: &Config) -> io::Result<Socket> {
 }
 
 /// Accepts in flight per worker: as many connections are taken per turn.
-const LANES: u32 = 64;
+const LANES: u32 = LANES_MAX;
 
 #[cfg(test)]
 mod tests {

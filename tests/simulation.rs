@@ -1,14 +1,16 @@
-//! The engine in a world made of a seed: a fake kernel with a fake clock that fails wherever a
-//! kernel may fail, clients of every character, and an application that does all it is allowed to.
+//! The engine in a world made of a seed: one to four workers in turns that the seed orders, a fake
+//! kernel with a fake clock that fails wherever a kernel may fail, clients of every character, and
+//! an application that does all it is allowed to.
 //!
-//! Method: a seed decides everything (see `plan` and `script`), so a failure is a number. After the
-//! turns the engine audits its own books (`engine::testing`), clients check what they receive,
-//! the application checks what it is told, the kernel checks how it is used. At the end
-//! the server is drained, and nothing may be left.
+//! Method: a seed decides everything (see `plan` and `script`), so a failure is a number. Between
+//! the turns the engine audits its own books (`engine::testing`), those of each worker and those
+//! that workers share; clients check what they receive, the application checks what it is told, the
+//! kernel checks how it is used. At the end the server is drained, and nothing may be left.
 //!
 //! `cargo test` runs fixed seeds. `SIM_SECONDS=3600 cargo test --release --test simulation random
-//! -- --nocapture` runs random ones for an hour. A failing seed is replayed by `SIM_SEED=… cargo
-//! test --release --test simulation replay -- --nocapture`, with its last events.
+//! -- --ignored --nocapture` runs random ones for an hour. A failing seed is replayed by
+//! `SIM_SEED=… cargo test --release --test simulation replay -- --ignored --nocapture`, with its
+//! last events.
 
 // Nothing is reachable from a test.
 #![allow(unreachable_pub)]
@@ -55,7 +57,7 @@ fn simulate(seed: u64, verbose: bool) -> Result<Report, String> {
     }
     // What is broken need not survive its own end.
     std::mem::forget(run);
-    let command = "cargo test --release --test simulation replay -- --nocapture";
+    let command = "cargo test --release --test simulation replay -- --ignored --nocapture";
     Err(format!("seed {seed}: {what}\nreplay: SIM_SEED={seed} {command}"))
 }
 
@@ -90,14 +92,16 @@ fn fixed_seeds() {
     let seen = simulate_all(0..SEEDS);
     let steps = seen.of("turns") + seen.of("events");
     assert!(steps >= 1_000_000, "only {steps} steps");
-    for name in EXPECTED {
-        assert!(seen.of(name) > 0, "{name}: never happened");
+    for (name, least) in EXPECTED {
+        let count = seen.of(name);
+        assert!(count >= least, "{name}: {count} times, and at least {least} are expected");
     }
 }
 
 #[test]
+#[ignore = "replays the seed that SIM_SEED names"]
 fn replay() {
-    let Some(seed) = number("SIM_SEED") else { return };
+    let seed = number("SIM_SEED").expect("SIM_SEED names the seed");
     match simulate(seed, true) {
         Ok(report) => {
             println!("{} turns, {} events\n{}", report.turns, report.events, report.seen);
@@ -107,8 +111,9 @@ fn replay() {
 }
 
 #[test]
+#[ignore = "runs random seeds for SIM_SECONDS"]
 fn random_seeds() {
-    let Some(seconds) = number("SIM_SECONDS") else { return };
+    let seconds = number("SIM_SECONDS").expect("SIM_SECONDS says for how long");
     let end = Instant::now() + Duration::from_secs(seconds);
     let entropy = || Rng::from_entropy().draw() >> 16;
     let start = number("SIM_START").unwrap_or_else(entropy);
@@ -127,76 +132,113 @@ const SEEDS: u64 = 200;
 /// So many failing seeds are enough to begin with.
 const FAILURES_MAX: u32 = 5;
 
-/// What must have happened in them, each kind of fault and each end of a connection.
-const EXPECTED: [&str; 70] = [
-    "accept error",
-    "accept cancelled",
-    "accepted despite cancel",
-    "accept pauses",
-    "poll ended",
-    "poll failed",
-    "poll spurious",
-    "recv short",
-    "recv too early",
-    "recv transient",
-    "send error",
-    "send short",
-    "send transient",
-    "send buffer full",
-    "slot free before Closed",
-    "stale completions",
-    "reset by close",
-    "wait interrupted",
-    "host stalled",
-    "woken",
-    "stopped",
-    "stale identifier used",
-    "writable",
-    "outbox drops",
-    "conflated",
-    "read pauses",
-    "panics",
-    "refused 503",
-    "refused 408",
-    "opened through a proxy",
-    "refused: PROXY header untrusted",
-    "refused: PROXY header missing",
-    "refused: PROXY header malformed",
-    "installed",
-    "install failed",
-    "dialled",
-    "dial failed",
-    "socket error",
-    "refused 411",
-    "refused 413",
-    "answered 204",
-    "stream: message",
-    "stream: topic message",
-    "stream: prefix",
-    "stream: heartbeat",
-    "stream: told to go on",
-    "stream: bytes without chunks",
-    "stream: last words",
-    "stream: end",
-    "last words in a frame",
-    "stream closed: Slow",
-    "stream closed: Peer",
-    "stream closed: Heartbeat",
-    "closed: Peer",
-    "closed: Abrupt",
-    "closed: Broken",
-    "closed: Unacknowledged",
-    "closed: Protocol",
-    "closed: InvalidData",
-    "closed: TooBig",
-    "closed: Rate",
-    "closed: InboundFull",
-    "closed: Slow",
-    "closed: OutboxFull",
-    "closed: WriteTimeout",
-    "closed: Idle",
-    "closed: Heartbeat",
-    "closed: Panic",
-    "closed: Application",
-    "closed: Drain",
+/// What must have happened in them, and how often at least: about a quarter of what does, so that a
+/// plan that has gone thin is seen.
+const EXPECTED: [(&str, u64); 106] = [
+    ("accept error", 100),
+    ("accept cancelled", 400),
+    ("accepted despite cancel", 3),
+    ("accept pauses", 100),
+    ("poll ended", 1000),
+    ("poll failed", 800),
+    ("poll spurious", 1000),
+    ("recv short", 2000),
+    ("recv too early", 2000),
+    ("recv transient", 3000),
+    ("send error", 200),
+    ("send short", 200),
+    ("send transient", 200),
+    ("send buffer full", 10_000),
+    ("slot free before Closed", 1000),
+    ("stale completions", 100),
+    ("reset by close", 100),
+    ("wait interrupted", 3000),
+    ("host stalled", 100),
+    ("woken", 10_000),
+    ("stopped", 10),
+    ("stale identifier used", 1000),
+    ("writable", 200),
+    ("outbox drops", 100),
+    ("conflated", 40),
+    ("read pauses", 100),
+    ("panics", 100),
+    ("refused 503", 200),
+    ("refused 408", 100),
+    ("opened through a proxy", 300),
+    ("refused: PROXY header untrusted", 30),
+    ("refused: PROXY header missing", 100),
+    ("refused: PROXY header malformed", 50),
+    ("installed", 9),
+    ("install failed", 1),
+    ("dialled", 100),
+    ("socket error", 20),
+    ("refused 411", 10),
+    ("refused 413", 10),
+    ("answered 204", 10),
+    ("stream: message", 200),
+    ("stream: topic message", 1000),
+    ("stream: prefix", 3),
+    ("stream: heartbeat", 60),
+    ("stream: told to go on", 10),
+    ("stream: bytes without chunks", 200_000),
+    ("stream: last words", 30),
+    ("stream: end", 40),
+    ("last words in a frame", 200),
+    ("stream closed: Slow", 1),
+    ("stream closed: Peer", 10),
+    ("stream closed: Heartbeat", 5),
+    ("closed: Peer", 300),
+    ("closed: Abrupt", 30),
+    ("closed: Broken", 100),
+    ("closed: Unacknowledged", 50),
+    ("closed: Protocol", 20),
+    ("closed: InvalidData", 2),
+    ("closed: TooBig", 3),
+    ("closed: Rate", 10),
+    ("closed: InboundFull", 50),
+    ("closed: Slow", 10),
+    ("closed: OutboxFull", 20),
+    ("closed: WriteTimeout", 9),
+    ("closed: Idle", 70),
+    ("closed: Heartbeat", 10),
+    ("closed: Panic", 20),
+    ("closed: Application", 70),
+    ("closed: Drain", 100),
+    ("several workers", 40),
+    ("core stalled", 100),
+    ("core stopped by its application", 4),
+    ("completion queue overflow", 2000),
+    ("poll ended by overflow", 900),
+    ("connect ignored", 60),
+    ("after burst", 50),
+    ("sent to another core", 2000),
+    ("sent to a core that has ended", 40),
+    ("mailbox full", 40),
+    ("mailbox found full by a core", 100),
+    ("letter", 1000),
+    ("letter from outside", 1000),
+    ("question", 1000),
+    ("direct message", 700),
+    ("topic message", 2000),
+    ("echo", 4000),
+    ("accept rate pauses", 1000),
+    ("refused 403", 40),
+    ("refused 431", 10),
+    ("refused: full", 300),
+    ("refused: per address", 30),
+    ("refused: no memory", 9),
+    ("table taken by dials", 1),
+    ("dial failed: broken", 20),
+    ("dial failed: closed", 2),
+    ("dial failed: drain", 20),
+    ("dial failed: no answer", 20),
+    ("dial failed: no connection", 30),
+    ("dial failed: no socket", 40),
+    ("dial failed: refused", 40),
+    ("dial failed: wrong answer", 30),
+    ("heartbeats answered", 60),
+    ("handshake timeouts", 200),
+    ("close timeouts", 60),
+    ("half close", 50),
+    ("peer vanished", 60),
 ];

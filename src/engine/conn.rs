@@ -253,7 +253,7 @@ impl Cx<'_> {
         if id.worker == self.core.worker {
             return self.core.queue_frame(id.slot, id.generation, frame);
         }
-        self.core.links.send(id, frame)
+        self.core.send_remote(id, frame)
     }
 
     /// Queues a message for any connection, of this core or another, as [`Self::send_to`]. On this
@@ -267,7 +267,7 @@ impl Cx<'_> {
         if id.worker == self.core.worker {
             return self.core.queue_message(id.slot, id.generation, kind, payload);
         }
-        self.core.links.send(id, &Frame::new(kind, payload))
+        self.core.send_remote(id, &Frame::new(kind, payload))
     }
 
     /// As [`Self::send_to`], with bytes of the receiver's own before those that it shares, as one
@@ -281,7 +281,7 @@ impl Cx<'_> {
         if id.worker == self.core.worker {
             return self.core.queue_prefixed(id.slot, id.generation, prefix, frame);
         }
-        self.core.links.send(id, frame)
+        self.core.send_remote(id, frame)
     }
 
     /// Whether messages can be sent to a connection of this core.
@@ -318,7 +318,7 @@ impl Cx<'_> {
         if id.worker == self.core.worker {
             return self.core.close_by_application(id.slot, id.generation, code, reason);
         }
-        self.core.links.close(id, code, reason)
+        self.core.close_remote(id, code, reason)
     }
 
     /// Sends a frame to every subscriber of a topic on every core. The frame is shared, not copied.

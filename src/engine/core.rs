@@ -362,6 +362,28 @@ impl Core {
         }
     }
 
+    /// Sends a frame to a connection of another core.
+    pub(crate) fn send_remote(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
+        let sent = self.links.send(id, frame);
+        self.count_busy(sent)
+    }
+
+    /// Closes a connection of another core.
+    pub(crate) fn close_remote(
+        &mut self,
+        id: ConnId,
+        code: CloseCode,
+        reason: &str,
+    ) -> Result<(), SendError> {
+        let sent = self.links.close(id, code, reason);
+        self.count_busy(sent)
+    }
+
+    fn count_busy(&mut self, sent: Result<(), SendError>) -> Result<(), SendError> {
+        self.counted.mailbox_full += u64::from(sent == Err(SendError::Busy));
+        sent
+    }
+
     /// Four bytes to mask a client frame with.
     pub(crate) fn mask(&mut self) -> [u8; 4] {
         (self.rng.draw() as u32).to_ne_bytes()

@@ -171,12 +171,19 @@ impl<H: Handler> Handle<H> {
     }
 
     fn ask<T>(&self, question: impl Fn(mpsc::Sender<T>) -> Command<H::Letter>) -> Vec<T> {
+        let answers = self.put(question);
+        std::iter::from_fn(|| answers.recv_timeout(Duration::from_secs(1)).ok()).collect()
+    }
+
+    /// Puts a question to every core. The answers end when each has answered or dropped it.
+    pub(super) fn put<T>(
+        &self,
+        question: impl Fn(mpsc::Sender<T>) -> Command<H::Letter>,
+    ) -> mpsc::Receiver<T> {
         let (to, answers) = mpsc::channel();
         for post in &self.network.posts {
             let _ = post.mailbox.post_urgent(question(to.clone()));
         }
-        drop(to);
-        // Ends when every core has answered or dropped the question.
-        std::iter::from_fn(|| answers.recv_timeout(Duration::from_secs(1)).ok()).collect()
+        answers
     }
 }

@@ -95,6 +95,15 @@ impl<T> Mailbox<T> {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
+    /// How many letters are in it; the flag has to agree.
+    pub(super) fn audit(&self) -> Result<usize, String> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.waiting.load(Ordering::SeqCst) == !queue.is_empty() {
+            true => Ok(queue.len()),
+            false => Err(format!("{} letters, and the flag says otherwise", queue.len())),
+        }
+    }
+
     /// Owner: takes no more letters, and returns those that were in.
     pub fn close(&self) -> VecDeque<T> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);

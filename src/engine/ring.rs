@@ -191,6 +191,12 @@ pub trait Ring {
     /// Gives back memory that a burst needed, between two turns.
     fn shrink(&mut self) {}
 
+    /// Times that completions did not fit into their queue. The kernel keeps them and
+    /// [`Self::enter`] returns them all, in their order; but multishot polls end by it.
+    fn overflows(&self) -> u64 {
+        0
+    }
+
     /// Performs all receives of a batch, without waiting. They have different parts of the arena,
     /// all of them inside it.
     fn recv(&mut self, arena: &mut [u8], batch: &mut [Recv]) -> io::Result<()>;

@@ -1,70 +1,187 @@
-//! What a simulation needs from inside the engine: a worker on any ring, and an audit of its books.
+//! What a simulation needs from inside the engine: workers on any ring, and an audit of their books.
 //!
-//! Owns the list of invariants that hold between two turns, each a relation between two places that
-//! keep the same fact. Never changes anything. Not part of the public interface.
+//! Owns the list of invariants that hold between two steps of any worker, each a relation between
+//! two places that keep the same fact, one of them perhaps shared by all workers. Never changes
+//! anything. Not part of the public interface.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
 
 use super::addresses::{Addresses, address_key};
 use super::config::Config;
-use super::core::Core;
-use super::handler::Handler;
-use super::links::{Handle, Network, Post};
+use super::core::{Core, Notice};
+use super::counters::Stats;
+use super::handler::{Cause, Handler};
+use super::links::{Command, Handle, Network, Post, SlowPeer};
 use super::mailbox::Mailbox;
-use super::ring::{Doorbell, Ring};
+use super::ring::{Completion, Doorbell, LANES_MAX, Ring};
 use super::rng::Rng;
 use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
 use super::timing::FORGIVEN;
-use super::worker::Worker;
+use super::worker::{Turn, Worker};
 
-/// The only worker of a server, on the given ring, with a table of `table` direct descriptors.
-pub fn assemble<R: Ring, H: Handler>(
-    ring: R,
-    config: Config,
-    handler: H,
-    table: u32,
-    seed: u64,
-    doorbell: Box<dyn Doorbell>,
-) -> (Worker<R, H>, Handle<H>) {
-    let config = Arc::new(config);
-    let post = Arc::new(Post { mailbox: Mailbox::new(config.mailbox, doorbell) });
-    let network = Arc::new(Network { posts: vec![post.clone()] });
-    let total = Arc::new(AtomicU32::new(0));
-    let addresses = Arc::new(Addresses::default());
-    let core = Core::new(config, 0, network.clone(), total, addresses, Rng::new(seed));
-    (Worker::new(ring, core, handler, post, table), Handle::new(network))
+/// What the workers of one server share; made before them.
+pub struct Shared<H: Handler> {
+    config: Arc<Config>,
+    network: Arc<Network<H::Letter>>,
+    total: Arc<AtomicU32>,
+    addresses: Arc<Addresses>,
 }
 
+impl<H: Handler> Shared<H> {
+    /// For as many workers as there are doorbells.
+    pub fn new(config: Config, doorbells: Vec<Box<dyn Doorbell>>) -> Self {
+        let post = |bell| Arc::new(Post { mailbox: Mailbox::new(config.mailbox, bell) });
+        let network = Arc::new(Network { posts: doorbells.into_iter().map(post).collect() });
+        Self { config: Arc::new(config), network, total: Arc::default(), addresses: Arc::default() }
+    }
+
+    /// Reaches the workers, also before they are made.
+    pub fn handle(&self) -> Handle<H> {
+        Handle::new(self.network.clone())
+    }
+
+    /// One of the workers, on the given ring, with a table of `table` direct descriptors.
+    pub fn worker<R: Ring>(
+        &self,
+        index: u16,
+        ring: R,
+        handler: H,
+        table: u32,
+        seed: u64,
+    ) -> Worker<R, H> {
+        let (total, addresses) = (self.total.clone(), self.addresses.clone());
+        let (config, network) = (self.config.clone(), self.network.clone());
+        let core = Core::new(config, index, network, total, addresses, Rng::new(seed));
+        Worker::new(ring, core, handler, self.network.posts[usize::from(index)].clone(), table)
+    }
+
+    /// Checks what the workers share against what was found at all of them together.
+    pub fn audit(&self, books: &Books) -> Result<(), String> {
+        let total = self.total.load(Ordering::Relaxed);
+        check(total == books.counted, &format!("total: {total} kept, {} found", books.counted))?;
+        check(self.addresses.all() == books.addresses, "the table of addresses is wrong")?;
+        let most = self.config.max_connections;
+        check(books.admitted <= most, &format!("{} are open of {most}", books.admitted))?;
+        let per = self.config.max_per_address;
+        let crowd = books.admitted_by.values().max().copied().unwrap_or(0);
+        check(per == 0 || crowd <= per, &format!("{crowd} are open from an address, of {per}"))
+    }
+}
+
+/// Puts a question to every worker, as [`Handle::stats_by_core`] does, without waiting.
+pub fn ask_stats<H: Handler>(handle: &Handle<H>) -> Receiver<(u16, Stats)> {
+    handle.put(Command::Stats)
+}
+
+/// As [`Handle::slow_peers`], likewise.
+pub fn ask_slow<H: Handler>(handle: &Handle<H>) -> Receiver<Vec<SlowPeer>> {
+    handle.put(Command::Slow)
+}
+
+/// Sums over the connections of several workers.
+#[derive(Debug, Default)]
+pub struct Books {
+    counted: u32,
+    addresses: HashMap<u64, u32>,
+    admitted: u32,
+    admitted_by: HashMap<u64, u32>,
+}
+
+/// A worker whose turns are taken in halves, so that others run while it sleeps. The sends of a
+/// turn are settled before the wait, which a real ring lets end at once if one fell short.
 impl<R: Ring, H: Handler> Worker<R, H> {
-    /// Checks every invariant that holds between two turns; describes the first one broken.
-    pub fn audit(&mut self) -> Result<(), String> {
+    /// The first half of a turn: up to where the ring waits.
+    pub fn fall_asleep(&mut self) -> io::Result<()> {
+        self.flush_and_wait()
+    }
+
+    /// The second half: with what completed during the wait.
+    pub fn wake_up(&mut self, completed: &mut VecDeque<Completion>) -> io::Result<Turn> {
+        self.done.append(completed);
+        self.wake();
+        self.act()
+    }
+
+    /// Takes no more letters, as a worker's thread at its end.
+    pub fn retire(&self) {
+        drop(self.post.mailbox.close());
+    }
+
+    /// How many letters wait.
+    pub fn letters(&self) -> Result<usize, String> {
+        self.post.mailbox.audit()
+    }
+
+    /// Checks every invariant of this worker that holds while no step of it runs; describes the
+    /// first one broken. Enters its connections in the books.
+    pub fn audit(&mut self, books: &mut Books) -> Result<(), String> {
         let mut tally = Tally::default();
         let live: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
         for slot in &live {
+            // Who has just closed keeps its state until the application is told.
+            let told = |it: &Notice| matches!(it, Notice::Closed { slot: of, .. } if of == slot);
             let stated = self.states.get_mut(*slot).is_some();
+            let stated = stated && !self.core.notices.iter().any(told);
             self.core.audit_connection(*slot, stated).map_err(|what| {
                 let hot = self.core.slots.get(*slot);
                 format!("slot {slot}: {what}\n  {hot:?}")
             })?;
-            self.core.tally(*slot, &mut tally);
+            self.core.tally(*slot, &mut tally, books);
         }
         self.core.audit_sums(&tally)?;
-        check(self.states.used() == tally.announced, "a state outlived its connection")?;
-        check(self.core.notices.is_empty(), "a notice was not delivered")
+        self.letters()?;
+        let told = self.core.notices.iter().filter(|it| matches!(it, Notice::Closed { .. }));
+        let states = tally.announced as usize + told.count();
+        check(self.states.used() as usize == states, "a state outlived its connection")
+    }
+
+    /// Checks what holds between two turns.
+    pub fn audit_turn(&self) -> Result<(), String> {
+        let core = &self.core;
+        check(core.notices.is_empty(), "a notice was not delivered")?;
+        self.audit_work()
+    }
+
+    fn audit_work(&self) -> Result<(), String> {
+        let core = &self.core;
+        check(self.done.is_empty() && self.letters.is_empty(), "the turn left something")?;
+        let polls = core.polls.is_empty() && core.releases.is_empty();
+        let detached = core.installs.is_empty() && core.shutdowns.is_empty();
+        check(polls && detached, "ring work was not handed over")
+    }
+
+    /// Checks that a worker that sleeps has nothing to do.
+    pub fn audit_sleep(&self) -> Result<(), String> {
+        let core = &self.core;
+        check(core.ready.is_empty() && core.eager.is_empty(), "sleeps over input")?;
+        // For whom the kernel has no room the poll is awaited.
+        let blocked = |slot: &u32| core.slots.get(*slot).is_some_and(|hot| hot.has(Flags::BLOCKED));
+        check(core.dirty.iter().all(blocked), "sleeps over something to send")?;
+        check(core.outgoing.is_empty(), "sleeps over a dial")?;
+        // Settled before the wait, as no ring does: whose queue was full was found too slow.
+        let slow = |it: &Notice| matches!(it, Notice::Closed { closed, .. } if closed.cause == Cause::Slow);
+        check(core.notices.iter().all(slow), "sleeps over a notice")?;
+        self.audit_work()
     }
 
     /// Whether nothing is held for anybody: how a worker has to be when it has finished.
     pub fn audit_end(&mut self) -> Result<(), String> {
-        self.audit()?;
+        self.audit(&mut Books::default())?;
+        self.audit_turn()?;
         let core = &self.core;
         check(core.slots.used() == 0, "connections are left")?;
+        check(self.states.used() == 0, "states are left")?;
         check(core.topics.is_empty() && core.topics.subscriptions() == 0, "topics are left")?;
         check(core.heads.is_empty() && core.dials.is_empty(), "handshakes are left")?;
         check(core.passing.is_empty(), "connections on their way out are left")?;
+        check(core.outgoing.is_empty(), "dials are left")?;
         check(core.wheel.armed() == 0, "timers are left")?;
-        check(core.addresses.all().is_empty(), "addresses are left")?;
+        let gauges = [core.open, core.streams, core.blocked, u64::from(core.surplus)];
+        check(gauges == [0; 4], "nobody is left, and some are counted")?;
         check(core.inbound_held == 0 && core.outbox_held == 0, "bytes are held for nobody")
     }
 
@@ -93,12 +210,10 @@ struct Tally {
     streams: u64,
     blocked: u64,
     surplus: u32,
-    counted: u32,
     settled: usize,
     partial: usize,
     subscriptions: usize,
     heads: usize,
-    addresses: HashMap<u64, u32>,
 }
 
 impl Core {
@@ -167,7 +282,7 @@ impl Core {
         check(blocked || hot.has(Flags::DIRTY), "something to send, and nobody does")
     }
 
-    fn tally(&mut self, slot: u32, tally: &mut Tally) {
+    fn tally(&mut self, slot: u32, tally: &mut Tally, books: &mut Books) {
         let peer = self.slots.cold(slot).map(|cold| cold.peer());
         let Some(hot) = self.slots.get(slot) else { return };
         tally.connections += 1;
@@ -182,12 +297,19 @@ impl Core {
         tally.heads += usize::from(self.heads.contains_key(&slot));
         tally.partial += self.heads.get(&slot).map_or(0, |head| head.held());
         tally.streams += u64::from(hot.phase == Phase::Open && hot.has(Flags::STREAM));
-        if hot.has(Flags::COUNTED) {
-            tally.counted += 1;
-            let limited = self.config.max_per_address > 0 && hot.has(Flags::KNOWN);
-            if let (Some(peer), true) = (peer, limited) {
-                *tally.addresses.entry(address_key(peer.ip())).or_default() += 1;
+        let key = peer.map(|peer| address_key(peer.ip()));
+        let key = key.filter(|_| self.config.max_per_address > 0 && hot.has(Flags::KNOWN));
+        let enter = |count: &mut u32, by: &mut HashMap<u64, u32>| {
+            *count += 1;
+            if let Some(key) = key {
+                *by.entry(key).or_default() += 1;
             }
+        };
+        if hot.has(Flags::COUNTED) {
+            enter(&mut books.counted, &mut books.addresses);
+        }
+        if hot.phase == Phase::Open && !hot.has(Flags::CLIENT) {
+            enter(&mut books.admitted, &mut books.admitted_by);
         }
     }
 
@@ -200,7 +322,6 @@ impl Core {
             ("streams", self.streams, tally.streams),
             ("blocked", self.blocked, tally.blocked),
             ("surplus", u64::from(self.surplus), u64::from(tally.surplus)),
-            ("total", u64::from(self.total.load(Ordering::Relaxed)), u64::from(tally.counted)),
             ("outbox bytes", self.outbox_held as u64, tally.settled as u64),
             ("inbound bytes", self.inbound_held as u64, tally.partial as u64),
             ("subscriptions", self.topics.subscriptions() as u64, tally.subscriptions as u64),
@@ -214,10 +335,8 @@ impl Core {
             (next, first) => next.is_none() && first.is_none(),
         };
         check(in_time, "would sleep beyond a deadline")?;
-        check(self.addresses.all() == tally.addresses, "the table of addresses is wrong")?;
-        let queued =
-            !(self.polls.is_empty() && self.releases.is_empty() && self.installs.is_empty());
-        check(!queued && self.shutdowns.is_empty(), "ring work was not handed over")
+        let lanes = self.surplus <= self.config.reserve + LANES_MAX;
+        check(lanes, "more than the reserve are here to be refused")
     }
 }
 

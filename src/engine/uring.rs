@@ -93,12 +93,6 @@ impl Uring {
         Ok(uring)
     }
 
-    /// Times the completion queue overflowed. The kernel keeps what did not fit, so nothing is
-    /// lost, but multishot polls end and are armed again.
-    pub fn overflows(&self) -> u64 {
-        self.overflows
-    }
-
     fn arm_wake(&mut self) {
         let entry = opcode::PollAdd::new(types::Fd(self.doorbell.as_raw_fd()), libc::POLLIN as u32)
             .multi(true)
@@ -330,6 +324,10 @@ impl Ring for Uring {
         self.done.shrink_to_fit();
         self.messages = Vec::new();
         self.dialled.shrink_to_fit();
+    }
+
+    fn overflows(&self) -> u64 {
+        self.overflows
     }
 
     fn recv(&mut self, arena: &mut [u8], batch: &mut [Recv]) -> io::Result<()> {

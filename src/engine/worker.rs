@@ -44,7 +44,7 @@ pub struct Worker<R: Ring, H: Handler> {
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     pub(super) done: VecDeque<Completion>,
-    letters: VecDeque<Command<H::Letter>>,
+    pub(super) letters: VecDeque<Command<H::Letter>>,
     fired: Vec<(u32, u32)>,
     pub(super) lists: writing::Lists,
 }
@@ -100,9 +100,27 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// One pass. An error is the ring's own failure and ends the core.
     pub fn turn(&mut self) -> io::Result<Turn> {
+        let waited = self.flush_and_wait();
+        self.wake();
+        waited?;
+        self.act()
+    }
+
+    /// The first half: sends what the turn before queued, and waits.
+    pub(super) fn flush_and_wait(&mut self) -> io::Result<()> {
         self.core.counted.turns += 1;
         let wait = self.choose_wait();
-        self.flush_and_wait(wait)?;
+        self.flush(wait)
+    }
+
+    /// Between the halves: the wait is over.
+    pub(super) fn wake(&mut self) {
+        self.post.mailbox.awake();
+        self.core.set_now(self.ring.now());
+    }
+
+    /// The second half: acts on what happened during the wait.
+    pub(super) fn act(&mut self) -> io::Result<Turn> {
         self.deliver_notices();
         self.take_completions();
         self.take_letters();
@@ -118,7 +136,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// What this core counts.
     pub fn stats(&self) -> super::Stats {
-        self.core.stats()
+        let mut stats = self.core.stats();
+        stats.counters.queue_overflows = self.ring.overflows();
+        stats
     }
 
     /// After a burst: what its turns needed is more than those to come will.
@@ -157,13 +177,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             end = end.min(now + self.core.limits.tick_ns);
         }
         if end <= now { Wait::No } else { Wait::Until(end) }
-    }
-
-    fn flush_and_wait(&mut self, wait: Wait) -> io::Result<()> {
-        let result = self.flush(wait);
-        self.post.mailbox.awake();
-        self.core.set_now(self.ring.now());
-        result
     }
 
     fn take_completions(&mut self) {
@@ -293,7 +306,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
                 Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
                 // A receiver that has gone away needs no answer.
-                Command::Stats(to) => drop(to.send((self.core.worker, self.core.stats()))),
+                Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
                 Command::Slow(to) => drop(to.send(self.core.slow_peers())),
                 Command::Drain(plan) => self.begin_drain(plan),
                 Command::Stop => self.cut_all(),

@@ -1,6 +1,9 @@
-//! The application under test: it echoes, publishes, closes, panics, keeps identifiers too long;
-//! and it checks what the engine promises an application. What it sees goes to a [`Journal`] that
+//! The application under test, one on each core: it echoes, publishes, closes, panics, keeps
+//! identifiers too long, and reaches connections and applications of all cores; and it checks what
+//! the engine promises an application. What it sees goes to a [`Journal`] that all cores share and
 //! the clients are checked against.
+//!
+//! What it sends is numbered: by sender and receiver, or by publisher and topic.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -15,11 +18,12 @@ use ringhold::engine::rng::Rng;
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handler, Message, Plain,
-    SendError, Via,
+    Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle, Handler,
+    Message, Plain, SendError, Via,
 };
 
 use super::coverage::Coverage;
+use super::plan::Plan;
 
 /// What the application knows of one connection, by its client's port.
 #[derive(Default)]
@@ -28,6 +32,8 @@ pub struct Record {
     /// Whom the engine took it for.
     pub client: Option<IpAddr>,
     pub cause: Option<Cause>,
+    /// The close code that goes with it.
+    pub code: Option<CloseCode>,
     /// Messages received, and echoes that were taken.
     pub received: u64,
     pub echoed: u64,
@@ -35,6 +41,7 @@ pub struct Record {
     pub topics: HashSet<String>,
 }
 
+/// What is known of all cores together.
 #[derive(Default)]
 pub struct Journal {
     /// Broken promises.
@@ -46,17 +53,82 @@ pub struct Journal {
     pub silenced: Vec<u16>,
     /// Outcomes told of each dial.
     pub dials: Vec<u32>,
+    /// Identifiers, of the living and the dead, with their clients' ports.
+    pub kept: Vec<(ConnId, u16)>,
+    opened: HashSet<ConnId>,
+    pub closed: HashSet<ConnId>,
+    /// Whom the application asked to close.
+    pub dismissed: HashSet<ConnId>,
+    /// Turns that each core has taken; `None`: it has ended.
+    pub turns: Vec<Option<u64>>,
+    /// Cores that were told to end.
+    pub leaving: Vec<bool>,
+    /// Sends and closes for another core whose mailbox was full.
+    pub busy: u64,
+    /// Numbers of what was sent last, by what they count.
+    numbers: HashMap<String, u64>,
+}
+
+impl Journal {
+    pub fn new(cores: usize) -> Self {
+        Self { turns: vec![Some(0); cores], leaving: vec![false; cores], ..Self::default() }
+    }
+
+    /// A message that says whose it is, with the next number of its kind.
+    pub fn numbered(&self, label: &str, len: usize) -> String {
+        let next = self.numbers.get(label).map_or(1, |last| last + 1);
+        format!("{label}.{next} {}", "x".repeat(len))
+    }
+
+    /// It was taken.
+    pub fn sent(&mut self, label: &str) {
+        *self.numbers.entry(label.to_owned()).or_default() += 1;
+    }
+
+    /// The next number of a letter from one core to another.
+    pub fn next_letter(&self, from: usize, to: usize) -> u64 {
+        self.numbers.get(&format!("L{from} {to}")).map_or(1, |last| last + 1)
+    }
+
+    /// The answer to something that was asked of the core of `id`.
+    pub fn check_remote(&mut self, id: ConnId, result: Result<(), SendError>) {
+        let ended = self.turns[id.worker()].is_none();
+        let holds = match result {
+            Ok(()) => !ended,
+            Err(SendError::Gone) => ended,
+            Err(error) => error == SendError::Busy,
+        };
+        self.seen.count(match result {
+            Ok(()) => "sent to another core",
+            Err(SendError::Gone) => "sent to a core that has ended",
+            _ => "mailbox full",
+        });
+        if !holds {
+            self.broken.push(format!("{id:?}: {result:?} from afar, ended: {ended}"));
+        }
+    }
+}
+
+/// From one core's application, or from outside, to another's; with a number of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Mail {
+    pub from: usize,
+    pub number: u64,
+    /// What receives it panics.
+    pub fatal: bool,
 }
 
 pub struct App {
-    pub journal: Rc<RefCell<Journal>>,
-    pub rng: Rng,
+    core: usize,
+    journal: Rc<RefCell<Journal>>,
+    handle: Handle<App>,
+    rng: Rng,
     /// Whether it misbehaves.
-    pub wild: bool,
-    /// Identifiers, of the living and the dead.
-    kept: Vec<(ConnId, u16)>,
-    closed: HashSet<ConnId>,
-    opened: HashSet<ConnId>,
+    wild: bool,
+    /// Whether it may stop its core.
+    quits: bool,
+    /// Letters received, by sender.
+    letters: HashMap<usize, u64>,
 }
 
 pub struct State {
@@ -66,9 +138,15 @@ pub struct State {
 }
 
 impl App {
-    pub fn new(journal: Rc<RefCell<Journal>>, rng: Rng, wild: bool) -> Self {
-        let (kept, closed, opened) = Default::default();
-        Self { journal, rng, wild, kept, closed, opened }
+    pub fn new(
+        core: usize,
+        journal: Rc<RefCell<Journal>>,
+        handle: Handle<App>,
+        rng: Rng,
+        plan: &Plan,
+    ) -> Self {
+        let letters = HashMap::new();
+        Self { core, journal, handle, rng, wild: !plan.calm, quits: plan.quits, letters }
     }
 
     fn check(&self, holds: bool, what: &str) {
@@ -83,45 +161,98 @@ impl App {
 
     /// What an application may do at any time.
     fn meddle(&mut self, cx: &mut Cx<'_>) {
-        if !self.wild || self.kept.is_empty() || !self.rng.one_in(4) {
+        let kept = self.journal.borrow().kept.len() as u32;
+        if kept == 0 || !self.rng.one_in(if self.wild { 4 } else { 12 }) {
             return;
         }
-        let (id, port) = self.kept[self.rng.below(self.kept.len() as u32) as usize];
-        let dead = self.closed.contains(&id);
-        let result = match self.rng.below(12) {
-            0 => cx.close(id, CloseCode(3000 + self.rng.below(999) as u16), "enough"),
-            1..4 => {
-                let topic = TOPICS[self.rng.below(3) as usize];
-                let payload = format!("T{topic} {}", "x".repeat(self.size()));
-                let frame = self.frame(&payload).keyed(u64::from(self.rng.below(3)));
-                return cx.publish(topic, &frame);
-            }
-            4 => {
+        let (id, port) = self.journal.borrow().kept[self.rng.below(kept) as usize];
+        let lot = if self.wild { self.rng.below(14) } else { 2 + self.rng.below(12) };
+        match lot {
+            0 => self.dismiss(cx, id),
+            1 => {
+                let dead = self.journal.borrow().closed.contains(&id);
                 let heard = cx.heard(id, 10);
                 self.check(!(dead && heard), "somebody gone was heard");
-                return;
+                self.check(!heard || id.worker() == self.core, "heard from afar");
             }
-            5 | 6 => {
-                // What is not a stream gets the message alone.
-                let frame = Frame::chunk(format!("D{port} {}", "p".repeat(self.size())).as_bytes());
-                cx.send_prefixed_to(id, format!("P{port} ").as_bytes(), &frame)
+            2..5 => {
+                let topic = TOPICS[self.rng.below(3) as usize];
+                let label = format!("T{topic} {}", self.core);
+                let frame = self.frame(&label, 3);
+                cx.publish(topic, &frame);
+                self.journal.borrow_mut().sent(&label);
             }
-            _ => {
-                let payload = format!("D{port} {}", "y".repeat(self.size()));
-                cx.send_to(id, &self.frame(&payload).keyed(u64::from(self.rng.below(3))))
-            }
+            5 => self.write_letter(),
+            lot => self.send(cx, id, port, lot),
+        }
+    }
+
+    /// Closes somebody, of whichever core.
+    fn dismiss(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+        self.journal.borrow_mut().dismissed.insert(id);
+        let result = cx.close(id, CloseCode(3000 + self.rng.below(999) as u16), "enough");
+        self.check_result(id, result);
+    }
+
+    /// Sends a message to somebody, of whichever core.
+    fn send(&mut self, cx: &mut Cx<'_>, id: ConnId, port: u16, lot: u32) {
+        let label = format!("D{port} {}", self.core);
+        let frame = self.frame(&label, 3);
+        let result = match lot {
+            // What is not a stream of this core gets the message alone.
+            6 | 7 => cx.send_prefixed_to(id, format!("P{port} ").as_bytes(), &frame),
+            8 => cx.send_message_to(id, frame.kind(), frame.payload()),
+            _ => cx.send_to(id, &frame),
         };
-        self.check(!dead || result == Err(SendError::Gone), "a stale identifier reached somebody");
+        self.check_result(id, result);
+        if result.is_ok() {
+            self.journal.borrow_mut().sent(&label);
+        }
+    }
+
+    fn check_result(&mut self, id: ConnId, result: Result<(), SendError>) {
+        let mut journal = self.journal.borrow_mut();
+        let dead = journal.closed.contains(&id);
         if dead {
-            self.count("stale identifier used");
+            journal.seen.count("stale identifier used");
+        }
+        if id.worker() != self.core {
+            journal.busy += u64::from(result == Err(SendError::Busy));
+            return journal.check_remote(id, result);
+        }
+        drop(journal);
+        self.check(!dead || result == Err(SendError::Gone), "a stale identifier reached somebody");
+        self.check(result != Err(SendError::Busy), "busy with itself");
+    }
+
+    fn write_letter(&mut self) {
+        let to = self.rng.below(self.handle.workers() as u32) as usize;
+        let mut journal = self.journal.borrow_mut();
+        let number = journal.next_letter(self.core, to);
+        let fatal = self.wild && self.rng.one_in(7);
+        if self.handle.post(to, Mail { from: self.core, number, fatal }).is_ok() {
+            journal.sent(&format!("L{} {to}", self.core));
         }
     }
 
     /// Made for streams or for others: both get it.
-    fn frame(&mut self, payload: &str) -> Frame {
-        match self.rng.one_in(2) {
+    fn frame(&mut self, label: &str, keys: u32) -> Frame {
+        let len = self.size();
+        let payload = self.journal.borrow().numbered(label, len);
+        let frame = match self.rng.one_in(2) {
             true => Frame::chunk(payload.as_bytes()),
-            false => Frame::text(payload),
+            false => Frame::text(&payload),
+        };
+        frame.keyed(u64::from(self.rng.below(keys)))
+    }
+
+    /// Sends to the connection at hand.
+    fn tell(&mut self, conn: &mut Conn<'_>, port: u16) {
+        let label = format!("D{port} {}", self.core);
+        let len = self.size();
+        let payload = self.journal.borrow().numbered(&label, len);
+        if conn.text(&payload).is_ok() {
+            self.journal.borrow_mut().sent(&label);
         }
     }
 
@@ -136,8 +267,9 @@ impl App {
     fn enter(&self, conn: &mut Conn<'_>, state: &State) {
         let id = conn.id();
         self.check(state.id == Some(id), "the state is another connection's");
-        self.check(self.opened.contains(&id), "an event before open");
-        self.check(!self.closed.contains(&id), "an event after close");
+        self.check(id.worker() == self.core, "another core's");
+        self.check(self.journal.borrow().opened.contains(&id), "an event before open");
+        self.check(!self.journal.borrow().closed.contains(&id), "an event after close");
         self.check(conn.is_open(), "an event of a connection that is not open");
         let port = conn.peer_addr().map(|peer| peer.port());
         self.check(state.path == "/dialled" || port == Some(state.port), "another's port");
@@ -160,7 +292,7 @@ impl App {
 
 impl Handler for App {
     type State = State;
-    type Letter = u64;
+    type Letter = Mail;
 
     fn request(
         &mut self,
@@ -176,7 +308,7 @@ impl Handler for App {
         }
         let path = request.path().to_owned();
         let state = State { id: None, port: peer.port(), path };
-        let dialect = if self.rng.one_in(4) { 2 } else { 0 };
+        let dialect = [0, 0, 2, 7][self.rng.below(4) as usize];
         Answer::Accept { state, protocol: None, headers: Vec::new(), dialect }
     }
 
@@ -222,11 +354,11 @@ impl Handler for App {
 
     fn open(&mut self, conn: &mut Conn<'_>, state: &mut State) {
         state.id = Some(conn.id());
-        let first = self.opened.insert(conn.id());
+        let first = self.journal.borrow_mut().opened.insert(conn.id());
         self.check(first, "opened twice");
-        self.kept.push((conn.id(), state.port));
         {
             let mut journal = self.journal.borrow_mut();
+            journal.kept.push((conn.id(), state.port));
             let record = journal.records.entry(state.port).or_default();
             record.opened = true;
             record.client = conn.peer_addr().map(|peer| peer.ip());
@@ -235,8 +367,7 @@ impl Handler for App {
         match state.path.as_str() {
             "/greet" => {
                 for _ in 0..=self.rng.below(3) {
-                    let payload = format!("D{} {}", state.port, "z".repeat(self.size()));
-                    let _ = conn.text(&payload);
+                    self.tell(conn, state.port);
                 }
                 let _ = conn.ping(b"hello");
             }
@@ -258,12 +389,14 @@ impl Handler for App {
             "/stream" => {
                 let _ = conn.subscribe(TOPICS[self.rng.below(3) as usize]);
                 for _ in 0..self.rng.below(4) {
-                    let payload = format!("D{} {}", state.port, "z".repeat(self.size()));
-                    let _ = conn.text(&payload);
+                    self.tell(conn, state.port);
                     let _ = conn.text("");
                 }
             }
-            "/shut" => drop(conn.close(CloseCode(4001), "not you")),
+            "/shut" => {
+                self.journal.borrow_mut().dismissed.insert(conn.id());
+                let _ = conn.close(CloseCode(4001), "not you");
+            }
             "/panic-open" if self.wild => resume_unwind(Box::new("in open")),
             _ => {}
         }
@@ -276,6 +409,7 @@ impl Handler for App {
         let lot = if self.wild { self.rng.below(40) } else { u32::MAX };
         match (state.path.as_str(), lot) {
             ("/close", 0..8) => {
+                self.journal.borrow_mut().dismissed.insert(conn.id());
                 let _ = conn.close(CloseCode(4000), "bye");
                 self.check(conn.text("D late") == Err(SendError::Gone), "sent behind the close");
                 self.check(!conn.subscribe("a"), "subscribed while closing");
@@ -288,8 +422,11 @@ impl Handler for App {
                 if self.rng.one_in(8) {
                     conn.unsubscribe(topic);
                 }
-                let payload = format!("T{topic} {} {}", state.port, "x".repeat(self.size()));
+                let label = format!("T{topic} {}", state.port);
+                let len = self.size();
+                let payload = self.journal.borrow().numbered(&label, len);
                 conn.publish_others(topic, &Frame::text(&payload).keyed(u64::from(key)));
+                self.journal.borrow_mut().sent(&label);
             }
             ("/ping", _) => drop(conn.ping(&lot.to_be_bytes())),
             _ => {}
@@ -311,16 +448,25 @@ impl Handler for App {
     }
 
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, state: State, closed: &Closed) {
-        self.check(self.opened.contains(&id), "closed without open");
+        self.check(self.journal.borrow().opened.contains(&id), "closed without open");
         self.check(state.id == Some(id), "closed with another's state");
-        let first = self.closed.insert(id);
+        let first = self.journal.borrow_mut().closed.insert(id);
         self.check(first, "closed twice");
         let late = cx.send_to(id, &Frame::text("D late"));
         self.check(late == Err(SendError::Gone), "sent to the closed");
         {
             let mut journal = self.journal.borrow_mut();
             *journal.causes.entry(closed.cause).or_default() += 1;
-            journal.records.entry(state.port).or_default().cause = Some(closed.cause);
+            let record = journal.records.entry(state.port).or_default();
+            (record.cause, record.code) = (Some(closed.cause), Some(closed.code));
+            let meant = match closed.cause {
+                Cause::Application => journal.dismissed.contains(&id),
+                Cause::Drain => journal.leaving[self.core],
+                _ => true,
+            };
+            if !meant {
+                journal.broken.push(format!("{id:?} was closed by nobody: {closed:?}"));
+            }
             let stream = state.path == "/stream";
             match closed.cause {
                 Cause::Slow if stream => journal.seen.count("stream closed: Slow"),
@@ -339,9 +485,11 @@ impl Handler for App {
         }
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, letter: u64) {
+    fn letter(&mut self, cx: &mut Cx<'_>, letter: Mail) {
         self.count("letter");
-        if self.wild && letter.is_multiple_of(7) {
+        let last = self.letters.insert(letter.from, letter.number).unwrap_or(0);
+        self.check(letter.number == last + 1, "a letter is missing, or came twice");
+        if letter.fatal {
             resume_unwind(Box::new("in letter"));
         }
         self.meddle(cx);
@@ -359,9 +507,19 @@ impl Handler for App {
         (!self.rng.one_in(6)).then_some(state)
     }
 
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, _: &str) {
+    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, error: &str) {
         self.journal.borrow_mut().dials[tag as usize] += 1;
-        self.count("dial failed");
+        self.count(match error {
+            _ if error.contains("refused") => "dial failed: refused",
+            _ if error.contains("no TCP connection") => "dial failed: no connection",
+            _ if error.contains("no answer") => "dial failed: no answer",
+            _ if error.contains("before it answered") => "dial failed: closed",
+            _ if error.contains("goes away") => "dial failed: drain",
+            _ if error.contains("connection broke") => "dial failed: broken",
+            _ if error.contains("answer") => "dial failed: wrong answer",
+            _ if error.contains("os error") => "dial failed: no socket",
+            _ => "dial failed: otherwise",
+        });
         self.meddle(cx);
     }
 
@@ -374,8 +532,13 @@ impl Handler for App {
             let target = DialTarget { peer, host, target, headers: Vec::new() };
             cx.dial(&Arc::new(target), None, begun as u64);
         }
-        if self.wild && self.rng.one_in(16) {
+        if self.rng.one_in(16) {
             self.meddle(cx);
+        }
+        if self.quits && self.rng.one_in(3000) {
+            self.count("core stopped by its application");
+            self.journal.borrow_mut().leaving[self.core] = true;
+            cx.stop();
         }
         self.rng.one_in(50).then(|| Duration::from_micros(u64::from(self.rng.below(5000))))
     }

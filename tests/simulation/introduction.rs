@@ -26,6 +26,8 @@ pub fn proxies(rng: &mut Rng, calm: bool) -> Proxies {
 pub struct Introduction {
     pub header: Vec<u8>,
     pub lines: Vec<(String, String)>,
+    /// The page that connects, if one does.
+    pub origin: Option<&'static str>,
     /// `None`: the connection may not open.
     pub client: Option<IpAddr>,
 }
@@ -82,6 +84,20 @@ pub fn draw(rng: &mut Rng, calm: bool, proxies: &Proxies, from: SocketAddr) -> I
     }
     introduction
 }
+
+/// Draws the page that a client says to be.
+pub fn origin(rng: &mut Rng) -> Option<&'static str> {
+    let origins = [None, None, Some(GOOD), Some("HTTPS://Good.Example"), Some("null"), Some(EVIL)];
+    origins[rng.below(6) as usize]
+}
+
+/// Whether a server that admits only [`GOOD`] lets it in.
+pub fn is_admitted(origin: Option<&str>) -> bool {
+    origin.is_none_or(|origin| origin.eq_ignore_ascii_case(GOOD))
+}
+
+pub const GOOD: &str = "https://good.example";
+const EVIL: &str = "https://good.example.evil.test";
 
 fn is_proxy(ip: IpAddr) -> bool {
     match ip {

@@ -1,5 +1,5 @@
-//! A kernel that exists in memory: a listener, a table of direct descriptors, sockets, polls, a
-//! clock.
+//! A kernel that exists in memory: sockets, polls and a clock, and for each core a listener, a table
+//! of direct descriptors and a completion queue.
 //!
 //! It gives every completion io_uring may give, late and in any order that io_uring may give it,
 //! and fails whatever may fail, as the seed says. It panics where the engine misuses it: a poll
@@ -7,7 +7,10 @@
 //!
 //! What is modelled of Linux: a poll announces edges, and the level when it is armed; a receive
 //! says that more is queued whenever it is; a slot is free for the next accept before its close
-//! has reported; a close with unread input resets the peer.
+//! has reported; a close with unread input resets the peer; listeners share a port, and each client
+//! meets one of them. A completion that finds its queue full is kept and comes in its turn, but the
+//! report of a multishot poll ends that poll (`io_req_post_cqe` fails and the request completes
+//! with the report, io_uring/poll.c).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -64,24 +67,24 @@ impl Socket {
     }
 }
 
-/// What happens at some time.
+/// What happens at some time; on a core, where one is named.
 pub enum Event {
     /// A client acts.
     Peer(usize),
     /// A dialled server acts.
     Remote(usize),
-    /// A connect ends.
-    Connect(Token),
     /// Another thread does something.
     Outside,
+    /// A connect ends.
+    Connect(usize, Token),
     /// A completion arrives.
-    Done(Completion),
+    Done(usize, Completion),
     /// A close takes effect.
-    Close(Token),
+    Close(usize, Token),
     /// A shutdown takes effect.
-    Shutdown(Token, usize),
+    Shutdown(usize, Token, usize),
     /// An install takes effect.
-    Install(Token),
+    Install(usize, Token),
 }
 
 /// A submitted operation.
@@ -95,42 +98,72 @@ pub enum Submission {
     Install(Token),
 }
 
-pub struct Kernel {
-    pub now: u64,
-    pub rng: Rng,
-    pub chaos: Chaos,
-    pub wires: Vec<Wire>,
+/// What the kernel keeps for one core.
+pub struct Side {
     pub bell: Arc<AtomicBool>,
-    pub seen: Coverage,
-    pub log: Option<VecDeque<String>>,
     pub sockets: Vec<Option<Socket>>,
     pub lanes: Vec<bool>,
     pub backlog: VecDeque<usize>,
     pub listening: bool,
     pub ignoring: bool,
-    events: BTreeMap<(u64, u64), Event>,
-    sequence: u64,
     pub dialled: u32,
+    /// Completions that the core has not taken, those beyond the queue's size included.
+    pub queue: VecDeque<Completion>,
+    pub overflows: u64,
+    /// Until when the core waits, if it does.
+    pub asleep: Option<u64>,
 }
 
-impl Kernel {
-    pub fn new(rng: Rng, chaos: Chaos, table: u32, lanes: u32) -> Self {
+impl Side {
+    fn new(table: u32, lanes: u32) -> Self {
         Self {
-            now: 1_000_000,
-            rng,
-            chaos,
-            wires: Vec::new(),
             bell: Arc::default(),
-            seen: Coverage::default(),
-            log: None,
             sockets: (0..table).map(|_| None).collect(),
             lanes: vec![false; lanes as usize],
             backlog: VecDeque::new(),
             listening: true,
             ignoring: false,
+            dialled: 0,
+            queue: VecDeque::new(),
+            overflows: 0,
+            asleep: None,
+        }
+    }
+
+    /// Whether something ends the core's wait.
+    pub fn is_stirred(&self) -> bool {
+        !self.queue.is_empty() || self.bell.load(Ordering::SeqCst)
+    }
+
+    fn socket_at(&mut self, slot: u32) -> Option<&mut Socket> {
+        self.sockets[slot as usize].as_mut()
+    }
+}
+
+pub struct Kernel {
+    pub now: u64,
+    pub rng: Rng,
+    pub chaos: Chaos,
+    pub wires: Vec<Wire>,
+    pub seen: Coverage,
+    pub log: Option<VecDeque<String>>,
+    pub cores: Vec<Side>,
+    events: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+}
+
+impl Kernel {
+    pub fn new(rng: Rng, chaos: Chaos, cores: usize, table: u32, lanes: u32) -> Self {
+        Self {
+            now: 1_000_000,
+            rng,
+            chaos,
+            wires: Vec::new(),
+            seen: Coverage::default(),
+            log: None,
+            cores: (0..cores).map(|_| Side::new(table, lanes)).collect(),
             events: BTreeMap::new(),
             sequence: 0,
-            dialled: 0,
         }
     }
 
@@ -168,19 +201,33 @@ impl Kernel {
         Some(first.remove())
     }
 
-    /// A completion that was waiting reaches the queue.
-    pub fn deliver(&mut self, mut completion: Completion, done: &mut VecDeque<Completion>) {
-        if let Completion::Polled { token, result: Ok(ready), .. } = &mut completion
-            && let Some(socket) = self.sockets[token.slot() as usize].as_mut()
+    /// A completion reaches its core's queue.
+    pub fn deliver(&mut self, core: usize, mut completion: Completion) {
+        let side = &mut self.cores[core];
+        let full = side.queue.len() >= self.chaos.queue;
+        if full {
+            // Counted as the engine can: once for all that are beyond when it looks.
+            side.overflows += u64::from(side.queue.len() == self.chaos.queue);
+            self.seen.count("completion queue overflow");
+        }
+        if let Completion::Polled { token, result: Ok(ready), more } = &mut completion
+            && let Some(socket) = side.sockets[token.slot() as usize].as_mut()
             && socket.poll == Some(*token)
         {
             socket.announced = false;
             // One report stands for all that happened before it, an error included.
             let broken = self.wires[socket.wire].error.is_some();
             (ready.writable, ready.broken) = (broken, broken);
+            if full && *more {
+                (*more, socket.poll) = (false, None);
+                self.seen.count("poll ended by overflow");
+                let token = *token;
+                let same = |it: &Event| matches!(it, Event::Done(of, Completion::Polled { token: other, .. }) if *of == core && *other == token);
+                self.events.retain(|_, event| !same(event));
+            }
         }
-        self.note(|| format!("done {completion:?}"));
-        done.push_back(completion);
+        self.note(|| format!("done {core} {completion:?}"));
+        self.cores[core].queue.push_back(completion);
     }
 
     /// When what happens now is reported.
@@ -193,13 +240,14 @@ impl Kernel {
         self.now + u64::from(self.rng.below(most)) * 1000
     }
 
-    pub fn complete(&mut self, due: u64, completion: Completion) {
-        self.at(due, Event::Done(completion));
+    pub fn complete(&mut self, core: usize, due: u64, completion: Completion) {
+        self.at(due, Event::Done(core, completion));
     }
 
     /// The socket a token speaks of, which must be open and the token's tenant's.
-    fn socket(&mut self, token: Token) -> &mut Socket {
-        let socket = self.sockets.get_mut(token.slot() as usize).and_then(Option::as_mut);
+    fn socket(&mut self, core: usize, token: Token) -> &mut Socket {
+        let sockets = &mut self.cores[core].sockets;
+        let socket = sockets.get_mut(token.slot() as usize).and_then(Option::as_mut);
         let socket = socket.unwrap_or_else(|| panic!("{token:?}: the descriptor is not open"));
         assert!(!socket.closing, "{token:?}: the descriptor is being closed");
         let generation = *socket.generation.get_or_insert(token.generation());
@@ -207,57 +255,58 @@ impl Kernel {
         socket
     }
 
-    pub fn submit(&mut self, submission: Submission) {
+    pub fn submit(&mut self, core: usize, submission: Submission) {
         match submission {
             Submission::Accept(lane) => {
-                assert!(self.listening, "accept without a listener");
-                let armed = std::mem::replace(&mut self.lanes[lane as usize], true);
+                assert!(self.cores[core].listening, "accept without a listener");
+                let armed = std::mem::replace(&mut self.cores[core].lanes[lane as usize], true);
                 assert!(!armed, "lane {lane} was armed");
-                self.accept_waiting();
+                self.accept_waiting(core);
             }
-            Submission::CancelAccept(lane) => self.cancel_accept(lane),
-            Submission::Poll(token, multishot) => self.arm(token, multishot),
-            Submission::Connect(token) => self.dial(token),
+            Submission::CancelAccept(lane) => self.cancel_accept(core, lane),
+            Submission::Poll(token, multishot) => self.arm(core, token, multishot),
+            Submission::Connect(token) => self.dial(core, token),
             Submission::Shutdown(token) => {
-                let socket = self.socket(token);
+                let socket = self.socket(core, token);
                 socket.shutting = true;
                 let wire = socket.wire;
                 let due = self.later();
-                self.at(due, Event::Shutdown(token, wire));
+                self.at(due, Event::Shutdown(core, token, wire));
             }
             Submission::Install(token) => {
-                self.socket(token).installing = true;
+                self.socket(core, token).installing = true;
                 let due = self.later();
-                self.at(due, Event::Install(token));
+                self.at(due, Event::Install(core, token));
             }
-            Submission::Close(token, polls) => self.close(token, &polls),
+            Submission::Close(token, polls) => self.close(core, token, &polls),
         }
     }
 
     /// Makes a socket of an outgoing connection in the lowest free slot.
-    pub fn make_socket(&mut self, peer: SocketAddr) -> io::Result<u32> {
-        let free = self.sockets.iter().position(Option::is_none);
+    pub fn make_socket(&mut self, core: usize, peer: SocketAddr) -> io::Result<u32> {
+        let free = self.cores[core].sockets.iter().position(Option::is_none);
         let Some(slot) = free.filter(|_| !self.strikes("socket error")) else {
             return Err(io::Error::from_raw_os_error(libc::ENFILE));
         };
-        self.dialled += 1;
-        self.wires.push(Wire::new(peer, self.chaos.room));
-        self.sockets[slot] = Some(Socket::new(self.wires.len() - 1));
+        let wire = Wire { core: Some(core), ..Wire::new(peer, self.chaos.room) };
+        self.wires.push(wire);
+        self.cores[core].dialled += 1;
+        self.cores[core].sockets[slot] = Some(Socket::new(self.wires.len() - 1));
         Ok(slot as u32)
     }
 
-    fn dial(&mut self, token: Token) {
-        let before = self.socket(token).connect.replace(token);
+    fn dial(&mut self, core: usize, token: Token) {
+        let before = self.socket(core, token).connect.replace(token);
         assert!(before.is_none(), "{token:?}: connects twice");
         // Some hosts never answer.
         if !self.rng.one_in(8) {
             let due = self.later();
-            self.at(due, Event::Connect(token));
+            self.at(due, Event::Connect(core, token));
         }
     }
 
-    pub fn finish_connect(&mut self, token: Token) {
-        let Some(socket) = self.sockets[token.slot() as usize].as_mut() else { return };
+    pub fn finish_connect(&mut self, core: usize, token: Token) {
+        let Some(socket) = self.cores[core].socket_at(token.slot()) else { return };
         if socket.connect != Some(token) {
             return;
         }
@@ -274,76 +323,75 @@ impl Kernel {
             self.at(self.now, Event::Remote(wire));
         }
         let due = self.later();
-        self.complete(due, Completion::Connected { token, result });
+        self.complete(core, due, Completion::Connected { token, result });
     }
 
-    fn arm(&mut self, token: Token, multishot: bool) {
+    fn arm(&mut self, core: usize, token: Token, multishot: bool) {
         let input = token.op() == Some(Op::Poll);
         assert!(input || token.op() == Some(Op::PollOut), "{token:?} is no poll");
         assert!(input || !multishot, "{token:?} is for one event");
-        let socket = self.socket(token);
+        let socket = self.socket(core, token);
         let place = if input { &mut socket.poll } else { &mut socket.poll_out };
         let before = place.replace(token);
         assert!(before.is_none(), "{token:?}: armed twice");
         if input {
             (socket.announced, socket.multishot) = (false, multishot);
         }
-        self.announce(token.slot());
+        self.announce(core, token.slot());
     }
 
     /// Reports what is ready to the polls of a socket.
-    pub fn announce(&mut self, slot: u32) {
-        let Some(socket) = &self.sockets[slot as usize] else { return };
+    pub fn announce(&mut self, core: usize, slot: u32) {
+        let Some(socket) = &self.cores[core].sockets[slot as usize] else { return };
         let wire = &self.wires[socket.wire];
         let broken = wire.error.is_some();
         let (readable, writable) = (wire.is_readable(), wire.is_writable());
         let (poll, poll_out) = (socket.poll, socket.poll_out);
         if let (Some(token), true, false) = (poll, readable, socket.announced) {
-            self.report(token, Ok(Readiness { readable: true, writable: broken, broken }));
+            self.report(core, token, Ok(Readiness { readable: true, writable: broken, broken }));
         }
         if let (Some(token), true) = (poll_out, writable) {
             let due = self.later();
-            if let Some(socket) = &mut self.sockets[slot as usize] {
+            if let Some(socket) = self.cores[core].socket_at(slot) {
                 socket.poll_out = None;
             }
             let result = Ok(Readiness { readable: broken, writable: true, broken });
-            self.complete(due, Completion::Polled { token, result, more: false });
+            self.complete(core, due, Completion::Polled { token, result, more: false });
         }
     }
 
     /// Reports on a poll for input, which ends by that: always one for one event, at the kernel's
     /// will a multishot.
-    fn report(&mut self, token: Token, result: io::Result<Readiness>) {
-        let slot = token.slot() as usize;
-        let goes_on = self.sockets[slot].as_ref().is_some_and(|socket| socket.multishot);
+    fn report(&mut self, core: usize, token: Token, result: io::Result<Readiness>) {
+        let goes_on = self.cores[core].socket_at(token.slot()).is_some_and(|it| it.multishot);
         let ends = result.is_err() || !goes_on || self.strikes("poll ended");
         let due = self.later();
-        let Some(socket) = &mut self.sockets[slot] else { return };
+        let Some(socket) = self.cores[core].socket_at(token.slot()) else { return };
         let due = due.max(socket.after_ns);
         (socket.after_ns, socket.announced) = (due, true);
         if ends {
             socket.poll = None;
         }
-        self.complete(due, Completion::Polled { token, result, more: !ends });
+        self.complete(core, due, Completion::Polled { token, result, more: !ends });
     }
 
     /// Something changed on a connection.
     pub fn stir(&mut self, wire: usize) {
+        let Some(core) = self.wires[wire].core else { return };
         let mine = |socket: &Option<Socket>| socket.as_ref().is_some_and(|s| s.wire == wire);
-        let Some(slot) = self.sockets.iter().position(mine) else { return };
-        self.announce(slot as u32);
-        let Some(token) = self.sockets[slot].as_ref().and_then(|socket| socket.poll) else {
-            return;
-        };
+        let Some(slot) = self.cores[core].sockets.iter().position(mine) else { return };
+        self.announce(core, slot as u32);
+        let poll = self.cores[core].socket_at(slot as u32).and_then(|socket| socket.poll);
+        let Some(token) = poll else { return };
         if self.strikes("poll spurious") {
-            self.report(token, Ok(Readiness { readable: true, ..Readiness::default() }));
+            self.report(core, token, Ok(Readiness { readable: true, ..Readiness::default() }));
         } else if self.strikes("poll failed") {
-            self.report(token, Err(io::Error::from_raw_os_error(libc::ENOMEM)));
+            self.report(core, token, Err(io::Error::from_raw_os_error(libc::ENOMEM)));
         }
     }
 
-    fn close(&mut self, token: Token, polls: &[Token]) {
-        let socket = self.socket(token);
+    fn close(&mut self, core: usize, token: Token, polls: &[Token]) {
+        let socket = self.socket(core, token);
         assert!(!socket.shutting, "{token:?}: the shutdown would meet the next tenant");
         assert!(!socket.installing, "{token:?}: the install would meet the next tenant");
         socket.closing = true;
@@ -353,22 +401,22 @@ impl Kernel {
             assert!(polls.contains(&connect), "{token:?}: {connect:?} is left in flight");
             let due = self.later();
             let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-            self.complete(due, Completion::Connected { token: connect, result });
+            self.complete(core, due, Completion::Connected { token: connect, result });
         }
         for poll in armed.into_iter().flatten() {
             assert!(polls.contains(&poll), "{token:?}: {poll:?} is left armed");
             let due = self.later().max(after);
             let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-            self.complete(due, Completion::Polled { token: poll, result, more: false });
+            self.complete(core, due, Completion::Polled { token: poll, result, more: false });
         }
         match self.later() {
-            due if due > self.now => self.at(due, Event::Close(token)),
-            _ => self.finish_close(token),
+            due if due > self.now => self.at(due, Event::Close(core, token)),
+            _ => self.finish_close(core, token),
         }
     }
 
-    pub fn finish_close(&mut self, token: Token) {
-        let socket = self.sockets[token.slot() as usize].take().expect("closed once");
+    pub fn finish_close(&mut self, core: usize, token: Token) {
+        let socket = self.cores[core].sockets[token.slot() as usize].take().expect("closed once");
         let wire = &mut self.wires[socket.wire];
         wire.gone = true;
         wire.torn = !wire.inbox.is_empty() && !wire.deaf;
@@ -379,21 +427,21 @@ impl Kernel {
         if due > self.now {
             self.seen.count("slot free before Closed");
         }
-        self.complete(due, Completion::Closed { token });
-        self.accept_waiting();
+        self.complete(core, due, Completion::Closed { token });
+        self.accept_waiting(core);
     }
 
-    pub fn finish_shutdown(&mut self, token: Token, wire: usize) {
+    pub fn finish_shutdown(&mut self, core: usize, token: Token, wire: usize) {
         self.wires[wire].shut = true;
-        if let Some(socket) = &mut self.sockets[token.slot() as usize] {
+        if let Some(socket) = self.cores[core].socket_at(token.slot()) {
             socket.shutting = false;
         }
         let due = self.later();
-        self.complete(due, Completion::ShutDown { token });
+        self.complete(core, due, Completion::ShutDown { token });
     }
 
-    pub fn finish_install(&mut self, token: Token) {
-        if let Some(socket) = &mut self.sockets[token.slot() as usize] {
+    pub fn finish_install(&mut self, core: usize, token: Token) {
+        if let Some(socket) = self.cores[core].socket_at(token.slot()) {
             socket.installing = false;
         }
         let result = if self.strikes("install failed") {
@@ -403,40 +451,55 @@ impl Kernel {
             File::open("/dev/null").map(OwnedFd::from)
         };
         let due = self.later();
-        self.complete(due, Completion::Installed { token, result });
+        self.complete(core, due, Completion::Installed { token, result });
     }
 
-    /// Slots with input that no poll is going to announce, with their connections.
-    pub fn unannounced(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
-        self.sockets.iter().enumerate().filter_map(|(slot, socket)| {
+    /// A core's slots with input that no poll is going to announce, with their connections.
+    pub fn unannounced(&self, core: usize) -> impl Iterator<Item = (u32, usize)> + '_ {
+        let side = &self.cores[core];
+        let waits = move |poll: Token| {
+            let mut queue = side.queue.iter();
+            queue.any(|it| matches!(it, Completion::Polled { token, .. } if *token == poll))
+        };
+        side.sockets.iter().enumerate().filter_map(move |(slot, socket)| {
             let socket = socket.as_ref()?;
-            let silent = socket.poll.is_some() && !socket.announced && !socket.closing;
+            let unheard = |poll| !socket.announced && !socket.closing && !waits(poll);
+            let silent = socket.poll.is_some_and(unheard);
             let readable = self.wires[socket.wire].is_readable();
             (silent && readable).then_some((slot as u32, socket.wire))
         })
     }
 
-    /// What is still open or armed.
-    pub fn outstanding(&self) -> Option<String> {
-        if let Some(slot) = self.sockets.iter().position(Option::is_some) {
+    /// What of a core's is still open or armed.
+    pub fn outstanding(&self, core: usize) -> Option<String> {
+        let side = &self.cores[core];
+        if let Some(slot) = side.sockets.iter().position(Option::is_some) {
             return Some(format!("descriptor {slot} is still open"));
         }
-        if self.listening || self.lanes.contains(&true) {
+        if side.listening || side.lanes.contains(&true) {
             return Some("the listener is still open".to_owned());
         }
         None
     }
 
     /// The connection behind a slot, which must be open.
-    pub fn wire_of(&self, slot: u32) -> usize {
-        let socket = self.sockets.get(slot as usize).and_then(Option::as_ref);
+    pub fn wire_of(&self, core: usize, slot: u32) -> usize {
+        let socket = self.cores[core].sockets.get(slot as usize).and_then(Option::as_ref);
         let socket = socket.unwrap_or_else(|| panic!("slot {slot}: the descriptor is not open"));
         assert!(!socket.closing, "slot {slot}: used while being closed");
         socket.wire
     }
 
-    pub fn rung(&self) -> bool {
-        self.bell.swap(false, Ordering::SeqCst)
+    /// All that has completed for a core, the ring of its bell included.
+    pub fn take(&mut self, core: usize) -> VecDeque<Completion> {
+        let side = &mut self.cores[core];
+        side.asleep = None;
+        let mut taken = std::mem::take(&mut side.queue);
+        if side.bell.swap(false, Ordering::SeqCst) {
+            self.seen.count("woken");
+            taken.push_back(Completion::Woken);
+        }
+        taken
     }
 }
 

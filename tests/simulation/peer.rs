@@ -3,12 +3,14 @@
 
 use std::collections::VecDeque;
 
+use ringhold::Policy;
 use ringhold::protocol::frame::Opcode;
 use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, response};
 
-use super::bytes::{content, put, refused};
+use super::bytes::{Numbers, Order, content, put, refused};
 use super::introduction::Introduction;
 use super::kernel::Kernel;
+use super::plan::Plan;
 use super::script::{Character, Script, Step};
 use super::streamer::Streamer;
 
@@ -38,6 +40,7 @@ pub struct Peer {
     head: Vec<u8>,
     partial: Option<Box<Partial>>,
     stream: Streamer,
+    numbers: Numbers,
     /// Messages sent that have not come back.
     pub expected: VecDeque<(Kind, Vec<u8>)>,
     pub echoes: u64,
@@ -59,7 +62,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(index: usize, script: Script, strict: bool, patience_ns: u64) -> Self {
+    pub fn new(index: usize, script: Script, plan: &Plan, patience_ns: u64) -> Self {
+        let order = Order::of(plan.config.outbox_policy, plan.calm);
         Self {
             index,
             port: 1000 + index as u16,
@@ -70,7 +74,8 @@ impl Peer {
             key: [index as u8; 16],
             head: Vec::new(),
             partial: None,
-            stream: Streamer::default(),
+            stream: Streamer::new(Numbers::new(order)),
+            numbers: Numbers::new(order),
             expected: VecDeque::new(),
             echoes: 0,
             pongs: 0,
@@ -78,7 +83,7 @@ impl Peer {
             close_sent: None,
             close_received: None,
             away_ns: None,
-            strict,
+            strict: plan.config.outbox_policy == Policy::CloseSlow,
             since_ns: 0,
             patience_ns,
             sent: 0,
@@ -119,8 +124,10 @@ impl Peer {
         self.stage = Stage::Upgrading;
         self.since_ns = kernel.now;
         let mut request = Vec::new();
-        let lines = &self.introduction.lines;
-        response::write_request(&mut request, "sim", &self.script.path, self.key, lines);
+        let mut lines = self.introduction.lines.clone();
+        let origin = self.introduction.origin;
+        lines.extend(origin.map(|origin| ("Origin".to_owned(), origin.to_owned())));
+        response::write_request(&mut request, "sim", &self.script.path, self.key, &lines);
         if let Some(bytes) = &self.script.request {
             request.clone_from(bytes);
             if self.script.character == Character::Streamer {
@@ -264,18 +271,18 @@ impl Peer {
                 let own = format!("D{} ", self.port);
                 kernel.seen.count("direct message");
                 match data.starts_with(own.as_bytes()) {
-                    true => Ok(()),
+                    true => self.numbers.take(data),
                     false => Err("another connection's message".to_owned()),
                 }
             }
             Some(b'T') => {
                 kernel.seen.count("topic message");
-                let own = format!(" {} ", self.port);
+                let own = format!(" {}.", self.port);
                 match self.script.path == "/topic" {
                     true if data[2..].starts_with(own.as_bytes()) => {
                         Err("its own publication".to_owned())
                     }
-                    true => Ok(()),
+                    true => self.numbers.take(data),
                     false => Err("a topic nobody asked for".to_owned()),
                 }
             }

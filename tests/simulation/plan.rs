@@ -1,6 +1,7 @@
 //! What a seed decides before anything runs: the server's configuration, how cruel the kernel is,
 //! who comes.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use ringhold::engine::rng::Rng;
@@ -21,6 +22,12 @@ pub struct Chaos {
     pub silent: bool,
     /// What the way to a client holds.
     pub room: usize,
+    /// Completions that a core's queue holds.
+    pub queue: usize,
+    /// The kernel gives one listener more connections than the others.
+    pub skewed: bool,
+    /// The first core gets less of a processor than the others.
+    pub lagging: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -28,12 +35,16 @@ pub struct Plan {
     /// Without faults and limits: whoever behaves has to get everything.
     pub calm: bool,
     pub config: Config,
+    pub workers: usize,
     pub table: u32,
     pub lanes: u32,
     pub chaos: Chaos,
     pub peers: usize,
-    /// When the server is told to go away.
+    /// After how long the server is told to go away, and after how long it is told again.
     pub end_ns: u64,
+    pub insist_ns: Option<u64>,
+    /// Whether applications may stop their cores.
+    pub quits: bool,
     pub drain: Drain,
 }
 
@@ -46,7 +57,11 @@ pub fn draw(rng: &mut Rng) -> Plan {
         stall: if calm { 0 } else { pick(rng, &[0, 0, 100, 1000]) },
         silent: rng.one_in(2),
         room: pick(rng, &[600, 4096, 20_000, 200_000]) as usize,
+        queue: pick(rng, &[1, 3, 12, 1 << 20]) as usize,
+        skewed: rng.one_in(3),
+        lagging: rng.one_in(4),
     };
+    let workers = pick(rng, &[1, 2, 2, 3, 4]) as usize;
     let mut config = Config { accept_rate: pick(rng, &[0, 0, 20, 200]), ..times(rng) };
     config.max_connections = if calm { 1000 } else { pick(rng, &[3, 10, 40, 200]) };
     config.proxies = introduction::proxies(rng, calm);
@@ -59,13 +74,19 @@ pub fn draw(rng: &mut Rng) -> Plan {
         [Policy::CloseSlow, Policy::DropNewest, Policy::DropOldest, Policy::Conflate]
             [rng.below(4) as usize];
     config.last_words = LastWords(|dialect, code, reason, out| {
-        // Of one dialect there are none.
+        // Of one dialect there are none, of one there are many.
         if dialect > 1 {
             out.extend_from_slice(format!("W{dialect} {code} {reason}").as_bytes());
         }
+        if dialect == 7 {
+            out.resize(out.len() + 40_000, b'w');
+        }
     });
-    config.mailbox = pick(rng, &[1, 20, 1000]) as usize;
+    config.slow_close = (CloseCode(pick(rng, &[1008, 4008]) as u16), "slow");
+    config.after_burst = Some(|| BURSTS.set(BURSTS.get() + 1));
+    config.mailbox = pick(rng, &[1, 3, 20, 1000]) as usize;
     if calm {
+        config.mailbox = 1 << 20;
         config.max_outbox = 1 << 30;
         config.max_message = 300_000;
         config.heartbeat.enabled = false;
@@ -94,7 +115,9 @@ pub fn draw(rng: &mut Rng) -> Plan {
         true => CALM_NS,
         false => u64::from(1 + rng.below(30)) * 1_000_000_000,
     };
-    Plan { calm, config, table, lanes, chaos, peers, end_ns, drain }
+    let insist_ns = rng.one_in(3).then(|| u64::from(rng.below(deadline + 1)) * 1_000_000);
+    let quits = !calm && rng.one_in(4);
+    Plan { calm, config, workers, table, lanes, chaos, peers, end_ns, insist_ns, quits, drain }
 }
 
 fn times(rng: &mut Rng) -> Config {
@@ -133,10 +156,18 @@ fn limits(rng: &mut Rng, config: &mut Config) {
     config.max_inbound = pick(rng, &[500, 10_000, 200_000, 1 << 30]) as usize;
     config.max_outboxes = pick(rng, &[2000, 50_000, 1 << 30]) as usize;
     config.max_head = pick(rng, &[256, 1024, 8192]) as usize;
+    if rng.one_in(3) {
+        config.origins = vec![introduction::GOOD.to_owned()];
+    }
 }
 
 pub fn pick(rng: &mut Rng, from: &[u32]) -> u32 {
     from[rng.below(from.len() as u32) as usize]
+}
+
+thread_local! {
+    /// How often the engine said that a burst is over.
+    pub static BURSTS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Long enough for everybody to get everything when nothing fails.

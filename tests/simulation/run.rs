@@ -1,4 +1,7 @@
-//! One run from its seed to the end of the server, with the checks after every turn and at the end.
+//! One run from its seed to the end of the server, with the checks after every step and at the end.
+//!
+//! A step is half a turn of one worker: up to where it sleeps, or from there on. Which worker takes
+//! the next one is drawn, so that anything may happen to a worker between its halves.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -6,18 +9,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringhold::engine::ring::Doorbell;
 use ringhold::engine::rng::Rng;
-use ringhold::engine::testing::assemble;
+use ringhold::engine::testing::{Books, Shared};
 use ringhold::engine::worker::{Turn, Worker};
-use ringhold::{Cause, Counters, Handle, Policy};
+use ringhold::{Cause, CloseCode, Counters};
 
 use super::app::{App, Journal};
 use super::coverage::Coverage;
 use super::introduction;
 use super::kernel::{Event, Kernel};
 use super::peer::{Peer, Stage};
-use super::plan::{self, Plan};
-use super::script;
+use super::plan::{self, BURSTS, Plan};
+use super::script::{self, Character};
 use super::wire::Wire;
 use super::world::{Bell, SimRing, World};
 
@@ -28,15 +32,33 @@ pub struct Report {
     pub seen: Coverage,
 }
 
+/// Where in its turn a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Awake,
+    /// At its ring, and asleep if there was nothing to do.
+    Waiting,
+    Ended,
+}
+
+struct Seat {
+    worker: Worker<SimRing, App>,
+    place: Place,
+    /// The host gives it no processor until then.
+    stalled_ns: u64,
+}
+
 pub struct Run {
     plan: Plan,
-    worker: Worker<SimRing, App>,
-    handle: Handle<App>,
+    shared: Shared<App>,
+    seats: Vec<Seat>,
     world: Rc<RefCell<World>>,
     journal: Rc<RefCell<Journal>>,
-    turns: u64,
+    steps: u64,
+    began_ns: u64,
     /// When the drain began.
     ending_ns: Option<u64>,
+    insisted: bool,
 }
 
 impl Run {
@@ -45,55 +67,51 @@ impl Run {
         let mut rng = Rng::new(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         rng.draw();
         let plan = plan::draw(&mut rng);
-        let mut kernel = Kernel::new(Rng::new(rng.draw()), plan.chaos, plan.table, plan.lanes);
+        let (cores, lanes) = (plan.workers, plan.lanes);
+        let mut kernel = Kernel::new(Rng::new(rng.draw()), plan.chaos, cores, plan.table, lanes);
+        let began_ns = kernel.now;
         if verbose {
             println!("{plan:#?}");
             kernel.log = Some(VecDeque::new());
         }
-        let strict = plan.config.outbox_policy == Policy::CloseSlow;
-        // Whoever is only there to be refused is given as long as a lingering one.
-        let linger = plan.config.close_timeout.min(Duration::from_secs(2));
-        let patience = plan.config.handshake_timeout.min(linger).as_nanos() as u64;
-        let mut peers: Vec<Peer> = (0..plan.peers)
-            .map(|index| Peer::new(index, script::draw(&mut rng, &plan), strict, patience))
-            .collect();
-        for peer in &mut peers {
-            let from = address(peer, &mut rng);
-            peer.introduction = introduction::draw(&mut rng, plan.calm, &plan.config.proxies, from);
-            kernel.wires.push(Wire::new(from, plan.chaos.room));
-            let arrival = u64::from(rng.below(10_000)) * 1_000_000;
-            let arrival = if rng.one_in(3) { kernel.now } else { arrival };
-            kernel.at(arrival, Event::Peer(peer.index));
-        }
-        kernel.at(500_000_000, Event::Outside);
-        let bell = kernel.bell.clone();
+        let peers = invite(&plan, &mut kernel, &mut rng);
+        kernel.at(began_ns + 500_000_000, Event::Outside);
+        BURSTS.set(0);
+        let bell = |core: usize| Box::new(Bell(kernel.cores[core].bell.clone()));
+        let bells = (0..cores).map(|core| bell(core) as Box<dyn Doorbell>);
+        let shared = Shared::new(plan.config.clone(), bells.collect());
+        let journal = Rc::new(RefCell::new(Journal::new(cores)));
         let world = World {
             kernel,
             peers,
             remotes: BTreeMap::new(),
-            handle: None,
+            handle: shared.handle(),
+            journal: journal.clone(),
+            wild: !plan.calm,
+            questions: Vec::new(),
+            urgent: vec![0; cores],
             broken: None,
             events: 0,
         };
         let world = Rc::new(RefCell::new(world));
-        let journal = Rc::new(RefCell::new(Journal::default()));
-        let app = App::new(journal.clone(), Rng::new(rng.draw()), !plan.calm);
-        let ring = SimRing { world: world.clone(), queued: VecDeque::new(), lanes: plan.lanes };
-        let (worker, handle) =
-            assemble(ring, plan.config.clone(), app, plan.table, rng.draw(), Box::new(Bell(bell)));
-        world.borrow_mut().handle = Some(handle.clone());
-        Self { plan, worker, handle, world, journal, turns: 0, ending_ns: None }
+        let seat = |core: usize| {
+            let app_rng = Rng::new(rng.draw());
+            let app = App::new(core, journal.clone(), shared.handle(), app_rng, &plan);
+            let ring = SimRing { world: world.clone(), core, queued: VecDeque::new(), lanes };
+            let worker = shared.worker(core as u16, ring, app, plan.table, rng.draw());
+            Seat { worker, place: Place::Awake, stalled_ns: 0 }
+        };
+        let seats = (0..cores).map(seat).collect();
+        let (steps, ending_ns, insisted) = (0, None, false);
+        Self { plan, shared, seats, world, journal, steps, began_ns, ending_ns, insisted }
     }
 
     /// Runs to the end of the server. An error says what was broken.
     pub fn run(&mut self) -> Result<Report, String> {
-        loop {
-            let turn = self.worker.turn().map_err(|error| format!("the ring failed: {error}"))?;
-            self.turns += 1;
-            self.check_turn()?;
-            if turn == Turn::Finished {
-                break;
-            }
+        while let Some(core) = self.choose() {
+            self.steps += 1;
+            self.step(core).map_err(|what| format!("core {core}: {what}"))?;
+            self.check_step(core)?;
             self.stall();
             self.end_in_time()?;
         }
@@ -104,6 +122,61 @@ impl Run {
         self.world.borrow().kernel.log.iter().flatten().cloned().collect()
     }
 
+    /// Whose step is next. Lets time pass while all sleep; `None` at the end of all.
+    fn choose(&mut self) -> Option<usize> {
+        let world = &mut *self.world.borrow_mut();
+        loop {
+            let now = world.kernel.now;
+            let cores = &world.kernel.cores;
+            // When each could take a step, and who can.
+            let due = |core: usize, seat: &Seat| match (seat.place, cores[core].asleep) {
+                (Place::Ended, _) => u64::MAX,
+                (Place::Waiting, Some(end)) if !cores[core].is_stirred() => {
+                    end.max(seat.stalled_ns)
+                }
+                _ => seat.stalled_ns,
+            };
+            let dues: Vec<u64> = self.seats.iter().enumerate().map(|(n, it)| due(n, it)).collect();
+            let mut able: Vec<usize> = (0..dues.len()).filter(|core| dues[*core] <= now).collect();
+            if able.len() > 1 && world.kernel.chaos.lagging && !world.kernel.rng.one_in(8) {
+                able.remove(0);
+            }
+            if !able.is_empty() {
+                return Some(able[world.kernel.rng.below(able.len() as u32) as usize]);
+            }
+            let first = dues.into_iter().min().filter(|due| *due < u64::MAX)?;
+            let next = world.kernel.next_ns().unwrap_or(first);
+            world.kernel.now = now.max(next.min(first));
+            world.run();
+        }
+    }
+
+    fn step(&mut self, core: usize) -> Result<(), String> {
+        let seat = &mut self.seats[core];
+        if seat.place == Place::Awake {
+            seat.place = Place::Waiting;
+            seat.worker.fall_asleep().map_err(|error| format!("the ring failed: {error}"))?;
+            let asleep = self.world.borrow().kernel.cores[core].asleep.is_some();
+            return if asleep { seat.worker.audit_sleep() } else { Ok(()) };
+        }
+        seat.place = Place::Awake;
+        let mut done = self.world.borrow_mut().kernel.take(core);
+        let turn = seat.worker.wake_up(&mut done);
+        let turn = turn.map_err(|error| format!("the ring failed: {error}"))?;
+        let mut world = self.world.borrow_mut();
+        world.urgent[core] = 0;
+        let turns = &mut self.journal.borrow_mut().turns[core];
+        *turns = turns.map(|turns| turns + 1);
+        if turn == Turn::Continue {
+            return seat.worker.audit_turn();
+        }
+        *turns = None;
+        seat.place = Place::Ended;
+        seat.worker.retire();
+        seat.worker.audit_end()?;
+        world.kernel.outstanding(core).map_or(Ok(()), Err)
+    }
+
     fn stall(&mut self) {
         let kernel = &mut self.world.borrow_mut().kernel;
         let odds = kernel.chaos.stall;
@@ -111,26 +184,57 @@ impl Run {
             kernel.seen.count("host stalled");
             kernel.now += u64::from(kernel.rng.below(4000)) * 1_000_000;
         }
+        if odds > 0 && self.seats.len() > 1 && kernel.rng.one_in(odds) {
+            kernel.seen.count("core stalled");
+            let core = kernel.rng.below(self.seats.len() as u32) as usize;
+            let stall = u64::from(kernel.rng.below(1000)) * 1_000_000;
+            self.seats[core].stalled_ns = kernel.now + stall;
+        }
     }
 
-    fn check_turn(&mut self) -> Result<(), String> {
-        if self.turns.is_multiple_of(AUDIT_EVERY) || self.plan.chaos.odds == 4 {
-            self.worker.audit()?;
+    fn check_step(&mut self, core: usize) -> Result<(), String> {
+        if self.steps.is_multiple_of(AUDIT_EVERY) || self.plan.chaos.odds == 4 {
+            self.audit()?;
         }
         if let Some(what) = self.journal.borrow().broken.first() {
             return Err(format!("the application: {what}"));
         }
-        let world = self.world.borrow();
+        let mut world = self.world.borrow_mut();
         if let Some(what) = &world.broken {
             return Err(what.clone());
         }
+        world.check_questions()?;
+        let seat = &self.seats[core];
         if let Some((slot, _)) =
-            world.kernel.unannounced().find(|(slot, _)| self.worker.awaits_input(*slot))
+            world.kernel.unannounced(core).find(|(slot, _)| seat.worker.awaits_input(*slot))
         {
-            return Err(format!("slot {slot}: input that nobody will read"));
+            return Err(format!("core {core}, slot {slot}: input that nobody will read"));
         }
         drop(world);
         self.check_silenced()
+    }
+
+    /// Every core's books, and those that they share.
+    fn audit(&mut self) -> Result<(), String> {
+        let mut books = Books::default();
+        let world = self.world.borrow();
+        for (core, seat) in self.seats.iter_mut().enumerate() {
+            let told = |what| format!("core {core}: {what}");
+            if seat.place == Place::Ended {
+                continue;
+            }
+            seat.worker.audit(&mut books).map_err(told)?;
+            let letters = seat.worker.letters().map_err(told)?;
+            let most = self.plan.config.mailbox + world.urgent[core];
+            if letters > most {
+                return Err(format!("core {core}: {letters} letters of {most}"));
+            }
+            let side = &world.kernel.cores[core];
+            if letters > 0 && side.asleep.is_some() && !side.is_stirred() {
+                return Err(format!("core {core} sleeps over {letters} letters"));
+            }
+        }
+        self.shared.audit(&books)
     }
 
     /// Whoever died of silence was silent for as long as it takes.
@@ -144,7 +248,8 @@ impl Run {
             if silent < least {
                 return Err(format!("client {index}: dead after {silent} ns of {least}"));
             }
-            if world.kernel.unannounced().any(|(_, wire)| wire == index) {
+            let core = world.kernel.wires[index].core.unwrap_or(0);
+            if world.kernel.unannounced(core).any(|(_, wire)| wire == index) {
                 return Err(format!("client {index}: dead with its answer at hand"));
             }
         }
@@ -156,6 +261,10 @@ impl Run {
         let mut world = self.world.borrow_mut();
         let now = world.kernel.now;
         if let Some(began) = self.ending_ns {
+            if !self.insisted && self.plan.insist_ns.is_some_and(|after| now - began >= after) {
+                self.insisted = true;
+                self.tell_to_end(&mut world);
+            }
             let most = self.plan.drain.deadline.as_nanos() as u64 + ENDING_NS;
             return match now - began > most {
                 true => Err(format!("not finished {} ns after the drain began", now - began)),
@@ -163,20 +272,30 @@ impl Run {
             };
         }
         let settled = self.plan.calm && world.peers.iter().all(is_satisfied);
-        if now < self.plan.end_ns && !settled {
+        if now < self.began_ns + self.plan.end_ns && !settled {
             return Ok(());
         }
         if self.plan.calm {
             self.check_calm(&world)?;
         }
         self.ending_ns = Some(now);
-        if world.kernel.rng.one_in(8) && !self.plan.calm {
-            world.kernel.seen.count("stopped");
-            self.handle.stop();
-        } else {
-            self.handle.drain(&self.plan.drain);
-        }
+        self.tell_to_end(&mut world);
         Ok(())
+    }
+
+    fn tell_to_end(&self, world: &mut World) {
+        self.journal.borrow_mut().leaving.fill(true);
+        world.urge();
+        let handle = world.handle.clone();
+        if !self.plan.calm && world.kernel.rng.one_in(if self.insisted { 2 } else { 8 }) {
+            world.kernel.seen.count("stopped");
+            handle.stop();
+        } else {
+            handle.drain(&self.plan.drain);
+        }
+        if world.kernel.rng.one_in(2) {
+            world.ask(true);
+        }
     }
 
     /// Where nothing fails, whoever behaves gets everything.
@@ -197,15 +316,22 @@ impl Run {
     }
 
     fn check_end(&mut self) -> Result<Report, String> {
-        self.worker.audit_end()?;
-        let world = self.world.borrow();
-        if let Some(what) = world.kernel.outstanding() {
-            return Err(what);
+        self.audit()?;
+        self.shared.audit(&Books::default())?;
+        let mut counters = Counters::default();
+        self.seats.iter().for_each(|seat| counters.add(&seat.worker.stats().counters));
+        let mut world = self.world.borrow_mut();
+        world.check_questions()?;
+        if !world.questions.is_empty() {
+            return Err("a question was neither answered nor dropped".to_owned());
         }
         let journal = self.journal.borrow();
-        let counters = self.worker.stats().counters;
         if counters.opened != counters.closed {
             return Err(format!("{} opened, {} closed", counters.opened, counters.closed));
+        }
+        let overflows: u64 = world.kernel.cores.iter().map(|side| side.overflows).sum();
+        if (counters.queue_overflows, counters.mailbox_full >= journal.busy) != (overflows, true) {
+            return Err("overflows or full mailboxes were not counted".to_owned());
         }
         let mut seen = Coverage::default();
         seen.merge(&world.kernel.seen);
@@ -224,11 +350,18 @@ impl Run {
         }
         for peer in &world.peers {
             self.check_echoes(peer, &journal)?;
-            check_client(peer, &journal, &mut seen)?;
+            self.check_client(peer, &journal, &mut seen)?;
         }
         seen.add("refused: PROXY header untrusted", counters.refused_proxy_untrusted);
         seen.add("refused: PROXY header missing", counters.refused_proxy_missing);
         seen.add("refused: PROXY header malformed", counters.refused_proxy_malformed);
+        seen.add("refused: full", counters.refused_full);
+        seen.add("refused: per address", counters.refused_per_address);
+        seen.add("refused: no memory", counters.refused_inbound_full);
+        seen.add("after burst", BURSTS.get());
+        seen.add("several workers", u64::from(self.seats.len() > 1));
+        seen.add("mailbox found full by a core", counters.mailbox_full);
+        seen.add("accept rate pauses", counters.accept_rate_pauses);
         seen.add("connections", counters.accepted);
         seen.add("opened", counters.opened);
         seen.add("messages", counters.messages_in);
@@ -241,7 +374,7 @@ impl Run {
         seen.add("heartbeats answered", counters.heartbeats_answered);
         seen.add("close timeouts", counters.close_timeouts);
         seen.add("handshake timeouts", counters.handshake_timeouts);
-        Ok(Report { turns: self.turns, events: world.events, seen })
+        Ok(Report { turns: counters.turns, events: world.events, seen })
     }
 
     /// A close frame comes behind everything that was taken before it, unless it says that the
@@ -261,21 +394,70 @@ impl Run {
         }
         Ok(())
     }
+
+    /// Who opened is who it was introduced as; who may not open did not; and what the application
+    /// was told of the end is what the client was told.
+    fn check_client(
+        &self,
+        peer: &Peer,
+        journal: &Journal,
+        seen: &mut Coverage,
+    ) -> Result<(), String> {
+        let Some(record) = journal.records.get(&peer.port).filter(|record| record.opened) else {
+            return Ok(());
+        };
+        let (index, introduction) = (peer.index, &peer.introduction);
+        if record.client != introduction.client {
+            let found = record.client;
+            return Err(format!("client {index}: taken for {found:?}: {introduction:?}"));
+        }
+        let introduced = !introduction.header.is_empty() || !introduction.lines.is_empty();
+        seen.add("opened through a proxy", u64::from(introduced));
+        let asked = !self.plan.config.origins.is_empty();
+        let streams = peer.script.character == Character::Streamer;
+        if asked && !streams && !introduction::is_admitted(introduction.origin) {
+            return Err(format!("client {index}: came from {:?}", introduction.origin));
+        }
+        let told = record.code.zip(peer.close_received);
+        if let Some((code, received)) = told.filter(|(code, received)| code != received) {
+            let cause = record.cause;
+            return Err(format!("client {index}: told {received}, not {code} ({cause:?})"));
+        }
+        let slow = self.plan.config.slow_close.0;
+        match record.cause {
+            Some(Cause::Slow) if record.code != Some(slow) => {
+                Err("slow by another code".to_owned())
+            }
+            Some(Cause::Drain) if record.code.is_some_and(|code| !is_of_drain(code)) => {
+                Err(format!("client {index}: drained with {:?}", record.code))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-/// Who opened is who it was introduced as; who may not open did not.
-fn check_client(peer: &Peer, journal: &Journal, seen: &mut Coverage) -> Result<(), String> {
-    let Some(record) = journal.records.get(&peer.port).filter(|record| record.opened) else {
-        return Ok(());
-    };
-    let introduction = &peer.introduction;
-    if record.client != introduction.client {
-        let found = record.client;
-        return Err(format!("client {}: taken for {found:?}: {introduction:?}", peer.index));
+fn is_of_drain(code: CloseCode) -> bool {
+    [CloseCode::GOING_AWAY, CloseCode::ABNORMAL].contains(&code)
+}
+
+/// Makes the clients, and lets each come at its time.
+fn invite(plan: &Plan, kernel: &mut Kernel, rng: &mut Rng) -> Vec<Peer> {
+    // Whoever is only there to be refused is given as long as a lingering one.
+    let linger = plan.config.close_timeout.min(Duration::from_secs(2));
+    let patience = plan.config.handshake_timeout.min(linger).as_nanos() as u64;
+    let mut peers: Vec<Peer> = (0..plan.peers)
+        .map(|index| Peer::new(index, script::draw(rng, plan), plan, patience))
+        .collect();
+    for peer in &mut peers {
+        let from = address(peer, rng);
+        peer.introduction = introduction::draw(rng, plan.calm, &plan.config.proxies, from);
+        peer.introduction.origin = introduction::origin(rng);
+        kernel.wires.push(Wire::new(from, plan.chaos.room));
+        let arrival = kernel.now + u64::from(rng.below(10_000)) * 1_000_000;
+        let arrival = if rng.one_in(3) { kernel.now } else { arrival };
+        kernel.at(arrival, Event::Peer(peer.index));
     }
-    let introduced = !introduction.header.is_empty() || !introduction.lines.is_empty();
-    seen.add("opened through a proxy", u64::from(introduced));
-    Ok(())
+    peers
 }
 
 /// A few hosts, so that limits per address are met; the port names the client.

@@ -91,7 +91,8 @@ const CHARACTERS: [Character; 20] = [
     Character::Streamer,
 ];
 
-const PATHS: [&str; 12] = [
+/// The first of them also where nothing fails.
+const PATHS: [&str; 13] = [
     "/",
     "/",
     "/send",
@@ -99,10 +100,11 @@ const PATHS: [&str; 12] = [
     "/text",
     "/ping",
     "/greet",
+    "/topic",
+    "/topic",
     "/close",
     "/panic-message",
     "/panic-close",
-    "/topic",
     "/topic",
 ];
 
@@ -113,7 +115,7 @@ pub fn draw(rng: &mut Rng, plan: &Plan) -> Script {
         (false, 1) => "/panic",
         (false, 2) => "/panic-open",
         (false, 3) => "/shut",
-        (true, _) => PATHS[rng.below(7) as usize],
+        (true, _) => PATHS[rng.below(9) as usize],
         _ if character == Character::Listener => "/topic",
         _ => PATHS[rng.below(PATHS.len() as u32) as usize],
     };

@@ -4,11 +4,12 @@
 //! Checks that every chunk is a message of its own or of a topic, whole, that what belongs together
 //! comes together, and that nothing follows the end.
 
+use super::bytes::Numbers;
 use super::coverage::Coverage;
 
 /// The receiving half of a stream's client.
-#[derive(Default)]
 pub struct Streamer {
+    numbers: Numbers,
     head: Vec<u8>,
     begun: bool,
     chunked: bool,
@@ -23,6 +24,21 @@ pub struct Streamer {
 }
 
 impl Streamer {
+    pub fn new(numbers: Numbers) -> Self {
+        Self {
+            numbers,
+            head: Vec::new(),
+            begun: false,
+            chunked: false,
+            line: Vec::new(),
+            missing: None,
+            chunk: Vec::new(),
+            prefixed: false,
+            worded: false,
+            ended: false,
+        }
+    }
+
     /// Takes what was received. The status of an answer that is no stream.
     pub fn take(
         &mut self,
@@ -118,8 +134,14 @@ impl Streamer {
                 seen.count("stream: prefix");
                 self.prefixed = true;
             }
-            Some(b'D') if own('D') => seen.count("stream: message"),
-            Some(b'T') => seen.count("stream: topic message"),
+            Some(b'D') if own('D') => {
+                seen.count("stream: message");
+                self.numbers.take(data)?;
+            }
+            Some(b'T') => {
+                seen.count("stream: topic message");
+                self.numbers.take(data)?;
+            }
             Some(b'B') => seen.count("stream: heartbeat"),
             Some(b'W') => {
                 seen.count("stream: last words");

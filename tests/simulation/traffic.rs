@@ -9,8 +9,8 @@ use ringhold::engine::rng::Rng;
 use super::kernel::Kernel;
 
 impl Kernel {
-    pub fn recv(&mut self, arena: &mut [u8], op: &mut Recv) {
-        let index = self.wire_of(op.slot);
+    pub fn recv(&mut self, core: usize, arena: &mut [u8], op: &mut Recv) {
+        let index = self.wire_of(core, op.slot);
         let buffer = &mut arena[op.range()];
         assert!(!buffer.is_empty(), "a receive without room");
         if self.strikes("recv transient") {
@@ -42,13 +42,13 @@ impl Kernel {
         };
         if early {
             // The input that was not there yet is announced when it is.
-            self.announce(op.slot);
+            self.announce(core, op.slot);
         }
-        self.note(|| format!("recv {} {:?} more {}", op.slot, op.result, op.more));
+        self.note(|| format!("recv {core} {} {:?} more {}", op.slot, op.result, op.more));
     }
 
-    pub fn send(&mut self, op: &mut Send, pieces: &[IoSlice<'_>]) {
-        let index = self.wire_of(op.slot);
+    pub fn send(&mut self, core: usize, op: &mut Send, pieces: &[IoSlice<'_>]) {
+        let index = self.wire_of(core, op.slot);
         assert_eq!(op.len, pieces.iter().map(|piece| piece.len()).sum::<usize>());
         assert!(op.len > 0, "an empty send");
         if self.strikes("send transient") {
@@ -80,9 +80,9 @@ impl Kernel {
             wire.outbox.extend(pieces.iter().flat_map(|piece| piece.iter()).take(count));
         }
         op.result = Ok(count);
-        self.note(|| format!("send {} {count} of {}", op.slot, op.len));
+        self.note(|| format!("send {core} {} {count} of {}", op.slot, op.len));
         if self.wires[index].deaf {
-            self.announce(op.slot);
+            self.announce(core, op.slot);
         }
     }
 }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 /// One TCP connection, both directions. Its index is its client's.
 pub struct Wire {
     pub address: SocketAddr,
+    /// Whose the server's end is, once that is decided.
+    pub core: Option<usize>,
     /// Received by the server's side, not yet by the server.
     pub inbox: VecDeque<u8>,
     /// The client's side has ended its stream.
@@ -32,6 +34,7 @@ impl Wire {
     pub fn new(address: SocketAddr, room: usize) -> Self {
         Self {
             address,
+            core: None,
             inbox: VecDeque::new(),
             fin: false,
             error: None,

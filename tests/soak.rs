@@ -12,6 +12,8 @@
 //! what the clients counted. `SOAK_SEED` chooses another course of events, `SOAK_PROGRAM` another
 //! server than the one just built.
 
+#[path = "soak/dice.rs"]
+mod dice;
 #[path = "soak/early.rs"]
 mod early;
 #[path = "soak/peer.rs"]

@@ -281,7 +281,10 @@ impl Gateway {
         c.users = gauges.users as u64;
         c.subscriptions = gauges.subscriptions as u64;
         c.channels = gauges.active_channels as u64;
+        c.channels_known = gauges.channels as u64;
         c.history_bytes = gauges.history_bytes as u64;
+        c.idempotency_keys = gauges.idempotency_keys as u64;
+        c.deadlines = self.desk.timers.len() as u64;
         c.subscribes = hub.subscribed;
         c.publications = hub.home.published;
         c.publications_repeated = hub.home.suppressed;

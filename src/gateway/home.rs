@@ -189,6 +189,11 @@ impl Home {
         self.bytes
     }
 
+    /// Idempotency keys that are remembered.
+    pub fn idempotency_keys(&self) -> usize {
+        self.results.len()
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> HomeCounters {
         self.counters

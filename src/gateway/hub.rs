@@ -72,6 +72,8 @@ pub struct HubGauges {
     pub active_channels: usize,
     /// Bytes of retained publications.
     pub history_bytes: usize,
+    /// Idempotency keys remembered here.
+    pub idempotency_keys: usize,
 }
 
 /// One core's channels, subscribers and users.
@@ -132,6 +134,7 @@ impl Hub {
             channels: self.home.len(),
             active_channels: self.home.active(),
             history_bytes: self.home.history_bytes(),
+            idempotency_keys: self.home.idempotency_keys(),
         }
     }
 

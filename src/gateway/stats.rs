@@ -47,8 +47,14 @@ counters! {
     channels: Gauge,
     /// Subscriptions, client-side and server-side.
     subscriptions: Gauge,
+    /// Channels that exist for whatever reason, also as the memory of a stream.
+    channels_known: Gauge,
     /// Bytes of publications kept in streams.
     history_bytes: Gauge,
+    /// Idempotency keys remembered.
+    idempotency_keys: Gauge,
+    /// Deadlines of sessions that are to come.
+    deadlines: Gauge,
     /// Connect commands that succeeded.
     connects: Total,
     /// Subscribe commands and server-side subscriptions that succeeded.

@@ -47,6 +47,11 @@ impl Timers {
         Some((link, what))
     }
 
+    /// How many are to come.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// When the next one is due.
     pub(super) fn next(&self) -> Option<Duration> {
         self.heap.peek().map(|Reverse((at, ..))| *at)

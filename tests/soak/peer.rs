@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::plan::{Dice, SIZE_MAX};
+use super::dice::Dice;
+use super::plan::SIZE_MAX;
 use super::tally::Tally;
 
 /// An open connection.

@@ -11,8 +11,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::dice::Dice;
 use super::peer::{Over, PATIENCE, Peer, Woken};
-use super::plan::{Dice, ENDS, End, Plan, SIZE_MAX};
+use super::plan::{ENDS, End, Plan, SIZE_MAX};
 use super::tally::Tally;
 
 /// What all seats share.

@@ -162,14 +162,20 @@ impl Gateway {
         (status.unwrap_or_else(|| panic!("no status in {answer:?}")), body.to_owned())
     }
 
-    /// One value of `/metrics`, by its name behind `ringhold_` and its labels.
-    pub(crate) fn metric(&self, name: &str) -> u64 {
+    /// The text of `/metrics`, with the head of the answer.
+    pub(crate) fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.address()).expect("the server accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
         let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
         stream.write_all(request).expect("a request is taken");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer in text");
+        text
+    }
+
+    /// One value of `/metrics`, by its name behind `ringhold_` and its labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("ringhold_{name} ")));
         let value = line.and_then(|value| value.parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in {text}"))
@@ -188,6 +194,11 @@ impl Gateway {
     pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);
         self.exited_well();
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.server.id()
     }
 
     /// Sends the process a signal.

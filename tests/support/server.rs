@@ -95,6 +95,11 @@ impl Server {
         format!("ws://{}/", self.address)
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends the process a signal. Its id is its own until it has been waited for.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the server can be signalled");

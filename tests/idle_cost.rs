@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, Seed};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
@@ -84,7 +85,8 @@ fn start() -> Running<Gateway> {
     let rules = Arc::new(Rulebook::new(options).expect("the options hold"));
     let names = Arc::new(SessionNames::new("here".to_owned()));
     let limits = HomeLimits::default();
-    let seed = Seed { placement, limits, rules, control: Arc::new(Nobody), names };
+    let posts = Budget::new(0);
+    let seed = Seed { placement, limits, rules, control: Arc::new(Nobody), names, posts };
     let server = Server::builder().config(config).workers(1);
     server.start(move |core| Gateway::new(core, &seed)).expect("the server starts")
 }

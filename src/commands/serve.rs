@@ -16,6 +16,7 @@ use ringhold::control::live::Live;
 use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
+use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{Gateway, Seed};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
@@ -93,11 +94,14 @@ pub(crate) fn run(
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
     let limits = HomeLimits {
+        history_bytes: rules.options.engine.max_history.0,
+        filter_bytes: rules.options.engine.max_filters.0,
         position_check: rules.options.client.channel_position_check_delay,
         ..HomeLimits::default()
     };
     let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
-    let start = Seed { placement, limits, rules: rules.clone(), control: outlets, names };
+    let posts = Budget::new(rules.options.emulation.max_waiting.0);
+    let start = Seed { placement, limits, rules: rules.clone(), control: outlets, names, posts };
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;

@@ -29,7 +29,7 @@ pub struct Counts {
     pub(crate) http_failed: Total,
     /// Hook calls that wait for their turn or their answer.
     pub(crate) hooks_in_flight: Gauge,
-    /// Hook calls refused on an engine thread because the queue to the control plane was full.
+    /// Hook calls refused on an engine thread because their proxy had no room.
     pub(crate) hooks_queue_full: Total,
     /// Key sets fetched.
     pub(crate) jwks_fetched: Total,

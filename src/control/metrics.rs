@@ -297,7 +297,7 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         (
             "hooks_queue_full",
             Kind::Total,
-            "Questions to the backend that found the queue to the control plane full",
+            "Questions to the backend refused at once: too many or too large ones were under way",
             counts.hooks_queue_full.get(),
         ),
         (

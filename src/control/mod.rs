@@ -27,6 +27,7 @@ pub mod process;
 pub mod proxy;
 mod replayed;
 pub mod settings;
+mod turns;
 
 use std::io;
 use std::net::SocketAddr;

@@ -22,9 +22,9 @@ use super::jwks::{Jwks, JwksView};
 use super::live::Live;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::settings;
-use crate::gateway::app::{ControlPlane, Gateway, Letter};
+use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
 use crate::gateway::options::{Options, Token};
-use crate::gateway::proxy::HookRequest;
+use crate::gateway::proxy::{Asking, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
 use crate::{Handle, Proxies, Via};
@@ -38,10 +38,12 @@ pub struct Outlets {
 
 impl ControlPlane for Outlets {
     fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
-        self.hooks.try_call(*hook, (core, question)).map_err(|refused| {
-            let (_, (_, question)) = *refused;
-            question
-        })
+        let more = question.cost();
+        self.hooks.try_call(hook, (core, question), more).map_err(|(_, question)| question)
+    }
+
+    fn forget(&self, asking: Asking) {
+        self.hooks.forget(asking);
     }
 
     fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream> {
@@ -58,7 +60,6 @@ impl ControlPlane for Outlets {
 /// See the module's text.
 pub struct Plane {
     counts: Arc<Counts>,
-    hooks: Arc<Hooks>,
     questions: HookQueue<(usize, Question)>,
     connections: HandedOver,
     /// Which tokens the keys are for, who fetches them, and who sees them.
@@ -107,7 +108,7 @@ impl Plane {
         let counts = Arc::new(Counts::default());
         let hooks =
             Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
-        let (hook_sender, questions) = hook_queue(HOOKS_QUEUE, counts.clone());
+        let (hook_sender, questions) = hook_queue(Arc::new(hooks));
         let (http, connections) = hand_over(HTTP_QUEUE);
         let mut keys = Vec::new();
         let client = &options.client;
@@ -132,10 +133,8 @@ impl Plane {
         // A connection that is handed over does not come back, and clients that keep theirs would
         // ask it for a stream, which only the engine has.
         let limits = HttpLimits { keep_alive: !options.has_streams(), ..HttpLimits::default() };
-        let hooks = Arc::new(hooks);
         let proxies = options.proxies();
-        let plane =
-            Self { counts, hooks, questions, connections, keys, internal, http, limits, proxies };
+        let plane = Self { counts, questions, connections, keys, internal, http, limits, proxies };
         Ok((plane, outlets))
     }
 
@@ -162,9 +161,10 @@ impl Plane {
             });
         }
         tokio::spawn(server.serve_handed_over(self.connections));
-        tokio::spawn(self.questions.run(self.hooks, move |(core, question), result| {
+        tokio::spawn(self.questions.run(move |(core, question), result, room| {
+            let answer = HookAnswer { question, result, room: Box::new(room) };
             // A core that has ended has no sessions.
-            let _ = handle.post_urgent(core, Letter::Hook(Box::new((question, result))));
+            let _ = handle.post_urgent(core, Letter::Hook(Box::new(answer)));
         }));
         for (whose, jwks, mut view) in self.keys {
             let live = live.clone();
@@ -202,9 +202,6 @@ fn key_set(token: &Token, counts: &Arc<Counts>) -> Result<Option<Fetched>, Plane
 
 /// Connections that wait on the internal port.
 const INTERNAL_BACKLOG: i32 = 1024;
-
-/// Questions between the engine's threads and the control thread.
-const HOOKS_QUEUE: usize = 4096;
 
 /// Connections on their way to the control thread.
 const HTTP_QUEUE: usize = 1024;

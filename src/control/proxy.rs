@@ -1,20 +1,22 @@
 //! Calls the application's backend: the hooks of `crate::gateway::proxy`, over HTTP.
 //!
 //! Every call ends: by its answer, by the proxy's timeout (waiting for its turn included), or at
-//! once where too many wait already. Whatever happens, the caller gets a [`HookResult`]; why is
-//! counted.
+//! once where too many wait already, or too much. Whatever happens, the caller gets a
+//! [`HookResult`], unless it has gone; why is counted. Each proxy has turns, room and bytes of its
+//! own, so one whose backend hangs delays no other; turns go round between connections.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::counts::Counts;
+use super::turns::{Line, Turns};
+use crate::gateway::account::{Budget, Held};
 use crate::gateway::proxy::{
-    ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
+    Asking, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
 use crate::gateway::wire::Error;
 
@@ -29,6 +31,8 @@ pub struct HookConfig {
     pub concurrency: usize,
     /// Questions that may wait for their turn; one more fails at once. Default 4096.
     pub queue: usize,
+    /// Bytes of questions and answers under way; more fails at once. Default 32 MiB.
+    pub max_memory: usize,
     /// Bytes of an answer; a longer one is no answer. Default 1 MiB.
     pub reply_max: usize,
     /// Names of request headers of the client that are passed on.
@@ -51,6 +55,7 @@ impl Default for HookConfig {
             timeout: Duration::from_secs(1),
             concurrency: 512,
             queue: 4096,
+            max_memory: 32 << 20,
             reply_max: 1 << 20,
             http_headers: Vec::new(),
             emulated_headers: Vec::new(),
@@ -93,16 +98,18 @@ impl std::error::Error for HooksError {}
 /// All configured hooks.
 pub struct Hooks {
     client: reqwest::Client,
-    targets: HashMap<(HookKind, String), Target>,
+    targets: HashMap<HookKind, HashMap<String, Target>>,
     counts: Arc<Counts>,
 }
 
 struct Target {
     config: HookConfig,
     url: reqwest::Url,
-    turns: Semaphore,
-    /// Questions that wait for their turn.
-    waiting: AtomicUsize,
+    turns: Arc<Turns>,
+    /// Questions under way.
+    number: Arc<Budget>,
+    /// Bytes of theirs.
+    memory: Arc<Budget>,
     http_headers: Vec<HeaderName>,
     emulated_headers: Vec<HeaderName>,
     static_headers: HeaderMap,
@@ -120,24 +127,60 @@ impl Hooks {
             .no_proxy()
             .build()
             .map_err(HooksError::Client)?;
-        let targets = targets
-            .into_iter()
-            .map(|(kind, name, config)| Ok(((kind, name), Target::new(kind, config)?)));
-        Ok(Self { client, targets: targets.collect::<Result<_, _>>()?, counts })
+        let mut all: HashMap<HookKind, HashMap<String, Target>> = HashMap::new();
+        for (kind, name, config) in targets {
+            all.entry(kind).or_default().insert(name, Target::new(kind, config)?);
+        }
+        Ok(Self { client, targets: all, counts })
     }
 
-    /// Asks the backend.
-    pub async fn call(&self, request: HookRequest) -> HookResult {
+    fn target(&self, request: &HookRequest) -> Option<&Target> {
+        self.targets.get(&request.kind())?.get(&*request.proxy)
+    }
+
+    /// Room for a question and what goes with it. `None`: there is none.
+    fn room(&self, request: &HookRequest, more: usize) -> Option<Room> {
+        // Without a target it fails at once.
+        let Some(target) = self.target(request) else { return Some(Room::default()) };
+        let number = target.number.take(1)?;
+        let memory = target.memory.take(request.cost() + more)?;
+        Some(Room { held: Some((number, memory)) })
+    }
+
+    /// Gets in line for a question.
+    fn line_up(&self, request: &HookRequest) -> Option<Line> {
+        self.target(request).map(|target| target.turns.line_up(request.from))
+    }
+
+    /// A connection has gone: what it has waiting is not asked.
+    fn forget(&self, asking: Asking) {
+        for target in self.targets.values().flat_map(HashMap::values) {
+            target.turns.forget(asking);
+        }
+    }
+
+    /// Asks the backend. `None`: whoever wanted to know has gone.
+    async fn call(
+        &self,
+        request: HookRequest,
+        line: Option<Line>,
+        room: &mut Room,
+    ) -> Option<HookResult> {
         let kind = request.kind();
         let _inside = self.counts.hooks_in_flight.enter();
         let started = Instant::now();
-        let outcome = match self.targets.get(&(kind, request.proxy.to_string())) {
-            Some(target) => target.ask(&self.client, &request).await,
+        let outcome = match self.target(&request).zip(line) {
+            Some((target, line)) => target.ask(&self.client, request, line, room).await,
             None => Err(Failed::new(HookFailure::NotConfigured, "no such proxy")),
+        };
+        let outcome = match outcome {
+            Ok(None) => return None,
+            Ok(Some(outcome)) => Ok(outcome),
+            Err(failed) => Err(failed),
         };
         let failure = outcome.as_ref().err().map(|failed| failed.why);
         self.counts.hook_call(kind, started.elapsed(), failure);
-        outcome.unwrap_or_else(|failed| {
+        Some(outcome.unwrap_or_else(|failed| {
             let Failed { why, detail } = failed;
             tracing::warn!(hook = kind.name(), why = why.name(), detail, "a hook failed");
             match why {
@@ -145,7 +188,7 @@ impl Hooks {
                 HookFailure::NotConfigured => Err(HookRefusal::Error(Error::NOT_AVAILABLE)),
                 _ => HookReply::without_answer(kind, unix_seconds()),
             }
-        })
+        }))
     }
 }
 
@@ -192,8 +235,9 @@ impl Target {
             http_headers: config.http_headers.iter().map(name).collect::<Result<_, _>>()?,
             emulated_headers: config.emulated_headers.iter().map(name).collect::<Result<_, _>>()?,
             static_headers,
-            turns: Semaphore::new(config.concurrency.clamp(1, Semaphore::MAX_PERMITS)),
-            waiting: AtomicUsize::new(0),
+            turns: Turns::new(config.concurrency),
+            number: Budget::new(config.concurrency.saturating_add(config.queue)),
+            memory: Budget::new(config.max_memory),
             url,
             config,
         })
@@ -202,14 +246,18 @@ impl Target {
     async fn ask(
         &self,
         client: &reqwest::Client,
-        request: &HookRequest,
-    ) -> Result<HookResult, Failed> {
-        let body = request
-            .body(self.config.binary_encoding, self.config.include_connection_meta)
-            .map_err(|_| Failed::new(HookFailure::NotJson, "payload"))?;
-        let headers = self.headers(&request.caller.headers);
+        request: HookRequest,
+        line: Line,
+        room: &mut Room,
+    ) -> Result<Option<HookResult>, Failed> {
         let exchange = async {
-            let _turn = self.turn().await?;
+            let Some(_turn) = line.turn().await else { return Ok(None) };
+            let kind = request.kind();
+            let body = request
+                .body(self.config.binary_encoding, self.config.include_connection_meta)
+                .map_err(|_| Failed::new(HookFailure::NotJson, "payload"))?;
+            let headers = self.headers(&request.caller.headers);
+            drop(request);
             let question = client.post(self.url.clone()).headers(headers).body(body);
             let mut answer = question.send().await.map_err(Failed::of_client)?;
             if answer.status() != 200 {
@@ -220,26 +268,20 @@ impl Target {
                 if piece.len() > self.config.reply_max - text.len() {
                     return Err(Failed::new(HookFailure::BadReply, "too large"));
                 }
+                // Read, and decoded.
+                if !room.grow(2 * piece.len()) {
+                    return Err(Failed::new(HookFailure::Overloaded, "answers take the memory"));
+                }
                 text.extend_from_slice(&piece);
             }
-            HookReply::decode(request.kind(), &text)
+            HookReply::decode(kind, &text)
+                .map(Some)
                 .map_err(|error| Failed::new(HookFailure::BadReply, error.to_string()))
         };
         match tokio::time::timeout(self.config.timeout, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failed::new(HookFailure::Timeout, "no answer in time")),
         }
-    }
-
-    /// Waits for one of the places, if there is room to wait.
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Failed> {
-        let overloaded = || Failed::new(HookFailure::Overloaded, "too many wait");
-        if let Ok(turn) = self.turns.try_acquire() {
-            return Ok(turn);
-        }
-        let _waiting = Waiting::enter(&self.waiting, self.config.queue).ok_or_else(overloaded)?;
-        // The semaphore is never closed.
-        self.turns.acquire().await.map_err(|_| overloaded())
     }
 
     /// Static headers, replaced by emulated ones, replaced by those of the transport.
@@ -270,75 +312,88 @@ fn replace(all: &mut HeaderMap, given: &[(String, String)], listed: &[HeaderName
     all.extend(taken);
 }
 
-/// A place in a queue.
-struct Waiting<'a>(&'a AtomicUsize);
+/// What a question and its answer hold, until the asker has heard.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// Of the target's number, and of its memory.
+    held: Option<(Held, Held)>,
+}
 
-impl<'a> Waiting<'a> {
-    fn enter(waiting: &'a AtomicUsize, room: usize) -> Option<Self> {
-        let place = Self(waiting);
-        // Undone by the drop where there was no room.
-        (waiting.fetch_add(1, Ordering::Relaxed) < room).then_some(place)
+impl Room {
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.held.as_mut().is_none_or(|(_, memory)| memory.grow(bytes))
     }
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What engine threads say to the control thread.
+enum Said<T> {
+    Ask(Box<HookRequest>, T, Room),
+    Gone(Asking),
 }
 
 /// A way to hooks for engine threads: it never waits. `T` is what the asker recognises its question
 /// by.
-#[derive(Debug)]
 pub struct HookSender<T> {
-    questions: mpsc::Sender<(HookRequest, T)>,
-    counts: Arc<Counts>,
-}
-
-impl<T> Clone for HookSender<T> {
-    fn clone(&self) -> Self {
-        Self { questions: self.questions.clone(), counts: self.counts.clone() }
-    }
+    /// Never full: all that is in it has room of a target's, or is the last word of a connection
+    /// with such a question.
+    said: mpsc::UnboundedSender<Said<T>>,
+    hooks: Arc<Hooks>,
 }
 
 impl<T> HookSender<T> {
-    /// Hands a question over. The error gives it back: the queue is full, or the control plane has
-    /// ended. Then [`HookReply::without_answer`] says what to do.
-    pub fn try_call(&self, request: HookRequest, ticket: T) -> Result<(), Box<(HookRequest, T)>> {
-        self.questions.try_send((request, ticket)).map_err(|error| {
-            self.counts.hooks_queue_full.count();
-            Box::new(error.into_inner())
-        })
+    /// Hands a question over; `more` is what the asker holds beside it. The error gives the ticket
+    /// back: there is no room, or the control plane has ended. Then
+    /// [`HookReply::without_answer`] says what to do.
+    pub fn try_call(&self, request: Box<HookRequest>, ticket: T, more: usize) -> Result<(), T> {
+        let Some(room) = self.hooks.room(&request, more) else {
+            self.hooks.counts.hooks_queue_full.count();
+            return Err(ticket);
+        };
+        match self.said.send(Said::Ask(request, ticket, room)) {
+            Err(mpsc::error::SendError(Said::Ask(_, ticket, _))) => Err(ticket),
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection with questions under way has gone.
+    pub fn forget(&self, asking: Asking) {
+        // Without a control plane there is nothing to forget.
+        let _ = self.said.send(Said::Gone(asking));
     }
 }
 
 /// The other end of [`HookSender`], for the control thread.
-#[derive(Debug)]
 pub struct HookQueue<T> {
-    questions: mpsc::Receiver<(HookRequest, T)>,
+    said: mpsc::UnboundedReceiver<Said<T>>,
+    hooks: Arc<Hooks>,
 }
 
-/// A queue of at most `capacity` questions between engine threads and the control thread.
-pub fn hook_queue<T>(capacity: usize, counts: Arc<Counts>) -> (HookSender<T>, HookQueue<T>) {
-    let (sender, questions) = mpsc::channel(capacity.max(1));
-    (HookSender { questions: sender, counts }, HookQueue { questions })
+/// A queue between engine threads and the control thread, bounded by the room that hooks have.
+pub fn hook_queue<T>(hooks: Arc<Hooks>) -> (HookSender<T>, HookQueue<T>) {
+    let (sender, said) = mpsc::unbounded_channel();
+    (HookSender { said: sender, hooks: hooks.clone() }, HookQueue { said, hooks })
 }
 
 impl<T: Send + 'static> HookQueue<T> {
-    /// Asks the backend what comes in, and passes each outcome to `reply`, on the control thread.
-    /// Ends when all senders are gone.
-    pub async fn run(
-        mut self,
-        hooks: Arc<Hooks>,
-        reply: impl Fn(T, HookResult) + Send + Sync + 'static,
-    ) {
+    /// Asks the backend what comes in, and passes each outcome to `reply`, on the control thread,
+    /// with the room that it takes. Ends when all senders are gone.
+    pub async fn run(mut self, reply: impl Fn(T, HookResult, Room) + Send + Sync + 'static) {
         let reply = Arc::new(reply);
-        while let Some((request, ticket)) = self.questions.recv().await {
-            let (hooks, reply) = (hooks.clone(), reply.clone());
-            // Their number is bounded: what neither runs nor may wait fails in its first poll.
+        while let Some(said) = self.said.recv().await {
+            let (request, ticket, mut room) = match said {
+                Said::Gone(asking) => {
+                    self.hooks.forget(asking);
+                    continue;
+                }
+                Said::Ask(request, ticket, room) => (request, ticket, room),
+            };
+            let (hooks, reply) = (self.hooks.clone(), reply.clone());
+            // Here and not in the task, which may begin after the connection has gone.
+            let line = hooks.line_up(&request);
             tokio::spawn(async move {
-                let outcome = hooks.call(request).await;
-                reply(ticket, outcome);
+                if let Some(outcome) = hooks.call(*request, line, &mut room).await {
+                    reply(ticket, outcome, room);
+                }
             });
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -14,6 +13,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::control::http::{HttpLimits, HttpServer};
 use crate::gateway::format::Transport;
+use crate::gateway::outside::Link;
 use crate::gateway::proxy::{Caller, HookEvent, RefreshReply, RpcReply};
 use crate::gateway::wire::Encoding;
 
@@ -34,6 +34,19 @@ fn hooks(kind: HookKind, config: HookConfig) -> Hooks {
     Hooks::new([(kind, "default".to_owned(), config)], Arc::default()).unwrap()
 }
 
+impl Hooks {
+    /// What comes of a question.
+    async fn ask(&self, request: HookRequest) -> HookResult {
+        let line = self.line_up(&request);
+        let mut room = self.room(&request, 0).expect("room");
+        self.call(request, line, &mut room).await.expect("nobody has gone")
+    }
+
+    fn target_of(&self, kind: HookKind) -> &Target {
+        &self.targets[&kind]["default"]
+    }
+}
+
 fn question(event: HookEvent, headers: ClientHeaders) -> HookRequest {
     let caller = Caller {
         transport: Transport::WebSocket,
@@ -43,7 +56,11 @@ fn question(event: HookEvent, headers: ClientHeaders) -> HookRequest {
         meta: bytes::Bytes::new(),
         headers: Arc::new(headers),
     };
-    HookRequest { proxy: "default".into(), caller, event }
+    HookRequest { proxy: "default".into(), from: asking(0), caller, event }
+}
+
+fn asking(link: u64) -> Asking {
+    Asking { core: 0, link: Link(link) }
 }
 
 fn rpc(data: &'static str) -> HookRequest {
@@ -95,7 +112,7 @@ async fn the_backend_sees_the_question_and_its_answer_comes_back() {
     };
     let event = HookEvent::Rpc { method: "m".to_owned(), data: Bytes::from_static(b"{}") };
     let data = Bytes::from_static(b"[1]");
-    assert_eq!(hooks.call(question(event, headers)).await, Ok(HookReply::Rpc(RpcReply { data })));
+    assert_eq!(hooks.ask(question(event, headers)).await, Ok(HookReply::Rpc(RpcReply { data })));
     let (headers, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!(
         (&body["method"], &body["data"], &body["user"]),
@@ -113,20 +130,34 @@ async fn the_backend_sees_the_question_and_its_answer_comes_back() {
 
 #[tokio::test]
 async fn bad_answers_are_temporary_errors_and_counted() {
-    let answers: [(HookFailure, fn() -> Response); 5] = [
+    let answers: [(HookFailure, fn() -> Response); 6] = [
         (HookFailure::Status, || StatusCode::INTERNAL_SERVER_ERROR.into_response()),
         (HookFailure::Status, || StatusCode::NO_CONTENT.into_response()),
         (HookFailure::Status, || axum::response::Redirect::temporary("/elsewhere").into_response()),
         (HookFailure::BadReply, || "<html>".into_response()),
-        (HookFailure::BadReply, || " ".repeat(2000).into_response()),
+        // Good but for its length, in one piece and in two.
+        (HookFailure::BadReply, || format!("{{\"result\":{{}}}}{:988}", "").into_response()),
+        (HookFailure::BadReply, || {
+            let pieces = ["{\"result\":{}}".to_owned(), " ".repeat(988)];
+            let pieces = pieces.map(Ok::<_, std::io::Error>);
+            Body::from_stream(futures_util::stream::iter(pieces)).into_response()
+        }),
     ];
     for (why, answer) in answers {
         let router = Router::new().fallback(async move || answer());
         let config = HookConfig { reply_max: 1000, ..config(serve(router).await) };
         let hooks = hooks(HookKind::Rpc, config);
-        assert_eq!(hooks.call(rpc("1")).await, internal());
+        assert_eq!(hooks.ask(rpc("1")).await, internal());
         assert_eq!(failures(&hooks, HookKind::Rpc, why), 1, "{why:?}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_may_be_as_long_as_the_limit() {
+    let answer = async || format!("{{\"result\":{{}}}}{:986}", "");
+    let config =
+        HookConfig { reply_max: 999, ..config(serve(Router::new().fallback(answer)).await) };
+    assert!(hooks(HookKind::Rpc, config).ask(rpc("1")).await.is_ok());
 }
 
 #[tokio::test]
@@ -134,12 +165,12 @@ async fn a_backend_that_is_down_is_an_error_but_keeps_connections() {
     // Bound and closed again, so nothing listens there.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let down = hooks(HookKind::Rpc, config(format!("http://{unused}/")));
-    assert_eq!(down.call(rpc("1")).await, internal());
+    assert_eq!(down.ask(rpc("1")).await, internal());
     assert_eq!(failures(&down, HookKind::Rpc, HookFailure::Unreachable), 1);
 
     let down = hooks(HookKind::Refresh, config(format!("http://{unused}/")));
     let before = unix_seconds();
-    let reply = down.call(question(HookEvent::Refresh, ClientHeaders::default())).await;
+    let reply = down.ask(question(HookEvent::Refresh, ClientHeaders::default())).await;
     let Ok(HookReply::Refresh(RefreshReply { expired: false, expire_at, .. })) = reply else {
         panic!("{reply:?}")
     };
@@ -155,48 +186,143 @@ async fn a_backend_that_stalls_is_given_up() {
     for router in [never, endless] {
         let timeout = Duration::from_millis(50);
         let hooks = hooks(HookKind::Rpc, HookConfig { timeout, ..config(serve(router).await) });
-        assert_eq!(hooks.call(rpc("1")).await, internal());
+        assert_eq!(hooks.ask(rpc("1")).await, internal());
         assert_eq!(failures(&hooks, HookKind::Rpc, HookFailure::Timeout), 1);
     }
 }
 
-#[tokio::test]
-async fn beyond_the_queue_calls_fail_at_once_and_the_others_get_through() {
+/// A backend that answers when it is told to; its questions' data go to the second.
+async fn patient() -> (Arc<Notify>, mpsc::UnboundedReceiver<Value>, String) {
     let release = Arc::new(Notify::new());
+    let (asked, questions) = mpsc::unbounded_channel();
     let wait = release.clone();
-    let router = Router::new().fallback(async move |_: Request| {
+    let router = Router::new().fallback(async move |body: Bytes| {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        asked.send(body["data"].clone()).unwrap();
         wait.notified().await;
         axum::Json(json!({"result": {}}))
     });
-    let config = HookConfig { concurrency: 1, queue: 2, ..config(serve(router).await) };
+    (release, questions, serve(router).await)
+}
+
+type Outcomes = mpsc::UnboundedReceiver<(u64, HookResult)>;
+
+/// A running queue before these hooks; outcomes come with their tickets.
+fn queue(hooks: &Arc<Hooks>) -> (HookSender<u64>, Outcomes) {
+    let (sender, queue) = hook_queue(hooks.clone());
+    let (outcomes, found) = mpsc::unbounded_channel();
+    tokio::spawn(queue.run(move |ticket, outcome, _room| {
+        outcomes.send((ticket, outcome)).unwrap();
+    }));
+    (sender, found)
+}
+
+fn of(link: u64, data: &'static str) -> Box<HookRequest> {
+    Box::new(HookRequest { from: asking(link), ..rpc(data) })
+}
+
+#[tokio::test]
+async fn beyond_the_queue_calls_fail_at_once_and_the_others_get_through() {
+    let (release, _questions, url) = patient().await;
+    let config = HookConfig { concurrency: 1, queue: 2, ..config(url) };
     let hooks = Arc::new(hooks(HookKind::Rpc, config));
-    let calls: Vec<_> = (0..3)
-        .map(|_| {
-            let hooks = hooks.clone();
-            tokio::spawn(async move { hooks.call(rpc("1")).await })
-        })
-        .collect();
-    let target = &hooks.targets[&(HookKind::Rpc, "default".to_owned())];
-    while target.waiting.load(Ordering::Relaxed) < 2 {
+    let (sender, mut found) = queue(&hooks);
+    for ticket in 1..=3 {
+        assert_eq!(sender.try_call(of(ticket, "1"), ticket, 0), Ok(()));
+    }
+    assert_eq!(sender.try_call(of(4, "1"), 4, 0), Err(4));
+    assert_eq!(hooks.counts.hooks_queue_full.get(), 1);
+    for ticket in 1..=3 {
+        release.notify_one();
+        assert_eq!(found.recv().await, Some((ticket, Ok(HookReply::Rpc(RpcReply::default())))));
+    }
+    let target = hooks.target_of(HookKind::Rpc);
+    assert_eq!((target.turns.waiting(), target.number.held(), target.memory.held()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_bytes_by_proxy() {
+    let (release, _questions, url) = patient().await;
+    let cost = of(1, "1").cost();
+    let config = HookConfig { max_memory: 2 * cost + 100, ..config(url) };
+    let targets = [HookKind::Rpc, HookKind::Refresh];
+    let targets = targets.map(|kind| (kind, "default".to_owned(), config.clone()));
+    let hooks = Arc::new(Hooks::new(targets, Arc::default()).unwrap());
+    let (sender, mut found) = queue(&hooks);
+    assert_eq!(sender.try_call(of(1, "1"), 1, 101), Ok(()));
+    assert_eq!(sender.try_call(of(1, "1"), 2, 0), Err(2), "what the asker holds counts");
+    // One whose backend hangs takes nothing of the others'.
+    let refresh = || Box::new(question(HookEvent::Refresh, ClientHeaders::default()));
+    assert_eq!(sender.try_call(refresh(), 3, 0), Ok(()));
+    release.notify_waiters();
+    for _ in 0..2 {
+        release.notify_one();
+        assert!(found.recv().await.is_some());
+    }
+    assert_eq!(sender.try_call(of(1, "1"), 4, 0), Ok(()));
+}
+
+#[tokio::test]
+async fn answers_count_too() {
+    let answer = async || axum::Json(json!({"result": {"data": "x".repeat(5000)}}));
+    let url = serve(Router::new().fallback(answer)).await;
+    let config = HookConfig { max_memory: rpc("1").cost() + 9_000, ..config(url) };
+    let hooks = hooks(HookKind::Rpc, config);
+    assert_eq!(hooks.ask(rpc("1")).await, internal());
+    assert_eq!(failures(&hooks, HookKind::Rpc, HookFailure::Overloaded), 1);
+    assert_eq!(hooks.target_of(HookKind::Rpc).memory.held(), 0);
+}
+
+#[tokio::test]
+async fn turns_go_round_between_connections() {
+    let (release, mut questions, url) = patient().await;
+    let hooks = Arc::new(hooks(HookKind::Rpc, HookConfig { concurrency: 1, ..config(url) }));
+    let (sender, mut found) = queue(&hooks);
+    for ticket in 0..20 {
+        sender.try_call(of(7, "\"many\""), ticket, 0).unwrap();
+    }
+    sender.try_call(of(8, "\"one\""), 99, 0).unwrap();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.push(questions.recv().await.unwrap());
+        release.notify_one();
+        assert!(found.recv().await.is_some());
+    }
+    assert_eq!(order, ["many", "many", "one"], "the first two were there before it");
+}
+
+#[tokio::test]
+async fn what_a_connection_has_waiting_goes_with_it() {
+    let (release, mut questions, url) = patient().await;
+    let hooks = Arc::new(hooks(HookKind::Rpc, HookConfig { concurrency: 1, ..config(url) }));
+    let (sender, mut found) = queue(&hooks);
+    for ticket in 0..9 {
+        sender.try_call(of(7, "\"gone\""), ticket, 0).unwrap();
+    }
+    sender.try_call(of(8, "\"stays\""), 99, 0).unwrap();
+    assert_eq!(questions.recv().await.unwrap(), "gone");
+    sender.forget(asking(7));
+    let target = hooks.target_of(HookKind::Rpc);
+    while target.number.held() > 2 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(hooks.call(rpc("1")).await, internal());
-    assert_eq!(failures(&hooks, HookKind::Rpc, HookFailure::Overloaded), 1);
-    for call in calls {
-        release.notify_one();
-        assert_eq!(call.await.unwrap(), Ok(HookReply::Rpc(RpcReply::default())));
-    }
-    assert_eq!(target.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(target.turns.waiting(), 1);
+    release.notify_one();
+    assert_eq!(questions.recv().await.unwrap(), "stays");
+    release.notify_one();
+    let tickets = [found.recv().await.unwrap().0, found.recv().await.unwrap().0];
+    assert_eq!(tickets, [0, 99], "the first was asked already");
+    assert_eq!(target.number.held(), 0);
 }
 
 #[tokio::test]
 async fn what_cannot_be_asked_is_refused() {
     let hooks = hooks(HookKind::Rpc, config("http://127.0.0.1:1/".to_owned()));
-    let refused = hooks.call(rpc("no JSON")).await;
+    let refused = hooks.ask(rpc("no JSON")).await;
     assert_eq!(refused, Err(HookRefusal::Error(Error::BAD_REQUEST)));
     let mut other = rpc("1");
     other.proxy = "other".into();
-    assert_eq!(hooks.call(other).await, Err(HookRefusal::Error(Error::NOT_AVAILABLE)));
+    assert_eq!(hooks.ask(other).await, Err(HookRefusal::Error(Error::NOT_AVAILABLE)));
 }
 
 #[test]
@@ -220,19 +346,19 @@ fn configurations_that_cannot_work_are_errors() {
 #[tokio::test]
 async fn engine_threads_hand_questions_over_without_waiting() {
     let router = Router::new().fallback(async || axum::Json(json!({"result": {}})));
-    let hooks = Arc::new(hooks(HookKind::Rpc, config(serve(router).await)));
-    let (sender, queue) = hook_queue(2, hooks.counts.clone());
-    // Nobody takes them yet: the third finds the queue full and comes back.
+    let config = HookConfig { concurrency: 1, queue: 1, ..config(serve(router).await) };
+    let hooks = Arc::new(hooks(HookKind::Rpc, config));
+    let (sender, queue) = hook_queue(hooks.clone());
+    // Nobody takes them yet: the third finds no room and comes back.
     let engine = std::thread::spawn(move || {
-        sender.try_call(rpc("1"), 1).unwrap();
-        sender.try_call(rpc("2"), 2).unwrap();
-        let (_, ticket) = *sender.try_call(rpc("3"), 3).unwrap_err();
-        ticket
+        sender.try_call(of(1, "1"), 1, 0).unwrap();
+        sender.try_call(of(1, "2"), 2, 0).unwrap();
+        sender.try_call(of(1, "3"), 3, 0).unwrap_err()
     });
     assert_eq!(engine.join().unwrap(), 3);
     assert_eq!(hooks.counts.hooks_queue_full.get(), 1);
     let (outcomes, mut found) = mpsc::unbounded_channel();
-    let run = queue.run(hooks, move |ticket, outcome| {
+    let run = queue.run(move |ticket, outcome, _room| {
         outcomes.send((ticket, outcome)).unwrap();
     });
     run.await;
@@ -241,6 +367,5 @@ async fn engine_threads_hand_questions_over_without_waiting() {
         assert_eq!(outcome, Ok(HookReply::Rpc(RpcReply::default())));
         tickets.push(ticket);
     }
-    tickets.sort_unstable();
     assert_eq!(tickets, [1, 2]);
 }

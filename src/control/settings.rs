@@ -74,6 +74,7 @@ fn hook(proxy: &Proxy) -> HookConfig {
         endpoint: proxy.endpoint.clone(),
         timeout: proxy.timeout,
         concurrency: proxy.concurrency as usize,
+        max_memory: proxy.max_memory.0,
         http_headers: proxy.http_headers.clone(),
         emulated_headers: proxy.emulated_headers.clone(),
         static_headers: proxy.http.static_headers.clone(),

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::account::{Budget, Held};
 use super::emulation::SessionNames;
 use super::entrance;
 use super::format::Format;
@@ -22,7 +23,7 @@ use super::letters::{Reply, UserOrder};
 use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
 use super::places::Resume;
-use super::proxy::{HookRequest, HookResult};
+use super::proxy::{Asking, HookRequest, HookResult};
 use super::rulebook::Rulebook;
 use super::session::{self, Question, Session, Sessions};
 use super::stats::GatewayStats;
@@ -42,6 +43,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// question. The error gives it back: there is no room.
     fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
 
+    /// A connection with questions under way has gone: those that wait need not be asked.
+    fn forget(&self, asking: Asking) {
+        let _ = asking;
+    }
+
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
     fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream>;
 
@@ -55,7 +61,7 @@ pub enum Letter {
     /// For the hub.
     Hub(letters::Letter),
     /// The backend's answer.
-    Hook(Box<(Question, HookResult)>),
+    Hook(Box<HookAnswer>),
     /// New options.
     Rules(Arc<Rulebook>),
     /// What is counted here?
@@ -63,7 +69,36 @@ pub enum Letter {
     /// An operator looks into it.
     Inspect(Box<Inspect>),
     /// What the client of a stream posted: commands, as in one WebSocket message.
-    Emulated(Box<(ConnId, Bytes)>),
+    Emulated(Box<Posted>),
+}
+
+/// What the backend has answered.
+pub struct HookAnswer {
+    /// To what.
+    pub question: Question,
+    /// The answer, or what stands for it.
+    pub result: HookResult,
+    /// What the control plane has back when the answer is read.
+    pub room: Box<dyn Send>,
+}
+
+impl std::fmt::Debug for HookAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { question, result, room: _ } = self;
+        f.debug_struct("HookAnswer")
+            .field("question", question)
+            .field("result", result)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Commands on their way to their session.
+#[derive(Debug)]
+pub struct Posted {
+    pub(super) id: ConnId,
+    pub(super) data: Bytes,
+    /// Of [`Seed::posts`].
+    pub(super) held: Held,
 }
 
 /// What one server's cores share when they start.
@@ -79,6 +114,8 @@ pub struct Seed {
     pub control: Arc<dyn ControlPlane>,
     /// Names of emulated sessions.
     pub names: Arc<SessionNames>,
+    /// Bytes that streams' clients have posted and that are on their way to their sessions.
+    pub posts: Arc<Budget>,
 }
 
 /// The application on one core.
@@ -93,6 +130,7 @@ pub(super) struct Desk {
     pub(super) rules: Arc<Rulebook>,
     pub(super) control: Arc<dyn ControlPlane>,
     pub(super) names: Arc<SessionNames>,
+    pub(super) posts: Arc<Budget>,
     pub(super) handle: Handle<Gateway>,
     /// Of the request that was just accepted: it opens next, before any other.
     pub(super) arriving: Option<Arriving>,
@@ -182,6 +220,7 @@ impl Gateway {
                 rules: own(&seed.rules),
                 control: seed.control.clone(),
                 names: seed.names.clone(),
+                posts: seed.posts.clone(),
                 handle: start.handle,
                 arriving: None,
                 sessions: Sessions::default(),
@@ -285,6 +324,11 @@ impl Gateway {
         c.history_bytes = gauges.history_bytes as u64;
         c.idempotency_keys = gauges.idempotency_keys as u64;
         c.deadlines = self.desk.timers.len() as u64;
+        c.filter_bytes = gauges.filter_bytes as u64;
+        c.emulation_bytes = match self.desk.core {
+            0 => self.desk.posts.held() as u64,
+            _ => 0,
+        };
         c.subscribes = hub.subscribed;
         c.publications = hub.home.published;
         c.publications_repeated = hub.home.suppressed;
@@ -493,6 +537,10 @@ impl Handler for Gateway {
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), closed: &Closed) {
         let Some(session) = self.desk.sessions.remove(id) else { return };
         self.desk.stats.ended(session.format().transport());
+        if session.has_asked() {
+            let link = Link(id.to_bits());
+            self.desk.control.forget(Asking { core: self.desk.core, link });
+        }
         if let Some(client) = session.client() {
             self.remember_slow(client, closed.cause);
             self.with_hub(cx, |hub, out| hub.disconnect(out, client));
@@ -505,15 +553,17 @@ impl Handler for Gateway {
         match letter {
             Letter::Hub(letter) => self.with_hub(cx, |hub, out| hub.letter(out, letter)),
             Letter::Hook(answer) => {
-                let (question, result) = *answer;
+                let HookAnswer { question, result, room } = *answer;
                 self.answered(cx, question, result);
+                drop(room);
             }
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
             Letter::Inspect(inspect) => self.inspect(*inspect),
             Letter::Emulated(posted) => {
-                let (id, data) = *posted;
+                let Posted { id, data, held } = *posted;
                 self.posted(cx, id, &data);
+                drop(held);
             }
         }
         self.settle(cx);

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use super::app::{Arriving, Desk, First, Letter};
+use super::account::{heap, shared};
+use super::app::{Arriving, Desk, First, Letter, Posted};
 use super::format::{Format, Transport};
 use super::options::Options;
 use super::places::Resume;
@@ -142,7 +143,12 @@ impl Desk {
             self.stats.counters.emulation_lost += 1;
             return 204;
         };
-        let letter = Letter::Emulated(Box::new((id, posted.data)));
+        let bytes = heap(size_of::<Posted>()) + shared(posted.data.len());
+        let Some(held) = self.posts.take(bytes) else {
+            self.stats.counters.emulation_refused += 1;
+            return 503;
+        };
+        let letter = Letter::Emulated(Box::new(Posted { id, data: posted.data, held }));
         match self.handle.post(id.worker(), letter) {
             Err(SendError::Busy) => {
                 self.stats.counters.emulation_refused += 1;

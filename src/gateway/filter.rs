@@ -1,19 +1,24 @@
 //! Tag filters: which publications of a channel one subscriber wants to see.
 //!
-//! A filter comes from a client as a tree of [`FilterNode`]s. [`Filter::new`] checks it once and
-//! keeps what matching needs; [`Filter::matches`] cannot fail. The invariant: a filter has at most
-//! [`NODES_MAX`] nodes and [`VALUES_MAX`] values, so that a publication costs each subscriber a
-//! bounded amount of work.
+//! A filter comes from a client as a tree of [`FilterNode`]s. [`Filter::decode`] checks it once and
+//! keeps what matching needs, in one piece of text; [`Filter::matches`] cannot fail. The invariant:
+//! a filter has at most [`BYTES_MAX`] bytes, [`NODES_MAX`] nodes and [`VALUES_MAX`] values, so that
+//! it takes little memory and a publication costs each subscriber a bounded amount of work.
 
 mod decimal;
+mod decode;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use decimal::Decimal;
 
+use crate::gateway::account::{heap, shared};
+use crate::gateway::wire::Encoding;
 use crate::gateway::wire::messages::FilterNode;
 
+/// Bytes of a filter, as it travels.
+pub const BYTES_MAX: usize = 4096;
 /// How deep a filter may be nested; a single comparison is 1.
 pub const DEPTH_MAX: usize = 16;
 /// How many nodes a filter may have.
@@ -24,6 +29,10 @@ pub const VALUES_MAX: usize = 1024;
 /// Why a filter is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterError {
+    /// Neither JSON nor Protobuf of a filter.
+    Malformed,
+    /// More than [`BYTES_MAX`] bytes.
+    TooLong,
     /// Nested deeper than [`DEPTH_MAX`].
     TooDeep,
     /// More than [`NODES_MAX`] nodes.
@@ -47,6 +56,8 @@ pub enum FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Malformed => f.write_str("malformed"),
+            Self::TooLong => write!(f, "the filter has more than {BYTES_MAX} bytes"),
             Self::TooDeep => write!(f, "the filter is nested deeper than {DEPTH_MAX}"),
             Self::TooManyNodes => write!(f, "the filter has more than {NODES_MAX} nodes"),
             Self::TooManyValues => write!(f, "the filter has more than {VALUES_MAX} values"),
@@ -62,143 +73,268 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
-/// A checked filter. Equal filters can be shared.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter(Node);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Node {
-    All(Box<[Node]>),
-    Any(Box<[Node]>),
-    Not(Box<Node>),
-    Leaf(Box<str>, Test),
+/// The tags of a publication.
+pub trait Tags {
+    /// The tag of this name.
+    fn tag(&self, key: &str) -> Option<&str>;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Test {
-    Equal(Box<str>),
-    In(Box<[Box<str>]>),
-    Exists,
-    StartsWith(Box<str>),
-    EndsWith(Box<str>),
-    Contains(Box<str>),
-    Less(Box<str>),
-    Greater(Box<str>),
-    /// `lte`, which is not the opposite of `gt`: what is no number is neither.
-    AtMost(Box<str>),
-    /// `gte`.
-    AtLeast(Box<str>),
+impl Tags for BTreeMap<String, String> {
+    fn tag(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
 }
+
+impl Tags for [(Box<str>, Box<str>)] {
+    fn tag(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(name, _)| **name == *key).map(|(_, tag)| &**tag)
+    }
+}
+
+/// A checked filter, as the code that matching runs: a letter for each node, numbers as two
+/// characters of seven bits each, texts after their lengths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Filter(Box<str>);
 
 impl Filter {
+    /// Checks a filter as it came.
+    pub fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Self, FilterError> {
+        if bytes.len() > BYTES_MAX {
+            return Err(FilterError::TooLong);
+        }
+        Self::new(&decode::decode(encoding, bytes)?)
+    }
+
     /// Checks a filter.
     pub fn new(node: &FilterNode) -> Result<Self, FilterError> {
-        check(node, DEPTH_MAX, &mut Budget { nodes: NODES_MAX, values: VALUES_MAX }).map(Self)
+        let mut code = String::new();
+        compile(node, DEPTH_MAX, &mut Budget::whole(), &mut code)?;
+        Ok(Self(code.into_boxed_str()))
     }
 
     /// Whether a publication with these tags is wanted.
-    pub fn matches(&self, tags: &BTreeMap<String, String>) -> bool {
-        self.0.matches(tags)
+    pub fn matches(&self, tags: &(impl Tags + ?Sized)) -> bool {
+        Code(&self.0).node(tags)
+    }
+
+    /// The memory that it takes, shared.
+    pub(super) fn cost(&self) -> usize {
+        shared(size_of::<Self>()) + heap(self.0.len())
     }
 }
 
 /// What is left of the limits.
 struct Budget {
+    bytes: usize,
     nodes: usize,
     values: usize,
 }
 
-fn check(node: &FilterNode, depth: usize, budget: &mut Budget) -> Result<Node, FilterError> {
-    let depth = depth.checked_sub(1).ok_or(FilterError::TooDeep)?;
-    budget.nodes = budget.nodes.checked_sub(1).ok_or(FilterError::TooManyNodes)?;
-    let many = |budget: &mut Budget| match node.nodes.as_slice() {
-        [] => Err(FilterError::WrongChildren),
-        nodes => nodes.iter().map(|node| check(node, depth, budget)).collect(),
-    };
-    match (node.op.as_str(), node.nodes.as_slice()) {
-        ("", _) => leaf(node, budget),
-        ("and", _) => many(budget).map(Node::All),
-        ("or", _) => many(budget).map(Node::Any),
-        ("not", [node]) => Ok(Node::Not(Box::new(check(node, depth, budget)?))),
-        ("not", _) => Err(FilterError::WrongChildren),
-        _ => Err(FilterError::UnknownOp),
+impl Budget {
+    fn whole() -> Self {
+        Self { bytes: BYTES_MAX, nodes: NODES_MAX, values: VALUES_MAX }
+    }
+
+    /// One more node, within which so many levels may follow, its own included.
+    fn node(&mut self, depth: usize) -> Result<(), FilterError> {
+        depth.checked_sub(1).ok_or(FilterError::TooDeep)?;
+        self.nodes = self.nodes.checked_sub(1).ok_or(FilterError::TooManyNodes)?;
+        Ok(())
+    }
+
+    fn value(&mut self) -> Result<(), FilterError> {
+        self.values = self.values.checked_sub(1).ok_or(FilterError::TooManyValues)?;
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), FilterError> {
+        self.bytes = self.bytes.checked_sub(text.len()).ok_or(FilterError::TooLong)?;
+        Ok(())
     }
 }
 
-fn leaf(node: &FilterNode, budget: &mut Budget) -> Result<Node, FilterError> {
-    let test = match node.cmp.as_str() {
-        "eq" | "neq" => Test::Equal(value(node)?),
-        "in" | "nin" => Test::In(values(node, budget)?),
-        "ex" | "nex" if node.val.is_empty() && node.vals.is_empty() => Test::Exists,
-        "ex" | "nex" => return Err(FilterError::UnusedValue),
-        "sw" => Test::StartsWith(value(node)?),
-        "ew" => Test::EndsWith(value(node)?),
-        "ct" => Test::Contains(value(node)?),
-        "lt" => Test::Less(value(node)?),
-        "lte" => Test::AtMost(value(node)?),
-        "gt" => Test::Greater(value(node)?),
-        "gte" => Test::AtLeast(value(node)?),
+const ALL: char = '&';
+const ANY: char = '|';
+const NOT: char = '!';
+const EQUAL: char = '=';
+const IN: char = '#';
+const EXISTS: char = '?';
+const STARTS_WITH: char = '^';
+const ENDS_WITH: char = '$';
+const CONTAINS: char = '*';
+const LESS: char = '<';
+const GREATER: char = '>';
+/// `lte`, which is not the opposite of `gt`: what is no number is neither.
+const AT_MOST: char = '(';
+/// `gte`.
+const AT_LEAST: char = ')';
+
+fn compile(
+    node: &FilterNode,
+    depth: usize,
+    budget: &mut Budget,
+    code: &mut String,
+) -> Result<(), FilterError> {
+    budget.node(depth)?;
+    match (node.op.as_str(), node.nodes.as_slice()) {
+        ("", _) => return leaf(node, budget, code),
+        ("and" | "or", []) => return Err(FilterError::WrongChildren),
+        ("and", _) => code.push(ALL),
+        ("or", _) => code.push(ANY),
+        ("not", [node]) => {
+            code.push(NOT);
+            return compile(node, depth - 1, budget, code);
+        }
+        ("not", _) => return Err(FilterError::WrongChildren),
+        _ => return Err(FilterError::UnknownOp),
+    }
+    // The length comes first, so that matching can skip what does not matter any more.
+    let mut within = String::new();
+    for node in &node.nodes {
+        compile(node, depth - 1, budget, &mut within)?;
+    }
+    put(&within, code);
+    Ok(())
+}
+
+fn leaf(node: &FilterNode, budget: &mut Budget, code: &mut String) -> Result<(), FilterError> {
+    let (val, vals) = (node.val.as_str(), node.vals.as_slice());
+    let (test, negative) = match node.cmp.as_str() {
+        "eq" => (EQUAL, false),
+        "neq" => (EQUAL, true),
+        "in" => (IN, false),
+        "nin" => (IN, true),
+        "ex" => (EXISTS, false),
+        "nex" => (EXISTS, true),
+        "sw" => (STARTS_WITH, false),
+        "ew" => (ENDS_WITH, false),
+        "ct" => (CONTAINS, false),
+        "lt" => (LESS, false),
+        "lte" => (AT_MOST, false),
+        "gt" => (GREATER, false),
+        "gte" => (AT_LEAST, false),
         _ => return Err(FilterError::UnknownComparison),
     };
-    if node.key.is_empty() && test != Test::Exists {
-        return Err(FilterError::NoKey);
-    }
-    let leaf = Node::Leaf(node.key.as_str().into(), test);
-    let negative = matches!(node.cmp.as_str(), "neq" | "nin" | "nex");
-    Ok(if negative { Node::Not(Box::new(leaf)) } else { leaf })
-}
-
-/// The value of a comparison with one.
-fn value(node: &FilterNode) -> Result<Box<str>, FilterError> {
-    match (node.val.as_str(), node.vals.as_slice()) {
-        ("", _) => Err(FilterError::NoValue),
-        (value, []) => Ok(value.into()),
-        _ => Err(FilterError::UnusedValue),
-    }
-}
-
-/// The values of a comparison with several.
-fn values(node: &FilterNode, budget: &mut Budget) -> Result<Box<[Box<str>]>, FilterError> {
-    if node.vals.is_empty() {
+    let (wanted, other) = match test {
+        EXISTS => (true, !val.is_empty() || !vals.is_empty()),
+        IN => (!vals.is_empty(), !val.is_empty()),
+        _ => (!val.is_empty(), !vals.is_empty()),
+    };
+    if !wanted {
         return Err(FilterError::NoValue);
     }
-    if !node.val.is_empty() {
+    if other {
         return Err(FilterError::UnusedValue);
     }
-    let left = budget.values.checked_sub(node.vals.len());
-    budget.values = left.ok_or(FilterError::TooManyValues)?;
-    Ok(node.vals.iter().map(|value| value.as_str().into()).collect())
-}
-
-impl Node {
-    fn matches(&self, tags: &BTreeMap<String, String>) -> bool {
-        match self {
-            Self::All(nodes) => nodes.iter().all(|node| node.matches(tags)),
-            Self::Any(nodes) => nodes.iter().any(|node| node.matches(tags)),
-            Self::Not(node) => !node.matches(tags),
-            Self::Leaf(key, test) => test.matches(tags.get(&**key).map(String::as_str)),
+    if node.key.is_empty() && test != EXISTS {
+        return Err(FilterError::NoKey);
+    }
+    if negative {
+        code.push(NOT);
+    }
+    code.push(test);
+    budget.text(&node.key)?;
+    put(&node.key, code);
+    match test {
+        EXISTS => {}
+        IN if vals.len() > budget.values => return Err(FilterError::TooManyValues),
+        IN => {
+            number(vals.len(), code);
+            for value in vals {
+                budget.value()?;
+                budget.text(value)?;
+                put(value, code);
+            }
+        }
+        _ => {
+            budget.text(val)?;
+            put(val, code);
         }
     }
+    Ok(())
 }
 
-impl Test {
-    fn matches(&self, tag: Option<&str>) -> bool {
-        // As in Centrifugo, a tag that is not there is the empty string to `in` and `nin`.
-        if let Self::In(values) = self {
-            return values.iter().any(|value| **value == *tag.unwrap_or_default());
+/// A number below 2^14, which is more than any text here has bytes: all texts of a filter together
+/// have [`BYTES_MAX`], and what is around them takes eight for each node and two for each value.
+fn number(number: usize, code: &mut String) {
+    debug_assert!(number < 1 << 14);
+    code.extend([number >> 7, number].map(|bits| char::from((bits & 0x7f) as u8)));
+}
+
+const _: () = assert!(BYTES_MAX + 8 * NODES_MAX + 2 * VALUES_MAX < 1 << 14);
+
+fn put(text: &str, code: &mut String) {
+    number(text.len(), code);
+    code.push_str(text);
+}
+
+/// Code that is still to run.
+struct Code<'a>(&'a str);
+
+impl<'a> Code<'a> {
+    /// Runs one node, to its end.
+    fn node(&mut self, tags: &(impl Tags + ?Sized)) -> bool {
+        match self.op() {
+            op @ (ALL | ANY) => {
+                let mut within = Code(self.text());
+                while !within.0.is_empty() {
+                    if within.node(tags) == (op == ANY) {
+                        return op == ANY;
+                    }
+                }
+                op == ALL
+            }
+            NOT => !self.node(tags),
+            test => self.test(test, tags),
         }
+    }
+
+    fn test(&mut self, test: char, tags: &(impl Tags + ?Sized)) -> bool {
+        let tag = tags.tag(self.text());
+        if test == EXISTS {
+            return tag.is_some();
+        }
+        if test == IN {
+            // As in Centrifugo, a tag that is not there is the empty string to `in` and `nin`.
+            let tag = tag.unwrap_or_default();
+            let mut found = false;
+            for _ in 0..self.number() {
+                found |= self.text() == tag;
+            }
+            return found;
+        }
+        let value = self.text();
         let Some(tag) = tag else { return false };
-        match self {
-            Self::Equal(value) => *tag == **value,
-            Self::In(_) | Self::Exists => true,
-            Self::StartsWith(value) => tag.starts_with(&**value),
-            Self::EndsWith(value) => tag.ends_with(&**value),
-            Self::Contains(value) => tag.contains(&**value),
-            Self::Less(value) => compare(tag, value).is_some_and(|order| order.is_lt()),
-            Self::AtMost(value) => compare(tag, value).is_some_and(|order| order.is_le()),
-            Self::Greater(value) => compare(tag, value).is_some_and(|order| order.is_gt()),
-            Self::AtLeast(value) => compare(tag, value).is_some_and(|order| order.is_ge()),
+        match test {
+            EQUAL => tag == value,
+            STARTS_WITH => tag.starts_with(value),
+            ENDS_WITH => tag.ends_with(value),
+            CONTAINS => tag.contains(value),
+            LESS => compare(tag, value).is_some_and(|order| order.is_lt()),
+            AT_MOST => compare(tag, value).is_some_and(|order| order.is_le()),
+            GREATER => compare(tag, value).is_some_and(|order| order.is_gt()),
+            _ => compare(tag, value).is_some_and(|order| order.is_ge()),
         }
+    }
+
+    fn op(&mut self) -> char {
+        self.take(1).chars().next().unwrap_or(EXISTS)
+    }
+
+    fn number(&mut self) -> usize {
+        self.take(2).bytes().fold(0, |number, bits| number << 7 | usize::from(bits))
+    }
+
+    fn text(&mut self) -> &'a str {
+        let length = self.number();
+        self.take(length)
+    }
+
+    fn take(&mut self, length: usize) -> &'a str {
+        // Whatever was compiled has what it says.
+        let (taken, rest) = self.0.split_at_checked(length).unwrap_or((self.0, ""));
+        self.0 = rest;
+        taken
     }
 }
 

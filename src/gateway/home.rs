@@ -40,6 +40,8 @@ pub struct HomeLimits {
     pub history_bytes: usize,
     /// Channels that only have a history, or had one. Over it, the longest unused are forgotten.
     pub idle_channels: usize,
+    /// Bytes of tag filters of subscriptions on this core. One more is refused.
+    pub filter_bytes: usize,
     /// Idempotency keys. Over it, the oldest are forgotten.
     pub idempotency_keys: usize,
     /// `channel_position_check_delay`: how often subscribers' positions are compared with the top,
@@ -48,11 +50,12 @@ pub struct HomeLimits {
 }
 
 impl Default for HomeLimits {
-    /// 256 MiB, 1,000,000 channels, 100,000 keys, 40 s.
+    /// 256 MiB, 1,000,000 channels, 64 MiB of filters, 100,000 keys, 40 s.
     fn default() -> Self {
         Self {
             history_bytes: 256 << 20,
             idle_channels: 1_000_000,
+            filter_bytes: 64 << 20,
             idempotency_keys: 100_000,
             position_check: Duration::from_secs(40),
         }

@@ -70,10 +70,12 @@ pub struct HubGauges {
     pub channels: usize,
     /// Of these, channels with subscribers.
     pub active_channels: usize,
-    /// Bytes of retained publications.
+    /// What histories take: see [`HomeLimits::history_bytes`].
     pub history_bytes: usize,
     /// Idempotency keys remembered here.
     pub idempotency_keys: usize,
+    /// What tag filters of subscriptions take.
+    pub filter_bytes: usize,
 }
 
 /// One core's channels, subscribers and users.
@@ -81,6 +83,8 @@ pub struct HubGauges {
 pub struct Hub {
     core: u16,
     placement: Placement,
+    /// Bytes of tag filters.
+    filters_max: usize,
     users: Users,
     locals: Locals,
     home: Home,
@@ -96,6 +100,7 @@ impl Hub {
         Self {
             core,
             placement,
+            filters_max: limits.filter_bytes,
             users: Users::new(placement),
             locals: Locals::new(placement),
             home: Home::new(core, placement, limits),
@@ -135,6 +140,7 @@ impl Hub {
             active_channels: self.home.active(),
             history_bytes: self.home.history_bytes(),
             idempotency_keys: self.home.idempotency_keys(),
+            filter_bytes: self.locals.filter_bytes(),
         }
     }
 

@@ -158,6 +158,8 @@ pub struct Locals {
     subs: Slab<Sub>,
     /// Few subscriptions have one.
     filters: HashMap<u32, Arc<Filter>>,
+    /// What they take.
+    filter_bytes: usize,
     nonce: u64,
 }
 
@@ -171,6 +173,7 @@ impl Locals {
             ids: HashMap::new(),
             subs: Slab::new(),
             filters: HashMap::new(),
+            filter_bytes: 0,
             nonce: 0,
         }
     }
@@ -187,6 +190,12 @@ impl Locals {
             && self.names.is_empty()
             && self.ids.is_empty()
             && self.filters.is_empty()
+            && self.filter_bytes == 0
+    }
+
+    /// What the filters of subscriptions take.
+    pub fn filter_bytes(&self) -> usize {
+        self.filter_bytes
     }
 
     /// Adds a subscription to a connection's list, to wait for the home core. `None` if the
@@ -226,6 +235,7 @@ impl Locals {
         client.head = sub;
         client.subscriptions += 1;
         if let Some(filter) = filter {
+            self.filter_bytes += cost(&filter);
             self.filters.insert(sub, filter);
         }
         let channel = &mut self.channels[channel as usize];
@@ -340,8 +350,10 @@ impl Locals {
     /// Takes a subscription out that is in no connection's list any more.
     fn remove(&mut self, key: u32) -> Ended {
         let sub = self.subs.remove(key as usize);
-        if sub.is(FILTERED) {
-            self.filters.remove(&key);
+        if sub.is(FILTERED)
+            && let Some(filter) = self.filters.remove(&key)
+        {
+            self.filter_bytes -= cost(&filter);
         }
         let channel = &mut self.channels[sub.channel as usize];
         let name = channel.name.clone();
@@ -389,6 +401,12 @@ impl Locals {
             *self = Self { nonce: self.nonce, ..Self::new(self.placement) };
         }
     }
+}
+
+/// What a filter takes here, with its place in the table.
+pub(super) fn cost(filter: &Filter) -> usize {
+    const PLACE: usize = 2 * size_of::<(u32, Arc<Filter>)>();
+    filter.cost() + PLACE
 }
 
 impl Sub {

@@ -5,7 +5,7 @@
 //! a channel's name says and who may do what ([`channels`]), tokens ([`tokens`]), what travels
 //! ([`wire`]), which publications a subscriber wants ([`filter`]), how a payload is told as the
 //! difference to the one before ([`delta`]), what an application's backend asks for ([`api`]) and
-//! is asked ([`proxy`]), and what is counted ([`stats`]).
+//! is asked ([`proxy`]), what memory costs ([`account`]), and what is counted ([`stats`]).
 //!
 //! Then the channels ([`hub`]). Each has one home core, chosen by a hash of its name
 //! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
@@ -19,6 +19,7 @@
 //! event streams, and send commands by requests of their own ([`emulation`]). What an operator may
 //! look into is [`inspect`].
 
+pub mod account;
 pub mod api;
 pub mod app;
 pub mod channels;

@@ -49,12 +49,18 @@ counters! {
     subscriptions: Gauge,
     /// Channels that exist for whatever reason, also as the memory of a stream.
     channels_known: Gauge,
-    /// Bytes of publications kept in streams.
-    history_bytes: Gauge,
     /// Idempotency keys remembered.
     idempotency_keys: Gauge,
     /// Deadlines of sessions that are to come.
     deadlines: Gauge,
+    /// Bytes that histories take: publications kept, positions of channels without subscribers,
+    /// idempotency keys.
+    history_bytes: Gauge,
+    /// Bytes that tag filters of subscriptions take.
+    filter_bytes: Gauge,
+    /// Bytes that streams' clients have posted and that wait for their sessions, the same on all
+    /// cores and told by the first.
+    emulation_bytes: Gauge,
     /// Connect commands that succeeded.
     connects: Total,
     /// Subscribe commands and server-side subscriptions that succeeded.
@@ -83,6 +89,8 @@ counters! {
     emulation_refused: Total,
     /// Such requests for sessions that are not there (any more).
     emulation_lost: Total,
+    /// Questions to the backend refused because their connection had too many under way.
+    hooks_limited: Total,
     /// Letters between cores that found a mailbox full.
     letters_refused: Total,
 }

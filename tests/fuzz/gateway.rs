@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ringhold::gateway::delta;
 use ringhold::gateway::filter::Filter;
 use ringhold::gateway::wire::messages::{
-    Command, ConnectRequest, FilterNode, Reply, ReplyBody, RpcResult, SubscribeRequest,
+    Command, ConnectRequest, Reply, ReplyBody, RpcResult, SubscribeRequest,
 };
 use ringhold::gateway::wire::{self, Encoding, Malformed};
 
@@ -87,9 +87,9 @@ fn commands(encoding: Encoding, data: &[u8]) -> Vec<Command> {
     assert_eq!(decoded.next(), None);
     for command in &commands {
         let tf = command.subscribe.as_ref().and_then(|it| it.tf.as_ref());
-        if let Some(filter) = tf.and_then(|tf| Filter::new(tf).ok()) {
+        if let Some(filter) = tf.and_then(|tf| Filter::decode(encoding, tf).ok()) {
             let tags = [("k", "1"), ("", "")].map(|(key, tag)| (key.into(), tag.into()));
-            filter.matches(&BTreeMap::from(tags));
+            filter.matches(&BTreeMap::<String, String>::from(tags));
         }
     }
     commands
@@ -189,21 +189,9 @@ fn subscribe_text(it: &SubscribeRequest) -> String {
         number("recoverable", it.recoverable),
         number("join_leave", it.join_leave),
         text("delta", &it.delta),
-        optional("tf", &it.tf, filter_text),
+        it.tf.as_ref().and_then(|tf| raw("tf", tf)),
         number("flag", it.flag),
         number("type", it.kind),
-    ])
-}
-
-fn filter_text(it: &FilterNode) -> String {
-    let list = |items: Vec<String>| format!("[{}]", items.join(","));
-    object([
-        text("op", &it.op),
-        text("key", &it.key),
-        text("cmp", &it.cmp),
-        text("val", &it.val),
-        Some(format!("\"vals\":{}", list(it.vals.iter().map(|val| string(val)).collect()))),
-        Some(format!("\"nodes\":{}", list(it.nodes.iter().map(filter_text).collect()))),
     ])
 }
 

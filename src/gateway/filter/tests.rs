@@ -122,6 +122,76 @@ fn errors_have_names() {
     }
 }
 
+fn json(node: &FilterNode) -> String {
+    let text = |text: &str| serde_json::to_string(text).unwrap();
+    let list = |items: Vec<String>| format!("[{}]", items.join(","));
+    let FilterNode { op, key, cmp, val, vals, nodes } = node;
+    let [op, key, cmp, val] = [op, key, cmp, val].map(|it| text(it));
+    let vals = list(vals.iter().map(|val| text(val)).collect());
+    let nodes = list(nodes.iter().map(json).collect());
+    format!(r#"{{"op":{op},"key":{key},"cmp":{cmp},"val":{val},"vals":{vals},"nodes":{nodes}}}"#)
+}
+
+fn decoded(text: &str) -> Result<Filter, FilterError> {
+    Filter::decode(Encoding::Json, text.as_bytes())
+}
+
+#[test]
+fn what_is_no_filter_is_malformed() {
+    for text in ["", "{", "[]", "1", "{} {}", r#"{"vals":{}}"#, r#"{"nodes":[1]}"#, r#"{"op":1}"#] {
+        assert_eq!(decoded(text), Err(FilterError::Malformed), "{text}");
+    }
+    for bytes in [&b"\x0a"[..], b"\x0a\x01\xff", b"\x08\x01", b"\x32\x01\x0a", b"\x00"] {
+        let filter = Filter::decode(Encoding::Protobuf, bytes);
+        assert_eq!(filter, Err(FilterError::Malformed), "{bytes:?}");
+    }
+    // `null` is nothing, and fields of later versions are passed over.
+    let text = r#"{"op":null,"vals":null,"nodes":null,"new":{"a":[1]},"key":"k","cmp":"ex"}"#;
+    assert_eq!(decoded(text), Filter::new(&leaf("k", "ex", "")));
+    let bytes = b"\x12\x01k\x1a\x02ex\x3a\x01x\x40\x07";
+    assert_eq!(Filter::decode(Encoding::Protobuf, bytes), Filter::new(&leaf("k", "ex", "")));
+}
+
+#[test]
+fn a_filter_takes_no_more_than_it_has_bytes() {
+    let long = leaf("k", "eq", &"v".repeat(BYTES_MAX));
+    assert_eq!(Filter::new(&long), Err(FilterError::TooLong));
+    let text = |bytes: usize| format!(r#"{{"key":"k","cmp":"eq","val":"{:v<bytes$}"}}"#, "");
+    let rest = BYTES_MAX - text(0).len();
+    let filter = decoded(&text(rest)).unwrap();
+    assert!(filter.0.len() <= BYTES_MAX && filter.cost() < BYTES_MAX + 1024);
+    assert_eq!(decoded(&text(rest + 1)), Err(FilterError::TooLong));
+    // Compiled, nodes and values are hardly more than their text.
+    let many = branch("or", vec![set("key", "in", &["value"; 8]); NODES_MAX - 1]);
+    assert!(json(&many).len() > BYTES_MAX);
+    assert!(Filter::new(&many).is_err(), "too many values");
+    let many = branch("or", vec![leaf("k", "neq", "v"); NODES_MAX - 1]);
+    assert!(Filter::new(&many).unwrap().0.len() <= 8 * NODES_MAX);
+}
+
+#[test]
+fn nodes_are_counted_before_they_are_made() {
+    let empty =
+        |nodes: usize| format!(r#"{{"op":"or","nodes":[{}]}}"#, vec!["{}"; nodes].join(","));
+    assert_eq!(decoded(&empty(NODES_MAX)), Err(FilterError::TooManyNodes));
+    assert_eq!(decoded(&empty(NODES_MAX - 1)), Err(FilterError::UnknownComparison));
+    let values = |n: usize| format!(r#"{{"vals":[{}]}}"#, vec!["\"\""; n].join(","));
+    assert_eq!(decoded(&values(VALUES_MAX + 1)), Err(FilterError::TooManyValues));
+    let deep = |levels: usize| {
+        format!("{}{}", r#"{"nodes":["#.repeat(levels - 1), "]}".repeat(levels - 1))
+            .replace("[]", "[{}]")
+    };
+    assert_eq!(decoded(&deep(DEPTH_MAX + 1)), Err(FilterError::TooDeep));
+    assert_eq!(decoded(&deep(DEPTH_MAX)), Err(FilterError::UnknownComparison));
+    let bytes = [&[0x32, 0x00][..]; NODES_MAX].concat();
+    assert_eq!(Filter::decode(Encoding::Protobuf, &bytes), Err(FilterError::TooManyNodes));
+    let bytes = [&[0x2a, 0x00][..]; VALUES_MAX + 1].concat();
+    assert_eq!(Filter::decode(Encoding::Protobuf, &bytes), Err(FilterError::TooManyValues));
+    let deep = (0..DEPTH_MAX)
+        .fold(Vec::new(), |within: Vec<u8>, _| [&[0x32, within.len() as u8][..], &within].concat());
+    assert_eq!(Filter::decode(Encoding::Protobuf, &deep), Err(FilterError::TooDeep));
+}
+
 fn any_node() -> impl Strategy<Value = FilterNode> {
     let word = || prop::sample::select(vec!["", "a", "b", "1", "2.5", "-3"]).prop_map(String::from);
     let cmps = ["eq", "neq", "in", "nin", "ex", "nex", "sw", "ew", "ct", "lt", "lte", "gt", "gte"];
@@ -152,6 +222,17 @@ proptest! {
             prop_assert_eq!(not.matches(&with), !matched);
             prop_assert_eq!(Filter::new(&same).unwrap().matches(&with), matched);
         }
+    }
+}
+
+proptest! {
+    /// Both encodings say what the tree says.
+    #[test]
+    fn filters_are_decoded_as_they_were_meant(node in any_node()) {
+        let filter = Filter::new(&node);
+        prop_assert_eq!(&decoded(&json(&node)), &filter);
+        let bytes = prost::Message::encode_to_vec(&node);
+        prop_assert_eq!(&Filter::decode(Encoding::Protobuf, &bytes), &filter);
     }
 }
 

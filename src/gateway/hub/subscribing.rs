@@ -10,7 +10,7 @@ use crate::gateway::filter::Filter;
 use crate::gateway::letters::{
     ClientId, Letter, Member, Recover, SubscribeLetter, SubscribedLetter, UnsubscribeLetter, Who,
 };
-use crate::gateway::local::{Begin, Confirmed, Ended, Wants};
+use crate::gateway::local::{Begin, Confirmed, Ended, Wants, cost};
 use crate::gateway::outside::{ClientKey, Event, Outside, SubKey};
 use crate::gateway::stream::StreamOptions;
 use crate::gateway::wire::messages::{Publication, SubscribeResult};
@@ -46,7 +46,8 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::ALREADY_SUBSCRIBED`], also while an earlier subscription to this channel is
-    /// not answered; [`Error::TOO_MANY_REQUESTS`] if the home core has no room for the letter.
+    /// not answered; [`Error::LIMIT_EXCEEDED`] if its filter finds no room;
+    /// [`Error::TOO_MANY_REQUESTS`] if the home core has no room for the letter.
     /// There is no event then.
     pub fn subscribe(
         &mut self,
@@ -59,6 +60,10 @@ impl Hub {
         let client = self.users.get_mut(key).ok_or(Error::INTERNAL)?;
         let Subscribe { ticket, wants, filter, present, announced, .. } = subscribe;
         let Subscribe { conn_info, chan_info, .. } = subscribe;
+        let more = filter.as_ref().map_or(0, |filter| cost(filter));
+        if more > 0 && self.locals.filter_bytes() + more > self.filters_max {
+            return Err(Error::LIMIT_EXCEEDED);
+        }
         let member = (present || announced).then(|| Member {
             client: client.id(),
             info: Who { user, conn_info, chan_info },

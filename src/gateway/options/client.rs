@@ -30,6 +30,8 @@ section! {
         expired_sub_close_delay: Duration = Duration::from_secs(25),
         /// Subscriptions of a connection; one more gets error 106.
         channel_limit: usize = 128,
+        /// Questions to the backend of a connection under way; one more gets error 111. Ours.
+        hook_limit: u32 = 8,
         /// Bytes that wait for one connection; beyond it, 3008.
         queue_max_size: Size = Size(1 << 20),
         /// Connections of one user; one more is closed with 3504. 0: no limit.
@@ -138,8 +140,11 @@ section! {
         endpoint: String = String::new(),
         /// Time for the answer; then the client gets error 100.
         timeout: Duration = Duration::from_secs(1),
-        /// Questions under way at once; one more fails as if the time were over. Ours.
+        /// Questions that the backend has at once; others wait for their turn. Ours.
         concurrency: u32 = 512,
+        /// Bytes of questions that wait or are asked, and of answers; more fails with error 100.
+        /// Ours.
+        max_memory: Size = Size(32 << 20),
         /// Request headers of the client that are passed on.
         http_headers: Vec<String> = Vec::new(),
         /// Headers inside the client's connect command that are passed on as if they were request

@@ -139,6 +139,8 @@ section! {
         handler_prefix: String = "/emulation".to_owned(),
         /// Bytes of a request's body; a longer one is answered with 413.
         max_request_body_size: Size = Size(65_536),
+        /// Bytes of such bodies that wait for their sessions; more is answered with 503. Ours.
+        max_waiting: Size = Size(16 << 20),
     }
 }
 
@@ -278,6 +280,11 @@ section! {
         rate_policy: RatePolicyChoice = RatePolicyChoice::Close,
         /// Bytes that wait for all connections of a worker; beyond it, who needs more is closed.
         max_outboxes: Size = Size(256 << 20),
+        /// Memory of a worker for histories: publications kept, positions of channels without
+        /// subscribers, idempotency keys. Beyond it the oldest go early.
+        max_history: Size = Size(256 << 20),
+        /// Memory of a worker for tag filters of subscriptions; one more gets error 106.
+        max_filters: Size = Size(64 << 20),
         /// Stop reading from a peer that does not read.
         pause_reads: bool = true,
         /// Time for the peer to finish a close handshake.

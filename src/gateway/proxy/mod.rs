@@ -7,11 +7,12 @@
 mod replies;
 mod requests;
 
+pub(super) use replies::GRACE_SECONDS;
 pub use replies::{
     BadReply, ConnectReply, HookRefusal, HookReply, HookResult, PublishReply, RefreshReply,
     RpcReply, SubRefreshReply, SubscribeReply, SubscribeSettings,
 };
-pub use requests::{Caller, ClientHeaders, HookEvent, HookRequest, NotJson};
+pub use requests::{Asking, Caller, ClientHeaders, HookEvent, HookRequest, NotJson};
 
 macro_rules! names {
     (

@@ -208,7 +208,7 @@ impl HookReply {
 }
 
 /// How long what expires stays without an answer.
-const GRACE_SECONDS: i64 = 60;
+pub(in crate::gateway) const GRACE_SECONDS: i64 = 60;
 
 #[derive(Deserialize)]
 struct Reply {

@@ -9,6 +9,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::HookKind;
 use crate::gateway::format::Transport;
 use crate::gateway::json::{Raw, base64};
+use crate::gateway::outside::Link;
 use crate::gateway::wire::Encoding;
 
 /// One question to the backend.
@@ -16,10 +17,21 @@ use crate::gateway::wire::Encoding;
 pub struct HookRequest {
     /// Which of the configured proxies of this kind; the usual one is `default`.
     pub proxy: Cow<'static, str>,
+    /// Which connection asks.
+    pub from: Asking,
     /// On whose behalf.
     pub caller: Caller,
     /// What happened.
     pub event: HookEvent,
+}
+
+/// A connection that asks: turns go round between them, and with it go its questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asking {
+    /// Its core.
+    pub core: u16,
+    /// Where on that core.
+    pub link: Link,
 }
 
 /// The connection a question is about.
@@ -98,17 +110,44 @@ pub enum HookEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotJson;
 
+impl HookEvent {
+    /// What it is.
+    pub fn kind(&self) -> HookKind {
+        match self {
+            Self::Connect { .. } => HookKind::Connect,
+            Self::Refresh => HookKind::Refresh,
+            Self::Subscribe { .. } => HookKind::Subscribe,
+            Self::Publish { .. } => HookKind::Publish,
+            Self::Rpc { .. } => HookKind::Rpc,
+            Self::SubRefresh { .. } => HookKind::SubRefresh,
+        }
+    }
+}
+
 impl HookRequest {
     /// What it is about.
     pub fn kind(&self) -> HookKind {
-        match self.event {
-            HookEvent::Connect { .. } => HookKind::Connect,
-            HookEvent::Refresh => HookKind::Refresh,
-            HookEvent::Subscribe { .. } => HookKind::Subscribe,
-            HookEvent::Publish { .. } => HookKind::Publish,
-            HookEvent::Rpc { .. } => HookKind::Rpc,
-            HookEvent::SubRefresh { .. } => HookKind::SubRefresh,
-        }
+        self.event.kind()
+    }
+
+    /// Bytes of what it holds, the same again for the body that is made of it, and what the call
+    /// itself takes.
+    pub fn cost(&self) -> usize {
+        let Caller { client, user, meta, .. } = &self.caller;
+        let about = match &self.event {
+            HookEvent::Connect { name, version, data, channels } => {
+                let channels = channels.iter().map(|name| name.len() + size_of::<String>());
+                name.len() + version.len() + data.len() + channels.sum::<usize>()
+            }
+            HookEvent::Refresh => 0,
+            HookEvent::Subscribe { channel, token, data } => {
+                channel.len() + token.len() + data.len()
+            }
+            HookEvent::Publish { channel, data } => channel.len() + data.len(),
+            HookEvent::Rpc { method, data } => method.len() + data.len(),
+            HookEvent::SubRefresh { channel } => channel.len(),
+        };
+        CALL_BYTES + 2 * (client.len() + user.len() + meta.len() + about)
     }
 
     /// The request's body. `binary`: payloads travel as Base64, which is the only way for those
@@ -173,6 +212,9 @@ impl HookRequest {
         map.end()
     }
 }
+
+/// The task of a call, its HTTP request with headers, and its share of a connection.
+const CALL_BYTES: usize = 8 * 1024;
 
 fn text<M: SerializeMap>(map: &mut M, name: &str, value: &str) -> Result<(), M::Error> {
     if value.is_empty() { Ok(()) } else { map.serialize_entry(name, value) }

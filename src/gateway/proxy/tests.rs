@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::gateway::channels::{Override, Switch};
 use crate::gateway::format::Transport;
+use crate::gateway::outside::Link;
 use crate::gateway::wire::{Disconnect, Encoding, Error};
 
 fn request(event: HookEvent) -> HookRequest {
@@ -19,7 +20,8 @@ fn request(event: HookEvent) -> HookRequest {
         meta: Bytes::from_static(b"{\"m\":1}"),
         headers: Arc::new(ClientHeaders::default()),
     };
-    HookRequest { proxy: "default".into(), caller, event }
+    let from = Asking { core: 0, link: Link(1) };
+    HookRequest { proxy: "default".into(), from, caller, event }
 }
 
 fn body(event: HookEvent, binary: bool) -> Value {

@@ -98,17 +98,23 @@ impl Gateway {
         request: ConnectRequest,
         resume: Resume,
     ) -> Outcome {
+        let mut request = request;
         if request.name.len() > NAME_MAX || request.version.len() > VERSION_MAX {
             return Err(Disconnect::BAD_REQUEST.into());
         }
+        if request.subs.len() > self.desk.rules.options.client.channel_limit {
+            return Err(Disconnect::CHANNEL_LIMIT.into());
+        }
+        let mut positions = std::mem::take(&mut request.subs);
+        for position in positions.values_mut() {
+            let SubscribeRequest { recover, epoch, offset, flag, .. } = std::mem::take(position);
+            *position =
+                SubscribeRequest { recover, epoch, offset, flag, ..SubscribeRequest::default() };
+        }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         session.set(CONNECTING, true);
-        let connecting = Connecting {
-            ticket: ticket.0,
-            positions: request.subs.clone(),
-            resume,
-            ..Connecting::default()
-        };
+        let connecting =
+            Connecting { ticket: ticket.0, positions, resume, ..Connecting::default() };
         session.more().connecting = Some(Box::new(connecting));
         let outcome = self.identify(cx, id, ticket, request);
         if outcome.is_err()
@@ -161,9 +167,12 @@ impl Gateway {
             return self.admit(cx, id, ticket, claims.into());
         }
         if client.proxy.connect.enabled {
-            let ConnectRequest { name, version, data, subs, headers, .. } = request;
-            self.keep_emulated(id, headers);
-            let channels = subs.into_keys().collect();
+            let ConnectRequest { name, version, data, headers, .. } = request;
+            self.keep_emulated(id, headers)?;
+            let session = self.desk.sessions.get_mut(id);
+            let connecting = session.and_then(|session| session.connecting());
+            let channels = connecting.map(|it| it.positions.keys().cloned().collect());
+            let channels = channels.unwrap_or_default();
             let event = HookEvent::Connect { name, version, data, channels };
             return self.ask_backend(id, ticket, event);
         }

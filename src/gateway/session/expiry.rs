@@ -10,7 +10,7 @@ use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::letters::{Action, UserOrder};
 use crate::gateway::outside::Link;
-use crate::gateway::proxy::HookEvent;
+use crate::gateway::proxy::{GRACE_SECONDS, HookEvent};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::timers::What;
 use crate::gateway::wire::messages::SubscribeRequest;
@@ -72,8 +72,11 @@ impl Gateway {
             self.desk.timers.add(cx.now() + delay, link(id), What::Connection);
             let now = cx.now().as_millis() as u64;
             let ticket = Ticket::new(Waits::Command(CommandKind::Refresh), now, 0);
-            // Without an answer the next deadline closes.
-            let _ = self.ask_backend(id, ticket, HookEvent::Refresh);
+            // Without an answer the next deadline closes. Where there was no room to ask, it is not
+            // the connection's fault.
+            if self.ask_backend(id, ticket, HookEvent::Refresh).is_err() {
+                self.desk.prolong(cx, id, unix + GRACE_SECONDS);
+            }
             return;
         }
         self.desk.close(cx, id, &Disconnect::EXPIRED);

@@ -6,15 +6,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::commands::{Outcome, Refusal};
-use super::{Ticket, Waits};
+use super::subscribe::Wanted;
+use super::{Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::Gateway;
-use crate::gateway::options::Options;
+use crate::gateway::options::{Options, Proxy};
 use crate::gateway::proxy::{
-    Caller, ClientHeaders, HookEvent, HookRefusal, HookReply, HookRequest, HookResult,
+    Asking, Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest,
+    HookResult,
 };
 use crate::gateway::stats::CommandKind;
-use crate::gateway::wire::messages::{ReplyBody, RpcResult, SubscribeRequest};
+use crate::gateway::wire::messages::{ReplyBody, RpcResult};
 use crate::gateway::wire::{self, Disconnect, Encoding, Error};
 use crate::protocol::request::Request;
 
@@ -30,8 +32,25 @@ pub struct Question {
 #[derive(Debug)]
 enum About {
     Nothing,
-    Subscribe(Box<SubscribeRequest>),
+    Subscribe(Box<Wanted>),
     Publish { channel: String, data: bytes::Bytes },
+}
+
+impl Question {
+    /// Memory that is held for it until the answer comes, beside what the backend is told.
+    pub(crate) fn cost(&self) -> usize {
+        size_of::<Self>()
+            + match &self.about {
+                About::Nothing => 0,
+                About::Subscribe(wanted) => {
+                    let Wanted { request, filter } = &**wanted;
+                    let filter = filter.as_ref().map_or(0, |filter| filter.cost());
+                    let texts = [&request.channel, &request.epoch, &request.delta];
+                    size_of::<Wanted>() + filter + texts.map(String::len).iter().sum::<usize>()
+                }
+                About::Publish { channel, data } => channel.len() + data.len(),
+            }
+    }
 }
 
 impl Gateway {
@@ -46,9 +65,16 @@ impl Gateway {
         id: ConnId,
         ticket: Ticket,
         event: HookEvent,
-        subscribe: Option<Box<SubscribeRequest>>,
+        subscribe: Option<Box<Wanted>>,
     ) -> Outcome {
+        let limit = self.desk.rules.options.client.hook_limit;
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        // The server's own question about the connection is one, and waits for no other.
+        let counted = event.kind() != HookKind::Refresh;
+        if counted && u32::from(session.asked) >= limit {
+            self.desk.stats.counters.hooks_limited += 1;
+            return Err(Error::TOO_MANY_REQUESTS.into());
+        }
         let (transport, encoding) = (session.format().transport(), session.encoding());
         let (meta, headers) = match &session.more {
             Some(more) => (more.meta.clone(), more.headers.clone()),
@@ -62,18 +88,24 @@ impl Gateway {
             None => Default::default(),
         };
         let about = match (&event, subscribe) {
-            (_, Some(request)) => About::Subscribe(request),
+            (_, Some(wanted)) => About::Subscribe(wanted),
             (HookEvent::Publish { channel, data }, None) => {
                 About::Publish { channel: channel.clone(), data: data.clone() }
             }
             _ => About::Nothing,
         };
         let caller = Caller { client, user, transport, encoding, meta, headers };
-        let request = HookRequest { proxy: Cow::Borrowed("default"), caller, event };
+        let from = Asking { core: self.desk.core, link: link(id) };
+        let request = HookRequest { proxy: Cow::Borrowed("default"), from, caller, event };
         let question = Question { id, ticket, about };
         let core = usize::from(self.desk.core);
         match self.desk.control.ask(core, Box::new(request), question) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(session) = self.desk.sessions.get_mut(id) {
+                    session.asked += u16::from(counted);
+                }
+                Ok(())
+            }
             Err(_) if ticket.waits() == Some(Waits::Command(CommandKind::Connect)) => {
                 Err(Disconnect::SERVER_ERROR.into())
             }
@@ -89,8 +121,9 @@ impl Gateway {
         result: HookResult,
     ) {
         let Question { id, ticket, about } = question;
-        if self.desk.sessions.get_mut(id).is_none() {
-            return;
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        if ticket.waits() != Some(Waits::Command(CommandKind::Refresh)) {
+            session.asked = session.asked.saturating_sub(1);
         }
         let outcome = self.go_on(cx, id, ticket, about, result);
         self.conclude(cx, id, ticket, outcome);
@@ -128,11 +161,12 @@ impl Gateway {
                 self.desk.prolong(cx, id, reply.expire_at);
                 Ok(())
             }
-            (HookReply::Subscribe(reply), About::Subscribe(request)) => {
+            (HookReply::Subscribe(reply), About::Subscribe(wanted)) => {
+                let Wanted { request, filter } = *wanted;
                 // While the backend thought, others may have been granted.
                 let client = self.client_of(id)?;
                 self.check_request(client, &request)?;
-                self.subscribe_granted(cx, id, ticket, &request, reply.into())
+                self.subscribe_granted(cx, id, ticket, &request, filter, reply.into())
             }
             (HookReply::Publish(mut reply), About::Publish { channel, data }) => {
                 reply.data.get_or_insert(data);
@@ -155,18 +189,51 @@ impl Gateway {
         }
     }
 
-    /// Keeps the headers that a client wants a proxy to see.
-    pub(super) fn keep_emulated(&mut self, id: ConnId, headers: BTreeMap<String, String>) {
-        if headers.is_empty() {
-            return;
-        }
-        if let Some(session) = self.desk.sessions.get_mut(id) {
+    /// Keeps the headers that a client wants a proxy to see, and that one passes on.
+    pub(super) fn keep_emulated(
+        &mut self,
+        id: ConnId,
+        headers: BTreeMap<String, String>,
+    ) -> Outcome {
+        let emulated = emulated(headers, &self.desk.rules.options)?;
+        if let Some(session) = self.desk.sessions.get_mut(id).filter(|_| !emulated.is_empty()) {
             let more = session.more();
             let transport = more.headers.transport.clone();
-            let emulated = headers.into_iter().take(EMULATED_MAX).collect();
             more.headers = Arc::new(ClientHeaders { transport, emulated });
         }
+        Ok(())
     }
+}
+
+/// Those of the headers in a connect command that some proxy passes on.
+fn emulated(
+    headers: BTreeMap<String, String>,
+    options: &Options,
+) -> Result<Vec<(String, String)>, Error> {
+    let proxies = proxies(options);
+    let wanted = |name: &str| {
+        let mut listed = proxies.iter().flat_map(|proxy| &proxy.emulated_headers);
+        listed.any(|header| header.eq_ignore_ascii_case(name))
+    };
+    let kept: Vec<_> = headers.into_iter().filter(|(name, _)| wanted(name)).collect();
+    let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if kept.len() > EMULATED_MAX || bytes > EMULATED_BYTES_MAX {
+        return Err(Error::BAD_REQUEST);
+    }
+    Ok(kept)
+}
+
+/// All of which headers may be passed on to.
+fn proxies(options: &Options) -> [&Proxy; 5] {
+    let client = &options.client.proxy;
+    let channel = &options.channel.proxy;
+    [
+        &client.connect.proxy,
+        &client.refresh.proxy,
+        &channel.subscribe,
+        &channel.publish,
+        &options.rpc.proxy,
+    ]
 }
 
 /// The headers of an upgrade request that some proxy passes on.
@@ -178,15 +245,7 @@ pub(super) fn forwarded(
     ip: IpAddr,
     options: &Options,
 ) -> Option<Arc<ClientHeaders>> {
-    let client = &options.client.proxy;
-    let channel = &options.channel.proxy;
-    let proxies = [
-        &client.connect.proxy,
-        &client.refresh.proxy,
-        &channel.subscribe,
-        &channel.publish,
-        &options.rpc.proxy,
-    ];
+    let proxies = proxies(options);
     let wanted = |name: &str| {
         proxies.iter().flat_map(|p| &p.http_headers).any(|header| header.eq_ignore_ascii_case(name))
     };
@@ -208,5 +267,44 @@ pub(super) fn forwarded(
 /// Headers by which backends know a client's address.
 const NAME_CLIENT: [&str; 2] = ["X-Forwarded-For", "X-Real-IP"];
 
-/// Headers inside one connect command.
+/// Headers inside one connect command that are kept, and bytes of their names and values.
 const EMULATED_MAX: usize = 64;
+const EMULATED_BYTES_MAX: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_clients_own_headers_the_listed_are_kept_within_bounds() {
+        let mut options = Options::default();
+        let one = |name: &str, bytes: usize| (name.to_owned(), "v".repeat(bytes));
+        let kept = |headers: Vec<(String, String)>, options: &Options| {
+            let headers = headers.into_iter().collect();
+            emulated(headers, options).map(|kept| kept.into_iter().map(|(name, _)| name).collect())
+        };
+        let none: Result<Vec<String>, _> = Ok(Vec::new());
+        assert_eq!(kept(vec![one("a", 60_000)], &options), none, "no proxy passes any on");
+        options.client.proxy.connect.proxy.emulated_headers = vec!["Auth".to_owned()];
+        options.rpc.proxy.emulated_headers = vec!["x-id".to_owned()];
+        let some = vec![one("auth", 1), one("X-Id", 2), one("other", 60_000)];
+        assert_eq!(kept(some, &options), Ok(vec!["X-Id".to_owned(), "auth".to_owned()]));
+        let most = EMULATED_BYTES_MAX - 4;
+        assert!(kept(vec![one("auth", most)], &options).is_ok());
+        assert_eq!(kept(vec![one("auth", most + 1)], &options), Err(Error::BAD_REQUEST));
+        // One name can be written in many ways.
+        let ways = |count: usize| {
+            let way = |n: usize| {
+                let letter = |(at, letter): (usize, char)| match n >> at & 1 {
+                    0 => letter,
+                    _ => letter.to_ascii_uppercase(),
+                };
+                ("authorization".chars().enumerate().map(letter).collect(), String::new())
+            };
+            (0..count).map(way).collect::<Vec<(String, String)>>()
+        };
+        options.rpc.proxy.emulated_headers = vec!["authorization".to_owned()];
+        assert!(kept(ways(EMULATED_MAX), &options).is_ok());
+        assert_eq!(kept(ways(EMULATED_MAX + 1), &options), Err(Error::BAD_REQUEST));
+    }
+}

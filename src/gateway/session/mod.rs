@@ -41,6 +41,8 @@ pub(super) struct Session {
     expire_at: u32,
     flags: u8,
     format: Format,
+    /// Questions to the backend under way, but for the one whether it may stay.
+    asked: u16,
     more: Option<Box<More>>,
 }
 
@@ -120,7 +122,7 @@ impl Session {
         let flags = if native { NATIVE_PINGS } else { 0 };
         let headers = hooks::forwarded(request, client, options);
         let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
-        Self { generation: 0, client: None, expire_at: 0, flags, format, more }
+        Self { generation: 0, client: None, expire_at: 0, flags, format, asked: 0, more }
     }
 
     /// How what it is told is wrapped.
@@ -130,6 +132,11 @@ impl Session {
 
     pub(super) fn encoding(&self) -> Encoding {
         self.format.encoding()
+    }
+
+    /// Whether the backend's answer to something is still to come.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked > 0 || self.is(ASKED)
     }
 
     /// As the hub knows it.

@@ -9,7 +9,7 @@ use super::{SubMore, Ticket};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Decision, Mode, Override, Wish};
-use crate::gateway::filter::Filter;
+use crate::gateway::filter::{Filter, FilterError};
 use crate::gateway::hub::Subscribe;
 use crate::gateway::letters::{Recover, RecoverMode};
 use crate::gateway::local::Wants;
@@ -18,7 +18,7 @@ use crate::gateway::outside::ClientKey;
 use crate::gateway::proxy::{HookEvent, SubscribeReply};
 use crate::gateway::stream::Position;
 use crate::gateway::wire::messages::SubscribeRequest;
-use crate::gateway::wire::{Encoding, Error};
+use crate::gateway::wire::{Disconnect, Encoding, Error};
 
 /// What is decided about a subscription.
 pub(super) struct Terms<'a> {
@@ -33,6 +33,14 @@ pub(super) struct Terms<'a> {
     pub(super) info: Bytes,
     /// For the client. Raw.
     pub(super) data: Bytes,
+}
+
+/// A subscription that the backend is asked about.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Without what only the backend needs.
+    pub(super) request: SubscribeRequest,
+    pub(super) filter: Option<Arc<Filter>>,
 }
 
 /// What a token or the backend adds to a subscription.
@@ -57,16 +65,21 @@ impl Gateway {
         cx: &mut Cx<'_>,
         id: ConnId,
         ticket: Ticket,
-        request: SubscribeRequest,
+        mut request: SubscribeRequest,
     ) -> Outcome {
         let client = self.client_of(id)?;
-        let channel = named(&request.channel)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(channel)?;
+        named(&request.channel)?;
         self.check_request(client, &request)?;
+        // First of all: a filter that is refused costs nobody anything, and compiled it is small.
+        let filter = self.filter_of(id, &mut request)?;
+        let channel = &request.channel;
+        let place = rules.namespaces.resolve(channel)?;
         match place.subscribe(self.asker(client, channel), !request.token.is_empty()) {
             Decision::Refuse(error) => Err(error.into()),
-            Decision::Allow => self.subscribe_granted(cx, id, ticket, &request, Grant::default()),
+            Decision::Allow => {
+                self.subscribe_granted(cx, id, ticket, &request, filter, Grant::default())
+            }
             Decision::VerifyToken => {
                 let claims = self.sub_claims(client, channel, &request.token)?;
                 let grant = Grant {
@@ -75,16 +88,33 @@ impl Gateway {
                     data: claims.data,
                     overrides: claims.overrides,
                 };
-                self.subscribe_granted(cx, id, ticket, &request, grant)
+                self.subscribe_granted(cx, id, ticket, &request, filter, grant)
             }
             Decision::AskProxy => {
+                // What only the backend needs is not kept for afterwards.
                 let event = HookEvent::Subscribe {
                     channel: request.channel.clone(),
-                    token: request.token.clone(),
-                    data: request.data.clone(),
+                    token: std::mem::take(&mut request.token),
+                    data: std::mem::take(&mut request.data),
                 };
-                self.ask_backend_about(id, ticket, event, Some(Box::new(request)))
+                let held = Box::new(Wanted { request, filter });
+                self.ask_backend_about(id, ticket, event, Some(held))
             }
+        }
+    }
+
+    /// Takes the filter out of a request and compiles it.
+    fn filter_of(
+        &mut self,
+        id: ConnId,
+        request: &mut SubscribeRequest,
+    ) -> Result<Option<Arc<Filter>>, Refusal> {
+        let session = self.desk.sessions.get_mut(id);
+        let (Some(tf), Some(session)) = (request.tf.take(), session) else { return Ok(None) };
+        match Filter::decode(session.encoding(), &tf) {
+            Ok(filter) => Ok(Some(Arc::new(filter))),
+            Err(FilterError::Malformed) => Err(Disconnect::BAD_REQUEST.into()),
+            Err(_) => Err(Error::BAD_REQUEST.into()),
         }
     }
 
@@ -116,6 +146,7 @@ impl Gateway {
         id: ConnId,
         ticket: Ticket,
         request: &SubscribeRequest,
+        filter: Option<Arc<Filter>>,
         grant: Grant,
     ) -> Outcome {
         let client = self.client_of(id)?;
@@ -124,10 +155,6 @@ impl Gateway {
         }
         let rules = self.desk.rules.clone();
         let place = rules.namespaces.resolve(&request.channel)?;
-        let filter = match &request.tf {
-            Some(node) => Some(Arc::new(Filter::new(node).map_err(|_| Error::BAD_REQUEST)?)),
-            None => None,
-        };
         let wish = Wish {
             positioned: request.positioned,
             recoverable: request.recoverable,

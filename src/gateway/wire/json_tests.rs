@@ -59,12 +59,6 @@ fn what_javascript_sends() {
     let subscribe = r#"{"subscribe":{"channel":"chat:1","recover":true,"epoch":"xyzq","offset":41,
         "delta":"fossil","flag":1,"tf":{"op":"not","nodes":[{"key":"k","cmp":"in","vals":["a"]}]}},
         "id":2}"#;
-    let leaf = FilterNode {
-        key: "k".into(),
-        cmp: "in".into(),
-        vals: vec!["a".into()],
-        ..FilterNode::default()
-    };
     let request = SubscribeRequest {
         channel: "chat:1".into(),
         recover: true,
@@ -72,7 +66,7 @@ fn what_javascript_sends() {
         offset: 41,
         delta: "fossil".into(),
         flag: SubscribeRequest::FLAG_COMPACT,
-        tf: Some(FilterNode { op: "not".into(), nodes: vec![leaf], ..FilterNode::default() }),
+        tf: Some(json(r#"{"op":"not","nodes":[{"key":"k","cmp":"in","vals":["a"]}]}"#)),
         ..SubscribeRequest::default()
     };
     assert_eq!(one(subscribe).into_request(), Some(Request::Subscribe(Box::new(request))));
@@ -240,6 +234,19 @@ fn nesting_is_bounded() {
     assert!(decode(&filter(50))[0].is_ok());
     fails(&filter(100));
     fails(&filter(10_000));
+}
+
+#[test]
+fn maps_are_counted_while_they_come() {
+    for map in ["subs", "headers"] {
+        let value = if map == "subs" { "{}" } else { "\"\"" };
+        let entries = |count: usize| {
+            let entries: Vec<_> = (0..count).map(|n| format!("\"{n}\":{value}")).collect();
+            format!(r#"{{"id":1,"connect":{{"{map}":{{{}}}}}}}"#, entries.join(","))
+        };
+        assert!(decode(&entries(wire::ENTRIES_MAX))[0].is_ok());
+        fails(&entries(wire::ENTRIES_MAX + 1));
+    }
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! How single fields of JSON requests are read, where serde's own way is not the protocol's.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
 use bytes::Bytes;
-use serde::de::Error as _;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::raw;
+use super::{ENTRIES_MAX, raw};
 
 /// `null` is as good as absent.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -29,4 +33,48 @@ pub(super) fn verbatim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Byt
         return Err(D::Error::custom("nested too deep"));
     }
     Ok(raw::one_line(value))
+}
+
+/// As [`verbatim`]; `null` is as good as absent.
+pub(super) fn verbatim_or_null<'de, D>(deserializer: D) -> Result<Option<Bytes>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let bytes = verbatim(deserializer)?;
+    Ok(Some(bytes).filter(|bytes| &**bytes != b"null"))
+}
+
+/// A map of at most [`ENTRIES_MAX`] entries, whose number is looked at while they come: each takes
+/// many times its text. `null` is as good as absent.
+pub(super) fn few<'de, D, T>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Few<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = BTreeMap<String, T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an object with at most {ENTRIES_MAX} entries")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut entries = BTreeMap::new();
+            while let Some(key) = map.next_key()? {
+                if entries.len() == ENTRIES_MAX {
+                    return Err(A::Error::invalid_length(ENTRIES_MAX + 1, &self));
+                }
+                entries.insert(key, map.next_value()?);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_any(Few(PhantomData))
 }

@@ -5,11 +5,18 @@
 
 use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
+    encoded_len_varint, skip_field,
+};
 
-use super::messages::{Command, Publication, Push, Reply};
-use super::{Envelope, Malformed, Payload, Subject};
+use super::messages::{Command, ConnectRequest, Publication, Push, Reply};
+use super::{ENTRIES_MAX, Envelope, Malformed, Payload, Subject};
 
+/// `Command.connect`.
+const CONNECT: u32 = 4;
+/// `ConnectRequest.subs` and `ConnectRequest.headers`.
+const MAPS: [u32; 2] = [3, 6];
 /// `Reply.push`.
 const PUSH: u32 = 4;
 /// `Push.id`.
@@ -23,7 +30,46 @@ const PUBLICATION: u32 = 4;
 pub(super) fn command(bytes: &[u8]) -> Result<(Command, &[u8]), Malformed> {
     let (len, bytes) = length(bytes).ok_or(Malformed::Length)?;
     let (command, rest) = bytes.split_at_checked(len).ok_or(Malformed::Length)?;
-    Ok((message(command)?, rest))
+    let mut entries = 0;
+    let few = each_field(command, |tag, content| {
+        tag != CONNECT || each_field(content, |tag, _| is_one_of_few(tag, &mut entries))
+    });
+    if few { Ok((message(command)?, rest)) } else { Err(Malformed::Protobuf) }
+}
+
+/// The request of a one-way client.
+pub(super) fn connect(bytes: &[u8]) -> Result<ConnectRequest, Malformed> {
+    let mut entries = 0;
+    let few = each_field(bytes, |tag, _| is_one_of_few(tag, &mut entries));
+    if few { message(bytes) } else { Err(Malformed::Protobuf) }
+}
+
+/// Counts the entries of maps before there are any.
+fn is_one_of_few(tag: u32, entries: &mut usize) -> bool {
+    *entries += usize::from(MAPS.contains(&tag));
+    *entries <= ENTRIES_MAX
+}
+
+/// Visits the fields that have a length. False if the visitor says so, or at the first field that
+/// is none.
+fn each_field(mut bytes: &[u8], mut visit: impl FnMut(u32, &[u8]) -> bool) -> bool {
+    while !bytes.is_empty() {
+        let Ok((tag, kind)) = decode_key(&mut bytes) else { return false };
+        if kind != WireType::LengthDelimited {
+            if skip_field(kind, tag, &mut bytes, DecodeContext::default()).is_err() {
+                return false;
+            }
+            continue;
+        }
+        let Ok(length) = decode_varint(&mut bytes) else { return false };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some((content, rest)) = bytes.split_at_checked(length) else { return false };
+        if !visit(tag, content) {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
 }
 
 /// A varint of at most 32 bits, and what comes after it.

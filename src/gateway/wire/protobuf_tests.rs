@@ -67,18 +67,34 @@ fn framing_that_does_not_fit() {
 }
 
 #[test]
-fn nesting_is_bounded() {
-    let filter = |depth| {
-        let node = (0..depth).fold(FilterNode::default(), |node, _| FilterNode {
-            nodes: vec![node],
-            ..FilterNode::default()
-        });
-        let subscribe = SubscribeRequest { tf: Some(node), ..SubscribeRequest::default() };
-        Command { subscribe: Some(Box::new(subscribe)), ..Command::default() }
+fn what_is_nested_stays_as_it_came() {
+    let node = (0..120).fold(FilterNode::default(), |node, _| FilterNode {
+        nodes: vec![node],
+        ..FilterNode::default()
+    });
+    let tf = Some(bytes::Bytes::from(node.encode_to_vec()));
+    let subscribe = SubscribeRequest { tf, ..SubscribeRequest::default() };
+    let command = Command { subscribe: Some(Box::new(subscribe)), ..Command::default() };
+    assert_eq!(decode(&command.encode_length_delimited_to_vec()), [Ok(command)]);
+}
+
+#[test]
+fn maps_are_counted_before_they_come() {
+    let connect = |subs: usize, headers: usize| {
+        let name = |n: usize| format!("{n}");
+        let connect = ConnectRequest {
+            subs: (0..subs).map(|n| (name(n), SubscribeRequest::default())).collect(),
+            headers: (0..headers).map(|n| (name(n), String::new())).collect(),
+            ..ConnectRequest::default()
+        };
+        Command { connect: Some(Box::new(connect)), ..Command::default() }
     };
-    let decodes = |depth| decode(&filter(depth).encode_length_delimited_to_vec())[0].is_ok();
-    assert!(decodes(50));
-    assert!(!decodes(120));
+    let decodes = |command: &Command| decode(&command.encode_length_delimited_to_vec())[0].is_ok();
+    assert!(decodes(&connect(wire::ENTRIES_MAX, 0)));
+    assert!(!decodes(&connect(wire::ENTRIES_MAX + 1, 0)));
+    assert!(!decodes(&connect(wire::ENTRIES_MAX / 2, wire::ENTRIES_MAX / 2 + 1)));
+    let bare = connect(0, wire::ENTRIES_MAX + 1).connect.unwrap().encode_to_vec();
+    assert!(wire::decode_connect(Encoding::Protobuf, &bare).is_err());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::messages::{FilterNode, StreamPosition};
-use super::nullable::{or_default, text, verbatim};
+use super::messages::StreamPosition;
+use super::nullable::{few, or_default, text, verbatim, verbatim_or_null};
 
 /// One command: an id for the reply, and a request. Nothing set at all is a pong.
 #[derive(Clone, PartialEq, Eq, prost::Message, Deserialize)]
@@ -105,7 +105,7 @@ pub struct ConnectRequest {
     pub data: Bytes,
     /// By channel: positions from which server-side subscriptions recover.
     #[prost(btree_map = "string, message", tag = "3")]
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "few")]
     pub subs: BTreeMap<String, SubscribeRequest>,
     /// The client's name, for metrics.
     #[prost(string, tag = "4")]
@@ -117,7 +117,7 @@ pub struct ConnectRequest {
     pub version: String,
     /// HTTP headers that the client wants a proxy to see.
     #[prost(btree_map = "string, string", tag = "6")]
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "few")]
     pub headers: BTreeMap<String, String>,
     /// Features of the connection, as bits.
     #[prost(int64, tag = "7")]
@@ -169,9 +169,12 @@ pub struct SubscribeRequest {
     #[prost(string, tag = "12")]
     #[serde(deserialize_with = "or_default")]
     pub delta: String,
-    /// Which publications are wanted.
-    #[prost(message, optional, tag = "13")]
-    pub tf: Option<FilterNode>,
+    /// Which publications are wanted: a [`FilterNode`](super::messages::FilterNode), not decoded,
+    /// because it becomes many times its size (see
+    /// [`Filter::decode`](crate::gateway::filter::Filter::decode)).
+    #[prost(bytes = "bytes", optional, tag = "13")]
+    #[serde(deserialize_with = "verbatim_or_null")]
+    pub tf: Option<Bytes>,
     /// Features of the subscription: see [`FLAG_COMPACT`](Self::FLAG_COMPACT) and
     /// [`FLAG_REJECT_UNRECOVERED`](Self::FLAG_REJECT_UNRECOVERED).
     #[prost(int64, tag = "14")]

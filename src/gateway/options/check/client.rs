@@ -19,6 +19,7 @@ impl Check<'_> {
             (!client.stale_close_delay.is_zero(), "stale_close_delay"),
             (!client.channel_position_check_delay.is_zero(), "channel_position_check_delay"),
             (client.channel_limit > 0, "channel_limit"),
+            (client.hook_limit > 0, "hook_limit"),
             (client.history_max_publication_limit > 0, "history_max_publication_limit"),
             (client.recovery_max_publication_limit > 0, "recovery_max_publication_limit"),
         ] {
@@ -178,6 +179,10 @@ impl Check<'_> {
         let timeout = proxy.timeout > Duration::ZERO;
         self.demand(timeout, &key("timeout"), "must not be zero");
         self.demand(proxy.concurrency > 0, &key("concurrency"), "must not be zero");
+        let least = 4 * self.options.websocket.message_size_limit.0 + (64 << 10);
+        let fits = proxy.endpoint.is_empty() || proxy.max_memory.0 >= least;
+        let what = format!("must be at least {least}: a question of websocket.message_size_limit");
+        self.demand(fits, &key("max_memory"), &what);
         for (name, list) in
             [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)]
         {

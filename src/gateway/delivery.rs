@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::account::{heap, shared};
 use super::delta;
 use super::format::Format;
 use super::letters::{ChannelId, ClientId, Who};
@@ -21,7 +22,7 @@ use super::wire::messages::{ClientInfo, JoinPush, LeavePush, Publication, Push, 
 use super::wire::{self, Encoding, Payload, Subject};
 use crate::engine::Frame;
 
-/// A publication as it is kept.
+/// A publication as it is kept: in no more pieces of the heap than it has parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Place in the stream; 0 is in none.
@@ -29,40 +30,97 @@ pub struct Item {
     /// Monotonic time of publication.
     pub at: Duration,
     /// The payload.
-    pub data: Bytes,
-    /// The publisher, if it was a client.
-    pub info: Option<Box<ClientInfo>>,
-    /// What filters look at.
-    pub tags: BTreeMap<String, String>,
-    /// Given by the publisher; 0 is none.
-    pub version: u64,
+    pub data: Box<[u8]>,
+    more: Option<Box<More>>,
+}
+
+/// What of a publication most have not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct More {
+    info: Option<Box<ClientInfo>>,
+    tags: Box<[(Box<str>, Box<str>)]>,
+    version: u64,
 }
 
 impl Item {
+    /// A publication in no stream. `info`: the publisher, if it is a client; `tags`: what filters
+    /// look at; `version`: given by the publisher, 0 is none.
+    pub fn new(
+        at: Duration,
+        data: Bytes,
+        info: Option<Box<ClientInfo>>,
+        tags: BTreeMap<String, String>,
+        version: u64,
+    ) -> Self {
+        // Takes the memory over where nobody else has it, and holds on to no larger message.
+        let data = Vec::from(data).into_boxed_slice();
+        let plain = info.is_none() && tags.is_empty() && version == 0;
+        let more = (!plain).then(|| {
+            let tags = tags.into_iter();
+            let tags =
+                tags.map(|(key, tag)| (key.into_boxed_str(), tag.into_boxed_str())).collect();
+            Box::new(More { info, tags, version })
+        });
+        Self { offset: 0, at, data, more }
+    }
+
+    /// The payload, shared.
+    pub fn payload(self: &Arc<Self>) -> Bytes {
+        struct Payload(Arc<Item>);
+
+        impl AsRef<[u8]> for Payload {
+            fn as_ref(&self) -> &[u8] {
+                &self.0.data
+            }
+        }
+
+        Bytes::from_owner(Payload(self.clone()))
+    }
+
+    /// What filters look at.
+    pub fn tags(&self) -> &[(Box<str>, Box<str>)] {
+        self.more.as_ref().map_or(&[], |more| &more.tags)
+    }
+
+    /// Given by the publisher; 0 is none.
+    pub fn version(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.version)
+    }
+
     /// As it travels.
-    pub fn wire(&self) -> Publication {
+    pub fn wire(self: &Arc<Self>) -> Publication {
+        let own = |(key, tag): &(Box<str>, Box<str>)| (key.to_string(), tag.to_string());
         Publication {
-            data: self.data.clone(),
-            info: self.info.as_deref().cloned(),
+            data: self.payload(),
+            info: self.more.as_ref().and_then(|more| more.info.as_deref().cloned()),
             offset: self.offset,
-            tags: self.tags.clone(),
-            version: self.version,
+            tags: self.tags().iter().map(own).collect(),
+            version: self.version(),
             ..Publication::default()
         }
     }
 
-    /// About how many bytes it takes to keep it. Allocators and containers have their share.
+    /// The memory that it takes. What it shares with its publisher counts as if it were its own.
     pub fn cost(&self) -> usize {
-        const FIXED: usize = size_of::<Item>() + 64;
-        const TAG: usize = 2 * size_of::<String>();
-        let tags: usize = self.tags.iter().map(|(key, value)| key.len() + value.len() + TAG).sum();
-        let info = self.info.as_ref().map_or(0, |info| {
-            let texts = info.user.len() + info.client.len();
-            size_of::<ClientInfo>() + texts + info.conn_info.len() + info.chan_info.len()
+        let more = self.more.as_ref().map_or(0, |more| {
+            let tag = |(key, tag): &(Box<str>, Box<str>)| heap(key.len()) + heap(tag.len());
+            let info = more.info.as_ref().map_or(0, |info| {
+                let raw = [&info.conn_info, &info.chan_info].map(|raw| match raw.len() {
+                    0 => 0,
+                    bytes => heap(bytes) + heap(BYTES_SHARED),
+                });
+                let texts = heap(info.user.capacity()) + heap(info.client.capacity());
+                heap(size_of::<ClientInfo>()) + texts + raw.iter().sum::<usize>()
+            });
+            let tags: usize = more.tags.iter().map(tag).sum();
+            heap(size_of::<More>()) + heap(size_of_val(&*more.tags)) + tags + info
         });
-        FIXED + self.data.len() + tags + info
+        shared(size_of::<Self>()) + heap(self.data.len()) + more
     }
 }
+
+/// What `Bytes` takes beside its content where it is shared.
+const BYTES_SHARED: usize = 3 * size_of::<usize>();
 
 /// Which frame a subscriber gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,7 +332,7 @@ fn patch_for(encoding: Encoding, base: &[u8], data: &[u8]) -> Option<Bytes> {
 /// for JSON clients. `None` if a payload cannot be
 /// sent in this encoding.
 pub fn chain(encoding: Encoding, items: &[Arc<Item>]) -> Option<Vec<Publication>> {
-    let mut base: Option<&Bytes> = None;
+    let mut base: Option<&[u8]> = None;
     let mut publications = Vec::with_capacity(items.len());
     for item in items {
         if encoding == Encoding::Json && !wire::is_json(&item.data) {
@@ -282,7 +340,7 @@ pub fn chain(encoding: Encoding, items: &[Arc<Item>]) -> Option<Vec<Publication>
         }
         let patch = base.and_then(|base| patch_for(encoding, base, &item.data));
         let delta = patch.is_some();
-        let data = patch.unwrap_or_else(|| item.data.clone());
+        let data = patch.unwrap_or_else(|| item.payload());
         publications.push(Publication { data, delta, ..item.wire() });
         base = Some(&item.data);
     }

@@ -6,9 +6,11 @@
 //! invariants: a channel's publications are counted without gaps while somebody listens; a record
 //! that nothing needs does not exist.
 //!
-//! Memory is bounded: retained publications of all channels by bytes, records that nobody listens
-//! to by number. Over a bound the oldest of a few looked at goes, which comes close to the oldest
-//! of all and needs no order over channels. What goes that way is counted, and a client that wanted
+//! Memory is bounded: publications of all channels, records that nobody listens to and idempotency
+//! keys have one account in bytes, as the allocator takes them; the records are counted, too. Over
+//! a bound the oldest of a few looked at goes, which comes close to the oldest of all and needs no
+//! order over channels. Publications and records may have half of the account each before the other
+//! has to give. What goes that way is counted, and a client that wanted
 //! to recover it is told so like after any other expiry.
 
 mod publish;
@@ -23,8 +25,9 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::account::{heap, shared};
 use super::delivery::{Delivery, Happening, Item};
-use super::idempotency::Results;
+use super::idempotency::{Capacity, Results};
 use super::letters::ChannelId;
 use super::local::NONE;
 use super::placement::Placement;
@@ -36,7 +39,8 @@ use sweep::Sweep;
 /// How much the channels of one core may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HomeLimits {
-    /// Bytes of retained publications. Over it, old ones are dropped before their time.
+    /// Bytes of publications kept (for recovery, or to make patches of), of channels that nobody
+    /// listens to, and of idempotency keys. Over it, old ones are dropped before their time.
     pub history_bytes: usize,
     /// Channels that only have a history, or had one. Over it, the longest unused are forgotten.
     pub idle_channels: usize,
@@ -119,6 +123,48 @@ impl Channel {
     fn is_needed(&self) -> bool {
         !self.is_idle() || self.stream.is_some()
     }
+
+    /// The publication that only patches need.
+    fn stray(&self) -> Option<&Arc<Item>> {
+        let retained =
+            |last: &&Arc<Item>| self.stream.as_ref().is_some_and(|stream| stream.retains(last));
+        self.last.as_ref().filter(|last| !retained(last))
+    }
+
+    /// When the oldest publication was published that is kept here.
+    fn oldest(&self) -> Option<Duration> {
+        let retained = self.stream.as_ref().and_then(|stream| stream.oldest());
+        retained.or_else(|| self.last.as_ref().map(|last| last.at))
+    }
+
+    fn drop_oldest(&mut self) {
+        match &mut self.stream {
+            Some(stream) if !stream.is_empty() => stream.drop_oldest(),
+            // The next publication goes to everybody whole.
+            _ => self.last = None,
+        }
+    }
+
+    fn share(&self) -> Share {
+        let retained = self.stream.as_ref().map_or(0, |stream| stream.bytes());
+        let record = match self.is_idle() {
+            true => {
+                let stream = self.stream.as_ref().map_or(0, |stream| stream.overhead());
+                shared(self.name.len()) + stream
+            }
+            false => 0,
+        };
+        Share { items: retained + self.stray().map_or(0, |last| last.cost()), record }
+    }
+}
+
+/// What a channel takes of the account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Share {
+    /// Of publications.
+    items: usize,
+    /// Of what is remembered of it while nobody listens.
+    record: usize,
 }
 
 /// The channels of one core.
@@ -130,9 +176,9 @@ pub struct Home {
     channels: Slab<Channel>,
     names: HashTable<u32>,
     results: Results,
-    /// Retained publications.
-    bytes: usize,
-    /// Keys of channels with retained publications.
+    /// The sum of all channels' shares.
+    held: Share,
+    /// Keys of channels with publications.
     stored: Vec<u32>,
     /// One more than the highest key of a channel so far.
     keys: usize,
@@ -155,8 +201,11 @@ impl Home {
             limits,
             channels: Slab::new(),
             names: HashTable::new(),
-            results: Results::new(limits.idempotency_keys),
-            bytes: 0,
+            results: Results::new(
+                placement,
+                Capacity { keys: limits.idempotency_keys, bytes: limits.history_bytes / 8 },
+            ),
+            held: Share::default(),
             stored: Vec::new(),
             keys: 0,
             hands: [0; 2],
@@ -178,7 +227,7 @@ impl Home {
             && self.names.is_empty()
             && self.stored.is_empty()
             && self.results.len() == 0
-            && self.bytes == 0
+            && self.held == Share::default()
             && self.idle == 0
     }
 
@@ -187,9 +236,21 @@ impl Home {
         self.channels.len() - self.idle
     }
 
-    /// Bytes of retained publications.
+    /// What counts towards [`HomeLimits::history_bytes`].
     pub fn history_bytes(&self) -> usize {
-        self.bytes
+        self.held.items + self.records() + self.results.bytes()
+    }
+
+    /// What channels that nobody listens to take, with their part of the tables.
+    fn records(&self) -> usize {
+        let records = self.channels.capacity() * size_of::<Option<Channel>>();
+        let keys = (self.stored.capacity() + self.missed.capacity()) * size_of::<u32>();
+        let tables = heap(records) + heap(keys) + self.names.allocation_size();
+        let part = match self.channels.len() {
+            0 => 0,
+            all => (tables as u128 * self.idle as u128 / all as u128) as usize,
+        };
+        self.held.record + part
     }
 
     /// Idempotency keys that are remembered.
@@ -225,7 +286,10 @@ impl Home {
             return key;
         }
         if self.idle >= self.limits.idle_channels.max(1) {
-            self.forget_an_idle_one();
+            self.forget_an_idle_one(false);
+        }
+        if self.channels.len() == self.channels.capacity() {
+            self.channels.reserve_exact(self.channels.len() / 4 + 8);
         }
         let key = self.channels.insert(Channel {
             name: name.clone(),
@@ -239,6 +303,7 @@ impl Home {
             at_top: false,
         }) as u32;
         self.idle += 1;
+        self.held.record += self.channels[key as usize].share().record;
         self.keys = self.keys.max(key as usize + 1);
         let Self { placement, channels, names, .. } = self;
         let rehash = |key: &u32| placement.hash(&channels[*key as usize].name);
@@ -254,46 +319,49 @@ impl Home {
         random: u64,
         now: Duration,
     ) -> &mut Stream {
-        if self.channels[key as usize].stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
-            self.end_idle_stream(key);
-        }
-        self.expire(key, now);
-        let channel = &mut self.channels[key as usize];
-        let stream = channel.stream.get_or_insert_with(|| {
-            channel.at_top = false;
-            Box::new(Stream::new(Epoch::new(random), options, now))
+        let begin = || Box::new(Stream::new(Epoch::new(random), options, now));
+        self.change(key, |channel| {
+            // A new life, unless somebody listens: then the old one goes on.
+            if channel.is_idle() && channel.stream.as_ref().is_some_and(|it| it.is_over(now)) {
+                channel.stream = None;
+            }
+            if channel.stream.is_none() {
+                channel.at_top = false;
+            }
+            let stream = channel.stream.get_or_insert_with(begin);
+            stream.expire(now);
+            stream.touch(options, now);
         });
-        stream.touch(options, now);
-        stream
-    }
-
-    /// Ends a stream whose time is over, so that the next use begins a new life, unless somebody
-    /// listens: then the old life goes on.
-    fn end_idle_stream(&mut self, key: u32) {
-        let channel = &mut self.channels[key as usize];
-        if channel.is_idle() {
-            channel.stream = None;
-        }
+        self.channels[key as usize].stream.get_or_insert_with(begin)
     }
 
     /// Lets a channel's publications vanish if it is time.
     fn expire(&mut self, key: u32, now: Duration) {
-        self.change(key, |stream| stream.expire(now));
+        self.change(key, |channel| {
+            if let Some(stream) = &mut channel.stream {
+                stream.expire(now);
+            }
+        });
     }
 
-    /// Does something to a channel's stream, if it has one, and keeps count of what it retains.
-    fn change<T>(&mut self, key: u32, change: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+    /// Does something to a channel, and keeps the account. Nothing else may change what it holds.
+    fn change<T>(&mut self, key: u32, change: impl FnOnce(&mut Channel) -> T) -> T {
         let channel = &mut self.channels[key as usize];
-        let stream = channel.stream.as_mut()?;
-        self.bytes -= stream.bytes();
-        let result = change(stream);
-        self.bytes += stream.bytes();
-        match (stream.is_empty(), channel.stored) {
-            (false, NONE) => {
+        let (before, was_idle) = (channel.share(), channel.is_idle());
+        let result = change(channel);
+        let (after, is_idle) = (channel.share(), channel.is_idle());
+        self.held.items = self.held.items + after.items - before.items;
+        self.held.record = self.held.record + after.record - before.record;
+        self.idle = self.idle + usize::from(is_idle) - usize::from(was_idle);
+        match (after.items > 0, channel.stored) {
+            (true, NONE) => {
                 channel.stored = self.stored.len() as u32;
+                if self.stored.len() == self.stored.capacity() {
+                    self.stored.reserve_exact(self.stored.len() / 4 + 8);
+                }
                 self.stored.push(key);
             }
-            (true, place) if place != NONE => {
+            (false, place) if place != NONE => {
                 channel.stored = NONE;
                 self.stored.swap_remove(place as usize);
                 if let Some(moved) = self.stored.get(place as usize) {
@@ -302,32 +370,44 @@ impl Home {
             }
             _ => {}
         }
-        Some(result)
+        result
     }
 
-    /// Drops old publications until the rest is within the limit.
+    /// Drops old publications and records until the rest is within the limit.
     fn make_room(&mut self) {
-        while self.bytes > self.limits.history_bytes && !self.stored.is_empty() {
-            let oldest = self.look(0, self.stored.len(), |home, place| {
-                let key = home.stored[place];
-                let stream = home.channels[key as usize].stream.as_ref()?;
-                stream.oldest().map(|at| (at, key))
-            });
-            let Some(key) = oldest else { return };
-            self.change(key, Stream::drop_oldest);
-            self.counters.history_dropped += 1;
+        let limit = self.limits.history_bytes;
+        while self.history_bytes() > limit {
+            let records_first = self.held.items <= limit / 2 && self.forget_an_idle_one(true);
+            if !records_first && !self.drop_an_old_one() && !self.forget_an_idle_one(false) {
+                return;
+            }
         }
     }
 
-    /// Forgets the idle channel that was not used for longest, of those looked at.
-    fn forget_an_idle_one(&mut self) {
+    /// Drops the oldest publication, of those looked at. False if there is none.
+    fn drop_an_old_one(&mut self) -> bool {
+        let oldest = self.look(0, self.stored.len(), |home, place| {
+            let key = home.stored[place];
+            home.channels[key as usize].oldest().map(|at| (at, key))
+        });
+        let Some(key) = oldest else { return false };
+        self.change(key, Channel::drop_oldest);
+        self.counters.history_dropped += 1;
+        true
+    }
+
+    /// Forgets the idle channel that was not used for longest, of those looked at; `bare`: and that
+    /// has no publications. False if none of them is.
+    fn forget_an_idle_one(&mut self, bare: bool) -> bool {
         let unused = self.look(1, self.keys, |home, key| {
             let channel = home.channels.get(key).filter(|channel| channel.is_idle())?;
-            channel.stream.as_ref().map(|stream| (stream.meta_until(), key as u32))
+            let stream = channel.stream.as_ref().filter(|stream| !bare || stream.is_empty())?;
+            Some((stream.meta_until(), key as u32))
         });
-        let Some(key) = unused else { return };
+        let Some(key) = unused else { return false };
         self.forget(key);
         self.counters.channels_dropped += 1;
+        true
     }
 
     /// The least of the next few candidates after the hand. Looks at no more than 64 places.
@@ -358,8 +438,12 @@ impl Home {
 
     /// Forgets a channel that nobody listens to.
     fn forget(&mut self, key: u32) {
-        self.change(key, Stream::clear);
+        self.change(key, |channel| {
+            channel.stream = None;
+            channel.last = None;
+        });
         let channel = self.channels.remove(key as usize);
+        self.held.record -= channel.share().record;
         self.idle -= 1;
         let hash = self.placement.hash(&channel.name);
         if let Ok(entry) = self.names.find_entry(hash, |of| *of == key) {

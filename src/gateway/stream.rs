@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::heap;
 use super::delivery::Item;
 use super::filter::Filter;
 use super::wire::Error;
@@ -141,9 +142,23 @@ impl Stream {
         Position { offset: self.top, epoch: self.epoch }
     }
 
-    /// How much memory the retained publications take, as far as it depends on them.
+    /// The memory that the retained publications take.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + heap(self.items.capacity() * size_of::<Arc<Item>>())
+    }
+
+    /// The memory that it takes without any.
+    pub(super) fn overhead(&self) -> usize {
+        let version = self.version.as_ref();
+        let version = version.map_or(0, |it| heap(size_of::<Version>()) + heap(it.epoch.len()));
+        heap(size_of::<Self>()) + version
+    }
+
+    /// Whether this publication is retained here.
+    pub(super) fn retains(&self, item: &Arc<Item>) -> bool {
+        let place = item.offset.checked_sub(self.top - self.items.len() as u64 + 1);
+        let at = place.and_then(|place| self.items.get(usize::try_from(place).ok()?));
+        at.is_some_and(|it| Arc::ptr_eq(it, item))
     }
 
     /// Whether nothing is retained.
@@ -191,21 +206,28 @@ impl Stream {
     ) -> Added {
         self.expire(now);
         self.touch(options, now);
-        if self.is_stale(item.version, version_epoch) {
+        let version = item.version();
+        if self.is_stale(version, version_epoch) {
             return Added::Stale;
         }
-        if item.version > 0 {
-            let version = Version { number: item.version, epoch: version_epoch.into() };
+        if version > 0 {
+            let version = Version { number: version, epoch: version_epoch.into() };
             self.version = Some(Box::new(version));
         }
         self.top += 1;
         item.offset = self.top;
         let item = Arc::new(item);
+        let size = options.size.max(1) as usize;
+        while self.items.len() >= size {
+            self.forget_oldest();
+        }
+        if self.items.len() == self.items.capacity() {
+            // In small steps, and never more than can come.
+            let len = self.items.len();
+            self.items.reserve_exact((len / 2).clamp(1, size - len));
+        }
         self.bytes += item.cost();
         self.items.push_back(item.clone());
-        while self.items.len() > options.size.max(1) as usize {
-            self.drop_oldest();
-        }
         self.items_until = until(now, options.ttl);
         Added::Top(item)
     }
@@ -216,11 +238,17 @@ impl Stream {
         version > 0 && same && version <= last.number
     }
 
-    /// Gives up the oldest publication. Returns how much memory that freed.
-    pub fn drop_oldest(&mut self) -> usize {
-        let freed = self.items.pop_front().map_or(0, |item| item.cost());
-        self.bytes -= freed;
-        freed
+    /// Gives up the oldest publication, and what room there is for more than four times as many as
+    /// are left.
+    pub fn drop_oldest(&mut self) {
+        self.forget_oldest();
+        if self.items.len() <= self.items.capacity() / 4 {
+            self.items.shrink_to(self.items.len() * 2);
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        self.bytes -= self.items.pop_front().map_or(0, |item| item.cost());
     }
 
     /// Forgets what was published. Top and epoch stay.
@@ -302,7 +330,7 @@ impl Stream {
 }
 
 fn passes(filter: Option<&Filter>, item: &Item) -> bool {
-    filter.is_none_or(|filter| filter.matches(&item.tags))
+    filter.is_none_or(|filter| filter.matches(item.tags()))
 }
 
 fn millis(time: Duration) -> u64 {

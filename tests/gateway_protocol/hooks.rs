@@ -87,6 +87,11 @@ fn serve(
         let question = serde_json::from_slice(&body).unwrap_or_default();
         asked.lock().ok()?.push((path.clone(), question));
         let answer = answers.lock().ok()?.iter().find(|(at, _)| *at == path).cloned();
+        if answer.as_ref().is_some_and(|(_, answer)| *answer == json!("hang")) {
+            // Until the other end gives up.
+            let _ = reader.read(&mut [0]);
+            return None;
+        }
         let (status, body) = match answer {
             Some((_, answer)) => ("200 OK", answer.to_string()),
             None => ("500 Internal Server Error", String::new()),
@@ -184,6 +189,58 @@ fn the_backend_decides_about_subscriptions_publications_and_calls() {
     // No usable answer: the client may try again.
     backend.set("/rpc", json!("nonsense"));
     session.fails("rpc", json!({"method": "sum", "data": {}}), 100);
+    gateway.stop();
+}
+
+#[test]
+fn a_hook_whose_backend_hangs_delays_no_other() {
+    let backend = Backend::start(&[
+        ("/rpc", json!("hang")),
+        ("/subscribe", json!({"result": {}})),
+        ("/publish", json!({"result": {}})),
+    ]);
+    let gateway = backend.configures(
+        "[channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\n\
+         [channel.proxy.publish]\nendpoint = \"{}/publish\"\n\
+         [rpc.proxy]\nendpoint = \"{}/rpc\"\ntimeout = \"1h\"\nconcurrency = 1\n\
+         [rpc.without_namespace]\nproxy_enabled = true\n\
+         [channel.without_namespace]\nsubscribe_proxy_enabled = true\n\
+         publish_proxy_enabled = true\n",
+    );
+    let mut hangs: Vec<_> = (0..3).map(|n| gateway.connected(&n.to_string())).collect();
+    for session in &mut hangs {
+        session.command("rpc", &json!({"method": "m", "data": {}}));
+    }
+    let mut session = gateway.connected("42");
+    session.subscribe("news");
+    session.result("publish", json!({"channel": "news", "data": {}}));
+    gateway.stop();
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_before_the_backend_is_asked() {
+    let backend = Backend::start(&[("/subscribe", json!({"result": {}}))]);
+    let gateway = backend.configures(
+        "[client]\nchannel_limit = 2\n\
+         [channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\n\
+         [channel.without_namespace]\nsubscribe_proxy_enabled = true\n\
+         allow_tags_filter = true\n",
+    );
+    let mut session = gateway.connected("42");
+    for tf in [
+        json!({"key": "k", "cmp": "eq", "val": "v".repeat(4096)}),
+        json!({"op": "and", "nodes": vec![json!({}); 20_000]}),
+        json!({"op": "xor", "nodes": []}),
+    ] {
+        session.fails("subscribe", json!({"channel": "news", "tf": tf}), 107);
+    }
+    assert!(backend.asked.lock().expect("no panic").is_empty());
+    session.result("subscribe", json!({"channel": "news", "tf": {"key": "k", "cmp": "ex"}}));
+    session.command("subscribe", &json!({"channel": "more", "tf": {"nodes": 1}}));
+    session.closed(3501);
+    let mut session = gateway.session();
+    session.command("connect", &json!({"subs": {"a": {}, "b": {}, "c": {}}}));
+    session.closed(3505);
     gateway.stop();
 }
 

@@ -5,17 +5,15 @@ use super::*;
 const BOTH: [Encoding; 2] = [Encoding::Json, Encoding::Protobuf];
 
 fn delivery(data: &str, base: Option<&str>) -> Delivery {
-    let item = Item {
-        offset: 3,
-        at: Duration::ZERO,
-        data: Bytes::copy_from_slice(data.as_bytes()),
-        info: None,
-        tags: BTreeMap::new(),
-        version: 0,
-    };
+    let item = Item { offset: 3, ..item(data.as_bytes()) };
     let base = base.map(|base| Bytes::copy_from_slice(base.as_bytes()));
     let happening = Happening::Published { item: Arc::new(item), seq: 1, base };
     Delivery::new(ChannelId(7), "news".into(), happening)
+}
+
+fn item(data: &[u8]) -> Item {
+    let data = Bytes::copy_from_slice(data);
+    Item::new(Duration::ZERO, data, None, BTreeMap::new(), 0)
 }
 
 fn text(delivery: &Delivery, compact: bool, form: Form) -> String {
@@ -140,7 +138,7 @@ fn a_recovered_chain_begins_whole_and_goes_on_in_patches() {
             assert_eq!(base, texts[n].as_bytes());
         }
     }
-    let binary = Arc::new(Item { data: Bytes::from_static(b"\xff"), ..Item::clone(&items[0]) });
+    let binary = Arc::new(item(b"\xff"));
     assert!(chain(Encoding::Json, std::slice::from_ref(&binary)).is_none());
     assert!(chain(Encoding::Protobuf, &[binary]).is_some());
 }

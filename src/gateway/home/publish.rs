@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Home, Stream};
+use super::{Channel, Home};
 use crate::gateway::delivery::{Delivery, Happening, Item};
 use crate::gateway::letters::{Answer, Publish};
 use crate::gateway::stream::{Added, Position, Read, StreamOptions};
@@ -71,16 +69,14 @@ impl Home {
     ) -> Published {
         let Publish { data, info, tags, stream, delta, version, version_epoch, .. } = publish;
         let key = self.intern(name);
-        // What is kept must not hold on to the message it came in.
-        let keep = stream.is_some() || delta;
-        let data = if keep { Bytes::copy_from_slice(&data) } else { data };
-        let item = Item { offset: 0, at: now, data, info, tags, version };
+        let item = Item::new(now, data, info, tags, version);
         let (item, position) = match stream {
             None => (Arc::new(item), None),
             Some(options) => {
                 self.stream(key, &options, random, now);
-                let add = |stream: &mut Stream| {
-                    (stream.add(item, &version_epoch, &options, now), stream.position())
+                let add = |channel: &mut Channel| {
+                    let stream = channel.stream.as_mut()?;
+                    Some((stream.add(item, &version_epoch, &options, now), stream.position()))
                 };
                 match self.change(key, add) {
                     Some((Added::Top(item), position)) => (item, Some(position)),
@@ -90,8 +86,8 @@ impl Home {
             }
         };
         let delivery = self.deliver(key, item, delta);
-        self.make_room();
         self.tidy(key);
+        self.make_room();
         Published { answer: Answer::Published { position, suppressed: false }, delivery }
     }
 
@@ -99,14 +95,17 @@ impl Home {
         let channel = &mut self.channels[key as usize];
         channel.seq += 1;
         channel.at_top = item.offset > 0;
+        let seq = channel.seq;
         if channel.is_idle() {
             return None;
         }
-        let base = channel.last.take().filter(|_| delta).map(|last| last.data.clone());
-        if delta {
-            channel.last = Some(item.clone());
+        let mut base = None;
+        if delta || channel.last.is_some() {
+            let last = self.change(key, |channel| {
+                std::mem::replace(&mut channel.last, delta.then(|| item.clone()))
+            });
+            base = last.filter(|_| delta).map(|last| last.payload());
         }
-        let seq = channel.seq;
         Some((key, self.delivery(key, Happening::Published { item, seq, base })))
     }
 
@@ -122,7 +121,9 @@ impl Home {
         let key = self.intern(name);
         let stream = self.stream(key, options, random, now);
         let position = stream.position();
-        let items = stream.read(read)?;
+        let items = stream.read(read);
+        self.make_room();
+        let items = items?;
         Ok(HistoryResult {
             publications: items.iter().map(|item| item.wire()).collect(),
             epoch: position.epoch.as_str().to_owned(),
@@ -133,7 +134,11 @@ impl Home {
     /// Forgets what was published; the position stays.
     pub(in crate::gateway) fn remove_history(&mut self, name: &str) {
         if let Some(key) = self.find(name) {
-            self.change(key, Stream::clear);
+            self.change(key, |channel| {
+                if let Some(stream) = &mut channel.stream {
+                    stream.clear();
+                }
+            });
         }
     }
 

@@ -66,7 +66,7 @@ impl Home {
         if !channel.at_top || newest.offset != top {
             return false;
         }
-        channel.last = Some(newest.clone());
+        self.change(key, |channel| channel.last = Some(newest.clone()));
         true
     }
 
@@ -76,12 +76,11 @@ impl Home {
             listener.count += 1;
             return;
         }
-        if listeners.is_empty() {
-            self.idle -= 1;
+        self.change(key, |channel| {
             // Most channels have one.
-            listeners.reserve_exact(1);
-        }
-        listeners.push(Listener { core, missed: false, count: 1 });
+            channel.listeners.reserve_exact(1);
+            channel.listeners.push(Listener { core, missed: false, count: 1 });
+        });
     }
 
     /// One subscriber less. Gives what the others are to be told.
@@ -96,23 +95,27 @@ impl Home {
         let place = channel.listeners.iter().position(of)?;
         channel.hears -= u32::from(letter.hears);
         channel.listeners[place].count -= 1;
-        if channel.listeners[place].count == 0 {
-            channel.listeners.swap_remove(place);
-        }
+        let gone = channel.listeners[place].count == 0;
         let roster = channel.roster.as_mut();
         let left = letter.member.and_then(|client| Some((client, roster?.leave(client)?)));
         if channel.roster.as_ref().is_some_and(|roster| roster.is_empty()) {
             channel.roster = None;
         }
-        if channel.is_idle() {
-            self.idle += 1;
-            channel.listeners = Vec::new();
-            channel.last = None;
-            if channel.stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
-                channel.stream = None;
-            }
+        let idle = gone && channel.listeners.len() == 1;
+        if idle {
+            self.change(key, |channel| {
+                channel.listeners = Vec::new();
+                channel.last = None;
+                if channel.stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
+                    channel.stream = None;
+                }
+            });
             self.tidy(key);
+            self.make_room();
             return None;
+        }
+        if gone {
+            channel.listeners.swap_remove(place);
         }
         let hears = channel.hears > 0;
         let (client, who) = left.filter(|_| hears)?;

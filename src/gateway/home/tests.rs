@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::gateway::letters::{Answer, ClientId, Member, Publish, Who};
-use crate::gateway::letters::{SubscribeLetter, UnsubscribeLetter};
+use crate::gateway::letters::{Recover, RecoverMode, SubscribeLetter, UnsubscribeLetter};
 use crate::gateway::outside::SubKey;
 
 const OPTIONS: StreamOptions =
@@ -58,9 +58,10 @@ fn oldest(home: &Home, key: u32) -> Option<Duration> {
 
 #[test]
 fn a_publication_larger_than_all_history_is_published_and_not_kept() {
-    let mut home = home(HomeLimits { history_bytes: 500, ..HomeLimits::default() });
+    let mut home = home(HomeLimits { history_bytes: 3_000, ..HomeLimits::default() });
     assert_eq!(publish(&mut home, "a", 10_000, seconds(1)), 1);
-    assert_eq!((home.history_bytes(), home.stored.len()), (0, 0));
+    assert_eq!((home.held.items, home.stored.len()), (0, 0));
+    assert!(home.history_bytes() <= 3_000);
     assert_eq!(publish(&mut home, "a", 10, seconds(1)), 2);
     assert_eq!(home.stored.len(), 1);
 }
@@ -77,6 +78,103 @@ fn idle_channels_are_bounded_and_the_longest_unused_goes() {
     assert_eq!((home.len(), home.counters().channels_dropped), (3, 2));
     let there: Vec<_> = (1..=5).filter(|n| home.find(&format!("channel:{n}")).is_some()).collect();
     assert_eq!(there, [1, 4, 5]);
+}
+
+/// What the account should be, from what there is.
+fn audit(home: &Home) {
+    let mut held = Share::default();
+    let mut idle = 0;
+    for (key, channel) in &home.channels {
+        let share = channel.share();
+        held.items += share.items;
+        held.record += share.record;
+        idle += usize::from(channel.is_idle());
+        let stored = home.stored.get(channel.stored as usize) == Some(&(key as u32));
+        assert_eq!(stored, share.items > 0, "{}", channel.name);
+    }
+    assert_eq!((home.held, home.idle), (held, idle));
+}
+
+#[test]
+fn the_account_is_the_sum_of_what_is_held() {
+    let limits = HomeLimits { history_bytes: 60_000, ..HomeLimits::default() };
+    let mut home = home(limits);
+    let mut rng = crate::engine::rng::Rng::new(13);
+    let mut listening = [0; 12];
+    for n in 0..20_000 {
+        let now = Duration::from_millis(n * 40);
+        let at = rng.below(12) as usize;
+        let name: Arc<str> = format!("{}{at}", "channel:".repeat(at * at / 3)).into();
+        let stream = (rng.below(5) > 0).then_some(OPTIONS);
+        match rng.below(8) {
+            0 => {
+                let recover = Some(Recover {
+                    since: Default::default(),
+                    mode: RecoverMode::Cache,
+                    limit: 0,
+                    or_reject: false,
+                });
+                let letter = SubscribeLetter {
+                    channel: name,
+                    core: 0,
+                    sub: SubKey(0),
+                    nonce: 1,
+                    ticket: 0,
+                    delta: true,
+                    stream,
+                    recover,
+                    filter: None,
+                    member: None,
+                    hears: false,
+                };
+                home.subscribe(letter, n, now);
+                listening[at] += 1;
+            }
+            1 if listening[at] > 0 => {
+                let letter =
+                    UnsubscribeLetter { channel: name, core: 0, member: None, hears: false };
+                home.unsubscribe(&letter, now);
+                listening[at] -= 1;
+            }
+            2 => _ = home.history(&name, &OPTIONS, &Default::default(), n, now),
+            3 if rng.below(9) == 0 => home.remove_history(&name),
+            4 => _ = home.sweep(now),
+            _ => {
+                let key = if rng.below(3) == 0 { format!("key {n}") } else { String::new() };
+                let publish = Publish {
+                    data: Bytes::from(vec![b'1'; rng.below(3000) as usize]),
+                    stream,
+                    delta: rng.below(2) == 0,
+                    idempotency_key: key,
+                    version: rng.below(20) / 19 * n,
+                    tags: [("tag".to_owned(), "t".repeat(rng.below(40) as usize))].into(),
+                    ..Publish::default()
+                };
+                home.publish(&name, publish, n, now);
+            }
+        }
+        audit(&home);
+        // Nobody can take from those who listen what they need.
+        let left = home.held.items == 0 && home.idle == 0;
+        assert!(left || home.history_bytes() <= limits.history_bytes, "{}", home.history_bytes());
+    }
+    assert!(home.counters().history_dropped > 100 && home.counters().channels_dropped > 10);
+}
+
+#[test]
+fn positions_of_idle_channels_do_not_squeeze_out_publications() {
+    let limits = HomeLimits { history_bytes: 200_000, ..HomeLimits::default() };
+    let mut home = home(limits);
+    for n in 0..50 {
+        publish(&mut home, "kept", 1_000, seconds(n));
+    }
+    for n in 0..5_000 {
+        let name = format!("flood:{n}").into();
+        let _ = home.history(&name, &OPTIONS, &Default::default(), n, seconds(100 + n));
+        assert!(home.history_bytes() <= limits.history_bytes);
+    }
+    assert_eq!(home.counters().history_dropped, 0);
+    assert!(home.counters().channels_dropped > 1_000);
 }
 
 #[test]
@@ -97,7 +195,7 @@ fn a_sweep_frees_what_nobody_asks_for() {
         Some(now)
     };
     sweep(&mut home, seconds(61), seconds(61) + check + check / 10).unwrap();
-    assert_eq!((home.history_bytes(), home.stored.len(), home.len()), (0, 0, 500));
+    assert_eq!((home.held.items, home.stored.len(), home.len()), (0, 0, 500));
     assert_eq!(sweep(&mut home, seconds(601), seconds(700)), None);
     assert!(home.is_empty());
 }

@@ -58,7 +58,7 @@ impl Locals {
                 sub.last = item.offset;
             }
             if sub.is(FILTERED)
-                && !self.filters.get(key).is_some_and(|filter| filter.matches(&item.tags))
+                && !self.filters.get(key).is_some_and(|filter| filter.matches(item.tags()))
             {
                 sub.set(PRIMED, false);
                 continue;

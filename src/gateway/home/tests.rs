@@ -146,7 +146,7 @@ fn the_account_is_the_sum_of_what_is_held() {
                     stream,
                     delta: rng.below(2) == 0,
                     idempotency_key: key,
-                    version: rng.below(20) / 19 * n,
+                    version: u64::from(rng.below(20) / 19) * n,
                     tags: [("tag".to_owned(), "t".repeat(rng.below(40) as usize))].into(),
                     ..Publish::default()
                 };

@@ -239,7 +239,7 @@ impl Run<'_> {
         let _ = phase.send(Phase::Leave);
         let settled = left.recv_timeout(8 * support::PATIENCE);
         assert!(settled.is_ok(), "clients that do not leave: {:?}", tally.failures());
-        let metrics = server::await_empty(gateway, tally, 2 * support::PATIENCE);
+        let metrics = server::await_empty(gateway, tally, 4 * support::PATIENCE);
         server::check_never(&metrics, tally);
         std::thread::sleep(plan.rest);
         let bytes = server::resident(gateway);

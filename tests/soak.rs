@@ -98,18 +98,44 @@ fn soak() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Resident memory of the server over time.
+/// Memory of the server over time, from its own lines: both numbers are of the same moment.
 struct Memory {
-    samples: Vec<(Duration, u64)>,
+    samples: Vec<Sample>,
     time: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Duration,
+    resident: u64,
+    /// Of it, what waits for clients that do not read, or is half received.
+    held: u64,
+}
+
+impl Sample {
+    fn of(at: Duration, stats: &Stats) -> Self {
+        Self {
+            at,
+            resident: stats.get("resident_per_connection") * stats.get("connections"),
+            held: stats.get("outbox_bytes_held") + stats.get("inbound_bytes_held"),
+        }
+    }
+
+    fn resident(&self) -> u64 {
+        self.resident
+    }
+
+    fn rest(&self) -> u64 {
+        self.resident.saturating_sub(self.held)
+    }
 }
 
 impl Memory {
     /// Sorted samples from this part of the run to that, in percent of its time.
-    fn part(&self, from: u32, to: u32) -> Vec<u64> {
+    fn part(&self, from: u32, to: u32, of: fn(&Sample) -> u64) -> Vec<u64> {
         let (from, to) = (self.time * from / 100, self.time * to / 100);
-        let within = self.samples.iter().filter(|(at, _)| (from..=to).contains(at));
-        let mut part: Vec<u64> = within.map(|(_, bytes)| *bytes).collect();
+        let within = self.samples.iter().filter(|sample| (from..=to).contains(&sample.at));
+        let mut part: Vec<u64> = within.map(of).collect();
         part.sort_unstable();
         part
     }
@@ -121,7 +147,7 @@ fn observe(place: &Place, program: &mut Program) -> Memory {
     let start = Instant::now();
     let mut memory = Memory { samples: Vec::new(), time: plan.time };
     let (mut next_report, mut reported, mut previous) = (plan.report, 0, [0; 4]);
-    let mut ticks = 1..;
+    let (mut ticks, mut line) = (1.., 0);
     println!(
         "{:>6} {:>6} {:>6} {:>6} {:>8} {:>8}  {:>20}  {:>5}  ended",
         "s", "held", "opened", "ended", "messages", "MB", "RSS MiB min/med/max", "CPU %"
@@ -130,17 +156,19 @@ fn observe(place: &Place, program: &mut Program) -> Memory {
         let next = plan.sample * ticks.next().unwrap_or(u32::MAX);
         std::thread::sleep(next.saturating_sub(start.elapsed()));
         let now = start.elapsed();
-        match program.resident() {
-            Some(bytes) if program.has_ended().is_none() => memory.samples.push((now, bytes)),
-            _ => {
-                tally.fail("the server has ended".to_owned());
-                return memory;
-            }
+        if program.has_ended().is_some() {
+            tally.fail("the server has ended".to_owned());
+            return memory;
+        }
+        let stats = program.stats();
+        if stats.number != line && stats.get("connections") > 0 {
+            line = stats.number;
+            memory.samples.push(Sample::of(now, &stats));
         }
         let last = now + plan.sample / 2 >= plan.time || tally.has_failed_often();
         if now + plan.sample / 2 >= next_report || last {
             let mut recent: Vec<u64> =
-                memory.samples[reported..].iter().map(|(_, bytes)| *bytes).collect();
+                memory.samples[reported..].iter().map(Sample::resident).collect();
             recent.sort_unstable();
             reported = memory.samples.len();
             next_report += plan.report;
@@ -192,7 +220,11 @@ fn report(tally: &Tally, stats: &Stats, memory: &Memory) {
     for (name, from, to) in
         [("10-25", 10, 25), ("25-50", 25, 50), ("50-75", 50, 75), ("75-100", 75, 100)]
     {
-        println!("RSS MiB, {name:>6} %: {}", low_middle_high(&memory.part(from, to)));
+        let [all, rest] =
+            [Sample::resident, Sample::rest].map(|of| low_middle_high(&memory.part(from, to, of)));
+        println!(
+            "MiB min/med/max, {name:>6} %: resident {all}, less what is held for clients {rest}"
+        );
     }
 }
 
@@ -261,15 +293,20 @@ fn check_counters(tally: &Tally, stats: &Stats, long: bool) {
     }
 }
 
-/// After the warm-up memory stays where it is.
+/// After the warm-up memory stays where it is: what the server has for itself, that is. A client
+/// that does not read has most of a megabyte waiting, and their number varies by chance (3 to 14 in
+/// a run of five minutes), so that one in seventy such runs missed the line for nothing. That what
+/// waits goes with its clients is checked by the gauges.
 fn check_memory(tally: &Tally, memory: &Memory, slack: u64) {
     let middle = |part: Vec<u64>| part.get(part.len() / 2).copied();
-    let early = middle(memory.part(25, 50));
-    let late = middle(memory.part(75, 100));
+    let early = middle(memory.part(25, 50, Sample::rest));
+    let late = middle(memory.part(75, 100, Sample::rest));
     match (early, late) {
         (Some(early), Some(late)) if late <= early + early / 20 + slack => {}
         (Some(early), Some(late)) => {
-            tally.fail(format!("resident memory grew from {early} to {late} bytes"));
+            tally.fail(format!(
+                "resident memory less what is held for clients grew from {early} to {late} bytes"
+            ));
         }
         _ => tally.fail("too few samples of resident memory".to_owned()),
     }

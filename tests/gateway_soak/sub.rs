@@ -183,3 +183,74 @@ impl Sub {
 
 /// Long enough for whoever was away at the removal.
 const REMOVED_LATELY: Duration = Duration::from_secs(HISTORY_TTL);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::truth::Kind;
+
+    /// A stream with five publications at these offsets, and a subscription at the second.
+    fn stream() -> (Truth, Sub, Counts) {
+        let mut truth = Truth::new(1);
+        let channel = truth.of(Kind::Stream)[0];
+        for number in 1..=5 {
+            truth.publish(channel);
+            truth.accepted(channel, number, Some((number as u64, "epoch"))).unwrap();
+        }
+        truth.channels[channel].top = 2;
+        let mut sub = Sub::asked(channel, true, &truth);
+        let granted = granted(2, false);
+        sub.granted(granted, None, &mut truth, &Counts::default()).unwrap();
+        (truth, sub, Counts::default())
+    }
+
+    fn granted(offset: u64, was_recovering: bool) -> Granted {
+        let epoch = "epoch".to_owned();
+        Granted { offset, epoch, positioned: true, was_recovering, ..Granted::default() }
+    }
+
+    fn sent(channel: usize, number: usize, offset: u64) -> Pub {
+        Pub { offset, delta: false, data: content(channel, number).into_bytes() }
+    }
+
+    #[test]
+    fn a_client_notices_gaps_repetitions_and_other_content() {
+        let (mut truth, mut sub, counts) = stream();
+        let channel = sub.channel;
+        sub.publication(sent(channel, 3, 3), &mut truth, &counts).unwrap();
+        for (what, publication) in [
+            ("a repetition", sent(channel, 3, 3)),
+            ("a gap", sent(channel, 5, 5)),
+            ("an older one", sent(channel, 1, 1)),
+            ("the content of another", sent(channel, 5, 4)),
+            ("another channel's", sent(channel + 1, 4, 4)),
+            ("what nobody published", sent(channel, 6, 6)),
+            ("a patch of something else", Pub { delta: true, ..sent(channel, 4, 4) }),
+        ] {
+            let seen = sub.publication(publication, &mut truth, &counts);
+            assert!(seen.is_err(), "{what} passes");
+        }
+        assert!(!sub.is_at_top(&truth));
+        sub.publication(sent(channel, 4, 4), &mut truth, &counts).unwrap();
+        sub.publication(sent(channel, 5, 5), &mut truth, &counts).unwrap();
+        assert!(sub.is_at_top(&truth));
+        assert!(truth.refused(channel, 5).is_err(), "an error, and yet published");
+    }
+
+    #[test]
+    fn a_client_notices_what_it_should_have_been_given() {
+        let (mut truth, sub, counts) = stream();
+        truth.channels[sub.channel].top = 5;
+        let since = || sub.known();
+        let mut late = Sub::asked(sub.channel, true, &truth);
+        let old = late.granted(granted(4, false), None, &mut truth, &counts);
+        assert!(old.is_err(), "older than what was published before it asked");
+        let lost = late.granted(granted(5, true), since(), &mut truth, &counts);
+        assert!(lost.is_err(), "not recovered, although it is kept");
+        let other = Granted { epoch: "other".to_owned(), ..granted(5, false) };
+        assert!(late.granted(other, None, &mut truth, &counts).is_err(), "another epoch");
+        let publications = vec![sent(sub.channel, 3, 3), sent(sub.channel, 5, 5)];
+        let gap = Granted { recovered: true, publications, ..granted(2, true) };
+        assert!(late.granted(gap, since(), &mut truth, &counts).is_err(), "a gap in a recovery");
+    }
+}

@@ -1,4 +1,4 @@
-//! What the clients counted and what went wrong: written by the clients' thread, read by the test's.
+//! What the clients counted and what went wrong: written by their thread, read by the test's.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

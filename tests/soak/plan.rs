@@ -13,8 +13,8 @@ pub(crate) struct Plan {
     pub(crate) churn: usize,
     pub(crate) seed: u64,
     pub(crate) is_long: bool,
-    /// By how many bytes the server's memory may grow, beside a twentieth of it. A few slow clients
-    /// more or less, of a megabyte each, decide it in a short run.
+    /// By how many bytes the server's memory may grow, beside a twentieth of it. In a short run it
+    /// has not come to rest.
     pub(crate) memory_slack: u64,
     /// Mean time a connection is held.
     pub(crate) life: f64,

@@ -319,3 +319,30 @@ const SECRET_ED25519: [u8; 32] = [
     0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4,
     0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
 ];
+
+#[test]
+fn the_backend_has_its_time_whenever_a_connection_expires() {
+    let who = json!({"result": {"user": "42", "expire_at": unix() + 2}});
+    let backend = Backend::start(&[("/connect", who), ("/refresh", json!({}))]);
+    // What the backend grants is as long as it may think, so that deadlines of both are due at once.
+    let prolong = || {
+        backend.set("/refresh", json!({"result": {"expire_at": unix() + 2}}));
+        let asked = backend.asked.lock().expect("no panic");
+        asked.iter().filter(|(path, _)| path == "/refresh").count()
+    };
+    prolong();
+    let gateway = backend.configures(
+        "[client]\nexpired_close_delay = \"2s\"\n\
+         [client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
+         [client.proxy.refresh]\nenabled = true\nendpoint = \"{}/refresh\"\n",
+    );
+    let mut session = gateway.session();
+    session.connect(&json!({}));
+    let deadline = Instant::now() + PATIENCE;
+    while prolong() < 4 {
+        assert!(Instant::now() < deadline, "the backend is not asked");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    session.no_push();
+    gateway.stop();
+}

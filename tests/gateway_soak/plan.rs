@@ -58,7 +58,7 @@ impl Plan {
             token: if is_long { (8, 60) } else { (3, 8) },
             stall: if is_long { 10.0 } else { 2.0 },
             rest: Duration::from_secs(if is_long { 10 } else { 2 }),
-            slack: if is_long { 4 << 20 } else { 24 << 20 },
+            slack: if is_long { 4 << 20 } else { 6 << 20 },
             report: Duration::from_secs(if is_long { 60 } else { 5 }),
         }
     }

@@ -196,14 +196,16 @@ impl Truth {
         if offset == 0 {
             return Err(format!("{name} {number}: no offset"));
         }
-        let known = *log.entry(offset).or_insert(number);
-        let before = std::mem::replace(&mut fates[number].1, offset);
+        let known = log.get(&offset).copied().unwrap_or(number);
+        let before = fates[number].1;
         if known != number || before != 0 && before != offset {
             return Err(format!(
                 "{name}: {number} is at offset {offset}; there was {known} before, and {number} \
                  was at {before}"
             ));
         }
+        log.insert(offset, number);
+        fates[number].1 = offset;
         *top = offset.max(*top);
         Ok(())
     }

@@ -63,11 +63,14 @@ impl Gateway {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let at = i64::from(session.expire_at);
         // It was prolonged, and the new deadline has an entry of its own.
-        let grace = if by_backend { 0 } else { delay.as_secs() as i64 };
+        // And while the backend thinks, an entry of the time before, which may be due just now, is
+        // not the deadline of its answer.
+        let asks = by_backend && !session.is(ASKED);
+        let grace = if asks { 0 } else { delay.as_secs() as i64 };
         if at == 0 || at + grace > unix {
             return;
         }
-        if by_backend && !session.is(ASKED) {
+        if asks {
             session.set(ASKED, true);
             self.desk.timers.add(cx.now() + delay, link(id), What::Connection);
             let now = cx.now().as_millis() as u64;

@@ -12,11 +12,10 @@ use ringhold::control;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    match commands::run(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("ringhold: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = commands::run(arguments).unwrap_or_else(|error| {
+        control::logging::tell(&format!("ringhold: {error}"));
+        ExitCode::FAILURE
+    });
+    control::logging::flush(control::logging::LAST_WORDS);
+    code
 }

@@ -405,6 +405,10 @@ fn section_7_4_1_second_signal() {
     server.signal(Signal::TERM);
     assert_eq!(client.read_close().0, Some(1001));
     assert_eq!(server.wait(Duration::ZERO), None, "it waits for the client's answer");
-    server.signal(Signal::TERM);
-    assert!(server.wait(PATIENCE).is_some(), "the second signal ends it");
+    // Signals that come together are one.
+    let start = std::time::Instant::now();
+    while server.wait(Duration::from_millis(100)).is_none() {
+        assert!(start.elapsed() < PATIENCE, "the second signal ends it");
+        server.signal(Signal::TERM);
+    }
 }

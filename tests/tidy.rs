@@ -126,6 +126,21 @@ fn files_say_what_they_own_and_stay_readable() {
     check(found, "files, lines");
 }
 
+/// They panic where the output is gone, and wait where it is stuck.
+#[test]
+fn nothing_prints_but_by_what_may_fail() {
+    let words = ["println!(", "print!(", "eprintln!(", "eprint!("];
+    let mut found = Vec::new();
+    for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with("src/")) {
+        for (line, content) in code(&text) {
+            if words.iter().any(|word| content.contains(word)) {
+                found.push(format!("{name}:{line}: {}", content.trim()));
+            }
+        }
+    }
+    check(found, "commands::output, control::say and control::logging print");
+}
+
 #[test]
 fn nothing_is_left_over() {
     let words = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "HACK", "TODO"];

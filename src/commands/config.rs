@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use ringhold::gateway::options::{EXAMPLE, Options, Sources};
 
+use super::output::{complain, print};
+use crate::control::logging;
+
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArguments {
     #[command(subcommand)]
@@ -46,7 +49,7 @@ enum ConfigCommand {
 pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>> {
     let (file, sets, show) = match arguments.command {
         ConfigCommand::Example => {
-            print!("{EXAMPLE}");
+            print(EXAMPLE)?;
             return Ok(ExitCode::SUCCESS);
         }
         ConfigCommand::Check { file } => (Some(file), Vec::new(), false),
@@ -56,15 +59,15 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
         Ok(loaded) => {
             warn(&loaded.warnings);
             match show {
-                true => print!("{}", loaded.options.to_toml()),
-                false => println!("ok"),
+                true => print(&loaded.options.to_toml())?,
+                false => print("ok\n")?,
             }
             Ok(ExitCode::SUCCESS)
         }
         // The lines are the answer that was asked for, so they carry no prefix that would keep
         // editors from finding the place.
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error.to_string());
             Ok(ExitCode::FAILURE)
         }
     }
@@ -73,6 +76,6 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
 /// Tells what does not keep a server from starting.
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        logging::tell(&format!("warning: {warning}"));
     }
 }

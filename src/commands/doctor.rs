@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::print;
 use crate::doctor::{self, Profile, Wish};
 
 /// What to examine, and for what.
@@ -71,10 +72,10 @@ pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/"));
     let report = doctor::examine(&root, &process, wish, trial);
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        print!("{}", report.text(!plain && std::io::stdout().is_terminal()));
+        print(&report.text(!plain && std::io::stdout().is_terminal()).to_string())?;
     }
     Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ringhold::gateway::wire::Encoding;
 
 use super::options::{duration, size};
+use super::output::print;
 use crate::control;
 use crate::load::{
     self, Credentials, FanoutPlan, GatewayPlan, JSON_SIZE_MIN, Job, Plan, SIZE_MIN, Share, Sizes,
@@ -230,8 +231,8 @@ pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> 
     let interrupted = control::watch_interrupts()?;
     let report = load::run(&plan, &interrupted)?;
     match json {
-        true => println!("{}", serde_json::to_string(&report)?),
-        false => print!("{report}"),
+        true => print(&(serde_json::to_string(&report)? + "\n"))?,
+        false => print(&report.to_string())?,
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(LOST) })
 }

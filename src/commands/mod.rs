@@ -5,15 +5,16 @@ mod doctor;
 mod echo;
 mod load;
 mod options;
+mod output;
 mod serve;
 mod token;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+
+use crate::control::logging;
 
 /// A WebSocket connection server on io_uring. Without a command it runs `serve`.
 ///
@@ -71,15 +72,10 @@ pub(crate) enum Command {
 
 /// Logs go to standard error, quiet by default: what a message says is for the operator.
 pub(crate) fn start_logging(filter: Option<&str>) {
-    let filter = EnvFilter::try_new(filter.unwrap_or("info")).unwrap_or_else(|error| {
-        eprintln!("ringhold: --log: {error}");
+    logging::start(filter.unwrap_or("info")).unwrap_or_else(|error| {
+        output::complain(&format!("ringhold: --log: {error}"));
         std::process::exit(2);
     });
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// Runs one subcommand to its end.

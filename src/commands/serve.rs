@@ -251,7 +251,7 @@ fn announce(
     let path = &options.websocket.handler_prefix;
     tracing::info!(%address, workers, "ready");
     if !first_run {
-        println!("listening on ws://{address}{path}");
+        control::say(format!("listening on ws://{address}{path}"));
         return Ok(());
     }
     // An address of all interfaces is no address to go to.
@@ -261,7 +261,7 @@ fn announce(
     }
     let key = options.http_api.key.reveal();
     let token = token(options.client.token.hmac_secret_key.reveal(), "you")?;
-    println!(
+    control::say(format!(
         "listening on ws://{address}{path}
 
 Nothing is configured, so this run has secrets of its own, which end with it.
@@ -280,7 +280,7 @@ Publish:
 Then write a configuration:
   ringhold config example > ringhold.toml
   ringhold serve --config ringhold.toml"
-    );
+    ));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use ringhold::gateway::tokens::TokenRequest;
 
 use super::config::warn;
 use super::options::duration;
+use super::output::print;
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenArguments {
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: TokenArguments) -> Result<ExitCode, Box<dyn Error>>
             .into());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    println!("{}", arguments.request(demands, now)?.sign(secret)?);
+    print(&(arguments.request(demands, now)?.sign(secret)? + "\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

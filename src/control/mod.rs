@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod jwks;
 pub mod live;
+pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod plane;
@@ -34,7 +35,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -67,7 +68,7 @@ impl Default for Duties {
 }
 
 /// Starts the control thread. It drains the server at the first SIGTERM or SIGINT and ends it at
-/// once at the second.
+/// once at the second, unless that comes within [`SIGNALS_TOGETHER`].
 pub fn start<H: Handler>(
     handle: Handle<H>,
     drain: Drain,
@@ -76,8 +77,11 @@ pub fn start<H: Handler>(
 ) -> io::Result<Control> {
     let (finished, end) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
+    let (rest, farewell) = (handle.clone(), drain.clone());
     let thread =
         std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
+            // Nobody would heed signals any more.
+            let _guard = Guard(Some(move || rest.drain(&farewell)));
             // A ring of its own, small: the control plane has a handful of operations in flight.
             tokio_uring::builder().entries(8).start(async move {
                 let signals = Signals::new();
@@ -96,8 +100,21 @@ pub fn start<H: Handler>(
     }
 }
 
+/// Does something if its thread panics.
+struct Guard<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Guard<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(last) = self.0.take()
+        {
+            last();
+        }
+    }
+}
+
 /// For programs that end by themselves: the flag is set by the first SIGTERM or SIGINT; the second
-/// ends the process at once.
+/// ends the process at once, unless it comes within [`SIGNALS_TOGETHER`].
 pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let interrupted = flag.clone();
@@ -108,10 +125,15 @@ pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
             let signals = Signals::new();
             let _ = ready.send(signals.as_ref().map(|_| ()).map_err(|error| error.kind()));
             let Ok(mut signals) = signals else { return };
-            signals.end().await;
-            interrupted.store(true, Ordering::Relaxed);
-            signals.end().await;
-            std::process::exit(130);
+            let mut wish = Wish::default();
+            loop {
+                signals.end().await;
+                match wish.again(Instant::now()) {
+                    Demand::End => interrupted.store(true, Ordering::Relaxed),
+                    Demand::Nothing => {}
+                    Demand::EndAtOnce => std::process::exit(130),
+                }
+            }
         });
     })?;
     match started.recv() {
@@ -131,8 +153,19 @@ impl Control {
 
 /// Says where the server listens: one line on standard output, for people and scripts.
 pub fn announce(address: SocketAddr, workers: usize) {
-    println!("listening on ws://{address}");
+    say(format!("listening on ws://{address}"));
     tracing::info!(%address, workers, "ready");
+}
+
+/// Writes a line of a server to standard output, on a thread of its own: a reader that is gone or
+/// does not read must not hold the server up.
+pub fn say(text: String) {
+    let thread = std::thread::Builder::new().name("ringhold-say".to_owned());
+    let _ = thread.spawn(move || {
+        use std::io::Write;
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    });
 }
 
 /// The last line of a server that ended as asked.
@@ -188,7 +221,7 @@ async fn serve<H: Handler>(
 ) {
     (duties.begin)();
     let reload: Arc<dyn Fn() + Send + Sync> = duties.reload.into();
-    let mut draining = false;
+    let mut wish = Wish::default();
     let pause = if stats_interval.is_zero() { Duration::MAX } else { stats_interval };
     loop {
         tokio::select! {
@@ -199,20 +232,62 @@ async fn serve<H: Handler>(
                     tokio::task::spawn_blocking(move || reload());
                     continue;
                 }
-                if draining {
-                    tracing::warn!("second signal: ending at once");
-                    std::process::exit(0);
+                match wish.again(Instant::now()) {
+                    Demand::End => {}
+                    Demand::Nothing => continue,
+                    Demand::EndAtOnce => {
+                        tracing::warn!("second signal: ending at once");
+                        logging::flush(LAST_WORD);
+                        std::process::exit(0);
+                    }
                 }
-                draining = true;
+                // Acts first and tells later.
+                handle.drain(&drain);
+                (duties.drain)();
                 let (window, deadline) = (drain.window, drain.deadline);
                 tracing::info!(?window, ?deadline, "going away");
-                (duties.drain)();
-                handle.drain(&drain);
             }
             () = tokio::time::sleep(pause) => log_stats(&handle.stats()),
         }
     }
 }
+
+/// What the signals so far ask for.
+#[derive(Debug, Default)]
+struct Wish {
+    first: Option<Instant>,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Demand {
+    End,
+    /// It is the first again: a wrapper signals both its child and the group.
+    Nothing,
+    EndAtOnce,
+}
+
+impl Wish {
+    /// A signal to end came.
+    fn again(&mut self, now: Instant) -> Demand {
+        match self.first {
+            None => {
+                self.first = Some(now);
+                Demand::End
+            }
+            Some(first) if now.saturating_duration_since(first) < SIGNALS_TOGETHER => {
+                Demand::Nothing
+            }
+            Some(_) => Demand::EndAtOnce,
+        }
+    }
+}
+
+/// Signals to end that come within this time of the first are that one again.
+pub const SIGNALS_TOGETHER: Duration = Duration::from_secs(1);
+
+/// What the end at once leaves the log.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 fn log_stats(stats: &Stats) {
     let mut line = String::new();
@@ -234,4 +309,19 @@ fn log_stats(stats: &Stats) {
         line.push_str(&format!(" resident_per_connection={bytes}"));
     }
     tracing::info!(target: "ringhold::stats", "{}", line.trim_start());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_come_together_are_one() {
+        let (mut wish, start) = (Wish::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(wish.again(at(0)), Demand::End);
+        assert_eq!(wish.again(at(0)), Demand::Nothing);
+        assert_eq!(wish.again(at(999)), Demand::Nothing);
+        assert_eq!(wish.again(at(1000)), Demand::EndAtOnce);
+    }
 }

@@ -129,7 +129,7 @@ impl Ticker {
     /// Leaves an empty line for the report.
     pub(crate) fn clear(&mut self) {
         if self.watched && self.shown.is_some() {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }

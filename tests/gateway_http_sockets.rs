@@ -33,7 +33,7 @@ impl Control {
         let thread = on_control_thread(async move {
             let site = Site::new(&config());
             let server = HttpServer::new(site.routes.public, limits, Arc::new(Counts::default()));
-            let beside = server.beside(site.routes.internal);
+            let beside = server.internal(site.routes.internal);
             let accepting = tokio::spawn(beside.accept(listener));
             server.serve_handed_over(handed_over).await;
             accepting.abort();
@@ -136,26 +136,75 @@ fn the_internal_port_serves_too() {
     assert_eq!(answer(&mut client).0, 200);
 }
 
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// Whatever strangers hold, one more finds a place: theirs, not that of anybody with a key.
 #[test]
-fn more_connections_than_allowed_are_told_so() {
-    let control = Control::start(HttpLimits { connections: 2, ..HttpLimits::default() });
-    let health = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
-    let mut kept: Vec<_> = (0..2).map(|_| control.hand_over(health)).collect();
-    for client in &mut kept {
+fn strangers_make_room_for_each_other_and_keep_nobody_out() {
+    let limits = HttpLimits {
+        anonymous: 4,
+        anonymous_timeout: PATIENCE,
+        head_timeout: PATIENCE,
+        ..HttpLimits::default()
+    };
+    let control = Control::start(limits);
+    let mut backend = control.hand_over(publish("1", "").as_bytes());
+    assert_eq!(answer(&mut backend).0, 200);
+    let holds: [&[u8]; 3] = [
+        // Kept open behind an answer, before a head is whole, before a body.
+        HEALTH,
+        b"GET /health HTTP/1.1\r\n",
+        b"POST /admin/auth HTTP/1.1\r\nHost: h\r\n\
+          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n",
+    ];
+    let mut held = Vec::new();
+    for data in holds.into_iter().cycle().take(30) {
+        held.push(control.hand_over(data));
+        let mut client = control.hand_over(HEALTH);
+        assert_eq!(answer(&mut client), (200, "{}".to_owned()));
+    }
+    let mut new = control.hand_over(publish("2", "").as_bytes());
+    assert_eq!(answer(&mut new).0, 200);
+    // Who has a key is still there.
+    backend.write_all(publish("3", "").as_bytes()).unwrap();
+    assert_eq!(answer(&mut backend).0, 200);
+    // And the first strangers are not.
+    let mut first = held.swap_remove(1);
+    assert_eq!(first.read(&mut [0]).map_or(0, |read| read), 0);
+}
+
+/// The internal port has places of its own.
+#[test]
+fn a_full_public_port_leaves_the_internal_one_alone() {
+    let limits = HttpLimits { anonymous: 1, anonymous_timeout: PATIENCE, ..HttpLimits::default() };
+    let control = Control::start(limits);
+    let connect = || {
+        let client = TcpStream::connect(control.internal).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    };
+    let mut inside: Vec<_> = (0..10).map(|_| connect()).collect();
+    let held: Vec<_> = (0..10).map(|_| control.hand_over(HEALTH)).collect();
+    for client in &mut inside {
+        client.write_all(HEALTH).unwrap();
         assert_eq!(answer(client).0, 200);
     }
-    let mut refused = control.hand_over(health);
-    let (status, body) = answer(&mut refused);
-    assert_eq!((status, body.as_str()), (503, r#"{"status":503,"message":"service unavailable"}"#));
-    assert!(ended(refused));
-    // The place is free again when a connection has ended.
-    drop(kept.pop());
-    let again = (0..10_000).any(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        let mut client = control.hand_over(health);
-        answer(&mut client).0 == 200
-    });
-    assert!(again);
+    drop(held);
+}
+
+#[test]
+fn a_stranger_is_waited_for_less_than_a_backend() {
+    let anonymous_timeout = Duration::from_millis(50);
+    let limits = HttpLimits { anonymous_timeout, head_timeout: PATIENCE, ..HttpLimits::default() };
+    let control = Control::start(limits);
+    let mut backend = control.hand_over(publish("1", "").as_bytes());
+    assert_eq!(answer(&mut backend).0, 200);
+    assert!(ended(control.hand_over(b"GET /health HTTP/1.1\r\nHost:")));
+    let mut idle = control.hand_over(HEALTH);
+    assert_eq!(answer(&mut idle).0, 200);
+    assert!(ended(idle));
+    backend.write_all(publish("2", "").as_bytes()).unwrap();
+    assert_eq!(answer(&mut backend).0, 200);
 }
 
 #[test]

@@ -39,9 +39,23 @@ impl Gate {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn allows(&self, request: &Request) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).allows(request)
+    pub(crate) fn admits(&self, request: &Request) -> Admission {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Access::Anybody => Admission::Anybody,
+            access if access.allows(request) => Admission::ByKey,
+            _ => Admission::Refused,
+        }
     }
+}
+
+/// Whether a request may be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Refused,
+    /// It has the key.
+    ByKey,
+    /// As whatever reaches the port, which says nothing about who asks.
+    Anybody,
 }
 
 impl Access {
@@ -144,6 +158,19 @@ mod tests {
         ] {
             assert!(!access.allows(&request(uri, headers)), "{uri} {headers:?}");
         }
+    }
+
+    #[test]
+    fn a_gate_tells_who_has_the_key_and_lets_others_in_when_replaced() {
+        let (bare, keyed) = (request("/", &[]), request("/", &[("x-api-key", "k")]));
+        let gate = Gate::from(Access::new("k", false));
+        let admits = |gate: &Gate| (gate.admits(&bare), gate.admits(&keyed));
+        assert_eq!(admits(&gate), (Admission::Refused, Admission::ByKey));
+        gate.replace(Access::new("k", true));
+        assert_eq!(gate.access(), Access::Anybody);
+        assert_eq!(admits(&gate), (Admission::Anybody, Admission::Anybody));
+        gate.replace(Access::new("", false));
+        assert_eq!(admits(&gate), (Admission::Refused, Admission::Refused));
     }
 
     #[test]

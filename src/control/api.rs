@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -16,12 +16,13 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::access::{Access, Gate};
+use super::access::{Access, Admission, Gate};
 use super::backend::Backend;
 use super::batch::{self, Batch, Legacy};
-use super::body::{self, BodyLimits, json, refusal};
+use super::body::{self, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::process::Process;
+use super::room;
 use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Envelope, Undecodable};
 use crate::gateway::wire::Error;
 
@@ -85,20 +86,22 @@ async fn method<B: Backend>(
     Path(method): Path<String>,
     request: Request,
 ) -> Response {
-    if !api.config.access.allows(&request) {
-        return api.unauthorized();
+    if let Some(response) = api.refuses(&request) {
+        return response;
     }
     let by_status = api.config.transport_errors || wants_status(&request);
+    // Held until the answer is made.
+    let mut charge = Charge::new(&api.counts.http_bodies);
     if method == "batch" {
-        return match api.read(request.into_body()).await {
-            Ok(body) => api.batch(&body).await,
+        return match api.read(request, &mut charge).await {
+            Ok(body) => api.batch(&body, &mut charge).await,
             Err(response) => response,
         };
     }
     if ApiRequest::parameters(&method).is_none() {
         return refusal(StatusCode::NOT_FOUND);
     }
-    let body = match api.read(request.into_body()).await {
+    let body = match api.read(request, &mut charge).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -111,10 +114,10 @@ async fn method<B: Backend>(
 
 /// `POST /api`: requests with a line break between them, answers likewise.
 async fn legacy<B: Backend>(State(api): State<Arc<Api<B>>>, request: Request) -> Response {
-    if !api.config.access.allows(&request) {
-        return api.unauthorized();
+    if let Some(response) = api.refuses(&request) {
+        return response;
     }
-    api.legacy(request.into_body(), |_| {}).await
+    api.legacy(request, |_| {}).await
 }
 
 fn wants_status(request: &Request) -> bool {
@@ -128,8 +131,13 @@ impl<B: Backend> Api<B> {
 
     /// Requests with a line break between them, answers likewise. `about_to` sees each before it
     /// is done.
-    pub(super) async fn legacy(&self, body: Body, about_to: impl Fn(&ApiRequest)) -> Response {
-        let body = match self.read(body).await {
+    pub(super) async fn legacy(
+        &self,
+        request: Request,
+        about_to: impl Fn(&ApiRequest),
+    ) -> Response {
+        let mut charge = Charge::new(&self.counts.http_bodies);
+        let body = match self.read(request, &mut charge).await {
             Ok(body) => body,
             Err(response) => return response,
         };
@@ -137,6 +145,9 @@ impl<B: Backend> Api<B> {
             Ok(requests) => requests,
             Err(error) => return self.malformed(&error),
         };
+        if let Err(status) = charge.add(requests.len() * batch::REQUEST_SIZE) {
+            return self.refused(status);
+        }
         let mut lines = Vec::new();
         for Legacy { id, request } in requests {
             let outcome = match request {
@@ -154,16 +165,25 @@ impl<B: Backend> Api<B> {
         json(StatusCode::OK, lines)
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Response> {
-        body::read(body, self.config.body).await.map_err(|status| {
-            self.counts.api_refused(status);
-            refusal(status)
-        })
+    async fn read(&self, request: Request, charge: &mut Charge) -> Result<Bytes, Response> {
+        let body = body::read(request, self.config.body, charge).await;
+        body.map_err(|status| self.refused(status))
     }
 
-    fn unauthorized(&self) -> Response {
-        self.counts.api_refused(StatusCode::UNAUTHORIZED);
-        refusal(StatusCode::UNAUTHORIZED)
+    /// The answer to whoever may not call, or finds no place.
+    fn refuses(&self, request: &Request) -> Option<Response> {
+        match self.config.access.admits(request) {
+            Admission::Refused => Some(self.refused(StatusCode::UNAUTHORIZED)),
+            Admission::ByKey if !room::recognise(request.extensions()) => {
+                Some(self.refused(StatusCode::SERVICE_UNAVAILABLE))
+            }
+            Admission::ByKey | Admission::Anybody => None,
+        }
+    }
+
+    fn refused(&self, status: StatusCode) -> Response {
+        self.counts.api_refused(status);
+        refusal(status)
     }
 
     fn malformed(&self, error: &dyn std::fmt::Display) -> Response {
@@ -189,11 +209,14 @@ impl<B: Backend> Api<B> {
         outcome
     }
 
-    async fn batch(self: &Arc<Self>, body: &[u8]) -> Response {
+    async fn batch(self: &Arc<Self>, body: &[u8], charge: &mut Charge) -> Response {
         let Batch { commands, parallel } = match Batch::decode(body) {
             Ok(batch) => batch,
             Err(error) => return self.malformed(&error),
         };
+        if let Err(status) = charge.add(commands.len() * batch::REQUEST_SIZE) {
+            return self.refused(status);
+        }
         let mut replies = vec![None; commands.len()];
         let mut running = JoinSet::new();
         for (place, command) in commands.into_iter().enumerate() {

@@ -15,8 +15,15 @@ use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Undecodable};
 use crate::gateway::json::object;
 use crate::gateway::wire::Error;
 
-/// Requests of one body. Decoded, one takes some 300 bytes beside its text.
+/// Requests of one body.
 pub(crate) const REQUESTS_MAX: usize = 10_000;
+
+/// What one takes beside its text: decoded, and as the place of its outcome.
+pub(crate) const REQUEST_SIZE: usize = 512;
+
+const _: () = assert!(
+    size_of::<Result<ApiRequest, Error>>() + size_of::<Result<ApiReply, Error>>() <= REQUEST_SIZE
+);
 
 /// `{"commands": [{"publish": {...}}, ...], "parallel": true}`.
 pub(crate) struct Batch {

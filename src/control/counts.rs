@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::body::Bodies;
 use crate::gateway::proxy::{HookFailure, HookKind};
 use crate::gateway::stats::{Durations, own_code};
 use crate::gateway::wire::Error;
@@ -23,8 +24,14 @@ pub struct Counts {
     pub(crate) http_connections: Gauge,
     /// HTTP connections taken, refused ones included.
     pub(crate) http_accepted: Total,
+    /// What the bodies of requests hold.
+    pub(crate) http_bodies: Arc<Bodies>,
     /// HTTP connections refused with 503: too many at once.
     pub(crate) http_refused: Total,
+    /// HTTP connections ended because another needed their place.
+    pub(crate) http_evicted: Total,
+    /// HTTP connections ended because they waited for too long.
+    pub(crate) http_late: Total,
     /// HTTP connections that ended with an error or a deadline.
     pub(crate) http_failed: Total,
     /// Hook calls that wait for their turn or their answer.

@@ -1,9 +1,9 @@
 //! The control plane's HTTP server: which routes there are, and the connections they are served on.
 //!
 //! Connections come from two sides. Those of the public port are handed over by the engine, with
-//! what it had read of them; those of the internal port, if there is one, are accepted here. The
-//! invariant: at most as many are served at once as configured, and none is waited for without a
-//! deadline.
+//! what it had read of them; those of the internal port, if there is one, are accepted here, and
+//! have places of their own. The invariant: at most as many are served at once as there are
+//! places, and none is waited for without a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::http::{HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::admin::{self, AdminConfig};
@@ -29,6 +31,7 @@ use super::demo::{self, Demo};
 use super::health::{self, HealthConfig};
 use super::metrics;
 use super::replayed::Replayed;
+use super::room::{GivenUp, Room, RoomLimits, Seat};
 use crate::{Proxies, Via};
 
 /// What is served.
@@ -154,11 +157,17 @@ fn closed(router: Router) -> Router {
 /// Limits of HTTP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Served at once, over both ports; one more is answered with 503. Default 1024.
+    /// Served at once to clients that have shown a key or a session; one more ends one of them
+    /// that waits, or is answered with 503. Default 1024.
     pub connections: usize,
-    /// From the first moment, or the end of the answer before, to the end of a request's head; then
-    /// the connection is closed. Default 30 s.
+    /// Served at once to all others; one more ends one of them that waits, or is answered with 503.
+    /// Default 256.
+    pub anonymous: usize,
+    /// From the first moment, or an answer, to the end of the next request's head; then the
+    /// connection is closed. An answer has a second more for every 64 KiB. Default 30 s.
     pub head_timeout: Duration,
+    /// The same for clients that have shown neither key nor session. Default 5 s.
+    pub anonymous_timeout: Duration,
     /// The peer must take a byte of what waits for it in this time. Default 30 s.
     pub write_timeout: Duration,
     /// Bytes of a request's head; more is answered with 431. Default 16 KiB.
@@ -171,7 +180,9 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            anonymous: 256,
             head_timeout: Duration::from_secs(30),
+            anonymous_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
             head_max: 16 << 10,
             keep_alive: true,
@@ -179,12 +190,29 @@ impl Default for HttpLimits {
     }
 }
 
-/// Serves a router on connections. Cloning is cheap; clones share the limit of connections.
+impl HttpLimits {
+    /// Of the internal port, which only operators and backends reach.
+    #[must_use]
+    pub fn internal(self) -> Self {
+        Self { keep_alive: true, connections: 256, anonymous: 64, ..self }
+    }
+
+    fn room(&self) -> Room {
+        Room::new(RoomLimits {
+            strangers: self.anonymous,
+            known: self.connections,
+            patience: self.anonymous_timeout,
+            known_patience: self.head_timeout,
+        })
+    }
+}
+
+/// Serves a router on connections. Cloning is cheap; clones share the places.
 #[derive(Clone, Debug)]
 pub struct HttpServer {
     router: Router,
     limits: HttpLimits,
-    places: Arc<Semaphore>,
+    room: Room,
     counts: Arc<Counts>,
     proxies: Arc<Proxies>,
 }
@@ -192,8 +220,7 @@ pub struct HttpServer {
 impl HttpServer {
     /// A server for a router, with no proxies in front.
     pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
-        let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        Self { router, limits, places, counts, proxies: Arc::default() }
+        Self { router, room: limits.room(), limits, counts, proxies: Arc::default() }
     }
 
     /// Behind these proxies: what they say about a request's client is believed.
@@ -201,23 +228,23 @@ impl HttpServer {
         Self { proxies: Arc::new(proxies), ..self }
     }
 
-    /// One for another router, within the same limit of connections, which stay open.
-    pub fn beside(&self, router: Router) -> Self {
-        let limits = HttpLimits { keep_alive: true, ..self.limits };
-        Self { router, limits, ..self.clone() }
+    /// One for the internal port, with places of its own.
+    pub fn internal(&self, router: Router) -> Self {
+        let limits = self.limits.internal();
+        Self { router, room: limits.room(), limits, ..self.clone() }
     }
 
     /// Serves a connection of which the engine has read `head` already, in a task of its own.
     /// Within a runtime.
     pub fn serve_connection(&self, stream: TcpStream, head: Bytes, via: Via) {
-        let Some(place) = self.place() else { return refuse(stream) };
+        let Some(seat) = self.seat(via.peer) else { return refuse(stream) };
         let stream = stream.set_nonblocking(true).and_then(|()| {
             // Answers leave at once.
             stream.set_nodelay(true)?;
             tokio::net::TcpStream::from_std(stream)
         });
         match stream {
-            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, place))),
+            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, seat))),
             Err(error) => self.failed(via.peer, &error),
         }
     }
@@ -254,30 +281,33 @@ impl HttpServer {
     }
 
     /// A place among the connections that are served at once.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
+    fn seat(&self, peer: SocketAddr) -> Option<Seat> {
         self.counts.http_accepted.count();
-        let place = self.places.clone().try_acquire_owned().ok();
-        if place.is_none() {
+        let seat = self.room.enter(peer.ip(), Instant::now());
+        if seat.is_none() {
             self.counts.http_refused.count();
         }
-        place
+        seat
     }
 
-    async fn run(
-        self,
-        stream: tokio::net::TcpStream,
-        head: Bytes,
-        via: Via,
-        _place: OwnedSemaphorePermit,
-    ) {
+    async fn run(self, stream: tokio::net::TcpStream, head: Bytes, via: Via, seat: Seat) {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
         let (router, proxies) = (self.router.clone(), self.proxies.clone());
+        let at = seat.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let lines = request.headers().get_all(FORWARDED_FOR).into_iter();
             let client = proxies.client(via, lines.map(HeaderValue::as_bytes));
             request.extensions_mut().insert(Peer(client));
-            router.clone().oneshot(request)
+            request.extensions_mut().insert(at.clone());
+            let (router, seat) = (router.clone(), at.clone());
+            async move {
+                seat.work();
+                let answer = router.oneshot(request).await;
+                let bytes = answer.as_ref().map_or(0, |answer| answer.body().size_hint().lower());
+                seat.answer(bytes, Instant::now());
+                answer
+            }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -285,10 +315,17 @@ impl HttpServer {
             .header_read_timeout(self.limits.head_timeout)
             .max_header_size(self.limits.head_max)
             .max_buf_size(self.limits.head_max.max(BUFFER_MIN))
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            self.failed(via.peer, &error);
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = served => {
+                if let Err(error) = served {
+                    self.failed(via.peer, &error);
+                }
+            }
+            why = seat.given_up() => match why {
+                GivenUp::Evicted => self.counts.http_evicted.count(),
+                GivenUp::Late => self.counts.http_late.count(),
+            },
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -19,11 +19,14 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::backend::{Backend, Snapshot};
 use super::body::refusal;
 use super::counts::Counts;
 use super::process;
+use super::room::Seat;
 use crate::gateway::api::ApiRequest;
 use crate::gateway::format::Transport;
 use crate::gateway::proxy::{HookFailure, HookKind};
@@ -34,10 +37,25 @@ pub(super) use self::json::{Helps, Values};
 
 /// The route of the metrics.
 pub fn router<B: Backend>(backend: Arc<B>, counts: Arc<Counts>, path: &str) -> Router {
-    Router::new().route(path, get(serve::<B>)).with_state((backend, counts))
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    Router::new().route(path, get(serve::<B>)).with_state((backend, counts, turns))
 }
 
-async fn serve<B: Backend>(State((backend, counts)): State<(Arc<B>, Arc<Counts>)>) -> Response {
+type Shared<B> = (Arc<B>, Arc<Counts>, Arc<Semaphore>);
+
+async fn serve<B: Backend>(
+    State((backend, counts, turns)): State<Shared<B>>,
+    request: Request,
+) -> Response {
+    let seat = request.extensions().get::<Seat>();
+    if let Some(seat) = seat {
+        // Whoever waits for a turn must not keep others from a place.
+        seat.pause(Instant::now());
+    }
+    let _turn = turns.acquire().await;
+    if let Some(seat) = seat {
+        seat.work();
+    }
     let snapshot = tokio::time::timeout(SNAPSHOT_TIMEOUT, backend.snapshot()).await;
     let Ok(text) = snapshot.map(|snapshot| exposition(&snapshot, &counts)) else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE);
@@ -46,6 +64,9 @@ async fn serve<B: Backend>(State((backend, counts)): State<(Arc<B>, Arc<Counts>)
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
+
+/// Pages that are made at once.
+const AT_ONCE: usize = 4;
 
 /// How long cores may take to say what they count.
 pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -265,7 +286,7 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
     for (status, number) in &maps.api_refused {
         refused.add(vec![("status", status.to_string())], Value::Number(*number));
     }
-    all.push(refused.label("status", "`400`, `401`, `408`, `413`"));
+    all.push(refused.label("status", "`400`, `401`, `408`, `413`, `503`"));
 
     let kinds: Vec<_> = HookKind::ALL.iter().map(|kind| kind.name()).collect();
     let failures: Vec<_> = HookFailure::ALL.iter().map(|failure| failure.name()).collect();
@@ -315,8 +336,38 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         (
             "http_refused",
             Kind::Total,
-            "HTTP connections refused with 503: too many at once",
+            "HTTP connections refused with 503: all places are at work",
             counts.http_refused.get(),
+        ),
+        (
+            "http_evicted",
+            Kind::Total,
+            "HTTP connections ended because another needed their place",
+            counts.http_evicted.get(),
+        ),
+        (
+            "http_late",
+            Kind::Total,
+            "HTTP connections ended because they kept the server waiting",
+            counts.http_late.get(),
+        ),
+        (
+            "http_bodies_bytes",
+            Kind::Gauge,
+            "Bytes that the bodies of requests hold, without small ones",
+            counts.http_bodies.held() as u64,
+        ),
+        (
+            "http_bodies_refused",
+            Kind::Total,
+            "Requests refused with 503: no room for their bodies",
+            counts.http_bodies.refused.get(),
+        ),
+        (
+            "log_dropped",
+            Kind::Total,
+            "Lines of the log that could not be written",
+            super::logging::dropped(),
         ),
         (
             "http_failed",

@@ -27,6 +27,7 @@ pub mod plane;
 pub mod process;
 pub mod proxy;
 mod replayed;
+mod room;
 pub mod settings;
 mod turns;
 

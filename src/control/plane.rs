@@ -130,9 +130,8 @@ impl Plane {
         let views = keys.iter().map(|(_, _, view)| view.clone()).collect();
         let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
         let http = settings::http(options, demo);
-        // A connection that is handed over does not come back, and clients that keep theirs would
-        // ask it for a stream, which only the engine has.
-        let limits = HttpLimits { keep_alive: !options.has_streams(), ..HttpLimits::default() };
+        let limits = settings::http_limits(options);
+        counts.http_bodies.resize(options.http_server.http_bodies.0);
         let proxies = options.proxies();
         let plane = Self { counts, questions, connections, keys, internal, http, limits, proxies };
         Ok((plane, outlets))
@@ -153,7 +152,7 @@ impl Plane {
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {
-            let internal = server.beside(routes.internal);
+            let internal = server.internal(routes.internal);
             tokio::spawn(async move {
                 if let Err(error) = internal.accept(listener).await {
                     tracing::error!(%error, "the internal port is closed");

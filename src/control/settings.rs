@@ -7,7 +7,7 @@ use super::admin::AdminConfig;
 use super::api::ApiConfig;
 use super::demo::Demo;
 use super::health::HealthConfig;
-use super::http::HttpConfig;
+use super::http::{HttpConfig, HttpLimits};
 use super::jwks::JwksConfig;
 use super::proxy::HookConfig;
 use crate::gateway::options::{ErrorMode, Options, Proxy, Token};
@@ -37,6 +37,18 @@ pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
         admin_external: options.admin.external,
         demo,
         internal: internal_address(options).is_some(),
+    }
+}
+
+/// Limits of the public port's HTTP connections.
+pub fn http_limits(options: &Options) -> HttpLimits {
+    HttpLimits {
+        connections: options.http_server.http_connections as usize,
+        anonymous: options.http_server.http_anonymous as usize,
+        // A connection that is handed over does not come back, and clients that keep theirs would
+        // ask it for a stream, which only the engine has.
+        keep_alive: !options.has_streams(),
+        ..HttpLimits::default()
     }
 }
 

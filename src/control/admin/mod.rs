@@ -27,9 +27,10 @@ use self::attempts::{Attempt, Attempts};
 use self::session::Sessions;
 use super::api::{Api, ApiConfig};
 use super::backend::Backend;
-use super::body::{self, BodyLimits, json, refusal};
+use super::body::{self, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::http::Peer;
+use super::room;
 use crate::gateway::api::ApiRequest;
 use crate::gateway::options::Secret;
 
@@ -138,9 +139,12 @@ impl<B> Admin<B> {
         token(headers).is_some_and(|token| self.sessions.holds(token))
     }
 
-    /// The answer to whoever has no session.
-    fn refuses(&self, headers: &HeaderMap) -> Option<Response> {
-        (!self.admits(headers)).then(|| refusal(StatusCode::UNAUTHORIZED))
+    /// The answer to whoever has no session, or finds no place.
+    fn refuses(&self, request: &Request) -> Option<Response> {
+        if !self.admits(request.headers()) {
+            return Some(refusal(StatusCode::UNAUTHORIZED));
+        }
+        (!room::recognise(request.extensions())).then(|| refusal(StatusCode::SERVICE_UNAVAILABLE))
     }
 }
 
@@ -179,7 +183,7 @@ async fn auth<B: Backend>(
     if request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
         return refusal(StatusCode::FORBIDDEN);
     }
-    let login = match login(request).await {
+    let login = match login(request, &admin.counts).await {
         Ok(login) => login,
         Err(status) => return refusal(status),
     };
@@ -215,9 +219,11 @@ async fn auth<B: Backend>(
     }
 }
 
-async fn login(request: Request) -> Result<Login, StatusCode> {
+async fn login(request: Request, counts: &Counts) -> Result<Login, StatusCode> {
     let (head, body) = request.into_parts();
-    let body = body::read(body, LOGIN_BODY).await?;
+    let mut whole = Request::new(body);
+    *whole.extensions_mut() = head.extensions.clone();
+    let body = body::read(whole, LOGIN_BODY, &mut Charge::new(&counts.http_bodies)).await?;
     let request = Request::from_parts(head, body.into());
     let form = Form::from_request(request, &()).await;
     form.map(|Form(login)| login).map_err(|rejection| rejection.into_response().status())
@@ -225,7 +231,7 @@ async fn login(request: Request) -> Result<Login, StatusCode> {
 
 /// Requests of the server API, by a session instead of a key.
 async fn api<B: Backend>(State(admin): State<Arc<Admin<B>>>, request: Request) -> Response {
-    if let Some(response) = admin.refuses(request.headers()) {
+    if let Some(response) = admin.refuses(&request) {
         return response;
     }
     let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string());
@@ -234,7 +240,7 @@ async fn api<B: Backend>(State(admin): State<Arc<Admin<B>>>, request: Request) -
             tracing::info!(from, method = request.method(), "an operator acts");
         }
     };
-    admin.api.legacy(request.into_body(), log).await
+    admin.api.legacy(request, log).await
 }
 
 /// Whether a request changes nothing.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{Query, Request, State};
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
@@ -68,13 +68,12 @@ impl<'a> Who<'a> {
 
 pub(super) async fn channels<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
-    headers: HeaderMap,
-    uri: Uri,
+    request: Request,
 ) -> Response {
-    if let Some(response) = admin.refuses(&headers) {
+    if let Some(response) = admin.refuses(&request) {
         return response;
     }
-    match search(&uri) {
+    match search(request.uri()) {
         Ok(search) => found(within(admin.backend.channels(search)).await),
         Err(status) => refusal(status),
     }
@@ -82,13 +81,12 @@ pub(super) async fn channels<B: Backend>(
 
 pub(super) async fn users<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
-    headers: HeaderMap,
-    uri: Uri,
+    request: Request,
 ) -> Response {
-    if let Some(response) = admin.refuses(&headers) {
+    if let Some(response) = admin.refuses(&request) {
         return response;
     }
-    match search(&uri) {
+    match search(request.uri()) {
         Ok(search) => found(within(admin.backend.users(search)).await),
         Err(status) => refusal(status),
     }
@@ -96,13 +94,12 @@ pub(super) async fn users<B: Backend>(
 
 pub(super) async fn user<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
-    headers: HeaderMap,
-    uri: Uri,
+    request: Request,
 ) -> Response {
-    if let Some(response) = admin.refuses(&headers) {
+    if let Some(response) = admin.refuses(&request) {
         return response;
     }
-    let Ok(Query(Whose { user })) = Query::try_from_uri(&uri) else {
+    let Ok(Query(Whose { user })) = Query::try_from_uri(request.uri()) else {
         return refusal(StatusCode::BAD_REQUEST);
     };
     match within(admin.backend.user(user, SHOWN)).await {

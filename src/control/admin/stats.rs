@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
@@ -56,9 +56,9 @@ struct Ended<'a> {
 
 pub(super) async fn stats<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response {
-    if let Some(response) = admin.refuses(&headers) {
+    if let Some(response) = admin.refuses(&request) {
         return response;
     }
     let figures = async {
@@ -82,9 +82,9 @@ pub(super) async fn stats<B: Backend>(
 /// What each metric means.
 pub(super) async fn help<B: Backend>(
     State(admin): State<Arc<Admin<B>>>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response {
-    match admin.refuses(&headers) {
+    match admin.refuses(&request) {
         None => written(&Helps::new()),
         Some(response) => response,
     }

@@ -28,6 +28,14 @@ section! {
         forwarded_for: bool = false,
         /// Believe the PROXY protocol from them.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
+        /// HTTP connections of the public port at once whose clients have shown a key or a session.
+        /// Ours, like the next two.
+        http_connections: u32 = 1024,
+        /// The same of all other clients.
+        http_anonymous: u32 = 256,
+        /// Bytes that the bodies of requests to the server API hold together; one more is answered
+        /// with 503.
+        http_bodies: Size = Size(64 << 20),
     }
 }
 

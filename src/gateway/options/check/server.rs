@@ -16,6 +16,16 @@ impl Check<'_> {
             || server.internal_port != server.port
             || server.internal_address != server.address;
         self.demand(apart, "http_server.internal_port", "is the public port");
+        for (key, number) in [
+            ("http_connections", server.http_connections),
+            ("http_anonymous", server.http_anonymous),
+        ] {
+            let within = (1..=65_536).contains(&number);
+            self.demand(within, &format!("http_server.{key}"), "must be from 1 to 65536");
+        }
+        let fits = server.http_bodies.0 >= HTTP_BODIES_MIN;
+        let what = "must be at least 32MiB: a body of 16MiB counts twice";
+        self.demand(fits, "http_server.http_bodies", what);
         self.in_front();
         self.prefixes();
         let websocket = &options.websocket;
@@ -186,6 +196,9 @@ impl Check<'_> {
         self.demand(!duration.is_zero(), key, "must not be zero");
     }
 }
+
+/// One body of the API's limit, and what it is decoded into.
+const HTTP_BODIES_MIN: usize = 32 << 20;
 
 fn is_path(prefix: &str) -> bool {
     let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '*');

@@ -1,12 +1,17 @@
 //! How many logins may fail: from one address, and from all of them together.
 //!
-//! Failures fill a bucket that leaks with time; while one is full, no password is looked at, not
-//! even the right one. The invariant: the table never has more than `ADDRESSES_MAX` buckets.
+//! Failures fill a bucket that leaks with time. While that of an address is full, no password from
+//! there is looked at, not even the right one. While that of all is full, an address without
+//! failures has one attempt: whoever fails from many addresses does not lock out who does not fail.
+//! The invariant: the table never has more than `ADDRESSES_MAX` buckets.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::control::room::network;
 
 /// How many logins may fail, and how soon that is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +20,7 @@ pub struct AttemptLimits {
     pub address: u32,
     /// One failure of an address is forgotten after this time. Default 12 s.
     pub address_pause: Duration,
-    /// Of all addresses together. Default 100.
+    /// Of all addresses together; beyond, each address has one. Default 100.
     pub all: u32,
     /// One failure of them is forgotten after this time. Default 1 s.
     pub all_pause: Duration,
@@ -84,34 +89,45 @@ impl Attempts {
         let AttemptLimits { address, address_pause, all, all_pause } = self.limits;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let buckets = &mut *buckets;
-        let mut place = from.map(network);
-        if !buckets.addresses.contains_key(&place) && buckets.addresses.len() >= ADDRESSES_MAX {
-            buckets.addresses.retain(|_, bucket| !bucket.fill(now).is_zero());
-            // So many at once: the rest share one.
-            if buckets.addresses.len() >= ADDRESSES_MAX {
-                place = None;
-            }
-        }
+        let place = from.map(network);
         let own = buckets.addresses.get(&place).copied().unwrap_or_default();
-        let wait = own.wait(now, address, address_pause);
-        let wait = wait.max(buckets.all.wait(now, all, all_pause));
+        let crowd = buckets.all.wait(now, all, all_pause);
+        let wait = match crowd.is_zero() {
+            true => own.wait(now, address, address_pause),
+            false => own.fill(now),
+        };
         if !wait.is_zero() {
-            return Attempt::Limited(wait);
+            return Attempt::Limited(wait.max(crowd));
         }
         if right {
             return Attempt::Right;
         }
-        buckets.addresses.entry(place).or_default().add(now, address_pause);
-        buckets.all.add(now, all_pause);
-        Attempt::Wrong
+        buckets.make_room(place, now);
+        let own = buckets.addresses.entry(place).or_default();
+        if crowd.is_zero() {
+            own.add(now, address_pause);
+            buckets.all.add(now, all_pause);
+            return Attempt::Wrong;
+        }
+        // That was the one.
+        own.empty_at = Some(now + address_pause * address);
+        Attempt::Limited(own.fill(now).max(crowd))
     }
 }
 
-/// What one attacker has many of counts as one.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
-        address => address,
+impl Buckets {
+    /// Room for this one: forgets what is over, or else what would be forgotten next.
+    fn make_room(&mut self, place: Option<IpAddr>, now: Instant) {
+        if self.addresses.len() < ADDRESSES_MAX || self.addresses.contains_key(&place) {
+            return;
+        }
+        self.addresses.retain(|_, bucket| !bucket.fill(now).is_zero());
+        if self.addresses.len() >= ADDRESSES_MAX {
+            let next = self.addresses.iter().max_by_key(|(_, bucket)| Reverse(bucket.empty_at));
+            if let Some(next) = next.map(|(place, _)| *place) {
+                self.addresses.remove(&next);
+            }
+        }
     }
 }
 
@@ -167,8 +183,18 @@ mod tests {
             let one = from(&format!("10.0.0.{n}"));
             assert_eq!(attempts.attempt(one, now, false), Attempt::Wrong);
         }
-        let limited = Attempt::Limited(Duration::from_secs(1));
-        assert_eq!(attempts.attempt(from("10.0.0.9"), now, true), limited);
+        // Who has not failed gets in, and may fail once.
+        assert_eq!(attempts.attempt(from("10.0.0.9"), now, true), Attempt::Right);
+        assert_eq!(attempts.attempt(None, now, true), Attempt::Right);
+        let limited = |seconds| Attempt::Limited(Duration::from_secs(seconds));
+        assert_eq!(attempts.attempt(from("10.0.0.9"), now, false), limited(30));
+        assert_eq!(attempts.attempt(from("10.0.0.9"), now, true), limited(30));
+        // Who has failed waits until that is forgotten.
+        assert_eq!(attempts.attempt(from("10.0.0.1"), now, true), limited(10));
+        // One failure less: one more may fail, and is the one that fills it again.
+        let later = now + Duration::from_secs(1);
+        assert_eq!(attempts.attempt(from("10.0.0.8"), later, false), Attempt::Wrong);
+        assert_eq!(attempts.attempt(from("10.0.0.9"), later, true), limited(29));
     }
 
     #[test]
@@ -186,7 +212,9 @@ mod tests {
             attempts.attempt(Some(IpAddr::V4(n.into())), now, false);
         }
         let held = || attempts.buckets.lock().unwrap().addresses.len();
-        assert!(held() <= ADDRESSES_MAX + 1, "{}", held());
+        assert_eq!(held(), ADDRESSES_MAX);
+        // An address that is not in the table has not failed.
+        assert_eq!(attempts.attempt(from("10.9.9.9"), now, true), Attempt::Right);
         // When all is forgotten, there is room.
         let later = now + Duration::from_secs(1000);
         assert_eq!(attempts.attempt(from("10.9.9.9"), later, false), Attempt::Wrong);

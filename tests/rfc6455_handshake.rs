@@ -391,6 +391,23 @@ fn section_4_2_1_plain_get() {
     });
 }
 
+/// RFC 9110 section 9.3.2: the answer to HEAD is its head alone.
+#[test]
+fn section_4_2_1_head_gets_no_body() {
+    use std::io::{Read, Write};
+    serve(&[], |server| {
+        for lines in [&["Host: ringhold.test"][..], &[]] {
+            let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+            stream.write_all(&request("HEAD / HTTP/1.1", lines)).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            let text = String::from_utf8(answer).unwrap();
+            assert!(text.starts_with("HTTP/1.1 4") && text.ends_with("\r\n\r\n"), "{text}");
+            assert_eq!(text.matches("\r\n\r\n").count(), 1, "{text}");
+        }
+    });
+}
+
 /// Section 4.2.1: "if the server finds that any of these are missing or malformed, it must stop
 /// processing the handshake". A head without an end is stopped at a limit.
 #[test]

@@ -102,8 +102,16 @@ impl Core {
 
     /// Answers a request with an HTTP status and ends the connection.
     pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+        self.refuse_with(slot, refusal, false);
+    }
+
+    /// The same; without a body if the request wants none.
+    pub(crate) fn refuse_with(&mut self, slot: u32, refusal: Refusal, bodiless: bool) {
         let start = self.cork.len();
-        refusal.write(&mut self.cork);
+        match bodiless {
+            false => refusal.write(&mut self.cork),
+            true => refusal.write_head(&mut self.cork),
+        }
         self.end_with(slot, Data::Cork(start..self.cork.len()));
     }
 

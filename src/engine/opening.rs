@@ -52,10 +52,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 return self.core.keep_head(slot, head);
             }
         }
+        let bodiless;
         // Parsed from a copy where it came in pieces, in place where it came whole.
         let copy = std::mem::take(&mut head.bytes);
         let outcome = {
             let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
+            // RFC 9110 section 9.3.2: the answer to HEAD has no body.
+            bodiless = bytes.starts_with(b"HEAD ");
             match request::parse(bytes, &mut head.scanned, max) {
                 Ok(None) => Ok(None),
                 Ok(Some((request, len))) => {
@@ -113,7 +116,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             Err(refusal) => {
                 self.core.count_refusal(slot, refusal);
-                self.core.refuse(slot, refusal);
+                self.core.refuse_with(slot, refusal, bodiless);
             }
         }
     }
@@ -191,7 +194,7 @@ fn answer<H: Handler>(
         Err(refusal) if request.asks_for_websocket() => return Err(refusal),
         Err(refusal) => return answer_plain(handler, core, asked, refusal),
     };
-    if !core.config.admits_origin(request.header("origin")) {
+    if !core.config.admits_origin(request.origin()) {
         return Err(Refusal::Forbidden);
     }
     let decision =
@@ -226,6 +229,10 @@ fn answer_plain<H: Handler>(
             Plain::Answer { status, headers } => {
                 core.accepted_head.clear();
                 stream::write_answer(&mut core.accepted_head, status, &headers);
+                if request.method == "HEAD" {
+                    let end = core.accepted_head.windows(4).position(|it| it == b"\r\n\r\n");
+                    core.accepted_head.truncate(end.map_or(0, |end| end + 4));
+                }
                 return Ok(Verdict::Answered(status));
             }
             Plain::Stream { state, headers, dialect } => {

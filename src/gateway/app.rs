@@ -436,7 +436,7 @@ impl Handler for Gateway {
         if !one_way && (websocket.disabled || !at(&websocket.handler_prefix)) {
             return Answer::Refuse(Refusal::NotFound);
         }
-        if !self.desk.rules.origins.admit(request.header("origin")) {
+        if !self.desk.rules.origins.admit(request.origin()) {
             return Answer::Refuse(Refusal::Forbidden);
         }
         let (format, protocol, first) = match one_way {

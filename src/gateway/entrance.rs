@@ -37,8 +37,8 @@ impl Desk {
     ) -> Plain<()> {
         let rules = self.rules.clone();
         let Some(entrance) = entrance(&rules.options, request.path()) else { return Plain::Pass };
-        let origin = request.header("origin");
-        if !rules.origins.admit(origin) {
+        let origin = request.origin();
+        if !rules.origins.admit(origin) || !rules.origins.admit_any() && is_covert(request) {
             return answer(403, Vec::new());
         }
         let mut headers = cors(origin);
@@ -52,6 +52,10 @@ impl Desk {
                 return answer(204, headers);
             }
             "POST" => {}
+            // What follows it would belong to no request.
+            "GET" if allowed.starts_with("GET") && request.body_len() != Ok(0) => {
+                return answer(400, headers);
+            }
             "GET" if allowed.starts_with("GET") => {}
             _ => {
                 headers.push(("Allow".to_owned(), allowed.to_owned()));
@@ -159,6 +163,15 @@ impl Desk {
     }
 }
 
+/// Whether a browser asks for a page that it does not name. It names the page with every request
+/// that a script makes elsewhere, and not with those of `<img>`, `<script>`, `<iframe>` or a link
+/// (Fetch Metadata Request Headers); `EventSource` is a script's and asks with `cors`.
+fn is_covert(request: &Request<'_>) -> bool {
+    let elsewhere = matches!(request.header("sec-fetch-site"), Some("cross-site" | "same-site"));
+    let no_script = request.header("sec-fetch-mode") == Some("no-cors");
+    request.origin().is_none() && (elsewhere || no_script)
+}
+
 /// What is at a path.
 fn entrance(options: &Options, path: &str) -> Option<Entrance> {
     let path = path.trim_end_matches('/');
@@ -199,7 +212,7 @@ fn answer(status: u16, headers: Headers) -> Plain<()> {
 
 /// What lets a page of an admitted origin read the answer, with its cookies.
 fn cors(origin: Option<&str>) -> Headers {
-    let Some(origin) = origin else { return Vec::new() };
+    let Some(origin) = origin.filter(|origin| !origin.is_empty()) else { return Vec::new() };
     [
         ("Access-Control-Allow-Origin", origin),
         ("Access-Control-Allow-Credentials", "true"),
@@ -279,6 +292,30 @@ mod tests {
             ("%zz%41", "%zzA"),
         ] {
             assert_eq!(unescaped(escaped).as_ref(), plain.as_bytes(), "{escaped}");
+        }
+    }
+
+    #[test]
+    fn a_browser_that_names_no_page_is_known() {
+        for (headers, covert) in [
+            // What is no browser, or an old one.
+            ("", false),
+            // EventSource and fetch of the own page, and what a person types.
+            ("Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n", false),
+            ("Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n", false),
+            // EventSource of another page: the origin decides.
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: cors\r\nOrigin: https://a\r\n", false),
+            // Pictures, scripts, frames and links.
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", true),
+            ("Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: no-cors\r\n", true),
+            ("Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: no-cors\r\n", true),
+            ("Sec-Fetch-Mode: no-cors\r\n", true),
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", true),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
+            let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
+            let (request, _) = parsed.unwrap().unwrap();
+            assert_eq!(is_covert(&request), covert, "{headers}");
         }
     }
 

@@ -93,6 +93,12 @@ impl Refusal {
         );
     }
 
+    /// Appends the same without the body: the answer to HEAD.
+    pub fn write_head(self, out: &mut Vec<u8>) {
+        self.write(out);
+        out.truncate(out.len() - (self.reason().len() + 1));
+    }
+
     fn phrase(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "Bad Request",

@@ -72,6 +72,13 @@ impl<'a> Request<'a> {
         std::str::from_utf8(value).ok().map(head::trim)
     }
 
+    /// The origin of the page that asks, if there is one. A value that is not UTF-8 is the empty
+    /// text, which no list of origins admits.
+    pub fn origin(&self) -> Option<&'a str> {
+        let value = self.values("Origin").next()?;
+        Some(head::trim(std::str::from_utf8(value).unwrap_or_default()))
+    }
+
     /// All headers in order.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + '_ {
         self.headers.iter().copied()

@@ -20,6 +20,39 @@ const TABLES: &str = "[client]\ninsecure = true\nallowed_origins = [\"https://a.
 
 const CONNECT: &str = "{\"id\":1,\"connect\":{}}";
 
+/// A page elsewhere can make a browser ask without saying who it is, by `<img>`; a page with a
+/// strange origin, or a name that is no text, is no page on the list.
+#[test]
+fn a_page_elsewhere_opens_no_stream() {
+    let gateway = Gateway::start(TABLES);
+    let target = format!("{SSE}?cf_connect={}", escaped(CONNECT));
+    let status = |headers: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
+        Stream::open(gateway.address(), head.as_bytes()).status
+    };
+    for headers in [
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+        "Origin: https://b.test\r\n",
+        "Origin: https://a.test/\r\n",
+        "Origin: https://a.test\u{e9}\r\n",
+        "Origin:\r\n",
+    ] {
+        assert_eq!(status(headers), 403, "{headers}");
+    }
+    let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\nOrigin: https://");
+    let latin = [head.as_bytes(), b"\xe9\r\n\r\n"].concat();
+    assert_eq!(Stream::open(gateway.address(), &latin).status, 403);
+    for headers in [
+        "",
+        "Origin: https://a.test\r\n",
+        "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n",
+        "Origin: https://a.test\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: cors\r\n",
+    ] {
+        assert_eq!(status(headers), 200, "{headers}");
+    }
+    assert_eq!(status("Content-Length: 5\r\n"), 400);
+}
+
 fn sse(gateway: &Gateway, connect: &str) -> Stream {
     let target = format!("{SSE}?cf_connect={}", escaped(connect));
     let stream = Stream::open(gateway.address(), &request("GET", &target, &[], b""));

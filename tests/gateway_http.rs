@@ -378,7 +378,7 @@ async fn the_demo_page_has_a_guest_of_its_own_each_time() {
     let demo = Demo { channel: "chat:</script>".to_owned(), token: Arc::new(token) };
     let site = Site::new(&HttpConfig { demo: Some(demo), ..config() });
     for (number, path) in ["/", "/demo"].into_iter().enumerate() {
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
         let answer = site.routes.public.clone().oneshot(request).await.unwrap();
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(header("cache-control"), "no-store");

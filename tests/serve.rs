@@ -57,10 +57,14 @@ impl Serve {
 
     /// Head and body of the answer to a request.
     fn request(&self, head: &str, body: &str) -> String {
+        self.request_at("test", head, body)
+    }
+
+    fn request_at(&self, host: &str, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let request = format!(
-            "{head} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\
+            "{head} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\
              X-API-Key: key\r\n\r\n{body}",
             body.len()
         );
@@ -106,7 +110,9 @@ fn without_configuration_it_says_what_to_try_and_lets_nobody_in_without() {
     assert_eq!(page, format!("{}/", server.address));
     let token = server.line("token");
     assert_eq!(token.split('.').count(), 3, "{token}");
-    let page = server.request("GET /", "");
+    // Under a name that is not local it would hand its token to whoever made the name lead here.
+    assert!(server.request("GET /", "").starts_with("HTTP/1.1 421 "));
+    let page = server.request_at("localhost", "GET /", "");
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("demo:chat"), "{page}");
     assert!(server.publish("demo:chat").starts_with("HTTP/1.1 401 "));
     assert!(server.request("GET /nothing", "").starts_with("HTTP/1.1 404 "));

@@ -59,6 +59,21 @@ fn verifier(demand: impl Fn(&mut Options)) -> Verifier {
 }
 
 #[test]
+fn show_prints_no_credentials() {
+    let file = File::new(
+        "credentials.toml",
+        "[client.proxy.connect]\nenabled = true\nendpoint = \"http://user:hush1@backend/connect\"\n\
+         [client.token]\njwks_public_endpoint = \"https://issuer/keys?key=hush2\"\n",
+    );
+    let (status, shown, errors) = run(&["config", "show", file.name()], &[]);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    assert!(!shown.contains("hush"), "{shown}");
+    for url in ["http://********@backend/connect", "https://issuer/keys?********"] {
+        assert!(shown.contains(url), "{shown}");
+    }
+}
+
+#[test]
 fn a_right_file_is_ok() {
     let file = File::new("right.toml", "[client]\nping_interval = \"30s\"\n");
     let (status, out, errors) = run(&["config", "check", file.name()], &[]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use ringhold::gateway::options::LONGEST;
 use ringhold::protocol::Network;
 use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, Proxies, ProxyHeaders, RatePolicy};
 
@@ -299,7 +300,12 @@ impl EngineOptions {
 
 /// `25s`, `100ms`, `1m 30s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write 25s, 100ms or 1m"))
+    let duration = humantime::parse_duration(text);
+    let duration = duration.map_err(|error| format!("{error}; write 25s, 100ms or 1m"))?;
+    match duration <= LONGEST {
+        true => Ok(duration),
+        false => Err("must be at most 876000h".to_owned()),
+    }
 }
 
 /// Bytes as the machine counts them.

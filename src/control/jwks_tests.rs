@@ -52,6 +52,25 @@ async fn a_set_is_fetched_at_once_and_again_when_asked() {
 }
 
 #[tokio::test]
+async fn a_redirection_is_a_failure() {
+    let (elsewhere, calls) = serve(|_| (StatusCode::OK, "keys of somebody".to_owned())).await;
+    for status in [301, 302, 303, 307, 308] {
+        let to = [("location", elsewhere.clone())];
+        let status = StatusCode::from_u16(status).unwrap();
+        let router = Router::new().fallback(async move || (status, to).into_response());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let server = HttpServer::new(router, HttpLimits::default(), Arc::default());
+        tokio::spawn(server.accept(listener));
+        let (jwks, view, _) = fetcher(url, Duration::from_secs(3600));
+        let failure = jwks.fetch().await.unwrap_err();
+        assert_eq!(failure, format!("status {}", status.as_u16()));
+        assert_eq!(view.current(), None);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn however_often_it_is_asked_it_calls_once_per_interval() {
     let (url, calls) = serve(|call| (StatusCode::OK, format!("keys {call}"))).await;
     let (jwks, mut view, _) = fetcher(url, Duration::from_secs(3600));
@@ -72,8 +91,9 @@ async fn the_last_good_set_stays_while_the_endpoint_fails() {
         0 => (StatusCode::OK, "keys old".to_owned()),
         1 => (StatusCode::BAD_GATEWAY, "keys of nobody".to_owned()),
         2 => (StatusCode::OK, "nothing".to_owned()),
-        3 => (StatusCode::OK, format!("keys {:0100}", 0)),
-        _ => (StatusCode::OK, "keys new".to_owned()),
+        3 => (StatusCode::OK, format!("keys {:096}", 0)),
+        // As long as it may be.
+        _ => (StatusCode::OK, format!("keys {:095}", 1)),
     })
     .await;
     let (jwks, mut view, counts) = fetcher(url, Duration::from_millis(1));
@@ -83,6 +103,6 @@ async fn the_last_good_set_stays_while_the_endpoint_fails() {
     view.ask();
     // Failures do not touch the set, and are tried again without being asked.
     assert!(view.changed().await);
-    assert_eq!(view.current().unwrap().as_str(), "keys new");
+    assert_eq!(view.current().unwrap().as_str(), format!("keys {:095}", 1));
     assert_eq!((counts.jwks_fetched.get(), counts.jwks_failed.get()), (2, 3));
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::counts::Counts;
 use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
+use crate::gateway::options::without_credentials;
 use crate::gateway::proxy::{
     Asking, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
@@ -82,8 +83,9 @@ impl std::fmt::Display for HooksError {
         match self {
             Self::Endpoint(kind, url) => write!(
                 f,
-                "{} proxy: the endpoint must be an http:// or https:// URL, not {url:?}",
-                kind.name()
+                "{} proxy: the endpoint must be an http:// or https:// URL, not {:?}",
+                kind.name(),
+                without_credentials(url)
             ),
             Self::Header(kind, name) => {
                 write!(f, "{} proxy: {name:?} cannot be passed on as a header", kind.name())

@@ -331,6 +331,8 @@ fn configurations_that_cannot_work_are_errors() {
         let targets = [(HookKind::Connect, "default".to_owned(), config)];
         Hooks::new(targets, Arc::default()).unwrap_err().to_string()
     };
+    let wrong = make(config("ftp://user:hush@host/".to_owned()));
+    assert!(wrong.contains("ftp://") && !wrong.contains("hush"), "{wrong}");
     for url in ["", "localhost:3000", "grpc://localhost", "/path"] {
         assert!(make(config(url.to_owned())).contains("endpoint"), "{url}");
     }

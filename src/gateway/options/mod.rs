@@ -36,7 +36,8 @@ pub use server::{
     Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, Sse, UniHttpStream,
     UniSse, UniWebSocket, WebSocket,
 };
-pub use values::{Secret, Size};
+pub(crate) use values::without_credentials;
+pub use values::{LONGEST, Secret, Size};
 
 use field::{Field, Secrets, section};
 

@@ -101,9 +101,34 @@ impl Leaf for String {
         }
     }
 
-    fn show(&self, _: Secrets) -> toml::Value {
-        self.as_str().into()
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        match secrets {
+            Secrets::Plain => self.as_str().into(),
+            Secrets::Masked => without_credentials(self).into(),
+        }
     }
+}
+
+/// The text, with the credentials masked if it is a URL that has some: user and password, and the
+/// query, in which keys are passed.
+pub(crate) fn without_credentials(text: &str) -> String {
+    let is_scheme =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let Some((scheme, rest)) = text.split_once("://").filter(|(it, _)| is_scheme(it)) else {
+        return text.to_owned();
+    };
+    // A question mark may also be part of a pattern.
+    let pattern = |query: &str| query.contains(['\\', '(', ')', '[', ']', '*', '+', '^', '$', '|']);
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) if query.contains('=') && !pattern(query) => (rest, Some(MASK)),
+        _ => (rest, None),
+    };
+    let rest = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{MASK}@{host}"),
+        None => rest.to_owned(),
+    };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{scheme}://{rest}{query}")
 }
 
 impl Leaf for Secret {
@@ -131,9 +156,13 @@ impl Leaf for Duration {
                 if text.starts_with('-') {
                     return Err(format!("{text} is negative; 0s switches off what can be off"));
                 }
-                humantime::parse_duration(text).map_err(|error| {
+                let duration = humantime::parse_duration(text).map_err(|error| {
                     format!("is no duration ({error}): write 25s, 100ms, 1h30m, not \"{text}\"")
-                })
+                })?;
+                match duration <= LONGEST {
+                    true => Ok(duration),
+                    false => Err(format!("must be at most 876000h, not \"{text}\"")),
+                }
             }
             Value::Integer(0) => Ok(Self::ZERO),
             Value::Integer(number) if *number < 0 => {
@@ -296,7 +325,7 @@ pub(crate) fn described(value: &Value) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
-        Value::Text(text) | Value::Raw(text) => format!("\"{text}\""),
+        Value::Text(text) | Value::Raw(text) => format!("\"{}\"", without_credentials(text)),
         other => other.kind().to_owned(),
     }
 }
@@ -375,6 +404,9 @@ pub(crate) fn no_choice(text: &str, words: &[&str]) -> String {
 
 const MASK: &str = "********";
 
+/// No duration is longer: a hundred years, which any clock can be added to.
+pub const LONGEST: Duration = Duration::from_secs(876_000 * 3600);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +430,8 @@ mod tests {
         for (text, millis) in cases {
             assert_eq!(Duration::parse(&raw(text)), Ok(Duration::from_millis(millis)), "{text}");
         }
+        assert_eq!(Duration::parse(&raw("876000h")), Ok(LONGEST));
+        assert!(Duration::parse(&raw("876000h 1ns")).unwrap_err().contains("at most"));
         for text in ["", "25", "-1s", "-1", "5 parsecs", "s", "99999999999999999999s"] {
             assert!(Duration::parse(&raw(text)).is_err(), "{text}");
         }
@@ -459,6 +493,25 @@ mod tests {
         assert_eq!(IpAddr::parse(&raw("")), Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         assert!(IpAddr::parse(&raw("::1")).is_ok());
         assert!(IpAddr::parse(&raw("127.0.0.1:80")).unwrap_err().contains("without port"));
+    }
+
+    #[test]
+    fn credentials_in_urls_are_not_printed() {
+        for (text, shown) in [
+            ("http://user:hush@host:1/path", "http://********@host:1/path"),
+            ("https://hush@host", "https://********@host"),
+            ("http://user:hu/sh@host/", "http://********@host/"),
+            ("https://host/path?key=hush&b=1", "https://host/path?********"),
+            ("https://u:hush@host/?key=hush", "https://********@host/?********"),
+            ("https://host/path", "https://host/path"),
+            ("https://host/path?", "https://host/path?"),
+            ("^https://a?.example=(.*)$", "^https://a?.example=(.*)$"),
+            ("https://a(b)?=(.*)", "https://a(b)?=(.*)"),
+            ("no@url", "no@url"),
+        ] {
+            assert_eq!(Leaf::show(&text.to_owned(), Secrets::Masked).as_str(), Some(shown));
+            assert_eq!(Leaf::show(&text.to_owned(), Secrets::Plain).as_str(), Some(text));
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl fmt::Display for TokenError {
         match self {
             Self::Expired => f.write_str("the token expired"),
             Self::Invalid(reason) => f.write_str(reason),
-            Self::NeedKey(kid) => write!(f, "no key \"{kid}\" in the key set"),
+            Self::NeedKey(kid) => write!(f, "no key {kid:?} in the key set"),
         }
     }
 }

@@ -170,9 +170,11 @@ impl Verifier {
             return Err(invalid("it demands extensions (crit) that are not supported"));
         }
         let algorithm = Algorithm::named(&header.alg).ok_or_else(|| {
-            TokenError::Invalid(
-                format!("the algorithm \"{:.16}\" is not supported", header.alg).into(),
-            )
+            TokenError::Invalid({
+                // Quoted, so that it does not read as the log's own words.
+                let alg: String = header.alg.chars().take(16).collect();
+                format!("the algorithm {alg:?} is not supported").into()
+            })
         })?;
         let message = &token.as_bytes()[..head.len() + 1 + body.len()];
         self.keys.verify(algorithm, header.kid.as_deref(), message, signature, now)?;

@@ -373,11 +373,12 @@ impl Config {
     /// (TCP_USER_TIMEOUT): as long as a heartbeat may stay unanswered, so that a peer that vanished
     /// is found by the heartbeats that nobody takes, also where no answer is awaited; but a second
     /// more than a slow peer may take nothing, so that this is told apart. Where answers are not
-    /// demanded, an interval.
+    /// demanded, an interval. At most what the kernel takes, some 24 days.
     pub fn user_timeout(&self) -> Duration {
         let beat = &self.heartbeat;
         let unanswered = if beat.enabled { beat.dead.min(beat.ceiling) } else { Duration::ZERO };
-        unanswered.max(self.write_timeout + Duration::from_secs(1))
+        let longest = self.write_timeout.saturating_add(Duration::from_secs(1));
+        unanswered.max(longest).min(USER_TIMEOUT_MAX)
     }
 
     /// How `max_connections` are spread, given the soft limit of open files and the processors
@@ -391,7 +392,8 @@ impl Config {
             let table = most.min(TABLE_UNASKED);
             let share = table.saturating_sub(spare) / 9 * 8;
             if share == 0 {
-                return Err(too_few_files(1, workers, 9 + spare, most));
+                // Each table needs that, however many there are.
+                return Err(too_few_files(1, workers, 9 + spare, most, "raise it"));
             }
             let total = (share * workers as u64).min(u64::from(u32::MAX));
             return Ok(Layout { workers, table: table as u32, connections: total as u32 });
@@ -406,7 +408,13 @@ impl Config {
         };
         let Some(workers) = workers else {
             let workers = self.workers.max(1);
-            return Err(too_few_files(self.max_connections, workers, table(workers), most));
+            let remedy = match (table(WORKERS_MAX) <= most, spare + 2 <= most) {
+                (true, _) => "raise it, or use more workers",
+                (false, true) => "raise it, or hold fewer connections",
+                (false, false) => "raise it",
+            };
+            let needed = table(workers);
+            return Err(too_few_files(self.max_connections, workers, needed, most, remedy));
         };
         // A small crowd, or one that comes back with the same ports, spreads less evenly; room for
         // twice the share costs 8 bytes an entry, where the limit of open files allows it.
@@ -427,12 +435,21 @@ pub struct Layout {
     pub connections: u32,
 }
 
-fn too_few_files(connections: u32, workers: usize, table: u64, most: u64) -> ConfigError {
+fn too_few_files(
+    connections: u32,
+    workers: usize,
+    table: u64,
+    most: u64,
+    remedy: &str,
+) -> ConfigError {
     ConfigError(format!(
         "{connections} connections on {workers} workers need {table} direct descriptors each, and \
-         the limit of open files (ulimit -n) allows {most}: raise it, or use more workers"
+         the limit of open files (ulimit -n) allows {most}: {remedy}"
     ))
 }
+
+/// TCP_USER_TIMEOUT is an `int` of milliseconds.
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A duration in ticks, rounded up.
 pub(crate) fn ticks(duration: Duration, tick: Duration) -> u32 {
@@ -466,6 +483,28 @@ mod tests {
         assert_eq!(config.user_timeout(), config.heartbeat.ceiling);
         config.heartbeat.enabled = false;
         assert_eq!(config.user_timeout(), second(2));
+        // The kernel takes an `int` of milliseconds.
+        for longest in [second(597 * 3600), Duration::MAX] {
+            config.write_timeout = longest;
+            assert_eq!(config.user_timeout(), USER_TIMEOUT_MAX);
+        }
+    }
+
+    #[test]
+    fn too_few_files_come_with_what_helps() {
+        let error = |max_connections, workers, open_files| {
+            let config = Config { max_connections, workers, ..Config::default() };
+            config.layout(open_files, 2).unwrap_err().0
+        };
+        let spare = 32 + u64::from(Config::default().reserve);
+        let unasked = error(0, 0, spare + 8);
+        assert!(unasked.ends_with(&format!("allows {}: raise it", spare + 8)), "{unasked}");
+        let few = error(1_000_000, 1, 1 << 16);
+        assert!(few.ends_with("raise it, or use more workers"), "{few}");
+        let many = error(1_000_000, 0, spare + 8);
+        assert!(many.ends_with("raise it, or hold fewer connections"), "{many}");
+        let none = error(1, 0, spare);
+        assert!(none.ends_with(": raise it"), "{none}");
     }
 
     #[test]

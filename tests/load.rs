@@ -474,7 +474,9 @@ fn a_message_that_comes_twice_is_found() {
     let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--linger", "500ms"];
     let (status, report, _) = report(&arguments);
     assert_eq!(status, 3);
-    assert!(report["messages"]["wrong"]["out_of_order"].as_u64().unwrap() >= 1, "{report}");
+    let messages = &report["messages"];
+    assert_eq!((&messages["duplicates"], &messages["lost"]), (&4.into(), &0.into()), "{report}");
+    assert_eq!((&messages["late"], &messages["wrong"]), (&0.into(), &serde_json::json!({})));
 }
 
 #[test]

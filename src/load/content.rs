@@ -29,8 +29,6 @@ pub(crate) enum Wrong {
     Pattern,
     /// A message of another connection.
     Stranger,
-    /// A number that was not the next.
-    Order,
 }
 
 impl Wrong {
@@ -41,7 +39,6 @@ impl Wrong {
             Self::Stamp => "stamp",
             Self::Pattern => "pattern",
             Self::Stranger => "of_another_connection",
-            Self::Order => "out_of_order",
         }
     }
 }

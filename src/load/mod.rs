@@ -28,6 +28,7 @@ mod reasons;
 mod report;
 mod rounds;
 mod schedule;
+mod sequence;
 mod storm;
 mod table;
 mod tally;

@@ -279,11 +279,11 @@ mod tests {
         let mut one = Tally::default();
         one.opening.opened = 3;
         one.opening.lost.count("x");
-        one.traffic.on_wrong(Wrong::Order);
+        one.traffic.on_wrong(Wrong::Pattern);
         let mut sum = one.clone();
         sum.add(&one);
         assert_eq!(sum.opening.opened, 6);
         assert_eq!(sum.opening.lost.total(), 2);
-        assert_eq!(sum.traffic.wrong[&Wrong::Order], 2);
+        assert_eq!(sum.traffic.wrong[&Wrong::Pattern], 2);
     }
 }

@@ -355,18 +355,20 @@ fn time_in_which_a_byte_must_be_taken() {
 #[test]
 fn memory_for_outboxes_of_a_core() {
     let (site, journal) = one_core(|config| {
-        config.max_outbox = 1 << 20;
+        config.max_outbox = 4 << 20;
         config.max_outboxes = 2 << 20;
     });
     let mut bystander = Peer::open(site.address, "/");
     let mut slow: Vec<Peer> =
         (0..6).map(|index| Peer::open_narrow(site.address, &format!("/topic{index}"))).collect();
     site.wait_for("all to listen", |c| c.subscriptions == 6);
-    let news = Shared::binary(&vec![0; 60_000]);
     wait_until("the memory to be used up", || {
-        site.handle.publish("news", &news);
+        // Each a buffer of its own, which all six share.
+        (0..10).for_each(|_| {
+            assert_eq!(site.handle.publish("news", &Shared::binary(&[0; 10_000])), 0)
+        });
         let counters = site.counters();
-        assert!(counters.outbox_bytes_held <= (2 << 20) + 6 * 70_000, "{counters:?}");
+        assert!(counters.outbox_bytes_held <= 2 << 20, "{counters:?}");
         (counters.closed_outbox_full == 0).then(|| format!("{counters:?}"))
     });
     bystander.echo(b"served throughout");
@@ -377,6 +379,103 @@ fn memory_for_outboxes_of_a_core() {
     assert_eq!(slow[told].read_close().0, 1013, "it is told");
     drop((slow, bystander));
     site.wait_empty();
+    site.end();
+}
+
+#[test]
+fn one_large_publication_counts_once_and_closes_nobody() {
+    const LEN: usize = 8 << 20;
+    let (site, _) = one_core(|config| {
+        config.max_outbox = 1 << 20;
+        // Room for one, not for one each.
+        config.max_outboxes = LEN + (1 << 20);
+    });
+    let mut peers: Vec<Peer> =
+        (0..11).map(|index| Peer::open(site.address, &format!("/topic{index}"))).collect();
+    // Somebody does not read at all.
+    let slow = Peer::open_narrow(site.address, "/topic11");
+    site.wait_for("all to listen", |c| c.subscriptions == 12);
+    assert_eq!(site.handle.publish("news", &Shared::binary(&vec![7; LEN])), 0);
+    site.wait_for("the kernel to be full", |c| c.blocked > 0);
+    for peer in &mut peers {
+        assert!(matches!(peer.read(), Ok(Frame::Binary(payload)) if payload.len() == LEN));
+    }
+    assert_eq!(site.counters().closed, 0, "{:?}", site.counters());
+    drop((peers, slow));
+    let counters = site.wait_empty();
+    assert_eq!(counters.outbox_bytes_held, 0);
+    site.end();
+}
+
+#[test]
+fn who_holds_nothing_is_served_when_others_hold_all() {
+    let (site, journal) = one_core(|config| {
+        config.max_message = 4 << 20;
+        config.max_outbox = 8 << 20;
+        config.max_outboxes = 8 << 20;
+        config.max_inbound = 8 << 20;
+    });
+    // What is too much for the kernel's buffers is echoed to peers that do not read it.
+    let whole = frame(FIN | BINARY, &vec![0; 4 << 20]);
+    let mut slow: Vec<Peer> =
+        (0..6).map(|index| Peer::open_narrow(site.address, &format!("/slow{index}"))).collect();
+    for peer in &mut slow {
+        let _ = peer.try_send(&whole);
+    }
+    site.wait_for("the memory to be used up", |c| c.closed_outbox_full > 0);
+    // Nor does who leaves messages unfinished harm who does not.
+    for index in 0..12 {
+        let mut peer = Peer::open(site.address, &format!("/begun{index}"));
+        let _ = peer.try_send(&whole[..(1 << 20) + 100_000]);
+        slow.push(peer);
+    }
+    site.wait_for("that memory to be used up, too", |c| c.closed_inbound_full > 0);
+    let mut fast = Peer::open(site.address, "/fast");
+    let both = [frame(FIN | BINARY, b"one"), frame(FIN | BINARY, b"two")].concat();
+    for _ in 0..3 {
+        fast.send(&both);
+        assert_eq!(fast.read().expect("an answer"), Frame::Binary(b"one".to_vec()));
+        assert_eq!(fast.read().expect("an answer"), Frame::Binary(b"two".to_vec()));
+        // In two segments, the second of which comes when the first has been received.
+        let received = site.counters().receives;
+        fast.send(&both[..4]);
+        site.wait_for("its first bytes", |c| c.receives > received);
+        fast.send(&both[4..]);
+        assert_eq!(fast.read().expect("an answer"), Frame::Binary(b"one".to_vec()));
+        assert_eq!(fast.read().expect("an answer"), Frame::Binary(b"two".to_vec()));
+    }
+    let counters = site.counters();
+    assert!(counters.outbox_bytes_held <= 8 << 20 && counters.inbound_bytes_held <= 8 << 20);
+    assert!(journal.ended().iter().all(|ended| ended.path != "/fast"));
+    drop((slow, fast));
+    site.wait_empty();
+    site.end();
+}
+
+#[test]
+fn time_for_a_message() {
+    let (site, journal) = one_core(|config| {
+        config.tick = Duration::from_millis(10);
+        config.min_upload_rate = 1_000;
+        config.upload_grace = Duration::from_millis(300);
+    });
+    let mut bystander = Peer::open(site.address, "/");
+    let whole = frame(FIN | BINARY, &[0; 60_000]);
+    let mut slow = Peer::open(site.address, "/slow");
+    slow.send(&whole[..20_000]);
+    // Pings between fragments are no progress.
+    let mut pinger = Peer::open(site.address, "/pinger");
+    pinger.send(&frame(BINARY, b"begun"));
+    wait_until("both to be closed", || {
+        let _ = pinger.try_send(&frame(FIN | PING, b"alive"));
+        let closed = site.counters().closed_slow_upload;
+        (closed < 2).then(|| format!("{closed}"))
+    });
+    assert_eq!(slow.read_close().0, 1008);
+    bystander.echo(b"served throughout");
+    assert!(journal.ended().iter().all(|ended| ended.cause == Cause::SlowUpload));
+    drop((slow, pinger, bystander));
+    assert_eq!(site.wait_empty().inbound_bytes_held, 0);
     site.end();
 }
 

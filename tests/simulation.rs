@@ -134,7 +134,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least: about a quarter of what does, so that a
 /// plan that has gone thin is seen.
-const EXPECTED: [(&str, u64); 106] = [
+const EXPECTED: [(&str, u64); 107] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 3),
@@ -196,6 +196,7 @@ const EXPECTED: [(&str, u64); 106] = [
     ("closed: TooBig", 3),
     ("closed: Rate", 10),
     ("closed: InboundFull", 50),
+    ("closed: SlowUpload", 5),
     ("closed: Slow", 10),
     ("closed: OutboxFull", 20),
     ("closed: WriteTimeout", 9),

@@ -76,9 +76,18 @@ struct LimitOptions {
     #[arg(long, default_value_t = 131_072, value_name = "N")]
     max_fragments: u32,
 
-    /// Memory for messages in progress per worker; beyond it their connections close with 1013
+    /// Memory for messages in progress per worker; beyond it the largest, then the oldest, closes
+    /// with 1013
     #[arg(long, default_value = "256MiB", value_name = "SIZE")]
     max_inbound: ByteSize,
+
+    /// Bytes per second in which a message must come once it has begun; then 1008. 0: no limit
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    min_upload_rate: u32,
+
+    /// How long such a message may rest
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    upload_grace: Duration,
 
     /// Messages per second and connection; 0: no limit
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -119,7 +128,8 @@ struct OutboxOptions {
     #[arg(long, value_enum, default_value_t = PolicyChoice::CloseSlow)]
     outbox_policy: PolicyChoice,
 
-    /// Bytes queued for all peers of a worker; beyond it, who needs more is closed with 1013
+    /// Memory for what peers of a worker did not take; beyond it, who holds most and reads least is
+    /// closed with 1013
     #[arg(long, default_value = "256MiB", value_name = "SIZE")]
     max_outboxes: ByteSize,
 
@@ -256,6 +266,8 @@ impl EngineOptions {
             max_message,
             max_fragments: limits.max_fragments,
             max_inbound: size(limits.max_inbound),
+            min_upload_rate: limits.min_upload_rate,
+            upload_grace: limits.upload_grace,
             message_rate: limits.message_rate,
             byte_rate: limits.byte_rate.as_u64().min(u64::from(u32::MAX)) as u32,
             rate_policy: match limits.rate_policy {

@@ -7,8 +7,9 @@
 
 use super::config::Via;
 use super::conn::SendError;
-use super::core::{Core, Notice};
+use super::core::{Core, Notice, Passing};
 use super::handler::{Cause, Closed};
+use super::inbound::Place;
 use super::outbox::Data;
 use super::slots::{Flags, Framing, Phase};
 use crate::protocol::close::write_payload;
@@ -90,8 +91,10 @@ impl Core {
     /// Ends a connection that reads too slowly: what is not partly sent is dropped, so that the
     /// close frame is next.
     pub(crate) fn give_up(&mut self, slot: u32, cause: Cause) {
-        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.counted.dropped_full += outbox.cut().messages;
+        let Self { slots, ledger, .. } = self;
+        if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
+            self.counted.dropped_full += outbox.cut(ledger).messages;
+            self.enter_outbox(slot);
         }
         let (code, reason) = match cause {
             Cause::Slow => self.config.slow_close,
@@ -128,12 +131,23 @@ impl Core {
     /// Starts to hand a connection over, with what was received on it so far.
     pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
         self.drop_head(slot);
-        self.passing.insert(slot, (received, via));
+        let mut passing = Passing { received, via, place: Place::default() };
+        let memory = passing.memory();
+        self.inbound.set(&mut passing.place, slot, memory);
+        self.passing.insert(slot, passing);
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::INSTALL);
             self.installs.push(slot);
         }
         self.enter_phase(slot, Phase::Passing, self.limits.handshake);
+        self.enforce_inbound();
+    }
+
+    /// What was received of a connection that is being handed over, which is no longer kept.
+    pub(super) fn take_passing(&mut self, slot: u32) -> Option<Passing> {
+        let passing = self.passing.remove(&slot)?;
+        self.inbound.clear(passing.place);
+        Some(passing)
     }
 
     /// Ends a connection without a word: the peer is gone, or does not listen.
@@ -192,6 +206,7 @@ impl Core {
             Cause::TooBig => &mut c.closed_too_big,
             Cause::Rate => &mut c.closed_rate,
             Cause::InboundFull => &mut c.closed_inbound_full,
+            Cause::SlowUpload => &mut c.closed_slow_upload,
             Cause::Slow => &mut c.closed_slow,
             Cause::OutboxFull => &mut c.closed_outbox_full,
             Cause::WriteTimeout => &mut c.closed_write_timeout,
@@ -275,13 +290,14 @@ impl Core {
     /// Takes all that is left from a connection and marks its descriptor for closing.
     pub(crate) fn release(&mut self, slot: u32) {
         self.drop_partial(slot);
-        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.counted.dropped_gone += outbox.cut().messages;
+        let Self { slots, ledger, .. } = self;
+        if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
+            self.counted.dropped_gone += outbox.cut(ledger).messages;
         }
         self.unblock(slot);
         self.retire_outbox(slot);
         self.drop_head(slot);
-        self.passing.remove(&slot);
+        drop(self.take_passing(slot));
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.phase = Phase::Closed;
         if hot.clear(Flags::SURPLUS) {
@@ -294,7 +310,7 @@ impl Core {
     /// Forgets a message in progress.
     pub(crate) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
-            self.inbound_held -= partial.memory();
+            self.inbound.clear(Place(partial.place));
         }
     }
 

@@ -221,9 +221,15 @@ pub struct Config {
     pub max_message: usize,
     /// Fragments of one received message.
     pub max_fragments: u32,
-    /// Bytes of memory for messages in progress, per worker; beyond it their connections are closed
-    /// with 1013.
+    /// Bytes of memory for what is received and not complete, per worker: messages, heads and
+    /// bodies of requests. Beyond it the largest, and of those that are as large the oldest, is
+    /// closed with 1013, or refused with 503. A message that fits one receive needs none of it.
     pub max_inbound: usize,
+    /// Bytes per second in which a message must come once it has begun, on average; 0: it may take
+    /// for ever. Beyond [`Self::upload_grace`] its connection is closed with 1008.
+    pub min_upload_rate: u32,
+    /// How long a message may rest. Never more than this is saved up by one that comes fast.
+    pub upload_grace: Duration,
     /// Time without a message after which a connection is closed with 1001; zero: no limit.
     pub idle_timeout: Duration,
     /// Messages per second and connection, with a burst of one second; 0: no limit.
@@ -232,8 +238,8 @@ pub struct Config {
     pub byte_rate: u32,
     /// What happens beyond these rates.
     pub rate_policy: RatePolicy,
-    /// Bytes queued for one peer that the kernel has not taken. An empty outbox takes one message
-    /// of any size.
+    /// Bytes queued for one peer that the kernel was offered and has not taken, 56 more for each
+    /// piece included. An empty outbox takes one message of any size.
     pub max_outbox: usize,
     /// What happens beyond.
     pub outbox_policy: Policy,
@@ -243,7 +249,12 @@ pub struct Config {
     /// the memory is freed: the moment to have the allocator return it to the kernel. Must not
     /// block for long.
     pub after_burst: Option<fn()>,
-    /// Bytes queued for all peers of a worker; beyond it, a connection that needs more is closed.
+    /// Bytes of memory for what the kernels of all peers of a worker were offered and have not
+    /// taken; what several share counts once. Beyond it who holds most and reads least is closed
+    /// with 1013, or cut where a close frame would have to wait.
+    ///
+    /// What one turn queues comes on top: a sixteenth of this, at most 16 MiB, after which it is
+    /// sent, and what a single callback queues beyond, of which half of this is accepted.
     pub max_outboxes: usize,
     /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
     /// the answer to one more message would not fit, until a quarter of that.
@@ -260,6 +271,14 @@ pub struct Config {
     pub tick: Duration,
     /// Commands that may wait for a worker; one more is refused to its sender.
     pub mailbox: usize,
+    /// Bytes of memory of commands that may wait for a worker: frames, letters as
+    /// [`super::Handler::letter_size`] counts them. One more is refused to its sender.
+    pub mailbox_bytes: usize,
+    /// Most commands that a worker works off in one turn; the rest waits for the next one.
+    pub turn_letters: u32,
+    /// Time after which a turn begins with no further command, so that deadlines and input have
+    /// theirs.
+    pub turn_letters_time: Duration,
     /// Used by [`super::Handle::drain`] unless told otherwise.
     pub drain: Drain,
 }
@@ -283,6 +302,8 @@ impl Default for Config {
             max_message: 1024 * 1024,
             max_fragments: 128 * 1024,
             max_inbound: 256 * 1024 * 1024,
+            min_upload_rate: 100,
+            upload_grace: Duration::from_secs(30),
             idle_timeout: Duration::ZERO,
             message_rate: 0,
             byte_rate: 0,
@@ -299,6 +320,9 @@ impl Default for Config {
             last_words: LastWords::default(),
             tick: Duration::from_millis(100),
             mailbox: 65_536,
+            mailbox_bytes: 64 * 1024 * 1024,
+            turn_letters: 1024,
+            turn_letters_time: Duration::from_micros(500),
             drain: Drain::default(),
         }
     }
@@ -335,6 +359,12 @@ impl Config {
             (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
             (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
             (self.mailbox > 0, "mailbox must be at least 1"),
+            (self.mailbox_bytes > 0, "mailbox-bytes must be at least 1"),
+            (self.turn_letters > 0, "a turn must take at least one letter"),
+            (
+                self.min_upload_rate == 0 || self.upload_grace >= self.tick,
+                "upload-grace must be at least one tick",
+            ),
             (
                 !believed || !proxies.trusted.is_empty(),
                 "to believe proxies, their addresses must be named as trusted",

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::core::{Core, Outgoing};
 use super::handler::Cause;
 use super::limits::Allowance;
+use super::outbox::Data;
 use super::slots::{Framing, Phase};
 use crate::protocol::frame::{self, HEADER_MAX, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
@@ -60,7 +61,8 @@ pub enum SendError {
     Gone,
     /// The outbox is full and the policy dropped the message. Counted.
     Dropped,
-    /// The outbox is full and the policy closes the connection.
+    /// The outbox is full and the policy closes the connection, or the core's memory for outboxes
+    /// is used up.
     Slow,
     /// The mailbox of the connection's core is full. Counted.
     Busy,
@@ -153,14 +155,37 @@ impl Frame {
 
     /// The bytes for a connection, if it can have them without a copy. Never none of a chunk, since
     /// an empty segment is never sent.
-    pub(crate) fn wire(&self, framing: Framing) -> Option<Bytes> {
+    pub(crate) fn wire(&self, framing: Framing) -> Option<Data> {
         match framing {
-            Framing::Frames if !self.chunk => Some(self.wire.clone()),
+            Framing::Frames if !self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
             _ if self.range().is_empty() => None,
-            Framing::Chunks if self.chunk => Some(self.wire.clone()),
-            Framing::Bare => Some(self.wire.slice(self.range())),
+            Framing::Chunks if self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
+            Framing::Bare => Some(Data::Shared(self.wire.slice(self.range()), self.header)),
             _ => None,
         }
+    }
+
+    /// Whether those who frame so share its bytes, or must have a copy of their own anyway.
+    pub(crate) fn suits(&self, framing: Framing) -> bool {
+        match framing {
+            Framing::Frames => !self.chunk,
+            Framing::Chunks => self.chunk,
+            Framing::Masked | Framing::Bare => true,
+        }
+    }
+
+    /// The same message in the other shape, as a chunk or as a frame, for those who can share that.
+    pub(crate) fn reshaped(&self) -> Self {
+        let other = match self.chunk {
+            true => Self::new(self.kind, self.payload()),
+            false => Self::chunk(self.payload()),
+        };
+        Self { kind: self.kind, key: self.key, ..other }
+    }
+
+    /// Bytes of memory that it takes, shared by all its clones.
+    pub fn size(&self) -> usize {
+        self.wire.len() + HEADER_MAX
     }
 }
 
@@ -282,6 +307,12 @@ impl Cx<'_> {
             return self.core.queue_prefixed(id.slot, id.generation, prefix, frame);
         }
         self.core.send_remote(id, frame)
+    }
+
+    /// Whether this turn has queued as much as a turn should: what can wait is better done in the
+    /// next one, when this one's has been sent. The receivers of what goes far beyond are closed.
+    pub fn is_full(&self) -> bool {
+        self.core.turn_size() > self.core.limits.turn_soft
     }
 
     /// Whether messages can be sent to a connection of this core.

@@ -19,7 +19,9 @@ use super::conn::{ConnId, DialTarget, Frame, SendError};
 use super::counters::{Counters, Stats};
 use super::handler::Closed;
 use super::heartbeat;
-use super::outbox::Outbox;
+use super::inbound::{Inbound, Place};
+use super::ledger::Ledger;
+use super::outbox::{Outbox, SEGMENT};
 use super::reading::RECEIVE_MAX;
 use super::rng::Rng;
 use super::slots::{Flags, Framing, Hot, Phase, Slots};
@@ -73,12 +75,30 @@ pub(crate) struct Head {
     pub(crate) end: usize,
     /// Which way it came, once the head was whole.
     pub(crate) via: Option<Via>,
+    /// Where it is accounted.
+    pub(crate) place: Place,
 }
 
 impl Head {
-    /// What the core's account holds for it: a head alone is bounded by its own limit.
-    pub(crate) fn held(&self) -> usize {
-        if self.end > 0 { self.bytes.capacity() } else { 0 }
+    /// Bytes of memory, its place in a table included.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity() + 2 * size_of::<(u32, Self)>()
+    }
+}
+
+/// What was received on a connection that is being handed over, and which way it came.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    pub(crate) received: Vec<u8>,
+    pub(crate) via: Via,
+    /// Where it is accounted.
+    pub(crate) place: Place,
+}
+
+impl Passing {
+    /// Bytes of memory, its place in a table included.
+    pub(crate) fn memory(&self) -> usize {
+        self.received.capacity() + 2 * size_of::<(u32, Self)>()
     }
 }
 
@@ -106,14 +126,17 @@ pub(crate) struct Core {
     pub(crate) wheel: Wheel,
     pub(crate) topics: Topics,
     pub(crate) heads: HashMap<u32, Head>,
-    /// What was received on connections that are being handed over, and which way they came.
-    pub(crate) passing: HashMap<u32, (Vec<u8>, Via)>,
+    pub(crate) passing: HashMap<u32, Passing>,
     pub(crate) dials: HashMap<u32, Dial>,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,
 
     /// Frames encoded in this turn.
     pub(crate) cork: Vec<u8>,
+    /// Memory of what this turn has queued and not offered to the kernel, apart from the cork.
+    pub(crate) turn_own: usize,
+    /// The last flush left something that it did not offer.
+    pub(crate) unoffered: bool,
     /// Slots with something to send or to settle; flag DIRTY.
     pub(crate) dirty: Vec<u32>,
     /// Slots that became readable; flag READY.
@@ -132,6 +155,8 @@ pub(crate) struct Core {
     pub(crate) throttled: Vec<(u32, u32, u32)>,
     pub(crate) outgoing: VecDeque<Outgoing>,
     pub(crate) notices: VecDeque<Notice>,
+    /// Notices that would have more queued, of a turn that has queued enough.
+    pub(crate) postponed: Vec<Notice>,
     pub(crate) stop_requested: bool,
     /// The 101 for the request at hand.
     pub(crate) accepted_head: Vec<u8>,
@@ -144,10 +169,10 @@ pub(crate) struct Core {
     pub(crate) drift_us: Histogram<u64>,
     /// Deadlines were found late, and moved, when they were last looked at.
     pub(crate) forgave: bool,
-    /// Bytes of messages and bodies in progress.
-    pub(crate) inbound_held: usize,
-    /// Bytes in outboxes that outlived a turn.
-    pub(crate) outbox_held: usize,
+    /// Memory of input that is not complete.
+    pub(crate) inbound: Inbound,
+    /// Memory of outboxes that outlived a turn.
+    pub(crate) ledger: Ledger,
     pub(crate) open: u64,
     /// Streams among the open.
     pub(crate) streams: u64,
@@ -175,6 +200,14 @@ pub(crate) struct Limits {
     pub(crate) heartbeat: heartbeat::Plan,
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
+    /// Bytes queued in a turn after which they are sent before anything else happens.
+    pub(crate) turn_soft: usize,
+    /// Bytes queued in a turn, by one callback, beyond which receivers are closed.
+    pub(crate) turn_hard: usize,
+    /// A message in progress may rest so long; 0 where none has to hurry.
+    pub(crate) upload_grace_ns: u64,
+    /// What a byte of it is worth.
+    pub(crate) upload_byte_ns: u64,
 }
 
 impl Limits {
@@ -197,6 +230,13 @@ impl Limits {
             heartbeat: heartbeat::Plan::new(&config.heartbeat, config.tick),
             high_water,
             low_water: high_water / 4,
+            turn_soft: (config.max_outboxes / 16).min(TURN_SOFT),
+            turn_hard: config.max_outboxes / 2,
+            upload_grace_ns: match config.min_upload_rate {
+                0 => 0,
+                _ => config.upload_grace.as_nanos() as u64,
+            },
+            upload_byte_ns: 1_000_000_000 / u64::from(config.min_upload_rate.max(1)),
         }
     }
 }
@@ -232,6 +272,8 @@ impl Core {
             passing: HashMap::new(),
             dials: HashMap::new(),
             cork: Vec::new(),
+            turn_own: 0,
+            unoffered: false,
             dirty: Vec::new(),
             ready: VecDeque::new(),
             eager: VecDeque::new(),
@@ -242,6 +284,7 @@ impl Core {
             throttled: Vec::new(),
             outgoing: VecDeque::new(),
             notices: VecDeque::new(),
+            postponed: Vec::new(),
             stop_requested: false,
             accepted_head: Vec::new(),
             now_ns: 0,
@@ -251,8 +294,8 @@ impl Core {
             rtt_us,
             drift_us,
             forgave: false,
-            inbound_held: 0,
-            outbox_held: 0,
+            inbound: Inbound::default(),
+            ledger: Ledger::default(),
             open: 0,
             streams: 0,
             blocked: 0,
@@ -283,6 +326,9 @@ impl Core {
         self.receivers.shrink_to_fit();
         // A few of thousands that were made together: each would keep a page of the allocator's.
         self.spare = Vec::new();
+        self.ledger.shrink();
+        self.inbound.shrink();
+        self.postponed.shrink_to_fit();
     }
 
     /// The counters, with the present amounts filled in.
@@ -291,8 +337,8 @@ impl Core {
             connections: u64::from(self.slots.used()),
             open: self.open,
             streams: self.streams,
-            inbound_bytes_held: self.inbound_held as u64,
-            outbox_bytes_held: self.outbox_held as u64,
+            inbound_bytes_held: self.inbound.total() as u64,
+            outbox_bytes_held: self.ledger.total() as u64,
             blocked: self.blocked,
             timers: u64::from(self.wheel.armed()),
             topics: self.topics.len() as u64,
@@ -341,14 +387,20 @@ impl Core {
         // slots are copied: 4 bytes each, once per publication.
         let mut slots = std::mem::take(&mut self.receivers);
         slots.extend(self.topics.subscribers(topic));
+        // Made once for all who need it in the other shape.
+        let mut other = None;
         for slot in &slots {
             if Some(*slot) == except {
                 continue;
             }
-            if let Some(generation) = self.slots.get(*slot).map(|hot| hot.generation) {
-                // A receiver that is gone or full is counted where that is found out.
-                let _ = self.queue_frame(*slot, generation, frame);
-            }
+            let Some(hot) = self.slots.get(*slot) else { continue };
+            let generation = hot.generation;
+            let frame = match frame.suits(hot.framing()) {
+                true => frame,
+                false => other.get_or_insert_with(|| frame.reshaped()),
+            };
+            // A receiver that is gone or full is counted where that is found out.
+            let _ = self.queue_frame(*slot, generation, frame);
         }
         slots.clear();
         self.receivers = slots;
@@ -404,6 +456,10 @@ impl Core {
         if !hot.set(Flags::READY) {
             let queue = if hot.has(Flags::CHATTY) { &mut self.eager } else { &mut self.ready };
             queue.push_back(slot);
+            let many = queue.len() > self.slots.most_entries();
+            if many {
+                self.prune_queues();
+            }
         }
     }
 
@@ -413,6 +469,25 @@ impl Core {
             && !hot.set(Flags::READY)
         {
             self.eager.push_back(slot);
+            if self.eager.len() > self.slots.most_entries() {
+                self.prune_queues();
+            }
+        }
+    }
+
+    /// Takes those out of the queues of the ready that have left: where many come and go, they
+    /// would add up.
+    #[cold]
+    fn prune_queues(&mut self) {
+        let Self { slots, ready, eager, .. } = self;
+        for queue in [&mut *ready, &mut *eager] {
+            // The first entry of each stands for it.
+            queue.retain(|slot| slots.get_mut(*slot).is_some_and(|hot| hot.clear(Flags::READY)));
+        }
+        for slot in ready.iter().chain(eager.iter()) {
+            if let Some(hot) = slots.get_mut(*slot) {
+                hot.set(Flags::READY);
+            }
         }
     }
 
@@ -421,19 +496,34 @@ impl Core {
         let Some(mut outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.take()) else {
             return;
         };
-        self.outbox_held -= outbox.settled;
+        outbox.reset(&mut self.ledger);
+        self.ledger.enter(slot, &mut outbox, self.limits.tick_ns);
         if self.spare.len() < SPARE_OUTBOXES {
-            outbox.reset();
             self.spare.push(outbox);
         }
+    }
+
+    /// Enters in the core's account what a connection's outbox holds now.
+    pub(crate) fn enter_outbox(&mut self, slot: u32) {
+        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
+            self.ledger.enter(slot, outbox, self.limits.tick_ns);
+        }
+    }
+
+    /// Memory of what this turn has queued and not offered to the kernel.
+    pub(crate) fn turn_size(&self) -> usize {
+        self.cork.len() + self.turn_own
     }
 
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
         let tick = self.tick;
         let spare = &mut self.spare;
+        let turn = &mut self.turn_own;
         let Some(hot) = self.slots.get_mut(slot) else { return };
+        *turn += SEGMENT;
         let outbox = hot.outbox.get_or_insert_with(|| {
+            *turn += OUTBOX_NEW;
             let mut outbox = spare.pop().unwrap_or_default();
             outbox.progress = tick;
             outbox
@@ -450,5 +540,12 @@ pub(crate) const TICK_ORIGIN: u32 = 1 << 20;
 
 /// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
 const SPARE_OUTBOXES: usize = 256;
+
+/// Memory of an outbox with its first segments.
+const OUTBOX_NEW: usize = 96 + 3 * SEGMENT;
+
+/// Most bytes that a turn queues before it sends them: far more than the L2 cache, so that who is
+/// sent much to gets it in few sends; far less than memory.
+const TURN_SOFT: usize = 16 << 20;
 
 const _: () = assert!(size_of::<Hot>() == 64);

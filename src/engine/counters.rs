@@ -48,9 +48,9 @@ counters! {
     open: Gauge,
     /// Streams among them.
     streams: Gauge,
-    /// Bytes of messages and bodies in progress.
+    /// Memory of messages, heads and bodies in progress.
     inbound_bytes_held: Gauge,
-    /// Bytes queued for peers that the kernel has not taken.
+    /// Memory of what is queued for peers and the kernel has not taken.
     outbox_bytes_held: Gauge,
     /// Connections whose send buffer is full.
     blocked: Gauge,
@@ -60,6 +60,8 @@ counters! {
     topics: Gauge,
     /// Subscriptions.
     subscriptions: Gauge,
+    /// Memory of commands that wait in this core's mailbox.
+    mailbox_bytes_held: Gauge,
     /// TCP connections accepted.
     accepted: Total,
     /// Opening handshakes completed, those of streams included.
@@ -126,6 +128,8 @@ counters! {
     published: Total,
     /// Commands that found a mailbox full.
     mailbox_full: Total,
+    /// Turns that left commands for the next one.
+    mailbox_late: Total,
     /// Close handshakes completed, and streams that their clients left.
     closed_clean: Total,
     /// Ended by the peer without a close frame.
@@ -144,6 +148,8 @@ counters! {
     closed_rate: Total,
     /// Closed with 1013: this core's memory for messages in progress is used up.
     closed_inbound_full: Total,
+    /// Closed with 1008: a message came too slowly.
+    closed_slow_upload: Total,
     /// Closed with 1008: the outbox was full (close-slow).
     closed_slow: Total,
     /// Closed: this core's memory for outboxes is used up.
@@ -178,6 +184,8 @@ counters! {
     read_pauses: Total,
     /// Turns of the core's loop.
     turns: Total,
+    /// Times a turn sent before its end because it had queued much.
+    early_flushes: Total,
     /// Receives issued.
     receives: Total,
     /// Receives that found nothing.

@@ -77,6 +77,13 @@ pub trait Handler: Sized + 'static {
         let _ = (cx, id, state, closed);
     }
 
+    /// Bytes of memory that a letter holds besides itself: buffers, boxes, its share of what others
+    /// hold too. What waits for a core is bounded by it, see [`super::Config::mailbox_bytes`].
+    fn letter_size(letter: &Self::Letter) -> usize {
+        let _ = letter;
+        0
+    }
+
     /// A letter from another thread.
     fn letter(&mut self, cx: &mut Cx<'_>, letter: Self::Letter) {
         let _ = (cx, letter);
@@ -182,6 +189,8 @@ pub enum Cause {
     Rate,
     /// The core's memory for messages in progress is used up (1013).
     InboundFull,
+    /// The peer began a message and sends it too slowly (1008).
+    SlowUpload,
     /// The peer reads too slowly for what is sent to it (1008).
     Slow,
     /// The core's memory for outboxes is used up (1013).

@@ -91,6 +91,14 @@ impl Core {
                 }
                 let ticks = (u64::from(micros) * 1000).div_ceil(self.limits.tick_ns) as u32;
                 self.throttled.push((slot, generation, self.tick + ticks));
+                if self.throttled.len() > self.slots.most_entries() {
+                    let Self { throttled, slots, .. } = self;
+                    throttled.retain(|(slot, generation, _)| {
+                        slots
+                            .lookup(*slot, *generation)
+                            .is_some_and(|hot| hot.has(Flags::THROTTLED))
+                    });
+                }
                 self.counted.read_pauses += 1;
             }
         }

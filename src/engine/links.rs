@@ -3,12 +3,13 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::config::Drain;
+use super::config::{Config, Drain};
 use super::conn::{ConnId, Frame, SendError};
 use super::core::Links;
 use super::counters::Stats;
 use super::handler::Handler;
-use super::mailbox::{Mailbox, Refused};
+use super::mailbox::{Capacity, Mailbox, Refused};
+use super::ring::Doorbell;
 use crate::protocol::CloseCode;
 
 /// What can be asked of a worker.
@@ -36,9 +37,45 @@ pub struct SlowPeer {
     pub stalled: Duration,
 }
 
+impl<L> Command<L> {
+    /// Bytes of memory that it holds besides itself.
+    fn size(&self, weigh: fn(&L) -> usize) -> usize {
+        match self {
+            Self::Send(_, frame) => frame.size(),
+            Self::Close(_, _, reason) => reason.capacity(),
+            Self::Publish(topic, frame) => topic.len() + frame.size(),
+            Self::App(letter) => weigh(letter),
+            Self::Drain(plan) => plan.reason.capacity(),
+            Self::Stats(_) | Self::Slow(_) | Self::Stop => 0,
+        }
+    }
+}
+
 /// One worker's mailbox.
 pub(crate) struct Post<L> {
     pub(crate) mailbox: Mailbox<Command<L>>,
+    /// Bytes of memory that a letter holds besides itself.
+    weigh: fn(&L) -> usize,
+}
+
+impl<L> Post<L> {
+    pub(crate) fn new<H: Handler<Letter = L>>(
+        config: &Config,
+        doorbell: Box<dyn Doorbell>,
+    ) -> Self {
+        let capacity = Capacity { letters: config.mailbox, bytes: config.mailbox_bytes };
+        Self { mailbox: Mailbox::new(capacity, doorbell), weigh: H::letter_size }
+    }
+
+    fn post(&self, command: Command<L>) -> Result<(), Refused<Command<L>>> {
+        let size = command.size(self.weigh);
+        self.mailbox.post(command, size)
+    }
+
+    fn post_urgent(&self, command: Command<L>) -> Result<(), Refused<Command<L>>> {
+        let size = command.size(self.weigh);
+        self.mailbox.post_urgent(command, size)
+    }
 }
 
 /// All mailboxes, in the order of workers.
@@ -49,7 +86,7 @@ pub(crate) struct Network<L> {
 impl<L: Send + 'static> Network<L> {
     fn post(&self, worker: usize, command: Command<L>) -> Result<(), SendError> {
         let Some(post) = self.posts.get(worker) else { return Err(SendError::Gone) };
-        post.mailbox.post(command).map_err(|refused| match refused {
+        post.post(command).map_err(|refused| match refused {
             Refused::Full(_) => SendError::Busy,
             Refused::Closed(_) => SendError::Gone,
         })
@@ -119,11 +156,33 @@ impl<H: Handler> Handle<H> {
         self.network.post(worker, Command::App(letter))
     }
 
-    /// As [`Self::post`], beyond the capacity of the mailbox: for answers and withdrawals, whose
-    /// number is bounded by what they answer.
+    /// As [`Self::post`], beyond the capacity of the mailbox: for withdrawals, whose number is
+    /// bounded by what they take back. They count, so that others are refused.
     pub fn post_urgent(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
         let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
-        post.mailbox.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
+        post.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
+    }
+
+    /// As [`Self::post`], up to twice the capacity of the mailbox, for answers: a mailbox full of
+    /// questions has room for them. One that is refused comes back.
+    pub fn post_answer(&self, worker: usize, letter: H::Letter) -> Result<(), Refused<H::Letter>> {
+        let Some(post) = self.network.posts.get(worker) else {
+            return Err(Refused::Closed(letter));
+        };
+        let size = (post.weigh)(&letter);
+        let back = |command| match command {
+            Command::App(letter) => letter,
+            _ => unreachable!("what was posted comes back"),
+        };
+        post.mailbox.post_answer(Command::App(letter), size).map_err(|refused| match refused {
+            Refused::Full(command) => Refused::Full(back(command)),
+            Refused::Closed(command) => Refused::Closed(back(command)),
+        })
+    }
+
+    /// Bytes of memory of the commands that wait for a worker.
+    pub fn mailbox_bytes(&self, worker: usize) -> usize {
+        self.network.posts.get(worker).map_or(0, |post| post.mailbox.bytes())
     }
 
     /// Number of workers.
@@ -135,14 +194,14 @@ impl<H: Handler> Handle<H> {
     pub fn drain(&self, plan: &Drain) {
         for post in &self.network.posts {
             // A worker that has ended needs no drain.
-            let _ = post.mailbox.post_urgent(Command::Drain(plan.clone()));
+            let _ = post.post_urgent(Command::Drain(plan.clone()));
         }
     }
 
     /// Ends every connection at once, without close frames.
     pub fn stop(&self) {
         for post in &self.network.posts {
-            let _ = post.mailbox.post_urgent(Command::Stop);
+            let _ = post.post_urgent(Command::Stop);
         }
     }
 
@@ -182,7 +241,7 @@ impl<H: Handler> Handle<H> {
     ) -> mpsc::Receiver<T> {
         let (to, answers) = mpsc::channel();
         for post in &self.network.posts {
-            let _ = post.mailbox.post_urgent(question(to.clone()));
+            let _ = post.post_urgent(question(to.clone()));
         }
         answers
     }

@@ -1,21 +1,37 @@
-//! How other threads reach a core: a bounded queue and a doorbell that is rung only if the core
-//! sleeps.
+//! How other threads reach a core: a queue that is bounded in letters and in bytes, and a doorbell
+//! that is rung only if the core sleeps.
+//!
+//! The owner takes letters in bulk and works them off over as many turns as it needs; until then
+//! they count.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::ring::Doorbell;
 
 /// A bounded queue into one core. Any thread posts, the owner takes.
 pub struct Mailbox<T> {
-    queue: Mutex<VecDeque<T>>,
+    queue: Mutex<VecDeque<(T, usize)>>,
     /// The queue is not empty. Written under its lock; spares a turn without letters that lock.
     waiting: AtomicBool,
-    capacity: usize,
+    capacity: Capacity,
+    /// Letters that were posted and are not worked off. Grows under the queue's lock.
+    letters: AtomicUsize,
+    /// Bytes of memory that they take. As above.
+    bytes: AtomicUsize,
     asleep: AtomicBool,
     closed: AtomicBool,
     doorbell: Box<dyn Doorbell>,
+}
+
+/// What a mailbox has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Letters.
+    pub letters: usize,
+    /// Bytes of memory. An empty mailbox takes one letter of any size.
+    pub bytes: usize,
 }
 
 /// Why a letter was not taken; it comes back.
@@ -28,39 +44,58 @@ pub enum Refused<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// A mailbox for at most `capacity` letters.
-    pub fn new(capacity: usize, doorbell: Box<dyn Doorbell>) -> Self {
+    /// A mailbox with room for so much.
+    pub fn new(capacity: Capacity, doorbell: Box<dyn Doorbell>) -> Self {
         Self {
             queue: Mutex::default(),
             waiting: AtomicBool::new(false),
             capacity,
+            letters: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             doorbell,
         }
     }
 
-    /// Puts a letter in, in order with the caller's earlier ones. Never blocks for long.
-    pub fn post(&self, letter: T) -> Result<(), Refused<T>> {
-        self.put(letter, self.capacity)
+    /// Puts a letter in that holds `size` bytes besides itself, in order with the caller's earlier
+    /// ones. Never blocks for long.
+    pub fn post(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
+        self.put(letter, size, self.capacity)
+    }
+
+    /// As [`Self::post`], up to twice the capacity: for answers, so that a mailbox full of questions
+    /// has room for them. Who asks has to wait with the next question until one is answered, or
+    /// this fills up, too.
+    pub fn post_answer(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
+        let Capacity { letters, bytes } = self.capacity;
+        let capacity =
+            Capacity { letters: letters.saturating_mul(2), bytes: bytes.saturating_mul(2) };
+        self.put(letter, size, capacity)
     }
 
     /// As [`Self::post`], for the few letters that control the core itself: they are taken
-    /// beyond the capacity.
-    pub fn post_urgent(&self, letter: T) -> Result<(), Refused<T>> {
-        self.put(letter, usize::MAX)
+    /// beyond the capacity, and count.
+    pub fn post_urgent(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
+        self.put(letter, size, Capacity { letters: usize::MAX, bytes: usize::MAX })
     }
 
-    fn put(&self, letter: T, capacity: usize) -> Result<(), Refused<T>> {
+    fn put(&self, letter: T, size: usize, capacity: Capacity) -> Result<(), Refused<T>> {
+        // Its place is there twice: the queue that is worked off keeps its own.
+        let size = size + 2 * size_of::<(T, usize)>();
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Refused::Closed(letter));
             }
-            if queue.len() >= capacity {
+            let letters = self.letters.load(Ordering::Relaxed);
+            let bytes = self.bytes.load(Ordering::Relaxed).saturating_add(size);
+            if letters >= capacity.letters || letters > 0 && bytes > capacity.bytes {
                 return Err(Refused::Full(letter));
             }
-            queue.push_back(letter);
+            self.letters.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+            queue.push_back((letter, size));
             self.waiting.store(true, Ordering::SeqCst);
         }
         // Both sides store one flag and then look at the other's, in one order that all agree on:
@@ -71,8 +106,9 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    /// Owner: takes all letters, swapping with `into`, which must be empty. False if there is none.
-    pub fn take(&self, into: &mut VecDeque<T>) -> bool {
+    /// Owner: takes all letters, each with what it counts, swapping with `into`, which must be
+    /// empty. False if there is none.
+    pub fn take(&self, into: &mut VecDeque<(T, usize)>) -> bool {
         debug_assert!(into.is_empty());
         if !self.waiting.load(Ordering::Acquire) {
             return false;
@@ -81,6 +117,28 @@ impl<T> Mailbox<T> {
         std::mem::swap(&mut *queue, into);
         self.waiting.store(false, Ordering::Relaxed);
         true
+    }
+
+    /// Owner: so many of the letters that were taken are worked off, and so many bytes with them.
+    pub fn done(&self, letters: usize, bytes: usize) {
+        self.letters.fetch_sub(letters, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory of letters that are not worked off.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same, of those that were not taken, by adding them up.
+    pub fn queued_bytes(&self) -> usize {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.iter().map(|(_, size)| size).sum()
+    }
+
+    /// Whether every letter is worked off.
+    pub fn is_empty(&self) -> bool {
+        self.letters.load(Ordering::Relaxed) == 0 && self.bytes() == 0
     }
 
     /// Owner: announces that it is about to sleep. False if there is a letter: do not sleep.
@@ -105,9 +163,10 @@ impl<T> Mailbox<T> {
     }
 
     /// Owner: takes no more letters, and returns those that were in.
-    pub fn close(&self) -> VecDeque<T> {
+    pub fn close(&self) -> VecDeque<(T, usize)> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.closed.store(true, Ordering::Relaxed);
+        self.done(queue.len(), queue.iter().map(|(_, size)| size).sum());
         std::mem::take(&mut *queue)
     }
 }
@@ -126,34 +185,67 @@ mod tests {
         }
     }
 
+    fn room(letters: usize) -> Capacity {
+        Capacity { letters, bytes: usize::MAX }
+    }
+
+    #[test]
+    fn bytes_count_until_a_letter_is_worked_off() {
+        let own = 2 * size_of::<(u8, usize)>();
+        let capacity = Capacity { letters: 100, bytes: 1000 + 2 * own };
+        let bell = || Box::new(Bell(Arc::default()));
+        let mailbox = Mailbox::new(capacity, bell());
+        assert_eq!(mailbox.post(1, 5000), Ok(()), "the first may have any size");
+        assert_eq!(mailbox.post(2, 0), Err(Refused::Full(2)));
+        mailbox.done(1, 5000 + own);
+        assert!(mailbox.is_empty());
+
+        let mailbox = Mailbox::new(capacity, bell());
+        assert_eq!(mailbox.post(1, 600), Ok(()));
+        assert_eq!(mailbox.post(2, 401), Err(Refused::Full(2)));
+        assert_eq!(mailbox.post(2, 400), Ok(()));
+        assert_eq!(mailbox.bytes(), 1000 + 2 * own);
+        assert_eq!(mailbox.post_answer(3, 1000), Ok(()), "answers have room of their own");
+        assert_eq!(mailbox.post_answer(4, 1000), Err(Refused::Full(4)), "which is bounded, too");
+        assert_eq!(mailbox.post_urgent(5, 1000), Ok(()));
+        let mut letters = VecDeque::new();
+        assert!(mailbox.take(&mut letters));
+        assert_eq!(mailbox.post(6, 0), Err(Refused::Full(6)), "taken is not worked off");
+        while let Some((_, size)) = letters.pop_front() {
+            mailbox.done(1, size);
+        }
+        assert!(mailbox.is_empty());
+    }
+
     #[test]
     fn full_and_closed_give_the_letter_back() {
         let rung = Arc::new(AtomicU32::new(0));
-        let mailbox = Mailbox::new(2, Box::new(Bell(rung.clone())));
-        assert_eq!(mailbox.post(1), Ok(()));
-        assert_eq!(mailbox.post(2), Ok(()));
-        assert_eq!(mailbox.post(3), Err(Refused::Full(3)));
-        assert_eq!(mailbox.post_urgent(4), Ok(()));
-        assert_eq!(mailbox.close(), [1, 2, 4]);
-        assert_eq!(mailbox.post(5), Err(Refused::Closed(5)));
+        let mailbox = Mailbox::new(room(2), Box::new(Bell(rung.clone())));
+        assert_eq!(mailbox.post(1, 0), Ok(()));
+        assert_eq!(mailbox.post(2, 0), Ok(()));
+        assert_eq!(mailbox.post(3, 0), Err(Refused::Full(3)));
+        assert_eq!(mailbox.post_urgent(4, 0), Ok(()));
+        let left: Vec<i32> = mailbox.close().into_iter().map(|(letter, _)| letter).collect();
+        assert_eq!(left, [1, 2, 4]);
+        assert_eq!(mailbox.post(5, 0), Err(Refused::Closed(5)));
         assert_eq!(rung.load(Ordering::SeqCst), 0, "an awake core is not rung");
     }
 
     #[test]
     fn a_sleeper_is_rung_once() {
         let rung = Arc::new(AtomicU32::new(0));
-        let mailbox = Mailbox::new(8, Box::new(Bell(rung.clone())));
+        let mailbox = Mailbox::new(room(8), Box::new(Bell(rung.clone())));
         assert!(mailbox.sleep());
-        mailbox.post(1).unwrap();
-        mailbox.post(2).unwrap();
+        mailbox.post(1, 0).unwrap();
+        mailbox.post(2, 0).unwrap();
         assert_eq!(rung.load(Ordering::SeqCst), 1);
         assert!(!mailbox.sleep(), "there are letters");
         let mut letters = VecDeque::new();
         assert!(mailbox.take(&mut letters));
-        assert_eq!(letters, [1, 2]);
+        assert!(letters.iter().map(|(letter, _)| *letter).eq([1, 2]));
         letters.clear();
         assert!(mailbox.sleep() && !mailbox.take(&mut letters), "there are none");
-        mailbox.post(3).unwrap();
+        mailbox.post(3, 0).unwrap();
         assert_eq!(rung.load(Ordering::SeqCst), 2, "asleep again, rung again");
     }
 
@@ -161,9 +253,9 @@ mod tests {
     fn who_sleeps_is_woken_for_every_letter() {
         const LETTERS: u32 = 20_000;
         let rung = Arc::new(AtomicU32::new(0));
-        let mailbox = Mailbox::new(LETTERS as usize, Box::new(Bell(rung.clone())));
+        let mailbox = Mailbox::new(room(LETTERS as usize), Box::new(Bell(rung.clone())));
         std::thread::scope(|scope| {
-            scope.spawn(|| (0..LETTERS).for_each(|n| mailbox.post(n).unwrap()));
+            scope.spawn(|| (0..LETTERS).for_each(|n| mailbox.post(n, 0).unwrap()));
             let mut letters = VecDeque::new();
             let mut next = 0;
             let mut heard = 0;
@@ -177,7 +269,8 @@ mod tests {
                 heard = rung.load(Ordering::SeqCst);
                 mailbox.awake();
                 mailbox.take(&mut letters);
-                for n in letters.drain(..) {
+                for (n, size) in letters.drain(..) {
+                    mailbox.done(1, size);
                     assert_eq!(n, next);
                     next += 1;
                 }
@@ -189,13 +282,13 @@ mod tests {
     fn nothing_is_lost_between_threads() {
         const LETTERS: u32 = 100_000;
         let rung = Arc::new(AtomicU32::new(0));
-        let mailbox = Mailbox::new(LETTERS as usize * 2, Box::new(Bell(rung)));
+        let mailbox = Mailbox::new(room(LETTERS as usize * 2), Box::new(Bell(rung)));
         std::thread::scope(|scope| {
             for thread in 0..2 {
                 let mailbox = &mailbox;
                 scope.spawn(move || {
                     for n in 0..LETTERS {
-                        mailbox.post((thread, n)).unwrap();
+                        mailbox.post((thread, n), 0).unwrap();
                     }
                 });
             }
@@ -203,7 +296,8 @@ mod tests {
             let mut letters = VecDeque::new();
             while next != [LETTERS; 2] {
                 mailbox.take(&mut letters);
-                for (thread, n) in letters.drain(..) {
+                for ((thread, n), size) in letters.drain(..) {
+                    mailbox.done(1, size);
                     assert_eq!(n, next[thread as usize], "order of one sender is kept");
                     next[thread as usize] += 1;
                 }

@@ -16,6 +16,25 @@
 //! connection, in the same system call that waits for the next event. Because batches never wait,
 //! the kernel owns none of our buffers between two calls, and a connection's only outstanding
 //! operations are its polls and its close, each of which carries a generation.
+//!
+//! What a peer can make a core hold, and its bound (`n`: connections of the core):
+//!
+//! ```text
+//! kept in outboxes       max_outboxes, while a flush settles plus what the turn queued  ledger
+//! queued by a turn       max_outboxes / 16, at most 16 MiB, and what one callback adds:
+//!                        max_outboxes / 2 and a message; twice that, since queues double core
+//! pieces of its sends    16 bytes for each 56 of that                                   writing
+//! input not complete     max_inbound; while it grows 2 x max_message more               inbound
+//! letters                2 x mailbox_bytes and a letter; control letters beyond         mailbox
+//! receive arena          640 KiB                                                        reading
+//! cork between turns     1 MiB                                                          writing
+//! outboxes to spare      256 x 544 bytes                                                core
+//! queues of the ready    (2n + 64) x 8 bytes, of the throttled x 12                     slots
+//! marks of a turn        n x 4 bytes in each of dirty, releases, shutdowns, installs;
+//!                        n x 16 in polls; 3n notices of 64 bytes                        core
+//! a connection           92 bytes, the application's state, a timer in them             slots
+//! a subscription         20 bytes, and its topic's name once                            topics
+//! ```
 
 mod addresses;
 mod admission;
@@ -28,6 +47,8 @@ mod core;
 pub mod counters;
 pub mod handler;
 mod heartbeat;
+mod inbound;
+mod ledger;
 mod limits;
 mod links;
 pub mod mailbox;
@@ -47,6 +68,7 @@ pub mod testing;
 mod timing;
 pub mod token;
 pub mod topics;
+mod uploads;
 pub mod uring;
 pub mod wheel;
 pub mod worker;

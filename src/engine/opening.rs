@@ -2,7 +2,7 @@
 //!
 //! Owns what became of a head, and of the body that an application asked for. The invariant: of a
 //! connection that is not open nothing is kept but its head, at most `max_head` bytes, and its
-//! body, at most as long as it said and accounted as messages in progress are.
+//! body, at most as long as it said; both are accounted as messages in progress are.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -262,26 +262,23 @@ fn answer_plain<H: Handler>(
 
 impl Core {
     /// What is there of a head, to go on with.
-    fn take_head(&mut self, slot: u32) -> Head {
-        let head = self.heads.remove(&slot).unwrap_or_default();
-        self.inbound_held -= head.held();
+    pub(super) fn take_head(&mut self, slot: u32) -> Head {
+        let mut head = self.heads.remove(&slot).unwrap_or_default();
+        self.inbound.clear(std::mem::take(&mut head.place));
         head
     }
 
     /// Keeps what is there of a head and its body, if there is memory for it.
-    fn keep_head(&mut self, slot: u32, mut head: Head) {
+    pub(super) fn keep_head(&mut self, slot: u32, mut head: Head) {
         if head.end > 0 {
             // Grown as it comes, never further than it goes.
             let missing = head.end.saturating_sub(head.bytes.len());
             head.bytes.reserve_exact(missing.min(head.bytes.len().max(BODY_STEP)));
         }
-        self.inbound_held += head.held();
-        let full = head.end > 0 && self.inbound_held > self.config.max_inbound;
+        let memory = head.memory();
+        self.inbound.set(&mut head.place, slot, memory);
         self.heads.insert(slot, head);
-        if full {
-            self.counted.refused_inbound_full += 1;
-            self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
-        }
+        self.enforce_inbound();
     }
 
     /// Forgets what is there of a head.

@@ -6,13 +6,16 @@
 //! into segments of its own ([`Outbox::settle`]).
 //!
 //! The invariant: `bytes` is the sum of all segments less what was sent of the first, and only the
-//! first segment may be partly sent, so a message is dropped whole or not at all.
+//! first segment may be partly sent, so a message is dropped whole or not at all. A segment that
+//! outlived a turn is booked, which the core's [`Ledger`] learns, until it is gone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::ops::Range;
 
 use bytes::Bytes;
+
+use super::ledger::{Ledger, UNRANKED, allocated, log2_16};
 
 /// What to do when a message would exceed the limit of an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,8 +39,10 @@ pub enum Data {
     Cork(Range<usize>),
     /// In the core's receive arena, this turn only.
     Arena(Range<usize>),
-    /// Reference-counted.
-    Shared(Bytes),
+    /// In a buffer of its own.
+    Own(Bytes),
+    /// Part of a buffer that others share, and how far behind the buffer's start.
+    Shared(Bytes, u8),
 }
 
 /// What a segment is, as far as dropping goes.
@@ -61,17 +66,21 @@ struct Segment {
     class: Class,
     /// Continues the message of the segment before it.
     glued: bool,
+    /// Outlived a turn.
+    booked: bool,
     key: u64,
 }
 
+const _: () = assert!(size_of::<Segment>() == SEGMENT);
+
 impl Segment {
     fn new(data: Data, class: Class, key: u64) -> Self {
-        Self { data, class, glued: false, key }
+        Self { data, class, glued: false, booked: false, key }
     }
 }
 
 /// The queue of one peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     queue: VecDeque<Segment>,
     /// Bytes of the first segment that were sent. `sent < queue[0].len()` unless empty.
@@ -79,8 +88,32 @@ pub struct Outbox {
     bytes: usize,
     /// Tick at which the kernel last took a byte, or at which the outbox began.
     pub progress: u32,
-    /// What the core's account holds for this outbox: bytes that outlived a turn.
-    pub settled: usize,
+    /// Bytes taken lately of what had to wait; each second halves them.
+    recent: u32,
+    /// Segments that outlived a turn.
+    booked: usize,
+    /// Bytes of their own buffers, as allocated.
+    own: usize,
+    /// What the core's account holds for this outbox, shared buffers apart.
+    pub(super) entered: usize,
+    /// Where it stands among those who may have to pay; [`UNRANKED`] if it does not.
+    pub(super) ranked: i64,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            sent: 0,
+            bytes: 0,
+            progress: 0,
+            recent: 0,
+            booked: 0,
+            own: 0,
+            entered: 0,
+            ranked: UNRANKED,
+        }
+    }
 }
 
 /// The turn's buffers that segments may point into.
@@ -105,6 +138,43 @@ impl Outbox {
     /// Bytes that are not sent.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What limits compare: bytes that are not sent, and what keeps them in order.
+    pub fn weight(&self) -> usize {
+        self.bytes + self.queue.len() * SEGMENT
+    }
+
+    /// Memory of what outlived a turn, shared buffers apart.
+    pub(super) fn held(&self) -> usize {
+        match self.booked {
+            0 => 0,
+            _ => self.own + self.queue.capacity() * SEGMENT + OUTBOX,
+        }
+    }
+
+    /// How much it is to blame for what all hold: the time it would need at the speed at which it
+    /// lately read, as a logarithm. Time passes for all alike, so it changes only when something is
+    /// queued or taken.
+    pub(super) fn rank(&self, tick_ns: u64) -> i64 {
+        let sixteenths = u64::from(self.progress) * tick_ns / (HALF_LIFE_NS / 16);
+        log2_16(self.weight() as u64) - log2_16(u64::from(self.recent) + 1) - sixteenths as i64
+    }
+
+    /// The kernel took bytes at this tick.
+    pub(super) fn note_progress(&mut self, taken: usize, tick: u32, tick_ns: u64) {
+        if self.booked > 0 {
+            let elapsed = u64::from(tick.saturating_sub(self.progress)) * tick_ns / HALF_LIFE_NS;
+            let rest = self.recent.checked_shr(elapsed as u32).unwrap_or(0);
+            self.recent = rest.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+        }
+        self.progress = tick;
+    }
+
+    /// Bytes at the front that cannot be dropped: what is left of a message that is partly sent.
+    pub(super) fn pinned_bytes(&self) -> usize {
+        let pinned = self.queue.iter().take(self.pinned());
+        pinned.map(|segment| segment.data.len()).sum::<usize>() - self.sent
     }
 
     /// Whether everything is sent.
@@ -189,29 +259,38 @@ impl Outbox {
         let segment = Segment::new(data, Class::Control, kind);
         match same {
             Some(at) => {
-                self.bytes -= self.queue[at].data.len();
-                self.queue[at] = segment;
+                let old = std::mem::replace(&mut self.queue[at], segment);
+                self.bytes -= old.data.len();
+                if old.booked {
+                    self.booked -= 1;
+                    // A control frame is never shared.
+                    self.own -= allocated(old.data.len());
+                }
             }
             None => self.queue.insert(ahead.min(self.queue.len()), segment),
         }
     }
 
     /// Replaces the queued message of this key, if one is queued and not partly sent.
-    pub fn conflate(&mut self, data: &Data, key: u64) -> bool {
+    pub fn conflate(&mut self, data: &Data, key: u64, ledger: &mut Ledger) -> bool {
         let ahead = self.pinned();
         let found =
             self.queue.iter_mut().skip(ahead).find(|s| s.class == Class::Message && s.key == key);
         let Some(segment) = found else { return false };
         self.bytes = self.bytes - segment.data.len() + data.len();
-        segment.data = data.clone();
+        let old = std::mem::replace(&mut segment.data, data.clone());
+        if std::mem::take(&mut segment.booked) {
+            self.booked -= 1;
+            self.own -= old.leave(ledger);
+        }
         true
     }
 
-    /// Drops the oldest droppable messages until at most `target` bytes are queued.
-    pub fn make_room(&mut self, target: usize) -> Dropped {
+    /// Drops the oldest droppable messages until the queue weighs at most `target`.
+    pub fn make_room(&mut self, target: usize, ledger: &mut Ledger) -> Dropped {
         let mut dropped = Dropped::default();
         let mut at = self.pinned();
-        while self.bytes > target && at < self.queue.len() {
+        while self.weight() > target && at < self.queue.len() {
             if self.queue[at].class != Class::Message {
                 at += 1;
                 continue;
@@ -220,6 +299,7 @@ impl Outbox {
             let Some(segment) = self.queue.remove(at) else { break };
             let len = segment.data.len();
             self.bytes -= len;
+            self.unbook(&segment, ledger);
             dropped.messages += 1;
             dropped.bytes += len;
         }
@@ -227,13 +307,14 @@ impl Outbox {
     }
 
     /// Drops everything that is not partly sent, so that a close frame can follow at once.
-    pub fn cut(&mut self) -> Dropped {
+    pub fn cut(&mut self, ledger: &mut Ledger) -> Dropped {
         let mut dropped = Dropped::default();
         let pinned = self.pinned();
         while self.queue.len() > pinned {
             let Some(segment) = self.queue.pop_back() else { break };
             let len = segment.data.len();
             self.bytes -= len;
+            self.unbook(&segment, ledger);
             dropped.messages += u64::from(segment.class == Class::Message);
             dropped.bytes += len;
         }
@@ -257,7 +338,7 @@ impl Outbox {
     }
 
     /// Removes `taken` sent bytes from the front.
-    pub fn advance(&mut self, mut taken: usize) {
+    pub fn advance(&mut self, mut taken: usize, ledger: &mut Ledger) {
         self.bytes -= taken;
         taken += self.sent;
         self.sent = 0;
@@ -268,20 +349,38 @@ impl Outbox {
                 return;
             }
             taken -= len;
-            self.queue.pop_front();
+            if let Some(sent) = self.queue.pop_front() {
+                self.unbook(&sent, ledger);
+            }
         }
         debug_assert_eq!(taken, 0, "more was sent than queued");
     }
 
-    /// Copies what lies in the turn's buffers into segments of its own.
-    pub fn settle(&mut self, turn: Turn<'_>) {
-        for (index, segment) in self.queue.iter_mut().enumerate() {
-            if let Data::Shared(_) = segment.data {
-                continue;
+    /// Copies what lies in the turn's buffers into segments of its own, and books what is new.
+    pub fn settle(&mut self, turn: Turn<'_>, ledger: &mut Ledger) {
+        let len = self.queue.len();
+        if self.queue.capacity() > SEGMENTS_KEPT.max(4 * len) {
+            self.queue.shrink_to(2 * len);
+        }
+        // What is new is mostly at the end, or among the first: a control frame.
+        let first = len.min(FRONT);
+        for index in (0..first).chain((first..len).rev()) {
+            if self.booked == len {
+                break;
             }
+            self.settle_segment(index, turn, ledger);
+        }
+    }
+
+    fn settle_segment(&mut self, index: usize, turn: Turn<'_>, ledger: &mut Ledger) {
+        let segment = &mut self.queue[index];
+        if segment.booked {
+            return;
+        }
+        if let Data::Cork(_) | Data::Arena(_) = segment.data {
             let skip = if index == 0 { self.sent } else { 0 };
             let rest = &segment.data.resolve(turn)[skip..];
-            segment.data = Data::Shared(Bytes::copy_from_slice(rest));
+            segment.data = Data::Own(Bytes::copy_from_slice(rest));
             if skip > 0 {
                 self.sent = 0;
                 // Nothing may come between this rest and what was sent of it.
@@ -290,6 +389,17 @@ impl Outbox {
                     segment.class = Class::Run;
                 }
             }
+        }
+        segment.booked = true;
+        self.booked += 1;
+        self.own += segment.data.enter(ledger);
+    }
+
+    /// Takes a segment that is gone out of the account.
+    fn unbook(&mut self, segment: &Segment, ledger: &mut Ledger) {
+        if segment.booked {
+            self.booked -= 1;
+            self.own -= segment.data.leave(ledger);
         }
     }
 
@@ -305,8 +415,13 @@ impl Outbox {
     }
 
     /// Checks the invariant; and that what lies in the turn's buffers is there, and only if the
-    /// outbox is about to be flushed.
-    pub(super) fn audit(&self, cork: usize, dirty: bool) -> Result<(), String> {
+    /// outbox is about to be flushed. Adds the buffers that it shares to `shared`.
+    pub(super) fn audit(
+        &self,
+        cork: usize,
+        dirty: bool,
+        shared: &mut HashMap<usize, u32>,
+    ) -> Result<(), String> {
         let total: usize = self.queue.iter().map(|segment| segment.data.len()).sum();
         if self.bytes != total - self.sent {
             return Err(format!("{} bytes kept, {total} - {} found", self.bytes, self.sent));
@@ -314,10 +429,28 @@ impl Outbox {
         if self.queue.front().is_some_and(|first| self.sent >= first.data.len()) {
             return Err("a sent segment is still queued".to_owned());
         }
+        let booked = || self.queue.iter().filter(|segment| segment.booked);
+        let mut own = 0;
+        for segment in booked() {
+            match &segment.data {
+                Data::Shared(bytes, lead) => {
+                    *shared.entry(start_of(bytes, *lead)).or_default() += 1;
+                }
+                data => own += allocated(data.len()),
+            }
+        }
+        let count = booked().count();
+        if (self.own, self.booked) != (own, count) {
+            let kept = (self.own, self.booked);
+            return Err(format!("{kept:?} booked, ({own}, {count}) found"));
+        }
+        if !dirty && self.entered != self.held() {
+            return Err(format!("entered with {}, holds {}", self.entered, self.held()));
+        }
         let lost = |segment: &&Segment| match &segment.data {
             Data::Cork(range) => !dirty || range.end > cork,
             Data::Arena(_) => !dirty,
-            Data::Shared(_) => false,
+            Data::Own(_) | Data::Shared(..) => !dirty && !segment.booked,
         };
         match self.queue.iter().find(lost) {
             Some(segment) => Err(format!("a segment outlived its turn: {segment:?}")),
@@ -325,13 +458,16 @@ impl Outbox {
         }
     }
 
-    /// Makes it new, keeping its memory for the next peer unless that is large.
-    pub fn reset(&mut self) {
-        self.queue.clear();
+    /// Makes it new, keeping its memory for the next peer unless that is large. Its account must be
+    /// brought up to date before it gets another owner.
+    pub fn reset(&mut self, ledger: &mut Ledger) {
+        while let Some(segment) = self.queue.pop_front() {
+            self.unbook(&segment, ledger);
+        }
         if self.queue.capacity() > SEGMENTS_KEPT {
             self.queue.shrink_to(SEGMENTS_KEPT);
         }
-        (self.sent, self.bytes, self.progress, self.settled) = (0, 0, 0, 0);
+        (self.sent, self.bytes, self.progress, self.recent) = (0, 0, 0, 0);
     }
 }
 
@@ -340,7 +476,29 @@ impl Data {
     pub fn len(&self) -> usize {
         match self {
             Data::Cork(range) | Data::Arena(range) => range.len(),
-            Data::Shared(bytes) => bytes.len(),
+            Data::Own(bytes) | Data::Shared(bytes, _) => bytes.len(),
+        }
+    }
+
+    /// Outlives its turn. Returns the memory that it takes for itself.
+    fn enter(&self, ledger: &mut Ledger) -> usize {
+        match self {
+            Data::Shared(bytes, lead) => {
+                ledger.share(start_of(bytes, *lead), allocated(usize::from(*lead) + bytes.len()));
+                0
+            }
+            data => allocated(data.len()),
+        }
+    }
+
+    /// Undoes [`Self::enter`].
+    fn leave(&self, ledger: &mut Ledger) -> usize {
+        match self {
+            Data::Shared(bytes, lead) => {
+                ledger.unshare(start_of(bytes, *lead));
+                0
+            }
+            data => allocated(data.len()),
         }
     }
 
@@ -366,9 +524,14 @@ impl Data {
         match self {
             Data::Cork(range) => &turn.cork[range.clone()],
             Data::Arena(range) => &turn.arena[range.clone()],
-            Data::Shared(bytes) => bytes,
+            Data::Own(bytes) | Data::Shared(bytes, _) => bytes,
         }
     }
+}
+
+/// What names a shared buffer: where it begins. All wire forms of a frame lie in the same one.
+fn start_of(bytes: &Bytes, lead: u8) -> usize {
+    bytes.as_ptr() as usize - usize::from(lead)
 }
 
 /// Slices of one gathering send: enough that a burst leaves at once, far below the kernel's
@@ -378,115 +541,21 @@ pub const SLICES_MAX: usize = 128;
 /// Segments whose memory an outbox keeps between two uses.
 const SEGMENTS_KEPT: usize = 8;
 
+/// Segments at the front among which a control frame is put.
+const FRONT: usize = 4;
+
+/// Bytes of a segment in its queue.
+pub const SEGMENT: usize = 56;
+
+/// What an outbox takes besides its queue: itself (96), and its place among those who may have to
+/// pay (48).
+const OUTBOX: usize = 144;
+
+const _: () = assert!(size_of::<Outbox>() <= 96);
+
+/// How fast it is forgotten that a peer has read.
+const HALF_LIFE_NS: u64 = 1_000_000_000;
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EMPTY: Turn<'static> = Turn { cork: &[], arena: &[] };
-
-    fn shared(text: &str) -> Data {
-        Data::Shared(Bytes::copy_from_slice(text.as_bytes()))
-    }
-
-    fn content(outbox: &Outbox, turn: Turn<'_>) -> String {
-        let mut slices = Vec::new();
-        let (_, bytes) = outbox.gather(turn, &mut slices);
-        let all: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
-        assert_eq!(all.len(), bytes);
-        assert_eq!(bytes, outbox.bytes());
-        String::from_utf8(all).unwrap()
-    }
-
-    #[test]
-    fn neighbours_in_the_cork_leave_as_one_slice() {
-        let turn = Turn { cork: b"onetwothree", arena: &[] };
-        let mut outbox = Outbox::default();
-        outbox.push(Data::Cork(0..3), 0);
-        outbox.push(Data::Cork(3..6), 0);
-        outbox.push(shared("!"), 0);
-        outbox.push(Data::Cork(6..11), 0);
-        let mut slices = Vec::new();
-        assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
-        assert_eq!(content(&outbox, turn), "onetwo!three");
-    }
-
-    #[test]
-    fn neighbours_in_the_arena_leave_as_one_slice_and_others_do_not() {
-        let turn = Turn { cork: b"?", arena: b"onetwo..three" };
-        let mut outbox = Outbox::default();
-        assert_eq!(outbox.arena_end(), None);
-        outbox.push(Data::Arena(0..3), 0);
-        outbox.push(Data::Arena(3..6), 0);
-        assert_eq!(outbox.arena_end(), Some(6));
-        outbox.push(Data::Arena(8..13), 0);
-        outbox.push(Data::Cork(0..1), 0);
-        assert_eq!(outbox.arena_end(), None);
-        let mut slices = Vec::new();
-        assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
-        assert_eq!(content(&outbox, turn), "onetwothree?");
-    }
-
-    #[test]
-    fn what_is_left_after_a_turn_is_kept_without_the_turn() {
-        let turn = Turn { cork: b"hello", arena: b"xxworld" };
-        let mut outbox = Outbox::default();
-        outbox.push(Data::Cork(0..5), 0);
-        outbox.push(Data::Arena(2..7), 0);
-        outbox.advance(2);
-        outbox.settle(turn);
-        assert_eq!(content(&outbox, EMPTY), "lloworld");
-        outbox.advance(4);
-        assert_eq!(content(&outbox, EMPTY), "orld");
-        outbox.advance(4);
-        assert!(outbox.is_empty());
-    }
-
-    #[test]
-    fn a_partly_sent_message_is_never_dropped() {
-        let mut outbox = Outbox::default();
-        for text in ["aaaa", "bbbb", "cccc"] {
-            outbox.push(shared(text), 0);
-        }
-        outbox.advance(1);
-        let dropped = outbox.make_room(4);
-        assert_eq!(dropped, Dropped { messages: 2, bytes: 8 });
-        assert_eq!(content(&outbox, EMPTY), "aaa");
-        assert_eq!(outbox.cut(), Dropped::default());
-    }
-
-    #[test]
-    fn control_frames_overtake_but_never_split_a_message() {
-        let mut outbox = Outbox::default();
-        outbox.push(shared("first"), 0);
-        outbox.push(shared("second"), 0);
-        outbox.push_control(shared("<1>"), 9);
-        assert_eq!(content(&outbox, EMPTY), "<1>firstsecond");
-        outbox.advance(4);
-        outbox.push_control(shared("<2>"), 9);
-        outbox.push_control(shared("<3>"), 9);
-        outbox.push_control(shared("(4)"), 10);
-        assert_eq!(content(&outbox, EMPTY), "irst(4)<3>second");
-    }
-
-    #[test]
-    fn a_message_in_two_pieces_is_one() {
-        let mut outbox = Outbox::default();
-        outbox.push_pair(shared("head"), shared("body"));
-        outbox.push(shared("next"), 0);
-        outbox.advance(4);
-        outbox.push_control(shared("<1>"), 9);
-        assert_eq!(content(&outbox, EMPTY), "body<1>next");
-        outbox.cut();
-        assert_eq!(content(&outbox, EMPTY), "body");
-    }
-
-    #[test]
-    fn the_newest_of_a_key_wins() {
-        let mut outbox = Outbox::default();
-        outbox.push(shared("a1"), 1);
-        outbox.push(shared("b1"), 2);
-        assert!(outbox.conflate(&shared("a2!"), 1));
-        assert!(!outbox.conflate(&shared("c1"), 3));
-        assert_eq!(content(&outbox, EMPTY), "a2!b1");
-    }
-}
+#[path = "outbox_tests.rs"]
+mod tests;

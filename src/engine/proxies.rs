@@ -51,7 +51,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return Some(range);
         }
         let received = &self.arena.bytes[range.clone()];
-        let mut head = core.heads.remove(&slot).unwrap_or_default();
+        let mut head = core.take_head(slot);
         let before = head.bytes.len();
         let greeting = if before == 0 {
             core.greet(slot, received)
@@ -64,14 +64,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 if before == 0 {
                     head.bytes.extend_from_slice(received);
                 }
-                core.heads.insert(slot, head);
+                core.keep_head(slot, head);
                 None
             }
             Greeting::Pass(0) => {
                 // What looked like a header until now belongs to the request.
                 if before > 0 {
                     head.bytes.truncate(before);
-                    core.heads.insert(slot, Head { bytes: head.bytes, ..Head::default() });
+                    core.keep_head(slot, Head { bytes: head.bytes, ..Head::default() });
+                    let stays = core.slots.get(slot)?.phase == Phase::Handshake;
+                    return stays.then_some(range);
                 }
                 Some(range)
             }

@@ -3,6 +3,9 @@
 //! Owns how a message becomes bytes of an outbox for each way of framing, and the limits at that
 //! door. Never sends. The invariant: nothing enters an outbox but what was admitted, and control
 //! frames, of which a blocked peer has at most one of a kind.
+//!
+//! A peer is judged by what the kernel did not take. What this turn has queued was not offered to
+//! it yet, so only the turn's own bound holds for that.
 
 use std::ops::Range;
 
@@ -11,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use super::conn::{Frame, SendError, opcode};
 use super::core::Core;
 use super::handler::Cause;
-use super::outbox::{Data, Policy};
+use super::outbox::{Data, Policy, SEGMENT};
 use super::slots::{Flags, Framing, Phase};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::{Kind, stream};
@@ -41,7 +44,8 @@ impl Core {
             wire.extend_from_slice(&bytes[..len]);
             wire.extend_from_slice(payload);
             wire.extend_from_slice(after(framing));
-            return self.enqueue(slot, Data::Shared(wire.freeze()), 0);
+            self.turn_own += wire.len();
+            return self.enqueue(slot, Data::Own(wire.freeze()), 0);
         }
         let start = self.cork.len();
         match framing {
@@ -72,7 +76,7 @@ impl Core {
             return Ok(());
         }
         self.admit(slot, generation, wire.len())?;
-        self.enqueue(slot, Data::Shared(wire), if conflates { frame.key() } else { 0 });
+        self.enqueue(slot, wire, if conflates { frame.key() } else { 0 });
         Ok(())
     }
 
@@ -98,7 +102,7 @@ impl Core {
         }
         let prefix = Data::Cork(start..self.cork.len());
         self.counted.messages_out += 1;
-        self.with_outbox(slot, |outbox| outbox.push_pair(prefix, Data::Shared(wire)));
+        self.with_outbox(slot, |outbox| outbox.push_pair(prefix, wire));
         Ok(())
     }
 
@@ -119,7 +123,8 @@ impl Core {
         self.cork.extend_from_slice(&bytes[..len]);
         self.counted.messages_out += 1;
         let header = Data::Cork(start..start + len);
-        self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Shared(payload)));
+        self.turn_own += payload.len();
+        self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Own(payload)));
         Ok(())
     }
 
@@ -197,12 +202,18 @@ impl Core {
         self.with_outbox(slot, |outbox| outbox.push(data, key));
     }
 
-    fn conflate(&mut self, slot: u32, generation: u32, wire: &Bytes, key: u64) -> bool {
-        let Some(hot) = self.slots.lookup(slot, generation) else { return false };
-        let data = Data::Shared(wire.clone());
+    fn conflate(&mut self, slot: u32, generation: u32, wire: &Data, key: u64) -> bool {
+        let Self { slots, ledger, .. } = self;
+        let Some(hot) = slots.lookup(slot, generation) else { return false };
         let replaced = hot.phase == Phase::Open
-            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(&data, key));
-        self.counted.conflated += u64::from(replaced);
+            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(wire, key, ledger));
+        if replaced {
+            self.counted.conflated += 1;
+            self.turn_own += SEGMENT;
+            self.enter_outbox(slot);
+            // What is new has to be settled.
+            self.mark_dirty(slot);
+        }
         replaced
     }
 
@@ -218,19 +229,30 @@ impl Core {
             return Err(SendError::Gone);
         }
         let framing = hot.framing();
-        let Some(outbox) = hot.outbox.as_mut() else { return Ok(framing) };
-        let queued = outbox.bytes();
-        // What the kernel has not been offered yet says nothing about the peer's speed.
-        let limit = match hot.flags.0 & Flags::BLOCKED {
-            0 => self.config.max_outbox.max(TURN_OUTBOX),
-            _ => self.config.max_outbox,
+        let blocked = hot.has(Flags::BLOCKED);
+        if self.turn_size() > self.limits.turn_hard {
+            // More than one callback's worth: there is no memory to hold it until it is offered.
+            self.give_up(slot, Cause::OutboxFull);
+            return Err(SendError::Slow);
+        }
+        if blocked { self.admit_waiting(slot, framing, len) } else { Ok(framing) }
+    }
+
+    /// The same for a peer whose send buffer is full.
+    #[inline(never)]
+    fn admit_waiting(
+        &mut self,
+        slot: u32,
+        framing: Framing,
+        len: usize,
+    ) -> Result<Framing, SendError> {
+        let limit = self.config.max_outbox;
+        let Self { slots, ledger, .. } = self;
+        let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
+            return Ok(framing);
         };
-        if queued == 0 || queued + len <= limit {
-            let total = self.outbox_held + len;
-            if queued > 0 && total > self.config.max_outboxes {
-                self.give_up(slot, Cause::OutboxFull);
-                return Err(SendError::Slow);
-            }
+        let more = len + SEGMENT;
+        if outbox.is_empty() || outbox.weight() + more <= limit {
             return Ok(framing);
         }
         match self.config.outbox_policy {
@@ -243,13 +265,11 @@ impl Core {
                 Err(SendError::Dropped)
             }
             Policy::DropOldest | Policy::Conflate => {
-                let dropped = outbox.make_room(limit.saturating_sub(len));
-                self.counted.dropped_full += dropped.messages;
-                if outbox.bytes() > 0 && outbox.bytes() + len > limit {
-                    self.counted.dropped_full += 1;
-                    return Err(SendError::Dropped);
-                }
-                Ok(framing)
+                let dropped = outbox.make_room(limit.saturating_sub(more), ledger);
+                let full = !outbox.is_empty() && outbox.weight() + more > limit;
+                self.counted.dropped_full += dropped.messages + u64::from(full);
+                self.enter_outbox(slot);
+                if full { Err(SendError::Dropped) } else { Ok(framing) }
             }
         }
     }
@@ -290,6 +310,3 @@ const CORK_MAX: usize = 16 * 1024;
 
 /// Longest payload, in bytes, of a reply that is moved beside the others of its turn.
 const MOVED_MAX: usize = 256;
-
-/// What one turn may queue for a peer that was not yet found to be slow.
-const TURN_OUTBOX: usize = 1024 * 1024;

@@ -13,13 +13,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::conn::{Body, Message};
 use super::core::Core;
 use super::handler::{Cause, Handler};
+use super::inbound::Place;
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Phase};
 use super::sys;
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
-use crate::protocol::{CloseCode, Event, Kind, Partial, Payload};
+use crate::protocol::request::Refusal;
+use crate::protocol::{CloseCode, Event, Kind, Payload};
 
 /// What a batch uses of its turn's share.
 #[derive(Default)]
@@ -153,9 +155,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
             let input = &mut self.arena.bytes[range.clone()];
             // The account is right at every event: what follows from one may end the message.
-            let before = memory(&hot.partial);
+            let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
             let outcome = decoder.decode(&mut hot.partial, input, &mut at);
-            core.inbound_held = core.inbound_held + memory(&hot.partial) - before;
+            if before.is_some() || hot.partial.is_some() {
+                core.account_partial(slot, before);
+            }
             match outcome {
                 Ok(None) => break,
                 Ok(Some(event)) => {
@@ -171,7 +175,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
             }
         }
-        self.core.limit_inbound(slot);
+        self.core.enforce_inbound();
     }
 
     fn on_event(
@@ -257,6 +261,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         self.core.hold_back(slot, generation, allowance);
         self.deliver_notices();
+        self.relieve();
     }
 }
 
@@ -370,12 +375,51 @@ impl Core {
         let _ = self.queue_control(slot, generation, Opcode::Pong, payload);
     }
 
-    /// Ends a connection whose message in progress needs more memory than there is.
-    fn limit_inbound(&mut self, slot: u32) {
-        let growing = self.slots.get(slot).is_some_and(|hot| hot.partial.is_some());
-        if growing && self.inbound_held > self.config.max_inbound {
-            let reason = "out of message memory";
-            self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
+    /// Enters what a message in progress holds now, and how far it came; `before` is where it was
+    /// entered, and how much of it there was.
+    #[inline(never)]
+    fn account_partial(&mut self, slot: u32, before: Option<(u32, usize)>) {
+        let limit_ns = self.now_ns + self.limits.upload_grace_ns;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let Some(partial) = &mut hot.partial else {
+            self.inbound.clear(before.map_or(Place::default(), |(place, _)| Place(place)));
+            return;
+        };
+        let mut place = Place(partial.place);
+        self.inbound.set(&mut place, slot, partial.memory());
+        partial.place = place.0;
+        match before {
+            Some((_, filled)) => {
+                let more = partial.filled().saturating_sub(filled) as u64;
+                self.inbound.pay(place, more * self.limits.upload_byte_ns, limit_ns);
+            }
+            None => {
+                self.inbound.pay(place, limit_ns, limit_ns);
+                self.watch_upload(slot);
+            }
+        }
+    }
+
+    /// Frees memory if there is more input in progress than there is memory for it: the largest
+    /// pays first, and of those that are as large the oldest. Who is to pay is told.
+    pub(super) fn enforce_inbound(&mut self) {
+        while self.inbound.total() > self.config.max_inbound {
+            let Some(slot) = self.inbound.worst() else { return };
+            let Some(hot) = self.slots.get(slot) else { return };
+            match hot.phase {
+                Phase::Open | Phase::Closing => {
+                    let reason = "out of message memory";
+                    self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
+                }
+                Phase::Handshake if !hot.has(Flags::CLIENT) => {
+                    self.counted.refused_inbound_full += 1;
+                    self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
+                }
+                _ => {
+                    self.counted.refused_inbound_full += 1;
+                    self.drop_connection(slot, Cause::InboundFull);
+                }
+            }
         }
     }
 }
@@ -386,11 +430,6 @@ fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
     let payload = after.1.saturating_sub(before.1);
     let headers = (count as u64).saturating_sub(payload);
     (after.0 - before.0).max(headers / 8)
-}
-
-/// What the core's account holds for a message in progress.
-fn memory(partial: &Option<Box<Partial>>) -> usize {
-    partial.as_ref().map_or(0, |partial| partial.memory())
 }
 
 /// Receive memory per core: fits the L2 cache, so that what the kernel copies in is still there

@@ -16,7 +16,6 @@ use super::core::Core;
 use super::counters::Stats;
 use super::handler::Handler;
 use super::links::{Handle, Network, Post};
-use super::mailbox::Mailbox;
 use super::ring::LANES_MAX;
 use super::rng::Rng;
 use super::sys::{self, EventFd};
@@ -123,9 +122,8 @@ impl Builder {
             .map(|_| EventFd::new().map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|error| StartError::Ring(SetupError::Doorbell(error)))?;
-        let posts = doorbells.iter().map(|bell| {
-            Arc::new(Post { mailbox: Mailbox::new(config.mailbox, Box::new(bell.clone())) })
-        });
+        let posts =
+            doorbells.iter().map(|bell| Arc::new(Post::new::<H>(&config, Box::new(bell.clone()))));
         let network = Arc::new(Network { posts: posts.collect() });
         let total = Arc::new(AtomicU32::new(0));
         let addresses = Arc::new(Addresses::default());

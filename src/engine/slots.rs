@@ -295,6 +295,12 @@ impl Slots {
         self.used
     }
 
+    /// Entries in a list with one for each connection above which some are of connections that are
+    /// gone, so many that to take them out costs little for each.
+    pub fn most_entries(&self) -> usize {
+        2 * self.used as usize + 64
+    }
+
     /// Takes a free slot for a new connection and returns its record, fresh, with a generation no
     /// other connection of this core has had (in 2^32 connections).
     pub fn open(&mut self, slot: u32) -> &mut Hot {

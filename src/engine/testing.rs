@@ -4,7 +4,7 @@
 //! two places that keep the same fact, one of them perhaps shared by all workers. Never changes
 //! anything. Not part of the public interface.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,8 +15,9 @@ use super::config::Config;
 use super::core::{Core, Notice};
 use super::counters::Stats;
 use super::handler::{Cause, Handler};
+use super::inbound::Place;
+use super::ledger::UNRANKED;
 use super::links::{Command, Handle, Network, Post, SlowPeer};
-use super::mailbox::Mailbox;
 use super::ring::{Completion, Doorbell, LANES_MAX, Ring};
 use super::rng::Rng;
 use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
@@ -34,7 +35,7 @@ pub struct Shared<H: Handler> {
 impl<H: Handler> Shared<H> {
     /// For as many workers as there are doorbells.
     pub fn new(config: Config, doorbells: Vec<Box<dyn Doorbell>>) -> Self {
-        let post = |bell| Arc::new(Post { mailbox: Mailbox::new(config.mailbox, bell) });
+        let post = |bell| Arc::new(Post::new::<H>(&config, bell));
         let network = Arc::new(Network { posts: doorbells.into_iter().map(post).collect() });
         Self { config: Arc::new(config), network, total: Arc::default(), addresses: Arc::default() }
     }
@@ -126,7 +127,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let told = |it: &Notice| matches!(it, Notice::Closed { slot: of, .. } if of == slot);
             let stated = self.states.get_mut(*slot).is_some();
             let stated = stated && !self.core.notices.iter().any(told);
-            self.core.audit_connection(*slot, stated).map_err(|what| {
+            self.core.audit_connection(*slot, stated, &mut tally).map_err(|what| {
                 let hot = self.core.slots.get(*slot);
                 format!("slot {slot}: {what}\n  {hot:?}")
             })?;
@@ -134,6 +135,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         self.core.audit_sums(&tally)?;
         self.letters()?;
+        let taken: usize = self.letters.iter().map(|(_, size)| size).sum();
+        let letters = taken + self.post.mailbox.queued_bytes();
+        check(self.post.mailbox.bytes() == letters, "the account of letters is wrong")?;
         let told = self.core.notices.iter().filter(|it| matches!(it, Notice::Closed { .. }));
         let states = tally.announced as usize + told.count();
         check(self.states.used() as usize == states, "a state outlived its connection")
@@ -148,7 +152,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     fn audit_work(&self) -> Result<(), String> {
         let core = &self.core;
-        check(self.done.is_empty() && self.letters.is_empty(), "the turn left something")?;
         let polls = core.polls.is_empty() && core.releases.is_empty();
         let detached = core.installs.is_empty() && core.shutdowns.is_empty();
         check(polls && detached, "ring work was not handed over")
@@ -162,8 +165,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let blocked = |slot: &u32| core.slots.get(*slot).is_some_and(|hot| hot.has(Flags::BLOCKED));
         check(core.dirty.iter().all(blocked), "sleeps over something to send")?;
         check(core.outgoing.is_empty(), "sleeps over a dial")?;
-        // Settled before the wait, as no ring does: whose queue was full was found too slow.
-        let slow = |it: &Notice| matches!(it, Notice::Closed { closed, .. } if closed.cause == Cause::Slow);
+        check(self.done.is_empty() && self.letters.is_empty(), "sleeps over what a turn left")?;
+        // Settled before the wait, as no ring does: whose queue was full was found too slow, or one
+        // of all that are slow had to pay.
+        let slow = |it: &Notice| matches!(it, Notice::Closed { closed, .. } if matches!(closed.cause, Cause::Slow | Cause::OutboxFull));
         check(core.notices.iter().all(slow), "sleeps over a notice")?;
         self.audit_work()
     }
@@ -182,7 +187,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.wheel.armed() == 0, "timers are left")?;
         let gauges = [core.open, core.streams, core.blocked, u64::from(core.surplus)];
         check(gauges == [0; 4], "nobody is left, and some are counted")?;
-        check(core.inbound_held == 0 && core.outbox_held == 0, "bytes are held for nobody")
+        check(core.inbound.is_empty() && core.ledger.is_empty(), "bytes are held for nobody")?;
+        check(core.postponed.is_empty(), "a notice was postponed for ever")
     }
 
     /// Whether the connection in this slot relies on the ring to announce its next input.
@@ -210,14 +216,17 @@ struct Tally {
     streams: u64,
     blocked: u64,
     surplus: u32,
-    settled: usize,
+    /// Of outboxes: what each was entered with, who shares what, who stands where.
+    entered: usize,
+    shared: HashMap<usize, u32>,
+    ranks: BTreeSet<(i64, u32)>,
     partial: usize,
     subscriptions: usize,
     heads: usize,
 }
 
 impl Core {
-    fn audit_connection(&self, slot: u32, stated: bool) -> Result<(), String> {
+    fn audit_connection(&self, slot: u32, stated: bool, tally: &mut Tally) -> Result<(), String> {
         let Some(hot) = self.slots.get(slot) else { return Err("not there".to_owned()) };
         let (open, gone) = (hot.phase == Phase::Open, hot.phase == Phase::Closed);
         check(hot.has(Flags::ANNOUNCED) == open, "announced if and only if open")?;
@@ -250,7 +259,19 @@ impl Core {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
             return check(!hot.has(Flags::BLOCKED | Flags::SURPLUS), "counted though gone");
         }
-        self.audit_outbox(hot)
+        self.audit_inbound(slot, hot)?;
+        self.audit_outbox(hot, tally)
+    }
+
+    fn audit_inbound(&self, slot: u32, hot: &Hot) -> Result<(), String> {
+        let partial = hot.partial.as_ref().map(|it| (Place(it.place), it.memory()));
+        let head = self.heads.get(&slot).map(|it| (it.place, it.memory()));
+        let passing = self.passing.get(&slot).map(|it| (it.place, it.memory()));
+        for (place, memory) in [partial, head, passing].into_iter().flatten() {
+            let held = self.inbound.held(place);
+            check(held == memory, &format!("{memory} bytes of input, {held} accounted"))?;
+        }
+        Ok(())
     }
 
     fn audit_timer(&self, hot: &Hot) -> Result<(), String> {
@@ -269,7 +290,7 @@ impl Core {
         }
     }
 
-    fn audit_outbox(&self, hot: &Hot) -> Result<(), String> {
+    fn audit_outbox(&self, hot: &Hot, tally: &mut Tally) -> Result<(), String> {
         let blocked = hot.has(Flags::BLOCKED);
         check(!blocked || hot.has(Flags::POLL_OUT), "blocked, and nobody waits for room")?;
         let Some(outbox) = &hot.outbox else {
@@ -278,7 +299,7 @@ impl Core {
             let leaving = hot.phase == Phase::Flushing;
             return check(!leaving || hot.has(Flags::DIRTY), "leaves, and nobody looks");
         };
-        outbox.audit(self.cork.len(), hot.has(Flags::DIRTY))?;
+        outbox.audit(self.cork.len(), hot.has(Flags::DIRTY), &mut tally.shared)?;
         check(blocked || hot.has(Flags::DIRTY), "something to send, and nobody does")
     }
 
@@ -291,11 +312,17 @@ impl Core {
         tally.announced += u32::from(hot.has(Flags::ANNOUNCED));
         tally.blocked += u64::from(hot.has(Flags::BLOCKED));
         tally.surplus += u32::from(hot.has(Flags::SURPLUS));
-        tally.settled += hot.outbox.as_ref().map_or(0, |outbox| outbox.settled);
+        if let Some(outbox) = &hot.outbox {
+            tally.entered += outbox.entered;
+            if outbox.ranked != UNRANKED {
+                tally.ranks.insert((outbox.ranked, slot));
+            }
+        }
         tally.partial += hot.partial.as_ref().map_or(0, |partial| partial.memory());
         tally.subscriptions += self.topics.audit(slot, hot.subscriptions);
         tally.heads += usize::from(self.heads.contains_key(&slot));
-        tally.partial += self.heads.get(&slot).map_or(0, |head| head.held());
+        tally.partial += self.heads.get(&slot).map_or(0, |head| head.memory());
+        tally.partial += self.passing.get(&slot).map_or(0, |passing| passing.memory());
         tally.streams += u64::from(hot.phase == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
         let key = key.filter(|_| self.config.max_per_address > 0 && hot.has(Flags::KNOWN));
@@ -322,14 +349,16 @@ impl Core {
             ("streams", self.streams, tally.streams),
             ("blocked", self.blocked, tally.blocked),
             ("surplus", u64::from(self.surplus), u64::from(tally.surplus)),
-            ("outbox bytes", self.outbox_held as u64, tally.settled as u64),
-            ("inbound bytes", self.inbound_held as u64, tally.partial as u64),
+            ("inbound bytes", self.inbound.total() as u64, tally.partial as u64),
             ("subscriptions", self.topics.subscriptions() as u64, tally.subscriptions as u64),
             ("heads", self.heads.len() as u64, tally.heads as u64),
         ];
         for (name, kept, summed) in pairs {
             check(kept == summed, &format!("{name}: {kept} kept, {summed} found"))?;
         }
+        self.ledger.audit(tally.entered, &tally.shared, &tally.ranks)?;
+        check(self.ledger.total() <= self.config.max_outboxes, "outboxes beyond their limit")?;
+        check(self.inbound.total() <= self.config.max_inbound, "input beyond its limit")?;
         let in_time = match (self.wheel.next_due(), tally.first_due) {
             (Some(next), Some(first)) => next <= first,
             (next, first) => next.is_none() && first.is_none(),

@@ -76,7 +76,8 @@ impl Core {
             (Some(outbox), true) => Some(outbox.progress + limits.write + 1),
             _ => None,
         };
-        [heartbeat, idle, write].into_iter().flatten().min()
+        let upload = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
+        [heartbeat, idle, write, upload].into_iter().flatten().min()
     }
 
     fn on_deadline(&mut self, slot: u32) {
@@ -118,6 +119,12 @@ impl Core {
             self.drop_connection(slot, Cause::WriteTimeout);
             return;
         }
+        if self.is_upload_slow(slot) {
+            let reason = "message takes too long";
+            self.fail(slot, Cause::SlowUpload, CloseCode::POLICY, reason);
+            return;
+        }
+        let Some(hot) = self.slots.get_mut(slot) else { return };
         if limits.idle > 0 && tick > hot.active + limits.idle {
             self.begin_close(slot, Cause::Idle, CloseCode::GOING_AWAY, "idle");
             return;
@@ -246,6 +253,7 @@ impl Core {
             self.throttled.swap_remove(index);
             if let Some(hot) = self.slots.lookup(slot, generation) {
                 hot.clear(Flags::THROTTLED);
+                self.forgive_upload(slot);
                 self.mark_ready(slot);
             }
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::admission::Admission;
 use super::calm::Calm;
 use super::conn::{Conn, ConnId, Cx};
-use super::core::{Core, Notice};
+use super::core::{Core, Notice, Passing};
 use super::handler::{Cause, Handler};
 use super::links::{Command, Post};
 use super::reading::Arena;
@@ -44,7 +44,10 @@ pub struct Worker<R: Ring, H: Handler> {
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     pub(super) done: VecDeque<Completion>,
-    pub(super) letters: VecDeque<Command<H::Letter>>,
+    /// Taken from the mailbox and not worked off, each with what it counts there.
+    pub(super) letters: VecDeque<(Command<H::Letter>, usize)>,
+    /// Of the ring, in the midst of a turn.
+    pub(super) failure: Option<io::Error>,
     fired: Vec<(u32, u32)>,
     pub(super) lists: writing::Lists,
 }
@@ -93,6 +96,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             wake_at: Some(0),
             done: VecDeque::new(),
             letters: VecDeque::new(),
+            failure: None,
             fired: Vec::new(),
             lists: writing::Lists::default(),
         }
@@ -131,6 +135,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.ask_application();
         self.submit_ring_work();
         self.give_back();
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         Ok(if self.is_finished() { Turn::Finished } else { Turn::Continue })
     }
 
@@ -138,6 +145,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub fn stats(&self) -> super::Stats {
         let mut stats = self.core.stats();
         stats.counters.queue_overflows = self.ring.overflows();
+        stats.counters.mailbox_bytes_held = self.post.mailbox.bytes() as u64;
         stats
     }
 
@@ -161,8 +169,15 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     fn choose_wait(&mut self) -> Wait {
         let core = &self.core;
-        let work = !(core.ready.is_empty() && core.eager.is_empty() && core.notices.is_empty());
-        if work || !self.core.outgoing.is_empty() || !self.post.mailbox.sleep() {
+        let idle = core.ready.is_empty() && core.eager.is_empty() && core.notices.is_empty();
+        let left = !(self.letters.is_empty() && self.done.is_empty());
+        if !idle
+            || left
+            || core.unoffered
+            || !core.postponed.is_empty()
+            || !self.core.outgoing.is_empty()
+            || !self.post.mailbox.sleep()
+        {
             return Wait::No;
         }
         let now = self.core.now_ns;
@@ -258,8 +273,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // Given up meanwhile; closing the second descriptor is all there is to do.
             return;
         }
-        match (result, core.passing.remove(&slot)) {
-            (Ok(socket), Some((received, via))) => {
+        match (result, core.take_passing(slot)) {
+            (Ok(socket), Some(Passing { received, via, .. })) => {
                 core.counted.passed += 1;
                 core.release(slot);
                 self.call_cx(|handler, cx| handler.passed(cx, socket, received, via));
@@ -291,27 +306,44 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.slots.free(slot);
     }
 
+    /// Works off letters, in their order, for as long as a turn may take for them; the rest waits
+    /// for the next one.
     fn take_letters(&mut self) {
-        if !self.post.mailbox.take(&mut self.letters) {
+        if self.letters.is_empty() && !self.post.mailbox.take(&mut self.letters) {
             return;
         }
-        while let Some(letter) = self.letters.pop_front() {
-            match letter {
-                Command::Send(id, frame) => {
-                    let _ = self.core.queue_frame(id.slot, id.generation, &frame);
-                }
-                Command::Close(id, code, reason) => {
-                    let _ = self.core.close_by_application(id.slot, id.generation, code, &reason);
-                }
-                Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
-                Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
-                // A receiver that has gone away needs no answer.
-                Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
-                Command::Slow(to) => drop(to.send(self.core.slow_peers())),
-                Command::Drain(plan) => self.begin_drain(plan),
-                Command::Stop => self.cut_all(),
-            }
+        let end_ns = self.ring.now() + self.core.config.turn_letters_time.as_nanos() as u64;
+        for _ in 0..self.core.config.turn_letters {
+            let Some((letter, size)) = self.letters.pop_front() else {
+                // Others may have been posted, but they have to wait for reads and deadlines.
+                return;
+            };
+            self.on_letter(letter);
+            self.post.mailbox.done(1, size);
             self.deliver_notices();
+            self.relieve();
+            if self.ring.now() > end_ns {
+                break;
+            }
+        }
+        self.core.counted.mailbox_late += u64::from(!self.letters.is_empty());
+    }
+
+    fn on_letter(&mut self, letter: Command<H::Letter>) {
+        match letter {
+            Command::Send(id, frame) => {
+                let _ = self.core.queue_frame(id.slot, id.generation, &frame);
+            }
+            Command::Close(id, code, reason) => {
+                let _ = self.core.close_by_application(id.slot, id.generation, code, &reason);
+            }
+            Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
+            Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
+            // A receiver that has gone away needs no answer.
+            Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
+            Command::Slow(to) => drop(to.send(self.core.slow_peers())),
+            Command::Drain(plan) => self.begin_drain(plan),
+            Command::Stop => self.cut_all(),
         }
     }
 
@@ -379,6 +411,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     let Some(state) = self.states.remove(slot) else { continue };
                     let id = ConnId { worker: self.core.worker, slot, generation };
                     self.call_cx(|handler, cx| handler.close(cx, id, state, &closed));
+                }
+                // More would be queued, and enough is.
+                Notice::Writable { .. } if self.core.turn_size() > self.core.limits.turn_soft => {
+                    self.core.postponed.push(notice);
                 }
                 Notice::Writable { slot, generation } => {
                     if self.core.is_open(slot, generation) {
@@ -482,7 +518,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             share => (share / window) as u32,
         };
         let code = drain.plan.code;
-        while drain.closed < target {
+        // What is said to all of them leaves in portions.
+        while drain.closed < target && self.core.turn_size() <= self.core.limits.turn_soft {
             let end = self.core.slots.end();
             let next = (drain.cursor..end).find(|slot| {
                 self.core.slots.get(*slot).is_some_and(|hot| {
@@ -535,6 +572,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             && self.core.slots.used() == 0
             && self.admission.is_quiet()
             && self.core.outgoing.is_empty()
+            && self.done.is_empty()
     }
 }
 

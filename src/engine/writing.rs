@@ -27,7 +27,40 @@ impl Lists {
 
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Sends what the turn queued, waits for completions, and settles what the kernel did not take.
+    /// Who has more segments than one send gathers is offered them all, within reason: nobody is
+    /// judged by what was not offered.
     pub(super) fn flush(&mut self, wait: Wait) -> io::Result<()> {
+        self.flush_once(wait)?;
+        for _ in 0..ROUNDS_MAX {
+            if !self.core.unoffered {
+                break;
+            }
+            self.flush_once(Wait::No)?;
+        }
+        self.core.enforce_outboxes();
+        self.core.notices.extend(self.core.postponed.drain(..));
+        Ok(())
+    }
+
+    /// Sends what was queued so far if that is much, in the midst of a turn. A failure of the ring
+    /// is kept for the turn's end.
+    #[inline]
+    pub(super) fn relieve(&mut self) {
+        if self.core.turn_size() > self.core.limits.turn_soft {
+            self.relieve_now();
+        }
+    }
+
+    #[cold]
+    fn relieve_now(&mut self) {
+        self.core.counted.early_flushes += 1;
+        if let Err(error) = self.flush(Wait::No) {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn flush_once(&mut self, wait: Wait) -> io::Result<()> {
+        self.core.unoffered = false;
         let Self { ring, core, arena, lists, done, .. } = self;
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
@@ -80,8 +113,9 @@ impl Core {
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
-        let tick = self.tick;
-        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let (tick, tick_ns) = (self.tick, self.limits.tick_ns);
+        let Self { slots, ledger, .. } = self;
+        let Some(hot) = slots.get_mut(slot) else { return };
         let Some(outbox) = hot.outbox.as_mut() else { return };
         let taken = match result {
             Ok(taken) => taken,
@@ -93,8 +127,11 @@ impl Core {
         };
         self.counted.bytes_out += taken as u64;
         if taken > 0 {
-            outbox.advance(taken);
-            outbox.progress = tick;
+            outbox.note_progress(taken, tick, tick_ns);
+            outbox.advance(taken, ledger);
+            if outbox.entered > 0 {
+                ledger.enter(slot, outbox, tick_ns);
+            }
         }
         if taken < len {
             self.counted.sends_short += 1;
@@ -108,12 +145,14 @@ impl Core {
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
     fn settle(&mut self, slot: u32, arena: &[u8]) {
-        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let Self { slots, ledger, .. } = self;
+        let Some(hot) = slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
         if hot.phase == Phase::Closed {
             return;
         }
         let generation = hot.generation;
+        let blocked = hot.has(Flags::BLOCKED);
         let Some(outbox) = hot.outbox.as_mut() else {
             self.flushed(slot);
             return;
@@ -130,38 +169,56 @@ impl Core {
             }
             return;
         }
-        if self.config.outbox_policy != Policy::CloseSlow {
-            let dropped = outbox.make_room(self.config.max_outbox);
+        // Nobody is slow whose kernel was not offered all there is.
+        let over = blocked && outbox.weight() > self.config.max_outbox;
+        if over && self.config.outbox_policy != Policy::CloseSlow {
+            let dropped = outbox.make_room(self.config.max_outbox, ledger);
             self.counted.dropped_full += dropped.messages;
         }
-        let (bytes, single) = (outbox.bytes(), outbox.is_single());
+        let (weight, single) = (outbox.weight(), outbox.is_single());
         let limited = hot.phase == Phase::Open && self.config.outbox_policy == Policy::CloseSlow;
         // One message of any size is taken; what exceeds the limit besides is too much.
-        if limited && bytes > self.config.max_outbox && !single {
+        if over && limited && !single {
             self.give_up(slot, Cause::Slow);
             // The close frame, too, must not outlive the cork in it.
             self.keep(slot, arena);
             return;
         }
         self.keep(slot, arena);
-        self.after_settling(slot, generation, bytes);
+        self.after_settling(slot, generation, weight);
     }
 
     /// Copies what is left out of the turn's buffers, and enters it in the core's account.
     fn keep(&mut self, slot: u32, arena: &[u8]) {
-        let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
+        let Self { slots, ledger, cork, .. } = self;
+        let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
             return;
         };
-        outbox.settle(Turn { cork: &self.cork, arena });
-        self.outbox_held = self.outbox_held + outbox.bytes() - outbox.settled;
-        outbox.settled = outbox.bytes();
+        outbox.settle(Turn { cork, arena }, ledger);
+        ledger.enter(slot, outbox, self.limits.tick_ns);
     }
 
-    fn after_settling(&mut self, slot: u32, generation: u32, bytes: usize) {
+    /// Frees memory if more than there is for outboxes outlived the turn: who holds most and reads
+    /// least pays first.
+    fn enforce_outboxes(&mut self) {
+        while self.ledger.total() > self.config.max_outboxes {
+            let Some(slot) = self.ledger.worst() else { return };
+            let Some(hot) = self.slots.get(slot) else { return };
+            let pinned = hot.outbox.as_ref().map_or(0, |outbox| outbox.pinned_bytes());
+            if hot.phase == Phase::Open && pinned <= PINNED_MAX {
+                self.give_up(slot, Cause::OutboxFull);
+            } else {
+                // A close frame would have to wait for what takes the memory.
+                self.drop_connection(slot, Cause::OutboxFull);
+            }
+        }
+    }
+
+    fn after_settling(&mut self, slot: u32, generation: u32, weight: usize) {
         let limits = self.limits;
         let pause = self.config.pause_reads;
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if bytes > limits.high_water {
+        if weight > limits.high_water {
             hot.set(Flags::HIGH_WATER);
             // What comes on a stream is discarded, and may be its end; what comes before may open
             // one.
@@ -169,7 +226,7 @@ impl Core {
             if pauses && !hot.set(Flags::PAUSED) {
                 self.counted.read_pauses += 1;
             }
-        } else if bytes <= limits.low_water {
+        } else if weight <= limits.low_water {
             self.drained(slot, generation);
         }
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -177,6 +234,7 @@ impl Core {
             self.arm(slot);
         } else {
             // More segments than one send gathers.
+            self.unoffered = true;
             self.mark_dirty(slot);
         }
     }
@@ -188,12 +246,14 @@ impl Core {
             self.notices.push_back(Notice::Writable { slot, generation });
         }
         if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::PAUSED)) {
+            self.forgive_upload(slot);
             self.mark_ready(slot);
         }
     }
 
     fn reset_cork(&mut self) {
         self.cork.clear();
+        self.turn_own = 0;
         if self.cork.capacity() > CORK_KEPT {
             self.cork.shrink_to(CORK_KEPT);
         }
@@ -223,6 +283,13 @@ impl Core {
             .collect()
     }
 }
+
+/// Bytes of a message begun that may go before the close frame of one that is closed for the
+/// memory it holds.
+const PINNED_MAX: usize = 16 << 10;
+
+/// Sends of one flush for one connection, after the first: then it waits for the next turn.
+const ROUNDS_MAX: usize = 16;
 
 /// Cork memory kept between turns.
 const CORK_KEPT: usize = 1024 * 1024;

@@ -427,6 +427,15 @@ impl Handler for Gateway {
     type State = ();
     type Letter = Letter;
 
+    fn letter_size(letter: &Letter) -> usize {
+        match letter {
+            Letter::Hub(letter) => letter.size(),
+            Letter::Hook(hook) => size_of_val(&**hook),
+            Letter::Emulated(posted) => size_of_val(&**posted) + posted.data.len(),
+            Letter::Rules(_) | Letter::Stats(_) | Letter::Inspect(_) => 0,
+        }
+    }
+
     fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> Answer<()> {
         let options = &self.desk.rules.options;
         let (websocket, uni) = (&options.websocket, &options.uni_websocket);

@@ -118,7 +118,7 @@ impl Filter {
     }
 
     /// The memory that it takes, shared.
-    pub(super) fn cost(&self) -> usize {
+    pub(in crate::gateway) fn cost(&self) -> usize {
         shared(size_of::<Self>()) + heap(self.0.len())
     }
 }

@@ -6,6 +6,7 @@
 
 mod api;
 mod reply;
+mod size;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -249,6 +249,7 @@ fn engine_config(plan: &Plan) -> Config {
         max_outbox: usize::MAX / 4,
         max_outboxes: usize::MAX / 2,
         max_inbound: usize::MAX / 2,
+        min_upload_rate: 0,
         pause_reads: false,
         ..Config::default()
     }

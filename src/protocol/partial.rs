@@ -41,6 +41,8 @@ pub struct Partial {
     kind: Kind,
     /// What the next byte belongs to.
     stage: Stage,
+    /// For whoever keeps account of it: where. All ones: nowhere.
+    pub(crate) place: u32,
 }
 
 /// A connection in the middle of a frame costs one such record, so it stays within 1.5 cache lines.
@@ -165,6 +167,10 @@ impl Partial {
         // Section 8.1: a message may not end inside a character; its fragments may.
         self.utf8.finish()?;
         self.fragments = 0;
+        // Whoever keeps it keeps what was reserved for fragments that did not come.
+        if self.message.capacity() - self.message.len() > self.message.len() / 4 {
+            self.message.shrink_to_fit();
+        }
         let mut message = Bytes::from(std::mem::take(&mut self.message));
         message.advance(message.len().min(LEAD));
         Ok(Some(Event::Message(self.kind, Payload::Assembled(message))))
@@ -205,6 +211,7 @@ impl Default for Partial {
             fin: false,
             kind: Kind::Binary,
             stage: Stage::Header,
+            place: u32::MAX,
         }
     }
 }

@@ -85,8 +85,11 @@ pub fn draw(rng: &mut Rng) -> Plan {
     config.slow_close = (CloseCode(pick(rng, &[1008, 4008]) as u16), "slow");
     config.after_burst = Some(|| BURSTS.set(BURSTS.get() + 1));
     config.mailbox = pick(rng, &[1, 3, 20, 1000]) as usize;
+    config.mailbox_bytes = pick(rng, &[1, 500, 1 << 30]) as usize;
+    config.turn_letters = pick(rng, &[1, 3, 1000]);
     if calm {
         config.mailbox = 1 << 20;
+        config.mailbox_bytes = 1 << 30;
         config.max_outbox = 1 << 30;
         config.max_message = 300_000;
         config.heartbeat.enabled = false;
@@ -94,6 +97,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
         config.handshake_timeout = Duration::from_secs(600);
         config.write_timeout = Duration::from_secs(600);
         config.close_timeout = Duration::from_secs(600);
+        config.min_upload_rate = 0;
     } else {
         limits(rng, &mut config);
     }
@@ -155,6 +159,8 @@ fn limits(rng: &mut Rng, config: &mut Config) {
     config.rate_policy = [RatePolicy::Close, RatePolicy::Pause][rng.below(2) as usize];
     config.max_inbound = pick(rng, &[500, 10_000, 200_000, 1 << 30]) as usize;
     config.max_outboxes = pick(rng, &[2000, 50_000, 1 << 30]) as usize;
+    config.min_upload_rate = pick(rng, &[0, 10, 1000, 1_000_000]);
+    config.upload_grace = Duration::from_millis(u64::from(pick(rng, &[1000, 3000, 30_000])));
     config.max_head = pick(rng, &[256, 1024, 8192]) as usize;
     if rng.one_in(3) {
         config.origins = vec![introduction::GOOD.to_owned()];

@@ -32,6 +32,8 @@ impl Options {
             max_message: self.websocket.message_size_limit.0,
             max_fragments: engine.max_fragments,
             max_inbound: engine.max_inbound.0,
+            min_upload_rate: engine.min_upload_rate,
+            upload_grace: engine.upload_grace,
             message_rate: engine.message_rate,
             byte_rate: u32::try_from(engine.byte_rate.0).unwrap_or(u32::MAX),
             rate_policy: match engine.rate_policy {
@@ -49,6 +51,7 @@ impl Options {
             last_words: LastWords(last_words),
             tick: engine.tick,
             mailbox: engine.mailbox,
+            mailbox_bytes: engine.mailbox_bytes.0,
             drain: self.drain(),
             ..Config::default()
         }

@@ -278,15 +278,21 @@ section! {
         max_head: Size = Size(8 * 1024),
         /// Fragments of one message; one more closes with 1009.
         max_fragments: u32 = 4096,
-        /// Memory for messages in progress, per worker; beyond it their connections are closed.
+        /// Memory for what is received and not complete, per worker; beyond it the largest, then the
+        /// oldest, is closed.
         max_inbound: Size = Size(256 << 20),
+        /// Bytes per second in which a message must come once it has begun. 0: no limit.
+        min_upload_rate: u32 = 100,
+        /// How long such a message may rest.
+        upload_grace: Duration = Duration::from_secs(30),
         /// Messages per second and connection. 0: no limit.
         message_rate: u32 = 0,
         /// Received bytes per second and connection. 0: no limit.
         byte_rate: Size = Size(0),
         /// What happens beyond these rates.
         rate_policy: RatePolicyChoice = RatePolicyChoice::Close,
-        /// Bytes that wait for all connections of a worker; beyond it, who needs more is closed.
+        /// Memory for what waits for all connections of a worker; beyond it, who holds most and reads
+        /// least is closed.
         max_outboxes: Size = Size(256 << 20),
         /// Memory of a worker for histories: publications kept, positions of channels without
         /// subscribers, idempotency keys. Beyond it the oldest go early.
@@ -301,6 +307,8 @@ section! {
         tick: Duration = Duration::from_millis(100),
         /// Commands that may wait for a worker.
         mailbox: usize = 65_536,
+        /// Memory of commands that may wait for a worker.
+        mailbox_bytes: Size = Size(64 << 20),
     }
 }
 

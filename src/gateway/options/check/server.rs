@@ -173,6 +173,11 @@ impl Check<'_> {
         self.demand(head, "engine.max_head", "must be from 256 bytes to 64KiB");
         self.demand(engine.max_fragments > 0, "engine.max_fragments", "must not be zero");
         self.demand(engine.mailbox > 0, "engine.mailbox", "must not be zero");
+        let room = engine.mailbox_bytes >= self.options.websocket.message_size_limit;
+        let what = "must be at least websocket.message_size_limit";
+        self.demand(room, "engine.mailbox_bytes", what);
+        let grace = engine.min_upload_rate == 0 || engine.upload_grace >= tick;
+        self.demand(grace, "engine.upload_grace", "must be at least one engine.tick");
         let rate = u32::try_from(engine.byte_rate.0).is_ok();
         self.demand(rate, "engine.byte_rate", "must be less than 4GiB");
         self.not_zero("engine.handshake_timeout", engine.handshake_timeout);

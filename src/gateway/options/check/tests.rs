@@ -243,6 +243,8 @@ fn every_contradiction_is_named_with_its_line() {
         ("engine.max_head = 1", "1: engine.max_head: must be from 256 bytes"),
         ("engine.max_fragments = 0", "1: engine.max_fragments: must not be zero"),
         ("engine.mailbox = 0", "1: engine.mailbox: must not be zero"),
+        ("engine.mailbox_bytes = 1", "1: engine.mailbox_bytes: must be at least"),
+        ("engine.upload_grace = \"1ms\"", "1: engine.upload_grace: must be at least"),
         ("engine.byte_rate = \"5GiB\"", "1: engine.byte_rate: must be less than 4GiB"),
         ("engine.handshake_timeout = \"0s\"", "1: engine.handshake_timeout: must not be zero"),
         ("engine.close_timeout = \"0s\"", "1: engine.close_timeout: must not be zero"),

@@ -1,0 +1,57 @@
+//! How fast a message must come once it has begun, so that nobody holds its memory for ever by
+//! answering pings.
+//!
+//! Owns that deadline; what is paid for it is kept with the memory, in `inbound`. A message may rest
+//! for [`Config::upload_grace`](super::Config::upload_grace), and each byte of it prolongs that by
+//! what it may take at [`Config::min_upload_rate`](super::Config::min_upload_rate); no message is
+//! ever further ahead than the grace. Control frames and empty fragments are no progress.
+
+use super::core::{Core, TICK_ORIGIN};
+use super::inbound::Place;
+use super::slots::{Flags, Phase};
+
+impl Core {
+    /// The tick at which the message accounted at `place` has come too slowly.
+    pub(super) fn upload_due(&self, place: u32) -> Option<u32> {
+        if self.limits.upload_grace_ns == 0 || Place(place).is_empty() {
+            return None;
+        }
+        let ticks = self.inbound.paid_ns(Place(place)) / self.limits.tick_ns;
+        Some(TICK_ORIGIN.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).saturating_add(2))
+    }
+
+    /// Arms the deadline of a message that has just begun, if none is armed before it. What comes of
+    /// the message only moves it away.
+    pub(super) fn watch_upload(&mut self, slot: u32) {
+        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
+        let due = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
+        if due.is_some_and(|due| hot.timer.due().is_none_or(|armed| armed > due)) {
+            self.arm(slot);
+        }
+    }
+
+    /// Whether a message in progress has come too slowly. Not its sender's fault is what was not
+    /// read; what has arrived is read before it is judged.
+    pub(super) fn is_upload_slow(&mut self, slot: u32) -> bool {
+        let Some(hot) = self.slots.get(slot) else { return false };
+        let Some(due) = hot.partial.as_ref().and_then(|it| self.upload_due(it.place)) else {
+            return false;
+        };
+        if self.tick < due {
+            return false;
+        }
+        if hot.has(Flags::HELD | Flags::READY) {
+            self.forgive_upload(slot);
+            return false;
+        }
+        true
+    }
+
+    /// A message in progress gets its grace anew: this side did not read.
+    pub(super) fn forgive_upload(&mut self, slot: u32) {
+        let limit_ns = self.now_ns + self.limits.upload_grace_ns;
+        if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
+            self.inbound.pay(Place(partial.place), u64::MAX, limit_ns);
+        }
+    }
+}

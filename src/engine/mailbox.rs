@@ -156,7 +156,7 @@ impl<T> Mailbox<T> {
     /// How many letters are in it; the flag has to agree.
     pub(super) fn audit(&self) -> Result<usize, String> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.waiting.load(Ordering::SeqCst) == !queue.is_empty() {
+        match self.waiting.load(Ordering::SeqCst) != queue.is_empty() {
             true => Ok(queue.len()),
             false => Err(format!("{} letters, and the flag says otherwise", queue.len())),
         }

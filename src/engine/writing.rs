@@ -6,7 +6,7 @@ use super::conn::ConnId;
 use super::core::{Core, Notice};
 use super::handler::{Cause, Handler};
 use super::links::SlowPeer;
-use super::outbox::{Policy, Turn};
+use super::outbox::{Outbox, Policy, Turn};
 use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
@@ -69,6 +69,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         for slot in &core.dirty {
             let Some(hot) = core.slots.get(*slot) else { continue };
             if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
+                let over = |outbox: &Outbox| outbox.bytes() > core.config.max_outbox;
+                if hot.outbox.as_deref().is_some_and(over) {
+                    // What settling drops, or who is closed by it, does not wait for a sleep.
+                    wait = Wait::No;
+                }
                 continue;
             }
             if hot.phase == Phase::Flushing || hot.has(Flags::HIGH_WATER) {

@@ -162,7 +162,7 @@ impl App {
     /// What an application may do at any time.
     fn meddle(&mut self, cx: &mut Cx<'_>) {
         let kept = self.journal.borrow().kept.len() as u32;
-        if kept == 0 || !self.rng.one_in(if self.wild { 4 } else { 12 }) {
+        if kept == 0 || !self.rng.one_in(if self.wild { 4 } else { 40 }) {
             return;
         }
         let (id, port) = self.journal.borrow().kept[self.rng.below(kept) as usize];
@@ -257,7 +257,9 @@ impl App {
     }
 
     fn size(&mut self) -> usize {
+        // Where nothing fails nobody is sent more than it can read in the time there is.
         match self.rng.below(20) {
+            _ if !self.wild => self.rng.below(60) as usize,
             0 => self.rng.below(60_000) as usize,
             1..4 => self.rng.below(2000) as usize,
             _ => self.rng.below(60) as usize,

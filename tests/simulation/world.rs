@@ -161,7 +161,7 @@ impl World {
             _ => {
                 let topic = TOPICS[self.kernel.rng.below(3) as usize];
                 let label = format!("T{topic} {outside}");
-                let len = self.kernel.rng.below(3000) as usize;
+                let len = self.kernel.rng.below(if self.wild { 3000 } else { 60 }) as usize;
                 let text = self.journal.borrow().numbered(&label, len);
                 self.handle.publish(topic, &Frame::text(&text));
                 self.journal.borrow_mut().sent(&label);
@@ -186,7 +186,7 @@ impl World {
             self.handle.close(id, CloseCode(4002), "from outside")
         } else {
             let label = format!("D{port} {}", self.kernel.cores.len());
-            let text = journal.numbered(&label, self.kernel.rng.below(300) as usize);
+            let text = journal.numbered(&label, self.kernel.rng.below(60) as usize);
             let result = self.handle.send(id, &Frame::text(&text));
             if result.is_ok() {
                 journal.sent(&label);

@@ -203,7 +203,13 @@ impl Run {
         if let Some(what) = &world.broken {
             return Err(what.clone());
         }
-        world.check_questions()?;
+        if !world.questions.is_empty() {
+            let letters = self.seats.iter().map(|seat| match seat.place {
+                Place::Ended => Ok(0),
+                _ => seat.worker.letters(),
+            });
+            world.check_questions(&letters.collect::<Result<Vec<_>, _>>()?)?;
+        }
         let seat = &self.seats[core];
         if let Some((slot, _)) =
             world.kernel.unannounced(core).find(|(slot, _)| seat.worker.awaits_input(*slot))
@@ -321,7 +327,7 @@ impl Run {
         let mut counters = Counters::default();
         self.seats.iter().for_each(|seat| counters.add(&seat.worker.stats().counters));
         let mut world = self.world.borrow_mut();
-        world.check_questions()?;
+        world.check_questions(&vec![0; self.seats.len()])?;
         if !world.questions.is_empty() {
             return Err("a question was neither answered nor dropped".to_owned());
         }

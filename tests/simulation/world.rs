@@ -213,14 +213,14 @@ impl World {
         self.urgent.iter_mut().for_each(|count| *count += 1);
     }
 
-    /// Whoever has taken two turns since it was asked has answered, once.
-    pub fn check_questions(&mut self) -> Result<(), String> {
+    /// Whoever has taken two turns since it was asked, and has no letters left, has answered, once.
+    pub fn check_questions(&mut self, letters: &[usize]) -> Result<(), String> {
         if self.questions.is_empty() {
             return Ok(());
         }
         let journal = self.journal.borrow();
         let late = |core: usize, asked: Option<u64>| match (asked, journal.turns[core]) {
-            (Some(then), Some(now)) => now >= then + 2,
+            (Some(then), Some(now)) => now >= then + 2 && letters[core] == 0,
             _ => true,
         };
         let ended = |core: &usize| journal.turns[*core].is_none();
@@ -338,10 +338,12 @@ impl Ring for SimRing {
         }
         world.kernel.now += 1000 + u64::from(world.kernel.rng.below(40_000));
         world.run();
-        let Wait::Until(end) = wait else { return Ok(()) };
-        if !reported && !world.kernel.strikes("wait interrupted") {
-            world.kernel.cores[self.core].asleep = Some(end);
-        }
+        let until = match wait {
+            Wait::Until(end) if !reported => Some(end),
+            _ => None,
+        };
+        let until = until.filter(|_| !world.kernel.strikes("wait interrupted"));
+        world.kernel.cores[self.core].asleep = until;
         Ok(())
     }
 }

@@ -112,9 +112,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         drop(self.post.mailbox.close());
     }
 
-    /// How many letters wait.
+    /// How many letters wait, in the mailbox or taken out of it.
     pub fn letters(&self) -> Result<usize, String> {
-        self.post.mailbox.audit()
+        Ok(self.post.mailbox.audit()? + self.letters.len())
     }
 
     /// Checks every invariant of this worker that holds while no step of it runs; describes the

@@ -63,6 +63,8 @@ pub struct Journal {
     pub turns: Vec<Option<u64>>,
     /// Cores that were told to end.
     pub leaving: Vec<bool>,
+    /// Publications, each once for every core.
+    pub published: u64,
     /// Sends and closes for another core whose mailbox was full.
     pub busy: u64,
     /// Numbers of what was sent last, by what they count.
@@ -83,6 +85,9 @@ impl Journal {
     /// It was taken.
     pub fn sent(&mut self, label: &str) {
         *self.numbers.entry(label.to_owned()).or_default() += 1;
+        if label.starts_with('T') {
+            self.published += self.turns.len() as u64;
+        }
     }
 
     /// The next number of a letter from one core to another.

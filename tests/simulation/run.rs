@@ -186,8 +186,8 @@ impl Run {
         }
         *turns = None;
         seat.place = Place::Ended;
-        seat.worker.retire();
         seat.worker.audit_end()?;
+        seat.worker.retire();
         world.kernel.outstanding(core).map_or(Ok(()), Err)
     }
 

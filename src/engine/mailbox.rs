@@ -167,6 +167,7 @@ impl<T> Mailbox<T> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.closed.store(true, Ordering::Relaxed);
         self.done(queue.len(), queue.iter().map(|(_, size)| size).sum());
+        self.waiting.store(false, Ordering::Relaxed);
         std::mem::take(&mut *queue)
     }
 }

@@ -313,7 +313,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         let end_ns = self.ring.now() + self.core.config.turn_letters_time.as_nanos() as u64;
-        for _ in 0..self.core.config.turn_letters {
+        // At the end nobody is kept waiting, and who asked is answered.
+        let last = self.drain.is_some() && self.core.slots.used() == 0;
+        let most = if last { u32::MAX } else { self.core.config.turn_letters };
+        for _ in 0..most {
             let Some((letter, size)) = self.letters.pop_front() else {
                 // Others may have been posted, but they have to wait for reads and deadlines.
                 return;
@@ -322,7 +325,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.post.mailbox.done(1, size);
             self.deliver_notices();
             self.relieve();
-            if self.ring.now() > end_ns {
+            if !last && self.ring.now() > end_ns {
                 break;
             }
         }
@@ -572,6 +575,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             && self.core.slots.used() == 0
             && self.admission.is_quiet()
             && self.core.outgoing.is_empty()
+            && self.letters.is_empty()
             && self.done.is_empty()
     }
 }

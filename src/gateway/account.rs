@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an allocation of so many bytes takes of the heap: the program's allocator has classes of 16
-/// bytes up to 64, and four for each doubling beyond.
+/// bytes up to 64, and four for each doubling beyond; what is huge comes in pages.
 pub(super) fn heap(bytes: usize) -> usize {
     match bytes {
         0 => 0,
         1..=64 => bytes.next_multiple_of(16),
+        HUGE.. => bytes.next_multiple_of(4096),
         _ => bytes.next_multiple_of(1 << ((bytes - 1).ilog2() - 2)),
     }
 }
+
+const HUGE: usize = 4 << 20;
 
 /// What an `Arc` of something of this size takes.
 pub(super) fn shared(bytes: usize) -> usize {
@@ -92,6 +95,7 @@ mod tests {
             (1000, 1024),
             (1025, 1280),
             (65_536, 65_536),
+            (HUGE + 1, HUGE + 4096),
         ] {
             assert_eq!(heap(bytes), class, "{bytes}");
         }

@@ -158,7 +158,7 @@ fn the_account_is_the_sum_of_what_is_held() {
         let left = home.held.items == 0 && home.idle == 0;
         assert!(left || home.history_bytes() <= limits.history_bytes, "{}", home.history_bytes());
     }
-    assert!(home.counters().history_dropped > 100 && home.counters().channels_dropped > 10);
+    assert!(home.counters().history_dropped > 100);
 }
 
 #[test]

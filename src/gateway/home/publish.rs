@@ -57,6 +57,8 @@ impl Home {
             }
             _ => self.counters.suppressed += 1,
         }
+        // The key counts, too.
+        self.make_room();
         published
     }
 
@@ -87,7 +89,6 @@ impl Home {
         };
         let delivery = self.deliver(key, item, delta);
         self.tidy(key);
-        self.make_room();
         Published { answer: Answer::Published { position, suppressed: false }, delivery }
     }
 

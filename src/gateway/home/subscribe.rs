@@ -36,6 +36,7 @@ impl Home {
             .zip(joined)
             .filter(|_| hears)
             .map(|(client, who)| (key, self.delivery(key, Happening::Join(client, who))));
+        self.make_room();
         let SubscribeLetter { sub, nonce, ticket, .. } = letter;
         let channel = self.id(key);
         (SubscribedLetter { channel, sub, nonce, ticket, seq, top, recovered }, join)

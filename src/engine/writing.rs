@@ -6,7 +6,7 @@ use super::conn::ConnId;
 use super::core::{Core, Notice};
 use super::handler::{Cause, Handler};
 use super::links::SlowPeer;
-use super::outbox::{Outbox, Policy, Turn};
+use super::outbox::{Policy, Turn};
 use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
@@ -65,15 +65,19 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
+        // What waits for peers whose kernel is not asked: what settling drops of it, and who is
+        // closed for it, does not wait for a sleep.
+        let mut unasked = 0;
         let turn = Turn { cork: &core.cork, arena: &arena.bytes };
         for slot in &core.dirty {
             let Some(hot) = core.slots.get(*slot) else { continue };
             if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
-                let over = |outbox: &Outbox| outbox.bytes() > core.config.max_outbox;
-                if hot.outbox.as_deref().is_some_and(over) {
-                    // What settling drops, or who is closed by it, does not wait for a sleep.
+                let weight = hot.outbox.as_ref().map_or(0, |outbox| outbox.weight());
+                if weight > core.config.max_outbox {
                     wait = Wait::No;
                 }
+                // Memory comes in steps, and what is shared may be new.
+                unasked += 2 * weight;
                 continue;
             }
             if hot.phase == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
@@ -88,6 +92,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             if len > 0 {
                 batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
             }
+        }
+        if unasked > 0 && core.ledger.total() + unasked > core.config.max_outboxes {
+            wait = Wait::No;
         }
         ring.enter(batch, &pieces, wait, done)?;
         *memory = emptied(pieces);

@@ -11,7 +11,7 @@ use super::core::{Core, Outgoing};
 use super::handler::Cause;
 use super::limits::Allowance;
 use super::outbox::Data;
-use super::slots::{Framing, Phase};
+use super::slots::{Flags, Framing, Phase};
 use crate::protocol::frame::{self, HEADER_MAX, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 use crate::protocol::{CloseCode, Kind};
@@ -342,6 +342,34 @@ impl Cx<'_> {
             return false;
         }
         true
+    }
+
+    /// Bytes queued for a connection of this core that are not sent.
+    pub fn queued_at(&self, id: ConnId) -> usize {
+        let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
+        hot.and_then(|hot| hot.outbox.as_ref()).map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// Whether the outbox of a connection of this core went over its high-water mark, and
+    /// [`super::Handler::writable`] will tell when it is low again.
+    pub fn is_congested_at(&self, id: ConnId) -> bool {
+        let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
+        hot.is_some_and(|hot| hot.has(Flags::HIGH_WATER))
+    }
+
+    /// Leaves further input of a WebSocket of this core in the kernel, until [`Self::resume`]: for
+    /// an application that has enough to do for it. What was received already still comes.
+    pub fn hold(&mut self, id: ConnId) {
+        if id.worker == self.core.worker {
+            self.core.hold(id.slot, id.generation);
+        }
+    }
+
+    /// Ends [`Self::hold`].
+    pub fn resume(&mut self, id: ConnId) {
+        if id.worker == self.core.worker {
+            self.core.resume(id.slot, id.generation);
+        }
     }
 
     /// Starts the close handshake of any connection.

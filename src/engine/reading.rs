@@ -266,6 +266,24 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 impl Core {
+    /// The application wants no more input of a connection for now. A stream's client has none, but
+    /// its end must be heard.
+    pub(crate) fn hold(&mut self, slot: u32, generation: u32) {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        if hot.phase == Phase::Open && !hot.has(Flags::STREAM) && !hot.set(Flags::AWAITED) {
+            self.counted.read_pauses += 1;
+        }
+    }
+
+    /// The application wants input again.
+    pub(crate) fn resume(&mut self, slot: u32, generation: u32) {
+        let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        if hot.clear(Flags::AWAITED) {
+            // Something may have come that nobody looked at.
+            self.mark_ready(slot);
+        }
+    }
+
     /// Takes connections from the queues as long as the arena has room.
     fn choose_batch(&mut self, batch: &mut Vec<Recv>) {
         // What is ready now; those put back during the batch wait for the next one. Last come a few

@@ -94,8 +94,10 @@ impl Flags {
     const BEAT: u32 = 1 << 27;
     /// All four: see [`Hot::note_input`].
     const LIVELY: u32 = 0xf * Self::BEAT;
+    /// Input is left in the kernel until the application has done what it has.
+    pub const AWAITED: u32 = 1 << 31;
     /// Reasons not to read.
-    pub const HELD: u32 = Self::PAUSED | Self::THROTTLED;
+    pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
 }
 
 /// How what is sent on a connection is framed.

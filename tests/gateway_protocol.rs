@@ -24,6 +24,8 @@ mod expiry;
 mod hooks;
 #[path = "gateway_protocol/one_way.rs"]
 mod one_way;
+#[path = "gateway_protocol/order.rs"]
+mod order;
 #[path = "gateway_protocol/permissions.rs"]
 mod permissions;
 #[path = "gateway_protocol/protobuf.rs"]

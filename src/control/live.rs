@@ -273,7 +273,7 @@ impl Backend for Live {
                 self.needs_presence(&request.channel)?;
                 match self.ask(&request.channel, Question::Presence).await? {
                     Answer::Presence(result) => {
-                        let presence = result.presence.into_values().collect();
+                        let presence = result.into_iter().map(|(id, who)| who.wire(id)).collect();
                         Ok(ApiReply::Presence(PresenceResult { presence }))
                     }
                     _ => Err(Error::INTERNAL),
@@ -300,7 +300,7 @@ impl Backend for Live {
                     .map(|since| Position { offset: since.offset, epoch: since.epoch });
                 // The backend may read all that is kept.
                 let (limit, reverse) = (request.limit, request.reverse);
-                let read = Read { since, limit, reverse, max: 0 };
+                let read = Read { since, limit, reverse, ..Read::default() };
                 match self.ask(&request.channel, Question::History { stream, read }).await? {
                     Answer::History(result) => Ok(ApiReply::History(HistoryResult {
                         publications: result.publications,

@@ -180,7 +180,7 @@ counters! {
     heartbeats_missed: Total,
     /// Pings received.
     pings_in: Total,
-    /// Times reading paused because of backpressure or a rate.
+    /// Times reading paused because of backpressure, a rate, or commands that wait for others.
     read_pauses: Total,
     /// Turns of the core's loop.
     turns: Total,

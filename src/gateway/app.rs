@@ -25,10 +25,10 @@ use super::placement::Placement;
 use super::places::Resume;
 use super::proxy::{Asking, HookRequest, HookResult};
 use super::rulebook::Rulebook;
-use super::session::{self, Question, Session, Sessions};
+use super::session::{self, Debts, Pace, Question, Session, Sessions};
 use super::stats::GatewayStats;
 use super::timers::{Timers, What};
-use super::wire::messages::{Command, ConnectRequest};
+use super::wire::messages::ConnectRequest;
 use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
@@ -136,6 +136,10 @@ pub(super) struct Desk {
     pub(super) arriving: Option<Arriving>,
     pub(super) sessions: Sessions,
     pub(super) timers: Timers,
+    pub(super) pace: Pace,
+    /// What the hub's subscriptions take.
+    pub(super) subscription_bytes: usize,
+    pub(super) debts: Debts,
     pub(super) stats: GatewayStats,
     /// Connections that were closed because they did not read.
     pub(super) slow_ends: SlowEnds,
@@ -166,8 +170,8 @@ pub(super) enum First {
 pub(super) enum Later {
     /// The connection has its seat among those of its user.
     Entered(Link),
-    /// Its connect reply has left; these commands came before.
-    Commands(Link, Vec<Command>),
+    /// Something was answered that commands of its client waited for.
+    Commands(Link),
     /// The server API wants something of it.
     Order(Link, Arc<UserOrder>),
 }
@@ -225,6 +229,9 @@ impl Gateway {
                 arriving: None,
                 sessions: Sessions::default(),
                 timers: Timers::default(),
+                pace: Pace::default(),
+                subscription_bytes: 0,
+                debts: Debts::default(),
                 stats: GatewayStats::default(),
                 slow_ends: SlowEnds::default(),
                 later: VecDeque::new(),
@@ -240,7 +247,9 @@ impl Gateway {
         cx: &mut Cx<'_>,
         act: impl FnOnce(&mut Hub, &mut World<'_, '_>) -> T,
     ) -> T {
-        act(&mut self.hub, &mut World { desk: &mut self.desk, cx })
+        let result = act(&mut self.hub, &mut World { desk: &mut self.desk, cx });
+        self.desk.subscription_bytes = self.hub.subscription_bytes();
+        result
     }
 
     /// Does what was put aside while the hub worked.
@@ -248,68 +257,10 @@ impl Gateway {
         while let Some(later) = self.desk.later.pop_front() {
             match later {
                 Later::Entered(link) => self.entered(cx, link),
-                Later::Commands(link, commands) => {
-                    let id = self.desk.id(link);
-                    for command in commands {
-                        if let Err(disconnect) = self.command(cx, id, command) {
-                            self.desk.close(cx, id, &disconnect);
-                            break;
-                        }
-                    }
-                }
+                Later::Commands(link) => self.go_on(cx, self.desk.id(link)),
                 Later::Order(link, order) => self.obey(cx, link, &order),
             }
         }
-    }
-
-    /// Commands came, as in one WebSocket message.
-    fn hear(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
-        self.desk.unix = unix_now();
-        let Some(session) = self.desk.sessions.get_mut(id) else { return };
-        let format = session.format();
-        if format.is_uni() {
-            // The first message is all that a one-way client has to say.
-            if !session.is_connecting() {
-                match entrance::connect_request(data) {
-                    Ok(request) => self.connect_one_way(cx, id, request, Resume::default()),
-                    Err(_) => {
-                        self.desk.stats.counters.undecodable += 1;
-                        self.desk.close(cx, id, &Disconnect::BAD_REQUEST);
-                    }
-                }
-                self.settle(cx);
-            }
-            return;
-        }
-        for command in wire::decode(format.encoding(), data) {
-            let outcome = match command {
-                Ok(command) => self.command(cx, id, command),
-                Err(_) => {
-                    self.desk.stats.counters.undecodable += 1;
-                    Err(Disconnect::BAD_REQUEST)
-                }
-            };
-            self.settle(cx);
-            if let Err(disconnect) = outcome {
-                self.desk.close(cx, id, &disconnect);
-            }
-            if !cx.is_open_at(id) {
-                return;
-            }
-        }
-    }
-
-    /// The client of a stream posted something.
-    fn posted(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
-        let session = self.desk.sessions.get_mut(id);
-        if session.is_none_or(|session| !session.format().is_emulated())
-            || !cx.heard(id, data.len())
-        {
-            self.desk.stats.counters.emulation_lost += 1;
-            return;
-        }
-        self.desk.stats.counters.emulated += 1;
-        self.hear(cx, id, data);
     }
 
     fn snapshot(&self) -> GatewayStats {
@@ -324,6 +275,7 @@ impl Gateway {
         c.history_bytes = gauges.history_bytes as u64;
         c.idempotency_keys = gauges.idempotency_keys as u64;
         c.deadlines = self.desk.timers.len() as u64;
+        c.session_bytes = (self.desk.sessions.bytes() + gauges.subscription_bytes) as u64;
         c.filter_bytes = gauges.filter_bytes as u64;
         c.emulation_bytes = match self.desk.core {
             0 => self.desk.posts.held() as u64,
@@ -361,7 +313,12 @@ impl Desk {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(connecting) = session.connecting() {
             let at = at.map(|(channel, offset)| (channel.into(), offset));
+            connecting.stashed += frame.payload().len() + STASHED;
             connecting.stash.push((frame.clone(), at));
+            // As if the outbox were full, which is where all this goes next.
+            if connecting.stashed > self.rules.options.client.queue_max_size.0 {
+                self.close(cx, id, &Disconnect::SLOW);
+            }
             return;
         }
         self.buffer.clear();
@@ -496,7 +453,7 @@ impl Handler for Gateway {
         let id = conn.id();
         let Some(Arriving { session, first }) = self.desk.arriving.take() else { return };
         let delay = self.desk.rules.options.client.stale_close_delay;
-        self.desk.timers.add(conn.now() + delay, Link(id.to_bits()), What::Stale);
+        self.desk.timers.set(conn.now() + delay, Link(id.to_bits()), What::Stale);
         let format = session.format();
         self.desk.stats.opened(format.transport());
         self.desk.sessions.insert(id, session);
@@ -518,6 +475,13 @@ impl Handler for Gateway {
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
         let id = conn.id();
         self.hear(conn, id, message.data());
+    }
+
+    fn writable(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+        let id = conn.id();
+        self.desk.unix = unix_now();
+        self.go_on(conn, id);
+        self.settle(conn);
     }
 
     fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
@@ -545,6 +509,9 @@ impl Handler for Gateway {
 
     fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), closed: &Closed) {
         let Some(session) = self.desk.sessions.remove(id) else { return };
+        let link = Link(id.to_bits());
+        self.desk.timers.forget(link);
+        self.desk.debts.forget(link);
         self.desk.stats.ended(session.format().transport());
         if session.has_asked() {
             let link = Link(id.to_bits());
@@ -585,9 +552,14 @@ impl Handler for Gateway {
             self.expire(cx, link, what);
             self.settle(cx);
         }
+        let more = self.take_up(cx);
         let hub = self.with_hub(cx, |hub, out| hub.turn(out));
         self.settle(cx);
-        let next = [hub, self.desk.timers.next()].into_iter().flatten().min()?;
+        let debts = self.desk.debts.sweep(now);
+        if more {
+            return Some(Duration::ZERO);
+        }
+        let next = [hub, self.desk.timers.next(), debts].into_iter().flatten().min()?;
         Some(next.saturating_sub(now))
     }
 }
@@ -601,6 +573,9 @@ pub(super) fn unix_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() as i64
 }
+
+/// What a push that waits for the connect reply takes besides its payload.
+const STASHED: usize = 64;
 
 /// The answer to plain HTTP that the control plane has no room for.
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\

@@ -19,6 +19,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +121,11 @@ impl Channel {
         self.listeners.is_empty()
     }
 
+    /// Subscribers, on all cores.
+    fn receivers(&self) -> u32 {
+        self.listeners.iter().map(|listener| listener.count).sum()
+    }
+
     fn is_needed(&self) -> bool {
         !self.is_idle() || self.stream.is_some()
     }
@@ -186,6 +192,10 @@ pub struct Home {
     hands: [usize; 2],
     /// Channels that nobody listens to.
     idle: usize,
+    /// Bytes of answers to `presence` that are kept.
+    copies: usize,
+    /// Keys of channels with such answers, the oldest first.
+    copied: VecDeque<u32>,
     /// Channels with listeners that missed something. May name channels that have gone.
     missed: Vec<u32>,
     sweep: Sweep,
@@ -210,6 +220,8 @@ impl Home {
             keys: 0,
             hands: [0; 2],
             idle: 0,
+            copies: 0,
+            copied: VecDeque::new(),
             missed: Vec::new(),
             sweep: Sweep::default(),
             counters: HomeCounters::default(),
@@ -229,6 +241,8 @@ impl Home {
             && self.results.len() == 0
             && self.held == Share::default()
             && self.idle == 0
+            && self.copies == 0
+            && self.copied.is_empty()
     }
 
     /// Channels with subscribers.
@@ -266,9 +280,7 @@ impl Home {
     /// Channels with subscribers, and how many.
     pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
         let active = self.channels.iter().filter(|(_, channel)| !channel.is_idle());
-        active.map(|(_, channel)| {
-            (&channel.name, channel.listeners.iter().map(|listener| listener.count).sum())
-        })
+        active.map(|(_, channel)| (&channel.name, channel.receivers()))
     }
 
     fn id(&self, key: u32) -> ChannelId {

@@ -76,6 +76,8 @@ pub struct HubGauges {
     pub idempotency_keys: usize,
     /// What tag filters of subscriptions take.
     pub filter_bytes: usize,
+    /// What subscriptions take besides.
+    pub subscription_bytes: usize,
 }
 
 /// One core's channels, subscribers and users.
@@ -125,6 +127,11 @@ impl Hub {
         self.home.channels()
     }
 
+    /// What subscriptions take, but for their filters.
+    pub fn subscription_bytes(&self) -> usize {
+        self.locals.bytes()
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> HubCounters {
         HubCounters { home: self.home.counters(), ..self.counters }
@@ -141,6 +148,7 @@ impl Hub {
             history_bytes: self.home.history_bytes(),
             idempotency_keys: self.home.idempotency_keys(),
             filter_bytes: self.locals.filter_bytes(),
+            subscription_bytes: self.locals.bytes(),
         }
     }
 

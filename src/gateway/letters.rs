@@ -22,8 +22,8 @@ use super::delivery::{Delivery, Item};
 use super::filter::Filter;
 use super::outside::{Link, SubKey};
 use super::stream::{Position, Read, StreamOptions};
-use super::wire::messages::{ClientInfo, HistoryResult, PresenceResult, PresenceStatsResult};
-use super::wire::{Disconnect, Error};
+use super::wire::messages::{ClientInfo, HistoryResult, PresenceStatsResult};
+use super::wire::{Disconnect, Encoding, Error};
 
 /// A client's id: the 128 bits of a UUID. Written with hyphens, as clients see it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +149,8 @@ pub struct Recover {
     pub mode: RecoverMode,
     /// `recovery_max_publication_limit`; 0 is no limit.
     pub limit: u32,
+    /// Bytes of what was missed; 0 is no limit.
+    pub max_bytes: usize,
     /// Refuse the subscription with [`Error::UNRECOVERABLE_POSITION`] if it cannot be done.
     pub or_reject: bool,
 }
@@ -209,6 +211,8 @@ pub struct SubscribedLetter {
     pub(super) seq: u64,
     /// Set if the subscriber wanted a position: the stream's top.
     pub(super) top: Option<Position>,
+    /// How many others were told that it came.
+    pub(super) told: u32,
     pub(super) recovered: Option<Recovered>,
 }
 
@@ -273,6 +277,13 @@ pub enum Question {
     HistoryRemove,
     /// Who is there? Answered by [`Answer::Presence`].
     Presence,
+    /// The same for a client, ready to be sent. Answered by [`Answer::Members`].
+    Members {
+        /// How the client takes it.
+        encoding: Encoding,
+        /// More bytes than this are answered by [`Error::LIMIT_EXCEEDED`].
+        max: usize,
+    },
     /// How many are there? Answered by [`Answer::PresenceStats`].
     PresenceStats,
 }
@@ -307,11 +318,15 @@ pub enum Answer {
         position: Option<Position>,
         /// Nothing was sent: the idempotency key or the version is known.
         suppressed: bool,
+        /// How many subscribers it went to.
+        receivers: u32,
     },
     /// Past publications.
     History(HistoryResult),
     /// Everybody who is there.
-    Presence(PresenceResult),
+    Presence(Vec<(ClientId, Who)>),
+    /// The same as text, shared by all who ask for it.
+    Members(Bytes),
     /// How many are there.
     PresenceStats(PresenceStatsResult),
     /// It is done.

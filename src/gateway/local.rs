@@ -18,6 +18,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::account::shared;
 use super::filter::Filter;
 use super::format::Format;
 use super::letters::{ChannelId, SubscribedLetter};
@@ -160,6 +161,8 @@ pub struct Locals {
     filters: HashMap<u32, Arc<Filter>>,
     /// What they take.
     filter_bytes: usize,
+    /// What subscriptions take besides, here and at home.
+    bytes: usize,
     nonce: u64,
 }
 
@@ -174,6 +177,7 @@ impl Locals {
             subs: Slab::new(),
             filters: HashMap::new(),
             filter_bytes: 0,
+            bytes: 0,
             nonce: 0,
         }
     }
@@ -191,6 +195,13 @@ impl Locals {
             && self.ids.is_empty()
             && self.filters.is_empty()
             && self.filter_bytes == 0
+            && self.bytes == 0
+    }
+
+    /// What subscriptions take here and on the home cores of their channels, if no two are of the
+    /// same channel. Filters have an account of their own.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What the filters of subscriptions take.
@@ -232,6 +243,7 @@ impl Locals {
         sub.set(FILTERED, filter.is_some());
         sub.set(MEMBER, member);
         let sub = self.subs.insert(sub) as u32;
+        self.bytes += subscription_cost(name);
         client.head = sub;
         client.subscriptions += 1;
         if let Some(filter) = filter {
@@ -357,6 +369,7 @@ impl Locals {
         }
         let channel = &mut self.channels[sub.channel as usize];
         let name = channel.name.clone();
+        self.bytes -= subscription_cost(&name);
         if sub.pending {
             channel.pending -= 1;
         } else {
@@ -424,4 +437,13 @@ impl Sub {
             server_side: self.is(SERVER_SIDE),
         }
     }
+}
+
+/// What one more subscription takes: its record and its place among the members, a roster's entry,
+/// and on both sides a channel with its name, its places in two tables and a list of one.
+fn subscription_cost(name: &str) -> usize {
+    const RECORDS: usize = size_of::<Sub>() + size_of::<u32>();
+    const ROSTER: usize = 128;
+    const CHANNEL: usize = size_of::<Channel>() + 128;
+    RECORDS + ROSTER + 2 * (CHANNEL + shared(name.len()))
 }

@@ -74,6 +74,8 @@ pub enum Event<'a> {
         ticket: u64,
         /// Its channel.
         channel: &'a Arc<str>,
+        /// How many others were told that it came.
+        told: u32,
         /// What to reply.
         result: Result<SubscribeResult, Error>,
     },

@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::letters::{ClientId, Member, Who};
-use super::wire::messages::{PresenceResult, PresenceStatsResult};
+use super::wire::messages::PresenceStatsResult;
+use super::wire::{self, Encoding};
 
 /// The members of one channel.
 #[derive(Debug, Default)]
@@ -16,6 +19,10 @@ pub struct Roster {
     /// Shown members by user. The name is shared with the entries.
     users: HashMap<Arc<str>, u32>,
     shown: u32,
+    /// At least so many bytes is an answer to `presence`.
+    bytes: usize,
+    /// That answer, in JSON and in Protobuf, until the members change.
+    copies: [Option<Bytes>; 2],
 }
 
 #[derive(Debug)]
@@ -38,6 +45,7 @@ impl Roster {
             }
             *self.users.entry(who.user.clone()).or_default() += 1;
             self.shown += 1;
+            self.bytes += size_of_entry(&who);
         }
         let told = (announced && left.is_none()).then(|| who.clone());
         self.members.insert(client, Entry { who, present, announced });
@@ -54,6 +62,7 @@ impl Roster {
         let entry = self.members.remove(&client)?;
         if entry.present {
             self.shown -= 1;
+            self.bytes -= size_of_entry(&entry.who);
             if let Some(count) = self.users.get_mut(&entry.who.user) {
                 *count -= 1;
                 if *count == 0 {
@@ -70,10 +79,40 @@ impl Roster {
     }
 
     /// Everybody who is shown.
-    pub fn presence(&self) -> PresenceResult {
+    pub fn presence(&self) -> Vec<(ClientId, Who)> {
+        self.shown().map(|(id, who)| (id, who.clone())).collect()
+    }
+
+    fn shown(&self) -> impl Iterator<Item = (ClientId, &Who)> {
         let shown = self.members.iter().filter(|(_, entry)| entry.present);
-        let presence = shown.map(|(id, entry)| (id.to_string(), entry.who.wire(*id))).collect();
-        PresenceResult { presence }
+        shown.map(|(id, entry)| (*id, &entry.who))
+    }
+
+    /// The same as it travels, if it has at most so many bytes.
+    pub fn copy(&mut self, encoding: Encoding, max: usize) -> Option<Bytes> {
+        if self.bytes > max {
+            return None;
+        }
+        let at = usize::from(encoding == Encoding::Protobuf);
+        if let Some(copy) = &self.copies[at] {
+            return Some(copy.clone()).filter(|copy| copy.len() <= max);
+        }
+        let members = self.shown().map(|(id, who)| who.wire(id));
+        let copy = Bytes::from(wire::encode_members(encoding, members));
+        if copy.len() >= COPY_MIN {
+            self.copies[at] = Some(copy.clone());
+        }
+        Some(copy).filter(|copy| copy.len() <= max)
+    }
+
+    /// Bytes of the copies that are kept.
+    pub fn copied(&self) -> usize {
+        self.copies.iter().flatten().map(Bytes::len).sum()
+    }
+
+    /// Makes them anew when they are wanted.
+    pub fn forget_copies(&mut self) {
+        self.copies = [const { None }; 2];
     }
 
     /// How many are shown.
@@ -82,9 +121,18 @@ impl Roster {
     }
 }
 
+/// Bytes of a member's entry at least, in either encoding: its id twice, and what is known of it.
+fn size_of_entry(who: &Who) -> usize {
+    2 * 36 + who.user.len() + who.conn_info.len() + who.chan_info.len()
+}
+
+/// A shorter answer is made as fast as it is looked up.
+const COPY_MIN: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::wire::messages::PresenceResult;
 
     fn member(client: u128, user: &str, present: bool, announced: bool) -> Member {
         let info = Who { user: user.into(), ..Who::default() };
@@ -98,10 +146,10 @@ mod tests {
         assert!(roster.enter(member(2, "ann", true, false)).is_none(), "silent");
         assert!(roster.enter(member(3, "bob", false, true)).is_some(), "hidden, but announced");
         assert_eq!(roster.stats(), PresenceStatsResult { num_clients: 2, num_users: 1 });
-        let presence = roster.presence().presence;
-        let key = "00000000-0000-0000-0000-000000000001";
-        assert_eq!(presence.keys().next().unwrap(), key);
-        assert_eq!((presence[key].user.as_str(), presence[key].client.as_str()), ("ann", key));
+        let mut presence = roster.presence();
+        presence.sort_by_key(|(id, _)| *id);
+        assert_eq!(presence.len(), 2);
+        assert_eq!((presence[0].0, &*presence[0].1.user), (ClientId::new(1), "ann"));
 
         assert!(roster.enter(member(1, "ann", true, true)).is_none(), "is in already");
         assert_eq!(roster.stats(), PresenceStatsResult { num_clients: 2, num_users: 1 });
@@ -112,5 +160,39 @@ mod tests {
         assert!(!roster.is_empty() && roster.users.is_empty());
         assert_eq!(roster.leave(ClientId::new(3)).unwrap().user.as_ref(), "bob");
         assert!(roster.is_empty());
+    }
+
+    #[test]
+    fn the_answer_is_made_once_per_change_and_only_for_who_can_take_it() {
+        let mut roster = Roster::default();
+        roster.enter(member(1, "ann", true, true));
+        roster.enter(member(2, "b\"b", true, false));
+        assert!(roster.copy(Encoding::Json, 1000).is_some());
+        assert_eq!(roster.copied(), 0, "a short one is not kept");
+        roster.enter(member(3, &"hidden".repeat(1000), false, true));
+        (4..100).for_each(|client| _ = roster.enter(member(client, "cy", true, true)));
+        let json = roster.copy(Encoding::Json, 100_000).unwrap();
+        assert_eq!(json.as_ptr(), roster.copy(Encoding::Json, 100_000).unwrap().as_ptr(), "shared");
+        let found: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let key = "00000000-0000-0000-0000-000000000002";
+        assert_eq!(found["presence"][key], serde_json::json!({"user": "b\"b", "client": key}));
+        assert_eq!(found["presence"].as_object().unwrap().len(), 98);
+        // As the message that Protobuf has for it, which keeps no order.
+        let bytes = roster.copy(Encoding::Protobuf, 100_000).unwrap();
+        let decoded: PresenceResult = prost::Message::decode(&bytes[..]).unwrap();
+        assert_eq!(decoded.presence.len(), 98);
+        assert_eq!(decoded.presence[key].user, "b\"b");
+        assert_eq!(roster.copied(), json.len() + bytes.len());
+
+        assert_eq!(roster.copy(Encoding::Json, json.len() - 1), None);
+        assert_eq!(roster.copy(Encoding::Json, json.len()), Some(json));
+        roster.forget_copies();
+        assert_eq!(roster.copy(Encoding::Json, 98 * 72), None, "not even made");
+        assert_eq!(roster.copied(), 0);
+        for client in 1..100 {
+            roster.leave(ClientId::new(client));
+        }
+        assert!(roster.is_empty() && roster.bytes == 0);
+        assert_eq!(roster.copy(Encoding::Json, 15).unwrap(), &b"{\"presence\":{}}"[..]);
     }
 }

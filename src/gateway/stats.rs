@@ -81,6 +81,12 @@ counters! {
     positions_lost: Total,
     /// Connection and subscription tokens refused.
     tokens_refused: Total,
+    /// Bytes of what sessions hold: subscriptions, information, commands that wait.
+    session_bytes: Gauge,
+    /// Sessions and subscriptions refused, because memory for sessions was used up.
+    session_memory_refused: Total,
+    /// Commands that waited because their connection had used up its share.
+    commands_delayed: Total,
     /// Messages of clients that could not be decoded.
     undecodable: Total,
     /// Requests of streams' clients (`/emulation`) passed on to their sessions.

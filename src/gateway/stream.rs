@@ -86,6 +86,8 @@ pub struct Read {
     pub reverse: bool,
     /// Never more than this; 0 is no limit.
     pub max: u32,
+    /// Nor more than so many bytes, unless it is only one; 0 is no limit.
+    pub max_bytes: usize,
 }
 
 /// What became of a publication.
@@ -274,12 +276,19 @@ impl Stream {
         let max = if read.max == 0 { usize::MAX } else { read.max as usize };
         let limit = usize::try_from(read.limit).unwrap_or(usize::MAX).min(max);
         let since = read.since.as_ref().map(|since| since.offset);
+        let mut room = if read.max_bytes == 0 { usize::MAX } else { read.max_bytes };
+        let mut first = true;
+        let mut fits = |item: &&Arc<Item>| {
+            let fits = item.cost() <= room || first;
+            (room, first) = (room.saturating_sub(item.cost()), false);
+            fits
+        };
         Ok(if read.reverse {
             let end = since.map_or(self.items.len(), |since| self.count_to(since - 1));
-            self.items.range(..end).rev().take(limit).cloned().collect()
+            self.items.range(..end).rev().take(limit).take_while(&mut fits).cloned().collect()
         } else {
             let start = since.map_or(0, |since| self.count_to(since));
-            self.items.range(start..).take(limit).cloned().collect()
+            self.items.range(start..).take(limit).take_while(&mut fits).cloned().collect()
         })
     }
 
@@ -292,11 +301,12 @@ impl Stream {
 
     /// Everything that was published since a place, oldest first, less what the filter skips.
     /// `None` if something of it is not retained, the place is in another epoch or beyond the top,
-    /// or it is more than `limit` publications; a limit of 0 is none.
+    /// or it is more than `limit` publications or `max_bytes`; a limit of 0 is none.
     pub fn recover(
         &self,
         since: &Position<String>,
         limit: u32,
+        max_bytes: usize,
         filter: Option<&Filter>,
     ) -> Option<Vec<Arc<Item>>> {
         if !since.is_of(&self.epoch) {
@@ -308,7 +318,9 @@ impl Stream {
             return None;
         }
         let items = self.items.range(self.count_to(since.offset)..);
-        Some(items.filter(|item| passes(filter, item)).cloned().collect())
+        let items: Vec<_> = items.filter(|item| passes(filter, item)).cloned().collect();
+        let bytes: usize = items.iter().map(|item| item.cost()).sum();
+        (max_bytes == 0 || bytes <= max_bytes).then_some(items)
     }
 
     /// The newest publication that the filter lets through, unless the client has the newest state

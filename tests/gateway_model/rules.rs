@@ -122,7 +122,8 @@ fn payloads_that_are_not_json_close_json_clients_only() {
     let core = world.home("kept");
     let key = connect(&mut world, core, 3, "ann", Encoding::Json);
     let since = Position { offset: 0, epoch: String::new() };
-    let recover = Recover { since, mode: RecoverMode::Stream, limit: 0, or_reject: false };
+    let recover =
+        Recover { since, mode: RecoverMode::Stream, limit: 0, max_bytes: 0, or_reject: false };
     let request = Subscribe {
         wants: wants(true),
         stream: Some(STREAM),
@@ -143,7 +144,8 @@ fn a_cache_comes_with_the_subscription() {
     let core = elsewhere(&world, "state");
     let key = connect(&mut world, core, 1, "ann", Encoding::Json);
     let since = Position { offset: 0, epoch: String::new() };
-    let recover = Recover { since, mode: RecoverMode::Cache, limit: 0, or_reject: false };
+    let recover =
+        Recover { since, mode: RecoverMode::Cache, limit: 0, max_bytes: 0, or_reject: false };
     let request = Subscribe {
         wants: wants(true),
         stream: Some(STREAM),
@@ -170,7 +172,8 @@ const LONG: [&str; 3] = [
 
 fn recovering_delta() -> Subscribe {
     let since = Position { offset: 0, epoch: String::new() };
-    let recover = Recover { since, mode: RecoverMode::Stream, limit: 0, or_reject: false };
+    let recover =
+        Recover { since, mode: RecoverMode::Stream, limit: 0, max_bytes: 0, or_reject: false };
     Subscribe {
         wants: Wants { delta: true, ..wants(true) },
         stream: Some(STREAM),

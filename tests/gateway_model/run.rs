@@ -222,6 +222,7 @@ impl Run {
             recover: request.since.clone().map(|since| Recover {
                 since,
                 mode: RecoverMode::Stream,
+                max_bytes: 0,
                 limit: RECOVERY_LIMIT,
                 or_reject: sub.or_reject,
             }),
@@ -393,7 +394,8 @@ impl Run {
         };
         let there = self.clients.iter().filter(|client| client.shown_in().contains(channel));
         let ids: BTreeSet<_> = there.clone().map(|client| client.id.to_string()).collect();
-        assert_eq!(result.presence.into_keys().collect::<BTreeSet<_>>(), ids);
+        let found: BTreeSet<_> = result.into_iter().map(|(id, _)| id.to_string()).collect();
+        assert_eq!(found, ids);
         let users: BTreeSet<_> = there.map(|client| client.user).collect();
         let Answer::PresenceStats(stats) = self.answer(channel, Question::PresenceStats) else {
             panic!("no presence stats");

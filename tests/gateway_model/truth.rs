@@ -133,7 +133,7 @@ impl Truth {
 
     /// It is made.
     pub fn published(&mut self, name: &str, expected: Expected, answer: &Answer, now: Duration) {
-        let Answer::Published { position, suppressed } = answer else {
+        let Answer::Published { position, suppressed, .. } = answer else {
             panic!("{answer:?} is no answer to a publication");
         };
         let place = position.map(|at| (at.offset, at.epoch.as_str().to_owned()));

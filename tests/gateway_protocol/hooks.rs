@@ -13,39 +13,59 @@ use crate::support::gateway::{Gateway, Heard, token_of, unix};
 
 /// A backend that answers each path with what is set for it, and remembers what it was asked.
 /// Its thread ends with the process.
-struct Backend {
+pub(super) struct Backend {
     address: SocketAddr,
     answers: Arc<Mutex<Vec<(&'static str, Value)>>>,
     asked: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Held by a test: no answer is given meanwhile.
+    pub(super) gate: Arc<Mutex<()>>,
 }
 
 impl Backend {
-    fn start(answers: &[(&'static str, Value)]) -> Self {
+    pub(super) fn start(answers: &[(&'static str, Value)]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let backend = Self {
             address: listener.local_addr().expect("bound"),
             answers: Arc::new(Mutex::new(answers.to_vec())),
             asked: Arc::default(),
+            gate: Arc::default(),
         };
         let (answers, asked) = (backend.answers.clone(), backend.asked.clone());
+        let gate = backend.gate.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (answers, asked) = (answers.clone(), asked.clone());
-                std::thread::spawn(move || serve(stream, &answers, &asked));
+                let (answers, asked, gate) = (answers.clone(), asked.clone(), gate.clone());
+                std::thread::spawn(move || serve(stream, &answers, &asked, &gate));
             }
         });
         backend
     }
 
     /// Configuration: `{}` is where this backend is.
-    fn configures(&self, tables: &str) -> Gateway {
+    pub(super) fn configures(&self, tables: &str) -> Gateway {
         Gateway::start(&tables.replace("{}", &format!("http://{}", self.address)))
     }
 
-    fn set(&self, path: &'static str, answer: Value) {
+    pub(super) fn set(&self, path: &'static str, answer: Value) {
         let mut answers = self.answers.lock().expect("no panic");
         answers.retain(|(at, _)| *at != path);
         answers.push((path, answer));
+    }
+
+    /// Waits until so many questions came to a path, and returns what was asked there.
+    pub(super) fn wait_for(&self, path: &str, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let asked = self.asked.lock().expect("no panic");
+            let there = asked.iter().filter(|(at, _)| at == path);
+            let there: Vec<_> = there.map(|(_, question)| question.clone()).collect();
+            drop(asked);
+            if there.len() >= count {
+                return there;
+            }
+            assert!(Instant::now() < deadline, "{} questions at {path}", there.len());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The last question at a path.
@@ -63,6 +83,7 @@ fn serve(
     stream: TcpStream,
     answers: &Shared<(&'static str, Value)>,
     asked: &Shared<(String, Value)>,
+    gate: &Mutex<()>,
 ) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
@@ -86,6 +107,7 @@ fn serve(
         reader.read_exact(&mut body).ok()?;
         let question = serde_json::from_slice(&body).unwrap_or_default();
         asked.lock().ok()?.push((path.clone(), question));
+        drop(gate.lock().ok()?);
         let answer = answers.lock().ok()?.iter().find(|(at, _)| *at == path).cloned();
         if answer.as_ref().is_some_and(|(_, answer)| *answer == json!("hang")) {
             // Until the other end gives up.

@@ -221,11 +221,12 @@ impl Session {
 }
 
 const EVERYTHING: &str = "[client]\nallow_anonymous_connect_without_token = true\n\
-    [channel.without_namespace]\nhistory_size = 10\n\
+    [channel.without_namespace]\npublication_data_format = \"binary\"\nhistory_size = 10\n\
     history_ttl = \"60s\"\nforce_recovery = true\npresence = true\njoin_leave = true\n\
     force_push_join_leave = true\nallow_subscribe_for_client = true\n\
     allow_publish_for_client = true\nallow_history_for_client = true\n\
     allow_presence_for_client = true\n[[channel.namespaces]]\nname = \"plain\"\n\
+    publication_data_format = \"binary\"\n\
     allow_subscribe_for_client = true\nallow_publish_for_client = true\n";
 
 #[test]
@@ -290,7 +291,7 @@ fn commands_are_answered_field_by_field() {
 
 #[test]
 fn errors_and_closes_are_those_of_json() {
-    let gateway = Gateway::start(EVERYTHING);
+    let gateway = Gateway::start(&EVERYTHING.replace("publication_data_format = \"binary\"\n", ""));
     let mut session = Session::connected(&gateway, "42");
     session.fails(&command(2, SUBSCRIBE, &on("unknown:a")), 102);
     session.fails(&command(3, SUBSCRIBE, &on("$a")), 103);

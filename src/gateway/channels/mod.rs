@@ -167,7 +167,7 @@ impl Rules {
         if options.history_meta_ttl.is_zero() {
             options.history_meta_ttl = channel.history_meta_ttl;
         }
-        if options.publication_data_format == DataFormat::Any {
+        if options.publication_data_format == DataFormat::Default {
             options.publication_data_format = channel.publication_data_format;
         }
         let regex = match options.channel_regex.as_str() {
@@ -190,8 +190,7 @@ impl Rules {
     /// Whether data of a publication is what the namespace demands; otherwise 107.
     pub fn accept_data(&self, data: &[u8]) -> Result<(), Error> {
         let accepted = match self.options.publication_data_format {
-            DataFormat::Any => !data.is_empty(),
-            DataFormat::Json => is_json(data),
+            DataFormat::Default | DataFormat::Json => is_json(data),
             DataFormat::JsonObject => {
                 data.trim_ascii_start().first() == Some(&b'{') && is_json(data)
             }
@@ -398,19 +397,19 @@ mod tests {
 
     #[test]
     fn data_is_what_the_namespace_demands() {
-        use DataFormat::{Any, Binary, Json, JsonObject};
+        use DataFormat::{Binary, Default, Json, JsonObject};
         // Data, and for which formats it will do.
         let cases: &[(&[u8], &[DataFormat])] = &[
             (b"", &[Binary]),
-            (b"{}", &[Any, Json, JsonObject, Binary]),
-            (b" {\"a\": 1}\n", &[Any, Json, JsonObject, Binary]),
-            (b"[1]", &[Any, Json, Binary]),
-            (b"null", &[Any, Json, Binary]),
-            (b"{", &[Any, Binary]),
-            (b"{} {}", &[Any, Binary]),
-            (b"\xff\x00", &[Any, Binary]),
+            (b"{}", &[Default, Json, JsonObject, Binary]),
+            (b" {\"a\": 1}\n", &[Default, Json, JsonObject, Binary]),
+            (b"[1]", &[Default, Json, Binary]),
+            (b"null", &[Default, Json, Binary]),
+            (b"{", &[Binary]),
+            (b"{} {}", &[Binary]),
+            (b"\xff\x00", &[Binary]),
         ];
-        for format in [Any, Json, JsonObject, Binary] {
+        for format in [Default, Json, JsonObject, Binary] {
             let namespaces = namespaces(|options| {
                 options.channel.namespaces[0].options.publication_data_format = format;
             });

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Channel, Home};
 use crate::gateway::delivery::{Delivery, Happening, Item};
-use crate::gateway::letters::{Answer, Publish};
+use crate::gateway::letters::{Answer, ClientId, Publish, Who};
 use crate::gateway::stream::{Added, Position, Read, StreamOptions};
-use crate::gateway::wire::Error;
-use crate::gateway::wire::messages::{HistoryResult, PresenceResult, PresenceStatsResult};
+use crate::gateway::wire::messages::{HistoryResult, PresenceStatsResult};
+use crate::gateway::wire::{self, Encoding, Error};
 
 /// What became of a publication.
 #[derive(Debug)]
@@ -20,7 +22,10 @@ pub(in crate::gateway) struct Published {
 
 impl Published {
     fn suppressed(position: Option<Position>) -> Self {
-        Self { answer: Answer::Published { position, suppressed: true }, delivery: None }
+        Self {
+            answer: Answer::Published { position, suppressed: true, receivers: 0 },
+            delivery: None,
+        }
     }
 }
 
@@ -43,13 +48,13 @@ impl Home {
         let published = match publish.stream {
             // Nobody listens, and nothing is kept.
             None if self.find(name).is_none() => Published {
-                answer: Answer::Published { position: None, suppressed: false },
+                answer: Answer::Published { position: None, suppressed: false, receivers: 0 },
                 delivery: None,
             },
             _ => self.publish_in(name, publish, random, now),
         };
         match published.answer {
-            Answer::Published { position, suppressed: false } => {
+            Answer::Published { position, suppressed: false, .. } => {
                 self.counters.published += 1;
                 if !id.is_empty() {
                     self.results.put(name, &id, position, now);
@@ -88,8 +93,9 @@ impl Home {
             }
         };
         let delivery = self.deliver(key, item, delta);
+        let receivers = self.channels[key as usize].receivers();
         self.tidy(key);
-        Published { answer: Answer::Published { position, suppressed: false }, delivery }
+        Published { answer: Answer::Published { position, suppressed: false, receivers }, delivery }
     }
 
     fn deliver(&mut self, key: u32, item: Arc<Item>, delta: bool) -> Option<(u32, Arc<Delivery>)> {
@@ -144,9 +150,48 @@ impl Home {
     }
 
     /// Who is in a channel.
-    pub(in crate::gateway) fn presence(&self, name: &str) -> PresenceResult {
+    pub(in crate::gateway) fn presence(&self, name: &str) -> Vec<(ClientId, Who)> {
         let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
         roster.map(|roster| roster.presence()).unwrap_or_default()
+    }
+
+    /// The same, ready to be sent to a client that takes so many bytes. It is made once per change
+    /// of the members, and kept for a while.
+    pub(in crate::gateway) fn members(
+        &mut self,
+        name: &str,
+        encoding: Encoding,
+        max: usize,
+    ) -> Result<Bytes, Error> {
+        let key = self.find(name);
+        let roster = key.and_then(|key| self.channels[key as usize].roster.as_mut());
+        let (Some(key), Some(roster)) = (key, roster) else {
+            return Ok(wire::encode_members(encoding, std::iter::empty()).into());
+        };
+        let before = roster.copied();
+        let copy = roster.copy(encoding, max);
+        self.copies += roster.copied() - before;
+        if before == 0 && roster.copied() > 0 {
+            self.copied.push_back(key);
+        }
+        while self.copies > COPIES_MAX
+            && let Some(key) = self.copied.pop_front()
+        {
+            self.forget_copies(key);
+        }
+        copy.ok_or(Error::LIMIT_EXCEEDED)
+    }
+
+    /// A channel's members change, or its copies have to go.
+    pub(super) fn forget_copies(&mut self, key: u32) {
+        let channel = self.channels.get_mut(key as usize);
+        if let Some(roster) = channel.and_then(|channel| channel.roster.as_mut())
+            && roster.copied() > 0
+        {
+            self.copies -= roster.copied();
+            roster.forget_copies();
+            self.copied.retain(|of| *of != key);
+        }
     }
 
     /// How many are in a channel.
@@ -155,3 +200,6 @@ impl Home {
         roster.map(|roster| roster.stats()).unwrap_or_default()
     }
 }
+
+/// Bytes of answers to `presence` that are kept for those who ask next.
+const COPIES_MAX: usize = 16 << 20;

@@ -25,6 +25,9 @@ impl Home {
         };
         let is_in = recovered.as_ref().is_none_or(|it| !it.or_reject || it.items.is_some());
         self.listen(key, letter.core);
+        if letter.member.is_some() {
+            self.forget_copies(key);
+        }
         let channel = &mut self.channels[key as usize];
         channel.hears += u32::from(letter.hears);
         let seq = channel.seq;
@@ -37,17 +40,18 @@ impl Home {
             .filter(|_| hears)
             .map(|(client, who)| (key, self.delivery(key, Happening::Join(client, who))));
         self.make_room();
+        let told = if join.is_some() { self.channels[key as usize].hears } else { 0 };
         let SubscribeLetter { sub, nonce, ticket, .. } = letter;
         let channel = self.id(key);
-        (SubscribedLetter { channel, sub, nonce, ticket, seq, top, recovered }, join)
+        (SubscribedLetter { channel, sub, nonce, ticket, seq, top, told, recovered }, join)
     }
 
     fn recover(&mut self, key: u32, recover: &Recover, letter: &SubscribeLetter) -> Recovered {
-        let Recover { since, mode, limit, or_reject } = recover;
+        let Recover { since, mode, limit, max_bytes, or_reject } = recover;
         let filter = letter.filter.as_deref();
         let stream = self.channels[key as usize].stream.as_ref();
         let items = stream.and_then(|stream| match mode {
-            RecoverMode::Stream => stream.recover(since, *limit, filter),
+            RecoverMode::Stream => stream.recover(since, *limit, *max_bytes, filter),
             RecoverMode::Cache => stream.newest(since, *limit, filter),
         });
         match items {
@@ -91,6 +95,9 @@ impl Home {
         now: Duration,
     ) -> Option<(u32, Arc<Delivery>)> {
         let key = self.find(&letter.channel)?;
+        if letter.member.is_some() {
+            self.forget_copies(key);
+        }
         let channel = &mut self.channels[key as usize];
         let of = |listener: &Listener| listener.core == letter.core;
         let place = channel.listeners.iter().position(of)?;

@@ -21,7 +21,7 @@ fn publish(home: &mut Home, channel: &str, bytes: usize, now: Duration) -> u64 {
         ..Publish::default()
     };
     match home.publish(&channel.into(), publish, now.as_nanos() as u64, now).answer {
-        Answer::Published { position: Some(position), suppressed: false } => position.offset,
+        Answer::Published { position: Some(position), suppressed: false, .. } => position.offset,
         other => panic!("{other:?}"),
     }
 }

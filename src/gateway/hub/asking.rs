@@ -54,6 +54,9 @@ impl Hub {
                 Ok(Answer::Done)
             }
             Question::Presence => Ok(Answer::Presence(self.home.presence(&channel))),
+            Question::Members { encoding, max } => {
+                self.home.members(&channel, encoding, max).map(Answer::Members)
+            }
             Question::PresenceStats => {
                 Ok(Answer::PresenceStats(self.home.presence_stats(&channel)))
             }

@@ -160,13 +160,14 @@ impl Hub {
         let Some(confirmed) = self.locals.confirm(&letter) else { return };
         self.counters.subscribed += 1;
         let (sub, ticket, link) = (letter.sub, letter.ticket, confirmed.link);
+        let told = letter.told;
         let rejected =
             letter.recovered.as_ref().is_some_and(|it| it.or_reject && it.items.is_none());
         let channel = confirmed.channel.clone();
         let channel = &channel;
         if rejected {
             let result = Err(Error::UNRECOVERABLE_POSITION);
-            out.event(link, Event::Subscribed { sub, ticket, channel, result });
+            out.event(link, Event::Subscribed { sub, ticket, channel, told, result });
             if let Some(client) = self.locals.client(sub) {
                 self.end(out, client, sub, None);
             }
@@ -175,7 +176,7 @@ impl Hub {
         match result(letter, &confirmed) {
             Some(result) => {
                 let result = Ok(result);
-                out.event(link, Event::Subscribed { sub, ticket, channel, result });
+                out.event(link, Event::Subscribed { sub, ticket, channel, told, result });
             }
             None => {
                 self.counters.not_json += 1;

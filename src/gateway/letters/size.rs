@@ -61,7 +61,7 @@ fn of_ask(ask: &Ask) -> usize {
             data.len() + info.as_deref().map_or(0, of_info) + tags + texts
         }
         Question::History { .. } | Question::HistoryRemove => SMALL,
-        Question::Presence | Question::PresenceStats => 0,
+        Question::Presence | Question::Members | Question::PresenceStats => 0,
     };
     ask.channel.len() + question
 }
@@ -76,7 +76,9 @@ fn of_answer(answer: &Answer) -> usize {
         Answer::Published { .. } | Answer::PresenceStats(_) | Answer::Done => 0,
         Answer::History(history) => history.publications.iter().map(of_publication).sum(),
         // Not looked at one by one: there may be very many, whose raw parts are shared.
-        Answer::Presence(presence) => presence.presence.len() * MEMBER,
+        Answer::Presence(members) => members.len() * MEMBER,
+        // One copy for all who ask, on the account of presence.
+        Answer::Members(_) => 0,
     }
 }
 

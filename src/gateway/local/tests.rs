@@ -17,6 +17,7 @@ fn answer(begun: &Begun, channel: u64) -> SubscribedLetter {
         ticket: 0,
         seq: 0,
         top: None,
+        told: 0,
         recovered: None,
     }
 }

@@ -25,7 +25,7 @@ section! {
         /// does not say.
         history_meta_ttl: Duration = Duration::from_secs(720 * 3600),
         /// What publications may hold, where a namespace does not say.
-        publication_data_format: DataFormat = DataFormat::Any,
+        publication_data_format: DataFormat = DataFormat::Default,
         /// Options of channels whose name has no namespace.
         without_namespace: ChannelOptions = ChannelOptions::default(),
         /// Options by namespace.
@@ -117,7 +117,7 @@ section! {
         /// What follows the namespace boundary must match. Empty: any ASCII text.
         channel_regex: String = String::new(),
         /// What publications may hold.
-        publication_data_format: DataFormat = DataFormat::Any,
+        publication_data_format: DataFormat = DataFormat::Default,
         /// Ask `channel.proxy.subscribe` who may subscribe.
         subscribe_proxy_enabled: bool = false,
         /// Which proxy: only `default` there is.
@@ -159,8 +159,8 @@ choice! {
 choice! {
     /// What the data of a publication may be.
     pub enum DataFormat {
-        /// Anything but nothing.
-        Any = "",
+        /// As the section above says; JSON if nothing does.
+        Default = "",
         /// JSON.
         Json = "json",
         /// A JSON object.

@@ -34,6 +34,24 @@ section! {
         hook_limit: u32 = 8,
         /// Bytes that wait for one connection; beyond it, 3008.
         queue_max_size: Size = Size(1 << 20),
+        /// Commands of one connection under way at once. 0 and 1: one after the other, in order.
+        concurrency: u32 = 0,
+        /// Bytes of commands of one connection that wait for those before them. Beyond it the
+        /// connection is not read; the client of a stream, whose commands come by other
+        /// connections, is closed with 3013. Ours.
+        command_queue_max_size: Size = Size(64 << 10),
+        /// Bytes per second of answers to one connection. Who asks for more gets its next answer
+        /// later, apart from a burst of 4 seconds' worth. 0: no limit. Ours.
+        answer_rate: Size = Size(8 << 20),
+        /// Publications, joins and leaves per second that one connection makes others receive,
+        /// counted per receiver; beyond it as with `answer_rate`. 0: no limit. Ours.
+        delivery_rate: u32 = 50_000,
+        /// Subscription tokens of one connection that are refused; then 3509. 0: no limit. Ours.
+        failed_token_limit: u32 = 16,
+        /// Bytes per core of what sessions hold: subscriptions, what tokens and the backend say of
+        /// connections, commands that wait. Beyond it a subscription gets error 106, a new session
+        /// and one with more to keep 3013. 0: no limit. Ours.
+        max_session_memory: Size = Size(1 << 30),
         /// Connections of one user; one more is closed with 3504. 0: no limit.
         user_connection_limit: u32 = 0,
         /// Connections of this server; one more is answered with 503. 0: as `engine` says.

@@ -111,7 +111,6 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("http_server", "h2c_external", ""),
     ("log", "file", ": logs go to standard error"),
     ("client", "presence_update_interval", ": presence follows the connections by itself"),
-    ("client", "concurrency", ": commands of a connection never wait for each other"),
     ("client", "channel_position_max_time_lag", ""),
     ("client", "connection_rate_limit", ": use engine.accept_rate, per worker"),
     ("client", "insecure_skip_token_signature_verify", ""),

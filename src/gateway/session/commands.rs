@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{CONNECTING, OPEN, PINGED, SubMore, Ticket, Waits, kind_of, link};
+use super::order::Done;
+use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Asker, Decision};
@@ -18,7 +19,7 @@ use crate::gateway::wire::messages::{
     RefreshResult, Reply, ReplyBody, Request, RpcRequest, StreamPosition, SubRefreshRequest,
     SubRefreshResult, UnsubscribeRequest, UnsubscribeResult,
 };
-use crate::gateway::wire::{self, Disconnect, Error};
+use crate::gateway::wire::{self, Disconnect, Encoding, Error};
 
 /// What becomes of a command.
 pub(super) enum Refusal {
@@ -45,25 +46,15 @@ pub(super) type Outcome = Result<(), Refusal>;
 
 impl Gateway {
     /// Handles one command. The error closes the connection.
-    pub(in crate::gateway) fn command(
+    pub(super) fn command(
         &mut self,
         cx: &mut Cx<'_>,
         id: ConnId,
         command: Command,
-    ) -> Result<(), Disconnect> {
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+    ) -> Result<Done, Disconnect> {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(Done::Done) };
         if command.is_pong() {
-            let awaited = session.is(OPEN) && session.is(PINGED);
-            session.set(PINGED, false);
-            return if awaited { Ok(()) } else { Err(Disconnect::BAD_REQUEST) };
-        }
-        if let Some(connecting) = session.connecting() {
-            // Clients may send on before the connect reply; it goes on when that has left.
-            if connecting.commands.len() == COMMANDS_EARLY || command.connect.is_some() {
-                return Err(Disconnect::BAD_REQUEST);
-            }
-            connecting.commands.push(command);
-            return Ok(());
+            return session.pong(false).map(|()| Done::Done);
         }
         let number = command.id;
         let Some(request) = command.into_request() else { return Err(Disconnect::BAD_REQUEST) };
@@ -76,6 +67,15 @@ impl Gateway {
         if session.is(OPEN) == connects || session.is(CONNECTING) && !session.is(OPEN) {
             return Err(Disconnect::BAD_REQUEST);
         }
+        if let Request::Unsubscribe(request) = &request
+            && self.is_subscribing(id, &request.channel)
+        {
+            // It wins when that has its answer.
+            return Ok(Done::Wait);
+        }
+        if let Some(session) = self.desk.sessions.get_mut(id) {
+            session.busy = session.busy.saturating_add(1);
+        }
         let now = cx.now().as_millis() as u64;
         let ticket = Ticket::new(Waits::Command(kind), now, number);
         let outcome = match request {
@@ -84,7 +84,8 @@ impl Gateway {
             Request::Unsubscribe(request) => self.unsubscribe(cx, id, ticket, &request),
             Request::Publish(request) => self.publish(cx, id, ticket, request),
             Request::Presence(request) => {
-                self.ask_who(cx, id, ticket, &request.channel, letters::Question::Presence)
+                let question = self.desk.presence_question(cx, id);
+                self.ask_who(cx, id, ticket, &request.channel, question)
             }
             Request::PresenceStats(request) => {
                 self.ask_who(cx, id, ticket, &request.channel, letters::Question::PresenceStats)
@@ -96,13 +97,24 @@ impl Gateway {
             Request::SubRefresh(request) => self.sub_refresh(cx, id, ticket, &request),
         };
         match outcome {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Done::Done),
             Err(Refusal::Error(error)) => {
                 self.desk.fail(cx, id, ticket, error);
-                Ok(())
+                Ok(Done::Done)
             }
             Err(Refusal::Disconnect(disconnect)) => Err(disconnect),
         }
+    }
+
+    /// Whether a subscription of this connection to a channel has no answer yet, from the backend or
+    /// from the channel's home core.
+    pub(super) fn is_subscribing(&mut self, id: ConnId, channel: &str) -> bool {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return false };
+        let client = session.client();
+        session.is_reserved(channel)
+            || client
+                .and_then(|client| self.hub.subscription(client, channel))
+                .is_some_and(|sub| sub.pending)
     }
 
     /// Who asks about a channel.
@@ -180,9 +192,12 @@ impl Gateway {
         let rules = self.desk.rules.clone();
         let place = rules.namespaces.resolve(channel)?;
         let options = &place.rules.options;
+        let data = reply.data.unwrap_or_default();
+        // The backend may have put something else in its place.
+        place.rules.accept_data(&data)?;
         let info = self.client_info(id, client);
         let publish = Publish {
-            data: reply.data.unwrap_or_default(),
+            data,
             info: Some(Box::new(info)),
             tags: reply.tags,
             stream: place.rules.stream().filter(|_| !reply.skip_history),
@@ -235,6 +250,7 @@ impl Gateway {
             limit: request.limit,
             reverse: request.reverse,
             max: rules.options.client.history_max_publication_limit as u32,
+            max_bytes: self.desk.room(cx, id),
         };
         self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
     }
@@ -258,6 +274,7 @@ impl Gateway {
         if request.token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
+        self.desk.pay_signature(cx, id);
         let claims = match self.desk.rules.connection.connection(&request.token, self.desk.unix) {
             Ok(claims) => claims,
             Err(tokens::TokenError::Expired) => return Err(Disconnect::EXPIRED.into()),
@@ -315,7 +332,7 @@ impl Gateway {
         if request.token.is_empty() {
             return Err(Error::BAD_REQUEST.into());
         }
-        let claims = self.sub_claims(client, channel, &request.token);
+        let claims = self.sub_claims(cx, id, client, channel, &request.token);
         let claims = match claims {
             Err(Refusal::Error(error)) if error == Error::TOKEN_EXPIRED => {
                 return Err(Error::EXPIRED.into());
@@ -332,7 +349,7 @@ impl Gateway {
             }
             None => {}
         }
-        let (expires, ttl) = self.desk.watch_subscription(cx, id, expire_at);
+        let (expires, ttl) = self.desk.watch_subscriptions(cx, id, expire_at);
         let result = SubRefreshResult { expires, ttl };
         self.desk.reply(cx, id, ticket, ReplyBody::SubRefresh(result));
         Ok(())
@@ -341,22 +358,22 @@ impl Gateway {
     /// What a subscription token grants to this connection.
     pub(super) fn sub_claims(
         &mut self,
+        cx: &Cx<'_>,
+        id: ConnId,
         client: ClientKey,
         channel: &str,
         token: &str,
     ) -> Result<tokens::SubscriptionClaims, Refusal> {
-        let claims = self.desk.rules.subscription.subscription(token, self.desk.unix);
-        let claims = claims.map_err(|error| match error {
-            tokens::TokenError::Expired => Error::TOKEN_EXPIRED,
-            tokens::TokenError::NeedKey(_) => {
+        self.desk.pay_signature(cx, id);
+        let claims = match self.desk.rules.subscription.subscription(token, self.desk.unix) {
+            Ok(claims) => claims,
+            Err(tokens::TokenError::Expired) => return Err(Error::TOKEN_EXPIRED.into()),
+            Err(tokens::TokenError::NeedKey(_)) => {
                 self.desk.control.want_keys();
-                Error::INTERNAL
+                return Err(Error::INTERNAL.into());
             }
-            tokens::TokenError::Invalid(_) => {
-                self.desk.stats.counters.tokens_refused += 1;
-                Error::PERMISSION_DENIED
-            }
-        })?;
+            Err(tokens::TokenError::Invalid(_)) => return Err(self.desk.refuse_token(id)),
+        };
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         let bound = claims.client.is_empty() || claims.client == self.client_id(client).to_string();
         if claims.user != user || claims.channel != channel || !bound {
@@ -395,11 +412,63 @@ impl Gateway {
 }
 
 impl Desk {
+    /// A subscription token that is not ours: the client is told so, and closed after a few.
+    fn refuse_token(&mut self, id: ConnId) -> Refusal {
+        self.stats.counters.tokens_refused += 1;
+        let limit = self.rules.options.client.failed_token_limit;
+        let Some(session) = self.sessions.get_mut(id) else { return Error::INTERNAL.into() };
+        session.failures = session.failures.saturating_add(1);
+        match limit {
+            1.. if u32::from(session.failures) >= limit => Disconnect::TOO_MANY_ERRORS.into(),
+            _ => Error::PERMISSION_DENIED.into(),
+        }
+    }
+
+    /// Bytes that may still be queued for a connection.
+    pub(super) fn room(&self, cx: &Cx<'_>, id: ConnId) -> usize {
+        let max = self.rules.options.client.queue_max_size.0.saturating_sub(AROUND);
+        max.saturating_sub(cx.queued_at(id)).max(1)
+    }
+
+    fn presence_question(&mut self, cx: &Cx<'_>, id: ConnId) -> letters::Question {
+        let encoding = self.sessions.get_mut(id).map_or(Encoding::Json, |it| it.encoding());
+        letters::Question::Members { encoding, max: self.room(cx, id) }
+    }
+
+    /// A command is answered now: others may come.
+    fn settle_command(&mut self, cx: &Cx<'_>, id: ConnId, ticket: Ticket) {
+        let Some(Waits::Command(kind)) = ticket.waits() else { return };
+        let age = ticket.age_ms(cx.now().as_millis() as u64);
+        self.stats.command(kind, Duration::from_millis(age));
+        // Without a number nobody asked.
+        if ticket.id() > 0
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.busy = session.busy.saturating_sub(1);
+            self.wake(id);
+        }
+    }
+
+    /// Replies to `presence` with what all who ask share.
+    pub(super) fn reply_members(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        members: &[u8],
+    ) {
+        self.settle_command(cx, id, ticket);
+        self.say(cx, id, |format, batch| {
+            wire::encode_presence(format.encoding(), ticket.id(), members, batch);
+        });
+        self.pay_answer(cx, id, members.len());
+    }
+
     /// Replies to a command.
     pub(super) fn reply(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, body: ReplyBody) {
-        if let Some(Waits::Command(kind)) = ticket.waits() {
-            let age = ticket.age_ms(cx.now().as_millis() as u64);
-            self.stats.command(kind, Duration::from_millis(age));
+        self.settle_command(cx, id, ticket);
+        if !self.can_take(id, &body) {
+            return self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
         }
         if self.is_one_way(id) {
             // It asked for nothing else.
@@ -416,6 +485,7 @@ impl Desk {
         }
         let reply = Reply { id: ticket.id(), body: Some(body) };
         self.say(cx, id, |format, batch| wire::encode_reply(format.encoding(), &reply, batch));
+        self.pay_answer(cx, id, self.buffer.len());
     }
 
     fn is_one_way(&mut self, id: ConnId) -> bool {
@@ -434,9 +504,8 @@ impl Desk {
     }
 }
 
-/// Commands that may come before the connect reply has left: a subscription of each kind for a
-/// client with as many channels as it may have by default.
-const COMMANDS_EARLY: usize = 256;
+/// What is around an answer, at most.
+const AROUND: usize = 1024;
 
 /// A channel's name; clients are closed for none.
 pub(super) fn named(channel: &str) -> Result<&str, Refusal> {

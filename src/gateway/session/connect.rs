@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::commands::{Outcome, Refusal};
 use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
-use crate::gateway::app::{Desk, Gateway, Later};
+use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Asker, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
@@ -13,6 +13,7 @@ use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
 use crate::gateway::stats::CommandKind;
+use crate::gateway::timers::What;
 use crate::gateway::tokens::{ConnectionClaims, TokenError};
 use crate::gateway::wire::messages::{
     ConnectRequest, ConnectResult, ReplyBody, SubscribeRequest, SubscribeResult,
@@ -116,6 +117,10 @@ impl Gateway {
         let connecting =
             Connecting { ticket: ticket.0, positions, resume, ..Connecting::default() };
         session.more().connecting = Some(Box::new(connecting));
+        self.desk.sessions.weigh(id);
+        if self.desk.is_crowded() {
+            return Err(Disconnect::TOO_MANY_REQUESTS.into());
+        }
         let outcome = self.identify(cx, id, ticket, request);
         if outcome.is_err()
             && let Some(session) = self.desk.sessions.get_mut(id)
@@ -151,6 +156,7 @@ impl Gateway {
         let rules = self.desk.rules.clone();
         let client = &rules.options.client;
         if !request.token.is_empty() {
+            self.desk.pay_signature(cx, id);
             let claims = match rules.connection.connection(&request.token, self.desk.unix) {
                 Ok(claims) => claims,
                 // Without checks there is nothing a token could prove.
@@ -369,7 +375,8 @@ impl Desk {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
         session.set(OPEN, true);
-        let Connecting { ticket, result, stash, commands, .. } = *connecting;
+        self.timers.clear(link(id), What::Stale);
+        let Connecting { ticket, result, stash, .. } = *connecting;
         if session.format() == Format::UniSse {
             for (channel, sub) in &result.subs {
                 session.more().places.begin(channel, sub);
@@ -383,9 +390,7 @@ impl Desk {
             let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
             self.send_at(cx, link(id), &frame, at);
         }
-        if !commands.is_empty() {
-            self.put_aside(Later::Commands(link(id), commands));
-        }
+        self.sessions.weigh(id);
     }
 }
 

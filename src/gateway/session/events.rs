@@ -21,7 +21,9 @@ impl Desk {
             return;
         }
         match event {
-            Event::Subscribed { ticket, channel, result, .. } => {
+            Event::Subscribed { ticket, channel, result, told, .. } => {
+                // Who has come will go.
+                self.pay_deliveries(cx, id, told.saturating_mul(2));
                 self.subscribed(cx, id, Ticket(ticket), channel, result);
             }
             Event::Unsubscribed { channel, server_side, why, .. } => {
@@ -30,10 +32,13 @@ impl Desk {
             Event::Answered { ticket, answer } => {
                 let ticket = Ticket(ticket);
                 match answer {
-                    Ok(answer) if !self.can_take(id, &answer) => {
-                        self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+                    Ok(Answer::Members(members)) => self.reply_members(cx, id, ticket, &members),
+                    Ok(answer) => {
+                        if let Answer::Published { receivers, .. } = answer {
+                            self.pay_deliveries(cx, id, receivers);
+                        }
+                        self.reply(cx, id, ticket, body(answer));
                     }
-                    Ok(answer) => self.reply(cx, id, ticket, body(answer)),
                     Err(error) => self.fail(cx, id, ticket, error),
                 }
             }
@@ -41,14 +46,28 @@ impl Desk {
             Event::Close(disconnect) => self.close(cx, id, disconnect),
             Event::Order(order) => self.put_aside(Later::Order(link, order.clone())),
         }
+        self.sessions.weigh(id);
     }
 
-    /// Whether the client's encoding can carry an answer: JSON takes only JSON.
-    fn can_take(&mut self, id: ConnId, answer: &Answer) -> bool {
-        let Answer::History(history) = answer else { return true };
+    /// Whether the client's encoding can carry a reply: JSON takes only JSON. Publications that a
+    /// subscription recovers are looked at before.
+    pub(super) fn can_take(&mut self, id: ConnId, body: &ReplyBody) -> bool {
         let json = |session: &mut Session| session.encoding() == Encoding::Json;
-        !self.sessions.get_mut(id).is_some_and(json)
-            || history.publications.iter().all(|publication| wire::is_json(&publication.data))
+        if !self.sessions.get_mut(id).is_some_and(json) {
+            return true;
+        }
+        let fits = |data: &[u8]| data.is_empty() || wire::is_json(data);
+        match body {
+            ReplyBody::Connect(result) => {
+                fits(&result.data) && result.subs.values().all(|sub| fits(&sub.data))
+            }
+            ReplyBody::Subscribe(result) => fits(&result.data),
+            ReplyBody::History(result) => {
+                result.publications.iter().all(|publication| wire::is_json(&publication.data))
+            }
+            ReplyBody::Rpc(result) => fits(&result.data),
+            _ => true,
+        }
     }
 
     fn subscribed(
@@ -65,12 +84,12 @@ impl Desk {
                 result.data = std::mem::take(&mut sub.data);
                 sub.expire_at
             });
-            (result.expires, result.ttl) = self.watch_subscription(cx, id, expire_at);
             if expire_at == 0
                 && let Some(session) = self.sessions.get_mut(id)
             {
                 session.forget_sub(channel);
             }
+            (result.expires, result.ttl) = self.watch_subscriptions(cx, id, expire_at);
             result
         });
         if result.is_err()
@@ -85,10 +104,15 @@ impl Desk {
             (Some(Waits::Command(_)), Err(error)) => self.fail(cx, id, ticket, error),
             (Some(Waits::Connect), Ok(result)) => self.connect_part(cx, id, channel, result),
             (Some(Waits::Connect), Err(_)) => self.close(cx, id, &Disconnect::SERVER_ERROR),
-            (Some(Waits::Api), Ok(result)) => self.announce(cx, id, channel, result),
+            (Some(Waits::Api), Ok(result)) => {
+                self.announce(cx, id, channel, result);
+                // An unsubscribe may have waited for it.
+                self.wake(id);
+            }
             (Some(Waits::Api), Err(error)) => {
                 let channel = &**channel;
                 tracing::debug!(channel, %error, "a subscription of the server failed");
+                self.wake(id);
             }
             (None, _) => debug_assert!(false, "a ticket nobody gave"),
         }
@@ -96,6 +120,11 @@ impl Desk {
 
     /// Tells a client that the server has subscribed it, and what it missed.
     fn announce(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, result: SubscribeResult) {
+        let json = |session: &mut Session| session.encoding() == Encoding::Json;
+        let is_json = self.sessions.get_mut(id).is_some_and(json);
+        if is_json && !result.data.is_empty() && !wire::is_json(&result.data) {
+            return self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+        }
         let told = result.clone();
         let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } =
             result;
@@ -157,9 +186,10 @@ fn body(answer: Answer) -> ReplyBody {
     match answer {
         Answer::Published { .. } => ReplyBody::Publish(PublishResult {}),
         Answer::History(result) => ReplyBody::History(result),
-        Answer::Presence(result) => ReplyBody::Presence(result),
         Answer::PresenceStats(result) => ReplyBody::PresenceStats(result),
-        // Clients cannot ask for it.
-        Answer::Done => ReplyBody::Publish(PublishResult {}),
+        // Clients cannot ask for these, or get them in another way.
+        Answer::Done | Answer::Presence(_) | Answer::Members(_) => {
+            ReplyBody::Publish(PublishResult {})
+        }
     }
 }

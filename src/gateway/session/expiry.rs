@@ -31,13 +31,14 @@ impl Desk {
         session.set(ASKED, false);
         if expire_at <= 0 {
             session.expire_at = 0;
+            self.timers.clear(link(id), What::Connection);
             return (false, 0);
         }
         let delay = match self.rules.options.client.proxy.refresh.enabled {
             true => Duration::ZERO,
             false => self.rules.options.client.expired_close_delay,
         };
-        self.timers.add(cx.now() + left + delay, link(id), What::Connection);
+        self.timers.set(cx.now() + left + delay, link(id), What::Connection);
         (true, left.as_secs().max(1) as u32)
     }
 }
@@ -52,6 +53,7 @@ impl Gateway {
             What::Stale => {}
             What::Connection => self.expire_connection(cx, id),
             What::Subscription => self.expire_subscriptions(cx, id),
+            What::Commands => self.go_on(cx, id),
         }
     }
 
@@ -62,17 +64,21 @@ impl Gateway {
         let delay = client.expired_close_delay;
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let at = i64::from(session.expire_at);
-        // It was prolonged, and the new deadline has an entry of its own.
-        // And while the backend thinks, an entry of the time before, which may be due just now, is
-        // not the deadline of its answer.
+        // While the backend thinks, the deadline is that of its answer.
         let asks = by_backend && !session.is(ASKED);
         let grace = if asks { 0 } else { delay.as_secs() as i64 };
-        if at == 0 || at + grace > unix {
+        if at == 0 {
+            return;
+        }
+        if at + grace > unix {
+            // The clock of the world goes slower than ours.
+            let left = self.desk.left(at + grace);
+            self.desk.timers.set(cx.now() + left, link(id), What::Connection);
             return;
         }
         if asks {
             session.set(ASKED, true);
-            self.desk.timers.add(cx.now() + delay, link(id), What::Connection);
+            self.desk.timers.set(cx.now() + delay, link(id), What::Connection);
             let now = cx.now().as_millis() as u64;
             let ticket = Ticket::new(Waits::Command(CommandKind::Refresh), now, 0);
             // Without an answer the next deadline closes. Where there was no room to ask, it is not
@@ -106,6 +112,8 @@ impl Gateway {
                 self.desk.tell_unsubscribed(cx, id, &channel, &Unsubscribe::EXPIRED);
             }
         }
+        self.desk.watch_subscriptions(cx, id, 0);
+        self.desk.sessions.weigh(id);
     }
 
     /// Does what the server API wants of a connection.
@@ -146,6 +154,7 @@ impl Gateway {
             // The hub does these by itself.
             Action::Unsubscribe { .. } | Action::Disconnect(_) => {}
         }
+        self.desk.sessions.weigh(id);
     }
 
     /// Tells a client what came of a command that something else decided about.
@@ -156,9 +165,19 @@ impl Gateway {
         ticket: Ticket,
         outcome: Result<(), Refusal>,
     ) {
+        self.desk.sessions.weigh(id);
         match outcome {
             Ok(()) => {}
-            Err(Refusal::Error(error)) => self.desk.fail(cx, id, ticket, error),
+            Err(Refusal::Error(error)) => {
+                if ticket.waits() == Some(Waits::Command(CommandKind::Connect))
+                    && let Some(session) = self.desk.sessions.get_mut(id)
+                {
+                    // It was the last command, and what is kept for it goes now.
+                    session.more().connecting = None;
+                    session.tidy();
+                }
+                self.desk.fail(cx, id, ticket, error);
+            }
             Err(Refusal::Disconnect(disconnect)) => self.desk.close(cx, id, &disconnect),
         }
     }

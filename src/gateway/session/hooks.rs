@@ -17,7 +17,7 @@ use crate::gateway::proxy::{
 };
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::messages::{ReplyBody, RpcResult};
-use crate::gateway::wire::{self, Disconnect, Encoding, Error};
+use crate::gateway::wire::{Disconnect, Error};
 use crate::protocol::request::Request;
 
 /// A question under way: whose it is, and what it was about.
@@ -97,12 +97,19 @@ impl Gateway {
         let caller = Caller { client, user, transport, encoding, meta, headers };
         let from = Asking { core: self.desk.core, link: link(id) };
         let request = HookRequest { proxy: Cow::Borrowed("default"), from, caller, event };
+        let reserved = match &about {
+            About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
+            _ => None,
+        };
         let question = Question { id, ticket, about };
         let core = usize::from(self.desk.core);
         match self.desk.control.ask(core, Box::new(request), question) {
             Ok(()) => {
                 if let Some(session) = self.desk.sessions.get_mut(id) {
                     session.asked += u16::from(counted);
+                    if let Some(channel) = reserved {
+                        session.reserve(&channel);
+                    }
                 }
                 Ok(())
             }
@@ -122,14 +129,17 @@ impl Gateway {
     ) {
         let Question { id, ticket, about } = question;
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        if let About::Subscribe(wanted) = &about {
+            session.release(&wanted.request.channel);
+        }
         if ticket.waits() != Some(Waits::Command(CommandKind::Refresh)) {
             session.asked = session.asked.saturating_sub(1);
         }
-        let outcome = self.go_on(cx, id, ticket, about, result);
+        let outcome = self.proceed(cx, id, ticket, about, result);
         self.conclude(cx, id, ticket, outcome);
     }
 
-    fn go_on(
+    fn proceed(
         &mut self,
         cx: &mut Cx<'_>,
         id: ConnId,
@@ -165,7 +175,7 @@ impl Gateway {
                 let Wanted { request, filter } = *wanted;
                 // While the backend thought, others may have been granted.
                 let client = self.client_of(id)?;
-                self.check_request(client, &request)?;
+                self.check_request(id, client, &request)?;
                 self.subscribe_granted(cx, id, ticket, &request, filter, reply.into())
             }
             (HookReply::Publish(mut reply), About::Publish { channel, data }) => {
@@ -173,13 +183,6 @@ impl Gateway {
                 self.publish_as(cx, id, ticket, &channel, reply)
             }
             (HookReply::Rpc(reply), _) => {
-                let json = self.desk.sessions.get_mut(id).map(|session| session.encoding());
-                if json == Some(Encoding::Json)
-                    && !reply.data.is_empty()
-                    && !wire::is_json(&reply.data)
-                {
-                    return Err(Disconnect::INAPPROPRIATE_PROTOCOL.into());
-                }
                 let result = RpcResult { data: reply.data };
                 self.desk.reply(cx, id, ticket, ReplyBody::Rpc(result));
                 Ok(())

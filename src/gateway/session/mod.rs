@@ -9,6 +9,9 @@ mod connect;
 mod events;
 mod expiry;
 mod hooks;
+mod order;
+mod queue;
+mod shares;
 mod subscribe;
 
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use hooks::Question;
+pub(super) use shares::{Debts, Pace};
 
 use super::format::{Format, Transport};
 use super::options::Options;
@@ -26,10 +30,11 @@ use super::places::{Places, Resume};
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::Encoding;
-use super::wire::messages::{Command, ConnectResult, Request, SubscribeRequest};
+use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
 use crate::engine::states::States;
 use crate::engine::{ConnId, Frame};
 use crate::protocol::request;
+use queue::Queue;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -43,11 +48,17 @@ pub(super) struct Session {
     format: Format,
     /// Questions to the backend under way, but for the one whether it may stay.
     asked: u16,
+    /// Commands without an answer.
+    busy: u8,
+    /// Tokens that were refused.
+    failures: u8,
     more: Option<Box<More>>,
 }
 
 const _: () = assert!(size_of::<Option<Session>>() <= 40);
 
+/// It is not read, because enough of it waits.
+const HELD: u8 = 1;
 /// Pings are WebSocket's, as the client asked.
 const NATIVE_PINGS: u8 = 2;
 /// The connect command came.
@@ -58,6 +69,10 @@ const OPEN: u8 = 8;
 const PINGED: u8 = 16;
 /// The backend was asked whether it may stay.
 const ASKED: u8 = 32;
+/// Its commands are being done.
+const RUNNING: u8 = 64;
+/// They go on in the next turn.
+const BACKLOG: u8 = 128;
 
 /// What few connections have.
 #[derive(Debug, Default)]
@@ -74,6 +89,12 @@ pub(super) struct More {
     pub(super) subs: Vec<SubMore>,
     /// Of clients that are told where they are.
     pub(super) places: Places,
+    /// Channels whose subscription the backend was asked about.
+    reserved: Vec<Box<str>>,
+    /// Commands that wait for others.
+    queue: Queue,
+    /// What of this is on the account of the core.
+    charged: usize,
 }
 
 /// What few subscriptions have.
@@ -99,11 +120,11 @@ pub(super) struct Connecting {
     pub(super) waiting: usize,
     /// Pushes that have to follow the reply.
     pub(super) stash: Vec<(Frame, Option<At>)>,
-    /// Commands that came before it.
-    pub(super) commands: Vec<Command>,
+    /// Bytes of these.
+    pub(super) stashed: usize,
     /// What is decided about the connection, until it has its seat.
     pub(super) admitted: Option<Box<connect::Admitted>>,
-    /// Where the client's server-side subscriptions were.
+    /// Where the client's server-side subscriptions were: of a request only what says that.
     pub(super) positions: BTreeMap<String, SubscribeRequest>,
     /// The same, as a one-way client brought it back.
     pub(super) resume: Resume,
@@ -122,7 +143,17 @@ impl Session {
         let flags = if native { NATIVE_PINGS } else { 0 };
         let headers = hooks::forwarded(request, client, options);
         let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
-        Self { generation: 0, client: None, expire_at: 0, flags, format, asked: 0, more }
+        Self {
+            generation: 0,
+            client: None,
+            expire_at: 0,
+            flags,
+            format,
+            asked: 0,
+            busy: 0,
+            failures: 0,
+            more,
+        }
     }
 
     /// How what it is told is wrapped.
@@ -190,6 +221,29 @@ impl Session {
         self.more.as_mut()?.subs.iter_mut().find(|sub| *sub.channel == *channel)
     }
 
+    /// Whether the backend is being asked about a subscription to this channel.
+    fn is_reserved(&self, channel: &str) -> bool {
+        self.more.as_ref().is_some_and(|more| more.reserved.iter().any(|of| **of == *channel))
+    }
+
+    /// How many subscriptions the backend is being asked about.
+    fn reserved(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.reserved.len())
+    }
+
+    /// The backend is asked about a subscription, which takes a place meanwhile.
+    fn reserve(&mut self, channel: &str) {
+        self.more().reserved.push(channel.into());
+    }
+
+    /// It has answered.
+    fn release(&mut self, channel: &str) {
+        let Some(more) = &mut self.more else { return };
+        more.reserved.retain(|of| **of != *channel);
+        more.reserved.shrink_to_fit();
+        self.tidy();
+    }
+
     /// Forgets it, and the box if nothing is left in it.
     fn forget_sub(&mut self, channel: &str) {
         let Some(more) = &mut self.more else { return };
@@ -199,21 +253,60 @@ impl Session {
         self.tidy();
     }
 
-    /// Gives back the box of a connection that needs it no longer.
+    /// Gives back the box of a connection that needs it no longer, unless the account knows of it:
+    /// then [`Sessions::weigh`] does.
     fn tidy(&mut self) {
-        let idle = self.more.as_ref().is_some_and(|more| {
-            more.conn_info.is_empty()
-                && more.meta.is_empty()
-                && *more.headers == ClientHeaders::default()
-                && more.connecting.is_none()
-                && more.subs.is_empty()
-                && more.places.is_empty()
-        });
-        if idle {
+        if self.more.as_ref().is_some_and(|more| more.charged == 0 && more.is_idle()) {
             self.more = None;
         }
     }
+
+    /// What the account knows of.
+    fn charged(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.charged)
+    }
 }
+
+impl More {
+    fn is_idle(&self) -> bool {
+        self.conn_info.is_empty()
+            && self.meta.is_empty()
+            && *self.headers == ClientHeaders::default()
+            && self.connecting.is_none()
+            && self.subs.is_empty()
+            && self.places.is_empty()
+            && self.reserved.is_empty()
+            && self.queue.is_empty()
+    }
+
+    /// What it takes, with all that is in it.
+    fn bytes(&self) -> usize {
+        if self.is_idle() {
+            return 0;
+        }
+        let headers = self.headers.transport.iter().chain(&self.headers.emulated);
+        let headers: usize = headers.map(|(name, value)| ENTRY + name.len() + value.len()).sum();
+        let subs = self.subs.capacity() * size_of::<SubMore>()
+            + self.subs.iter().map(|it| it.channel.len() + it.data.len()).sum::<usize>();
+        let reserved = self.reserved.iter().map(|it| ENTRY + it.len()).sum::<usize>();
+        let connecting = self.connecting.as_ref().map_or(0, |it| it.bytes());
+        let raw = self.conn_info.len() + self.meta.len();
+        size_of::<Self>() + raw + headers + subs + reserved + connecting + self.queue.memory()
+    }
+}
+
+impl Connecting {
+    fn bytes(&self) -> usize {
+        let position = |(channel, request): (&String, &SubscribeRequest)| {
+            size_of::<SubscribeRequest>() + ENTRY + channel.len() + request.epoch.len()
+        };
+        let positions = self.positions.iter().map(position).sum::<usize>();
+        size_of::<Self>() + positions + self.stashed
+    }
+}
+
+/// What a text or a pair of texts takes in a list besides its bytes.
+const ENTRY: usize = 2 * size_of::<String>();
 
 /// How the messages of a WebSocket are encoded, and the subprotocol to answer with.
 pub(super) fn negotiate(request: &request::Request<'_>) -> (Format, Option<String>) {
@@ -236,6 +329,8 @@ fn asks(request: &request::Request<'_>, name: &str, value: &str) -> bool {
 #[derive(Default)]
 pub(super) struct Sessions {
     table: States<Session>,
+    /// What sessions take besides their records.
+    bytes: usize,
 }
 
 impl Sessions {
@@ -250,9 +345,26 @@ impl Sessions {
         self.table.get_mut(id.index()).filter(|session| session.generation == generation(id))
     }
 
+    /// What sessions take besides their records.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Something of a session grew or shrank: the account follows.
+    pub(super) fn weigh(&mut self, id: ConnId) {
+        let Some(more) = self.get_mut(id).and_then(|session| session.more.as_mut()) else { return };
+        let (before, after) = (more.charged, more.bytes());
+        more.charged = after;
+        self.bytes = self.bytes + after - before;
+        if let Some(session) = self.get_mut(id) {
+            session.tidy();
+        }
+    }
+
     /// A connection is gone.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Session> {
-        self.get_mut(id)?;
+        let charged = self.get_mut(id)?.charged();
+        self.bytes -= charged;
         self.table.remove(id.index())
     }
 }

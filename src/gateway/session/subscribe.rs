@@ -70,7 +70,7 @@ impl Gateway {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
         named(&request.channel)?;
-        self.check_request(client, &request)?;
+        self.check_request(id, client, &request)?;
         // First of all: a filter that is refused costs nobody anything, and compiled it is small.
         let filter = self.filter_of(id, &mut request)?;
         let channel = &request.channel;
@@ -81,7 +81,7 @@ impl Gateway {
                 self.subscribe_granted(cx, id, ticket, &request, filter, Grant::default())
             }
             Decision::VerifyToken => {
-                let claims = self.sub_claims(client, channel, &request.token)?;
+                let claims = self.sub_claims(cx, id, client, channel, &request.token)?;
                 let grant = Grant {
                     expire_at: claims.expire_at.unwrap_or(0),
                     info: claims.info,
@@ -119,13 +119,22 @@ impl Gateway {
     }
 
     /// What is wrong with a request, whoever asks.
-    pub(super) fn check_request(&self, client: ClientKey, request: &SubscribeRequest) -> Outcome {
-        let rules = &self.desk.rules;
+    pub(super) fn check_request(
+        &mut self,
+        id: ConnId,
+        client: ClientKey,
+        request: &SubscribeRequest,
+    ) -> Outcome {
+        let rules = self.desk.rules.clone();
         let place = rules.namespaces.resolve(&request.channel)?;
-        if self.hub.subscription(client, &request.channel).is_some() {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        if session.is_reserved(&request.channel)
+            || self.hub.subscription(client, &request.channel).is_some()
+        {
             return Err(Error::ALREADY_SUBSCRIBED.into());
         }
-        let held = self.hub.users().get(client).map_or(0, |client| client.subscriptions());
+        let held = self.hub.users().get(client).map_or(0, |client| client.subscriptions())
+            + session.reserved();
         if held >= rules.options.client.channel_limit {
             return Err(Error::LIMIT_EXCEEDED.into());
         }
@@ -195,10 +204,15 @@ impl Gateway {
                 RecoveryMode::Cache => RecoverMode::Cache,
             },
             limit: rules.options.client.recovery_max_publication_limit as u32,
+            // More could not be sent, however often the client comes back for it.
+            max_bytes: self.desk.room(cx, id),
             or_reject: asked && request.flag & SubscribeRequest::FLAG_REJECT_UNRECOVERED != 0,
         });
         if self.hub.subscription(client, channel).is_some() {
             return Err(Error::ALREADY_SUBSCRIBED.into());
+        }
+        if self.desk.is_crowded() {
+            return Err(Error::LIMIT_EXCEEDED.into());
         }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         if terms.expire_at > 0 || !terms.data.is_empty() {
@@ -244,20 +258,29 @@ impl Gateway {
 }
 
 impl Desk {
-    /// Sees to it that a subscription ends in time. Returns what the client is told of it.
-    pub(super) fn watch_subscription(
+    /// Sees to it that subscriptions end in time. Returns what the client is told of the one that
+    /// expires then.
+    pub(super) fn watch_subscriptions(
         &mut self,
         cx: &Cx<'_>,
         id: ConnId,
         expire_at: i64,
     ) -> (bool, u32) {
-        if expire_at <= 0 {
-            return (false, 0);
-        }
-        let delay = self.rules.options.client.expired_sub_close_delay;
-        let left = self.left(expire_at);
         let what = crate::gateway::timers::What::Subscription;
-        self.timers.add(cx.now() + left + delay, super::link(id), what);
-        (true, left.as_secs() as u32)
+        let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
+        let subs = session.more.iter().flat_map(|more| &more.subs);
+        let first = subs.map(|sub| sub.expire_at).filter(|at| *at > 0).min();
+        let delay = self.rules.options.client.expired_sub_close_delay;
+        match first {
+            Some(first) => {
+                let left = self.left(first);
+                self.timers.set(cx.now() + left + delay, super::link(id), what);
+            }
+            None => self.timers.clear(super::link(id), what),
+        }
+        match expire_at {
+            1.. => (true, self.left(expire_at).as_secs() as u32),
+            _ => (false, 0),
+        }
     }
 }

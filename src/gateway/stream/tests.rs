@@ -38,7 +38,7 @@ fn newest(stream: &Stream, since: &Position<String>) -> Option<Vec<u64>> {
 }
 
 fn recover(stream: &Stream, since: &Position<String>, limit: u32) -> Option<Vec<u64>> {
-    stream.recover(since, limit, None).map(|items| offsets(&items))
+    stream.recover(since, limit, 0, None).map(|items| offsets(&items))
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn filtered_publications_are_recovered_as_nothing() {
     }
     let node = FilterNode { key: "odd".to_owned(), cmp: "ex".to_owned(), ..FilterNode::default() };
     let filter = Filter::new(&node).unwrap();
-    let recovered = stream.recover(&at(0), 0, Some(&filter)).unwrap();
+    let recovered = stream.recover(&at(0), 0, 0, Some(&filter)).unwrap();
     assert_eq!(offsets(&recovered), [2]);
     assert_eq!(offsets(&stream.newest(&at(0), 0, Some(&filter)).unwrap()), [2]);
     assert!(stream.newest(&at(0), 1, Some(&filter)).is_none(), "2 is not within the limit");
@@ -133,11 +133,11 @@ fn stale_versions_are_not_published() {
 #[test]
 fn reading_back_from_the_beginning_or_another_epoch_is_an_error() {
     let stream = stream(3);
-    let back = Read { since: Some(at(0)), limit: 5, reverse: true, max: 0 };
+    let back = Read { since: Some(at(0)), limit: 5, reverse: true, ..Read::default() };
     assert_eq!(stream.read(&back), Err(Error::BAD_REQUEST));
     let elsewhere = Position { offset: 1, epoch: "other".to_owned() };
     for reverse in [false, true] {
-        let read = Read { since: Some(elsewhere.clone()), limit: 5, reverse, max: 0 };
+        let read = Read { since: Some(elsewhere.clone()), limit: 5, reverse, ..Read::default() };
         assert_eq!(stream.read(&read), Err(Error::UNRECOVERABLE_POSITION));
     }
 }
@@ -166,7 +166,7 @@ proptest! {
         if max > 0 {
             expected.truncate(max as usize);
         }
-        let read = Read { since: since.map(at), limit, reverse, max };
+        let read = Read { since: since.map(at), limit, reverse, max, max_bytes: 0 };
         match stream.read(&read) {
             Ok(items) => prop_assert_eq!(offsets(&items), expected),
             Err(error) => {

@@ -9,7 +9,7 @@
 
 use serde::Deserialize;
 
-use super::messages::{Command, Publication, Push, Reply, ReplyBody};
+use super::messages::{ClientInfo, Command, Publication, Push, Reply, ReplyBody};
 use super::object::{Object, object as write};
 use super::{Envelope, Malformed, Payload, Subject};
 
@@ -68,6 +68,27 @@ pub(super) fn reply(reply: &Reply, batch: &mut Vec<u8>) {
             Some(ReplyBody::Refresh(it)) => o.message("refresh", it),
             Some(ReplyBody::SubRefresh(it)) => o.message("sub_refresh", it),
         }
+    });
+}
+
+/// The object that a [`PresenceResult`](super::messages::PresenceResult) is.
+pub(super) fn members(members: impl Iterator<Item = ClientInfo>) -> Vec<u8> {
+    let mut text = Vec::new();
+    write(&mut text, |o| {
+        o.object("presence", |o| {
+            members.for_each(|info| {
+                o.entry_of(&info.client, &info);
+            });
+        });
+    });
+    text
+}
+
+pub(super) fn presence(id: u32, members: &[u8], batch: &mut Vec<u8>) {
+    separate(batch);
+    write(batch, |o| {
+        o.uint("id", id.into());
+        o.raw("presence", members);
     });
 }
 

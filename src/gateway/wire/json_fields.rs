@@ -8,6 +8,7 @@ use super::messages::{
     SubscribeResult, UnsubscribePush, UnsubscribeResult,
 };
 use super::object::{Fields, Object};
+use super::raw::is_json;
 
 impl Object<'_> {
     pub(super) fn publication(&mut self, publication: &Publication, payload: Payload<'_>) {
@@ -42,8 +43,12 @@ impl Fields for ClientInfo {
     fn put(&self, o: &mut Object<'_>) {
         o.always_string("user", &self.user);
         o.always_string("client", &self.client);
-        o.raw("conn_info", &self.conn_info);
-        o.raw("chan_info", &self.chan_info);
+        // Others see it: what a token or the backend gave as Base64 must not break their messages.
+        for (key, info) in [("conn_info", &self.conn_info), ("chan_info", &self.chan_info)] {
+            if !info.is_empty() && is_json(info) {
+                o.raw(key, info);
+            }
+        }
     }
 }
 

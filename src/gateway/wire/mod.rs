@@ -40,7 +40,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use codes::{Disconnect, Error, Unsubscribe};
-use messages::{Command, ConnectRequest, EmulationRequest, Publication, Push, Reply};
+use messages::{ClientInfo, Command, ConnectRequest, EmulationRequest, Publication, Push, Reply};
 pub use raw::is_json;
 
 /// Entries of a map in a request. Each takes some 300 bytes, of five that it may have travelled in.
@@ -128,6 +128,26 @@ pub struct Commands<'a> {
     error: Option<Malformed>,
 }
 
+impl Commands<'_> {
+    /// Whether nothing comes any more.
+    pub fn is_done(&self) -> bool {
+        self.rest.is_empty() && self.error.is_none()
+    }
+
+    /// Bytes at the end of the message that are not decoded yet.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+}
+
+/// Whether a message is nothing but the answer to a ping.
+pub fn is_pong(encoding: Encoding, message: &[u8]) -> bool {
+    match encoding {
+        Encoding::Json => message.trim_ascii() == b"{}",
+        Encoding::Protobuf => message == [0],
+    }
+}
+
 impl Iterator for Commands<'_> {
     type Item = Result<Command, Malformed>;
 
@@ -176,6 +196,22 @@ pub fn encode_reply(encoding: Encoding, reply: &Reply, batch: &mut Vec<u8>) {
     match encoding {
         Encoding::Json => json::reply(reply, batch),
         Encoding::Protobuf => protobuf::reply(reply, batch),
+    }
+}
+
+/// The result of `presence` for these members, to be shared by all who ask.
+pub fn encode_members(encoding: Encoding, members: impl Iterator<Item = ClientInfo>) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => json::members(members),
+        Encoding::Protobuf => protobuf::members(members),
+    }
+}
+
+/// Appends the reply to `presence` with what [`encode_members`] made.
+pub fn encode_presence(encoding: Encoding, id: u32, members: &[u8], batch: &mut Vec<u8>) {
+    match encoding {
+        Encoding::Json => json::presence(id, members, batch),
+        Encoding::Protobuf => protobuf::presence(id, members, batch),
     }
 }
 

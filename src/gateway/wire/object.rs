@@ -145,6 +145,11 @@ impl Object<'_> {
         });
     }
 
+    /// One entry of a map.
+    pub(super) fn entry_of(&mut self, name: &str, message: &impl Fields) {
+        object(self.entry(name), |o| message.put(o));
+    }
+
     /// A key that is not ours.
     fn entry(&mut self, name: &str) -> &mut Vec<u8> {
         self.comma();

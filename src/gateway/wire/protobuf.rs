@@ -10,7 +10,7 @@ use prost::encoding::{
     encoded_len_varint, skip_field,
 };
 
-use super::messages::{Command, ConnectRequest, Publication, Push, Reply};
+use super::messages::{ClientInfo, Command, ConnectRequest, Publication, Push, Reply};
 use super::{ENTRIES_MAX, Envelope, Malformed, Payload, Subject};
 
 /// `Command.connect`.
@@ -19,6 +19,15 @@ const CONNECT: u32 = 4;
 const MAPS: [u32; 2] = [3, 6];
 /// `Reply.push`.
 const PUSH: u32 = 4;
+/// `Reply.id`.
+const REPLY_ID: u32 = 1;
+/// `Reply.presence`.
+const PRESENCE: u32 = 9;
+/// `PresenceResult.presence`, a map.
+const MEMBERS: u32 = 1;
+/// The two fields of a map's entry.
+const MAP_KEY: u32 = 1;
+const MAP_VALUE: u32 = 2;
 /// `Push.id`.
 const ID: u32 = 1;
 /// `Push.channel`.
@@ -92,6 +101,34 @@ pub(super) fn message<T: Message + Default>(bytes: &[u8]) -> Result<T, Malformed
 
 pub(super) fn reply(reply: &Reply, batch: &mut Vec<u8>) {
     put_enclosed(reply, batch);
+}
+
+/// The fields of a [`PresenceResult`](super::messages::PresenceResult).
+pub(super) fn members(members: impl Iterator<Item = ClientInfo>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for info in members {
+        let (name, len) = (info.client.len(), info.encoded_len());
+        encode_key(MEMBERS, WireType::LengthDelimited, &mut bytes);
+        encode_varint((field_len(name) + field_len(len)) as u64, &mut bytes);
+        encode_key(MAP_KEY, WireType::LengthDelimited, &mut bytes);
+        encode_varint(name as u64, &mut bytes);
+        bytes.extend_from_slice(info.client.as_bytes());
+        encode_key(MAP_VALUE, WireType::LengthDelimited, &mut bytes);
+        put_enclosed(&info, &mut bytes);
+    }
+    bytes
+}
+
+pub(super) fn presence(id: u32, members: &[u8], batch: &mut Vec<u8>) {
+    let number = if id == 0 { 0 } else { 1 + encoded_len_varint(id.into()) };
+    encode_varint((number + field_len(members.len())) as u64, batch);
+    if id != 0 {
+        encode_key(REPLY_ID, WireType::Varint, batch);
+        encode_varint(id.into(), batch);
+    }
+    encode_key(PRESENCE, WireType::LengthDelimited, batch);
+    encode_varint(members.len() as u64, batch);
+    batch.extend_from_slice(members);
 }
 
 pub(super) fn push(envelope: Envelope, push: &Push, batch: &mut Vec<u8>) {

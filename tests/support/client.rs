@@ -47,7 +47,11 @@ impl Client {
             socket.bind(&SocketAddr::new(local, 0).into()).expect("a loopback address");
         }
         socket.connect(&address.into()).expect("the server accepts");
-        let stream = TcpStream::from(socket);
+        Self::on(socket.into())
+    }
+
+    /// Likewise, on a socket of the test's own.
+    pub(crate) fn on(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("set_nodelay");
         stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("set_write_timeout");

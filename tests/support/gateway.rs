@@ -95,6 +95,11 @@ impl Gateway {
         self.server.address()
     }
 
+    /// The file of its configuration.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Where clients connect.
     pub(crate) fn url(&self) -> String {
         format!("ws://{}{PATH}", self.address())
@@ -379,6 +384,11 @@ impl Session {
         assert_eq!(push["channel"], json!(channel), "{push}");
         assert!(push.get("pub").is_some(), "{push}");
         push["pub"].take()
+    }
+
+    /// The pushes that came while a reply was awaited.
+    pub(crate) fn pushed(&mut self) -> Vec<Value> {
+        self.pushes.drain(..).map(|mut push| push["push"].take()).collect()
     }
 
     /// Asserts that no push came: a later command is answered first.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use super::{PATIENCE, STOP_LIMIT, drain, wait_for};
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
-    stdout: Receiver<String>,
+    /// Behind a lock so that threads of a test can share the server.
+    stdout: Mutex<Receiver<String>>,
     stderr: Option<JoinHandle<String>>,
 }
 
@@ -58,7 +60,7 @@ impl Server {
         });
         let stderr = Some(drain(child.stderr.take().expect("stderr is piped")));
 
-        Self { child, address: ([127, 0, 0, 1], 0).into(), stdout, stderr }
+        Self { child, address: ([127, 0, 0, 1], 0).into(), stdout: Mutex::new(stdout), stderr }
     }
 
     /// Starts the program with these arguments and reads what it prints until `address` finds in
@@ -82,7 +84,7 @@ impl Server {
 
     /// The next line on stdout; `None` when there comes none.
     pub(crate) fn line(&self) -> Option<String> {
-        self.stdout.recv_timeout(PATIENCE).ok()
+        self.stdout.lock().expect("no panic").recv_timeout(PATIENCE).ok()
     }
 
     /// Where it listens.
@@ -132,7 +134,7 @@ impl Server {
     /// Asserts that it exits with 0 after a signal and has printed nothing more.
     pub(crate) fn ended(mut self) {
         self.exited_well();
-        let more: Vec<_> = self.stdout.iter().collect();
+        let more: Vec<_> = self.stdout.lock().expect("no panic").iter().collect();
         assert!(more.is_empty(), "more than one line on stdout: {more:?}");
     }
 

@@ -1,0 +1,258 @@
+//! One attack, and the fight: the attacker's script runs beside witnesses; then everything that
+//! must hold is looked at. Nothing here asserts a time or a speed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use super::field::{ATTACKED, Field, connected_somewhere};
+use super::vitals::{self, Metrics};
+use super::witness::{Alarm, Habits, Shared, Times, Witness, visit};
+use super::{backend, measure};
+use crate::support::PATIENCE;
+use crate::support::gateway::Gateway;
+
+/// What all servers here are configured with.
+const CONFIG: &str = r#"
+[http_server]
+port = 0
+{http_server}
+[http_api]
+key = "api key of the tests"
+[engine]
+workers = 2
+tick = "10ms"
+close_timeout = "200ms"
+max_connections = {connections}
+{engine}
+[client.token]
+hmac_secret_key = "secret of the tests"
+[prometheus]
+enabled = true
+[health]
+enabled = true
+[[channel.namespaces]]
+name = "witness"
+allow_subscribe_for_client = true
+allow_publish_for_client = true
+{tables}
+"#;
+
+/// Witnesses on each core.
+const EACH: usize = 2;
+
+/// Rounds of each witness before, and after the attack.
+const ROUNDS: u64 = 5;
+
+/// What must be true of a counter after the attack.
+#[derive(Clone, Copy)]
+pub(crate) enum After {
+    /// It has risen by at least so much.
+    Counted(&'static str, u64),
+    /// It has not risen.
+    Never(&'static str),
+}
+
+/// One attack.
+#[derive(Clone, Copy)]
+pub(crate) struct Attack {
+    /// `engine.max_connections`.
+    pub(crate) connections: usize,
+    /// Keys of `[http_server]`, `[engine]`, and other tables; `{backend}` is where a backend is.
+    pub(crate) http_server: &'static str,
+    pub(crate) engine: &'static str,
+    pub(crate) tables: &'static str,
+    pub(crate) habits: Habits,
+    /// What the attacker does.
+    pub(crate) script: fn(&Field<'_>),
+    pub(crate) after: &'static [After],
+    /// MiB that the process may grow at most, at any time.
+    pub(crate) growth: u64,
+}
+
+impl Attack {
+    /// A script beside witnesses with all habits but the backend's.
+    pub(crate) const fn new(script: fn(&Field<'_>)) -> Self {
+        let habits = Habits { in_pieces: false, calls: false, operator: true, newcomers: true };
+        let (http_server, engine, tables) = ("", "", "");
+        let connections = 4096;
+        Self { connections, http_server, engine, tables, habits, script, after: &[], growth: 32 }
+    }
+}
+
+impl Attack {
+    /// The whole configuration, with a backend where one is needed.
+    fn config(&self) -> String {
+        let connections = self.connections.to_string();
+        let mut config = CONFIG.to_owned();
+        for (mark, text) in [
+            ("{http_server}", self.http_server),
+            ("{engine}", self.engine),
+            ("{connections}", &connections),
+            ("{tables}", self.tables),
+        ] {
+            config = config.replace(mark, text);
+        }
+        if config.contains("{backend}") {
+            config = config.replace("{backend}", &format!("http://{}", backend::start()));
+        }
+        config
+    }
+}
+
+/// What a fight has shown, in figures. The three phases are: quiet, attack, and after it.
+pub(crate) struct Report {
+    pub(crate) beside: Times,
+    pub(crate) elsewhere: Times,
+    pub(crate) visits: Times,
+    pub(crate) sent: u64,
+    pub(crate) processor: Duration,
+    pub(crate) before: u64,
+    pub(crate) peak: u64,
+    pub(crate) ceiling: Option<u64>,
+    pub(crate) killed: u64,
+}
+
+/// Starts a server, has the attack done to it, and asserts what must hold.
+pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
+    let gateway = Gateway::start_whole(&attack.config());
+    let empty = Metrics::of(&gateway);
+    let (witnesses, beside) = seat(&gateway);
+    let shared = Shared::new(attack.habits, witnesses.len());
+    let shared = &shared;
+    let id = gateway.id();
+    let ceiling = time.and_then(|_| vitals::ceiling(&gateway));
+    let group = time.and_then(|_| measure::group(id, ceiling));
+
+    let mut report = std::thread::scope(|scope| {
+        // Ends the witnesses when anything here fails.
+        let alarm = Alarm(shared);
+        let threads: Vec<_> = witnesses
+            .into_iter()
+            .map(|witness| scope.spawn(move || witness.testify(shared)))
+            .collect();
+        let seated = Metrics::of(&gateway);
+        let visitor = (attack.habits.operator || attack.habits.newcomers)
+            .then(|| scope.spawn(|| visit(&gateway, shared)));
+        shared.wait_rounds(ROUNDS);
+        let quiet = measure::rest(time, id);
+
+        let before = vitals::resident(id);
+        vitals::forget_peak(id);
+        let sent = Arc::new(AtomicU64::new(0));
+        shared.phase.store(1, Ordering::Relaxed);
+        let (start, spent) = (Instant::now(), vitals::processor_time(id));
+        let until = time.map(|time| start + time);
+        let field = Field { gateway: &gateway, shared, until, sent: sent.clone() };
+        (attack.script)(&field);
+        let spent = vitals::processor_time(id) - spent;
+        let processor = spent.saturating_sub(quiet.mul_f64(start.elapsed().as_secs_f64()));
+        shared.phase.store(2, Ordering::Relaxed);
+        // The witnesses are still there, and served.
+        shared.wait_rounds(ROUNDS);
+        shared.stop.store(true, Ordering::Relaxed);
+        let visits = visitor.map_or_else(Times::default, |thread| joined(thread, "a visitor"));
+        let stood: Vec<_> = threads.into_iter().map(|it| joined(it, "a witness")).collect();
+        drop(alarm);
+
+        settled(&gateway, &seated);
+        let mut times = [Times::default(), Times::default()];
+        for ((witness, mut its), beside) in stood.into_iter().zip(&beside) {
+            for (all, its) in times[usize::from(!beside)].iter_mut().zip(&mut its) {
+                all.append(its);
+            }
+            witness.leave();
+        }
+        let [beside, elsewhere] = times;
+        let sent = sent.load(Ordering::Relaxed);
+        let peak = vitals::peak(id);
+        Report { beside, elsewhere, visits, sent, processor, before, peak, ceiling, killed: 0 }
+    });
+
+    let grown = report.peak.saturating_sub(report.before) >> 20;
+    println!("grew by {grown} MiB of {}, {} KiB sent", attack.growth, report.sent >> 10);
+    report.killed = group.map_or(0, |group| group.killed());
+    let end = settled(&gateway, &empty);
+    judge(attack, &report, &end, &empty);
+    gateway.stop();
+    report
+}
+
+/// Connects witnesses, some on each core. Says of each whether the attack is on its core.
+fn seat(gateway: &Gateway) -> (Vec<Witness>, Vec<bool>) {
+    let mut seats: [Vec<_>; 2] = [Vec::new(), Vec::new()];
+    let mut surplus = Vec::new();
+    for number in 0..64 {
+        if seats.iter().all(|seats| seats.len() == EACH) {
+            break;
+        }
+        let (session, core) = connected_somewhere(gateway, &format!("witness-{number}"));
+        if seats[core].len() < EACH {
+            seats[core].push(session);
+        } else {
+            surplus.push(session);
+        }
+    }
+    surplus.into_iter().for_each(|session| session.into_client().close(1000));
+    let beside = (0..2 * EACH).map(|number| (number < EACH) == (ATTACKED == 0)).collect();
+    let sessions = seats.into_iter().flatten().enumerate();
+    let all: Vec<_> =
+        sessions.map(|(number, session)| Witness::new(session, number, 2 * EACH)).collect();
+    assert_eq!(all.len(), 2 * EACH, "the kernel gives one core no connections");
+    (all, beside)
+}
+
+/// What a thread returns; if it has panicked, says so in its words.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>, who: &str) -> T {
+    thread.join().unwrap_or_else(|panic| panic!("{who}: {}", words(&*panic)))
+}
+
+/// The words of a panic.
+pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// Waits until no gauge is above what it was.
+fn settled(gateway: &Gateway, before: &Metrics) -> Metrics {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = Metrics::of(gateway);
+        let above = now.above(before);
+        if above.is_empty() {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "what the attackers left behind: {above:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asserts what must hold of memory and counters.
+fn judge(attack: &Attack, report: &Report, end: &Metrics, start: &Metrics) {
+    let risen = || end.risen(start);
+    assert_eq!(end.get("panics_total"), 0, "panics");
+    for after in attack.after {
+        let rise = |name: &str| end.get(name) - start.get(name);
+        match after {
+            After::Counted(name, least) => {
+                assert!(rise(name) >= *least, "{name} rose by {}; {}", rise(name), risen());
+            }
+            After::Never(name) => {
+                assert_eq!(rise(name), 0, "{name}; {}", risen());
+            }
+        }
+    }
+    assert_eq!(report.killed, 0, "the kernel ended the server for want of memory");
+    let growth = report.peak.saturating_sub(report.before) >> 20;
+    let mib = |bytes: u64| bytes >> 20;
+    assert!(
+        growth <= attack.growth,
+        "memory: {} MiB before, {} MiB at most, {} MiB of growth allowed, {} KiB sent; {}",
+        mib(report.before),
+        mib(report.peak),
+        attack.growth,
+        report.sent >> 10,
+        risen()
+    );
+}

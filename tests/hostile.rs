@@ -156,12 +156,7 @@ processes! {
 /// Attacks that still succeed, and how. One leaves this list with the change that ends it: the test
 /// below fails when one of these does no harm any more.
 const PENDING: &[(&str, &str)] = &[
-    ("memory_early_filters", "4 connections before their connect reply: 10 MiB sent, 379 MiB held"),
     ("memory_early_publications", "30 such: 75 MiB sent, all of it held, of 4 MiB allowed"),
-    ("memory_headers_of_idle_connections", "65 KiB stay for each idle connection"),
-    ("memory_filters_of_idle_connections", "filters have no bound in bytes"),
-    ("memory_filters_at_a_hanging_hook", "14 MiB sent, 456 MiB held while the hook thinks"),
-    ("memory_subscribes_at_a_hanging_hook", "500 wait at the hook, of 16 allowed channels"),
     ("memory_refresh_loop", "each refresh leaves a deadline behind"),
     ("memory_mailbox_of_a_busy_core", "questions of four fill it: witnesses get error 111"),
     ("memory_large_publications_nobody_reads", "witnesses are closed for want of outbox memory"),
@@ -171,9 +166,6 @@ const PENDING: &[(&str, &str)] = &[
         "witnesses are closed, a shared frame counts per reader",
     ),
     ("memory_unfinished_messages", "witnesses whose message comes in two reads are closed"),
-    ("memory_history_of_many_channels", "24 MiB held, 5 accounted"),
-    ("memory_idempotency_keys", "keys have no bound in bytes"),
-    ("flood_of_calls", "calls of witnesses get error 100"),
     ("flood_of_joins_and_leaves", "all 60 members of the room are cut"),
     ("flood_of_bad_subscription_tokens", "hundreds of signatures of one connection are verified"),
     ("entrance_refused_take_no_seat", "who was refused holds a seat"),
@@ -184,6 +176,13 @@ const PENDING: &[(&str, &str)] = &[
     ("process_log_reader_gone", "SIGTERM does nothing"),
     ("process_log_unread", "SIGTERM does nothing"),
     ("process_terminated_twice", "the second cuts everybody"),
+];
+
+/// Those of them that do harm only now and then, so that it proves nothing when they do none.
+const SOMETIMES: &[&str] = &[
+    "memory_mailbox_of_a_busy_core",
+    "memory_large_publications_nobody_reads",
+    "entrance_reconnects_at_the_limit",
 ];
 
 /// How often an attack that is pending may do no harm before it counts as mended.
@@ -224,6 +223,7 @@ fn the_pending_list_is_current() {
                     let harm =
                         (0..TRIES).find_map(|_| std::panic::catch_unwind(|| run(name)).err());
                     match harm {
+                        None if SOMETIMES.contains(name) => println!("{name}: nothing this time"),
                         None => harmless.lock().expect("no panic").push(*name),
                         Some(panic) => println!("{name}: {}", words(&*panic)),
                     }

@@ -557,7 +557,7 @@ pub(crate) const BODIES_WITHOUT_A_KEY: Attack = Attack {
 /// Keys of idempotency as long as they may be, as many as there may be.
 pub(crate) const IDEMPOTENCY_KEYS: Attack = Attack {
     tables: HISTORY,
-    growth: 48,
+    growth: 72,
     ..Attack::new(|field| {
         for round in field.rounds(40) {
             let publish = |number: usize| {

@@ -158,7 +158,10 @@ processes! {
 const PENDING: &[(&str, &str)] = &[
     ("memory_early_publications", "30 such: 75 MiB sent, all of it held, of 4 MiB allowed"),
     ("memory_refresh_loop", "each refresh leaves a deadline behind"),
-    ("memory_mailbox_of_a_busy_core", "questions of four fill it: witnesses get error 111"),
+    (
+        "memory_mailbox_of_a_busy_core",
+        "questions of four fill it: witnesses get error 111, or miss publications",
+    ),
     ("memory_large_publications_nobody_reads", "witnesses are closed for want of outbox memory"),
     ("memory_small_publications_nobody_reads", "witnesses are closed for want of outbox memory"),
     (
@@ -171,11 +174,6 @@ const PENDING: &[(&str, &str)] = &[
     ("entrance_refused_take_no_seat", "who was refused holds a seat"),
     ("entrance_reconnects_at_the_limit", "now and then a reconnect gets 503"),
     ("entrance_one_address_kept_connections", "kept connections do not count for their address"),
-    ("entrance_idle_http_connections", "the operator gets 503"),
-    ("entrance_logins_of_many_addresses", "the operator gets 429"),
-    ("process_log_reader_gone", "SIGTERM does nothing"),
-    ("process_log_unread", "SIGTERM does nothing"),
-    ("process_terminated_twice", "the second cuts everybody"),
 ];
 
 /// Those of them that do harm only now and then, so that it proves nothing when they do none.

@@ -133,7 +133,7 @@ pub(crate) fn ceiling(gateway: &Gateway) -> Option<u64> {
     sizes
         .filter(unit)
         .filter_map(|text| text.parse::<bytesize::ByteSize>().ok())
-        .last()
+        .next_back()
         .map(|b| b.0)
 }
 

@@ -112,6 +112,7 @@ fn the_account_is_the_sum_of_what_is_held() {
                     since: Default::default(),
                     mode: RecoverMode::Cache,
                     limit: 0,
+                    max_bytes: usize::MAX,
                     or_reject: false,
                 });
                 let letter = SubscribeLetter {

@@ -61,7 +61,7 @@ fn of_ask(ask: &Ask) -> usize {
             data.len() + info.as_deref().map_or(0, of_info) + tags + texts
         }
         Question::History { .. } | Question::HistoryRemove => SMALL,
-        Question::Presence | Question::Members | Question::PresenceStats => 0,
+        Question::Presence | Question::Members { .. } | Question::PresenceStats => 0,
     };
     ask.channel.len() + question
 }

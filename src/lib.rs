@@ -94,9 +94,9 @@ pub mod gateway;
 pub mod protocol;
 
 pub use engine::{
-    Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart, CounterKind,
-    Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, LastWords, Message, Plain,
-    Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server, SlowPeer, StartError,
-    Stats, Via,
+    AddressPlace, Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart,
+    CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, LastWords,
+    Message, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server,
+    SlowPeer, StartError, Stats, Via,
 };
 pub use protocol::{CloseCode, Kind};

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders, Via,
+    AddressPlace, Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders,
+    Via,
 };
 
 use crate::stories::{Frame, Peer, Site, wait_until};
@@ -53,7 +54,14 @@ impl Handler for Mirror {
         }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
+    fn passed(
+        &mut self,
+        _: &mut Cx<'_>,
+        socket: OwnedFd,
+        received: Vec<u8>,
+        via: Via,
+        _: AddressPlace,
+    ) {
         let mut socket = TcpStream::from(socket);
         let first = received.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let first = String::from_utf8_lossy(first);

@@ -40,7 +40,14 @@ impl Handler for Doorman {
         if request.path() == "/plain" { Plain::Pass } else { Plain::Refuse }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
+    fn passed(
+        &mut self,
+        _: &mut Cx<'_>,
+        socket: OwnedFd,
+        received: Vec<u8>,
+        via: Via,
+        _: ringhold::AddressPlace,
+    ) {
         self.out.send((socket.into(), received, via.peer)).expect("the test listens");
     }
 

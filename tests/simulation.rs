@@ -134,7 +134,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 107] = [
+const EXPECTED: [(&str, u64); 111] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),
@@ -155,6 +155,9 @@ const EXPECTED: [(&str, u64); 107] = [
     ("wait interrupted", 3000),
     ("host stalled", 100),
     ("woken", 10_000),
+    ("looks", 1000),
+    ("look failed", 5),
+    ("place handed over", 1),
     ("stopped", 3),
     ("stale identifier used", 1000),
     ("writable", 200),
@@ -200,6 +203,7 @@ const EXPECTED: [(&str, u64); 107] = [
     ("closed: Slow", 3),
     ("closed: OutboxFull", 20),
     ("closed: WriteTimeout", 3),
+    ("closed: Trickle", 1),
     ("closed: Idle", 70),
     ("closed: Heartbeat", 3),
     ("closed: Panic", 20),

@@ -133,9 +133,14 @@ struct OutboxOptions {
     #[arg(long, default_value = "256MiB", value_name = "SIZE")]
     max_outboxes: ByteSize,
 
-    /// A peer must take a byte of what waits for it in this time
+    /// A peer must acknowledge something of what waits for it in this time
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     write_timeout: Duration,
+
+    /// Bytes per second of what waits for it that a peer must acknowledge, on average over a
+    /// minute; 0: no limit
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    min_read_rate: u32,
 
     /// Keep reading from peers that do not read
     #[arg(long)]
@@ -284,6 +289,7 @@ impl EngineOptions {
             max_outboxes: size(outbox.max_outboxes).max(max_outbox),
             after_burst: Some(crate::memory::give_back),
             write_timeout: outbox.write_timeout,
+            min_read_rate: outbox.min_read_rate,
             pause_reads: !outbox.no_pause,
             handshake_timeout: deadlines.handshake_timeout,
             close_timeout: deadlines.close_timeout,

@@ -32,7 +32,7 @@ use super::health::{self, HealthConfig};
 use super::metrics;
 use super::replayed::Replayed;
 use super::room::{GivenUp, Room, RoomLimits, Seat};
-use crate::{Proxies, Via};
+use crate::{AddressPlace, Proxies, Via};
 
 /// What is served.
 #[derive(Clone, Debug, Default)]
@@ -236,7 +236,13 @@ impl HttpServer {
 
     /// Serves a connection of which the engine has read `head` already, in a task of its own.
     /// Within a runtime.
-    pub fn serve_connection(&self, stream: TcpStream, head: Bytes, via: Via) {
+    pub fn serve_connection(
+        &self,
+        stream: TcpStream,
+        head: Bytes,
+        via: Via,
+        counted: AddressPlace,
+    ) {
         let Some(seat) = self.seat(via.peer) else { return refuse(stream) };
         let stream = stream.set_nonblocking(true).and_then(|()| {
             // Answers leave at once.
@@ -244,7 +250,7 @@ impl HttpServer {
             tokio::net::TcpStream::from_std(stream)
         });
         match stream {
-            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, seat))),
+            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, (seat, counted)))),
             Err(error) => self.failed(via.peer, &error),
         }
     }
@@ -258,7 +264,8 @@ impl HttpServer {
             match listener.accept().await {
                 Ok((stream, peer)) => match stream.into_std() {
                     Ok(stream) => {
-                        self.serve_connection(stream, Bytes::new(), self.proxies.via(peer));
+                        let via = self.proxies.via(peer);
+                        self.serve_connection(stream, Bytes::new(), via, AddressPlace::default());
                     }
                     Err(error) => self.failed(peer, &error),
                 },
@@ -275,8 +282,8 @@ impl HttpServer {
 
     /// Serves what the engine hands over, until all its senders are gone.
     pub async fn serve_handed_over(self, mut queue: HandedOver) {
-        while let Some((stream, head, via)) = queue.connections.recv().await {
-            self.serve_connection(stream, head, via);
+        while let Some((stream, head, via, counted)) = queue.connections.recv().await {
+            self.serve_connection(stream, head, via, counted);
         }
     }
 
@@ -290,7 +297,13 @@ impl HttpServer {
         seat
     }
 
-    async fn run(self, stream: tokio::net::TcpStream, head: Bytes, via: Via, seat: Seat) {
+    async fn run(
+        self,
+        stream: tokio::net::TcpStream,
+        head: Bytes,
+        via: Via,
+        (seat, _counted): (Seat, AddressPlace),
+    ) {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
         let (router, proxies) = (self.router.clone(), self.proxies.clone());
@@ -356,7 +369,7 @@ pub struct HandedOver {
     connections: mpsc::Receiver<Connection>,
 }
 
-type Connection = (TcpStream, Bytes, Via);
+type Connection = (TcpStream, Bytes, Via, AddressPlace);
 
 /// A queue of at most `capacity` connections between engine threads and the control thread.
 pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
@@ -372,8 +385,11 @@ impl HandOver {
         stream: TcpStream,
         head: Bytes,
         via: Via,
+        counted: AddressPlace,
     ) -> Result<(), TcpStream> {
-        self.connections.try_send((stream, head, via)).map_err(|error| error.into_inner().0)
+        self.connections
+            .try_send((stream, head, via, counted))
+            .map_err(|error| error.into_inner().0)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::gateway::options::{Options, Token};
 use crate::gateway::proxy::{Asking, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
-use crate::{Handle, Proxies, Via};
+use crate::{AddressPlace, Handle, Proxies, Via};
 
 /// The ways from the engine's threads to the control plane.
 pub struct Outlets {
@@ -46,8 +46,14 @@ impl ControlPlane for Outlets {
         self.hooks.forget(asking);
     }
 
-    fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream> {
-        self.http.serve_connection(socket, received, via)
+    fn serve(
+        &self,
+        socket: TcpStream,
+        received: Bytes,
+        via: Via,
+        place: AddressPlace,
+    ) -> Result<(), TcpStream> {
+        self.http.serve_connection(socket, received, via, place)
     }
 
     fn want_keys(&self) {

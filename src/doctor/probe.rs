@@ -25,7 +25,13 @@ impl Probe {
             Ok(doorbell) => Arc::new(doorbell),
             Err(error) => return Self::Fails(format!("eventfd: {error}")),
         };
-        match Uring::new(Setup { table, lanes: 1, listener: None, doorbell }) {
+        match Uring::new(Setup {
+            table,
+            lanes: 1,
+            listener: None,
+            user_timeout: std::time::Duration::ZERO,
+            doorbell,
+        }) {
             Ok(_) => Self::Works(table),
             Err(error) => Self::Fails(error.to_string()),
         }

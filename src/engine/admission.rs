@@ -4,11 +4,15 @@
 //! A connection over a limit that still gets a slot (the reserve of each table) is told so: its
 //! request is answered with 503. When even the reserve is used up, accepting stops and the rest
 //! waits in the listener's queue.
+//!
+//! The invariant: a seat is taken by who is served, from its accept until its close is decided. Who
+//! is here only to be refused takes none, nor does who is leaving: both are bounded by the table.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use super::addresses::AddressPlace;
 use super::config::Config;
 use super::core::{Core, Dial, Outgoing};
 use super::handler::{Cause, Handler};
@@ -275,16 +279,19 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 impl Core {
     fn admit_connection(&mut self, slot: u32, peer: SocketAddr, share: u32) {
         self.counted.accepted += 1;
-        self.slots.open(slot).phase = Phase::Handshake;
+        let tick = self.tick;
+        let hot = self.slots.open(slot);
+        hot.phase = Phase::Handshake;
+        hot.pulse.seen = tick;
         if let Some(cold) = self.slots.cold(slot) {
             cold.set_peer(peer);
             let now_us = (self.now_ns / 1000) as u32;
             (cold.messages, cold.bytes) = (now_us, now_us);
         }
-        let over_total = self.count(slot) | (self.slots.used() > share);
+        let over_total = self.slots.used() > share || !self.take_seat(slot);
         // Who speaks for others is counted as the one it speaks for: see `proxies`.
-        let known = !self.config.proxies.believe(peer.ip());
-        let over_address = known && self.count_client(slot, peer);
+        let known = !over_total && !self.config.proxies.believe(peer.ip());
+        let over_address = known && !self.count_client(slot, peer);
         let over = if over_total {
             self.counted.refused_full += 1;
             true
@@ -300,10 +307,7 @@ impl Core {
                 self.release(slot);
                 return;
             }
-            self.surplus += 1;
-            if let Some(hot) = self.slots.get_mut(slot) {
-                hot.set(Flags::SURPLUS);
-            }
+            self.make_surplus(slot);
         }
         let limit = if over { self.limits.linger } else { self.limits.handshake };
         self.enter_phase(slot, Phase::Handshake, limit);
@@ -316,39 +320,71 @@ impl Core {
         self.total.load(Ordering::Relaxed) >= self.config.max_connections
     }
 
-    /// Enters a connection into the server's total. Returns whether that is now over its limit.
-    fn count(&mut self, slot: u32) -> bool {
-        if let Some(hot) = self.slots.get_mut(slot) {
+    /// Takes one of the server's seats for a connection. False if there is none.
+    fn take_seat(&mut self, slot: u32) -> bool {
+        let most = self.config.max_connections;
+        let free = |seats: u32| (seats < most).then(|| seats + 1);
+        let taken = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).is_ok();
+        if let (Some(hot), true) = (self.slots.get_mut(slot), taken) {
             hot.set(Flags::COUNTED);
         }
-        self.total.fetch_add(1, Ordering::Relaxed) >= self.config.max_connections
+        taken
     }
 
     /// Enters a connection, whose client's address is now known, into the table of addresses.
-    /// Returns whether that one has too many now.
+    /// False if that one has as many as it may have: then it is not entered.
     pub(super) fn count_client(&mut self, slot: u32, client: SocketAddr) -> bool {
-        if let Some(hot) = self.slots.get_mut(slot) {
+        let limit = self.config.max_per_address;
+        let fits = limit == 0 || self.addresses.enter(client.ip(), limit);
+        if let (Some(hot), true) = (self.slots.get_mut(slot), fits) {
             hot.set(Flags::KNOWN);
         }
-        let limit = self.config.max_per_address;
-        if limit == 0 {
-            return false;
-        }
-        self.addresses.enter(client.ip()) > limit
+        fits
     }
 
-    /// Takes a connection out of the totals, when its slot is given back.
-    pub(super) fn uncount(&mut self, slot: u32) {
-        if !self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::COUNTED)) {
+    /// Here only to be refused, so it takes no seat.
+    pub(super) fn make_surplus(&mut self, slot: u32) {
+        self.free_seat(slot);
+        if self.slots.get_mut(slot).is_some_and(|hot| !hot.set(Flags::SURPLUS)) {
+            self.surplus += 1;
+        }
+    }
+
+    /// Gives the seat of a connection to the next: when its close is decided, which may take as
+    /// long as its peer likes.
+    pub(super) fn free_seat(&mut self, slot: u32) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if !hot.clear(Flags::COUNTED) {
             return;
         }
         self.total.fetch_sub(1, Ordering::Relaxed);
+        let limited = hot.has(Flags::KNOWN) && self.config.max_per_address > 0;
+        if let (Some(cold), true) = (self.slots.cold(slot), limited) {
+            self.addresses.start_leaving(cold.peer().ip());
+        }
+    }
+
+    /// Takes a connection out of the table of addresses, when its slot is given back.
+    pub(super) fn uncount(&mut self, slot: u32) {
+        self.free_seat(slot);
         let known = self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::KNOWN));
         if !known || self.config.max_per_address == 0 {
             return;
         }
         let Some(peer) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };
         self.addresses.leave(peer.ip());
+    }
+
+    /// What a connection that leaves the engine goes on to be counted as.
+    pub(super) fn take_place(&mut self, slot: u32) -> AddressPlace {
+        let Some(hot) = self.slots.get_mut(slot) else { return AddressPlace::default() };
+        if !hot.has(Flags::COUNTED) || !hot.clear(Flags::KNOWN) {
+            return AddressPlace::default();
+        }
+        match self.slots.cold(slot).filter(|_| self.config.max_per_address > 0) {
+            Some(cold) => AddressPlace::new(self.addresses.clone(), cold.peer().ip()),
+            None => AddressPlace::default(),
+        }
     }
 
     fn begin_dial(&mut self, slot: u32, outgoing: Outgoing) -> Token {

@@ -11,7 +11,7 @@ use super::core::{Core, Notice, Passing};
 use super::handler::{Cause, Closed};
 use super::inbound::Place;
 use super::outbox::Data;
-use super::slots::{Flags, Framing, Phase};
+use super::slots::{Flags, Framing, Phase, Ping};
 use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::request::Refusal;
@@ -101,6 +101,11 @@ impl Core {
             _ => (CloseCode::TRY_AGAIN, "out of outbox memory"),
         };
         self.fail(slot, cause, code, reason);
+        // It was too slow already: what it has begun to take may not stay for long.
+        if let Some(hot) = self.slots.get_mut(slot).filter(|hot| hot.phase == Phase::Flushing) {
+            hot.pulse.ping = Ping::Left;
+            self.arm(slot);
+        }
     }
 
     /// Answers a request with an HTTP status and ends the connection.
@@ -180,6 +185,7 @@ impl Core {
     /// Tells the application, once, and takes everything from the connection that belongs to an
     /// open one.
     fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+        self.free_seat(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.topics.unsubscribe_all(&mut hot.subscriptions);
         if !hot.clear(Flags::ANNOUNCED) {
@@ -210,6 +216,7 @@ impl Core {
             Cause::Slow => &mut c.closed_slow,
             Cause::OutboxFull => &mut c.closed_outbox_full,
             Cause::WriteTimeout => &mut c.closed_write_timeout,
+            Cause::Trickle => &mut c.closed_trickle,
             Cause::Idle => &mut c.closed_idle,
             Cause::Heartbeat => &mut c.closed_heartbeat,
             Cause::Panic => &mut c.closed_panic,
@@ -264,6 +271,7 @@ impl Core {
             // Closing a socket with unread input resets it, and a reset overtakes the close frame.
             hot.set(Flags::LINGER);
         }
+        self.free_seat(slot);
         self.drop_partial(slot);
         self.enter_phase(slot, Phase::Flushing, self.limits.close);
         self.mark_dirty(slot);
@@ -289,12 +297,14 @@ impl Core {
 
     /// Takes all that is left from a connection and marks its descriptor for closing.
     pub(crate) fn release(&mut self, slot: u32) {
+        self.free_seat(slot);
         self.drop_partial(slot);
         let Self { slots, ledger, .. } = self;
         if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
             self.counted.dropped_gone += outbox.cut(ledger).messages;
         }
         self.unblock(slot);
+        self.unwatch(slot);
         self.retire_outbox(slot);
         self.drop_head(slot);
         drop(self.take_passing(slot));
@@ -321,12 +331,21 @@ impl Core {
         }
     }
 
-    /// Moves a connection to a phase that lasts at most `limit` ticks.
+    /// Moves a connection to a phase that lasts at most `limit` ticks; one in which something is
+    /// still to be sent, from when that has left (see `patience`).
     pub(crate) fn enter_phase(&mut self, slot: u32, phase: Phase, limit: u32) {
-        if let Some(hot) = self.slots.get_mut(slot) {
-            hot.phase = phase;
-            let due = self.tick + limit + 1;
-            self.wheel.schedule(&mut self.slots, slot, due);
+        let tick = self.tick;
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.phase = phase;
+        if !matches!(phase, Phase::Closing | Phase::Flushing | Phase::Lingering) {
+            return self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(limit + 1));
         }
+        (hot.pulse.pinged, hot.pulse.ping) = (tick, Ping::Waiting);
+        if hot.watched
+            && let Some(watch) = self.watches.get_mut(&slot)
+        {
+            watch.restart();
+        }
+        self.arm(slot);
     }
 }

@@ -197,7 +197,8 @@ pub struct Config {
     /// hold under the limit of open files, at most about 116,000 each.
     pub max_connections: u32,
     /// Connections from one IPv4 address or IPv6 /64, over all workers; 0: no limit. Behind
-    /// [`Proxies`] the client's counts, once it is known.
+    /// [`Proxies`] the client's counts, once it is known. Who is refused does not count, nor whose
+    /// close is decided, unless an address leaves many such behind.
     pub max_per_address: u32,
     /// See [`Proxies`].
     pub proxies: Proxies,
@@ -232,7 +233,7 @@ pub struct Config {
     pub upload_grace: Duration,
     /// Time without a message after which a connection is closed with 1001; zero: no limit.
     pub idle_timeout: Duration,
-    /// Messages per second and connection, with a burst of one second; 0: no limit.
+    /// Messages and pings per second and connection, with a burst of one second; 0: no limit.
     pub message_rate: u32,
     /// Received bytes per second and connection, with a burst of one second; 0: no limit.
     pub byte_rate: u32,
@@ -259,9 +260,16 @@ pub struct Config {
     /// Stop reading from a peer that does not read: above half of `max_outbox`, or earlier where
     /// the answer to one more message would not fit, until a quarter of that.
     pub pause_reads: bool,
-    /// Time in which a peer must take at least one byte of what waits for it.
+    /// Time in which a peer must acknowledge something of what waits for it. Before Linux 6.7 the
+    /// kernel does not tell, and what it takes counts: in steps of a third of its send buffer.
     pub write_timeout: Duration,
-    /// Time for the peer to finish a close handshake.
+    /// Bytes per second that a peer must acknowledge on average over [`Self::read_window`] while
+    /// there are more; 0: no limit.
+    pub min_read_rate: u32,
+    /// See [`Self::min_read_rate`].
+    pub read_window: Duration,
+    /// Time for the peer to finish a close handshake, from when our close frame has left; until
+    /// then the write timeout watches.
     pub close_timeout: Duration,
     /// See [`Heartbeat`].
     pub heartbeat: Heartbeat,
@@ -315,6 +323,8 @@ impl Default for Config {
             max_outboxes: 256 * 1024 * 1024,
             pause_reads: true,
             write_timeout: Duration::from_secs(30),
+            min_read_rate: 256,
+            read_window: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             heartbeat: Heartbeat::default(),
             last_words: LastWords::default(),
@@ -358,6 +368,7 @@ impl Config {
             (!self.handshake_timeout.is_zero(), "handshake-timeout must not be zero"),
             (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
             (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
+            (!self.read_window.is_zero(), "the window of min-read-rate must not be zero"),
             (self.mailbox > 0, "mailbox must be at least 1"),
             (self.mailbox_bytes > 0, "mailbox-bytes must be at least 1"),
             (self.turn_letters > 0, "a turn must take at least one letter"),
@@ -399,11 +410,12 @@ impl Config {
         }
     }
 
-    /// How long the kernel tries to get what is sent to a peer before it gives the connection up
-    /// (TCP_USER_TIMEOUT): as long as a heartbeat may stay unanswered, so that a peer that vanished
-    /// is found by the heartbeats that nobody takes, also where no answer is awaited; but a second
-    /// more than a slow peer may take nothing, so that this is told apart. Where answers are not
-    /// demanded, an interval. At most what the kernel takes, some 24 days.
+    /// How long a peer may acknowledge nothing of what is sent before the connection is given up: as
+    /// long as a heartbeat may stay unanswered, so that a peer that vanished is found by the
+    /// heartbeats that nobody takes, also where no answer is awaited; but a second more than a slow
+    /// peer may take nothing, so that this is told apart. Where answers are not demanded, an
+    /// interval. Before Linux 6.7 the kernel is told (TCP_USER_TIMEOUT), which also cuts who reads
+    /// slowly for so long. At most what that takes, some 24 days.
     pub fn user_timeout(&self) -> Duration {
         let beat = &self.heartbeat;
         let unanswered = if beat.enabled { beat.dead.min(beat.ceiling) } else { Duration::ZERO };

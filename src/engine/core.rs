@@ -22,6 +22,7 @@ use super::heartbeat;
 use super::inbound::{Inbound, Place};
 use super::ledger::Ledger;
 use super::outbox::{Outbox, SEGMENT};
+use super::patience::Watch;
 use super::reading::RECEIVE_MAX;
 use super::rng::Rng;
 use super::slots::{Flags, Framing, Hot, Phase, Slots};
@@ -153,6 +154,10 @@ pub(crate) struct Core {
     pub(crate) polls: Vec<Token>,
     /// Connections held back by a rate, with the tick at which to look again.
     pub(crate) throttled: Vec<(u32, u32, u32)>,
+    /// Peers whose acknowledgements are watched.
+    pub(crate) watches: HashMap<u32, Watch>,
+    /// Slots whose unacknowledged bytes are to be asked for.
+    pub(crate) looks: Vec<u32>,
     pub(crate) outgoing: VecDeque<Outgoing>,
     pub(crate) notices: VecDeque<Notice>,
     /// Notices that would have more queued, of a turn that has queued enough.
@@ -163,6 +168,9 @@ pub(crate) struct Core {
 
     pub(crate) now_ns: u64,
     pub(crate) tick: u32,
+    /// When records were last swept, and which chunk of them is next.
+    pub(crate) swept: u32,
+    pub(crate) sweeping: usize,
     pub(crate) rng: Rng,
     pub(crate) counted: Counters,
     pub(crate) rtt_us: Histogram<u64>,
@@ -193,6 +201,10 @@ pub(crate) struct Limits {
     pub(crate) handshake: u32,
     pub(crate) idle: u32,
     pub(crate) write: u32,
+    /// How long nothing may be acknowledged of what the kernel has taken.
+    pub(crate) unacknowledged: u32,
+    /// Over which the least rate of reading is judged.
+    pub(crate) read_window: u32,
     pub(crate) close: u32,
     pub(crate) linger: u32,
     /// Input that comes within this is lively.
@@ -222,6 +234,8 @@ impl Limits {
             handshake: ticks(config.handshake_timeout, config.tick),
             idle: ticks(config.idle_timeout, config.tick),
             write: ticks(config.write_timeout, config.tick),
+            unacknowledged: ticks(config.user_timeout(), config.tick),
+            read_window: ticks(config.read_window, config.tick).max(1),
             close,
             // Long enough for a close frame to be read across the globe, short enough not to hold
             // a slot for a peer that has broken the rules.
@@ -282,13 +296,17 @@ impl Core {
             installs: Vec::new(),
             polls: Vec::new(),
             throttled: Vec::new(),
+            watches: HashMap::new(),
+            looks: Vec::new(),
             outgoing: VecDeque::new(),
             notices: VecDeque::new(),
             postponed: Vec::new(),
             stop_requested: false,
             accepted_head: Vec::new(),
             now_ns: 0,
-            tick: TICK_ORIGIN,
+            tick: 0,
+            swept: 0,
+            sweeping: 0,
             rng,
             counted: Counters::default(),
             rtt_us,
@@ -320,6 +338,8 @@ impl Core {
         self.notices.shrink_to_fit();
         self.outgoing.shrink_to_fit();
         self.throttled.shrink_to_fit();
+        self.watches.shrink_to_fit();
+        self.looks.shrink_to_fit();
         self.heads.shrink_to_fit();
         self.passing.shrink_to_fit();
         self.dials.shrink_to_fit();
@@ -497,7 +517,7 @@ impl Core {
             return;
         };
         outbox.reset(&mut self.ledger);
-        self.ledger.enter(slot, &mut outbox, self.limits.tick_ns);
+        self.ledger.enter(slot, &mut outbox);
         if self.spare.len() < SPARE_OUTBOXES {
             self.spare.push(outbox);
         }
@@ -506,7 +526,7 @@ impl Core {
     /// Enters in the core's account what a connection's outbox holds now.
     pub(crate) fn enter_outbox(&mut self, slot: u32) {
         if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.ledger.enter(slot, outbox, self.limits.tick_ns);
+            self.ledger.enter(slot, outbox);
         }
     }
 
@@ -517,7 +537,7 @@ impl Core {
 
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
-        let tick = self.tick;
+        let (tick, now_ns) = (self.tick, self.now_ns);
         let spare = &mut self.spare;
         let turn = &mut self.turn_own;
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -525,7 +545,7 @@ impl Core {
         let outbox = hot.outbox.get_or_insert_with(|| {
             *turn += OUTBOX_NEW;
             let mut outbox = spare.pop().unwrap_or_default();
-            outbox.progress = tick;
+            (outbox.progress, outbox.progress_ns) = (tick, now_ns);
             outbox
         });
         change(outbox);
@@ -534,9 +554,6 @@ impl Core {
         }
     }
 }
-
-/// Ticks start here, so that differences to moments before the start need no care.
-pub(crate) const TICK_ORIGIN: u32 = 1 << 20;
 
 /// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
 const SPARE_OUTBOXES: usize = 256;

@@ -154,8 +154,10 @@ counters! {
     closed_slow: Total,
     /// Closed: this core's memory for outboxes is used up.
     closed_outbox_full: Total,
-    /// Closed: the peer took no byte for the write timeout.
+    /// Closed: the peer acknowledged nothing for the write timeout.
     closed_write_timeout: Total,
+    /// Closed: the peer acknowledged less than the least rate of reading.
+    closed_trickle: Total,
     /// Closed: no message for the idle timeout.
     closed_idle: Total,
     /// Closed: heartbeats unanswered.
@@ -178,6 +180,8 @@ counters! {
     heartbeats_late: Total,
     /// Heartbeat deadlines that passed in silence.
     heartbeats_missed: Total,
+    /// Times the kernel was asked what a slow peer has acknowledged.
+    looks: Total,
     /// Pings received.
     pings_in: Total,
     /// Times reading paused because of backpressure, a rate, or commands that wait for others.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::addresses::AddressPlace;
 use super::config::Via;
 use super::conn::{Conn, ConnId, Cx, Message};
 use super::ring::Errno;
@@ -45,8 +46,17 @@ pub trait Handler: Sized + 'static {
     /// A connection left the engine: the socket, in blocking mode, and what was read from it, which
     /// begins with the request's head. The engine has forgotten it. A PROXY header is not among it;
     /// whose each request is, this one included, [`Proxies::client`](super::Proxies::client) says.
-    fn passed(&mut self, cx: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
-        let _ = (cx, socket, received, via);
+    /// Drop `place` with the socket: until then it counts for
+    /// [`Config::max_per_address`](super::Config::max_per_address).
+    fn passed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        socket: OwnedFd,
+        received: Vec<u8>,
+        via: Via,
+        place: AddressPlace,
+    ) {
+        let _ = (cx, socket, received, via, place);
     }
 
     /// The connection is open; sending is allowed from here on.
@@ -176,7 +186,7 @@ pub enum Cause {
     Abrupt,
     /// The connection broke: reset, unreachable.
     Broken,
-    /// The peer acknowledged nothing for [`Config::user_timeout`](super::Config::user_timeout):
+    /// The peer acknowledged nothing for [`Config::user_timeout`](super::Config::user_timeout), or
     /// the kernel gave it up (`ETIMEDOUT`).
     Unacknowledged,
     /// The peer broke the protocol (1002).
@@ -195,8 +205,11 @@ pub enum Cause {
     Slow,
     /// The core's memory for outboxes is used up (1013).
     OutboxFull,
-    /// The peer took no byte for the write timeout.
+    /// The peer acknowledged nothing of what waited for it for the write timeout.
     WriteTimeout,
+    /// The peer acknowledged less of what waited for it than
+    /// [`Config::min_read_rate`](super::Config::min_read_rate).
+    Trickle,
     /// No message for the idle timeout (1001).
     Idle,
     /// Heartbeats went unanswered.

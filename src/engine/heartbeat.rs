@@ -4,16 +4,19 @@
 //! Any inbound byte is proof of life, so a busy connection is never pinged. Silence of one
 //! interval brings a ping; unanswered, the peer becomes *suspect*, is *probed*, and is *dead*,
 //! each at its own deadline counted from the first ping of that silence. Answers lengthen the
-//! interval by a quarter, a missed deadline halves it.
+//! interval by a quarter, a missed deadline halves it. The deadlines run from when the ping has
+//! left ([`super::patience`]): a peer still busy with what was sent before it is not silent.
 //!
 //! With heartbeats of the application ([`Heartbeat::application`]) the pings are steady: one every
 //! interval, counted from the last ping and not from the last sign of life.
 
 use std::time::Duration;
 
+use super::clock::{is_after, since};
 use super::config::{Heartbeat, ticks};
+use super::patience::glance;
 use super::rng::Rng;
-use super::slots::Pulse;
+use super::slots::{Ping, Pulse};
 
 /// [`Heartbeat`] in ticks.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Plan {
     suspect: u32,
     probe: u32,
     dead: u32,
+    /// When to look whether a ping has left.
+    pub(crate) glance: u32,
 }
 
 /// What a due heartbeat asks for.
@@ -53,6 +58,7 @@ impl Plan {
             suspect: ticks(config.suspect, tick),
             probe: ticks(config.probe, tick),
             dead: ticks(config.dead, tick),
+            glance: glance(ticks(config.suspect, tick)),
         }
     }
 
@@ -60,7 +66,7 @@ impl Plan {
     /// so that clients that came together are not asked together.
     pub(crate) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
         let head_start = rng.below(u32::from(self.start) / 2 + 1);
-        let begun = now.saturating_sub(head_start);
+        let begun = now.wrapping_sub(head_start);
         let pinged = if self.application { begun } else { 0 };
         Pulse { seen: begun, pinged, interval: self.start, ..Pulse::default() }
     }
@@ -68,26 +74,27 @@ impl Plan {
     /// The tick at which [`Self::on_due`] has something to say, if nothing arrives until then.
     pub(crate) fn due(&self, pulse: &Pulse) -> u32 {
         match pulse.level {
-            0 if self.application => pulse.pinged + u32::from(pulse.interval) + 1,
-            0 => pulse.seen + u32::from(pulse.interval) + 1,
-            1 => pulse.pinged + self.suspect + 1,
-            2 => pulse.pinged + self.probe + 1,
-            _ => pulse.pinged + self.dead + 1,
+            0 if self.application => pulse.pinged.wrapping_add(u32::from(pulse.interval) + 1),
+            0 => pulse.seen.wrapping_add(u32::from(pulse.interval) + 1),
+            1 => pulse.pinged.wrapping_add(self.suspect + 1),
+            2 => pulse.pinged.wrapping_add(self.probe + 1),
+            _ => pulse.pinged.wrapping_add(self.dead + 1),
         }
     }
 
     /// The deadline came.
     pub(crate) fn on_due(&self, pulse: &mut Pulse, now: u32) -> Verdict {
-        if now < self.due(pulse) {
+        if is_after(self.due(pulse), now) {
             return Verdict::Wait;
         }
         if pulse.level == 0 {
             pulse.level = 1;
             pulse.pinged = now;
+            pulse.ping = Ping::Waiting;
             return Verdict::Ping;
         }
         pulse.interval = (pulse.interval / 2).max(self.floor);
-        if now > pulse.pinged + self.dead {
+        if since(now, pulse.pinged) > self.dead {
             return Verdict::Dead;
         }
         pulse.level += 1;

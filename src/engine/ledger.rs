@@ -72,11 +72,11 @@ impl Ledger {
     }
 
     /// Brings the account of an outbox up to date with what it holds, and its rank.
-    pub(super) fn enter(&mut self, slot: u32, outbox: &mut Outbox, tick_ns: u64) {
+    pub(super) fn enter(&mut self, slot: u32, outbox: &mut Outbox) {
         let held = outbox.held();
         self.total = self.total + held - outbox.entered;
         outbox.entered = held;
-        let rank = if held > 0 { outbox.rank(tick_ns) } else { UNRANKED };
+        let rank = if held > 0 { outbox.rank() } else { UNRANKED };
         if rank != outbox.ranked {
             self.ranks.remove(&(outbox.ranked, slot));
             if rank != UNRANKED {

@@ -1,6 +1,11 @@
 //! Rates per connection, as virtual scheduling (GCRA): one number per rate, the time until which
-//! what was received is paid for. Microseconds modulo 2^32, compared within a window of one burst.
+//! what was received is paid for.
+//!
+//! These are microseconds modulo 2^32, which go around in 71 minutes. The invariant: while input
+//! comes, an account is never more than [`AHEAD_MAX`] behind, since whatever comes moves both up,
+//! also what neither books; and after a longer silence both begin anew.
 
+use super::clock::since;
 use super::config::RatePolicy;
 use super::core::Core;
 use super::handler::Cause;
@@ -60,20 +65,18 @@ impl Core {
         (u64::from(owed_us) * 1000).div_ceil(self.limits.tick_ns) as u32
     }
 
-    /// Before the first bytes after a long silence are booked: the accounts are microseconds modulo
-    /// 2^32, and what was paid an hour ago must not look like debt. Called before the silence ends.
+    /// Moves both accounts up to now, before a silence ends: what was paid an hour ago must not
+    /// look like debt.
     pub(super) fn settle_accounts(&mut self, slot: u32) {
         if self.config.message_rate == 0 && self.config.byte_rate == 0 {
             return;
         }
-        let silence =
-            self.slots.get(slot).map_or(0, |hot| self.tick.saturating_sub(hot.pulse.seen));
-        if u64::from(silence) * self.limits.tick_ns < u64::from(AHEAD_MAX) * 1000 {
-            return;
-        }
+        let silence = self.slots.get(slot).map_or(0, |hot| since(self.tick, hot.pulse.seen));
+        let long = u64::from(silence) * self.limits.tick_ns >= u64::from(AHEAD_MAX) * 1000;
         let now = (self.now_ns / 1000) as u32;
         if let Some(cold) = self.slots.cold(slot) {
-            (cold.messages, cold.bytes) = (now, now);
+            settle(&mut cold.messages, now, long);
+            settle(&mut cold.bytes, now, long);
         }
     }
 
@@ -90,7 +93,7 @@ impl Core {
                     return;
                 }
                 let ticks = (u64::from(micros) * 1000).div_ceil(self.limits.tick_ns) as u32;
-                self.throttled.push((slot, generation, self.tick + ticks));
+                self.throttled.push((slot, generation, self.tick.wrapping_add(ticks)));
                 if self.throttled.len() > self.slots.most_entries() {
                     let Self { throttled, slots, .. } = self;
                     throttled.retain(|(slot, generation, _)| {
@@ -111,6 +114,13 @@ fn spend(paid_until: &mut u32, now: u32, cost: u64) -> u32 {
     let ahead = before.saturating_add(cost).min(u64::from(AHEAD_MAX)) as u32;
     *paid_until = now.wrapping_add(ahead);
     ahead
+}
+
+/// Moves an account up that lies behind; after a long silence, whatever it says.
+fn settle(paid_until: &mut u32, now: u32, long: bool) {
+    if long || ahead_of(*paid_until, now) == 0 {
+        *paid_until = now;
+    }
 }
 
 fn ahead_of(paid_until: u32, now: u32) -> u32 {
@@ -147,5 +157,24 @@ mod tests {
     fn silence_is_not_debt() {
         let mut account = 5_000_000;
         assert_eq!(spend(&mut account, 4_000_000_000, 7), 7);
+    }
+
+    #[test]
+    fn an_account_that_only_pings_pass_by_is_never_in_debt() {
+        // A message every three hours, a ping every 25 s: across each wrap there is.
+        let (mut account, mut now) = (0u32, 0u32);
+        for ping in 0..4000 {
+            now = now.wrapping_add(25 * SECOND_US);
+            settle(&mut account, now, false);
+            assert_eq!(ahead_of(account, now), 0, "ping {ping}");
+            if ping % 432 == 0 {
+                assert_eq!(spend(&mut account, now, 9), 9, "ping {ping}");
+            }
+        }
+        let mut busy = now.wrapping_add(5);
+        settle(&mut busy, now, false);
+        assert_eq!(ahead_of(busy, now), 5, "what is owed stays owed");
+        settle(&mut busy, now, true);
+        assert_eq!(ahead_of(busy, now), 0);
     }
 }

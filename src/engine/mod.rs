@@ -40,6 +40,7 @@ mod addresses;
 mod admission;
 mod alarm;
 mod calm;
+mod clock;
 mod closing;
 pub mod config;
 pub mod conn;
@@ -54,6 +55,9 @@ mod links;
 pub mod mailbox;
 mod opening;
 pub mod outbox;
+mod patience;
+#[cfg(test)]
+mod patience_tests;
 mod proxies;
 mod queueing;
 mod reading;
@@ -74,6 +78,7 @@ pub mod wheel;
 pub mod worker;
 mod writing;
 
+pub use addresses::AddressPlace;
 pub use config::{
     Config, ConfigError, Drain, Heartbeat, LastWords, Proxies, ProxyHeaders, RatePolicy, Via,
 };

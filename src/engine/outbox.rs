@@ -88,6 +88,8 @@ pub struct Outbox {
     bytes: usize,
     /// Tick at which the kernel last took a byte, or at which the outbox began.
     pub progress: u32,
+    /// The same in nanoseconds of the core's clock.
+    pub(super) progress_ns: u64,
     /// Bytes taken lately of what had to wait; each second halves them.
     recent: u32,
     /// Segments that outlived a turn.
@@ -107,6 +109,7 @@ impl Default for Outbox {
             sent: 0,
             bytes: 0,
             progress: 0,
+            progress_ns: 0,
             recent: 0,
             booked: 0,
             own: 0,
@@ -156,19 +159,19 @@ impl Outbox {
     /// How much it is to blame for what all hold: the time it would need at the speed at which it
     /// lately read, as a logarithm. Time passes for all alike, so it changes only when something is
     /// queued or taken.
-    pub(super) fn rank(&self, tick_ns: u64) -> i64 {
-        let sixteenths = u64::from(self.progress) * tick_ns / (HALF_LIFE_NS / 16);
+    pub(super) fn rank(&self) -> i64 {
+        let sixteenths = self.progress_ns / (HALF_LIFE_NS / 16);
         log2_16(self.weight() as u64) - log2_16(u64::from(self.recent) + 1) - sixteenths as i64
     }
 
-    /// The kernel took bytes at this tick.
-    pub(super) fn note_progress(&mut self, taken: usize, tick: u32, tick_ns: u64) {
+    /// The kernel took bytes at this tick, which is that time.
+    pub(super) fn note_progress(&mut self, taken: usize, tick: u32, now_ns: u64) {
         if self.booked > 0 {
-            let elapsed = u64::from(tick.saturating_sub(self.progress)) * tick_ns / HALF_LIFE_NS;
-            let rest = self.recent.checked_shr(elapsed as u32).unwrap_or(0);
+            let elapsed = now_ns.saturating_sub(self.progress_ns) / HALF_LIFE_NS;
+            let rest = self.recent.checked_shr(u32::try_from(elapsed).unwrap_or(32)).unwrap_or(0);
             self.recent = rest.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
         }
-        self.progress = tick;
+        (self.progress, self.progress_ns) = (tick, now_ns);
     }
 
     /// Bytes at the front that cannot be dropped: what is left of a message that is partly sent.
@@ -468,6 +471,7 @@ impl Outbox {
             self.queue.shrink_to(SEGMENTS_KEPT);
         }
         (self.sent, self.bytes, self.progress, self.recent) = (0, 0, 0, 0);
+        self.progress_ns = 0;
     }
 }
 

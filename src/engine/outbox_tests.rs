@@ -123,13 +123,13 @@ fn a_frame_counts_once_in_all_its_forms() {
         };
         outbox.push(data, 0);
         outbox.settle(EMPTY, &mut ledger);
-        ledger.enter(slot as u32, outbox, 1);
+        ledger.enter(slot as u32, outbox);
     }
     assert!((100_000..200_000).contains(&ledger.total()), "{}", ledger.total());
     for (slot, outbox) in outboxes.iter_mut().enumerate() {
         assert!(!ledger.is_empty());
         outbox.reset(&mut ledger);
-        ledger.enter(slot as u32, outbox, 1);
+        ledger.enter(slot as u32, outbox);
     }
     assert!(ledger.is_empty());
 }
@@ -143,10 +143,10 @@ fn small_messages_count_with_what_keeps_them() {
     }
     assert!(outbox.weight() > 50_000);
     outbox.settle(EMPTY, &mut ledger);
-    ledger.enter(1, &mut outbox, 1);
+    ledger.enter(1, &mut outbox);
     assert!(ledger.total() >= 1000 * (SEGMENT + 16), "{}", ledger.total());
     outbox.advance(1000, &mut ledger);
-    ledger.enter(1, &mut outbox, 1);
+    ledger.enter(1, &mut outbox);
     assert!(ledger.is_empty());
 }
 
@@ -157,15 +157,15 @@ fn who_reads_pays_after_who_does_not() {
     let mut full = |bytes: usize, reads: bool, slot| {
         let mut outbox = Outbox::default();
         outbox.push(Data::Own(Bytes::from(vec![0; bytes])), 0);
-        outbox.progress = 1000;
+        outbox.note_progress(0, 1000, 1000 * TICK_NS);
         outbox.settle(EMPTY, &mut ledger);
         if reads {
             for tick in 1001..1050 {
-                outbox.note_progress(30_000, tick, TICK_NS);
+                outbox.note_progress(30_000, tick, u64::from(tick) * TICK_NS);
                 outbox.advance(30_000, &mut ledger);
             }
         }
-        ledger.enter(slot, &mut outbox, TICK_NS);
+        ledger.enter(slot, &mut outbox);
         outbox
     };
     // Of those who take nothing, who holds most; who reads comes last, however much it holds.
@@ -174,7 +174,7 @@ fn who_reads_pays_after_who_does_not() {
         assert_eq!(ledger.worst(), Some(slot));
         let outbox = &mut outboxes[slot as usize];
         outbox.reset(&mut ledger);
-        ledger.enter(slot, outbox, TICK_NS);
+        ledger.enter(slot, outbox);
     }
     assert!(ledger.is_empty());
 }

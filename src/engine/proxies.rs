@@ -123,7 +123,7 @@ impl Core {
         // A proxy that names a proxy may say more in the request. One that names nobody may not:
         // what follows is not said by it.
         let more = header.source.is_some() && self.config.proxies.believe(client.ip());
-        if !more && self.count_client(slot, client) && self.refusal_of(slot).is_none() {
+        if !more && self.refusal_of(slot).is_none() && !self.count_client(slot, client) {
             self.turn_away(slot);
         }
         Greeting::Pass(header.len)
@@ -133,17 +133,17 @@ impl Core {
     /// the connection's requests come; asked again, it knows the client only.
     pub(super) fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Option<Via> {
         let known = self.slots.get(slot)?.has(Flags::KNOWN);
-        let cold = self.slots.cold(slot)?;
-        let peer = cold.peer();
-        if known {
+        let peer = self.slots.cold(slot)?.peer();
+        // Who is refused anyway is not counted.
+        if known || self.refusal_of(slot).is_some() {
             return Some(Via { peer, forwards: false });
         }
         let proxies = &self.config.proxies;
         // What is not known yet is a trusted proxy's.
         let via = Via { peer, forwards: proxies.forwarded_for };
         let client = proxies.client(via, forwarded_for(request));
-        cold.set_peer(client);
-        if self.count_client(slot, client) && self.refusal_of(slot).is_none() {
+        self.slots.cold(slot)?.set_peer(client);
+        if !self.count_client(slot, client) {
             // Its request is here, and needs no more room to be answered.
             self.counted.refused_per_address += 1;
             self.make_surplus(slot);
@@ -160,12 +160,6 @@ impl Core {
         } else {
             self.make_surplus(slot);
             self.enter_phase(slot, Phase::Handshake, self.limits.linger);
-        }
-    }
-
-    fn make_surplus(&mut self, slot: u32) {
-        if self.slots.get_mut(slot).is_some_and(|hot| !hot.set(Flags::SURPLUS)) {
-            self.surplus += 1;
         }
     }
 

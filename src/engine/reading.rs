@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::clock::since;
 use super::conn::{Body, Message};
 use super::core::Core;
 use super::handler::{Cause, Handler};
@@ -85,7 +86,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Ok(0) => self.on_end(slot, phase),
             Ok(count) => {
                 core.counted.bytes_in += u64::from(count);
-                let soon = core.tick.saturating_sub(hot.pulse.seen) <= core.limits.lively;
+                let soon = since(core.tick, hot.pulse.seen) <= core.limits.lively;
                 hot.note_input(soon);
                 // The error behind the last byte was announced together with it.
                 let again = received.more || count == received.room || broken;
@@ -389,6 +390,12 @@ impl Core {
 
     fn on_ping(&mut self, slot: u32, generation: u32, payload: &[u8]) {
         self.counted.pings_in += 1;
+        // An answer is work, too.
+        let allowance = self.spend_message(slot);
+        if allowance == Allowance::Exceeded {
+            return self.fail(slot, Cause::Rate, CloseCode::POLICY, "too many pings");
+        }
+        self.hold_back(slot, generation, allowance);
         // Nothing follows our close frame, so a ping that crossed it stays unanswered.
         let _ = self.queue_control(slot, generation, Opcode::Pong, payload);
     }

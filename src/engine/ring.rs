@@ -71,6 +71,13 @@ pub enum Completion {
         /// The same socket; closing the slot's descriptor does not end it.
         result: io::Result<OwnedFd>,
     },
+    /// What the peer has not acknowledged, as of the submission.
+    Unacknowledged {
+        /// As given to [`Ring::unacknowledged`].
+        token: Token,
+        /// Bytes that the kernel took and holds; an error where it cannot tell.
+        result: io::Result<u32>,
+    },
     /// Another thread rang the [`Doorbell`].
     Woken,
 }
@@ -177,6 +184,10 @@ pub trait Ring {
 
     /// Shuts down the sending half. Goes through a kernel worker thread: error path only.
     fn shutdown(&mut self, token: Token);
+
+    /// Asks how many bytes that were sent the peer has not acknowledged (`SIOCOUTQ`; Linux 6.7). Is
+    /// answered before any send that follows takes effect.
+    fn unacknowledged(&mut self, token: Token);
 
     /// Asks for a file descriptor of the process for the slot's socket (Linux 6.8).
     fn install(&mut self, token: Token);

@@ -242,6 +242,7 @@ impl<H: Handler> Seat<H> {
             table: self.table,
             lanes: LANES,
             listener: self.listener,
+            user_timeout: self.config.user_timeout(),
             doorbell: self.doorbell,
         };
         let post = self.network.posts[self.worker].clone();
@@ -358,7 +359,6 @@ fn listener(address: SocketAddr, config: &Config) -> io::Result<Socket> {
     socket.set_reuse_port(true)?;
     // Accepted sockets inherit these, which spares a system call for each.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(config.user_timeout()))?;
     socket.bind(&address.into())?;
     socket.listen(config.backlog.min(i32::MAX as u32) as i32)?;
     Ok(socket)
@@ -379,7 +379,6 @@ mod tests {
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(config.user_timeout()));
         assert_eq!(config.user_timeout(), std::time::Duration::from_secs(78));
         assert!(accepted.tcp_nodelay().unwrap());
     }

@@ -113,12 +113,26 @@ pub enum Framing {
     Bare,
 }
 
-/// Heartbeat state of a connection: 15 bytes. See `heartbeat`.
+/// Where the last ping is, or the close frame, which awaits an answer as a ping does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ping {
+    /// There was none.
+    #[default]
+    Never,
+    /// It may wait behind bytes that the peer has not acknowledged.
+    Waiting,
+    /// Nothing is before it, so its time runs.
+    Left,
+}
+
+/// Heartbeat state of a connection: 16 bytes. See `heartbeat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pulse {
     /// Tick of the last inbound byte.
     pub seen: u32,
-    /// Tick of the last ping of the present silence.
+    /// Tick of the last ping of the present silence, or of the close frame; moved as long as what
+    /// is before it leaves.
     pub pinged: u32,
     /// Last round-trip time in microseconds, 0 if none was measured.
     pub rtt_us: u32,
@@ -126,6 +140,8 @@ pub struct Pulse {
     pub interval: u16,
     /// How long the silence has lasted.
     pub level: u8,
+    /// See [`Ping`].
+    pub ping: Ping,
 }
 
 /// What an idle connection needs: one cache line.
@@ -152,6 +168,8 @@ pub struct Hot {
     pub phase: Phase,
     /// How much to receive at once: an exponent, adapted to what arrives.
     pub appetite: u8,
+    /// What its peer acknowledges is watched: see `patience`.
+    pub watched: bool,
 }
 
 /// What is read at opening, closing and by rate limits.
@@ -178,6 +196,7 @@ impl Default for Hot {
             flags: Flags::default(),
             phase: Phase::Free,
             appetite: 0,
+            watched: false,
         }
     }
 }
@@ -384,6 +403,14 @@ impl Slots {
         })
     }
 
+    /// Visits the records of one chunk, and returns which chunk is next.
+    pub(super) fn sweep(&mut self, chunk: usize, visit: impl FnMut(&mut Hot)) -> usize {
+        if let Some(chunk) = self.chunks.get_mut(chunk).and_then(Option::as_mut) {
+            chunk.hot.iter_mut().filter(|hot| hot.phase != Phase::Free).for_each(visit);
+        }
+        (chunk + 1) % self.chunks.len().max(1)
+    }
+
     /// One past the highest slot that may be in use.
     pub fn end(&self) -> u32 {
         self.chunks.len() as u32 * CHUNK
@@ -417,7 +444,7 @@ pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<Hot>() == 64, "the hot record is one cache line");
 const _: () = assert!(size_of::<Cold>() == 28);
-const _: () = assert!(size_of::<Pulse>() == 16, "15 bytes of heartbeat state and one of padding");
+const _: () = assert!(size_of::<Pulse>() == 16, "a quarter of the hot record");
 
 #[cfg(test)]
 mod tests {

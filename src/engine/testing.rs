@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
 
-use super::addresses::{Addresses, address_key};
+use super::addresses::{AddressPlace, Addresses, address_key};
+use super::clock::{earlier, is_after, later};
 use super::config::Config;
 use super::core::{Core, Notice};
 use super::counters::Stats;
@@ -64,7 +65,9 @@ impl<H: Handler> Shared<H> {
     pub fn audit(&self, books: &Books) -> Result<(), String> {
         let total = self.total.load(Ordering::Relaxed);
         check(total == books.counted, &format!("total: {total} kept, {} found", books.counted))?;
-        check(self.addresses.all() == books.addresses, "the table of addresses is wrong")?;
+        let (seats, all) = self.addresses.all();
+        check(seats == books.addresses, "the table of addresses is wrong")?;
+        check(all == books.present, "the table of addresses forgets who is leaving")?;
         let most = self.config.max_connections;
         check(books.admitted <= most, &format!("{} are open of {most}", books.admitted))?;
         let per = self.config.max_per_address;
@@ -88,8 +91,20 @@ pub fn ask_slow<H: Handler>(handle: &Handle<H>) -> Receiver<Vec<SlowPeer>> {
 pub struct Books {
     counted: u32,
     addresses: HashMap<u64, u32>,
+    /// By address, those included that are leaving.
+    present: HashMap<u64, u32>,
     admitted: u32,
     admitted_by: HashMap<u64, u32>,
+}
+
+impl Books {
+    /// Enters a connection that left the engine.
+    pub fn enter(&mut self, place: &AddressPlace) {
+        if let Some(key) = place.key() {
+            *self.addresses.entry(key).or_default() += 1;
+            *self.present.entry(key).or_default() += 1;
+        }
+    }
 }
 
 /// A worker whose turns are taken in halves, so that others run while it sleeps. The sends of a
@@ -148,7 +163,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let core = &self.core;
         check(core.notices.is_empty(), "a notice was not delivered")?;
         let polls = core.polls.is_empty() && core.releases.is_empty();
-        let detached = core.installs.is_empty() && core.shutdowns.is_empty();
+        let detached =
+            core.installs.is_empty() && core.shutdowns.is_empty() && core.looks.is_empty();
         check(polls && detached, "ring work was not handed over")
     }
 
@@ -174,6 +190,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.passing.is_empty(), "connections on their way out are left")?;
         check(core.outgoing.is_empty(), "dials are left")?;
         check(core.wheel.armed() == 0, "timers are left")?;
+        check(core.watches.is_empty(), "watches are left")?;
         let gauges = [core.open, core.streams, core.blocked, u64::from(core.surplus)];
         check(gauges == [0; 4], "nobody is left, and some are counted")?;
         check(core.inbound.is_empty() && core.ledger.is_empty(), "bytes are held for nobody")?;
@@ -212,6 +229,7 @@ struct Tally {
     partial: usize,
     subscriptions: usize,
     heads: usize,
+    watches: usize,
 }
 
 impl Core {
@@ -224,6 +242,9 @@ impl Core {
         check(!(open && hot.has(Flags::CLOSE_SENT)), "open behind its close frame")?;
         let queued = self.ready.contains(&slot) || self.eager.contains(&slot);
         check(!hot.has(Flags::READY) || queued, "READY in no queue")?;
+        let leaves = matches!(hot.phase, Phase::Closing | Phase::Flushing | Phase::Lingering);
+        check(!(hot.has(Flags::COUNTED) && (leaves || gone)), "takes a seat and leaves")?;
+        check(!hot.has(Flags::COUNTED) || !hot.has(Flags::SURPLUS), "takes a seat to be refused")?;
         let stream = hot.has(Flags::STREAM);
         check(!stream || hot.partial.is_none(), "a message on a stream")?;
         check(!stream || !hot.has(Flags::PAUSED), "a stream that does not hear its end")?;
@@ -243,7 +264,8 @@ impl Core {
             matches!(hot.phase, Phase::Connecting | Phase::Passing | Phase::Flushing) || gone;
         let looked_at = hot.has(Flags::READY | Flags::HELD);
         check(unheard || looked_at || hot.has(Flags::POLL), "nobody listens")?;
-        self.audit_timer(hot)?;
+        self.audit_timer(slot, hot)?;
+        check(hot.watched == self.watches.contains_key(&slot), "watched, or not")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
             return check(!hot.has(Flags::BLOCKED | Flags::SURPLUS), "counted though gone");
@@ -263,14 +285,17 @@ impl Core {
         Ok(())
     }
 
-    fn audit_timer(&self, hot: &Hot) -> Result<(), String> {
+    fn audit_timer(&self, slot: u32, hot: &Hot) -> Result<(), String> {
         let due = hot.timer.due();
         match hot.phase {
             Phase::Closed => check(due.is_none(), "a timer of the gone"),
-            Phase::Open => match self.open_deadline(hot) {
+            Phase::Open => match self.open_deadline(slot, hot) {
                 // Earlier is lazy, later is a bug, but for the ticks that a stalled core forgives.
                 Some(limit) => check(
-                    due.is_some_and(|due| due <= limit.max(self.wheel.now() + FORGIVEN)),
+                    due.is_some_and(|due| {
+                        let last = later(limit, self.wheel.now().wrapping_add(FORGIVEN));
+                        !is_after(due, last)
+                    }),
                     "a deadline that nobody watches",
                 ),
                 None => Ok(()),
@@ -297,7 +322,8 @@ impl Core {
         let Some(hot) = self.slots.get(slot) else { return };
         tally.connections += 1;
         tally.timers += u32::from(hot.timer.due().is_some());
-        tally.first_due = tally.first_due.into_iter().chain(hot.timer.due()).min();
+        tally.first_due = tally.first_due.into_iter().chain(hot.timer.due()).reduce(earlier);
+        tally.watches += usize::from(hot.watched);
         tally.announced += u32::from(hot.has(Flags::ANNOUNCED));
         tally.blocked += u64::from(hot.has(Flags::BLOCKED));
         tally.surplus += u32::from(hot.has(Flags::SURPLUS));
@@ -321,6 +347,9 @@ impl Core {
                 *by.entry(key).or_default() += 1;
             }
         };
+        if let Some(key) = key {
+            *books.present.entry(key).or_default() += 1;
+        }
         if hot.has(Flags::COUNTED) {
             enter(&mut books.counted, &mut books.addresses);
         }
@@ -341,6 +370,7 @@ impl Core {
             ("inbound bytes", self.inbound.total() as u64, tally.partial as u64),
             ("subscriptions", self.topics.subscriptions() as u64, tally.subscriptions as u64),
             ("heads", self.heads.len() as u64, tally.heads as u64),
+            ("watches", self.watches.len() as u64, tally.watches as u64),
         ];
         for (name, kept, summed) in pairs {
             check(kept == summed, &format!("{name}: {kept} kept, {summed} found"))?;
@@ -349,7 +379,7 @@ impl Core {
         check(self.ledger.total() <= self.config.max_outboxes, "outboxes beyond their limit")?;
         check(self.inbound.total() <= self.config.max_inbound, "input beyond its limit")?;
         let in_time = match (self.wheel.next_due(), tally.first_due) {
-            (Some(next), Some(first)) => next <= first,
+            (Some(next), Some(first)) => !is_after(next, first),
             (next, first) => next.is_none() && first.is_none(),
         };
         check(in_time, "would sleep beyond a deadline")?;

@@ -1,9 +1,10 @@
 //! What a connection's one deadline means in each phase, and what happens when it comes.
 
+use super::clock::{earlier, is_after, kept_young, later, since};
 use super::core::{Core, Notice};
 use super::handler::Cause;
 use super::heartbeat::Verdict;
-use super::slots::{Flags, Hot, Phase};
+use super::slots::{Flags, Hot, Phase, Ping};
 use crate::protocol::CloseCode;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
@@ -13,8 +14,15 @@ impl Core {
     /// wait.
     pub(crate) fn set_now(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
-        // 2^32 ticks of 100 ms are 13 years.
-        self.tick = (TICK_ORIGIN_U64 + now_ns / self.limits.tick_ns) as u32;
+        // Modulo 2^32: see `clock`.
+        self.tick = (now_ns / self.limits.tick_ns) as u32;
+    }
+
+    /// Sets the clock for the first time.
+    pub(crate) fn begin_time(&mut self, now_ns: u64) {
+        self.set_now(now_ns);
+        self.wheel.begin(self.tick);
+        self.swept = self.tick;
     }
 
     /// Handles every deadline that has come by now.
@@ -26,58 +34,86 @@ impl Core {
     }
 
     fn on_tick(&mut self, fired: &mut Vec<(u32, u32)>) {
-        let (now_ns, tick) = (self.now_ns, self.tick);
+        let tick = self.tick;
         self.wheel.advance(&mut self.slots, tick, fired);
         // After a stall of the core or the host, deadlines and what would have met them are found
         // together. Once, what has arrived is read and written before it is judged.
-        let late = fired.iter().any(|(_, due)| tick > due + LATE);
+        let late = fired.iter().any(|(_, due)| since(tick, *due) > LATE);
         self.forgave = late && !self.forgave;
         for (slot, due) in fired.drain(..) {
-            let due_ns = u64::from(due - super::core::TICK_ORIGIN) * self.limits.tick_ns;
-            let drift_us = now_ns.saturating_sub(due_ns) / 1000;
+            let drift_us = self.now_ns.saturating_sub(self.ns_of(due)) / 1000;
             let _ = self.drift_us.record(drift_us.max(1));
             if self.forgave {
-                self.wheel.schedule(&mut self.slots, slot, tick + FORGIVEN);
+                self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(FORGIVEN));
             } else {
                 self.on_deadline(slot);
             }
         }
         self.release_throttled();
+        if since(tick, self.swept) >= SWEEP {
+            self.swept = tick;
+            self.sweep();
+        }
+    }
+
+    /// Keeps the moments that a part of the records remembers from looking young again.
+    fn sweep(&mut self) {
+        let tick = self.tick;
+        self.sweeping = self.slots.sweep(self.sweeping, |hot| {
+            hot.active = kept_young(tick, hot.active);
+            hot.pulse.seen = kept_young(tick, hot.pulse.seen);
+            hot.pulse.pinged = kept_young(tick, hot.pulse.pinged);
+            if let Some(outbox) = &mut hot.outbox {
+                outbox.progress = kept_young(tick, outbox.progress);
+            }
+        });
+        for watch in self.watches.values_mut() {
+            watch.age(tick);
+        }
+    }
+
+    /// When a tick begins.
+    fn ns_of(&self, tick: u32) -> u64 {
+        let ahead = i64::from(tick.wrapping_sub(self.tick) as i32);
+        let count = (self.now_ns / self.limits.tick_ns).saturating_add_signed(ahead);
+        count.saturating_mul(self.limits.tick_ns)
     }
 
     /// When the next deadline comes; `u64::MAX` if there is none.
     pub(crate) fn next_deadline_ns(&self) -> u64 {
+        let soon = self.tick.wrapping_add(1);
         let due = match (self.wheel.next_due(), self.throttled.is_empty()) {
             (Some(due), true) => due,
-            (Some(due), false) => due.min(self.tick + 1),
-            (None, false) => self.tick + 1,
+            (Some(due), false) => earlier(due, soon),
+            (None, false) => soon,
             (None, true) => return u64::MAX,
         };
-        u64::from(due - super::core::TICK_ORIGIN) * self.limits.tick_ns
+        self.ns_of(due)
     }
 
-    /// Arms the next deadline of an open connection.
+    /// Arms the next deadline of a connection that is open or being closed.
     pub(crate) fn arm(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot) else { return };
-        if hot.phase != Phase::Open {
-            return;
-        }
-        match self.open_deadline(hot) {
+        let due = match hot.phase {
+            Phase::Open => self.open_deadline(slot, hot),
+            Phase::Closing | Phase::Flushing | Phase::Lingering => {
+                Some(self.leaving_due(slot, hot))
+            }
+            _ => return,
+        };
+        match due {
             Some(due) => self.wheel.schedule(&mut self.slots, slot, due),
             None => self.wheel.cancel(&mut self.slots, slot),
         }
     }
 
-    pub(super) fn open_deadline(&self, hot: &Hot) -> Option<u32> {
+    pub(super) fn open_deadline(&self, slot: u32, hot: &Hot) -> Option<u32> {
         let limits = &self.limits;
         let heartbeat = limits.heartbeat.enabled.then(|| limits.heartbeat.due(&hot.pulse));
-        let idle = (limits.idle > 0).then(|| hot.active + limits.idle + 1);
-        let write = match (&hot.outbox, hot.has(Flags::BLOCKED)) {
-            (Some(outbox), true) => Some(outbox.progress + limits.write + 1),
-            _ => None,
-        };
+        let idle = (limits.idle > 0).then(|| hot.active.wrapping_add(limits.idle + 1));
         let upload = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
-        [heartbeat, idle, write, upload].into_iter().flatten().min()
+        let due = [heartbeat, idle, self.look_due(slot, hot), upload];
+        due.into_iter().flatten().reduce(earlier)
     }
 
     fn on_deadline(&mut self, slot: u32) {
@@ -98,25 +134,24 @@ impl Core {
                 self.blame_dial(slot, "no TCP connection within the handshake timeout");
                 self.drop_connection(slot, Cause::Broken);
             }
-            Phase::Closing | Phase::Flushing => {
-                self.counted.close_timeouts += 1;
-                self.drop_connection(slot, Cause::Abrupt);
-            }
-            Phase::Lingering | Phase::Passing => self.drop_connection(slot, Cause::Abrupt),
+            Phase::Closing | Phase::Flushing | Phase::Lingering => self.on_leaving_deadline(slot),
+            Phase::Passing => self.drop_connection(slot, Cause::Abrupt),
             Phase::Free | Phase::Closed => {}
         }
     }
 
     fn on_open_deadline(&mut self, slot: u32) {
-        let tick = self.tick;
-        let limits = self.limits;
+        let (tick, idle) = (self.tick, self.limits.idle);
+        let Some(hot) = self.slots.get(slot) else { return };
+        if self.look_due(slot, hot).is_some_and(|due| !is_after(due, tick)) {
+            self.look(slot);
+        }
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        let generation = hot.generation;
-        if let (Some(outbox), true) = (&hot.outbox, hot.has(Flags::BLOCKED))
-            && tick > outbox.progress + limits.write
-        {
-            // It takes nothing, so a close frame would not be taken either.
-            self.drop_connection(slot, Cause::WriteTimeout);
+        let stream = hot.has(Flags::STREAM);
+        if hot.has(Flags::READY) && !stream {
+            // After a stall of the core or the host, answers and deadlines are found together:
+            // what has arrived is read before it is judged.
+            self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(1));
             return;
         }
         if self.is_upload_slow(slot) {
@@ -125,27 +160,52 @@ impl Core {
             return;
         }
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if limits.idle > 0 && tick > hot.active + limits.idle {
+        if hot.has(Flags::HELD) {
+            // We do not read, so that nothing comes says nothing.
+            hot.active = tick;
+        } else if hot.partial.is_some() {
+            // The bytes of a message on its way are activity.
+            hot.active = later(hot.active, hot.pulse.seen);
+        }
+        if idle > 0 && since(tick, hot.active) > idle {
             self.begin_close(slot, Cause::Idle, CloseCode::GOING_AWAY, "idle");
             return;
         }
-        if limits.heartbeat.enabled {
-            if hot.has(Flags::STREAM) {
-                // Nothing that comes on it is an answer.
-            } else if hot.has(Flags::HELD) {
-                // We do not read, so silence says nothing; the write deadline watches instead.
-                hot.pulse.seen = tick;
-                hot.pulse.level = 0;
-            } else if hot.has(Flags::READY) {
-                // After a stall of the core or the host, answers and deadlines are found together:
-                // what has arrived is read before it is judged.
-                self.wheel.schedule(&mut self.slots, slot, tick + 1);
-                return;
-            }
-            let verdict = limits.heartbeat.on_due(&mut hot.pulse, tick);
-            self.act_on(slot, generation, verdict);
+        // What may still wait behind other bytes is judged by the look.
+        if hot.pulse.level == 0 || hot.pulse.ping == Ping::Left {
+            self.on_heartbeat_due(slot);
         }
         self.arm(slot);
+    }
+
+    /// Asks a silent peer, or gives it up, if its time has come.
+    pub(super) fn on_heartbeat_due(&mut self, slot: u32) {
+        let (tick, plan) = (self.tick, self.limits.heartbeat);
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if !plan.enabled {
+            return;
+        }
+        if hot.has(Flags::STREAM) {
+            // Nothing that comes on it is an answer.
+        } else if hot.has(Flags::HELD) {
+            // We do not read, so silence says nothing; the write deadline watches instead.
+            self.settle_accounts(slot);
+        } else if hot.has(Flags::READY) {
+            return;
+        }
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        if hot.has(Flags::HELD) && !hot.has(Flags::STREAM) {
+            hot.pulse.seen = tick;
+            hot.pulse.level = 0;
+        }
+        let generation = hot.generation;
+        let verdict = plan.on_due(&mut hot.pulse, tick);
+        if verdict == Verdict::Ping
+            && let Some(watch) = self.watches.get_mut(&slot)
+        {
+            watch.restart();
+        }
+        self.act_on(slot, generation, verdict);
     }
 
     fn act_on(&mut self, slot: u32, generation: u32, verdict: Verdict) {
@@ -180,7 +240,7 @@ impl Core {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         if sent {
             // Until the answer comes, the field holds when it was asked.
-            hot.pulse.rtt_us = now_us;
+            hot.pulse.rtt_us = now_us.max(1);
             self.counted.heartbeats_sent += 1;
         } else {
             hot.pulse.level = 0;
@@ -188,6 +248,8 @@ impl Core {
                 // The next one is due an interval after the last sign of life.
                 hot.pulse.seen = tick;
             }
+            // No answer is awaited, so whether anybody is there shows by what is acknowledged.
+            self.look(slot);
             self.arm(slot);
         }
     }
@@ -207,7 +269,8 @@ impl Core {
         if hot.pulse.level == 0 {
             return;
         }
-        if plan.application || hot.has(Flags::STREAM) {
+        // Whose ping waited behind other bytes has no round trip to tell.
+        if (plan.application || hot.has(Flags::STREAM)) && hot.pulse.rtt_us > 0 {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
             let _ = self.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }
@@ -225,9 +288,12 @@ impl Core {
         let Ok(stamp) = <[u8; 8]>::try_from(payload) else { return };
         let elapsed = self.now_ns.saturating_sub(u64::from_be_bytes(stamp));
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        let pinged_ago = u64::from(self.tick.saturating_sub(hot.pulse.pinged) + 1);
+        let pinged_ago = u64::from(since(self.tick, hot.pulse.pinged)) + 1;
         // A stamp from before the last silence began is not one of ours.
-        if hot.pulse.pinged == 0 || elapsed == 0 || elapsed > pinged_ago * self.limits.tick_ns {
+        if hot.pulse.ping == Ping::Never
+            || elapsed == 0
+            || elapsed > pinged_ago * self.limits.tick_ns
+        {
             return;
         }
         let micros = (elapsed / 1000).clamp(1, u64::from(u32::MAX));
@@ -238,7 +304,7 @@ impl Core {
     fn release_throttled(&mut self) {
         let mut index = 0;
         while let Some((slot, generation, until)) = self.throttled.get(index).copied() {
-            if until > self.tick {
+            if is_after(until, self.tick) {
                 index += 1;
                 continue;
             }
@@ -246,7 +312,7 @@ impl Core {
             let live = self.slots.lookup(slot, generation).is_some();
             let owed = if live { self.owed_ticks(slot) } else { 0 };
             if owed > 0 {
-                self.throttled[index].2 = self.tick + owed;
+                self.throttled[index].2 = self.tick.wrapping_add(owed);
                 index += 1;
                 continue;
             }
@@ -266,4 +332,6 @@ const LATE: u32 = 2;
 /// Ticks by which deadlines move then: time for a turn or several.
 pub(super) const FORGIVEN: u32 = 3;
 
-const TICK_ORIGIN_U64: u64 = super::core::TICK_ORIGIN as u64;
+/// Ticks after which the next part of the records is swept: a million connections are swept every
+/// 2^22 ticks.
+const SWEEP: u32 = 1 << 12;

@@ -33,10 +33,12 @@ pub enum Op {
     Install = 12,
     /// Ends a wait when a deadline comes.
     Alarm = 13,
+    /// Asks what a peer has not acknowledged.
+    Look = 14,
 }
 
 impl Op {
-    const ALL: [Op; 13] = [
+    const ALL: [Op; 14] = [
         Op::Accept,
         Op::Poll,
         Op::PollOut,
@@ -50,6 +52,7 @@ impl Op {
         Op::Enter,
         Op::Install,
         Op::Alarm,
+        Op::Look,
     ];
 }
 

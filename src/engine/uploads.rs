@@ -6,7 +6,8 @@
 //! what it may take at [`Config::min_upload_rate`](super::Config::min_upload_rate); no message is
 //! ever further ahead than the grace. Control frames and empty fragments are no progress.
 
-use super::core::{Core, TICK_ORIGIN};
+use super::clock::is_after;
+use super::core::Core;
 use super::inbound::Place;
 use super::slots::{Flags, Phase};
 
@@ -17,7 +18,8 @@ impl Core {
             return None;
         }
         let ticks = self.inbound.paid_ns(Place(place)) / self.limits.tick_ns;
-        Some(TICK_ORIGIN.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).saturating_add(2))
+        // Modulo 2^32, as the core's tick.
+        Some((ticks as u32).wrapping_add(2))
     }
 
     /// Arms the deadline of a message that has just begun, if none is armed before it. What comes of
@@ -25,7 +27,7 @@ impl Core {
     pub(super) fn watch_upload(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
         let due = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
-        if due.is_some_and(|due| hot.timer.due().is_none_or(|armed| armed > due)) {
+        if due.is_some_and(|due| hot.timer.due().is_none_or(|armed| is_after(armed, due))) {
             self.arm(slot);
         }
     }
@@ -37,7 +39,7 @@ impl Core {
         let Some(due) = hot.partial.as_ref().and_then(|it| self.upload_due(it.place)) else {
             return false;
         };
-        if self.tick < due {
+        if is_after(due, self.tick) {
             return false;
         }
         if hot.has(Flags::HELD | Flags::READY) {

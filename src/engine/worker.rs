@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::admission::Admission;
 use super::calm::Calm;
+use super::clock::since;
 use super::conn::{Conn, ConnId, Cx};
 use super::core::{Core, Notice, Passing};
 use super::handler::{Cause, Handler};
@@ -76,12 +77,13 @@ pub enum Turn {
 impl<R: Ring, H: Handler> Worker<R, H> {
     pub(crate) fn new(
         ring: R,
-        core: Core,
+        mut core: Core,
         handler: H,
         post: Arc<Post<H::Letter>>,
         table: u32,
     ) -> Self {
         let admission = Admission::new(&core.config, ring.lanes(), table);
+        core.begin_time(ring.now());
         Self {
             ring,
             core,
@@ -203,6 +205,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Completion::Closed { token } => self.on_closed(token),
                 Completion::ShutDown { token } => self.on_detached(token, Flags::SHUTDOWN),
                 Completion::Installed { token, result } => self.on_installed(token, result),
+                Completion::Unacknowledged { token, result } => self.core.on_looked(token, result),
                 Completion::Woken => {}
             }
         }
@@ -276,8 +279,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         match (result, core.take_passing(slot)) {
             (Ok(socket), Some(Passing { received, via, .. })) => {
                 core.counted.passed += 1;
+                let place = core.take_place(slot);
                 core.release(slot);
-                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via));
+                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via, place));
             }
             _ => {
                 core.counted.refused_not_websocket += 1;
@@ -352,7 +356,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     fn ask_application(&mut self) {
         let limit = self.call_cx(|handler, cx| handler.turn(cx));
-        self.wake_at = limit.map(|d| self.core.now_ns + d.as_nanos() as u64);
+        self.wake_at = limit.map(|d| {
+            let wait = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+            self.core.now_ns.saturating_add(wait)
+        });
         if std::mem::take(&mut self.core.stop_requested) && self.drain.is_none() {
             let plan =
                 super::config::Drain { window: Duration::ZERO, ..self.core.config.drain.clone() };
@@ -456,6 +463,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             if let Some(hot) = self.core.slots.get(slot) {
                 self.ring.install(Token::new(Op::Install, slot, hot.generation));
             }
+        }
+        while let Some(token) = self.core.next_look() {
+            self.ring.unacknowledged(token);
         }
         for slot in self.core.shutdowns.drain(..) {
             if let Some(hot) = self.core.slots.get(slot) {
@@ -586,7 +596,7 @@ impl Core {
     }
 
     fn has_ring_work(&self) -> bool {
-        let detached = self.installs.len() + self.shutdowns.len();
+        let detached = self.installs.len() + self.shutdowns.len() + self.looks.len();
         self.polls.len() + self.releases.len() + detached > 0
     }
 
@@ -595,8 +605,8 @@ impl Core {
         let begun = self.heads.contains_key(&slot);
         let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
         let wait = (SILENT_NS / self.limits.tick_ns) as u32;
-        let accepted = due.map(|due| due.saturating_sub(self.limits.handshake + 1));
-        !begun && accepted.is_some_and(|at| self.tick >= at.saturating_add(wait))
+        let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));
+        !begun && accepted.is_some_and(|at| since(self.tick, at) >= wait)
     }
 
     /// Marks the poll for input to be armed, if it is not.

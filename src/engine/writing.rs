@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 
+use super::clock::since;
 use super::conn::ConnId;
 use super::core::{Core, Notice};
 use super::handler::{Cause, Handler};
@@ -125,8 +126,8 @@ impl Core {
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
-        let (tick, tick_ns) = (self.tick, self.limits.tick_ns);
-        let Self { slots, ledger, .. } = self;
+        let (tick, now_ns) = (self.tick, self.now_ns);
+        let Self { slots, ledger, watches, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
         let Some(outbox) = hot.outbox.as_mut() else { return };
         let taken = match result {
@@ -139,10 +140,15 @@ impl Core {
         };
         self.counted.bytes_out += taken as u64;
         if taken > 0 {
-            outbox.note_progress(taken, tick, tick_ns);
+            if hot.watched
+                && let Some(watch) = watches.get_mut(&slot)
+            {
+                watch.note_taken(taken);
+            }
+            outbox.note_progress(taken, tick, now_ns);
             outbox.advance(taken, ledger);
             if outbox.entered > 0 {
-                ledger.enter(slot, outbox, tick_ns);
+                ledger.enter(slot, outbox);
             }
         }
         if taken < len {
@@ -157,6 +163,7 @@ impl Core {
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
     fn settle(&mut self, slot: u32, arena: &[u8]) {
+        let tick = self.tick;
         let Self { slots, ledger, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
@@ -172,6 +179,10 @@ impl Core {
         if outbox.is_empty() {
             let waited = hot.has(Flags::HIGH_WATER | Flags::PAUSED);
             let leaves = hot.phase == Phase::Flushing;
+            if hot.phase == Phase::Closing {
+                // The close timeout begins.
+                hot.pulse.pinged = tick;
+            }
             self.retire_outbox(slot);
             if waited {
                 self.drained(slot, generation);
@@ -207,7 +218,7 @@ impl Core {
             return;
         };
         outbox.settle(Turn { cork, arena }, ledger);
-        ledger.enter(slot, outbox, self.limits.tick_ns);
+        ledger.enter(slot, outbox);
     }
 
     /// Frees memory if more than there is for outboxes outlived the turn: who holds most and reads
@@ -289,7 +300,7 @@ impl Core {
             .filter_map(|(slot, generation, queued, progress)| {
                 let peer = self.slots.cold(slot)?.peer();
                 let id = ConnId { worker, slot, generation };
-                let stalled = tick * now.saturating_sub(progress);
+                let stalled = tick * since(now, progress);
                 Some(SlowPeer { id, peer, queued, stalled })
             })
             .collect()

@@ -32,7 +32,8 @@ use super::wire::messages::ConnectRequest;
 use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
-    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Plain, Via,
+    AddressPlace, Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message,
+    Plain, Via,
 };
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
@@ -49,7 +50,14 @@ pub trait ControlPlane: Send + Sync + 'static {
     }
 
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
-    fn serve(&self, socket: TcpStream, received: Bytes, via: Via) -> Result<(), TcpStream>;
+    /// `place` is kept as long as the connection.
+    fn serve(
+        &self,
+        socket: TcpStream,
+        received: Bytes,
+        via: Via,
+        place: AddressPlace,
+    ) -> Result<(), TcpStream>;
 
     /// A token names a key that is not in the set: it may be worth fetching anew.
     fn want_keys(&self);
@@ -440,8 +448,15 @@ impl Handler for Gateway {
         self.desk.plain(request, peer.ip(), body)
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, socket: OwnedFd, received: Vec<u8>, via: Via) {
-        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), via) {
+    fn passed(
+        &mut self,
+        _: &mut Cx<'_>,
+        socket: OwnedFd,
+        received: Vec<u8>,
+        via: Via,
+        place: AddressPlace,
+    ) {
+        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), via, place) {
             use std::io::Write;
             // Fits an empty send buffer; whoever does not read it misses nothing.
             let _ = socket.set_nonblocking(true);

@@ -220,7 +220,8 @@ impl Gateway {
 
     /// Remembers a connection that is about to go, if it goes because it did not read.
     pub(super) fn remember_slow(&mut self, key: ClientKey, cause: Cause) {
-        if !matches!(cause, Cause::Slow | Cause::WriteTimeout | Cause::OutboxFull) {
+        use Cause::{OutboxFull, Slow, Trickle, WriteTimeout};
+        if !matches!(cause, Slow | WriteTimeout | Trickle | OutboxFull) {
             return;
         }
         let at = super::app::unix_now();

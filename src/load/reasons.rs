@@ -39,7 +39,7 @@ pub(crate) fn of_loss(closed: &Closed) -> String {
         Cause::Protocol => "the server broke the protocol",
         Cause::InvalidData => "the server sent text that is not UTF-8",
         Cause::TooBig => "the server sent a larger message than --payload",
-        Cause::WriteTimeout => "the server took nothing for a long time",
+        Cause::WriteTimeout | Cause::Trickle => "the server took nothing for a long time",
         Cause::Slow | Cause::OutboxFull => "the server takes slower than is sent",
         Cause::InboundFull => "no memory for messages in progress",
         Cause::Panic => "the load generator failed",

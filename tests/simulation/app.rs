@@ -18,8 +18,8 @@ use ringhold::engine::rng::Rng;
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle, Handler,
-    Message, Plain, SendError, Via,
+    AddressPlace, Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle,
+    Handler, Message, Plain, SendError, Via,
 };
 
 use super::coverage::Coverage;
@@ -51,6 +51,10 @@ pub struct Journal {
     pub seen: Coverage,
     /// Clients that were found dead of silence since the last look.
     pub silenced: Vec<u16>,
+    /// Clients that were cut for taking nothing since the last look.
+    pub stalled: Vec<u16>,
+    /// Of connections that were handed over and are served.
+    pub places: Vec<AddressPlace>,
     /// Outcomes told of each dial.
     pub dials: Vec<u32>,
     /// Identifiers, of the living and the dead, with their clients' ports.
@@ -354,7 +358,22 @@ impl Handler for App {
         }
     }
 
-    fn passed(&mut self, cx: &mut Cx<'_>, _: OwnedFd, received: Vec<u8>, _: Via) {
+    fn passed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        _: OwnedFd,
+        received: Vec<u8>,
+        _: Via,
+        place: AddressPlace,
+    ) {
+        // It is served for a while.
+        let mut journal = self.journal.borrow_mut();
+        journal.places.push(place);
+        if journal.places.len() > 3 {
+            journal.places.remove(0);
+        }
+        drop(journal);
+        self.count("place handed over");
         self.meddle(cx);
         self.check(received.starts_with(b"GET "), "handed over without its request");
     }
@@ -480,6 +499,9 @@ impl Handler for App {
                 Cause::Peer if stream => journal.seen.count("stream closed: Peer"),
                 Cause::Heartbeat if stream => journal.seen.count("stream closed: Heartbeat"),
                 _ => {}
+            }
+            if closed.cause == Cause::WriteTimeout && state.port < DIALLED {
+                journal.stalled.push(state.port);
             }
             // What is heard of a stream's client does not come on its connection.
             if closed.cause == Cause::Heartbeat && state.port < DIALLED && !stream {

@@ -87,6 +87,20 @@ pub enum Event {
     Install(usize, Token),
 }
 
+/// When a kernel's clock starts, so that a run crosses what clocks go around at: ticks and
+/// microseconds modulo 2^32, and half of it.
+pub fn start(rng: &mut Rng, tick_ns: u64) -> u64 {
+    let around = match rng.below(6) {
+        0 => return 1_000_000,
+        1 => (1 << 32) * tick_ns,
+        2 => (1 << 31) * tick_ns,
+        3 => (1 << 32) * 1000,
+        4 => (1 + u64::from(rng.below(1 << 20))) * (1 << 32) * 1000,
+        _ => return u64::from(rng.below(u32::MAX)) * u64::from(rng.below(1 << 28)),
+    };
+    around - u64::from(1 + rng.below(20_000)) * 1_000_000
+}
+
 /// A submitted operation.
 pub enum Submission {
     Accept(u32),
@@ -96,6 +110,7 @@ pub enum Submission {
     Connect(Token),
     Shutdown(Token),
     Install(Token),
+    Unacknowledged(Token),
 }
 
 /// What the kernel keeps for one core.
@@ -155,7 +170,7 @@ pub struct Kernel {
 impl Kernel {
     pub fn new(rng: Rng, chaos: Chaos, cores: usize, table: u32, lanes: u32) -> Self {
         Self {
-            now: 1_000_000,
+            now: chaos.start_ns,
             rng,
             chaos,
             wires: Vec::new(),
@@ -277,6 +292,18 @@ impl Kernel {
                 self.socket(core, token).installing = true;
                 let due = self.later();
                 self.at(due, Event::Install(core, token));
+            }
+            Submission::Unacknowledged(token) => {
+                let wire = self.socket(core, token).wire;
+                let held = self.wires[wire].outbox.len() as u32;
+                let result = match self.chaos.tells && !self.strikes("look failed") {
+                    true => Ok(held),
+                    false => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+                };
+                let still = self.now.saturating_sub(self.wires[wire].taken_ns);
+                self.wires[wire].still_ns = result.is_ok().then_some(still);
+                let due = self.later();
+                self.complete(core, due, Completion::Unacknowledged { token, result });
             }
             Submission::Close(token, polls) => self.close(core, token, &polls),
         }

@@ -157,6 +157,7 @@ impl Peer {
             kernel.wires[self.index].outbox.clear();
         }
         if count > 0 {
+            kernel.wires[self.index].taken_ns = kernel.now;
             self.busy = true;
             kernel.stir(self.index);
             self.on_bytes(&mut bytes, kernel)?;

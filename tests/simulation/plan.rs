@@ -8,6 +8,7 @@ use ringhold::engine::rng::Rng;
 use ringhold::{CloseCode, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
 
 use super::introduction;
+use super::kernel;
 
 /// How the kernel and the host behave.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,10 @@ pub struct Chaos {
     pub stall: u32,
     /// Sends that were taken whole are silent, so the wait goes on.
     pub silent: bool,
+    /// Whether it says what a peer has not acknowledged (Linux 6.7).
+    pub tells: bool,
+    /// When the clock begins.
+    pub start_ns: u64,
     /// What the way to a client holds.
     pub room: usize,
     /// Completions that a core's queue holds.
@@ -51,11 +56,13 @@ pub struct Plan {
 pub fn draw(rng: &mut Rng) -> Plan {
     let calm = rng.one_in(4);
     let peers = 10 + rng.below(70) as usize;
-    let chaos = Chaos {
+    let mut chaos = Chaos {
         odds: if calm { 0 } else { pick(rng, &[0, 4, 15, 60, 300]) },
         delay_us: pick(rng, &[0, 20, 1000, 50_000]),
         stall: if calm { 0 } else { pick(rng, &[0, 0, 100, 1000]) },
         silent: rng.one_in(2),
+        tells: !rng.one_in(4),
+        start_ns: 0,
         room: pick(rng, &[600, 4096, 20_000, 200_000]) as usize,
         queue: pick(rng, &[1, 3, 12, 1 << 20]) as usize,
         skewed: rng.one_in(3),
@@ -63,6 +70,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
     };
     let workers = pick(rng, &[1, 2, 2, 3, 4]) as usize;
     let mut config = Config { accept_rate: pick(rng, &[0, 0, 20, 200]), ..times(rng) };
+    chaos.start_ns = kernel::start(rng, config.tick.as_nanos() as u64);
     config.max_connections = if calm { 1000 } else { pick(rng, &[3, 10, 40, 200]) };
     config.proxies = introduction::proxies(rng, calm);
     config.reserve = rng.below(6);
@@ -96,6 +104,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
         config.idle_timeout = Duration::ZERO;
         config.handshake_timeout = Duration::from_secs(600);
         config.write_timeout = Duration::from_secs(600);
+        config.min_read_rate = 0;
         config.close_timeout = Duration::from_secs(600);
         config.min_upload_rate = 0;
     } else {
@@ -147,6 +156,8 @@ fn times(rng: &mut Rng) -> Config {
         handshake_timeout: ms(pick(rng, &[200, 1000, 5000])),
         idle_timeout: ms(pick(rng, &[0, 0, 500, 3000])),
         write_timeout: ms(pick(rng, &[300, 2000, 10_000])),
+        min_read_rate: pick(rng, &[0, 50, 500, 5000]),
+        read_window: ms(pick(rng, &[500, 3000, 10_000])),
         close_timeout: ms(pick(rng, &[100, 1000, 5000])),
         ..Config::default()
     }

@@ -235,6 +235,7 @@ impl Run {
             return Err(format!("core {core}, slot {slot}: input that nobody will read"));
         }
         drop(world);
+        self.check_stalled()?;
         self.check_silenced()
     }
 
@@ -258,10 +259,29 @@ impl Run {
                 return Err(format!("core {core} sleeps over {letters} letters"));
             }
         }
+        self.journal.borrow().places.iter().for_each(|place| books.enter(place));
         self.shared.audit(&books)
     }
 
-    /// Whoever died of silence was silent for as long as it takes.
+    /// Whoever was cut for taking nothing took nothing for as long as it takes, where that can be
+    /// known.
+    fn check_stalled(&mut self) -> Result<(), String> {
+        let stalled = std::mem::take(&mut self.journal.borrow_mut().stalled);
+        let world = self.world.borrow();
+        for port in stalled {
+            let index = usize::from(port - 1000);
+            let Some(still) = world.kernel.wires[index].still_ns else { continue };
+            let config = &self.plan.config;
+            let least = config.write_timeout.saturating_sub(config.tick).as_nanos() as u64;
+            if still < least {
+                return Err(format!("client {index}: cut, {still} ns of {least} after it read"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever died of silence was silent for as long as it takes, and took nothing meanwhile that
+    /// was before the ping.
     fn check_silenced(&mut self) -> Result<(), String> {
         let silenced = std::mem::take(&mut self.journal.borrow_mut().silenced);
         let world = self.world.borrow();
@@ -361,6 +381,7 @@ impl Run {
 
     fn check_end(&mut self) -> Result<Report, String> {
         self.audit()?;
+        self.journal.borrow_mut().places.clear();
         self.shared.audit(&Books::default())?;
         let mut counters = Counters::default();
         self.seats.iter().for_each(|seat| counters.add(&seat.worker.stats().counters));
@@ -417,6 +438,7 @@ impl Run {
         seen.add("panics", counters.panics);
         seen.add("heartbeats answered", counters.heartbeats_answered);
         seen.add("close timeouts", counters.close_timeouts);
+        seen.add("looks", counters.looks);
         seen.add("handshake timeouts", counters.handshake_timeouts);
         Ok(Report { turns: counters.turns, events: world.events, seen })
     }
@@ -542,6 +564,7 @@ fn name(cause: Cause) -> &'static str {
         Cause::Slow => "closed: Slow",
         Cause::OutboxFull => "closed: OutboxFull",
         Cause::WriteTimeout => "closed: WriteTimeout",
+        Cause::Trickle => "closed: Trickle",
         Cause::Idle => "closed: Idle",
         Cause::Heartbeat => "closed: Heartbeat",
         Cause::Panic => "closed: Panic",
@@ -565,6 +588,7 @@ fn counted(c: &Counters, cause: Cause) -> Option<u64> {
         Cause::Slow => c.closed_slow,
         Cause::OutboxFull => c.closed_outbox_full,
         Cause::WriteTimeout => c.closed_write_timeout,
+        Cause::Trickle => c.closed_trickle,
         Cause::Idle => c.closed_idle,
         Cause::Heartbeat => c.closed_heartbeat,
         Cause::Panic => c.closed_panic,

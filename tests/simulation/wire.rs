@@ -28,6 +28,10 @@ pub struct Wire {
     pub deaf: bool,
     /// When the server last received from it.
     pub heard_ns: u64,
+    /// When the client last read from it.
+    pub taken_ns: u64,
+    /// For how long it had read nothing when that was asked last; `None` if no answer was given.
+    pub still_ns: Option<u64>,
 }
 
 impl Wire {
@@ -45,6 +49,8 @@ impl Wire {
             torn: false,
             deaf: false,
             heard_ns: 0,
+            taken_ns: 0,
+            still_ns: None,
         }
     }
 

@@ -296,6 +296,10 @@ impl Ring for SimRing {
         self.queued.push_back(Submission::Install(token));
     }
 
+    fn unacknowledged(&mut self, token: Token) {
+        self.queued.push_back(Submission::Unacknowledged(token));
+    }
+
     fn socket(&mut self, peer: SocketAddr, _: Option<IpAddr>) -> io::Result<u32> {
         self.submit();
         self.world.borrow_mut().kernel.make_socket(self.core, peer)

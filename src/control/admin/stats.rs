@@ -101,6 +101,7 @@ fn told(report: &SlowReport) -> Slow<'_> {
         at: end.at,
         cause: match end.cause {
             Cause::WriteTimeout => "write_timeout",
+            Cause::Trickle => "trickle",
             Cause::OutboxFull => "outbox_full",
             _ => "slow",
         },

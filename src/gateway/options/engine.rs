@@ -46,6 +46,7 @@ impl Options {
             max_outboxes: engine.max_outboxes.0.max(queue),
             pause_reads: engine.pause_reads,
             write_timeout: self.websocket.write_timeout,
+            min_read_rate: engine.min_read_rate,
             close_timeout: engine.close_timeout,
             heartbeat: self.heartbeat(),
             last_words: LastWords(last_words),

@@ -285,12 +285,15 @@ section! {
         min_upload_rate: u32 = 100,
         /// How long such a message may rest.
         upload_grace: Duration = Duration::from_secs(30),
-        /// Messages per second and connection. 0: no limit.
-        message_rate: u32 = 0,
+        /// Messages and pings per second and connection. 0: no limit.
+        message_rate: u32 = 1000,
         /// Received bytes per second and connection. 0: no limit.
-        byte_rate: Size = Size(0),
+        byte_rate: Size = Size(8 << 20),
         /// What happens beyond these rates.
-        rate_policy: RatePolicyChoice = RatePolicyChoice::Close,
+        rate_policy: RatePolicyChoice = RatePolicyChoice::Pause,
+        /// Bytes per second that a client must acknowledge of what waits for it, on average over a
+        /// minute. 0: no limit.
+        min_read_rate: u32 = 256,
         /// Memory for what waits for all connections of a worker; beyond it, who holds most and reads
         /// least is closed.
         max_outboxes: Size = Size(256 << 20),

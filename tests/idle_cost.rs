@@ -24,7 +24,7 @@ use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::Question;
-use ringhold::{Running, Server, Via};
+use ringhold::{AddressPlace, Running, Server, Via};
 
 use crate::support::stream::{escaped, request};
 use crate::support::wire::{self, FIN, TEXT};
@@ -61,7 +61,7 @@ impl ControlPlane for Nobody {
         Err(question)
     }
 
-    fn serve(&self, socket: TcpStream, _: Bytes, _: Via) -> Result<(), TcpStream> {
+    fn serve(&self, socket: TcpStream, _: Bytes, _: Via, _: AddressPlace) -> Result<(), TcpStream> {
         Err(socket)
     }
 

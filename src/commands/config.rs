@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use ringhold::Server;
+use ringhold::control;
 use ringhold::gateway::options::{EXAMPLE, Options, Sources};
 
 use super::output::{complain, print};
@@ -30,7 +32,8 @@ enum ConfigCommand {
 
     /// Print what a server would run with, as TOML with secrets masked
     ///
-    /// From weakest to strongest: defaults, file, environment, --set.
+    /// From weakest to strongest: defaults, file, environment, --set. A table in comments says how
+    /// much memory that can take at most: of what, by which key, per connection, core and process.
     Show {
         /// The configuration file
         #[arg(value_name = "FILE", env = "RINGHOLD_CONFIG")]
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
         Ok(loaded) => {
             warn(&loaded.warnings);
             match show {
-                true => print(&loaded.options.to_toml())?,
+                true => print(&(loaded.options.to_toml() + &ceiling(&loaded.options)))?,
                 false => print("ok\n")?,
             }
             Ok(ExitCode::SUCCESS)
@@ -70,6 +73,17 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
             complain(&error.to_string());
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// The memory ceiling of a server with these options on this host, as comments.
+fn ceiling(options: &Options) -> String {
+    match Server::builder().config(options.engine_config()).layout() {
+        Ok(layout) => {
+            let table = control::ceiling(options, &layout).to_string();
+            table.lines().fold("\n".to_owned(), |text, line| text + "# " + line.trim_end() + "\n")
+        }
+        Err(error) => format!("\n# no memory ceiling: {error}\n"),
     }
 }
 

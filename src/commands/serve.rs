@@ -143,6 +143,8 @@ pub(crate) fn run(
         },
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
+    let ceiling = control::ceiling(&rules.options, &layout);
+    tracing::info!(bytes = ceiling.total(), "memory ceiling; `config show` has the table");
     announce(&rules.options, address, running.workers(), first_run)?;
     notifier.ready();
     let stats = running.join()?;

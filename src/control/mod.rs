@@ -14,6 +14,7 @@ pub mod api;
 pub mod backend;
 mod batch;
 pub mod body;
+mod ceiling;
 pub mod counts;
 pub mod demo;
 pub mod health;
@@ -30,6 +31,8 @@ mod replayed;
 mod room;
 pub mod settings;
 mod turns;
+
+pub use ceiling::ceiling;
 
 use std::io;
 use std::net::SocketAddr;

@@ -244,14 +244,31 @@ impl Limits {
             heartbeat: heartbeat::Plan::new(&config.heartbeat, config.tick),
             high_water,
             low_water: high_water / 4,
-            turn_soft: (config.max_outboxes / 16).min(TURN_SOFT),
-            turn_hard: config.max_outboxes / 2,
+            turn_soft: config.turn_soft(),
+            turn_hard: config.turn_hard(),
             upload_grace_ns: match config.min_upload_rate {
                 0 => 0,
                 _ => config.upload_grace.as_nanos() as u64,
             },
             upload_byte_ns: 1_000_000_000 / u64::from(config.min_upload_rate.max(1)),
         }
+    }
+}
+
+impl Config {
+    /// Bytes queued in a turn after which they are sent before anything else happens.
+    fn turn_soft(&self) -> usize {
+        (self.max_outboxes / 16).min(TURN_SOFT)
+    }
+
+    /// Bytes queued in a turn, by one callback, beyond which receivers are closed.
+    fn turn_hard(&self) -> usize {
+        self.max_outboxes / 2
+    }
+
+    /// The most that a turn queues before it is offered to the kernel.
+    pub(super) fn turn_max(&self) -> usize {
+        self.turn_soft() + self.turn_hard() + self.max_message
     }
 }
 

@@ -40,6 +40,7 @@ mod addresses;
 mod admission;
 mod alarm;
 mod calm;
+mod ceiling;
 mod clock;
 mod closing;
 pub mod config;
@@ -79,8 +80,10 @@ pub mod worker;
 mod writing;
 
 pub use addresses::AddressPlace;
+pub use ceiling::{Ceiling, CeilingLine, Per};
 pub use config::{
-    Config, ConfigError, Drain, Heartbeat, LastWords, Proxies, ProxyHeaders, RatePolicy, Via,
+    Config, ConfigError, Drain, Heartbeat, LastWords, Layout, Proxies, ProxyHeaders, RatePolicy,
+    Via,
 };
 pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
 pub use counters::{CounterKind, Counters, Stats};

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::config::{Config, Heartbeat};
 use super::core::Core;
 use super::handler::Cause;
+use super::inbound::Place;
 use super::links::Network;
 use super::outbox::Data;
 use super::rng::Rng;
@@ -51,7 +52,7 @@ impl Stage {
 
     /// Something waits, and the kernel has no room.
     fn block(&mut self, bytes: usize) {
-        let data = Data::Shared(Bytes::from(vec![0; bytes]));
+        let data = Data::Own(Bytes::from(vec![0; bytes]));
         self.core.with_outbox(0, |outbox| outbox.push(data, 0));
         self.core.slots.get_mut(0).unwrap().set(Flags::BLOCKED);
         self.core.blocked += 1;
@@ -202,7 +203,10 @@ fn an_upload_is_not_idle_and_neither_is_who_is_not_read_from() {
         let hot = stage.core.slots.get_mut(0).unwrap();
         let decoded = stage.core.server.decode(&mut hot.partial, &mut input, &mut 0);
         assert!(matches!(decoded, Ok(None)));
-        stage.core.inbound_held = hot.partial.as_ref().unwrap().memory();
+        let held = hot.partial.as_ref().unwrap().memory();
+        let mut place = Place::default();
+        stage.core.inbound.set(&mut place, 0, held);
+        stage.core.slots.get_mut(0).unwrap().partial.as_mut().unwrap().place = place.0;
         stage.pass(10, |stage| stage.core.on_life(0));
         assert_eq!(stage.phase(), Phase::Open);
         stage.pass(3, |_| {});

@@ -1,0 +1,39 @@
+//! What the gateway takes at most: its lines of the memory ceiling.
+
+use super::options::Options;
+use super::session::Session;
+use crate::engine::{Ceiling, Layout, Per};
+
+impl Options {
+    /// The memory ceiling of a server of these options, without its control plane.
+    pub fn ceiling(&self, layout: &Layout) -> Ceiling {
+        let state = size_of::<Option<Session>>();
+        let mut ceiling = self.engine_config().ceiling(layout, state, option_of);
+        let engine = &self.engine;
+        let cores = [
+            ("what sessions keep", "client.max_session_memory", self.client.max_session_memory),
+            ("tag filters", "engine.max_filters", engine.max_filters),
+            ("histories", "engine.max_history", engine.max_history),
+        ];
+        for (what, option, size) in cores {
+            ceiling.add(Per::Core, what, option, size.0 as u64);
+        }
+        if self.has_streams() {
+            let waiting = self.emulation.max_waiting.0 as u64;
+            ceiling.add(Per::Process, "posted commands", "emulation.max_waiting", waiting);
+        }
+        ceiling
+    }
+}
+
+/// The option that sets a field of the engine's configuration.
+fn option_of(field: &'static str) -> &'static str {
+    match field {
+        "max_connections" => "engine.max_connections",
+        "max_per_address" => "engine.max_per_address",
+        "max_inbound" => "engine.max_inbound",
+        "max_outboxes" => "engine.max_outboxes",
+        "mailbox_bytes" => "engine.mailbox_bytes",
+        other => other,
+    }
+}

@@ -164,16 +164,13 @@ const PENDING: &[(&str, &str)] = &[
     ),
     ("memory_large_publications_nobody_reads", "witnesses are closed for want of outbox memory"),
     ("memory_small_publications_nobody_reads", "witnesses are closed for want of outbox memory"),
-    (
-        "memory_one_publication_for_many_readers",
-        "witnesses are closed, a shared frame counts per reader",
-    ),
-    ("memory_unfinished_messages", "witnesses whose message comes in two reads are closed"),
-    ("flood_of_joins_and_leaves", "all 60 members of the room are cut"),
     ("flood_of_bad_subscription_tokens", "hundreds of signatures of one connection are verified"),
     ("entrance_refused_take_no_seat", "who was refused holds a seat"),
     ("entrance_reconnects_at_the_limit", "now and then a reconnect gets 503"),
     ("entrance_one_address_kept_connections", "kept connections do not count for their address"),
+    ("memory_presence_of_large_members", "507 KiB of questions, 135 MiB held"),
+    ("flood_of_presence", "507 KiB of questions, 107 MiB held"),
+    ("flood_of_history", "126 KiB of questions, 152 MiB held"),
 ];
 
 /// Those of them that do harm only now and then, so that it proves nothing when they do none.

@@ -41,3 +41,69 @@ const RECEIVED: u64 = 64 << 10;
 
 /// A page of metrics until it is taken.
 const METRICS_PAGE: u64 = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Server;
+    use crate::gateway::options::{Size, Sources};
+
+    fn total(options: &Options) -> u64 {
+        let layout = Layout { workers: 2, table: 20_000, connections: 10_000 };
+        ceiling(options, &layout).total()
+    }
+
+    #[test]
+    fn each_key_that_bounds_memory_counts() {
+        let before = total(&Options::default());
+        let changes: [(&str, fn(&mut Options)); 12] = [
+            ("max_inbound", |o| o.engine.max_inbound = Size(1 << 40)),
+            ("max_outboxes", |o| o.engine.max_outboxes = Size(1 << 40)),
+            ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),
+            ("max_history", |o| o.engine.max_history = Size(1 << 40)),
+            ("max_filters", |o| o.engine.max_filters = Size(1 << 40)),
+            ("max_session_memory", |o| o.client.max_session_memory = Size(1 << 40)),
+            ("http_connections", |o| o.http_server.http_connections = 1 << 30),
+            ("http_anonymous", |o| o.http_server.http_anonymous = 1 << 30),
+            ("http_bodies", |o| o.http_server.http_bodies = Size(1 << 40)),
+            ("max_waiting", |o| {
+                o.sse.enabled = true;
+                o.emulation.max_waiting = Size(1 << 40);
+            }),
+            ("a proxy's max_memory", |o| {
+                o.client.proxy.connect.enabled = true;
+                o.client.proxy.connect.proxy.endpoint = "http://127.0.0.1:1/".to_owned();
+                o.client.proxy.connect.proxy.max_memory = Size(1 << 40);
+            }),
+            ("max_head", |o| o.engine.max_head = Size(1 << 40)),
+        ];
+        for (key, change) in changes {
+            let mut options = Options::default();
+            change(&mut options);
+            assert!(total(&options) > before + (1 << 40), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_without_limit_is_none() {
+        let mut options = Options::default();
+        options.client.max_session_memory = Size(0);
+        assert_eq!(total(&options), u64::MAX);
+    }
+
+    #[test]
+    fn the_small_server_of_the_docs_is_small() {
+        let docs = include_str!("../../docs/limits.md");
+        let (_, toml) = docs.split_once("```toml\n").unwrap();
+        let (toml, _) = toml.split_once("```").unwrap();
+        let sources = Sources {
+            file: Some("limits.toml".into()),
+            variables: Default::default(),
+            sets: Vec::new(),
+        };
+        let options = Options::from_text(&sources, toml).unwrap().options;
+        let layout = Server::builder().config(options.engine_config()).layout().unwrap();
+        let ceiling = ceiling(&options, &layout);
+        assert!(ceiling.total() < 400 << 20, "{ceiling}");
+    }
+}

@@ -69,7 +69,7 @@ impl Ceiling {
         (times, line.bytes.saturating_mul(times))
     }
 
-    /// Bytes of all lines, and of the allocator's slack.
+    /// Bytes of all lines, and of the allocator's slack; `u64::MAX` if one has no limit.
     pub fn total(&self) -> u64 {
         self.held().saturating_add(self.slack())
     }
@@ -81,7 +81,10 @@ impl Ceiling {
     /// Free room in pages of the allocator that hold something: measured at up to a ninth of what
     /// is held, counted as an eighth.
     fn slack(&self) -> u64 {
-        self.held() / 8
+        match self.held() {
+            u64::MAX => u64::MAX,
+            held => held / 8,
+        }
     }
 }
 
@@ -174,6 +177,9 @@ struct Size(u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == u64::MAX {
+            return f.pad("no limit");
+        }
         const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         let text = UNITS.iter().find(|(unit, _)| self.0 >= *unit).map_or_else(
             || format!("{} B", self.0),
@@ -220,6 +226,7 @@ mod tests {
             (1536, "1.5 KiB"),
             (256 << 20, "256 MiB"),
             (300 << 30, "300 GiB"),
+            (u64::MAX, "no limit"),
         ] {
             assert_eq!(Size(bytes).to_string(), text);
         }

@@ -1,5 +1,6 @@
 //! What the gateway takes at most: its lines of the memory ceiling.
 
+use super::home::COPIES_MAX;
 use super::options::Options;
 use super::session::Session;
 use crate::engine::{Ceiling, Layout, Per};
@@ -16,8 +17,11 @@ impl Options {
             ("histories", "engine.max_history", engine.max_history),
         ];
         for (what, option, size) in cores {
-            ceiling.add(Per::Core, what, option, size.0 as u64);
+            // Only the memory of sessions may have no limit.
+            let bytes = if size.0 == 0 { u64::MAX } else { size.0 as u64 };
+            ceiling.add(Per::Core, what, option, bytes);
         }
+        ceiling.add(Per::Core, "copies of answers to presence", "", COPIES_MAX as u64);
         if self.has_streams() {
             let waiting = self.emulation.max_waiting.0 as u64;
             ceiling.add(Per::Process, "posted commands", "emulation.max_waiting", waiting);

@@ -35,6 +35,7 @@ use super::placement::Placement;
 use super::presence::Roster;
 use super::stream::{Epoch, Stream, StreamOptions};
 
+pub(super) use publish::COPIES_MAX;
 use sweep::Sweep;
 
 /// How much the channels of one core may hold.

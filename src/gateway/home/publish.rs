@@ -202,4 +202,4 @@ impl Home {
 }
 
 /// Bytes of answers to `presence` that are kept for those who ask next.
-const COPIES_MAX: usize = 16 << 20;
+pub(in crate::gateway) const COPIES_MAX: usize = 16 << 20;

@@ -64,9 +64,9 @@ impl<T> Mailbox<T> {
         self.put(letter, size, self.capacity)
     }
 
-    /// As [`Self::post`], up to twice the capacity: for answers, so that a mailbox full of questions
-    /// has room for them. Who asks has to wait with the next question until one is answered, or
-    /// this fills up, too.
+    /// As [`Self::post`], up to twice the capacity: for answers, so that a mailbox full of
+    /// questions has room for them. Who asks has to wait with the next question until one is
+    /// answered, or this fills up, too.
     pub fn post_answer(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
         let Capacity { letters, bytes } = self.capacity;
         let capacity =

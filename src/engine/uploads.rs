@@ -1,10 +1,11 @@
 //! How fast a message must come once it has begun, so that nobody holds its memory for ever by
 //! answering pings.
 //!
-//! Owns that deadline; what is paid for it is kept with the memory, in `inbound`. A message may rest
-//! for [`Config::upload_grace`](super::Config::upload_grace), and each byte of it prolongs that by
-//! what it may take at [`Config::min_upload_rate`](super::Config::min_upload_rate); no message is
-//! ever further ahead than the grace. Control frames and empty fragments are no progress.
+//! Owns that deadline; what is paid for it is kept with the memory, in `inbound`. A message may
+//! rest for [`Config::upload_grace`](super::Config::upload_grace), and each byte of it prolongs
+//! that by what it may take at [`Config::min_upload_rate`](super::Config::min_upload_rate); no
+//! message is ever further ahead than the grace. Control frames and empty fragments are no
+//! progress.
 
 use super::clock::is_after;
 use super::core::Core;
@@ -22,8 +23,8 @@ impl Core {
         Some((ticks as u32).wrapping_add(2))
     }
 
-    /// Arms the deadline of a message that has just begun, if none is armed before it. What comes of
-    /// the message only moves it away.
+    /// Arms the deadline of a message that has just begun, if none is armed before it. What comes
+    /// of the message only moves it away.
     pub(super) fn watch_upload(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
         let due = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));

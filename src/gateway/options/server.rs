@@ -278,8 +278,8 @@ section! {
         max_head: Size = Size(8 * 1024),
         /// Fragments of one message; one more closes with 1009.
         max_fragments: u32 = 4096,
-        /// Memory for what is received and not complete, per worker; beyond it the largest, then the
-        /// oldest, is closed.
+        /// Memory for what is received and not complete, per worker; beyond it the largest, then
+        /// the oldest, is closed.
         max_inbound: Size = Size(256 << 20),
         /// Bytes per second in which a message must come once it has begun. 0: no limit.
         min_upload_rate: u32 = 100,
@@ -294,8 +294,8 @@ section! {
         /// Bytes per second that a client must acknowledge of what waits for it, on average over a
         /// minute. 0: no limit.
         min_read_rate: u32 = 256,
-        /// Memory for what waits for all connections of a worker; beyond it, who holds most and reads
-        /// least is closed.
+        /// Memory for what waits for all connections of a worker; beyond it, who holds most and
+        /// reads least is closed.
         max_outboxes: Size = Size(256 << 20),
         /// Memory of a worker for histories: publications kept, positions of channels without
         /// subscribers, idempotency keys. Beyond it the oldest go early.

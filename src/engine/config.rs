@@ -410,8 +410,8 @@ impl Config {
         }
     }
 
-    /// How long a peer may acknowledge nothing of what is sent before the connection is given up: as
-    /// long as a heartbeat may stay unanswered, so that a peer that vanished is found by the
+    /// How long a peer may acknowledge nothing of what is sent before the connection is given up:
+    /// as long as a heartbeat may stay unanswered, so that a peer that vanished is found by the
     /// heartbeats that nobody takes, also where no answer is awaited; but a second more than a slow
     /// peer may take nothing, so that this is told apart. Where answers are not demanded, an
     /// interval. Before Linux 6.7 the kernel is told (TCP_USER_TIMEOUT), which also cuts who reads

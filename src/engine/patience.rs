@@ -10,8 +10,8 @@
 //!
 //! The rules. A peer that something waits for must acknowledge some of it within the write timeout,
 //! and on average [`super::Config::min_read_rate`]. A ping, or a close frame, awaits its answer
-//! from when all bytes before it are acknowledged. The invariant: a connection has a [`Watch`] if and
-//! only if it is `watched`; it begins with the first look and ends when nothing is
+//! from when all bytes before it are acknowledged. The invariant: a connection has a [`Watch`] if
+//! and only if it is `watched`; it begins with the first look and ends when nothing is
 //! outstanding, or with the connection.
 
 use std::io;

@@ -1,4 +1,5 @@
-//! What a simulation needs from inside the engine: workers on any ring, and an audit of their books.
+//! What a simulation needs from inside the engine: workers on any ring, and an audit of their
+//! books.
 //!
 //! Owns the list of invariants that hold between two steps of any worker, each a relation between
 //! two places that keep the same fact, one of them perhaps shared by all workers. Never changes

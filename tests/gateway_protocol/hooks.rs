@@ -346,7 +346,8 @@ const SECRET_ED25519: [u8; 32] = [
 fn the_backend_has_its_time_whenever_a_connection_expires() {
     let who = json!({"result": {"user": "42", "expire_at": unix() + 2}});
     let backend = Backend::start(&[("/connect", who), ("/refresh", json!({}))]);
-    // What the backend grants is as long as it may think, so that deadlines of both are due at once.
+    // What the backend grants is as long as it may think, so that deadlines of both are due at
+    // once.
     let prolong = || {
         backend.set("/refresh", json!({"result": {"expire_at": unix() + 2}}));
         let asked = backend.asked.lock().expect("no panic");

@@ -1,4 +1,5 @@
-//! In which order commands are done, what has to wait for what, and what one connection may ask for.
+//! In which order commands are done, what has to wait for what, and what one connection may ask
+//! for.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use super::hooks::Backend;
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, assert_error, signed, token};
 
-const HOOKS: &str = "[prometheus]\nenabled = true\n[channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\ntimeout = \"30s\"\n\
+const HOOKS: &str = "[prometheus]\nenabled = true\n\
+    [channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\ntimeout = \"30s\"\n\
     [channel.proxy.publish]\nendpoint = \"{}/publish\"\ntimeout = \"30s\"\n\
     [rpc.proxy]\nendpoint = \"{}/rpc\"\ntimeout = \"30s\"\n\
     [rpc.without_namespace]\nproxy_enabled = true\n\
@@ -292,7 +294,8 @@ fn who_makes_others_receive_more_than_its_share_waits() {
 fn json_clients_are_told_nothing_that_is_no_json() {
     let gateway = Gateway::start(
         "[client]\ninsecure = true\n[channel.without_namespace]\npresence = true\n\
-         history_size = 10\nhistory_ttl = \"60s\"\njoin_leave = true\nforce_push_join_leave = true\n\
+         history_size = 10\nhistory_ttl = \"60s\"\njoin_leave = true\n\
+         force_push_join_leave = true\n\
          [[channel.namespaces]]\nname = \"any\"\nhistory_size = 10\nhistory_ttl = \"60s\"\n\
          publication_data_format = \"binary\"\n",
     );
@@ -322,7 +325,8 @@ fn json_clients_are_told_nothing_that_is_no_json() {
 #[test]
 fn sessions_have_a_bounded_memory_together() {
     let gateway = Gateway::start(
-        "[prometheus]\nenabled = true\n[client]\ninsecure = true\nmax_session_memory = \"8KiB\"\nchannel_limit = 1000\n",
+        "[prometheus]\nenabled = true\n[client]\ninsecure = true\n\
+         max_session_memory = \"8KiB\"\nchannel_limit = 1000\n",
     );
     let mut session = gateway.connected("42");
     let mut refused = None;

@@ -1,5 +1,5 @@
-//! A kernel that exists in memory: sockets, polls and a clock, and for each core a listener, a table
-//! of direct descriptors and a completion queue.
+//! A kernel that exists in memory: sockets, polls and a clock, and for each core a listener, a
+//! table of direct descriptors and a completion queue.
 //!
 //! It gives every completion io_uring may give, late and in any order that io_uring may give it,
 //! and fails whatever may fail, as the seed says. It panics where the engine misuses it: a poll
@@ -237,7 +237,12 @@ impl Kernel {
                 (*more, socket.poll) = (false, None);
                 self.seen.count("poll ended by overflow");
                 let token = *token;
-                let same = |it: &Event| matches!(it, Event::Done(of, Completion::Polled { token: other, .. }) if *of == core && *other == token);
+                let same = |it: &Event| match it {
+                    Event::Done(of, Completion::Polled { token: other, .. }) => {
+                        *of == core && *other == token
+                    }
+                    _ => false,
+                };
                 self.events.retain(|_, event| !same(event));
             }
         }

@@ -1,4 +1,5 @@
-//! The listeners of the fake kernel: clients knock, accepts are armed, fail, are cancelled too late.
+//! The listeners of the fake kernel: clients knock, accepts are armed, fail, are cancelled too
+//! late.
 
 use std::io;
 

@@ -106,8 +106,8 @@ impl Gateway {
         }
     }
 
-    /// Whether a subscription of this connection to a channel has no answer yet, from the backend or
-    /// from the channel's home core.
+    /// Whether a subscription of this connection to a channel has no answer yet, from the backend
+    /// or from the channel's home core.
     pub(super) fn is_subscribing(&mut self, id: ConnId, channel: &str) -> bool {
         let Some(session) = self.desk.sessions.get_mut(id) else { return false };
         let client = session.client();

@@ -261,8 +261,8 @@ impl Session {
         self.more.as_ref().is_some_and(|more| !more.queue.is_empty())
     }
 
-    /// The answer to a ping came. The error: there was none. One that overtakes what waits leaves the
-    /// question open, because an older answer may be among that.
+    /// The answer to a ping came. The error: there was none. One that overtakes what waits leaves
+    /// the question open, because an older answer may be among that.
     pub(super) fn pong(&mut self, overtakes: bool) -> Result<(), Disconnect> {
         let awaited = self.is(OPEN) && self.is(PINGED);
         if !overtakes {

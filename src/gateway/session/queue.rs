@@ -2,8 +2,8 @@
 //! take two hundred times the memory.
 //!
 //! Owns one buffer of messages, each behind its length, so that many small messages cost no more
-//! than one large one. The invariant: what waits is a sequence of whole messages, but for the first,
-//! of which some commands may be done.
+//! than one large one. The invariant: what waits is a sequence of whole messages, but for the
+//! first, of which some commands may be done.
 
 /// See the module's text.
 #[derive(Debug, Default)]

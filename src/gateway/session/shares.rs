@@ -1,9 +1,9 @@
 //! What one connection may ask of its core: how much at once, and how much per second.
 //!
 //! Owns two accounts. `Pace` cuts the commands of one turn, so that a connection with many lets the
-//! others in between. `Debts` make who has used up its share wait: answers, deliveries to others and
-//! signatures are time that has to pass before the next command, apart from a burst. The invariant:
-//! who owes nothing has no entry.
+//! others in between. `Debts` make who has used up its share wait: answers, deliveries to others
+//! and signatures are time that has to pass before the next command, apart from a burst. The
+//! invariant: who owes nothing has no entry.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

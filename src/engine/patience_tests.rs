@@ -196,7 +196,8 @@ fn who_was_given_up_gets_no_more_time_than_the_close_timeout() {
 
 #[test]
 fn an_upload_is_not_idle_and_neither_is_who_is_not_read_from() {
-    let config = Config { idle_timeout: Duration::from_secs(2), ..config() };
+    let idle_timeout = Duration::from_secs(2);
+    let config = Config { idle_timeout, min_upload_rate: 0, ..config() };
     for start in starts(&config) {
         let mut stage = Stage::new(&config, start);
         let mut input = *b"\x82\xfe\x10\x00\x00\x00\x00\x00abc";

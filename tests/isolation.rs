@@ -191,14 +191,13 @@ fn a_full_mailbox_refuses_and_recovers() {
     );
     let mut peer = Peer::open(site.address, "/");
     site.handle.post(0, Duration::from_secs(2)).expect("the mailbox is empty");
-    // Once that letter is taken, the mailbox is empty and stays untouched for two seconds.
-    std::thread::sleep(Duration::from_millis(500));
+    // It counts until it is worked off, two seconds from when it is taken.
     let refused = (0..3 * ROOM).filter(|_| {
         let answer = site.handle.post(0, Duration::ZERO);
         assert!(matches!(answer, Ok(()) | Err(SendError::Busy)), "{answer:?}");
         answer.is_err()
     });
-    assert_eq!(refused.count(), 2 * ROOM);
+    assert_eq!(refused.count(), 2 * ROOM + 1);
     // A question and a drain are taken beyond the capacity.
     site.wait_for("an answer", |c| c.open == 1);
     peer.echo(b"awake again");

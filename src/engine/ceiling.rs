@@ -185,7 +185,7 @@ impl fmt::Display for Size {
             || format!("{} B", self.0),
             |(unit, name)| {
                 let value = self.0 as f64 / *unit as f64;
-                let digits = usize::from(value < 100.0 && self.0 % unit != 0);
+                let digits = usize::from(value < 100.0 && !self.0.is_multiple_of(*unit));
                 format!("{value:.digits$} {name}")
             },
         );

@@ -86,10 +86,16 @@ pub(crate) struct Network<L> {
 impl<L: Send + 'static> Network<L> {
     fn post(&self, worker: usize, command: Command<L>) -> Result<(), SendError> {
         let Some(post) = self.posts.get(worker) else { return Err(SendError::Gone) };
-        post.post(command).map_err(|refused| match refused {
-            Refused::Full(_) => SendError::Busy,
-            Refused::Closed(_) => SendError::Gone,
-        })
+        post.post(command).map_err(SendError::from)
+    }
+}
+
+impl<T> From<Refused<T>> for SendError {
+    fn from(refused: Refused<T>) -> Self {
+        match refused {
+            Refused::Full(_) => Self::Busy,
+            Refused::Closed(_) => Self::Gone,
+        }
     }
 }
 
@@ -163,21 +169,17 @@ impl<H: Handler> Handle<H> {
         post.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
     }
 
-    /// As [`Self::post`], up to twice the capacity of the mailbox, for answers: a mailbox full of
-    /// questions has room for them. One that is refused comes back.
-    pub fn post_answer(&self, worker: usize, letter: H::Letter) -> Result<(), Refused<H::Letter>> {
-        let Some(post) = self.network.posts.get(worker) else {
-            return Err(Refused::Closed(letter));
-        };
+    /// As [`Self::post`], for what has to arrive whoever fills the mailbox: as much room as all
+    /// other letters have is reserved for it. It arrives in order with these.
+    pub fn post_reserved(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
+        let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
         let size = (post.weigh)(&letter);
-        let back = |command| match command {
-            Command::App(letter) => letter,
-            _ => unreachable!("what was posted comes back"),
-        };
-        post.mailbox.post_answer(Command::App(letter), size).map_err(|refused| match refused {
-            Refused::Full(command) => Refused::Full(back(command)),
-            Refused::Closed(command) => Refused::Closed(back(command)),
-        })
+        post.mailbox.post_reserved(Command::App(letter), size).map_err(SendError::from)
+    }
+
+    /// Whether a worker has much to work off of what has room reserved.
+    pub fn is_behind(&self, worker: usize) -> bool {
+        self.network.posts.get(worker).is_some_and(|post| post.mailbox.is_behind())
     }
 
     /// Bytes of memory of the commands that wait for a worker.

@@ -1,8 +1,9 @@
 //! How other threads reach a core: a queue that is bounded in letters and in bytes, and a doorbell
 //! that is rung only if the core sleeps.
 //!
-//! The owner takes letters in bulk and works them off over as many turns as it needs; until then
-//! they count.
+//! Two classes of letters share the queue, so that all arrive in order, and nothing else: one has
+//! room reserved, which no flood of the other uses up. The owner takes letters in bulk and works
+//! them off over as many turns as it needs; until then they count.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,25 +13,71 @@ use super::ring::Doorbell;
 
 /// A bounded queue into one core. Any thread posts, the owner takes.
 pub struct Mailbox<T> {
-    queue: Mutex<VecDeque<(T, usize)>>,
+    queue: Mutex<VecDeque<(T, Postage)>>,
     /// The queue is not empty. Written under its lock; spares a turn without letters that lock.
     waiting: AtomicBool,
     capacity: Capacity,
-    /// Letters that were posted and are not worked off. Grows under the queue's lock.
-    letters: AtomicUsize,
-    /// Bytes of memory that they take. As above.
-    bytes: AtomicUsize,
+    common: Account,
+    reserved: Account,
     asleep: AtomicBool,
     closed: AtomicBool,
     doorbell: Box<dyn Doorbell>,
 }
 
-/// What a mailbox has room for.
+/// Letters of one class that were posted and are not worked off. Grows under the queue's lock.
+#[derive(Default)]
+struct Account {
+    letters: AtomicUsize,
+    /// Bytes of memory that they take.
+    bytes: AtomicUsize,
+}
+
+impl Account {
+    fn takes(&self, size: usize, capacity: Capacity) -> bool {
+        let letters = self.letters.load(Ordering::Relaxed);
+        let bytes = self.bytes.load(Ordering::Relaxed).saturating_add(size);
+        letters < capacity.letters && (letters == 0 || bytes <= capacity.bytes)
+    }
+
+    fn enter(&self, size: usize) {
+        self.letters.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    fn leave(&self, size: usize) {
+        self.letters.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+/// What a letter counts, and in which account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postage {
+    /// The lowest bit: its room is reserved. The others: bytes.
+    bits: usize,
+}
+
+impl Postage {
+    fn new(bytes: usize, reserved: bool) -> Self {
+        Self { bits: bytes << 1 | usize::from(reserved) }
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(self) -> usize {
+        self.bits >> 1
+    }
+
+    fn is_reserved(self) -> bool {
+        self.bits & 1 == 1
+    }
+}
+
+/// What a mailbox has room for, of each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Letters.
     pub letters: usize,
-    /// Bytes of memory. An empty mailbox takes one letter of any size.
+    /// Bytes of memory. The first letter of a class may have any size.
     pub bytes: usize,
 }
 
@@ -50,8 +97,8 @@ impl<T> Mailbox<T> {
             queue: Mutex::default(),
             waiting: AtomicBool::new(false),
             capacity,
-            letters: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            common: Account::default(),
+            reserved: Account::default(),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             doorbell,
@@ -61,41 +108,48 @@ impl<T> Mailbox<T> {
     /// Puts a letter in that holds `size` bytes besides itself, in order with the caller's earlier
     /// ones. Never blocks for long.
     pub fn post(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
-        self.put(letter, size, self.capacity)
+        self.put(letter, size, false, self.capacity)
     }
 
-    /// As [`Self::post`], up to twice the capacity: for answers, so that a mailbox full of
-    /// questions has room for them. Who asks has to wait with the next question until one is
-    /// answered, or this fills up, too.
-    pub fn post_answer(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
-        let Capacity { letters, bytes } = self.capacity;
-        let capacity =
-            Capacity { letters: letters.saturating_mul(2), bytes: bytes.saturating_mul(2) };
-        self.put(letter, size, capacity)
+    /// As [`Self::post`], for what has to arrive whoever fills the mailbox with questions. The
+    /// same room once more is reserved for it.
+    pub fn post_reserved(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
+        self.put(letter, size, true, self.capacity)
+    }
+
+    /// Whether much of the reserved room is used: who has more for it should wait.
+    pub fn is_behind(&self) -> bool {
+        let Account { letters, bytes } = &self.reserved;
+        let Capacity { letters: most, bytes: most_bytes } = self.capacity;
+        letters.load(Ordering::Relaxed) > most / 4 || bytes.load(Ordering::Relaxed) > most_bytes / 4
     }
 
     /// As [`Self::post`], for the few letters that control the core itself: they are taken
     /// beyond the capacity, and count.
     pub fn post_urgent(&self, letter: T, size: usize) -> Result<(), Refused<T>> {
-        self.put(letter, size, Capacity { letters: usize::MAX, bytes: usize::MAX })
+        self.put(letter, size, false, Capacity { letters: usize::MAX, bytes: usize::MAX })
     }
 
-    fn put(&self, letter: T, size: usize, capacity: Capacity) -> Result<(), Refused<T>> {
+    fn put(
+        &self,
+        letter: T,
+        size: usize,
+        reserved: bool,
+        capacity: Capacity,
+    ) -> Result<(), Refused<T>> {
         // Its place is there twice: the queue that is worked off keeps its own.
-        let size = size + 2 * size_of::<(T, usize)>();
+        let size = size + 2 * size_of::<(T, Postage)>();
+        let account = self.account(reserved);
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Refused::Closed(letter));
             }
-            let letters = self.letters.load(Ordering::Relaxed);
-            let bytes = self.bytes.load(Ordering::Relaxed).saturating_add(size);
-            if letters >= capacity.letters || letters > 0 && bytes > capacity.bytes {
+            if !account.takes(size, capacity) {
                 return Err(Refused::Full(letter));
             }
-            self.letters.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(size, Ordering::Relaxed);
-            queue.push_back((letter, size));
+            account.enter(size);
+            queue.push_back((letter, Postage::new(size, reserved)));
             self.waiting.store(true, Ordering::SeqCst);
         }
         // Both sides store one flag and then look at the other's, in one order that all agree on:
@@ -106,9 +160,13 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
+    fn account(&self, reserved: bool) -> &Account {
+        if reserved { &self.reserved } else { &self.common }
+    }
+
     /// Owner: takes all letters, each with what it counts, swapping with `into`, which must be
     /// empty. False if there is none.
-    pub fn take(&self, into: &mut VecDeque<(T, usize)>) -> bool {
+    pub fn take(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
         debug_assert!(into.is_empty());
         if !self.waiting.load(Ordering::Acquire) {
             return false;
@@ -119,26 +177,26 @@ impl<T> Mailbox<T> {
         true
     }
 
-    /// Owner: so many of the letters that were taken are worked off, and so many bytes with them.
-    pub fn done(&self, letters: usize, bytes: usize) {
-        self.letters.fetch_sub(letters, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Owner: a letter that was taken is worked off.
+    pub fn done(&self, postage: Postage) {
+        self.account(postage.is_reserved()).leave(postage.bytes());
     }
 
     /// Bytes of memory of letters that are not worked off.
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        [&self.common, &self.reserved].iter().map(|it| it.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// The same, of those that were not taken, by adding them up.
     pub fn queued_bytes(&self) -> usize {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.iter().map(|(_, size)| size).sum()
+        queue.iter().map(|(_, postage)| postage.bytes()).sum()
     }
 
     /// Whether every letter is worked off.
     pub fn is_empty(&self) -> bool {
-        self.letters.load(Ordering::Relaxed) == 0 && self.bytes() == 0
+        let mut accounts = [&self.common, &self.reserved].into_iter();
+        accounts.all(|it| it.letters.load(Ordering::Relaxed) == 0) && self.bytes() == 0
     }
 
     /// Owner: announces that it is about to sleep. False if there is a letter: do not sleep.
@@ -163,10 +221,10 @@ impl<T> Mailbox<T> {
     }
 
     /// Owner: takes no more letters, and returns those that were in.
-    pub fn close(&self) -> VecDeque<(T, usize)> {
+    pub fn close(&self) -> VecDeque<(T, Postage)> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.closed.store(true, Ordering::Relaxed);
-        self.done(queue.len(), queue.iter().map(|(_, size)| size).sum());
+        queue.iter().for_each(|(_, postage)| self.done(*postage));
         self.waiting.store(false, Ordering::Relaxed);
         std::mem::take(&mut *queue)
     }
@@ -192,13 +250,13 @@ mod tests {
 
     #[test]
     fn bytes_count_until_a_letter_is_worked_off() {
-        let own = 2 * size_of::<(u8, usize)>();
+        let own = 2 * size_of::<(u8, Postage)>();
         let capacity = Capacity { letters: 100, bytes: 1000 + 2 * own };
         let bell = || Box::new(Bell(Arc::default()));
         let mailbox = Mailbox::new(capacity, bell());
         assert_eq!(mailbox.post(1, 5000), Ok(()), "the first may have any size");
         assert_eq!(mailbox.post(2, 0), Err(Refused::Full(2)));
-        mailbox.done(1, 5000 + own);
+        mailbox.done(Postage::new(5000 + own, false));
         assert!(mailbox.is_empty());
 
         let mailbox = Mailbox::new(capacity, bell());
@@ -206,15 +264,41 @@ mod tests {
         assert_eq!(mailbox.post(2, 401), Err(Refused::Full(2)));
         assert_eq!(mailbox.post(2, 400), Ok(()));
         assert_eq!(mailbox.bytes(), 1000 + 2 * own);
-        assert_eq!(mailbox.post_answer(3, 1000), Ok(()), "answers have room of their own");
-        assert_eq!(mailbox.post_answer(4, 1000), Err(Refused::Full(4)), "which is bounded, too");
         assert_eq!(mailbox.post_urgent(5, 1000), Ok(()));
         let mut letters = VecDeque::new();
         assert!(mailbox.take(&mut letters));
         assert_eq!(mailbox.post(6, 0), Err(Refused::Full(6)), "taken is not worked off");
-        while let Some((_, size)) = letters.pop_front() {
-            mailbox.done(1, size);
+        while let Some((_, postage)) = letters.pop_front() {
+            mailbox.done(postage);
         }
+        assert!(mailbox.is_empty());
+    }
+
+    #[test]
+    fn a_flood_leaves_reserved_room_alone() {
+        let own = 2 * size_of::<(u8, Postage)>();
+        let capacity = Capacity { letters: 3, bytes: 1000 + 2 * own };
+        let mailbox = Mailbox::new(capacity, Box::new(Bell(Arc::default())));
+        assert_eq!(mailbox.post(1, 900), Ok(()));
+        assert_eq!(mailbox.post(2, 200), Err(Refused::Full(2)));
+        assert!(!mailbox.is_behind(), "for all the questions");
+        assert_eq!(mailbox.post_reserved(3, 900), Ok(()), "questions do not fill it");
+        assert!(mailbox.is_behind());
+        assert_eq!(mailbox.post_reserved(4, 200), Err(Refused::Full(4)), "which is bounded, too");
+        assert_eq!(mailbox.post(5, 0), Ok(()), "it does not fill theirs");
+        assert_eq!(mailbox.post_reserved(6, 0), Ok(()));
+        assert_eq!(mailbox.post_urgent(7, 5000), Ok(()));
+        assert_eq!(mailbox.post(8, 0), Err(Refused::Full(8)), "what is urgent counts");
+        assert_eq!(mailbox.post_reserved(9, 200), Err(Refused::Full(9)), "in bytes");
+        let mut letters = VecDeque::new();
+        assert!(mailbox.take(&mut letters));
+        let order: Vec<u8> = letters.iter().map(|(letter, _)| *letter).collect();
+        assert_eq!(order, [1, 3, 5, 6, 7], "all arrive in order");
+        letters.iter().for_each(|(_, postage)| mailbox.done(*postage));
+        assert!(mailbox.is_empty() && !mailbox.is_behind());
+        assert_eq!((1..4).map(|n| mailbox.post_reserved(n, 0)).filter(Result::is_ok).count(), 3);
+        assert_eq!(mailbox.post_reserved(4, 0), Err(Refused::Full(4)), "and in letters");
+        mailbox.close();
         assert!(mailbox.is_empty());
     }
 
@@ -270,8 +354,8 @@ mod tests {
                 heard = rung.load(Ordering::SeqCst);
                 mailbox.awake();
                 mailbox.take(&mut letters);
-                for (n, size) in letters.drain(..) {
-                    mailbox.done(1, size);
+                for (n, postage) in letters.drain(..) {
+                    mailbox.done(postage);
                     assert_eq!(n, next);
                     next += 1;
                 }
@@ -297,8 +381,8 @@ mod tests {
             let mut letters = VecDeque::new();
             while next != [LETTERS; 2] {
                 mailbox.take(&mut letters);
-                for ((thread, n), size) in letters.drain(..) {
-                    mailbox.done(1, size);
+                for ((thread, n), postage) in letters.drain(..) {
+                    mailbox.done(postage);
                     assert_eq!(n, next[thread as usize], "order of one sender is kept");
                     next[thread as usize] += 1;
                 }

@@ -151,7 +151,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         self.core.audit_sums(&tally)?;
         self.letters()?;
-        let taken: usize = self.letters.iter().map(|(_, size)| size).sum();
+        let taken: usize = self.letters.iter().map(|(_, postage)| postage.bytes()).sum();
         let letters = taken + self.post.mailbox.queued_bytes();
         check(self.post.mailbox.bytes() == letters, "the account of letters is wrong")?;
         let told = self.core.notices.iter().filter(|it| matches!(it, Notice::Closed { .. }));

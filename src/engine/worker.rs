@@ -21,6 +21,7 @@ use super::conn::{Conn, ConnId, Cx};
 use super::core::{Core, Notice, Passing};
 use super::handler::{Cause, Handler};
 use super::links::{Command, Post};
+use super::mailbox::Postage;
 use super::reading::Arena;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
@@ -46,7 +47,7 @@ pub struct Worker<R: Ring, H: Handler> {
     wake_at: Option<u64>,
     pub(super) done: VecDeque<Completion>,
     /// Taken from the mailbox and not worked off, each with what it counts there.
-    pub(super) letters: VecDeque<(Command<H::Letter>, usize)>,
+    pub(super) letters: VecDeque<(Command<H::Letter>, Postage)>,
     /// Of the ring, in the midst of a turn.
     pub(super) failure: Option<io::Error>,
     fired: Vec<(u32, u32)>,
@@ -321,12 +322,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let last = self.drain.is_some() && self.core.slots.used() == 0;
         let most = if last { u32::MAX } else { self.core.config.turn_letters };
         for _ in 0..most {
-            let Some((letter, size)) = self.letters.pop_front() else {
+            let Some((letter, postage)) = self.letters.pop_front() else {
                 // Others may have been posted, but they have to wait for reads and deadlines.
                 return;
             };
             self.on_letter(letter);
-            self.post.mailbox.done(1, size);
+            self.post.mailbox.done(postage);
             self.deliver_notices();
             self.relieve();
             if !last && self.ring.now() > end_ns {

@@ -66,6 +66,10 @@ impl Outside for Nobody {
         Err(Refused)
     }
 
+    fn post_reserved(&mut self, _: usize, _: Letter) -> Result<(), Refused> {
+        Err(Refused)
+    }
+
     fn post_urgent(&mut self, _: usize, _: Letter) {}
 
     fn send(&mut self, _: Link, _: &Frame) {}

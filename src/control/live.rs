@@ -110,7 +110,7 @@ impl Live {
         let ask = Ask { channel: channel.into(), question, asker: Asker::Control(reply) };
         let letter = app::Letter::Hub(Letter::Ask(Box::new(ask)));
         // A letter that is refused answers by its end.
-        let _ = self.handle.post(self.placement.home(channel), letter);
+        let _ = self.handle.post_reserved(self.placement.home(channel), letter);
         answer.await.unwrap_or(Err(Error::INTERNAL))
     }
 
@@ -142,7 +142,7 @@ impl Live {
     }
 
     fn post_any(&self, letter: Letter) -> Result<(), Error> {
-        self.handle.post(0, app::Letter::Hub(letter)).map_err(|_| Error::INTERNAL)
+        self.handle.post_reserved(0, app::Letter::Hub(letter)).map_err(|_| Error::INTERNAL)
     }
 
     async fn channels(&self, pattern: &str) -> Result<ApiReply, Error> {
@@ -192,7 +192,7 @@ impl Live {
             let reply = Reply::new(move |found| drop(to.send(found)));
             let letter = app::Letter::Inspect(Box::new(question(core, reply)));
             // A letter that is refused answers by its end.
-            let _ = self.handle.post(core, letter);
+            let _ = self.handle.post_reserved(core, letter);
             answers.push(answer);
         }
         let mut found = Vec::with_capacity(answers.len());

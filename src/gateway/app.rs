@@ -203,6 +203,14 @@ impl Outside for World<'_, '_> {
         self.desk.handle.post(core, Letter::Hub(letter)).map_err(|_| Refused)
     }
 
+    fn post_reserved(&mut self, core: usize, letter: letters::Letter) -> Result<(), Refused> {
+        self.desk.handle.post_reserved(core, Letter::Hub(letter)).map_err(|_| Refused)
+    }
+
+    fn is_behind(&self, core: usize) -> bool {
+        self.desk.handle.is_behind(core)
+    }
+
     fn post_urgent(&mut self, core: usize, letter: letters::Letter) {
         // A core that has ended needs no answer.
         let _ = self.desk.handle.post_urgent(core, Letter::Hub(letter));

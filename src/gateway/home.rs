@@ -481,6 +481,12 @@ impl Home {
         channel.listeners.get(n).map(|listener| listener.core)
     }
 
+    /// The cores with listeners of a channel.
+    pub(super) fn listeners(&self, name: &str) -> impl Iterator<Item = u16> {
+        let channel = self.find(name).and_then(|key| self.channels.get(key as usize));
+        channel.into_iter().flat_map(|channel| &channel.listeners).map(|listener| listener.core)
+    }
+
     /// A delivery did not get to the n-th listener.
     pub(super) fn refused(&mut self, key: u32, n: usize, delivery: &Delivery) {
         self.counters.deliveries_refused += 1;

@@ -91,6 +91,8 @@ pub struct Hub {
     locals: Locals,
     home: Home,
     seats: Seats,
+    /// A core was behind with deliveries, the last time when it had one.
+    congested: bool,
     /// Kept for its memory.
     lost: Vec<(SubKey, Loss)>,
     counters: HubCounters,
@@ -107,6 +109,7 @@ impl Hub {
             locals: Locals::new(placement),
             home: Home::new(core, placement, limits),
             seats: Seats::default(),
+            congested: false,
             lost: Vec::new(),
             counters: HubCounters::default(),
         }
@@ -239,7 +242,7 @@ impl Hub {
             Letter::Unsubscribe(letter) => self.unsubscribe_at_home(out, &letter),
             Letter::Deliver(delivery) => self.deliver(out, &delivery),
             Letter::Tops(tops) => self.compare(out, &tops),
-            Letter::Ask(ask) => self.forward(out, *ask),
+            Letter::Ask(ask) => self.forward(out, ask),
             Letter::Answer(letter) => {
                 let event = Event::Answered { ticket: letter.ticket, answer: letter.answer };
                 out.event(letter.link, event);
@@ -289,7 +292,7 @@ impl Hub {
             self.compare(out, &tops);
             return Ok(());
         }
-        out.post(core.into(), Letter::Tops(tops))
+        out.post_reserved(core.into(), Letter::Tops(tops))
     }
 
     /// Posts a letter, or handles it if it is for this core.
@@ -335,15 +338,27 @@ impl Hub {
         while let Some(core) = self.home.listener(key, n) {
             if core == self.core {
                 here = true;
-            } else if out.post(core.into(), Letter::Deliver(delivery.clone())).is_err() {
+            } else if out.post_reserved(core.into(), Letter::Deliver(delivery.clone())).is_err() {
                 self.home.refused(key, n, delivery);
             }
+            self.congested |= core != self.core && out.is_behind(core.into());
             n += 1;
         }
         // Last, because who is lost here changes the list.
         if here {
             self.deliver(out, delivery);
         }
+    }
+
+    /// A core with subscribers to a channel of ours that is behind with deliveries: who publishes
+    /// there waits for it, or its mailbox would lose some of others.
+    fn behind(&mut self, out: &mut dyn Outside, channel: &str) -> Option<u16> {
+        if !self.congested {
+            return None;
+        }
+        self.congested = self.others().any(|core| out.is_behind(core));
+        let mut listeners = self.home.listeners(channel).filter(|core| *core != self.core);
+        listeners.find(|core| out.is_behind((*core).into()))
     }
 
     fn deliver(&mut self, out: &mut dyn Outside, delivery: &Delivery) {

@@ -81,6 +81,7 @@ pub enum Letter {
     /// positions. Who is not there has lost something.
     Tops(Vec<(ChannelId, u64)>),
     /// To the home core: a question about a channel. From anybody to any core, which forwards it.
+    /// From the home core to one that is behind with deliveries: it comes back when these are done.
     Ask(Box<Ask>),
     /// The answer to a client's question.
     Answer(Box<AnswerLetter>),

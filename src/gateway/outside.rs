@@ -38,8 +38,18 @@ pub trait Outside {
     fn random(&mut self) -> u64;
 
     /// Posts a letter to another core, if its mailbox has room. Letters from this core to that one
-    /// arrive in the order of these calls and those of [`Self::post_urgent`].
+    /// arrive in the order of these calls and those of the two below.
     fn post(&mut self, core: usize, letter: Letter) -> Result<(), Refused>;
+
+    /// As [`Self::post`], of what subscribers have to hear: it has room reserved, which no client's
+    /// questions take.
+    fn post_reserved(&mut self, core: usize, letter: Letter) -> Result<(), Refused>;
+
+    /// Whether a core has much to work off of that: who makes more of it waits for it.
+    fn is_behind(&self, core: usize) -> bool {
+        let _ = core;
+        false
+    }
 
     /// Posts a letter to another core, beyond the capacity of its mailbox. There are no more of
     /// these than were asked for by letters that found room, or than there are subscriptions.

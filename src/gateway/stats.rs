@@ -85,7 +85,7 @@ counters! {
     session_bytes: Gauge,
     /// Sessions and subscriptions refused, because memory for sessions was used up.
     session_memory_refused: Total,
-    /// Commands that waited because their connection had used up its share.
+    /// Commands that waited: their connection had used up its share, or another core had no room.
     commands_delayed: Total,
     /// Messages of clients that could not be decoded.
     undecodable: Total,

@@ -221,6 +221,38 @@ fn a_publication_beside_the_stream_is_no_base_for_who_recovers() {
     assert_eq!(push["push"]["pub"]["data"], LONG[2]);
 }
 
+/// Who publishes faster than a core delivers waits for that core, and nothing is lost.
+#[test]
+fn a_publication_waits_for_a_core_that_is_behind() {
+    let mut world = world(3);
+    let home = world.home("news");
+    let core = elsewhere(&world, "news");
+    for (core, link) in [(home, 1), (core, 2)] {
+        let key = connect(&mut world, core, link, "ann", Encoding::Json);
+        subscribe(&mut world, core, (key, link), "news", Subscribe::default()).unwrap();
+    }
+    let ask = |world: &mut World, ticket| {
+        let asker = Asker::Client { core: home as u16, link: Link(1), ticket };
+        let ask = Ask { channel: "news".into(), question: Question::Publish(data("1")), asker };
+        world.at(home, |hub, out| hub.ask(out, ask)).unwrap();
+    };
+    world.shared.behind = vec![core];
+    ask(&mut world, 1);
+    assert_eq!(seen(&mut world, 1).len(), 2, "that it is behind is seen with the first");
+    ask(&mut world, 2);
+    for _ in 0..20 {
+        assert!(world.step_as_it_is());
+        assert!(seen(&mut world, 1).is_empty(), "not published, not answered");
+    }
+    // A core without subscribers keeps nobody waiting.
+    world.shared.behind = vec![(0..3).find(|other| ![home, core].contains(other)).unwrap()];
+    while world.step_as_it_is() {}
+    let answered = |seen: &Seen| matches!(seen, Seen::Answered { ticket: 2, .. });
+    let here = seen(&mut world, 1);
+    assert!(here.len() == 2 && here.iter().any(answered), "{here:?}");
+    assert_eq!(pushes(&mut world, 2).len(), 2);
+}
+
 /// A lost publication, with nothing after it.
 #[test]
 fn a_loss_is_told_without_a_further_publication() {

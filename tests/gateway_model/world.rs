@@ -36,6 +36,8 @@ pub struct Shared {
     queues: Vec<Vec<VecDeque<Letter>>>,
     /// Letters that one core's mailbox holds.
     pub capacity: usize,
+    /// Cores that are behind with their deliveries.
+    pub behind: Vec<usize>,
     pub inbox: HashMap<Link, Vec<Seen>>,
     pub truth: Truth,
 }
@@ -80,6 +82,14 @@ impl Outside for Port<'_> {
             }
         }
         Err(Refused)
+    }
+
+    fn post_reserved(&mut self, core: usize, letter: Letter) -> Result<(), Refused> {
+        self.post(core, letter)
+    }
+
+    fn is_behind(&self, core: usize) -> bool {
+        self.shared.behind.contains(&core)
     }
 
     fn post_urgent(&mut self, core: usize, letter: Letter) {
@@ -128,6 +138,7 @@ impl World {
                 rng: Rng::new(seed),
                 queues,
                 capacity: usize::MAX,
+                behind: Vec::new(),
                 inbox: HashMap::new(),
                 truth: Truth::default(),
             },
@@ -180,6 +191,15 @@ impl World {
 
     /// Delivers one letter of a random pair of cores. False if there is none.
     pub fn step(&mut self) -> bool {
+        self.step_with(true)
+    }
+
+    /// The same, for publications of clients: the model does not hear of them.
+    pub fn step_as_it_is(&mut self) -> bool {
+        self.step_with(false)
+    }
+
+    fn step_with(&mut self, model: bool) -> bool {
         let cores = self.hubs.len();
         let pairs = (0..cores * cores).map(|pair| (pair / cores, pair % cores));
         let waiting: Vec<_> =
@@ -189,7 +209,7 @@ impl World {
         }
         let (to, from) = waiting[self.shared.rng.below(waiting.len() as u32) as usize];
         match self.shared.queues[to][from].pop_front() {
-            Some(Letter::Ask(ask)) => self.asked(to, *ask),
+            Some(Letter::Ask(ask)) if model => self.asked(to, *ask),
             Some(letter) => self.at(to, |hub, out| hub.letter(out, letter)),
             None => {}
         }

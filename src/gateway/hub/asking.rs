@@ -21,21 +21,24 @@ impl Hub {
         self.post(out, home, Letter::Ask(Box::new(ask)))
     }
 
-    /// A question from elsewhere, for this core or, if it came to the wrong one, for another.
-    pub(super) fn forward(&mut self, out: &mut dyn Outside, ask: Ask) {
-        let client = match ask.asker {
-            Asker::Client { core, link, ticket } => Some((core, link, ticket)),
-            Asker::Control(_) | Asker::Nobody => None,
-        };
-        if let Err(error) = self.ask(out, ask)
-            && let Some((core, link, ticket)) = client
-        {
-            self.answer(out, Asker::Client { core, link, ticket }, Err(error));
+    /// A question from elsewhere, for this core or for another. It has found room once, so there
+    /// are no more of these than were asked.
+    pub(super) fn forward(&mut self, out: &mut dyn Outside, ask: Box<Ask>) {
+        let home = self.placement.home(&ask.channel);
+        match home == usize::from(self.core) {
+            true => self.ask_at_home(out, *ask),
+            false => out.post_urgent(home, Letter::Ask(ask)),
         }
     }
 
-    /// Home: answers.
+    /// Home: answers, or has a publication wait for a core that is behind: the question goes there
+    /// and comes back when that core has worked off what was before it.
     fn ask_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
+        if matches!(ask.question, Question::Publish(_))
+            && let Some(core) = self.behind(out, &ask.channel)
+        {
+            return out.post_urgent(core.into(), Letter::Ask(Box::new(ask)));
+        }
         let Ask { channel, question, asker } = ask;
         let (now, random) = (out.now(), out.random());
         let answer = match question {

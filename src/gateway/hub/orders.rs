@@ -25,7 +25,7 @@ impl Hub {
         self.survey_here(survey);
     }
 
-    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let here = usize::from(self.core);
         (0..self.placement.cores()).filter(move |core| *core != here)
     }

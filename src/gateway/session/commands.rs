@@ -27,6 +27,23 @@ pub(super) enum Refusal {
     Error(Error),
     /// The end of the connection.
     Disconnect(Disconnect),
+    /// The channel's home core has no room for the question, and nothing has been done: later.
+    Later,
+}
+
+impl Refusal {
+    /// For who cannot come back later.
+    pub(super) fn at_once(self) -> Self {
+        match self {
+            Self::Later => Self::Error(Error::TOO_MANY_REQUESTS),
+            other => other,
+        }
+    }
+
+    /// Why the hub did not take a question.
+    pub(super) fn of_hub(error: Error) -> Self {
+        if error == Error::TOO_MANY_REQUESTS { Self::Later } else { Self::Error(error) }
+    }
 }
 
 impl From<Error> for Refusal {
@@ -103,6 +120,10 @@ impl Gateway {
                 Ok(Done::Done)
             }
             Err(Refusal::Disconnect(disconnect)) => Err(disconnect),
+            Err(Refusal::Later) => {
+                self.desk.postpone(cx, id);
+                Ok(Done::Wait)
+            }
         }
     }
 
@@ -407,7 +428,7 @@ impl Gateway {
         let asker =
             letters::Asker::Client { core: self.desk.core, link: link(id), ticket: ticket.0 };
         let ask = Ask { channel: channel.into(), question, asker };
-        self.with_hub(cx, |hub, out| hub.ask(out, ask)).map_err(Refusal::from)
+        self.with_hub(cx, |hub, out| hub.ask(out, ask)).map_err(Refusal::of_hub)
     }
 }
 

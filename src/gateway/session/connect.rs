@@ -348,7 +348,7 @@ impl Gateway {
             info: sub.info,
             data: sub.data,
         };
-        self.subscribe_on(cx, id, ticket, terms, &request)
+        self.subscribe_on(cx, id, ticket, terms, &request).map_err(Refusal::at_once)
     }
 }
 

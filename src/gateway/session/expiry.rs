@@ -166,8 +166,8 @@ impl Gateway {
         outcome: Result<(), Refusal>,
     ) {
         self.desk.sessions.weigh(id);
-        match outcome {
-            Ok(()) => {}
+        match outcome.map_err(Refusal::at_once) {
+            Ok(()) | Err(Refusal::Later) => {}
             Err(Refusal::Error(error)) => {
                 if ticket.waits() == Some(Waits::Command(CommandKind::Connect))
                     && let Some(session) = self.desk.sessions.get_mut(id)

@@ -7,6 +7,8 @@
 //! invariant: what waits is waited for by something that calls [`Gateway::go_on`]: an answer, the
 //! outbox, a deadline, or the next turn.
 
+use std::time::Duration;
+
 use super::queue::Queue;
 use super::shares::{COMMAND, SIGNATURE, at_rate};
 use super::{BACKLOG, HELD, OPEN, PINGED, RUNNING, Session, link};
@@ -16,6 +18,9 @@ use crate::gateway::entrance;
 use crate::gateway::places::Resume;
 use crate::gateway::timers::What;
 use crate::gateway::wire::{self, Disconnect};
+
+/// How soon a command is tried again for which another core had no room.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// What became of a command.
 pub(in crate::gateway) enum Done {
@@ -182,6 +187,14 @@ impl Desk {
             return true;
         }
         false
+    }
+
+    /// A command that was begun has to wait until another core has room for it.
+    pub(super) fn postpone(&mut self, cx: &Cx<'_>, id: ConnId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.busy = session.busy.saturating_sub(1);
+        self.stats.counters.commands_delayed += 1;
+        self.timers.set(cx.now() + RETRY, link(id), What::Commands);
     }
 
     /// Keeps commands that have to wait.

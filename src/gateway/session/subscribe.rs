@@ -251,7 +251,7 @@ impl Gateway {
             if let Some(session) = self.desk.sessions.get_mut(id) {
                 session.forget_sub(channel);
             }
-            return Err(Refusal::Error(error));
+            return Err(Refusal::of_hub(error));
         }
         Ok(())
     }

@@ -220,11 +220,15 @@ pub(crate) const REFRESH_LOOP: Attack = Attack {
         let parameters = json!({"channel": "$room:a", "token": token(&claims)});
         foes[0].send(&text(&command(1, "subscribe", &parameters)));
         let (message, _) = batch(&command(2, "sub_refresh", &parameters));
-        for _ in field.rounds(1_000) {
-            foes[0].send(&message);
+        foes[0].wait_heard(1);
+        let (heard, deadlines) = (foes[0].heard, field.metric("gateway_deadlines"));
+        for _ in field.rounds(50) {
+            foes[0].push(&message);
         }
-        let heard = foes[0].heard;
-        foes[0].wait_heard(heard + 1);
+        // Some hundred of them are answered; then its signatures make it wait.
+        foes[0].wait_heard(heard + 20_000);
+        let left = field.metric("gateway_deadlines");
+        assert!(left <= deadlines + 16, "{left} deadlines, {deadlines} before");
     })
 };
 
@@ -254,36 +258,53 @@ allow_presence_for_client = true
 allow_publish_for_client = true
 "#;
 
-/// Publications of 60 KB for a core that is busy with other things wait in its mailbox.
+const BUSY_ROOMS: &str = r#"
+[client]
+concurrency = 512
+[[channel.namespaces]]
+name = "room"
+presence = true
+allow_subscribe_for_client = true
+allow_publish_for_client = true
+"#;
+
+/// More publications under way than a mailbox has room for, into rooms that cost their home core
+/// and the other much more than the publishers': questions wait in both mailboxes, and deliveries.
 pub(crate) const MAILBOX_OF_A_BUSY_CORE: Attack = Attack {
-    tables: ROOMS,
-    engine: "mailbox = 1024",
-    growth: 40,
+    tables: BUSY_ROOMS,
+    engine: "mailbox = 512",
+    growth: 96,
+    after: &[
+        After::Counted("gateway_commands_delayed_total", 1),
+        After::Counted("gateway_letters_refused_total", 1),
+    ],
     ..Attack::new(|field| {
-        let rooms = [field.crowd(150, "room:0"), field.crowd(150, "room:1")];
-        let mut askers = field.gang(4, "asker");
-        let asks: Vec<Vec<u8>> = (0..2)
-            .map(|room| {
-                batch(&command(1, "presence", &json!({"channel": format!("room:{room}")}))).0
-            })
-            .collect();
-        let mut publishers: Vec<Foe> =
-            (0..6).map(|user| field.member(&format!("publisher-{user}"))).collect();
-        let publications: Vec<Vec<u8>> = (0..6)
+        let rooms: Vec<_> = (0..4).map(|n| field.crowd(75, &format!("room:{n}"))).collect();
+        let mut publishers = field.gang(4, "publisher");
+        let publications: Vec<Vec<u8>> = (0..4)
             .map(|number| {
-                let channel = format!("room:quiet-{number}");
-                text(&command(1, "publish", &json!({"channel": channel, "data": filler(60_000)})))
+                let channel = format!("room:{number}");
+                batch(&command(1, "publish", &json!({"channel": channel, "data": 1}))).0
             })
             .collect();
-        for _ in field.rounds(200) {
-            for (asker, ask) in askers.iter_mut().zip(asks.iter().cycle()) {
-                asker.push(ask);
+        let mut large: Vec<Foe> = (0..6).map(|n| field.member(&format!("large-{n}"))).collect();
+        let publication = |number: usize| {
+            let channel = format!("room:quiet-{number}");
+            text(&command(1, "publish", &json!({"channel": channel, "data": filler(60_000)})))
+        };
+        let larges: Vec<Vec<u8>> = (0..6).map(publication).collect();
+        for round in field.rounds(80) {
+            for (foe, message) in publishers.iter_mut().zip(&publications) {
+                foe.push(message);
             }
-            for (publisher, publication) in publishers.iter_mut().zip(&publications) {
-                publisher.push(publication);
+            for (foe, message) in large.iter_mut().zip(&larges) {
+                foe.push(message);
+            }
+            if round % 40 == 0 {
+                field.witnesses_get_on(2);
             }
         }
-        drop((askers, publishers));
+        drop((publishers, large));
         field.witnesses_get_on(5);
         rooms.into_iter().for_each(super::field::Crowd::leave);
     })

@@ -226,9 +226,13 @@ impl Client {
         }
     }
 
-    /// Expects a close frame and returns its code (`None`: it was empty) and reason.
+    /// Expects a close frame and returns its code (`None`: it was empty) and reason. A ping of the
+    /// gateway may have been under way.
     pub(crate) fn read_close(&mut self) -> (Option<u16>, String) {
-        let (first, payload) = self.read_frame();
+        let (mut first, mut payload) = self.read_frame();
+        if (first, &payload[..]) == (FIN | TEXT, b"{}") {
+            (first, payload) = self.read_frame();
+        }
         assert_eq!(first, FIN | CLOSE, "expected a close frame, got {payload:?}");
         match payload.split_first_chunk() {
             Some((code, reason)) => {

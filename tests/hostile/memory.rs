@@ -273,13 +273,14 @@ allow_publish_for_client = true
 pub(crate) const MAILBOX_OF_A_BUSY_CORE: Attack = Attack {
     tables: BUSY_ROOMS,
     engine: "mailbox = 512",
-    growth: 96,
+    // Most of it waits for the crowds, which one thread reads for.
+    growth: 128,
     after: &[
         After::Counted("gateway_commands_delayed_total", 1),
         After::Counted("gateway_letters_refused_total", 1),
     ],
     ..Attack::new(|field| {
-        let rooms: Vec<_> = (0..4).map(|n| field.crowd(75, &format!("room:{n}"))).collect();
+        let rooms: Vec<_> = (0..4).map(|n| field.crowd(40, &format!("room:{n}"))).collect();
         let mut publishers = field.gang(4, "publisher");
         let publications: Vec<Vec<u8>> = (0..4)
             .map(|number| {

@@ -303,7 +303,6 @@ impl Core {
         if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
             self.counted.dropped_gone += outbox.cut(ledger).messages;
         }
-        self.unblock(slot);
         self.unwatch(slot);
         self.retire_outbox(slot);
         self.drop_head(slot);

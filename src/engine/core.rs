@@ -528,11 +528,12 @@ impl Core {
         }
     }
 
-    /// Gives the outbox of a connection that needs none back to the pool.
+    /// Gives the outbox of a connection that needs none back to the pool: nothing waits for room in
+    /// the send buffer any more.
     pub(crate) fn retire_outbox(&mut self, slot: u32) {
-        let Some(mut outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.take()) else {
-            return;
-        };
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let Some(mut outbox) = hot.outbox.take() else { return };
+        self.blocked -= u64::from(hot.clear(Flags::BLOCKED));
         outbox.reset(&mut self.ledger);
         self.ledger.enter(slot, &mut outbox);
         if self.spare.len() < SPARE_OUTBOXES {

@@ -169,9 +169,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(polls && detached, "ring work was not handed over")
     }
 
-    /// Checks that a worker that sleeps has nothing to do.
-    pub fn audit_sleep(&self) -> Result<(), String> {
+    /// Checks that a worker that sleeps has nothing to do until then.
+    pub fn audit_sleep(&self, until: u64) -> Result<(), String> {
         let core = &self.core;
+        check(until <= core.next_deadline_ns().max(core.now_ns), "sleeps beyond a deadline")?;
+        check(!core.unoffered && core.postponed.is_empty(), "sleeps over what a flush left")?;
+        check(core.ledger.total() <= core.config.max_outboxes, "sleeps over too much memory")?;
         check(core.ready.is_empty() && core.eager.is_empty(), "sleeps over input")?;
         check(core.dirty.is_empty(), "sleeps over something to send")?;
         check(core.outgoing.is_empty(), "sleeps over a dial")?;

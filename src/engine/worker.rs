@@ -116,8 +116,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// The first half: sends what the turn before queued, and waits.
     pub(super) fn flush_and_wait(&mut self) -> io::Result<()> {
         self.core.counted.turns += 1;
-        let wait = self.choose_wait();
-        self.flush(wait)
+        self.flush(true)
     }
 
     /// Between the halves: the wait is over.
@@ -170,17 +169,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    fn choose_wait(&mut self) -> Wait {
-        let core = &self.core;
-        let idle = core.ready.is_empty() && core.eager.is_empty() && core.notices.is_empty();
+    pub(super) fn choose_wait(&mut self) -> Wait {
         let left = !(self.letters.is_empty() && self.done.is_empty());
-        if !idle
-            || left
-            || core.unoffered
-            || !core.postponed.is_empty()
-            || !self.core.outgoing.is_empty()
-            || !self.post.mailbox.sleep()
-        {
+        if left || self.core.has_work() || !self.post.mailbox.sleep() {
             return Wait::No;
         }
         let now = self.core.now_ns;
@@ -596,7 +587,7 @@ impl Core {
         self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
     }
 
-    fn has_ring_work(&self) -> bool {
+    pub(super) fn has_ring_work(&self) -> bool {
         let detached = self.installs.len() + self.shutdowns.len() + self.looks.len();
         self.polls.len() + self.releases.len() + detached > 0
     }

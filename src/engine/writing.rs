@@ -27,15 +27,18 @@ impl Lists {
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
-    /// Sends what the turn queued, waits for completions, and settles what the kernel did not take.
-    /// Who has more segments than one send gathers is offered them all, within reason: nobody is
-    /// judged by what was not offered.
-    pub(super) fn flush(&mut self, wait: Wait) -> io::Result<()> {
+    /// Sends what the turn queued, waits for completions if it `may_wait`, and settles what the
+    /// kernel did not take. Who has more segments than one send gathers is offered them all, within
+    /// reason: nobody is judged by what was not offered.
+    pub(super) fn flush(&mut self, may_wait: bool) -> io::Result<()> {
+        self.core.settle_blocked(&self.arena.bytes);
+        let wait = if may_wait { self.choose_wait() } else { Wait::No };
         self.flush_once(wait)?;
         for _ in 0..ROUNDS_MAX {
             if !self.core.unoffered {
                 break;
             }
+            self.core.settle_blocked(&self.arena.bytes);
             self.flush_once(Wait::No)?;
         }
         self.core.enforce_outboxes();
@@ -55,7 +58,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     #[cold]
     fn relieve_now(&mut self) {
         self.core.counted.early_flushes += 1;
-        if let Err(error) = self.flush(Wait::No) {
+        if let Err(error) = self.flush(false) {
             self.failure.get_or_insert(error);
         }
     }
@@ -66,19 +69,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
-        // What waits for peers whose kernel is not asked: what settling drops of it, and who is
-        // closed for it, does not wait for a sleep.
-        let mut unasked = 0;
         let turn = Turn { cork: &core.cork, arena: &arena.bytes };
         for slot in &core.dirty {
             let Some(hot) = core.slots.get(*slot) else { continue };
-            if hot.has(Flags::BLOCKED) || hot.phase == Phase::Closed {
-                let weight = hot.outbox.as_ref().map_or(0, |outbox| outbox.weight());
-                if weight > core.config.max_outbox {
-                    wait = Wait::No;
-                }
-                // Memory comes in steps, and what is shared may be new.
-                unasked += 2 * weight;
+            debug_assert!(!hot.has(Flags::BLOCKED), "settled before");
+            if hot.phase == Phase::Closed {
                 continue;
             }
             if hot.phase == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
@@ -93,9 +88,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             if len > 0 {
                 batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
             }
-        }
-        if unasked > 0 && core.ledger.total() + unasked > core.config.max_outboxes {
-            wait = Wait::No;
         }
         ring.enter(batch, &pieces, wait, done)?;
         *memory = emptied(pieces);
@@ -158,6 +150,37 @@ impl Core {
             }
             self.arm_poll_out(slot);
         }
+    }
+
+    /// Settles those whose kernel is not asked, before it is decided whether to wait: sends and the
+    /// wait are one call, so what follows from settling (an end, input to be read again, a deadline,
+    /// too much memory) would wait for the next event.
+    fn settle_blocked(&mut self, arena: &[u8]) {
+        if self.blocked == 0 {
+            return;
+        }
+        let (mut at, mut kept) = (0, 0);
+        // Who is closed here is marked once more, and settled in the same pass.
+        while let Some(slot) = self.dirty.get(at).copied() {
+            at += 1;
+            if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::BLOCKED)) {
+                self.settle(slot, arena);
+            } else {
+                self.dirty[kept] = slot;
+                kept += 1;
+            }
+        }
+        self.dirty.truncate(kept);
+    }
+
+    /// Whether something is left to do that no completion announces.
+    pub(super) fn has_work(&self) -> bool {
+        let input = self.ready.len() + self.eager.len();
+        let told = self.notices.len() + self.postponed.len();
+        input + told + self.outgoing.len() > 0
+            || self.unoffered
+            || self.has_ring_work()
+            || self.ledger.total() > self.config.max_outboxes
     }
 
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
@@ -319,7 +342,52 @@ const CORK_KEPT: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::super::config::Config;
+    use super::super::links::Network;
+    use super::super::outbox::Data;
+    use super::super::rng::Rng;
     use super::*;
+
+    /// A core with an open connection in slot 0 whose send buffer is full.
+    fn blocked() -> Core {
+        let network: Arc<Network<()>> = Arc::new(Network { posts: Vec::new() });
+        let config = Arc::new(Config::default());
+        let mut core = Core::new(config, 0, network, Arc::default(), Arc::default(), Rng::new(1));
+        core.begin_time(0);
+        let hot = core.slots.open(0);
+        hot.phase = Phase::Open;
+        hot.set(Flags::ANNOUNCED | Flags::BLOCKED | Flags::HIGH_WATER | Flags::PAUSED);
+        (core.open, core.blocked) = (1, 1);
+        let data = Data::Own(Bytes::from(vec![0; core.limits.high_water + 1]));
+        core.with_outbox(0, |outbox| outbox.push(data, 0));
+        core.settle_blocked(&[]);
+        assert!(!core.has_work() && core.dirty.is_empty(), "a sleep is in order");
+        core
+    }
+
+    #[test]
+    fn what_settling_the_blocked_leaves_to_do_is_known_before_the_wait() {
+        let mut low = blocked();
+        let Core { slots, ledger, .. } = &mut low;
+        slots.get_mut(0).unwrap().outbox.as_mut().unwrap().make_room(0, ledger);
+        low.mark_dirty(0);
+        low.settle_blocked(&[]);
+        assert!(low.notices.len() == 1 && low.ready == [0] && low.has_work());
+        assert_eq!(low.blocked, 0, "nothing waits for room");
+        let mut bare = blocked();
+        bare.slots.get_mut(0).unwrap().set(Flags::STREAM | Flags::BARE);
+        bare.streams = 1;
+        bare.give_up(0, Cause::OutboxFull);
+        bare.notices.clear();
+        bare.settle_blocked(&[]);
+        let hot = bare.slots.get(0).unwrap();
+        assert!(hot.phase == Phase::Lingering && bare.shutdowns == [0] && bare.has_work());
+        assert!(bare.dirty.is_empty() && bare.ledger.is_empty() && bare.blocked == 0);
+    }
 
     #[test]
     fn an_emptied_list_keeps_its_memory() {

@@ -168,8 +168,8 @@ impl Run {
         if seat.place == Place::Awake {
             seat.place = Place::Waiting;
             seat.worker.fall_asleep().map_err(|error| format!("the ring failed: {error}"))?;
-            let asleep = self.world.borrow().kernel.cores[core].asleep.is_some();
-            return if asleep { seat.worker.audit_sleep() } else { Ok(()) };
+            let asleep = self.world.borrow().kernel.cores[core].asleep;
+            return asleep.map_or(Ok(()), |until| seat.worker.audit_sleep(until));
         }
         seat.place = Place::Awake;
         let mut done = self.world.borrow_mut().kernel.take(core);

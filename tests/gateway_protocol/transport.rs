@@ -148,6 +148,29 @@ fn a_ping_is_answered_once() {
     gateway.stop();
 }
 
+/// A client that sends while it does not read is alive, so it is pinged again before it has seen
+/// the first ping, and then answers both.
+#[test]
+fn two_pings_may_have_two_pongs() {
+    let gateway = Gateway::start(FAST);
+    let mut session = gateway.connected("");
+    let publish = |session: &mut Session| {
+        let id = session.command("publish", &json!({"channel": "c", "data": 1}));
+        let heard = session.hear();
+        let reply = json!({"id": id, "publish": {}});
+        assert!(matches!(&heard[..], [Heard::Object(object)] if *object == reply), "{heard:?}");
+    };
+    ping(&mut session);
+    publish(&mut session);
+    ping(&mut session);
+    session.say("{}");
+    session.say("{}");
+    publish(&mut session);
+    session.say("{}");
+    session.closed(3501);
+    gateway.stop();
+}
+
 #[test]
 fn pings_and_pongs_can_be_off() {
     let gateway = Gateway::start("[client]\ninsecure = true\nping_interval = \"0s\"\n");

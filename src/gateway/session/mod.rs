@@ -52,6 +52,8 @@ pub(super) struct Session {
     busy: u8,
     /// Tokens that were refused.
     failures: u8,
+    /// Pings without a pong. A client that sends without reading is alive, and pinged again.
+    pings: u8,
     more: Option<Box<More>>,
 }
 
@@ -65,8 +67,6 @@ const NATIVE_PINGS: u8 = 2;
 const CONNECTING: u8 = 4;
 /// It was answered.
 const OPEN: u8 = 8;
-/// A ping awaits its pong.
-const PINGED: u8 = 16;
 /// The backend was asked whether it may stay.
 const ASKED: u8 = 32;
 /// Its commands are being done.
@@ -152,6 +152,7 @@ impl Session {
             asked: 0,
             busy: 0,
             failures: 0,
+            pings: 0,
             more,
         }
     }
@@ -196,7 +197,7 @@ impl Session {
 
     /// A ping left.
     pub(super) fn set_pinged(&mut self) {
-        self.set(PINGED, true);
+        self.pings = self.pings.saturating_add(1);
     }
 
     /// The connect command that is being answered.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::queue::Queue;
 use super::shares::{COMMAND, SIGNATURE, at_rate};
-use super::{BACKLOG, HELD, OPEN, PINGED, RUNNING, Session, link};
+use super::{BACKLOG, HELD, OPEN, RUNNING, Session, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway, Later, unix_now};
 use crate::gateway::entrance;
@@ -274,14 +274,14 @@ impl Session {
         self.more.as_ref().is_some_and(|more| !more.queue.is_empty())
     }
 
-    /// The answer to a ping came. The error: there was none. One that overtakes what waits leaves
-    /// the question open, because an older answer may be among that.
+    /// The answer to a ping came. The error: no ping was without one. A pong that overtakes what
+    /// waits leaves its ping open, because an older pong may be among that.
     pub(super) fn pong(&mut self, overtakes: bool) -> Result<(), Disconnect> {
-        let awaited = self.is(OPEN) && self.is(PINGED);
-        if !overtakes {
-            self.set(PINGED, false);
+        if !self.is(OPEN) || self.pings == 0 {
+            return Err(Disconnect::BAD_REQUEST);
         }
-        if awaited { Ok(()) } else { Err(Disconnect::BAD_REQUEST) }
+        self.pings -= u8::from(!overtakes);
+        Ok(())
     }
 
     fn take_queue(&mut self) -> Option<Queue> {

@@ -7,6 +7,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use ringhold::engine::ledger::Ledger;
 use ringhold::engine::outbox::{Data, Outbox, Turn};
 use ringhold::engine::rng::Rng;
 use ringhold::engine::slots::{NO_SUBSCRIPTION, Phase, Slots};
@@ -62,27 +63,27 @@ fn outbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox");
     let frame = Bytes::from(vec![7; 128]);
     let turn = Turn { cork: &[], arena: &[] };
-    let mut outbox = Outbox::default();
+    let (mut outbox, mut ledger) = (Outbox::default(), Ledger::default());
     group.bench_function("queue, gather, advance one frame", |b| {
         b.iter(|| {
             let mut slices = Vec::with_capacity(1);
-            outbox.push(Data::Shared(frame.clone()), 0);
+            outbox.push(Data::Shared(frame.clone(), 0), 0);
             let (_, bytes) = outbox.gather(turn, &mut slices);
             black_box(&slices);
             drop(slices);
-            outbox.advance(bytes);
+            outbox.advance(bytes, &mut ledger);
         });
     });
     group.bench_function("queue 64 frames, gather once, advance", |b| {
         b.iter(|| {
             for _ in 0..64 {
-                outbox.push(Data::Shared(frame.clone()), 0);
+                outbox.push(Data::Shared(frame.clone(), 0), 0);
             }
             let mut slices = Vec::with_capacity(64);
             let (_, bytes) = outbox.gather(turn, &mut slices);
             black_box(&slices);
             drop(slices);
-            outbox.advance(bytes);
+            outbox.advance(bytes, &mut ledger);
         });
     });
     group.finish();

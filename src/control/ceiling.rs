@@ -48,6 +48,8 @@ mod tests {
     use crate::Server;
     use crate::gateway::options::{Size, Sources};
 
+    type Change = fn(&mut Options);
+
     fn total(options: &Options) -> u64 {
         let layout = Layout { workers: 2, table: 20_000, connections: 10_000 };
         ceiling(options, &layout).total()
@@ -56,7 +58,7 @@ mod tests {
     #[test]
     fn each_key_that_bounds_memory_counts() {
         let before = total(&Options::default());
-        let changes: [(&str, fn(&mut Options)); 12] = [
+        let changes: [(&str, Change); 12] = [
             ("max_inbound", |o| o.engine.max_inbound = Size(1 << 40)),
             ("max_outboxes", |o| o.engine.max_outboxes = Size(1 << 40)),
             ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),

@@ -50,7 +50,8 @@ pub mod counters;
 pub mod handler;
 mod heartbeat;
 mod inbound;
-mod ledger;
+#[doc(hidden)]
+pub mod ledger;
 mod limits;
 mod links;
 pub mod mailbox;

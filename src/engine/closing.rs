@@ -313,7 +313,17 @@ impl Core {
             self.surplus -= 1;
         }
         self.wheel.cancel(&mut self.slots, slot);
-        self.releases.push(slot);
+        self.close_when_detached(slot);
+    }
+
+    /// Marks the descriptor of one that is gone for closing, unless an operation has it that looks
+    /// it up on a kernel thread, whenever that runs: behind the close it would hit the next tenant.
+    /// The completion of the last such operation comes here again, so the mark is made once.
+    pub(super) fn close_when_detached(&mut self, slot: u32) {
+        let detached = Flags::SHUTDOWN | Flags::INSTALL;
+        if self.slots.get(slot).is_some_and(|hot| !hot.has(detached)) {
+            self.releases.push(slot);
+        }
     }
 
     /// Forgets a message in progress.

@@ -256,7 +256,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         };
         hot.clear(flag);
         if hot.phase == Phase::Closed {
-            core.releases.push(token.slot());
+            core.close_when_detached(token.slot());
         }
     }
 
@@ -466,13 +466,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let mut releases = std::mem::take(&mut self.core.releases);
         for slot in releases.drain(..) {
-            // A shutdown looks its descriptor up on a kernel thread, whenever that runs. If the
-            // slot were closed by then, it would hit the next tenant; its completion brings us
-            // back here. So does that of an install.
-            let detached = Flags::SHUTDOWN | Flags::INSTALL;
-            if !self.core.slots.get(slot).is_some_and(|hot| hot.has(detached)) {
-                self.close_descriptor(slot);
-            }
+            self.close_descriptor(slot);
         }
         self.core.releases = releases;
         self.arm_accepts();

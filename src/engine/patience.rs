@@ -281,7 +281,12 @@ impl Core {
             return self.give_no_more_time(slot, Cause::Trickle);
         }
         if open {
-            self.on_heartbeat_due(slot);
+            // What came due since the kernel was asked is judged by another look: this side may
+            // have stood still meanwhile.
+            let due = self.slots.get(slot).map(|hot| self.limits.heartbeat.due(&hot.pulse));
+            if due.is_some_and(|due| !is_after(due, sight.at)) {
+                self.on_heartbeat_due(slot);
+            }
         } else {
             self.on_leaving_looked(slot, sight);
         }

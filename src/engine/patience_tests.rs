@@ -13,7 +13,7 @@ use super::inbound::Place;
 use super::links::Network;
 use super::outbox::Data;
 use super::rng::Rng;
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Phase, Ping};
 use crate::protocol::CloseCode;
 
 const STEP_NS: u64 = 100_000_000;
@@ -181,6 +181,23 @@ fn the_close_timeout_begins_when_the_close_frame_has_left() {
         stage.pass(2, |_| {});
         assert_eq!(stage.phase(), Phase::Closed);
         assert_eq!(stage.core.counted.close_timeouts, 1);
+    }
+}
+
+#[test]
+fn nobody_dies_by_an_answer_from_before_a_stall() {
+    let config = Config { heartbeat: Heartbeat::default(), ..config() };
+    for start in starts(&config) {
+        let mut stage = Stage::new(&config, start);
+        let tick = stage.core.tick;
+        let hot = stage.core.slots.get_mut(0).unwrap();
+        (hot.pulse.level, hot.pulse.pinged, hot.pulse.ping) = (1, tick, Ping::Waiting);
+        stage.core.look(0);
+        let token = stage.core.next_look().unwrap();
+        stage.core.set_now(start + 100_000_000_000);
+        stage.core.on_looked(token, Ok(20));
+        let pulse = stage.core.slots.get(0).unwrap().pulse;
+        assert_eq!((stage.phase(), pulse.level), (Phase::Open, 1), "its answer may have come");
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Worker<R: Ring, H: Handler> {
     /// Of the ring, in the midst of a turn.
     pub(super) failure: Option<io::Error>,
     fired: Vec<(u32, u32)>,
+    /// Answers to looks of this wake.
+    looked: Vec<(Token, io::Result<u32>)>,
     pub(super) lists: writing::Lists,
 }
 
@@ -101,6 +103,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             letters: VecDeque::new(),
             failure: None,
             fired: Vec::new(),
+            looked: Vec::new(),
             lists: writing::Lists::default(),
         }
     }
@@ -163,6 +166,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.done.shrink_to_fit();
         self.letters.shrink_to_fit();
         self.fired.shrink_to_fit();
+        self.looked.shrink_to_fit();
         self.lists.shrink();
         if let Some(collect) = self.core.config.after_burst {
             collect();
@@ -197,9 +201,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Completion::Closed { token } => self.on_closed(token),
                 Completion::ShutDown { token } => self.on_detached(token, Flags::SHUTDOWN),
                 Completion::Installed { token, result } => self.on_installed(token, result),
-                Completion::Unacknowledged { token, result } => self.core.on_looked(token, result),
+                Completion::Unacknowledged { token, result } => self.looked.push((token, result)),
                 Completion::Woken => {}
             }
+        }
+        // Last: what has arrived or become free is known before anybody is judged.
+        for (token, result) in self.looked.drain(..) {
+            self.core.on_looked(token, result);
         }
     }
 

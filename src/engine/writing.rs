@@ -153,8 +153,8 @@ impl Core {
     }
 
     /// Settles those whose kernel is not asked, before it is decided whether to wait: sends and the
-    /// wait are one call, so what follows from settling (an end, input to be read again, a deadline,
-    /// too much memory) would wait for the next event.
+    /// wait are one call, so what follows from settling (an end, input to be read again, a
+    /// deadline, too much memory) would wait for the next event.
     fn settle_blocked(&mut self, arena: &[u8]) {
         if self.blocked == 0 {
             return;

@@ -431,6 +431,11 @@ impl Core {
         while self.inbound.total() > self.config.max_inbound {
             let Some(slot) = self.inbound.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };
+            if hot.phase == Phase::Closed {
+                // It holds nothing any more. An error of the account must not become a stall.
+                debug_assert!(false, "a closed connection is to pay for memory");
+                return;
+            }
             match hot.phase {
                 Phase::Open | Phase::Closing => {
                     let reason = "out of message memory";

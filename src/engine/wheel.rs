@@ -1,7 +1,7 @@
 //! A hashed timer wheel (Varghese and Lauck, scheme 6), intrusive by slot: one deadline per entry,
 //! 12 bytes in the entry's own record, no allocation ever.
 //!
-//! Ticks go around modulo 2^32 ([`super::clock`]); a deadline is less than 2^31 of them away.
+//! Ticks go around modulo 2^32 (`clock`); a deadline is less than 2^31 of them away.
 //!
 //! The invariant: an entry is linked into bucket `due % BUCKETS` if and only if its `prev` is not
 //! `UNARMED`. Cancelling unlinks at once, so a dead connection has no timer by construction.

@@ -116,14 +116,13 @@ pub(crate) fn processor_time(id: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// The most memory that the program says it takes with this configuration, where it says so: the
-/// last size in the line of `config show` that has the word.
+/// The most memory that the program says it takes with this configuration: the sum at the end of
+/// what `config show` prints.
 pub(crate) fn ceiling(gateway: &Gateway) -> Option<u64> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
-    let shown =
-        command.args(["config", "show", "--config"]).arg(gateway.config()?).output().ok()?;
+    let shown = command.args(["config", "show"]).arg(gateway.config()?).output().ok()?;
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-    let line = text.lines().rev().find(|line| line.to_lowercase().contains("ceiling"))?;
+    let line = text.lines().rev().find(|line| line.starts_with("# together "))?;
     let words: Vec<&str> =
         line.split(|c: char| !c.is_alphanumeric() && c != '.').filter(|w| !w.is_empty()).collect();
     // "1.5 GiB" are two words, "1.5GiB" is one.

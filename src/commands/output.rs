@@ -1,4 +1,4 @@
-//! What a command prints.
+//! Output of commands that are no servers.
 //!
 //! The invariant: a reader that goes away, as in `ringhold config example | head`, ends the output
 //! and neither the command nor its exit status. Servers print by `control::say` instead.

@@ -18,7 +18,7 @@ use crate::gateway::wire::Error;
 /// Requests of one body.
 pub(crate) const REQUESTS_MAX: usize = 10_000;
 
-/// What one takes beside its text: decoded, and as the place of its outcome.
+/// Memory of one request beside its text: the decoded request and the place of its outcome.
 pub(crate) const REQUEST_SIZE: usize = 512;
 
 const _: () = assert!(

@@ -33,7 +33,7 @@ impl Default for BodyLimits {
     }
 }
 
-/// What the bodies of all requests hold together.
+/// The account of the bodies of all requests.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     room: AtomicUsize,
@@ -61,7 +61,7 @@ impl Bodies {
     }
 }
 
-/// What one request holds of the bodies' room, until it is dropped.
+/// One request's share of the bodies' room. Dropping it gives the share back.
 #[derive(Debug)]
 pub(crate) struct Charge {
     bodies: Arc<Bodies>,

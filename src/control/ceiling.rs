@@ -1,4 +1,4 @@
-//! What the control plane takes at most: its lines of the memory ceiling.
+//! The control plane's lines of the memory ceiling.
 
 use super::{logging, settings};
 use crate::engine::{Ceiling, Layout, Per};

@@ -24,7 +24,7 @@ pub struct Counts {
     pub(crate) http_connections: Gauge,
     /// HTTP connections taken, refused ones included.
     pub(crate) http_accepted: Total,
-    /// What the bodies of requests hold.
+    /// The account of request bodies.
     pub(crate) http_bodies: Arc<Bodies>,
     /// HTTP connections refused with 503: too many at once.
     pub(crate) http_refused: Total,

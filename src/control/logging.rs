@@ -158,7 +158,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer's life. What it has in hand counts as queued until it is written.
+    /// The writer's loop. Lines in the writer's hand count as queued until they are written.
     fn write(&self, mut to: impl Write) {
         let mut queue = self.queue();
         let mut failed = 0_u64;
@@ -302,7 +302,7 @@ pub const QUEUE_BYTES: usize = 1 << 20;
 /// Bytes of one line; the rest is cut off.
 const LINE_MAX: usize = 8 << 10;
 
-/// What a line in the queue takes beside its text: its entry and the allocator's share.
+/// Memory of a queued line beside its text: its entry and the allocator's share.
 const LINE_OVERHEAD: usize = 32;
 
 /// About what one system call writes.

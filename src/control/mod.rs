@@ -256,13 +256,13 @@ async fn serve<H: Handler>(
     }
 }
 
-/// What the signals so far ask for.
+/// The signals to end so far.
 #[derive(Debug, Default)]
 struct Wish {
     first: Option<Instant>,
 }
 
-/// What a signal asks for.
+/// The meaning of one signal to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
     End,

@@ -1,4 +1,4 @@
-//! What the gateway takes at most: its lines of the memory ceiling.
+//! The gateway's lines of the memory ceiling.
 
 use super::home::COPIES_MAX;
 use super::options::Options;

@@ -119,7 +119,7 @@ impl<W: Workload> Run<'_, W> {
             }
             self.wait(&mut ticker, "measuring", left(), gone);
             watch.on_end();
-            self.tell(|| Letter::End);
+            self.end();
             seconds = since.elapsed().as_secs_f64();
             if self.plan.job == Job::Idle {
                 watch.on_open();
@@ -151,6 +151,16 @@ impl<W: Workload> Run<'_, W> {
             }
             std::thread::sleep(LOOK_EVERY.min(limit - elapsed));
         }
+    }
+
+    /// Ends the sending, and waits until every thread has ended it: a line read before holds fewer
+    /// messages than were sent, and a whole answer to those would look like the end.
+    fn end(&self) {
+        let (to, ended) = mpsc::channel();
+        self.tell(|| Letter::End(to.clone()));
+        drop(to);
+        // Nothing is sent; the channel closes when every thread has dropped its letter.
+        let _ = ended.recv_timeout(ANSWER_TIMEOUT);
     }
 
     /// Waits for messages that are still on their way, until none came for as long as `linger`.

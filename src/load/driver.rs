@@ -98,8 +98,8 @@ pub(crate) enum Letter {
     Storm,
     /// The storm is over.
     Calm,
-    /// Send nothing more.
-    End,
+    /// Send nothing more. The sender is dropped once the line holds the last message sent.
+    End(mpsc::Sender<()>),
     /// Tell all; what ends from here on was not lost.
     Report(mpsc::Sender<Tally>),
 }
@@ -347,9 +347,11 @@ impl<W: Workload> Handler for Driver<W> {
             Letter::Measure => self.workload.traffic().begin_measuring(),
             Letter::Storm => self.begin_storm(cx),
             Letter::Calm => self.workload.traffic().storming = false,
-            Letter::End => {
+            Letter::End(done) => {
                 self.workload.traffic().end_measuring();
                 self.workload.end();
+                self.publish(cx);
+                drop(done);
             }
             // Whoever asked may be gone.
             Letter::Report(to) => drop(to.send(self.report())),

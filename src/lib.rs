@@ -83,8 +83,8 @@
 //! application of the engine. Dependencies point from gateway to engine to protocol only.
 //! [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
 //!
-//! Linux 6.1 or later; io_uring must be allowed (`kernel.io_uring_disabled = 0`, and a seccomp
-//! profile that permits it).
+//! Linux 6.1 or later with io_uring (`kernel.io_uring_disabled = 0`, and a seccomp profile that
+//! permits it); elsewhere [`Io::Epoll`] stands in, at more processor time per message.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -95,7 +95,7 @@ pub mod protocol;
 
 pub use engine::{
     AddressPlace, Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart,
-    CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, LastWords,
+    CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Io, LastWords,
     Message, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server,
     SlowPeer, StartError, Stats, Via,
 };

@@ -61,7 +61,7 @@ fn cases() -> Vec<Case> {
     vec![
         case("kernel", |t| { t.sysctl("kernel.osrelease", "5.15.0-91-generic"); }, SHORT, ""),
         case("kernel", |t| { t.sysctl("kernel.osrelease", "6.1.0"); }, OK, ""),
-        case("io-uring", |t| { t.sysctl("kernel.io_uring_disabled", "2"); }, SHORT,
+        case("io-uring", |t| { t.sysctl("kernel.io_uring_disabled", "2"); }, BETTER,
              "sysctl -w kernel.io_uring_disabled=0"),
         case("io-uring", |t| { t.sysctl("kernel.io_uring_disabled", "1"); }, BETTER,
              "sysctl -w kernel.io_uring_disabled=0"),

@@ -7,7 +7,9 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use ringhold::gateway::options::LONGEST;
 use ringhold::protocol::Network;
-use ringhold::{CloseCode, Config, Drain, Heartbeat, Policy, Proxies, ProxyHeaders, RatePolicy};
+use ringhold::{
+    CloseCode, Config, Drain, Heartbeat, Io, Policy, Proxies, ProxyHeaders, RatePolicy,
+};
 
 /// Flags of the engine. Durations read `25s`, `100ms`, `1m`; sizes read `4096`, `64KiB`, `16MiB`.
 #[derive(Debug, Args)]
@@ -23,6 +25,10 @@ pub(crate) struct EngineOptions {
     /// Bind each worker to a processor
     #[arg(long)]
     pin: bool,
+
+    /// The way into the kernel: uring, epoll, or auto: epoll where the host refuses io_uring
+    #[arg(long, default_value = "auto", value_name = "IO")]
+    io: Io,
 
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitOptions,
@@ -253,6 +259,7 @@ impl EngineOptions {
             listen: Some(self.listen),
             workers: self.workers,
             pin: self.pin,
+            io: self.io,
             max_connections: limits.max_connections,
             max_per_address: limits.max_per_address,
             proxies: Proxies {

@@ -45,7 +45,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 pub use self::backend::{Backend, Snapshot};
-use crate::{Drain, Handle, Handler, Stats};
+use crate::{Drain, Handle, Handler, Io, Stats};
 
 /// The control thread of a running server.
 #[derive(Debug)]
@@ -86,8 +86,7 @@ pub fn start<H: Handler>(
         std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
             // Nobody would heed signals any more.
             let _guard = Guard(Some(move || rest.drain(&farewell)));
-            // A ring of its own, small: the control plane has a handful of operations in flight.
-            tokio_uring::builder().entries(8).start(async move {
+            run(async move {
                 let signals = Signals::new();
                 let outcome = signals.as_ref().map(|_| ()).map_err(|error| error.kind());
                 let _ = ready.send(outcome);
@@ -101,6 +100,19 @@ pub fn start<H: Handler>(
         Ok(Ok(())) => Ok(Control { thread, finished }),
         Ok(Err(kind)) => Err(kind.into()),
         Err(_) => Err(io::Error::other("the control thread could not start")),
+    }
+}
+
+/// Runs the control plane's tasks on this thread, on a ring where the host allows one.
+fn run(tasks: impl Future<Output = ()> + 'static) {
+    if !Io::Auto.takes_descriptors() {
+        return tokio_uring::builder().entries(8).start(tasks);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, tasks),
+        // Whoever waits for the thread hears that it ended.
+        Err(error) => tracing::error!(%error, "the control plane has no runtime"),
     }
 }
 
@@ -125,7 +137,7 @@ pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
     let (ready, started) = std::sync::mpsc::channel();
     // The thread waits until the process ends.
     std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
-        tokio_uring::builder().entries(8).start(async move {
+        run(async move {
             let signals = Signals::new();
             let _ = ready.send(signals.as_ref().map(|_| ()).map_err(|error| error.kind()));
             let Ok(mut signals) = signals else { return };

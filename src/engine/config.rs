@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::io::Io;
 use super::outbox::Policy;
 use super::token::SLOTS_MAX;
 use crate::protocol::forwarded::{self, is_trusted};
@@ -188,6 +189,8 @@ pub struct Config {
     /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only
     /// outgoing connections.
     pub listen: Option<SocketAddr>,
+    /// The way into the kernel.
+    pub io: Io,
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
     /// many more as `max_connections` needs under the limit of open files.
     pub workers: usize,
@@ -295,6 +298,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9001))),
+            io: Io::Auto,
             workers: 0,
             pin: false,
             max_connections: 0,
@@ -466,6 +470,30 @@ impl Config {
     }
 }
 
+impl Layout {
+    /// The same where each connection takes a descriptor of the process: fewer connections if their
+    /// number was not asked for, an error if it was.
+    pub(crate) fn within_process(
+        self,
+        config: &Config,
+        open_files: u64,
+    ) -> Result<Self, ConfigError> {
+        let spare = PROCESS_DESCRIPTORS + u64::from(config.reserve) * self.workers as u64;
+        let most = open_files.saturating_sub(spare);
+        if u64::from(self.connections) <= most {
+            return Ok(self);
+        }
+        if config.max_connections == 0 && most > 0 {
+            return Ok(Self { connections: most as u32, ..self });
+        }
+        Err(ConfigError(format!(
+            "{} connections over epoll need a descriptor each and {spare} more, and the limit of \
+             open files (ulimit -n) allows {open_files}: raise it, or hold fewer connections",
+            self.connections
+        )))
+    }
+}
+
 /// See [`Config::layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -498,6 +526,10 @@ pub(crate) fn ticks(duration: Duration, tick: Duration) -> u32 {
     let count = duration.as_nanos().div_ceil(tick.as_nanos().max(1));
     u32::try_from(count).unwrap_or(u32::MAX / 4).min(u32::MAX / 4)
 }
+
+/// Descriptors of the process beside those of connections: listeners, sets, doorbells, the control
+/// plane's sockets.
+const PROCESS_DESCRIPTORS: u64 = 256;
 
 /// Direct descriptors of a worker that was not told how many: 8 bytes each.
 const TABLE_UNASKED: u64 = 128 * 1024;

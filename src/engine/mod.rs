@@ -47,9 +47,11 @@ pub mod config;
 pub mod conn;
 mod core;
 pub mod counters;
+pub mod epoll;
 pub mod handler;
 mod heartbeat;
 mod inbound;
+mod io;
 #[doc(hidden)]
 pub mod ledger;
 mod limits;
@@ -89,6 +91,7 @@ pub use config::{
 pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
 pub use counters::{CounterKind, Counters, Stats};
 pub use handler::{Answer, Cause, Closed, Handler, Plain};
+pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use outbox::Policy;
 pub use server::{Builder, CoreStart, Running, Server, StartError};

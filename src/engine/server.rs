@@ -14,9 +14,12 @@ use super::addresses::Addresses;
 use super::config::{Config, ConfigError, Drain, Layout};
 use super::core::Core;
 use super::counters::Stats;
+use super::epoll::Epoll;
 use super::handler::Handler;
+use super::io::Way;
 use super::links::{Handle, Network, Post};
 use super::ring::LANES_MAX;
+use super::ring::Ring;
 use super::rng::Rng;
 use super::sys::{self, EventFd};
 use super::uring::{Setup, SetupError, Uring};
@@ -94,7 +97,11 @@ impl Builder {
     pub fn layout(&self) -> Result<Layout, StartError> {
         let open_files = sys::raise_open_files_limit();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(self.config.layout(open_files, processors)?)
+        let layout = self.config.layout(open_files, processors)?;
+        match self.config.io.takes_descriptors() {
+            true => Ok(layout.within_process(&self.config, open_files)?),
+            false => Ok(layout),
+        }
     }
 
     /// Starts the server, and returns when it has ended by [`Handle::drain`] or
@@ -112,6 +119,7 @@ impl Builder {
         application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
     ) -> Result<Running<H>, StartError> {
         self.config.check()?;
+        let way = self.config.io.decide().map_err(StartError::Ring)?;
         let layout = self.layout()?;
         let mut config = self.config;
         let (workers, table) = (layout.workers, layout.table);
@@ -133,6 +141,7 @@ impl Builder {
         for (worker, (doorbell, listener)) in doorbells.into_iter().zip(listeners).enumerate() {
             let seat = Seat {
                 worker,
+                way,
                 table,
                 doorbell,
                 listener,
@@ -215,6 +224,7 @@ impl<H: Handler> Running<H> {
 /// What a worker thread takes with it.
 struct Seat<H: Handler> {
     worker: usize,
+    way: Way,
     table: u32,
     doorbell: Arc<EventFd>,
     listener: Option<OwnedFd>,
@@ -226,7 +236,7 @@ struct Seat<H: Handler> {
 
 impl<H: Handler> Seat<H> {
     fn work(
-        self,
+        mut self,
         application: &impl Fn(CoreStart<H>) -> H,
         ready: &mpsc::Sender<Result<(), SetupError>>,
     ) -> io::Result<Stats> {
@@ -241,12 +251,25 @@ impl<H: Handler> Seat<H> {
         let setup = Setup {
             table: self.table,
             lanes: LANES,
-            listener: self.listener,
+            listener: self.listener.take(),
             user_timeout: self.config.user_timeout(),
-            doorbell: self.doorbell,
+            doorbell: self.doorbell.clone(),
         };
+        match self.way {
+            Way::Uring => self.serve(Uring::new(setup), application, ready),
+            Way::Epoll => self.serve(Epoll::new(setup), application, ready),
+        }
+    }
+
+    /// Turns until the core is finished.
+    fn serve<R: Ring>(
+        self,
+        ring: Result<R, SetupError>,
+        application: &impl Fn(CoreStart<H>) -> H,
+        ready: &mpsc::Sender<Result<(), SetupError>>,
+    ) -> io::Result<Stats> {
         let post = self.network.posts[self.worker].clone();
-        let ring = match Uring::new(setup) {
+        let ring = match ring {
             Ok(ring) => ring,
             Err(error) => {
                 post.mailbox.close();

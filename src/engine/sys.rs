@@ -4,12 +4,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use io_uring::{EnterFlags, squeue};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use super::ring::Doorbell;
 
@@ -77,6 +77,12 @@ impl EventFd {
         }
         // SAFETY: just created, owned by nobody else.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -253,6 +259,32 @@ pub fn client_socket(peer: SocketAddr, local: Option<IpAddr>) -> io::Result<Sock
         socket.bind(&SocketAddr::new(ip, 0).into())?;
     }
     Ok(socket)
+}
+
+/// Lets the kernel drop requests to connect to a listener; handshakes in progress complete.
+pub fn drop_new_connections(listener: &OwnedFd) {
+    if let Err(error) = socket2::SockRef::from(listener).attach_filter(&DROP_SYN) {
+        tracing::warn!(%error, "connections that begin while the listener closes may be reset");
+    }
+}
+
+/// A socket filter for a listener, in classic BPF over the TCP header: a segment whose byte 13 has
+/// SYN (2) set is dropped, any other passes whole. Needs no privilege (Linux 2.2).
+const DROP_SYN: [SockFilter; 4] = [
+    SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, 13),
+    SockFilter::new((libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, 0, 1, 2),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+];
+
+/// Bytes of a socket that its peer has not acknowledged (`SIOCOUTQ`).
+pub fn unacknowledged(socket: &OwnedFd) -> io::Result<u32> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) } {
+        0 => Ok(count.max(0) as u32),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The soft and hard limit of open files.

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use io_uring::types::{DestinationSlot, Fixed};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
-use socket2::SockFilter;
 
 use super::alarm::{Alarm, Means};
 use super::ring::{Completion, Errno, Readiness, Recv, Ring, Send, Wait};
@@ -245,10 +244,8 @@ impl Ring for Uring {
     }
 
     fn stop_listening(&mut self) {
-        if let Some(listener) = &self.listener
-            && let Err(error) = socket2::SockRef::from(listener).attach_filter(&DROP_SYN)
-        {
-            tracing::warn!(%error, "connections that begin while the listener closes may be reset");
+        if let Some(listener) = &self.listener {
+            sys::drop_new_connections(listener);
         }
     }
 
@@ -547,15 +544,6 @@ fn build(cq: u32) -> Result<IoUring, SetupError> {
     make(true).or_else(|_| make(false)).map_err(SetupError::Ring)
 }
 
-/// A socket filter for a listener, in classic BPF over the TCP header: a segment whose byte 13 has
-/// SYN (2) set is dropped, any other passes whole. Needs no privilege (Linux 2.2).
-const DROP_SYN: [SockFilter; 4] = [
-    SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, 13),
-    SockFilter::new((libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, 0, 1, 2),
-    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
-    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
-];
-
 /// Completion queue entries for a table: a poll of every second connection at once without
 /// overflow, 16 bytes each; beyond that the kernel queues and the polls are armed again.
 fn cq_entries(table: u32) -> u32 {
@@ -620,6 +608,20 @@ fn probe_unacknowledged(ring: &mut IoUring) -> io::Result<bool> {
     Ok(ring.completion().next().is_some_and(|entry| entry.result() == 0))
 }
 
+/// Whether this process may make a ring such as a worker's.
+pub fn probe() -> Result<(), SetupError> {
+    build(cq_entries(0)).map(drop)
+}
+
+impl SetupError {
+    /// The host has no io_uring, or none that this program can use, whatever is configured.
+    pub fn is_refusal(&self) -> bool {
+        let Self::Ring(error) = self else { return false };
+        let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL];
+        error.raw_os_error().is_some_and(|number| refusals.contains(&number))
+    }
+}
+
 /// Why a ring could not be made, in words that name the remedy.
 #[derive(Debug)]
 pub enum SetupError {
@@ -636,6 +638,8 @@ pub enum SetupError {
     Doorbell(io::Error),
     /// The self-check of the send path could not run.
     Probe(io::Error),
+    /// The set of descriptors could not be made (epoll).
+    Epoll(io::Error),
 }
 
 impl std::fmt::Display for SetupError {
@@ -677,6 +681,7 @@ impl std::fmt::Display for SetupError {
                 }
                 _ => write!(f, "eventfd: {error}"),
             },
+            Self::Epoll(error) => write!(f, "epoll: {error}"),
             Self::Probe(error) => write!(f, "checking the ring's send path: {error}"),
         }
     }

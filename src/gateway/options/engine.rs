@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Options, ProxyProtocol, RatePolicyChoice};
+use super::{IoChoice, Options, ProxyProtocol, RatePolicyChoice};
 use crate::engine::{
-    Config, Drain, Heartbeat, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
+    Config, Drain, Heartbeat, Io, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
 };
 use crate::gateway::format::last_words;
 use crate::protocol::CloseCode;
@@ -21,6 +21,11 @@ impl Options {
             listen: Some(SocketAddr::new(self.http_server.address, self.http_server.port)),
             workers: engine.workers,
             pin: engine.pin,
+            io: match engine.io {
+                IoChoice::Auto => Io::Auto,
+                IoChoice::Uring => Io::Uring,
+                IoChoice::Epoll => Io::Epoll,
+            },
             max_connections: limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0),
             max_per_address: engine.max_per_address,
             proxies: self.proxies(),

@@ -32,9 +32,9 @@ pub use node::Place;
 pub use origins::Origins;
 pub use reader::{Mistake, Mistakes};
 pub use server::{
-    Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream, Log,
-    Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, Sse, UniHttpStream,
-    UniSse, UniWebSocket, WebSocket,
+    Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream,
+    IoChoice, Log, Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, Sse,
+    UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
 pub(crate) use values::without_credentials;
 pub use values::{LONGEST, Secret, Size};

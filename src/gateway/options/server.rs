@@ -261,6 +261,8 @@ section! {
         workers: usize = 0,
         /// Bind each worker to a processor.
         pin: bool = false,
+        /// The way into the kernel.
+        io: IoChoice = IoChoice::Auto,
         /// Connections over all workers; one more is answered with 503. 0: what the limit of open
         /// files (ulimit -n) allows.
         max_connections: u32 = 0,
@@ -320,6 +322,18 @@ choice! {
     pub enum EngineType {
         /// In this process.
         Memory = "memory" | "",
+    }
+}
+
+choice! {
+    /// The way into the kernel.
+    pub enum IoChoice {
+        /// io_uring, or epoll where the host refuses it.
+        Auto = "auto",
+        /// io_uring.
+        Uring = "uring",
+        /// epoll.
+        Epoll = "epoll",
     }
 }
 

@@ -78,7 +78,7 @@
 //!
 //! # Layers
 //!
-//! [`protocol`] is RFC 6455 without I/O, usable and testable on its own; [`engine`] is one core's
+//! [`protocol`] is RFC 6455 and [`tls`] TLS without I/O, usable and testable on their own; [`engine`] is one core's
 //! world and the threads that run it; [`gateway`] is the Centrifugo client protocol as an
 //! application of the engine. Dependencies point from gateway to engine to protocol only.
 //! [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
@@ -92,6 +92,7 @@ pub mod control;
 pub mod engine;
 pub mod gateway;
 pub mod protocol;
+pub mod tls;
 
 pub use engine::{
     AddressPlace, Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart,

@@ -23,7 +23,19 @@ const UNSAFE: [(&str, &str); 9] = [
 const LONG: [(&str, &str); 0] = [];
 
 /// A layer, and what it must not name.
-const LAYERS: [(&str, &[&str]); 4] = [
+const LAYERS: [(&str, &[&str]); 5] = [
+    (
+        "src/tls",
+        &[
+            "crate::engine",
+            "crate::gateway",
+            "crate::control",
+            "crate::load",
+            "crate::protocol",
+            "std::net::",
+            "std::os",
+        ],
+    ),
     (
         "src/protocol",
         &["crate::engine", "crate::load", "std::net::", "std::time", "std::fs", "std::os"],

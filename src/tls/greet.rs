@@ -1,0 +1,432 @@
+//! The handshake: records in, records out, and at its end a [`Record`] with the keys.
+//!
+//! rustls does it, and is named here and in `keys.rs` and `tickets.rs` only: its next version has
+//! another interface. Its objects are gone when the handshake is done.
+//!
+//! Invariant: it is fed one record at a time. rustls goes on with all that it gets, and would
+//! decrypt data behind the last message of the handshake, which belongs to the record layer.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{
+    CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, HandshakeKind, KeyLog,
+    ProtocolVersion,
+};
+use zeroize::Zeroize;
+
+use super::direction::{Aead, HEADER, SECRET, Shape, Version};
+use super::fault::{Fault, Reason};
+use super::keys::{ClientSetup, ServerSetup};
+use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Record, Role};
+
+/// A handshake under way: about 5 KiB, and what is there of an incomplete message.
+pub struct Greeting {
+    side: Side,
+    /// Records of which rustls has not seen the last.
+    held: Vec<u8>,
+    /// Bytes fed so far.
+    fed: usize,
+    max: usize,
+    secrets: Secrets,
+    /// The name that the client asked for.
+    asked: Option<Box<str>>,
+}
+
+enum Side {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+    /// Done, or failed.
+    Over,
+}
+
+/// What a fed record led to.
+pub enum Step {
+    /// Another record of the peer is needed.
+    More,
+    /// The handshake is done; what was put out is still to be sent.
+    Done(Box<Welcome>),
+}
+
+/// What a handshake leaves.
+pub struct Welcome {
+    /// The record layer, which takes over.
+    pub record: Record,
+    /// Name of the group of the key exchange; `None` where a TLS 1.2 session went on.
+    pub group: Option<&'static str>,
+    /// An earlier session went on.
+    pub resumed: bool,
+    /// `http/1.1` was negotiated, and not merely left open.
+    pub alpn: bool,
+    /// The name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// The peer's own certificate, in DER, verified as its setup says.
+    pub certificate: Option<Box<[u8]>>,
+}
+
+/// What processing came to.
+enum Next {
+    Again,
+    Blocked,
+    Done,
+}
+
+/// Bytes a client may need for its part of a handshake: a ClientHello is below 2 KiB, a chain of
+/// certificates rarely above 8.
+pub const SERVER_FEED_MAX: usize = 32 << 10;
+/// The same of a server, whose chains may be longer.
+pub const CLIENT_FEED_MAX: usize = 128 << 10;
+
+/// The length of the record that `bytes` begin with, header included; `None` while the header is
+/// not there. `first` is for what a client says first.
+pub fn length(bytes: &[u8], first: bool) -> Result<Option<usize>, Fault> {
+    match bytes.first() {
+        Some(&HANDSHAKE) => {}
+        Some(_) if first => return Err(Fault::NotTls),
+        Some(20..=23) => {}
+        Some(kind) => return Err(Fault::RecordType(*kind)),
+        None => return Ok(None),
+    }
+    // RFC 8446 section 5.1: the minor version of what comes first is 1 or 3, and of no meaning.
+    if let Some(major) = bytes.get(1)
+        && *major != 3
+    {
+        return Err(if first { Fault::NotTls } else { Fault::RecordVersion(*major as u16) });
+    }
+    let Some(&[_, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    let len = usize::from(u16::from_be_bytes([high, low]));
+    if len > BODY_MAX { Err(Fault::RecordLength) } else { Ok(Some(HEADER + len)) }
+}
+
+/// Appends the alert of `fault`, if it has one, in the clear: for a peer that has no keys yet.
+pub fn alert(fault: &Fault, out: &mut Vec<u8>) {
+    if let Some(code) = fault.alert() {
+        out.extend_from_slice(&[ALERT, 3, 3, 0, 2, FATAL, code]);
+    }
+}
+
+impl Greeting {
+    /// The server's side. Worth making once the first record is whole: a silent peer costs nothing.
+    pub fn server(setup: &ServerSetup) -> Result<Self, Fault> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(setup.config()));
+        let side = Side::Server(Box::new(connection.map_err(|error| refused(&error))?));
+        Ok(Self::new(side, SERVER_FEED_MAX))
+    }
+
+    /// The client's side; the first records, for the server called `name`, are appended to `out`.
+    pub fn client(setup: &ClientSetup, name: &str, out: &mut Vec<u8>) -> Result<Self, Fault> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| {
+            Fault::Greeting(Reason::Internal, format!("no name of a server: {error}"))
+        })?;
+        let connection = UnbufferedClientConnection::new(Arc::clone(setup.config()), name);
+        let side = Side::Client(Box::new(connection.map_err(|error| refused(&error))?));
+        let mut greeting = Self::new(side, CLIENT_FEED_MAX);
+        greeting.process(out)?;
+        Ok(greeting)
+    }
+
+    fn new(side: Side, max: usize) -> Self {
+        Self { side, held: Vec::new(), fed: 0, max, secrets: Secrets::default(), asked: None }
+    }
+
+    /// Takes one whole record, as long as [`length`] says. What is to be sent is appended to `out`,
+    /// also with a fault: the alert.
+    pub fn feed(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
+        let len = length(record, false).inspect_err(|fault| alert(fault, out))?;
+        if len != Some(record.len()) {
+            return Err(Fault::RecordLength);
+        }
+        // An empty record counts for its header, so there is an end to them, too.
+        self.fed += record.len();
+        if self.fed > self.max {
+            self.side = Side::Over;
+            alert(&Fault::GreetingLength, out);
+            return Err(Fault::GreetingLength);
+        }
+        self.held.extend_from_slice(record);
+        match self.process(out) {
+            Ok(false) => Ok(Step::More),
+            Ok(true) => self.finish().map(|welcome| Step::Done(Box::new(welcome))),
+            Err(fault) => {
+                self.side = Side::Over;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Lets rustls work on what is held; whether the handshake is done.
+    fn process(&mut self, out: &mut Vec<u8>) -> Result<bool, Fault> {
+        CAUGHT.take();
+        ASKED.take();
+        let done = loop {
+            let (discard, next) = match &mut self.side {
+                Side::Server(connection) => {
+                    step(connection.process_tls_records(&mut self.held), out)
+                }
+                Side::Client(connection) => {
+                    step(connection.process_tls_records(&mut self.held), out)
+                }
+                Side::Over => return Err(Fault::Closed),
+            };
+            self.held.drain(..discard);
+            match next {
+                Ok(Next::Again) => {}
+                Ok(Next::Blocked) => break false,
+                Ok(Next::Done) => break true,
+                Err(error) => {
+                    self.put_alert(out);
+                    return Err(refused(&error));
+                }
+            }
+        };
+        // Those of TLS 1.3 are there before the handshake is done: the server has them with its
+        // first flight.
+        self.secrets.merge(CAUGHT.take());
+        self.asked = ASKED.take().or(self.asked.take());
+        Ok(done)
+    }
+
+    /// After an error, what rustls still has to say.
+    fn put_alert(&mut self, out: &mut Vec<u8>) {
+        // As many as there are states on the way; each round brings the next.
+        for _ in 0..8 {
+            let (_, next) = match &mut self.side {
+                Side::Server(connection) => step(connection.process_tls_records(&mut []), out),
+                Side::Client(connection) => step(connection.process_tls_records(&mut []), out),
+                Side::Over => return,
+            };
+            if !matches!(next, Ok(Next::Again)) {
+                return;
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<Welcome, Fault> {
+        let secrets = std::mem::take(&mut self.secrets);
+        // A handshake message behind the last one, or half of one, is nobody's.
+        if !self.held.is_empty() {
+            return Err(Fault::Greeting(Reason::Malformed, "bytes behind the end".into()));
+        }
+        match std::mem::replace(&mut self.side, Side::Over) {
+            Side::Server(connection) => {
+                let about = About::of(&connection)?;
+                let (extracted, _) =
+                    connection.dangerous_into_kernel_connection().map_err(|e| refused(&e))?;
+                about.welcome(Role::Server, self.asked.take(), &extracted, &secrets)
+            }
+            Side::Client(connection) => {
+                let about = About::of(&connection)?;
+                let (extracted, _) =
+                    connection.dangerous_into_kernel_connection().map_err(|e| refused(&e))?;
+                about.welcome(Role::Client, None, &extracted, &secrets)
+            }
+            Side::Over => Err(Fault::Closed),
+        }
+    }
+}
+
+/// One round of rustls: bytes it needs no more, and what is next.
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    out: &mut Vec<u8>,
+) -> (usize, Result<Next, Error>)
+where
+    Data: Sides,
+{
+    let UnbufferedStatus { discard, state } = status;
+    let next = state.and_then(|state| match state {
+        ConnectionState::EncodeTlsData(mut data) => {
+            let start = out.len();
+            let mut encoded = data.encode(&mut []);
+            if let Err(EncodeError::InsufficientSize(size)) = encoded {
+                out.resize(start + size.required_size, 0);
+                encoded = data.encode(&mut out[start..]);
+            }
+            out.truncate(start + encoded.as_ref().copied().unwrap_or(0));
+            encoded.map(|_| Next::Again).map_err(|error| Error::General(error.to_string()))
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Ok(Next::Again)
+        }
+        ConnectionState::BlockedHandshake => Ok(Next::Blocked),
+        ConnectionState::WriteTraffic(_) => Ok(Next::Done),
+        // Neither early data nor an end belongs into a handshake.
+        _ => Err(Error::General("the peer ended the handshake".into())),
+    });
+    (discard, next)
+}
+
+/// The two kinds of connection that rustls has.
+trait Sides {}
+impl Sides for ServerConnectionData {}
+impl Sides for ClientConnectionData {}
+
+/// What rustls tells as long as its object lives.
+struct About {
+    shape: Shape,
+    group: Option<&'static str>,
+    resumed: bool,
+    alpn: bool,
+    certificate: Option<Box<[u8]>>,
+}
+
+impl About {
+    fn of(connection: &CommonState) -> Result<Self, Fault> {
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+            Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+            _ => return Err(internal("a version that was not offered")),
+        };
+        let group = connection.negotiated_key_exchange_group();
+        let certificates = connection.peer_certificates();
+        Ok(Self {
+            // The AEAD is told with its keys.
+            shape: Shape { version, aead: Aead::Aes128Gcm },
+            group: group.and_then(|group| group.name().as_str()),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            alpn: connection.alpn_protocol().is_some(),
+            certificate: certificates.and_then(<[_]>::first).map(|der| Box::from(der.as_ref())),
+        })
+    }
+
+    fn welcome(
+        mut self,
+        role: Role,
+        server_name: Option<Box<str>>,
+        extracted: &ExtractedSecrets,
+        secrets: &Secrets,
+    ) -> Result<Welcome, Fault> {
+        let (aead, read, write) = match (&extracted.rx.1, &extracted.tx.1) {
+            (
+                ConnectionTrafficSecrets::Aes128Gcm { key, iv },
+                ConnectionTrafficSecrets::Aes128Gcm { key: to, iv: to_iv },
+            ) => (Aead::Aes128Gcm, (key, iv), (to, to_iv)),
+            (
+                ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv },
+                ConnectionTrafficSecrets::Chacha20Poly1305 { key: to, iv: to_iv },
+            ) => (Aead::ChaCha20Poly1305, (key, iv), (to, to_iv)),
+            _ => return Err(internal("a suite that was not offered")),
+        };
+        self.shape.aead = aead;
+        if self.shape.version == Version::Tls13 && !secrets.are_complete() {
+            return Err(internal("a handshake without secrets"));
+        }
+        let (read_secret, write_secret) = match role {
+            Role::Server => (&secrets.client, &secrets.server),
+            Role::Client => (&secrets.server, &secrets.client),
+        };
+        // Numbers are rustls': what it sent under these keys, tickets say, is not ours to guess.
+        let read = Keys {
+            secret: read_secret,
+            key: read.0.as_ref(),
+            iv: read.1.as_ref(),
+            next: extracted.rx.0,
+        };
+        let write = Keys {
+            secret: write_secret,
+            key: write.0.as_ref(),
+            iv: write.1.as_ref(),
+            next: extracted.tx.0,
+        };
+        let record = Record::new(role, self.shape, read, write);
+        Ok(Welcome {
+            record: record.ok_or_else(|| internal("keys of a wrong length"))?,
+            group: self.group,
+            resumed: self.resumed,
+            alpn: self.alpn,
+            server_name,
+            certificate: self.certificate,
+        })
+    }
+}
+
+/// The traffic secrets of TLS 1.3, which rustls tells its key log only.
+#[derive(Default)]
+struct Secrets {
+    client: [u8; SECRET],
+    server: [u8; SECRET],
+}
+
+impl Secrets {
+    fn merge(&mut self, other: Self) {
+        for (mine, new) in [(&mut self.client, &other.client), (&mut self.server, &other.server)] {
+            if *new != [0; SECRET] {
+                *mine = *new;
+            }
+        }
+    }
+
+    fn are_complete(&self) -> bool {
+        self.client != [0; SECRET] && self.server != [0; SECRET]
+    }
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        self.client.zeroize();
+        self.server.zeroize();
+    }
+}
+
+thread_local! {
+    /// What the key log heard during one call of rustls, on this thread.
+    static CAUGHT: RefCell<Secrets> = RefCell::default();
+    /// For what name it looked for a certificate.
+    static ASKED: RefCell<Option<Box<str>>> = RefCell::default();
+}
+
+/// rustls asks for the certificate of `name`: it tells nobody else.
+pub(super) fn asked(name: Option<&str>) {
+    ASKED.set(name.map(Box::from));
+}
+
+/// Where setups send rustls' key log: to the greeting that is being fed.
+#[derive(Debug)]
+pub(super) struct Catch;
+
+impl KeyLog for Catch {
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        let Ok(secret) = <&[u8; SECRET]>::try_from(secret) else { return };
+        CAUGHT.with_borrow_mut(|caught| match label {
+            CLIENT_SECRET => caught.client = *secret,
+            SERVER_SECRET => caught.server = *secret,
+            _ => {}
+        });
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        matches!(label, CLIENT_SECRET | SERVER_SECRET)
+    }
+}
+
+const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
+const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
+
+fn internal(text: &str) -> Fault {
+    Fault::Greeting(Reason::Internal, text.to_owned())
+}
+
+fn refused(error: &Error) -> Fault {
+    let reason = match error {
+        Error::AlertReceived(_) => Reason::Alert,
+        Error::InvalidCertificate(_)
+        | Error::NoCertificatesPresented
+        | Error::InvalidCertRevocationList(_) => Reason::Certificate,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Reason::Incompatible,
+        Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::InvalidMessage(_)
+        | Error::PeerMisbehaved(_)
+        | Error::PeerSentOversizedRecord => Reason::Malformed,
+        Error::DecryptError => Reason::Decrypt,
+        _ => Reason::Internal,
+    };
+    Fault::Greeting(reason, error.to_string())
+}

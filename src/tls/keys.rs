@@ -1,0 +1,360 @@
+//! What a handshake needs beside the peer: certificates by name, client certificates, versions,
+//! tickets; and, where we dial, whom to trust.
+//!
+//! Reads files only when told to load, and has rustls make of them what a handshake asks.
+//!
+//! Invariant: what was loaded is whole and fits together: a mistake in any part, an expired
+//! certificate too, fails the load, and what was loaded before stays in use.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureAlgorithm,
+    SignatureScheme, SupportedProtocolVersion,
+};
+
+use super::certificates::{Facts, Names, Table};
+use super::direction::Version;
+use super::greet::Catch;
+use super::pem::{self, PemError};
+use super::tickets::{TicketSecret, Tickets};
+
+/// What a server's handshakes need, as an operator writes it. Each `*_pem` is a path, PEM text or
+/// base64 of PEM text.
+#[derive(Clone, Debug)]
+pub struct ServerKeys {
+    /// Certificates with their keys; the first is for clients that name no host, or one of none.
+    pub certificates: Vec<KeyPair>,
+    /// Authorities of client certificates, which are then required.
+    pub client_ca_pem: Option<String>,
+    /// The lowest version that is spoken.
+    pub min_version: Version,
+    /// From which keys of tickets follow.
+    pub tickets: TicketSecret,
+}
+
+/// A chain of certificates, the host's own first, and its key.
+#[derive(Clone)]
+pub struct KeyPair {
+    /// The chain.
+    pub cert_pem: String,
+    /// The key: PKCS#8, PKCS#1 or SEC1.
+    pub key_pem: String,
+}
+
+/// Loaded keys: [`ServerMaterials::setup`] makes of them what a core needs.
+pub struct ServerMaterials {
+    pairs: Vec<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    facts: Vec<Facts>,
+    client_roots: Option<RootCertStore>,
+    min_version: Version,
+    tickets: TicketSecret,
+}
+
+/// What the handshakes of one core share. A core has its own: a count that cores share would be a
+/// cache line they fight for.
+pub struct ServerSetup(Arc<ServerConfig>);
+
+/// What handshakes share where we dial.
+#[derive(Clone)]
+pub struct ClientSetup(Arc<ClientConfig>);
+
+/// Whom we trust where we dial.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Whom the host trusts.
+    System,
+    /// These authorities only: a path, PEM text or base64 of it.
+    Authorities(String),
+    /// Anybody. The connection is encrypted, to whomever.
+    Anybody,
+}
+
+/// Why keys cannot be loaded: which, and why.
+#[derive(Debug)]
+pub struct KeyFault {
+    what: String,
+    why: String,
+}
+
+/// How long before its end a certificate is worth a warning.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// The application protocol of WebSockets and of all else here.
+const ALPN: &[u8] = b"http/1.1";
+/// A second one would cost 6 µs of each handshake.
+const TICKETS: usize = 1;
+
+impl ServerMaterials {
+    /// Reads and checks all of it; `now` decides what is expired.
+    pub fn load(keys: &ServerKeys, now: SystemTime) -> Result<Self, KeyFault> {
+        if keys.certificates.is_empty() {
+            return Err(KeyFault::new("certificates", "there is none"));
+        }
+        let mut pairs = Vec::new();
+        let mut facts = Vec::new();
+        for pair in &keys.certificates {
+            let what = format!("certificate {}", pem::name(&pair.cert_pem));
+            let chain = pem::certificates(&pair.cert_pem).map_err(KeyFault::of(&what))?;
+            let of_key = format!("key {}", pem::name(&pair.key_pem));
+            let key = pem::private_key(&pair.key_pem).map_err(KeyFault::of(&of_key))?;
+            facts.push(check(&chain, key.clone_key(), now).map_err(KeyFault::of(&what))?);
+            pairs.push((chain, key));
+        }
+        let client_roots = match &keys.client_ca_pem {
+            Some(source) => Some(roots(source).map_err(KeyFault::of("client_ca_pem"))?),
+            None => None,
+        };
+        let tickets = keys.tickets.clone();
+        let materials = Self { pairs, facts, client_roots, min_version: keys.min_version, tickets };
+        // Whatever rustls could refuse, it refuses now.
+        materials.setup()?;
+        Ok(materials)
+    }
+
+    /// What one core needs, with nothing in common with that of another.
+    pub fn setup(&self) -> Result<ServerSetup, KeyFault> {
+        let provider = Arc::new(provider());
+        let mut table = Table::default();
+        for ((chain, key), facts) in self.pairs.iter().zip(&self.facts) {
+            let key = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider);
+            table.push(&facts.names, key.map_err(KeyFault::of("certificates"))?);
+        }
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions(self.min_version))
+            .map_err(KeyFault::of("min_version"))?;
+        let builder = match &self.client_roots {
+            None => builder.with_no_client_auth(),
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(roots.clone()),
+                    Arc::clone(&provider),
+                );
+                let verifier = verifier.build().map_err(KeyFault::of("client_ca_pem"))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(table));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ignore_client_order = true;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer =
+            Arc::new(Tickets::new(self.tickets.clone(), Arc::clone(&config.time_provider)));
+        config.send_tls13_tickets = TICKETS;
+        config.max_early_data_size = 0;
+        config.send_half_rtt_data = false;
+        config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Catch);
+        Ok(ServerSetup(Arc::new(config)))
+    }
+
+    /// What there is to know about the certificates, in their order.
+    pub fn facts(&self) -> &[Facts] {
+        &self.facts
+    }
+
+    /// What an operator should hear: certificates near their end, keys that make handshakes dear.
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for facts in &self.facts {
+            let name = facts.names.first().map_or("without a name", String::as_str);
+            match facts.not_after.duration_since(now) {
+                Ok(left) if left > EXPIRES_SOON => {}
+                left => {
+                    let hours = left.unwrap_or_default().as_secs() / 3600;
+                    warnings.push(format!("the certificate {name} expires in {hours} hours"));
+                }
+            }
+            if facts.is_rsa {
+                warnings.push(format!(
+                    "the key of certificate {name} is RSA, which makes a handshake five times as \
+                     dear as ECDSA P-256"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+impl ServerSetup {
+    pub(super) fn config(&self) -> &Arc<ServerConfig> {
+        &self.0
+    }
+}
+
+impl ClientSetup {
+    /// What dialling needs. There is no resumption: every handshake is a whole one.
+    pub fn new(trust: &Trust) -> Result<Self, KeyFault> {
+        let provider = Arc::new(provider());
+        let verifier = verifier(trust, &provider)?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions(Version::Tls12))
+            .map_err(KeyFault::of("versions"))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = config.with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Catch);
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(super) fn config(&self) -> &Arc<ClientConfig> {
+        &self.0
+    }
+}
+
+fn verifier(
+    trust: &Trust,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, KeyFault> {
+    let provider = Arc::clone(provider);
+    Ok(match trust {
+        Trust::System => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            Arc::new(verifier.map_err(KeyFault::of("the host's certificates"))?)
+        }
+        Trust::Authorities(source) => {
+            let roots = Arc::new(roots(source).map_err(KeyFault::of("authorities"))?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider);
+            verifier.build().map_err(KeyFault::of("authorities"))?
+        }
+        Trust::Anybody => Arc::new(Anybody(provider)),
+    })
+}
+
+/// Suites that hash with SHA-256, so that the secrets of all have one size; of these, TLS 1.3 has
+/// its mandatory one, and no client but one with a policy of AES-256 only is lost.
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::{cipher_suite as suite, kx_group as group};
+    CryptoProvider {
+        cipher_suites: vec![
+            suite::TLS13_AES_128_GCM_SHA256,
+            suite::TLS13_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![group::X25519MLKEM768, group::X25519, group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn versions(min: Version) -> &'static [&'static SupportedProtocolVersion] {
+    static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match min {
+        Version::Tls12 => &ALL,
+        Version::Tls13 => &ALL[..1],
+    }
+}
+
+fn check(
+    chain: &[CertificateDer<'static>],
+    key: PrivateKeyDer<'static>,
+    now: SystemTime,
+) -> Result<Facts, String> {
+    let key = CertifiedKey::from_der(chain.to_vec(), key, &provider());
+    let key = key.map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => "the key is not this certificate's".to_owned(),
+        error => error.to_string(),
+    })?;
+    let Names { names, not_before, not_after } = Names::of(chain[0].as_ref())?;
+    if now > not_after {
+        let days = now.duration_since(not_after).unwrap_or_default().as_secs() / 86_400;
+        return Err(format!("it expired {days} days ago"));
+    }
+    if now < not_before {
+        return Err("it is not valid yet".to_owned());
+    }
+    let is_rsa = key.key.algorithm() == SignatureAlgorithm::RSA;
+    Ok(Facts { names, not_after, is_rsa })
+}
+
+fn roots(source: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in pem::certificates(source).map_err(|error| error.to_string())? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+/// Believes every certificate, and checks only that its key is there.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl KeyFault {
+    fn new(what: &str, why: &str) -> Self {
+        Self { what: what.to_owned(), why: why.to_owned() }
+    }
+
+    fn of<E: ToString>(what: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(what, &error.to_string())
+    }
+}
+
+impl fmt::Display for KeyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+impl std::error::Error for KeyFault {}
+
+impl From<PemError> for String {
+    fn from(error: PemError) -> Self {
+        error.to_string()
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyPair").field("cert_pem", &self.cert_pem).finish_non_exhaustive()
+    }
+}

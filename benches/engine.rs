@@ -116,7 +116,7 @@ fn topics(c: &mut Criterion) {
 fn slots() -> Slots {
     let mut slots = Slots::default();
     for slot in 0..CONNECTIONS {
-        slots.open(slot).phase = Phase::Open;
+        slots.open(slot, Phase::Open);
     }
     slots
 }

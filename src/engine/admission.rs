@@ -280,8 +280,7 @@ impl Core {
     fn admit_connection(&mut self, slot: u32, peer: SocketAddr, share: u32) {
         self.counted.accepted += 1;
         let tick = self.tick;
-        let hot = self.slots.open(slot);
-        hot.phase = Phase::Handshake;
+        let hot = self.slots.open(slot, Phase::Handshake);
         hot.pulse.seen = tick;
         if let Some(cold) = self.slots.cold(slot) {
             cold.set_peer(peer);
@@ -388,8 +387,7 @@ impl Core {
     }
 
     fn begin_dial(&mut self, slot: u32, outgoing: Outgoing) -> Token {
-        let hot = self.slots.open(slot);
-        hot.phase = Phase::Connecting;
+        let hot = self.slots.open(slot, Phase::Connecting);
         hot.set(Flags::CLIENT | Flags::CONNECT);
         let token = Token::new(Op::Connect, slot, hot.generation);
         if let Some(cold) = self.slots.cold(slot) {

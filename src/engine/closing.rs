@@ -159,7 +159,7 @@ impl Core {
     pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase {
-            Phase::Free | Phase::Closed => return,
+            Phase::Closed => return,
             Phase::Handshake | Phase::Passing => self.counted.handshake_aborts += 1,
             _ => {}
         }

@@ -69,8 +69,8 @@ pub mod ring;
 pub mod rng;
 mod server;
 pub mod slots;
-pub(crate) mod states;
 pub mod sys;
+pub(crate) mod table;
 #[doc(hidden)]
 pub mod testing;
 mod timing;

@@ -41,8 +41,7 @@ impl Stage {
         core.begin_time(start);
         let pulse = core.limits.heartbeat.begin(core.tick, &mut core.rng);
         let tick = core.tick;
-        let hot = core.slots.open(0);
-        hot.phase = Phase::Open;
+        let hot = core.slots.open(0, Phase::Open);
         hot.set(Flags::ANNOUNCED);
         (hot.active, hot.pulse) = (tick, pulse);
         core.open += 1;

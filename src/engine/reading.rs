@@ -330,7 +330,7 @@ impl Core {
             return true;
         }
         match hot.phase {
-            Phase::Free | Phase::Closed | Phase::Connecting => return true,
+            Phase::Closed | Phase::Connecting => return true,
             Phase::Flushing | Phase::Passing => return true,
             // Left in the kernel; resuming puts it back.
             Phase::Open if hot.has(Flags::HELD) => return true,

@@ -1,13 +1,12 @@
 //! The connections of one core, by slot: the index of a connection's record is the index of its
 //! direct descriptor, so the kernel is the allocator of both.
 //!
-//! The hot record is one cache line; what is rarely read lies beside it. Records live in chunks
-//! that are made when the kernel first hands out one of their slots and given back when the last
-//! connection of the chunk is gone, so memory follows the number of connections both ways.
+//! The hot record is one cache line; what is rarely read lies in a table beside it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::outbox::Outbox;
+use super::table::SlotTable;
 use super::wheel::{Timer, Timers};
 use crate::protocol::Partial;
 
@@ -15,8 +14,6 @@ use crate::protocol::Partial;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Phase {
-    /// No connection.
-    Free,
     /// Outgoing, TCP not established.
     Connecting,
     /// The opening handshake is not complete.
@@ -177,16 +174,18 @@ pub struct Hot {
 pub struct Cold {
     ip: [u8; 16],
     port: u16,
+    /// An IPv4 address, in its mapped form. The table takes one of its spare values for vacancy.
+    mapped: bool,
     /// Time until which received messages are paid for (see `limits`).
     pub messages: u32,
     /// The same for received bytes.
     pub bytes: u32,
 }
 
-impl Default for Hot {
-    fn default() -> Self {
+impl Hot {
+    fn new(generation: u32, phase: Phase) -> Self {
         Self {
-            generation: 0,
+            generation,
             timer: Timer::default(),
             partial: None,
             outbox: None,
@@ -194,14 +193,12 @@ impl Default for Hot {
             active: 0,
             pulse: Pulse::default(),
             flags: Flags::default(),
-            phase: Phase::Free,
+            phase,
             appetite: 0,
             watched: false,
         }
     }
-}
 
-impl Hot {
     /// Whether a flag is set.
     #[inline]
     pub fn has(&self, flag: u32) -> bool {
@@ -264,14 +261,17 @@ impl Hot {
 
 impl Default for Cold {
     fn default() -> Self {
-        Self { ip: Ipv6Addr::UNSPECIFIED.octets(), port: 0, messages: 0, bytes: 0 }
+        let ip = Ipv6Addr::UNSPECIFIED.octets();
+        Self { ip, port: 0, mapped: false, messages: 0, bytes: 0 }
     }
 }
 
 impl Cold {
-    /// Remembers the peer's address; IPv4 as its mapped form.
+    /// Remembers the peer's address.
     pub fn set_peer(&mut self, peer: SocketAddr) {
-        self.ip = match peer.ip() {
+        let ip = peer.ip().to_canonical();
+        self.mapped = ip.is_ipv4();
+        self.ip = match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
             IpAddr::V6(ip) => ip.octets(),
         };
@@ -280,98 +280,58 @@ impl Cold {
 
     /// The peer's address; a mapped IPv4 address as IPv4.
     pub fn peer(&self) -> SocketAddr {
-        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
-    }
-}
-
-struct Chunk {
-    hot: Box<[Hot; CHUNK as usize]>,
-    cold: Box<[Cold; CHUNK as usize]>,
-    used: u32,
-}
-
-impl Default for Chunk {
-    fn default() -> Self {
-        // Collected, so that it is never on the stack.
-        let hot: Box<[Hot]> = (0..CHUNK).map(|_| Hot::default()).collect();
-        let cold: Box<[Cold]> = (0..CHUNK).map(|_| Cold::default()).collect();
-        match (hot.try_into(), cold.try_into()) {
-            (Ok(hot), Ok(cold)) => Self { hot, cold, used: 0 },
-            _ => unreachable!("there are as many as were collected"),
-        }
+        let ip = Ipv6Addr::from(self.ip);
+        let ip = if self.mapped { ip.to_canonical() } else { IpAddr::V6(ip) };
+        SocketAddr::new(ip, self.port)
     }
 }
 
 /// The table of connections. See the module's text.
 #[derive(Default)]
 pub struct Slots {
-    chunks: Vec<Option<Chunk>>,
+    hot: SlotTable<Hot>,
+    cold: SlotTable<Cold>,
     generation: u32,
-    used: u32,
 }
 
 impl Slots {
     /// Connections in the table.
     pub fn used(&self) -> u32 {
-        self.used
+        self.hot.used()
     }
 
     /// Entries in a list with one for each connection above which some are of connections that are
     /// gone, so many that to take them out costs little for each.
     pub fn most_entries(&self) -> usize {
-        2 * self.used as usize + 64
+        2 * self.used() as usize + 64
     }
 
     /// Takes a free slot for a new connection and returns its record, fresh, with a generation no
     /// other connection of this core has had (in 2^32 connections).
-    pub fn open(&mut self, slot: u32) -> &mut Hot {
-        let (chunk, at) = split(slot);
-        if self.chunks.len() <= chunk {
-            self.chunks.resize_with(chunk + 1, || None);
-        }
-        let chunk = self.chunks[chunk].get_or_insert_default();
-        debug_assert_eq!(chunk.hot[at].phase, Phase::Free);
-        chunk.used += 1;
-        self.used += 1;
+    pub fn open(&mut self, slot: u32, phase: Phase) -> &mut Hot {
         // Zero is never a generation, so that an all-zero identifier names nothing.
         self.generation = self.generation.wrapping_add(1).max(1);
-        chunk.cold[at] = Cold::default();
-        let hot = &mut chunk.hot[at];
-        *hot = Hot { generation: self.generation, ..Hot::default() };
-        hot
+        self.cold.insert(slot, Cold::default());
+        self.hot.insert(slot, Hot::new(self.generation, phase))
     }
 
     /// Gives a slot back. Its timer must be cancelled and its outbox taken before.
     pub fn free(&mut self, slot: u32) {
-        let (index, at) = split(slot);
-        let Some(chunk) = self.chunks.get_mut(index).and_then(Option::as_mut) else {
-            debug_assert!(false, "freed a slot that was never used");
-            return;
-        };
-        debug_assert!(chunk.hot[at].phase != Phase::Free);
-        debug_assert!(chunk.hot[at].timer.due().is_none() && chunk.hot[at].outbox.is_none());
-        chunk.hot[at] = Hot::default();
-        chunk.used -= 1;
-        self.used -= 1;
-        if chunk.used == 0 {
-            self.chunks[index] = None;
-        }
+        let hot = self.hot.remove(slot);
+        self.cold.remove(slot);
+        debug_assert!(hot.is_some_and(|hot| hot.timer.due().is_none() && hot.outbox.is_none()));
     }
 
     /// The record of a slot that is in use.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&Hot> {
-        let (chunk, at) = split(slot);
-        let hot = &self.chunks.get(chunk)?.as_ref()?.hot[at];
-        (hot.phase != Phase::Free).then_some(hot)
+        self.hot.get(slot)
     }
 
     /// The record of a slot that is in use.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Hot> {
-        let (chunk, at) = split(slot);
-        let hot = &mut self.chunks.get_mut(chunk)?.as_mut()?.hot[at];
-        (hot.phase != Phase::Free).then_some(hot)
+        self.hot.get_mut(slot)
     }
 
     /// The record of exactly this connection; `None` if it is gone.
@@ -382,59 +342,40 @@ impl Slots {
 
     /// The record's seldom-read half.
     pub fn cold(&mut self, slot: u32) -> Option<&mut Cold> {
-        let (chunk, at) = split(slot);
-        Some(&mut self.chunks.get_mut(chunk)?.as_mut()?.cold[at])
+        self.cold.get_mut(slot)
     }
 
-    /// Gives back the table of chunks behind the last one in use.
+    /// Gives back the tables of chunks behind the last one in use.
     pub fn shrink(&mut self) {
-        self.chunks.truncate(self.chunks.iter().rposition(Option::is_some).map_or(0, |at| at + 1));
-        self.chunks.shrink_to_fit();
+        self.hot.shrink();
+        self.cold.shrink();
     }
 
     /// Every connection, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Hot)> {
-        self.chunks.iter().enumerate().flat_map(|(index, chunk)| {
-            let records = chunk.iter().flat_map(|chunk| chunk.hot.iter());
-            records
-                .enumerate()
-                .filter(|(_, hot)| hot.phase != Phase::Free)
-                .map(move |(at, hot)| (index as u32 * CHUNK + at as u32, hot))
-        })
+        self.hot.iter()
     }
 
     /// Visits the records of one chunk, and returns which chunk is next.
     pub(super) fn sweep(&mut self, chunk: usize, visit: impl FnMut(&mut Hot)) -> usize {
-        if let Some(chunk) = self.chunks.get_mut(chunk).and_then(Option::as_mut) {
-            chunk.hot.iter_mut().filter(|hot| hot.phase != Phase::Free).for_each(visit);
-        }
-        (chunk + 1) % self.chunks.len().max(1)
+        self.hot.sweep(chunk, visit)
     }
 
     /// One past the highest slot that may be in use.
     pub fn end(&self) -> u32 {
-        self.chunks.len() as u32 * CHUNK
+        self.hot.end()
     }
 }
 
 impl Timers for Slots {
     #[inline]
     fn timer(&mut self, slot: u32) -> &mut Timer {
-        let (chunk, at) = split(slot);
-        match &mut self.chunks[chunk] {
-            Some(chunk) => &mut chunk.hot[at].timer,
+        match self.hot.get_mut(slot) {
+            Some(hot) => &mut hot.timer,
             None => unreachable!("timers are only linked while their connection lives"),
         }
     }
 }
-
-fn split(slot: u32) -> (usize, usize) {
-    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
-}
-
-/// Records per chunk: 96 KiB at 96 bytes, small enough to be given back soon after a mass
-/// disconnect, large enough that the table of chunks of a million connections fits the L1 cache.
-const CHUNK: u32 = 1024;
 
 /// The highest dialect: three bits.
 pub const DIALECT_MAX: u8 = 7;
@@ -442,8 +383,8 @@ pub const DIALECT_MAX: u8 = 7;
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<Hot>() == 64, "the hot record is one cache line");
-const _: () = assert!(size_of::<Cold>() == 28);
+const _: () = assert!(size_of::<Option<Hot>>() == 64, "the hot record is one cache line");
+const _: () = assert!(size_of::<Option<Cold>>() == 28);
 const _: () = assert!(size_of::<Pulse>() == 16, "a quarter of the hot record");
 
 #[cfg(test)]
@@ -453,14 +394,11 @@ mod tests {
     #[test]
     fn a_stale_generation_finds_nothing() {
         let mut slots = Slots::default();
-        let hot = slots.open(5000);
-        hot.phase = Phase::Open;
-        let first = hot.generation;
+        let first = slots.open(5000, Phase::Open).generation;
         assert!(slots.lookup(5000, first).is_some());
         slots.free(5000);
         assert!(slots.lookup(5000, first).is_none());
-        let hot = slots.open(5000);
-        hot.phase = Phase::Open;
+        slots.open(5000, Phase::Open);
         assert!(slots.lookup(5000, first).is_none());
         assert_eq!(slots.used(), 1);
     }
@@ -468,7 +406,7 @@ mod tests {
     #[test]
     fn dialect_and_framing_are_told_apart_from_other_flags() {
         for dialect in 0..=DIALECT_MAX {
-            let mut hot = Hot::default();
+            let mut hot = Hot::new(1, Phase::Open);
             hot.set(Flags::CHATTY | Flags::STREAM);
             hot.set_dialect(dialect);
             assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Chunks));
@@ -479,40 +417,6 @@ mod tests {
             hot.set(Flags::CLIENT);
             assert_eq!(hot.framing(), Framing::Masked);
         }
-    }
-
-    #[test]
-    fn empty_chunks_are_given_back() {
-        let mut slots = Slots::default();
-        for slot in 0..3 * CHUNK {
-            slots.open(slot).phase = Phase::Open;
-        }
-        assert_eq!(slots.iter().count() as u32, 3 * CHUNK);
-        for slot in CHUNK..2 * CHUNK {
-            slots.free(slot);
-        }
-        assert!(slots.chunks[0].is_some() && slots.chunks[1].is_none());
-        assert_eq!(slots.used(), 2 * CHUNK);
-        assert!(slots.get(CHUNK + 7).is_none());
-    }
-
-    #[test]
-    fn the_table_of_chunks_ends_behind_the_last_in_use() {
-        let mut slots = Slots::default();
-        for slot in [7, 20 * CHUNK] {
-            slots.open(slot).phase = Phase::Open;
-        }
-        slots.shrink();
-        assert_eq!(slots.end(), 21 * CHUNK);
-        slots.free(20 * CHUNK);
-        slots.shrink();
-        assert_eq!(slots.end(), CHUNK);
-        assert!(slots.get(7).is_some() && slots.get(20 * CHUNK).is_none());
-        slots.free(7);
-        slots.shrink();
-        assert_eq!((slots.end(), slots.chunks.capacity()), (0, 0));
-        slots.open(3 * CHUNK).phase = Phase::Open;
-        assert!(slots.get(3 * CHUNK).is_some());
     }
 
     #[test]

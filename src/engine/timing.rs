@@ -136,7 +136,7 @@ impl Core {
             }
             Phase::Closing | Phase::Flushing | Phase::Lingering => self.on_leaving_deadline(slot),
             Phase::Passing => self.drop_connection(slot, Cause::Abrupt),
-            Phase::Free | Phase::Closed => {}
+            Phase::Closed => {}
         }
     }
 

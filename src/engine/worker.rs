@@ -25,8 +25,8 @@ use super::mailbox::Postage;
 use super::reading::Arena;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
-use super::states::States;
 use super::sys;
+use super::table::SlotTable;
 use super::token::{Op, Token};
 use super::writing;
 use crate::protocol::CloseCode;
@@ -37,7 +37,7 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) ring: R,
     pub(super) core: Core,
     pub(super) handler: H,
-    pub(super) states: States<H::State>,
+    pub(super) states: SlotTable<H::State>,
     pub(super) arena: Arena,
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Letter>>,
@@ -91,7 +91,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             ring,
             core,
             handler,
-            states: States::default(),
+            states: SlotTable::default(),
             arena: Arena::default(),
             admission,
             post,

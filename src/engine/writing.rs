@@ -363,8 +363,7 @@ mod tests {
         let config = Arc::new(Config::default());
         let mut core = Core::new(config, 0, network, Arc::default(), Arc::default(), Rng::new(1));
         core.begin_time(0);
-        let hot = core.slots.open(0);
-        hot.phase = Phase::Open;
+        let hot = core.slots.open(0, Phase::Open);
         hot.set(Flags::ANNOUNCED | Flags::BLOCKED | Flags::HIGH_WATER | Flags::PAUSED);
         (core.open, core.blocked) = (1, 1);
         let data = Data::Own(Bytes::from(vec![0; core.limits.high_water + 1]));

@@ -6,99 +6,72 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::format::Transport;
-use crate::CounterKind;
-
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)+) => {
-        /// Counters of the gateway, of one core or summed. Names are stable.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct GatewayCounters {
-            $($(#[doc = $doc])+ pub $name: u64,)+
-        }
-
-        impl GatewayCounters {
-            /// Every counter with its name, its kind and what it means.
-            pub fn each(
-                &self,
-                mut visit: impl FnMut(&'static str, CounterKind, &'static str, u64),
-            ) {
-                $(visit(
-                    stringify!($name),
-                    CounterKind::$kind,
-                    concat!($($doc),+),
-                    self.$name,
-                );)+
-            }
-
-            /// Adds another core's counters to these.
-            pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)+
-            }
-        }
-    };
-}
+use crate::engine::counters::counters;
 
 counters! {
-    /// Connections past their connect command.
-    clients: Gauge,
-    /// Different users among them, counted per core.
-    users: Gauge,
-    /// Channels with subscribers, counted on their home cores.
-    channels: Gauge,
-    /// Subscriptions, client-side and server-side.
-    subscriptions: Gauge,
-    /// Channels that exist for whatever reason, also as the memory of a stream.
-    channels_known: Gauge,
-    /// Idempotency keys remembered.
-    idempotency_keys: Gauge,
-    /// Deadlines of sessions that are to come.
-    deadlines: Gauge,
-    /// Bytes that histories take: publications kept, positions of channels without subscribers,
-    /// idempotency keys.
-    history_bytes: Gauge,
-    /// Bytes that tag filters of subscriptions take.
-    filter_bytes: Gauge,
-    /// Bytes that streams' clients have posted and that wait for their sessions, the same on all
-    /// cores and told by the first.
-    emulation_bytes: Gauge,
-    /// Connect commands that succeeded.
-    connects: Total,
-    /// Subscribe commands and server-side subscriptions that succeeded.
-    subscribes: Total,
-    /// Publications accepted, from clients and from the server API.
-    publications: Total,
-    /// Publications dropped because their idempotency key or version had been seen.
-    publications_repeated: Total,
-    /// Publications, joins and leaves queued for subscribers, one per receiver.
-    deliveries: Total,
-    /// Subscribers that asked for recovery and missed nothing.
-    recoveries: Total,
-    /// Subscribers that asked for recovery of what is not kept any more.
-    recoveries_failed: Total,
-    /// Kept publications forgotten early, because memory for history was used up.
-    history_dropped: Total,
-    /// Subscribers found behind their stream, and told so.
-    positions_lost: Total,
-    /// Connection and subscription tokens refused.
-    tokens_refused: Total,
-    /// Bytes of what sessions hold: subscriptions, information, commands that wait.
-    session_bytes: Gauge,
-    /// Sessions and subscriptions refused, because memory for sessions was used up.
-    session_memory_refused: Total,
-    /// Commands that waited: their connection had used up its share, or another core had no room.
-    commands_delayed: Total,
-    /// Messages of clients that could not be decoded.
-    undecodable: Total,
-    /// Requests of streams' clients (`/emulation`) passed on to their sessions.
-    emulated: Total,
-    /// Such requests answered with 400, 404 or 503.
-    emulation_refused: Total,
-    /// Such requests for sessions that are not there (any more).
-    emulation_lost: Total,
-    /// Questions to the backend refused because their connection had too many under way.
-    hooks_limited: Total,
-    /// Letters between cores that found a mailbox full.
-    letters_refused: Total,
+    /// Counters of the gateway, of one core or summed. Names are stable.
+    pub struct GatewayCounters {
+        /// Connections past their connect command.
+        clients: Gauge,
+        /// Different users among them, counted per core.
+        users: Gauge,
+        /// Channels with subscribers, counted on their home cores.
+        channels: Gauge,
+        /// Subscriptions, client-side and server-side.
+        subscriptions: Gauge,
+        /// Channels that exist for whatever reason, also as the memory of a stream.
+        channels_known: Gauge,
+        /// Idempotency keys remembered.
+        idempotency_keys: Gauge,
+        /// Deadlines of sessions that are to come.
+        deadlines: Gauge,
+        /// Bytes that histories take: publications kept, positions of channels without subscribers,
+        /// idempotency keys.
+        history_bytes: Gauge,
+        /// Bytes that tag filters of subscriptions take.
+        filter_bytes: Gauge,
+        /// Bytes that streams' clients have posted and that wait for their sessions, the same on all
+        /// cores and told by the first.
+        emulation_bytes: Gauge,
+        /// Connect commands that succeeded.
+        connects: Total,
+        /// Subscribe commands and server-side subscriptions that succeeded.
+        subscribes: Total,
+        /// Publications accepted, from clients and from the server API.
+        publications: Total,
+        /// Publications dropped because their idempotency key or version had been seen.
+        publications_repeated: Total,
+        /// Publications, joins and leaves queued for subscribers, one per receiver.
+        deliveries: Total,
+        /// Subscribers that asked for recovery and missed nothing.
+        recoveries: Total,
+        /// Subscribers that asked for recovery of what is not kept any more.
+        recoveries_failed: Total,
+        /// Kept publications forgotten early, because memory for history was used up.
+        history_dropped: Total,
+        /// Subscribers found behind their stream, and told so.
+        positions_lost: Total,
+        /// Connection and subscription tokens refused.
+        tokens_refused: Total,
+        /// Bytes of what sessions hold: subscriptions, information, commands that wait.
+        session_bytes: Gauge,
+        /// Sessions and subscriptions refused, because memory for sessions was used up.
+        session_memory_refused: Total,
+        /// Commands that waited: their connection had used up its share, or another core had no room.
+        commands_delayed: Total,
+        /// Messages of clients that could not be decoded.
+        undecodable: Total,
+        /// Requests of streams' clients (`/emulation`) passed on to their sessions.
+        emulated: Total,
+        /// Such requests answered with 400, 404 or 503.
+        emulation_refused: Total,
+        /// Such requests for sessions that are not there (any more).
+        emulation_lost: Total,
+        /// Questions to the backend refused because their connection had too many under way.
+        hooks_limited: Total,
+        /// Letters between cores that found a mailbox full.
+        letters_refused: Total,
+    }
 }
 
 macro_rules! commands {

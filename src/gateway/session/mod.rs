@@ -31,7 +31,7 @@ use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::Encoding;
 use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
-use crate::engine::states::States;
+use crate::engine::table::SlotTable;
 use crate::engine::{ConnId, Frame};
 use crate::protocol::request;
 use queue::Queue;
@@ -329,7 +329,7 @@ fn asks(request: &request::Request<'_>, name: &str, value: &str) -> bool {
 /// The sessions of one core.
 #[derive(Default)]
 pub(super) struct Sessions {
-    table: States<Session>,
+    table: SlotTable<Session>,
     /// What sessions take besides their records.
     bytes: usize,
 }

@@ -1,0 +1,170 @@
+//! Something for a connection, by slot: in chunks that come and go with their use, so that memory
+//! follows the number of entries both ways.
+//!
+//! Owns its entries. Never knows what they are. The invariant: a chunk exists if and only if it has
+//! an entry, so a table that only few connections need costs what these few take.
+//!
+//! An entry is an `Option`: a type with a niche costs its own size, which tables of every
+//! connection assert.
+
+/// See the module's text.
+pub(crate) struct SlotTable<T> {
+    chunks: Vec<Option<Chunk<T>>>,
+    used: u32,
+}
+
+struct Chunk<T> {
+    entries: Box<[Option<T>; CHUNK as usize]>,
+    used: u32,
+}
+
+impl<T> Default for Chunk<T> {
+    fn default() -> Self {
+        // Collected, so that it is never on the stack.
+        let entries: Box<[Option<T>]> = (0..CHUNK).map(|_| None).collect();
+        match entries.try_into() {
+            Ok(entries) => Self { entries, used: 0 },
+            Err(_) => unreachable!("there are as many as were collected"),
+        }
+    }
+}
+
+impl<T> Default for SlotTable<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), used: 0 }
+    }
+}
+
+impl<T> SlotTable<T> {
+    /// Entries there are.
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Puts an entry in, where none is.
+    pub(crate) fn insert(&mut self, slot: u32, entry: T) -> &mut T {
+        let (chunk, at) = split(slot);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk = self.chunks[chunk].get_or_insert_default();
+        let place = &mut chunk.entries[at];
+        debug_assert!(place.is_none(), "slot {slot} has an entry");
+        let new = u32::from(place.is_none());
+        chunk.used += new;
+        self.used += new;
+        place.insert(entry)
+    }
+
+    /// Takes the entry of a slot out.
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
+        let (index, at) = split(slot);
+        let chunk = self.chunks.get_mut(index)?.as_mut()?;
+        let entry = chunk.entries[at].take()?;
+        self.used -= 1;
+        chunk.used -= 1;
+        if chunk.used == 0 {
+            self.chunks[index] = None;
+        }
+        Some(entry)
+    }
+
+    /// The entry of a slot.
+    #[inline]
+    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+        let (chunk, at) = split(slot);
+        self.chunks.get(chunk)?.as_ref()?.entries[at].as_ref()
+    }
+
+    /// The entry of a slot.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        let (chunk, at) = split(slot);
+        self.chunks.get_mut(chunk)?.as_mut()?.entries[at].as_mut()
+    }
+
+    /// Every entry, in slot order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.chunks.iter().enumerate().flat_map(|(index, chunk)| {
+            let entries = chunk.iter().flat_map(|chunk| chunk.entries.iter());
+            entries.enumerate().filter_map(move |(at, entry)| {
+                Some((index as u32 * CHUNK + at as u32, entry.as_ref()?))
+            })
+        })
+    }
+
+    /// Visits the entries of one chunk, and returns which chunk is next.
+    pub(super) fn sweep(&mut self, chunk: usize, visit: impl FnMut(&mut T)) -> usize {
+        if let Some(chunk) = self.chunks.get_mut(chunk).and_then(Option::as_mut) {
+            chunk.entries.iter_mut().flatten().for_each(visit);
+        }
+        (chunk + 1) % self.chunks.len().max(1)
+    }
+
+    /// One past the highest slot that may have an entry.
+    pub(crate) fn end(&self) -> u32 {
+        self.chunks.len() as u32 * CHUNK
+    }
+
+    /// Gives back the table of chunks behind the last one in use.
+    pub(crate) fn shrink(&mut self) {
+        self.chunks.truncate(self.chunks.iter().rposition(Option::is_some).map_or(0, |at| at + 1));
+        self.chunks.shrink_to_fit();
+    }
+}
+
+fn split(slot: u32) -> (usize, usize) {
+    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
+}
+
+/// Entries of a chunk: 64 KiB of hot records, small enough to be given back soon after a mass
+/// disconnect, large enough that the table of chunks of a million connections fits the L1 cache.
+const CHUNK: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_chunks_are_given_back() {
+        let mut table = SlotTable::default();
+        for slot in 0..3 * CHUNK {
+            table.insert(slot, slot);
+        }
+        assert_eq!(table.iter().count() as u32, 3 * CHUNK);
+        assert!(table.iter().all(|(slot, entry)| slot == *entry));
+        for slot in CHUNK..2 * CHUNK {
+            assert_eq!(table.remove(slot), Some(slot));
+        }
+        assert!(table.chunks[0].is_some() && table.chunks[1].is_none());
+        assert_eq!(table.used(), 2 * CHUNK);
+        assert!(table.get(CHUNK + 7).is_none() && table.remove(CHUNK + 7).is_none());
+    }
+
+    #[test]
+    fn a_sparse_table_has_one_chunk_for_its_entry() {
+        let mut table = SlotTable::default();
+        table.insert(9 * CHUNK + 3, Box::new('a'));
+        assert_eq!(table.chunks.iter().flatten().count(), 1);
+        assert_eq!(table.get(9 * CHUNK + 3).map(|entry| **entry), Some('a'));
+        assert_eq!((table.get(0), table.get(9 * CHUNK), table.get(99 * CHUNK)), (None, None, None));
+    }
+
+    #[test]
+    fn the_table_of_chunks_ends_behind_the_last_in_use() {
+        let mut table = SlotTable::default();
+        table.insert(7, 'a');
+        table.insert(20 * CHUNK, 'b');
+        table.shrink();
+        assert_eq!(table.end(), 21 * CHUNK);
+        assert_eq!(table.remove(20 * CHUNK), Some('b'));
+        table.shrink();
+        assert_eq!((table.end(), table.get_mut(7).copied()), (CHUNK, Some('a')));
+        assert!(table.get(20 * CHUNK).is_none());
+        assert_eq!((table.remove(7), table.used()), (Some('a'), 0));
+        table.shrink();
+        assert_eq!((table.end(), table.chunks.capacity()), (0, 0));
+        table.insert(3 * CHUNK, 'c');
+        assert_eq!(table.get(3 * CHUNK), Some(&'c'));
+    }
+}

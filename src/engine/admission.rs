@@ -410,7 +410,9 @@ impl Core {
         let data = Data::Cork(start..self.cork.len());
         self.with_outbox(slot, |outbox| outbox.push_head(data));
         self.enter_phase(slot, Phase::Handshake, self.limits.handshake);
-        self.arm_poll(slot);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.work.arm_poll(slot, hot);
+        }
     }
 }
 

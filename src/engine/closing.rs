@@ -5,9 +5,8 @@
 //! messages in progress go in the same step; then what is queued leaves, then the descriptor is
 //! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
 
-use super::config::Via;
 use super::conn::SendError;
-use super::core::{Core, Notice, Passing};
+use super::core::{Core, Notice};
 use super::handler::{Cause, Closed};
 use super::inbound::Place;
 use super::outbox::Data;
@@ -131,28 +130,6 @@ impl Core {
             hot.set(Flags::DEAF);
         }
         self.leave(slot, true);
-    }
-
-    /// Starts to hand a connection over, with what was received on it so far.
-    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
-        self.drop_head(slot);
-        let mut passing = Passing { received, via, place: Place::default() };
-        let memory = passing.memory();
-        self.inbound.set(&mut passing.place, slot, memory);
-        self.passing.insert(slot, passing);
-        if let Some(hot) = self.slots.get_mut(slot) {
-            hot.set(Flags::INSTALL);
-            self.installs.push(slot);
-        }
-        self.enter_phase(slot, Phase::Passing, self.limits.handshake);
-        self.enforce_inbound();
-    }
-
-    /// What was received of a connection that is being handed over, which is no longer kept.
-    pub(super) fn take_passing(&mut self, slot: u32) -> Option<Passing> {
-        let passing = self.passing.remove(&slot)?;
-        self.inbound.clear(passing.place);
-        Some(passing)
     }
 
     /// Ends a connection without a word: the peer is gone, or does not listen.
@@ -288,8 +265,7 @@ impl Core {
             return;
         }
         if !hot.has(Flags::CLIENT) {
-            hot.set(Flags::SHUTDOWN);
-            self.shutdowns.push(slot);
+            self.work.shut_down(slot, hot);
         }
         self.enter_phase(slot, Phase::Lingering, self.limits.linger);
         self.mark_ready(slot);
@@ -306,23 +282,15 @@ impl Core {
         self.unwatch(slot);
         self.retire_outbox(slot);
         self.drop_head(slot);
-        drop(self.take_passing(slot));
+        self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.phase = Phase::Closed;
         if hot.clear(Flags::SURPLUS) {
             self.surplus -= 1;
         }
         self.wheel.cancel(&mut self.slots, slot);
-        self.close_when_detached(slot);
-    }
-
-    /// Marks the descriptor of one that is gone for closing, unless an operation has it that looks
-    /// it up on a kernel thread, whenever that runs: behind the close it would hit the next tenant.
-    /// The completion of the last such operation comes here again, so the mark is made once.
-    pub(super) fn close_when_detached(&mut self, slot: u32) {
-        let detached = Flags::SHUTDOWN | Flags::INSTALL;
-        if self.slots.get(slot).is_some_and(|hot| !hot.has(detached)) {
-            self.releases.push(slot);
+        if let Some(hot) = self.slots.get(slot) {
+            self.work.close_when_detached(slot, hot);
         }
     }
 

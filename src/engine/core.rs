@@ -18,15 +18,16 @@ use super::config::{Config, Via, ticks};
 use super::conn::{ConnId, DialTarget, Frame, SendError};
 use super::counters::{Counters, Stats};
 use super::handler::Closed;
+use super::handover::Handover;
 use super::heartbeat;
 use super::inbound::{Inbound, Place};
 use super::ledger::Ledger;
 use super::outbox::{Outbox, SEGMENT};
 use super::patience::Watch;
 use super::reading::RECEIVE_MAX;
+use super::ringwork::RingWork;
 use super::rng::Rng;
 use super::slots::{Flags, Framing, Hot, Phase, Slots};
-use super::token::Token;
 use super::topics::Topics;
 use super::wheel::Wheel;
 use crate::protocol::{CloseCode, Decoder, Role};
@@ -87,22 +88,6 @@ impl Head {
     }
 }
 
-/// What was received on a connection that is being handed over, and which way it came.
-#[derive(Debug)]
-pub(crate) struct Passing {
-    pub(crate) received: Vec<u8>,
-    pub(crate) via: Via,
-    /// Where it is accounted.
-    pub(crate) place: Place,
-}
-
-impl Passing {
-    /// Bytes of memory, its place in a table included.
-    pub(crate) fn memory(&self) -> usize {
-        self.received.capacity() + 2 * size_of::<(u32, Self)>()
-    }
-}
-
 /// The other cores, as seen from one.
 pub(crate) trait Links: Send + Sync {
     fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError>;
@@ -127,7 +112,7 @@ pub(crate) struct Core {
     pub(crate) wheel: Wheel,
     pub(crate) topics: Topics,
     pub(crate) heads: HashMap<u32, Head>,
-    pub(crate) passing: HashMap<u32, Passing>,
+    pub(crate) handover: Handover,
     pub(crate) dials: HashMap<u32, Dial>,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,
@@ -144,14 +129,7 @@ pub(crate) struct Core {
     pub(crate) ready: VecDeque<u32>,
     /// Slots that were read from and have more; flag READY.
     pub(crate) eager: VecDeque<u32>,
-    /// Slots whose descriptor is to be closed.
-    pub(crate) releases: Vec<u32>,
-    /// Slots whose sending half is to be shut down.
-    pub(crate) shutdowns: Vec<u32>,
-    /// Slots whose socket is to get a file descriptor.
-    pub(crate) installs: Vec<u32>,
-    /// Polls to be armed.
-    pub(crate) polls: Vec<Token>,
+    pub(crate) work: RingWork,
     /// Connections held back by a rate, with the tick at which to look again.
     pub(crate) throttled: Vec<(u32, u32, u32)>,
     /// Peers whose acknowledgements are watched.
@@ -300,7 +278,7 @@ impl Core {
             wheel: Wheel::default(),
             topics: Topics::default(),
             heads: HashMap::new(),
-            passing: HashMap::new(),
+            handover: Handover::default(),
             dials: HashMap::new(),
             cork: Vec::new(),
             turn_own: 0,
@@ -308,10 +286,7 @@ impl Core {
             dirty: Vec::new(),
             ready: VecDeque::new(),
             eager: VecDeque::new(),
-            releases: Vec::new(),
-            shutdowns: Vec::new(),
-            installs: Vec::new(),
-            polls: Vec::new(),
+            work: RingWork::default(),
             throttled: Vec::new(),
             watches: HashMap::new(),
             looks: Vec::new(),
@@ -348,17 +323,14 @@ impl Core {
         self.dirty.shrink_to_fit();
         self.ready.shrink_to_fit();
         self.eager.shrink_to_fit();
-        self.releases.shrink_to_fit();
-        self.shutdowns.shrink_to_fit();
-        self.installs.shrink_to_fit();
-        self.polls.shrink_to_fit();
+        self.work.shrink();
         self.notices.shrink_to_fit();
         self.outgoing.shrink_to_fit();
         self.throttled.shrink_to_fit();
         self.watches.shrink_to_fit();
         self.looks.shrink_to_fit();
         self.heads.shrink_to_fit();
-        self.passing.shrink_to_fit();
+        self.handover.shrink();
         self.dials.shrink_to_fit();
         self.receivers.shrink_to_fit();
         // A few of thousands that were made together: each would keep a page of the allocator's.

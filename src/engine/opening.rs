@@ -41,7 +41,6 @@ enum Verdict<S> {
 
 impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn on_request(&mut self, slot: u32, range: Range<usize>) {
-        let Some(range) = self.after_proxy_header(slot, range) else { return };
         let max = self.core.config.max_head;
         let mut head = self.core.take_head(slot);
         let before = head.bytes.len();

@@ -47,9 +47,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         range: Range<usize>,
     ) -> Option<Range<usize>> {
         let core = &mut self.core;
-        if core.slots.get(slot)?.has(Flags::GREETED) {
-            return Some(range);
-        }
         let received = &self.arena.bytes[range.clone()];
         let mut head = core.take_head(slot);
         let before = head.bytes.len();

@@ -98,7 +98,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 let before = self.core.progress(slot);
                 let Range { start, end } = received.range();
-                self.on_bytes(slot, generation, start..start + count, again);
+                self.climb(slot, generation, start..start + count, again);
                 let frames = frames_between(before, self.core.progress(slot), count);
                 self.core.adapt_appetite(slot, generation, count, end - start, frames);
                 self.core.hold_back(slot, generation, allowance);
@@ -129,19 +129,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             _ => Cause::Abrupt,
         };
         self.core.drop_connection(slot, cause);
-    }
-
-    fn on_bytes(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
-        let Some(hot) = self.core.slots.get(slot) else { return };
-        match hot.phase {
-            // The request was all that a stream's client had to say.
-            Phase::Open if hot.has(Flags::STREAM) => {}
-            Phase::Handshake if hot.has(Flags::CLIENT) => self.on_response(slot, range),
-            Phase::Handshake => self.on_request(slot, range),
-            Phase::Open | Phase::Closing => self.decode(slot, generation, range, again),
-            // What still comes is discarded.
-            _ => {}
-        }
     }
 
     /// Decodes every event in a piece of the arena.
@@ -318,7 +305,7 @@ impl Core {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         use Phase::{Closing, Handshake, Lingering, Open};
         if matches!(hot.phase, Handshake | Open | Closing | Lingering) {
-            self.arm_poll(slot);
+            self.work.arm_poll(slot, hot);
         }
     }
 

@@ -163,10 +163,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub fn audit_turn(&self) -> Result<(), String> {
         let core = &self.core;
         check(core.notices.is_empty(), "a notice was not delivered")?;
-        let polls = core.polls.is_empty() && core.releases.is_empty();
-        let detached =
-            core.installs.is_empty() && core.shutdowns.is_empty() && core.looks.is_empty();
-        check(polls && detached, "ring work was not handed over")
+        check(!core.has_ring_work(), "ring work was not handed over")
     }
 
     /// Checks that a worker that sleeps has nothing to do until then.
@@ -191,7 +188,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(self.states.used() == 0, "states are left")?;
         check(core.topics.is_empty() && core.topics.subscriptions() == 0, "topics are left")?;
         check(core.heads.is_empty() && core.dials.is_empty(), "handshakes are left")?;
-        check(core.passing.is_empty(), "connections on their way out are left")?;
+        check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.outgoing.is_empty(), "dials are left")?;
         check(core.wheel.armed() == 0, "timers are left")?;
         check(core.watches.is_empty(), "watches are left")?;
@@ -262,7 +259,7 @@ impl Core {
         )?;
         let head = self.heads.contains_key(&slot);
         check(!head || hot.phase == Phase::Handshake, "a head after the handshake")?;
-        let passing = self.passing.contains_key(&slot);
+        let passing = self.handover.held(slot).is_some();
         check(passing == (hot.phase == Phase::Passing), "passes without its bytes, or they stay")?;
         let unheard =
             matches!(hot.phase, Phase::Connecting | Phase::Passing | Phase::Flushing) || gone;
@@ -281,7 +278,7 @@ impl Core {
     fn audit_inbound(&self, slot: u32, hot: &Hot) -> Result<(), String> {
         let partial = hot.partial.as_ref().map(|it| (Place(it.place), it.memory()));
         let head = self.heads.get(&slot).map(|it| (it.place, it.memory()));
-        let passing = self.passing.get(&slot).map(|it| (it.place, it.memory()));
+        let passing = self.handover.held(slot);
         for (place, memory) in [partial, head, passing].into_iter().flatten() {
             let held = self.inbound.held(place);
             check(held == memory, &format!("{memory} bytes of input, {held} accounted"))?;
@@ -341,7 +338,7 @@ impl Core {
         tally.subscriptions += self.topics.audit(slot, hot.subscriptions);
         tally.heads += usize::from(self.heads.contains_key(&slot));
         tally.partial += self.heads.get(&slot).map_or(0, |head| head.memory());
-        tally.partial += self.passing.get(&slot).map_or(0, |passing| passing.memory());
+        tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
         tally.streams += u64::from(hot.phase == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
         let key = key.filter(|_| self.config.max_per_address > 0 && hot.has(Flags::KNOWN));

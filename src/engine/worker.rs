@@ -9,16 +9,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::admission::Admission;
 use super::calm::Calm;
-use super::clock::since;
 use super::conn::{Conn, ConnId, Cx};
-use super::core::{Core, Notice, Passing};
+use super::core::{Core, Notice};
+use super::drain;
 use super::handler::{Cause, Handler};
 use super::links::{Command, Post};
 use super::mailbox::Postage;
@@ -30,7 +28,6 @@ use super::table::SlotTable;
 use super::token::{Op, Token};
 use super::writing;
 use crate::protocol::CloseCode;
-use crate::protocol::request::Refusal;
 
 /// One core: its ring, its connections, its application.
 pub struct Worker<R: Ring, H: Handler> {
@@ -41,7 +38,7 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) arena: Arena,
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Letter>>,
-    pub(super) drain: Option<Draining>,
+    pub(super) drain: Option<drain::Draining>,
     pub(super) calm: Calm,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
@@ -54,18 +51,6 @@ pub struct Worker<R: Ring, H: Handler> {
     /// Answers to looks of this wake.
     looked: Vec<(Token, io::Result<u32>)>,
     pub(super) lists: writing::Lists,
-}
-
-/// A drain in progress.
-pub(super) struct Draining {
-    pub(super) plan: super::config::Drain,
-    started_ns: u64,
-    /// Connections there were when it started.
-    population: u32,
-    /// Closed so far, by pace.
-    closed: u32,
-    /// Where to look for the next one.
-    cursor: u32,
 }
 
 /// Whether the loop goes on.
@@ -184,7 +169,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             end = end.min(at);
         }
         if self.drain.is_some() {
-            end = end.min(now + DRAIN_STEP_NS);
+            end = end.min(now + drain::STEP_NS);
         }
         if self.admission.wants_tick() {
             end = end.min(now + self.core.limits.tick_ns);
@@ -246,46 +231,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
         }
         if input && !more {
-            let Some(hot) = core.slots.get(slot) else { return };
+            let Some(hot) = core.slots.get_mut(slot) else { return };
             core.counted.polls_rearmed += u64::from(hot.is_lively());
             // Else the receive that is due arms it again.
             if !hot.has(Flags::READY) {
-                core.arm_poll(slot);
-            }
-        }
-    }
-
-    /// An operation ended that the closing of a descriptor has to wait for.
-    fn on_detached(&mut self, token: Token, flag: u32) {
-        let core = &mut self.core;
-        let Some(hot) = core.slots.lookup(token.slot(), token.generation()) else {
-            core.counted.stale_completions += 1;
-            return;
-        };
-        hot.clear(flag);
-        if hot.phase == Phase::Closed {
-            core.close_when_detached(token.slot());
-        }
-    }
-
-    fn on_installed(&mut self, token: Token, result: io::Result<OwnedFd>) {
-        self.on_detached(token, Flags::INSTALL);
-        let (slot, core) = (token.slot(), &mut self.core);
-        let Some(hot) = core.slots.lookup(slot, token.generation()) else { return };
-        if hot.phase != Phase::Passing {
-            // Given up meanwhile; closing the second descriptor is all there is to do.
-            return;
-        }
-        match (result, core.take_passing(slot)) {
-            (Ok(socket), Some(Passing { received, via, .. })) => {
-                core.counted.passed += 1;
-                let place = core.take_place(slot);
-                core.release(slot);
-                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via, place));
-            }
-            _ => {
-                core.counted.refused_not_websocket += 1;
-                core.refuse(slot, Refusal::Unavailable(core.config.retry_after));
+                core.work.arm_poll(slot, hot);
             }
         }
     }
@@ -360,10 +310,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let wait = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
             self.core.now_ns.saturating_add(wait)
         });
-        if std::mem::take(&mut self.core.stop_requested) && self.drain.is_none() {
-            let plan =
-                super::config::Drain { window: Duration::ZERO, ..self.core.config.drain.clone() };
-            self.begin_drain(plan);
+        if std::mem::take(&mut self.core.stop_requested) {
+            self.stop();
         }
         self.deliver_notices();
     }
@@ -445,193 +393,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
         }
     }
-
-    /// Hands the turn's operations to the ring; they are submitted with the next flush.
-    fn submit_ring_work(&mut self) {
-        // First, since a dial that fails at once is told to the application, which may act on it.
-        self.dial();
-        self.deliver_notices();
-        if !self.core.has_ring_work() {
-            return self.arm_accepts();
-        }
-        for token in self.core.polls.drain(..) {
-            let input = token.op() == Some(Op::Poll);
-            let lively = self.core.slots.get(token.slot()).is_some_and(|hot| hot.is_lively());
-            self.ring.poll(token, input && lively);
-        }
-        for slot in self.core.installs.drain(..) {
-            if let Some(hot) = self.core.slots.get(slot) {
-                self.ring.install(Token::new(Op::Install, slot, hot.generation));
-            }
-        }
-        while let Some(token) = self.core.next_look() {
-            self.ring.unacknowledged(token);
-        }
-        for slot in self.core.shutdowns.drain(..) {
-            if let Some(hot) = self.core.slots.get(slot) {
-                self.ring.shutdown(Token::new(Op::Shutdown, slot, hot.generation));
-            }
-        }
-        let mut releases = std::mem::take(&mut self.core.releases);
-        for slot in releases.drain(..) {
-            self.close_descriptor(slot);
-        }
-        self.core.releases = releases;
-        self.arm_accepts();
-    }
-
-    fn close_descriptor(&mut self, slot: u32) {
-        let Some(hot) = self.core.slots.get(slot) else { return };
-        let generation = hot.generation;
-        let all = [
-            (Flags::POLL, Op::Poll),
-            (Flags::POLL_OUT, Op::PollOut),
-            (Flags::CONNECT, Op::Connect),
-        ];
-        let mut pending = [Token(0); 3];
-        let mut count = 0;
-        for (_, op) in all.into_iter().filter(|(flag, _)| hot.has(*flag)) {
-            pending[count] = Token::new(op, slot, generation);
-            count += 1;
-        }
-        self.ring.close(Token::new(Op::Close, slot, generation), &pending[..count]);
-    }
-
-    fn begin_drain(&mut self, plan: super::config::Drain) {
-        if self.drain.is_some() {
-            return;
-        }
-        self.stop_accepting();
-        self.drain = Some(Draining {
-            plan,
-            started_ns: self.core.now_ns,
-            population: self.core.slots.used(),
-            closed: 0,
-            cursor: 0,
-        });
-    }
-
-    /// Closes as many connections as the drain's pace asks for by now.
-    fn pace_drain(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        let elapsed = self.core.now_ns.saturating_sub(drain.started_ns);
-        if elapsed >= drain.plan.deadline.as_nanos() as u64 {
-            self.cut_all();
-            return;
-        }
-        let window = drain.plan.window.as_nanos() as u64;
-        let target = match u64::from(drain.population) * elapsed {
-            _ if elapsed >= window => u32::MAX,
-            share => (share / window) as u32,
-        };
-        let code = drain.plan.code;
-        // What is said to all of them leaves in portions.
-        while drain.closed < target && self.core.turn_size() <= self.core.limits.turn_soft {
-            let end = self.core.slots.end();
-            let next = (drain.cursor..end).find(|slot| {
-                self.core.slots.get(*slot).is_some_and(|hot| {
-                    matches!(hot.phase, Phase::Open | Phase::Handshake | Phase::Connecting)
-                })
-            });
-            let Some(slot) = next else {
-                // Connections that open from now on are found by starting over.
-                drain.cursor = 0;
-                break;
-            };
-            drain.cursor = slot + 1;
-            drain.closed = drain.closed.saturating_add(1);
-            match self.core.slots.get(slot).map(|hot| hot.phase) {
-                Some(Phase::Open) => {
-                    self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
-                }
-                Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
-                // Browsers connect in advance and then say nothing; nobody waits for these.
-                Some(Phase::Handshake) if self.core.is_silent(slot) => {
-                    self.core.drop_connection(slot, Cause::Drain);
-                }
-                // A handshake in progress completes, and is closed in its turn.
-                _ => {}
-            }
-        }
-        self.deliver_notices();
-    }
-
-    /// Ends every connection now.
-    fn cut_all(&mut self) {
-        if self.drain.is_none() {
-            let plan = super::config::Drain {
-                window: Duration::ZERO,
-                deadline: Duration::ZERO,
-                ..self.core.config.drain.clone()
-            };
-            self.begin_drain(plan);
-        }
-        self.stop_listening_now();
-        let slots: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.core.drop_connection(slot, Cause::Drain);
-        }
-        self.deliver_notices();
-    }
-
-    fn is_finished(&self) -> bool {
-        self.drain.is_some()
-            && self.core.slots.used() == 0
-            && self.admission.is_quiet()
-            && self.core.outgoing.is_empty()
-            && self.letters.is_empty()
-            && self.done.is_empty()
-    }
 }
 
 impl Core {
     fn is_open(&mut self, slot: u32, generation: u32) -> bool {
         self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
     }
-
-    pub(super) fn has_ring_work(&self) -> bool {
-        let detached = self.installs.len() + self.shutdowns.len() + self.looks.len();
-        self.polls.len() + self.releases.len() + detached > 0
-    }
-
-    /// Whether a connection was accepted a while ago and has not begun its request.
-    fn is_silent(&self, slot: u32) -> bool {
-        let begun = self.heads.contains_key(&slot);
-        let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
-        let wait = (SILENT_NS / self.limits.tick_ns) as u32;
-        let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));
-        !begun && accepted.is_some_and(|at| since(self.tick, at) >= wait)
-    }
-
-    /// Marks the poll for input to be armed, if it is not.
-    ///
-    /// It is for one event, and armed again behind the receive: whoever says goodbye has fired it,
-    /// and nothing is left to cancel. The kernel finds what it cancels by walking one of at most
-    /// 256 lists (Linux 6.18), each as long as its share of the ring's polls. For the lively,
-    /// arming so often would cost more than that.
-    pub(super) fn arm_poll(&mut self, slot: u32) {
-        if let Some(hot) = self.slots.get_mut(slot)
-            && !hot.set(Flags::POLL)
-        {
-            self.polls.push(Token::new(Op::Poll, slot, hot.generation));
-        }
-    }
-
-    /// Marks the one-shot poll for output to be armed.
-    pub(super) fn arm_poll_out(&mut self, slot: u32) {
-        if let Some(hot) = self.slots.get_mut(slot)
-            && !hot.set(Flags::POLL_OUT)
-        {
-            self.polls.push(Token::new(Op::PollOut, slot, hot.generation));
-        }
-    }
 }
-
-/// A request follows its connection within the round trip that both need anyway.
-const SILENT_NS: u64 = 1_000_000_000;
-
-/// How often a drain looks at its pace.
-const DRAIN_STEP_NS: u64 = 10_000_000;
 
 /// Nobody sleeps longer than this, so that a lost wake-up would show as latency, not as a hang.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;

@@ -119,7 +119,7 @@ impl Core {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
         let (tick, now_ns) = (self.tick, self.now_ns);
-        let Self { slots, ledger, watches, .. } = self;
+        let Self { slots, ledger, watches, work, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
         let Some(outbox) = hot.outbox.as_mut() else { return };
         let taken = match result {
@@ -148,7 +148,7 @@ impl Core {
             if !hot.set(Flags::BLOCKED) {
                 self.blocked += 1;
             }
-            self.arm_poll_out(slot);
+            work.arm_poll_out(slot, hot);
         }
     }
 
@@ -389,7 +389,7 @@ mod tests {
         bare.notices.clear();
         bare.settle_blocked(&[]);
         let hot = bare.slots.get(0).unwrap();
-        assert!(hot.phase == Phase::Lingering && bare.shutdowns == [0] && bare.has_work());
+        assert!(hot.phase == Phase::Lingering && bare.work.shutdowns() == [0] && bare.has_work());
         assert!(bare.dirty.is_empty() && bare.ledger.is_empty() && bare.blocked == 0);
     }
 

@@ -1,0 +1,139 @@
+//! How a core goes away: at the pace that the drain's plan asks for, and at once at its deadline.
+//!
+//! Owns the progress of a drain. Never waits. The invariant: from its beginning on nobody is
+//! accepted but who already knocked, and it ends when no connection is left and no operation is
+//! outstanding.
+
+use std::time::Duration;
+
+use super::clock::since;
+use super::config::Drain;
+use super::core::Core;
+use super::handler::{Cause, Handler};
+use super::ring::Ring;
+use super::slots::Phase;
+use super::worker::Worker;
+
+/// A drain in progress.
+pub(super) struct Draining {
+    plan: Drain,
+    started_ns: u64,
+    /// Connections there were when it started.
+    population: u32,
+    /// Closed so far, by pace.
+    closed: u32,
+    /// Where to look for the next one.
+    cursor: u32,
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    pub(super) fn begin_drain(&mut self, plan: Drain) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.stop_accepting();
+        self.drain = Some(Draining {
+            plan,
+            started_ns: self.core.now_ns,
+            population: self.core.slots.used(),
+            closed: 0,
+            cursor: 0,
+        });
+    }
+
+    /// Closes as many connections as the drain's pace asks for by now.
+    pub(super) fn pace_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let elapsed = self.core.now_ns.saturating_sub(drain.started_ns);
+        if elapsed >= drain.plan.deadline.as_nanos() as u64 {
+            self.cut_all();
+            return;
+        }
+        let window = drain.plan.window.as_nanos() as u64;
+        let target = match u64::from(drain.population) * elapsed {
+            _ if elapsed >= window => u32::MAX,
+            share => (share / window) as u32,
+        };
+        let code = drain.plan.code;
+        // What is said to all of them leaves in portions.
+        while drain.closed < target && self.core.turn_size() <= self.core.limits.turn_soft {
+            let end = self.core.slots.end();
+            let next = (drain.cursor..end).find(|slot| {
+                self.core.slots.get(*slot).is_some_and(|hot| {
+                    matches!(hot.phase, Phase::Open | Phase::Handshake | Phase::Connecting)
+                })
+            });
+            let Some(slot) = next else {
+                // Connections that open from now on are found by starting over.
+                drain.cursor = 0;
+                break;
+            };
+            drain.cursor = slot + 1;
+            drain.closed = drain.closed.saturating_add(1);
+            match self.core.slots.get(slot).map(|hot| hot.phase) {
+                Some(Phase::Open) => {
+                    self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
+                }
+                Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
+                // Browsers connect in advance and then say nothing; nobody waits for these.
+                Some(Phase::Handshake) if self.core.is_silent(slot) => {
+                    self.core.drop_connection(slot, Cause::Drain);
+                }
+                // A handshake in progress completes, and is closed in its turn.
+                _ => {}
+            }
+        }
+        self.deliver_notices();
+    }
+
+    /// Ends every connection now.
+    pub(super) fn cut_all(&mut self) {
+        if self.drain.is_none() {
+            let plan = Drain {
+                window: Duration::ZERO,
+                deadline: Duration::ZERO,
+                ..self.core.config.drain.clone()
+            };
+            self.begin_drain(plan);
+        }
+        self.stop_listening_now();
+        let slots: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.core.drop_connection(slot, Cause::Drain);
+        }
+        self.deliver_notices();
+    }
+
+    /// Begins a drain without window, as the application asks for.
+    pub(super) fn stop(&mut self) {
+        let plan = Drain { window: Duration::ZERO, ..self.core.config.drain.clone() };
+        self.begin_drain(plan);
+    }
+
+    /// Whether a drain has come to its end.
+    pub(super) fn is_finished(&self) -> bool {
+        self.drain.is_some()
+            && self.core.slots.used() == 0
+            && self.admission.is_quiet()
+            && self.core.outgoing.is_empty()
+            && self.letters.is_empty()
+            && self.done.is_empty()
+    }
+}
+
+impl Core {
+    /// Whether a connection was accepted a while ago and has not begun its request.
+    fn is_silent(&self, slot: u32) -> bool {
+        let begun = self.heads.contains_key(&slot);
+        let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
+        let wait = (SILENT_NS / self.limits.tick_ns) as u32;
+        let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));
+        !begun && accepted.is_some_and(|at| since(self.tick, at) >= wait)
+    }
+}
+
+/// A request follows its connection within the round trip that both need anyway.
+const SILENT_NS: u64 = 1_000_000_000;
+
+/// How often a drain looks at its pace.
+pub(super) const STEP_NS: u64 = 10_000_000;

@@ -1,0 +1,108 @@
+//! How a connection leaves the engine alive: to whoever answers plain HTTP.
+//!
+//! Owns what was received on connections on their way out. Never looks at the bytes. The invariant:
+//! a connection has its bytes here if and only if it is [`Phase::Passing`].
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::config::Via;
+use super::core::Core;
+use super::handler::Handler;
+use super::inbound::Place;
+use super::ring::Ring;
+use super::slots::{Flags, Phase};
+use super::token::Token;
+use super::worker::Worker;
+use crate::protocol::request::Refusal;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Handover {
+    passing: HashMap<u32, Passing>,
+}
+
+/// What was received on a connection that is being handed over, and which way it came.
+#[derive(Debug)]
+struct Passing {
+    received: Vec<u8>,
+    via: Via,
+    /// Where it is accounted.
+    place: Place,
+}
+
+impl Passing {
+    /// Bytes of memory, its place in a table included.
+    fn memory(&self) -> usize {
+        self.received.capacity() + 2 * size_of::<(u32, Self)>()
+    }
+}
+
+impl Handover {
+    /// Memory of what was received on one, and where it is accounted.
+    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+        self.passing.get(&slot).map(|passing| (passing.place, passing.memory()))
+    }
+
+    /// Whether nobody is on the way out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.passing.is_empty()
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.passing.shrink_to_fit();
+    }
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    pub(super) fn on_installed(&mut self, token: Token, result: io::Result<OwnedFd>) {
+        self.on_detached(token, Flags::INSTALL);
+        let (slot, core) = (token.slot(), &mut self.core);
+        let Some(hot) = core.slots.lookup(slot, token.generation()) else { return };
+        if hot.phase != Phase::Passing {
+            // Given up meanwhile; closing the second descriptor is all there is to do.
+            return;
+        }
+        match (result, core.take_passing(slot)) {
+            (Ok(socket), Some(Passing { received, via, .. })) => {
+                core.counted.passed += 1;
+                let place = core.take_place(slot);
+                core.release(slot);
+                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via, place));
+            }
+            _ => {
+                core.counted.refused_not_websocket += 1;
+                core.refuse(slot, Refusal::Unavailable(core.config.retry_after));
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Starts to hand a connection over, with what was received on it so far.
+    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
+        self.drop_head(slot);
+        let mut passing = Passing { received, via, place: Place::default() };
+        let memory = passing.memory();
+        self.inbound.set(&mut passing.place, slot, memory);
+        self.handover.passing.insert(slot, passing);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.work.install(slot, hot);
+        }
+        self.enter_phase(slot, Phase::Passing, self.limits.handshake);
+        self.enforce_inbound();
+    }
+
+    /// What was received of a connection that is being handed over, which is no longer kept.
+    fn take_passing(&mut self, slot: u32) -> Option<Passing> {
+        let passing = self.handover.passing.remove(&slot)?;
+        self.inbound.clear(passing.place);
+        Some(passing)
+    }
+
+    /// Forgets what was received of a connection that is handed over no more.
+    pub(super) fn drop_passing(&mut self, slot: u32) {
+        drop(self.take_passing(slot));
+    }
+}

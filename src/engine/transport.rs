@@ -1,0 +1,60 @@
+//! The ladder that what was received climbs: PROXY header, HTTP, frames.
+//!
+//! Owns the order of these steps, and nothing else. Each takes what is its own off the front and
+//! leaves the rest, which lies in the receive arena all the way up.
+
+use std::ops::Range;
+
+use super::handler::Handler;
+use super::ring::Ring;
+use super::slots::{Flags, Hot, Phase};
+use super::worker::Worker;
+
+/// Who reads what was received, above the PROXY header.
+enum Step {
+    /// The answer to the request of this side.
+    Response,
+    /// A request.
+    Request,
+    /// Frames, also those that cross our close frame.
+    Frames,
+    /// Nobody: what still comes is discarded.
+    Nobody,
+}
+
+impl Step {
+    fn of(hot: &Hot) -> Self {
+        match hot.phase {
+            // The request was all that a stream's client had to say.
+            Phase::Open if hot.has(Flags::STREAM) => Self::Nobody,
+            Phase::Open | Phase::Closing => Self::Frames,
+            Phase::Handshake if hot.has(Flags::CLIENT) => Self::Response,
+            Phase::Handshake => Self::Request,
+            _ => Self::Nobody,
+        }
+    }
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Passes a received part of the arena upwards, step by step. `again` says that more may have
+    /// come behind it.
+    pub(super) fn climb(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        let mut range = range;
+        // Before anything else, in the clear: who the client is.
+        if hot.phase == Phase::Handshake && !hot.has(Flags::CLIENT | Flags::GREETED) {
+            match self.after_proxy_header(slot, range) {
+                Some(rest) => range = rest,
+                None => return,
+            }
+        }
+        // Here records of TLS become what they carry, where they lie.
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        match Step::of(hot) {
+            Step::Response => self.on_response(slot, range),
+            Step::Request => self.on_request(slot, range),
+            Step::Frames => self.decode(slot, generation, range, again),
+            Step::Nobody => {}
+        }
+    }
+}

@@ -15,11 +15,12 @@ use std::sync::atomic::Ordering;
 use super::addresses::AddressPlace;
 use super::config::Config;
 use super::core::{Core, Dial, Outgoing};
-use super::handler::{Cause, Handler};
-use super::outbox::Data;
+use super::handler::Handler;
+use super::phase::Event;
 use super::ring::{LANES_MAX, Ring};
 use super::slots::{Flags, Phase};
 use super::token::{Op, Token};
+use super::value::{Cause, Data};
 use super::worker::Worker;
 use crate::protocol::response;
 
@@ -131,7 +132,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             return;
         }
-        let now = self.core.now_ns;
+        let now = self.core.clock.now_ns();
         let armed = admission.lanes - admission.idle.len();
         // Lanes that stayed armed for so long prove that the queue is empty.
         if armed > 0 && admission.leaving_ns.is_some_and(|at| now >= at + QUIET_NS) {
@@ -174,7 +175,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// another process answers them. Handshakes in progress complete and are accepted.
     pub(super) fn stop_accepting(&mut self) {
         if self.admission.accepting && self.admission.leaving_ns.is_none() {
-            self.admission.leaving_ns = Some(self.core.now_ns);
+            self.admission.leaving_ns = Some(self.core.clock.now_ns());
             self.ring.stop_listening();
         }
     }
@@ -197,7 +198,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         match result {
             Ok((slot, peer)) => {
                 if let Some(at) = &mut self.admission.leaving_ns {
-                    *at = self.core.now_ns;
+                    *at = self.core.clock.now_ns();
                 }
                 self.admission.tokens = self.admission.tokens.saturating_sub(MILLION);
                 self.vacate(slot);
@@ -207,7 +208,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Err(error) => {
                 self.core.counted.accept_errors += 1;
                 if !is_of_the_peer(&error) {
-                    self.admission.rest_until_ns = self.core.now_ns + REST_NS;
+                    self.admission.rest_until_ns = self.core.clock.now_ns() + REST_NS;
                 }
             }
         }
@@ -259,7 +260,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         };
         hot.clear(Flags::CONNECT);
-        if hot.phase != Phase::Connecting {
+        if hot.phase() != Phase::Connecting {
             return;
         }
         match result {
@@ -279,12 +280,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 impl Core {
     fn admit_connection(&mut self, slot: u32, peer: SocketAddr, share: u32) {
         self.counted.accepted += 1;
-        let tick = self.tick;
+        let tick = self.clock.tick();
         let hot = self.slots.open(slot, Phase::Handshake);
         hot.pulse.seen = tick;
         if let Some(cold) = self.slots.cold(slot) {
             cold.set_peer(peer);
-            let now_us = (self.now_ns / 1000) as u32;
+            let now_us = self.clock.now_us();
             (cold.messages, cold.bytes) = (now_us, now_us);
         }
         let over_total = self.slots.used() > share || !self.take_seat(slot);
@@ -308,8 +309,7 @@ impl Core {
             }
             self.make_surplus(slot);
         }
-        let limit = if over { self.limits.linger } else { self.limits.handshake };
-        self.enter_phase(slot, Phase::Handshake, limit);
+        self.begin_phase(slot);
         // The request often came with the connection.
         self.mark_ready(slot);
     }
@@ -397,7 +397,7 @@ impl Core {
         key[..8].copy_from_slice(&self.rng.draw().to_ne_bytes());
         key[8..].copy_from_slice(&self.rng.draw().to_ne_bytes());
         self.dials.insert(slot, Dial { outgoing, key, failure: "" });
-        self.enter_phase(slot, Phase::Connecting, self.limits.handshake);
+        self.begin_phase(slot);
         token
     }
 
@@ -409,7 +409,7 @@ impl Core {
         response::write_request(&mut self.cork, host, path, dial.key, headers);
         let data = Data::Cork(start..self.cork.len());
         self.with_outbox(slot, |outbox| outbox.push_head(data));
-        self.enter_phase(slot, Phase::Handshake, self.limits.handshake);
+        self.enter(slot, Event::Connected);
         if let Some(hot) = self.slots.get_mut(slot) {
             self.work.arm_poll(slot, hot);
         }

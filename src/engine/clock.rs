@@ -1,8 +1,58 @@
 //! Moments of a core: ticks modulo 2^32, which at the finest tick go around in 49 days.
 //!
-//! The invariant: moments that are compared lie less than 2^31 ticks apart. Deadlines are at most
+//! Owns the present moment, which is read from the ring once per turn. The invariant: moments that are compared lie less than 2^31 ticks apart. Deadlines are at most
 //! 2^30 ticks ahead (`config::ticks`); what a record remembers is moved up when it is older than
 //! [`OLDEST`] (`Core::sweep`), long before it would look young again.
+
+/// The present, as of this turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    now_ns: u64,
+    tick: u32,
+    tick_ns: u64,
+}
+
+impl Clock {
+    /// At the beginning of time, in ticks of so many nanoseconds.
+    pub(super) fn new(tick_ns: u64) -> Self {
+        Self { now_ns: 0, tick: 0, tick_ns }
+    }
+
+    /// Moves time on.
+    pub(super) fn set(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.tick = (now_ns / self.tick_ns) as u32;
+    }
+
+    /// Monotonic time in nanoseconds.
+    #[inline]
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// The same in microseconds, modulo 2^32.
+    pub(super) fn now_us(&self) -> u32 {
+        (self.now_ns / 1000) as u32
+    }
+
+    /// The present tick, modulo 2^32.
+    #[inline]
+    pub(crate) fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    /// The tick after so many.
+    pub(super) fn after(&self, ticks: u32) -> u32 {
+        self.tick.wrapping_add(ticks)
+    }
+
+    /// When a tick begins.
+    pub(super) fn ns_of(&self, tick: u32) -> u64 {
+        let ahead = i64::from(tick.wrapping_sub(self.tick) as i32);
+        let count = (self.now_ns / self.tick_ns).saturating_add_signed(ahead);
+        count.saturating_mul(self.tick_ns)
+    }
+}
 
 /// Ticks from `then` to `now`; 0 if that is yet to come.
 #[inline]

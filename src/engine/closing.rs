@@ -5,12 +5,12 @@
 //! messages in progress go in the same step; then what is queued leaves, then the descriptor is
 //! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
 
-use super::conn::SendError;
-use super::core::{Core, Notice};
-use super::handler::{Cause, Closed};
+use super::core::Core;
 use super::inbound::Place;
-use super::outbox::Data;
-use super::slots::{Flags, Framing, Phase, Ping};
+use super::notices::Notice;
+use super::phase::Event;
+use super::slots::{Flags, Phase, Ping};
+use super::value::{Cause, Closed, Data, Framing, SendError};
 use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::request::Refusal;
@@ -25,7 +25,7 @@ impl Core {
         code: CloseCode,
         reason: &str,
     ) -> Result<(), SendError> {
-        if self.slots.lookup(slot, generation).is_none_or(|hot| hot.phase != Phase::Open) {
+        if self.slots.lookup(slot, generation).is_none_or(|hot| hot.phase() != Phase::Open) {
             return Err(SendError::Gone);
         }
         self.begin_close(slot, Cause::Application, code, reason);
@@ -35,13 +35,15 @@ impl Core {
     /// Sends a close frame behind what is queued and waits for the peer's. A stream ends as soon as
     /// all is sent, since its client has nothing to say.
     pub(crate) fn begin_close(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
-        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
+        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase() == Phase::Open) else {
+            return;
+        };
         if hot.has(Flags::STREAM) {
             return self.fail(slot, cause, code, reason);
         }
         self.queue_close_frame(slot, code, reason);
         self.conclude(slot, cause, code, "");
-        self.enter_phase(slot, Phase::Closing, self.limits.close);
+        self.enter(slot, Event::CloseBegun);
         if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::HELD)) {
             // The peer's close frame may be in the input that was left in the kernel.
             self.mark_ready(slot);
@@ -51,7 +53,7 @@ impl Core {
     /// The peer's close frame came.
     pub(crate) fn on_close_frame(&mut self, slot: u32, frame: &CloseFrame, more_input: bool) {
         let Some(hot) = self.slots.get(slot) else { return };
-        match hot.phase {
+        match hot.phase() {
             Phase::Open => {
                 // Section 5.5.1: the answer echoes the status code.
                 self.queue_close_frame(slot, frame.code, "");
@@ -78,7 +80,7 @@ impl Core {
     /// discarded.
     pub(crate) fn fail(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if !matches!(hot.phase, Phase::Open | Phase::Closing) {
+        if !matches!(hot.phase(), Phase::Open | Phase::Closing) {
             return;
         }
         hot.set(Flags::DEAF);
@@ -101,7 +103,7 @@ impl Core {
         };
         self.fail(slot, cause, code, reason);
         // It was too slow already: what it has begun to take may not stay for long.
-        if let Some(hot) = self.slots.get_mut(slot).filter(|hot| hot.phase == Phase::Flushing) {
+        if let Some(hot) = self.slots.get_mut(slot).filter(|hot| hot.phase() == Phase::Flushing) {
             hot.pulse.ping = Ping::Left;
             self.arm(slot);
         }
@@ -135,7 +137,7 @@ impl Core {
     /// Ends a connection without a word: the peer is gone, or does not listen.
     pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
         let Some(hot) = self.slots.get(slot) else { return };
-        match hot.phase {
+        match hot.phase() {
             Phase::Closed => return,
             Phase::Handshake | Phase::Passing => self.counted.handshake_aborts += 1,
             _ => {}
@@ -173,7 +175,7 @@ impl Core {
         self.streams -= u64::from(hot.has(Flags::STREAM));
         self.count_closed(cause);
         let closed = Closed { cause, code, reason: reason.to_owned() };
-        self.notices.push_back(Notice::Closed { slot, generation, closed });
+        self.notices.push(Notice::Closed { slot, generation, closed });
     }
 
     fn count_closed(&mut self, cause: Cause) {
@@ -210,7 +212,7 @@ impl Core {
         if hot.set(Flags::CLOSE_SENT) {
             return;
         }
-        let (framing, dialect) = (hot.framing(), hot.dialect());
+        let (framing, dialect) = (hot.framing(), hot.dialect);
         let mut words = Vec::new();
         if dialect > 0 {
             (self.config.last_words.0)(dialect, code, reason, &mut words);
@@ -250,14 +252,14 @@ impl Core {
         }
         self.free_seat(slot);
         self.drop_partial(slot);
-        self.enter_phase(slot, Phase::Flushing, self.limits.close);
+        self.enter(slot, Event::Left);
         self.mark_dirty(slot);
     }
 
     /// Called by the flush when a leaving connection has nothing left to send.
     pub(crate) fn flushed(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if hot.phase != Phase::Flushing {
+        if hot.phase() != Phase::Flushing {
             return;
         }
         if !hot.clear(Flags::LINGER) {
@@ -267,7 +269,7 @@ impl Core {
         if !hot.has(Flags::CLIENT) {
             self.work.shut_down(slot, hot);
         }
-        self.enter_phase(slot, Phase::Lingering, self.limits.linger);
+        self.enter(slot, Event::Emptied);
         self.mark_ready(slot);
     }
 
@@ -284,11 +286,10 @@ impl Core {
         self.drop_head(slot);
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        hot.phase = Phase::Closed;
         if hot.clear(Flags::SURPLUS) {
             self.surplus -= 1;
         }
-        self.wheel.cancel(&mut self.slots, slot);
+        self.enter(slot, Event::Released);
         if let Some(hot) = self.slots.get(slot) {
             self.work.close_when_detached(slot, hot);
         }
@@ -306,23 +307,5 @@ impl Core {
         if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::BLOCKED)) {
             self.blocked -= 1;
         }
-    }
-
-    /// Moves a connection to a phase that lasts at most `limit` ticks; one in which something is
-    /// still to be sent, from when that has left (see `patience`).
-    pub(crate) fn enter_phase(&mut self, slot: u32, phase: Phase, limit: u32) {
-        let tick = self.tick;
-        let Some(hot) = self.slots.get_mut(slot) else { return };
-        hot.phase = phase;
-        if !matches!(phase, Phase::Closing | Phase::Flushing | Phase::Lingering) {
-            return self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(limit + 1));
-        }
-        (hot.pulse.pinged, hot.pulse.ping) = (tick, Ping::Waiting);
-        if hot.watched
-            && let Some(watch) = self.watches.get_mut(&slot)
-        {
-            watch.restart();
-        }
-        self.arm(slot);
     }
 }

@@ -1,4 +1,4 @@
-//! What an application holds in its hands: identifiers, frames, and the contexts of callbacks.
+//! What an application holds in its hands: messages, and the contexts of callbacks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut, Range};
@@ -8,186 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::{Core, Outgoing};
-use super::handler::Cause;
 use super::limits::Allowance;
-use super::outbox::Data;
-use super::slots::{Flags, Framing, Phase};
-use crate::protocol::frame::{self, HEADER_MAX, Opcode};
-use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
+use super::slots::{Flags, Phase};
+use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
+use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, Kind};
-
-/// Names a connection for as long as the process lives, also after it is gone: a stale identifier
-/// is refused and never reaches another connection. Copy it, keep it, send it to other threads.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    pub(crate) worker: u16,
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl ConnId {
-    /// The core the connection lives on.
-    pub fn worker(self) -> usize {
-        usize::from(self.worker)
-    }
-
-    /// A small number that no other live connection of its core has: an index for tables of the
-    /// application's own. Handed out again once the connection is gone.
-    pub fn index(self) -> u32 {
-        self.slot
-    }
-
-    /// All of it but the core, for where that is known: see [`Self::from_bits`].
-    pub fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.slot)
-    }
-
-    /// What [`Self::to_bits`] was called on. Any other bits name no connection.
-    pub fn from_bits(worker: u16, bits: u64) -> Self {
-        Self { worker, slot: bits as u32, generation: (bits >> 32) as u32 }
-    }
-}
-
-impl std::fmt::Debug for ConnId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}#{}", self.worker, self.slot, self.generation)
-    }
-}
-
-/// Why something was not queued for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendError {
-    /// The connection is closing or gone. Counted.
-    Gone,
-    /// The outbox is full and the policy dropped the message. Counted.
-    Dropped,
-    /// The outbox is full and the policy closes the connection, or the core's memory for outboxes
-    /// is used up.
-    Slow,
-    /// The mailbox of the connection's core is full. Counted.
-    Busy,
-    /// A control frame's payload is over 125 bytes.
-    TooLong,
-    /// The connection is a stream, which has no control frames.
-    Stream,
-}
-
-impl std::fmt::Display for SendError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Gone => "the connection is gone",
-            Self::Dropped => "the outbox is full; the message was dropped",
-            Self::Slow => "the outbox is full; the connection is being closed",
-            Self::Busy => "the mailbox of the connection's core is full",
-            Self::TooLong => "a control frame carries at most 125 bytes",
-            Self::Stream => "a stream has no control frames",
-        })
-    }
-}
-
-impl std::error::Error for SendError {}
-
-/// A message encoded once, to be shared by any number of receivers. Cloning counts a reference.
-/// Receivers whose connections frame it in another way than it was made for get a copy.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    wire: Bytes,
-    header: u8,
-    /// A chunk of a stream and not a frame.
-    chunk: bool,
-    kind: Kind,
-    key: u64,
-}
-
-impl Frame {
-    /// A text message.
-    pub fn text(text: &str) -> Self {
-        Self::new(Kind::Text, text.as_bytes())
-    }
-
-    /// A binary message.
-    pub fn binary(payload: &[u8]) -> Self {
-        Self::new(Kind::Binary, payload)
-    }
-
-    /// A message of either kind. The caller answers for the UTF-8 of text.
-    pub fn new(kind: Kind, payload: &[u8]) -> Self {
-        let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
-        frame::append(&mut wire, opcode(kind), payload, None);
-        let header = (wire.len() - payload.len()) as u8;
-        Self { wire: wire.into(), header, chunk: false, kind, key: 0 }
-    }
-
-    /// A piece for streams.
-    pub fn chunk(payload: &[u8]) -> Self {
-        let around = CHUNK_HEAD_MAX + CHUNK_TAIL.len();
-        let mut wire = Vec::with_capacity(payload.len() + around);
-        stream::append_chunk(&mut wire, payload);
-        let header = wire.len().saturating_sub(payload.len() + CHUNK_TAIL.len()) as u8;
-        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0 }
-    }
-
-    /// With a key, other than 0, for [`super::Policy::Conflate`]: in a full outbox it replaces an
-    /// older frame with the same key.
-    #[must_use]
-    pub fn keyed(self, key: u64) -> Self {
-        Self { key, ..self }
-    }
-
-    /// The payload.
-    pub fn payload(&self) -> &[u8] {
-        &self.wire[self.range()]
-    }
-
-    fn range(&self) -> Range<usize> {
-        let tail = if self.chunk && !self.wire.is_empty() { CHUNK_TAIL.len() } else { 0 };
-        usize::from(self.header)..self.wire.len() - tail
-    }
-
-    /// Text or binary.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    pub(crate) fn key(&self) -> u64 {
-        self.key
-    }
-
-    /// The bytes for a connection, if it can have them without a copy. Never none of a chunk, since
-    /// an empty segment is never sent.
-    pub(crate) fn wire(&self, framing: Framing) -> Option<Data> {
-        match framing {
-            Framing::Frames if !self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
-            _ if self.range().is_empty() => None,
-            Framing::Chunks if self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
-            Framing::Bare => Some(Data::Shared(self.wire.slice(self.range()), self.header)),
-            _ => None,
-        }
-    }
-
-    /// Whether those who frame so share its bytes, or must have a copy of their own anyway.
-    pub(crate) fn suits(&self, framing: Framing) -> bool {
-        match framing {
-            Framing::Frames => !self.chunk,
-            Framing::Chunks => self.chunk,
-            Framing::Masked | Framing::Bare => true,
-        }
-    }
-
-    /// The same message in the other shape, as a chunk or as a frame, for those who can share that.
-    pub(crate) fn reshaped(&self) -> Self {
-        let other = match self.chunk {
-            true => Self::new(self.kind, self.payload()),
-            false => Self::chunk(self.payload()),
-        };
-        Self { kind: self.kind, key: self.key, ..other }
-    }
-
-    /// Bytes of memory that it takes, shared by all its clones.
-    pub fn size(&self) -> usize {
-        self.wire.len() + HEADER_MAX
-    }
-}
 
 /// A received message. Where it lies decides what is cheap: [`Message::data`] always borrows,
 /// [`Conn::reply`] never copies.
@@ -254,7 +79,7 @@ impl Cx<'_> {
 
     /// Monotonic time, read once per turn.
     pub fn now(&self) -> Duration {
-        Duration::from_nanos(self.core.now_ns)
+        Duration::from_nanos(self.core.clock.now_ns())
     }
 
     /// 64 bits from a fast generator that the kernel seeded. Not for secrets.
@@ -318,7 +143,7 @@ impl Cx<'_> {
     /// Whether messages can be sent to a connection of this core.
     pub fn is_open_at(&self, id: ConnId) -> bool {
         let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
-        id.worker == self.core.worker && hot.is_some_and(|hot| hot.phase == Phase::Open)
+        id.worker == self.core.worker && hot.is_some_and(|hot| hot.phase() == Phase::Open)
     }
 
     /// The client of a stream of this core has sent a message of so many bytes by another way: what
@@ -331,7 +156,7 @@ impl Cx<'_> {
         }
         self.core.settle_accounts(id.slot);
         self.core.on_life(id.slot);
-        let tick = self.core.tick;
+        let tick = self.core.clock.tick();
         if let Some(hot) = self.core.slots.get_mut(id.slot) {
             hot.active = tick;
         }
@@ -402,19 +227,6 @@ impl Cx<'_> {
     }
 }
 
-/// Where [`Cx::dial`] connects to.
-#[derive(Clone, Debug)]
-pub struct DialTarget {
-    /// Address and port.
-    pub peer: SocketAddr,
-    /// Value of the Host header.
-    pub host: String,
-    /// Path and query.
-    pub target: String,
-    /// Further headers.
-    pub headers: Vec<(String, String)>,
-}
-
 /// A connection, as seen from a callback. Also a [`Cx`].
 pub struct Conn<'a> {
     cx: Cx<'a>,
@@ -454,7 +266,7 @@ impl<'a> Conn<'a> {
 
     /// Whether messages can be sent.
     pub fn is_open(&self) -> bool {
-        self.cx.core.slots.get(self.slot).is_some_and(|hot| hot.phase == Phase::Open)
+        self.cx.core.slots.get(self.slot).is_some_and(|hot| hot.phase() == Phase::Open)
     }
 
     /// Round-trip time of the last heartbeat that was answered; `None` if there was none, or while
@@ -531,12 +343,5 @@ impl<'a> Conn<'a> {
     pub fn publish_others(&mut self, topic: &str, frame: &Frame) {
         self.cx.core.publish_local(topic, frame, Some(self.slot));
         self.cx.core.publish_remote(topic, frame);
-    }
-}
-
-pub(crate) fn opcode(kind: Kind) -> Opcode {
-    match kind {
-        Kind::Text => Opcode::Text,
-        Kind::Binary => Opcode::Binary,
     }
 }

@@ -11,45 +11,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use hdrhistogram::Histogram;
-
 use super::addresses::Addresses;
+use super::clock::Clock;
 use super::config::{Config, Via, ticks};
-use super::conn::{ConnId, DialTarget, Frame, SendError};
 use super::counters::{Counters, Stats};
-use super::handler::Closed;
 use super::handover::Handover;
 use super::heartbeat;
 use super::inbound::{Inbound, Place};
 use super::ledger::Ledger;
+use super::notices::Notices;
 use super::outbox::{Outbox, SEGMENT};
-use super::patience::Watch;
+use super::patience::Watches;
 use super::reading::RECEIVE_MAX;
 use super::ringwork::RingWork;
 use super::rng::Rng;
-use super::slots::{Flags, Framing, Hot, Phase, Slots};
+use super::slots::{Flags, Hot, Phase, Slots};
+use super::timing::Timing;
 use super::topics::Topics;
-use super::wheel::Wheel;
+use super::value::{ConnId, DialTarget, Frame, Framing, SendError};
 use crate::protocol::{CloseCode, Decoder, Role};
-
-/// What the application has to be told, once its present callback has returned.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    Closed {
-        slot: u32,
-        generation: u32,
-        closed: Closed,
-    },
-    Writable {
-        slot: u32,
-        generation: u32,
-    },
-    /// It is time for the application's heartbeat.
-    Heartbeat {
-        slot: u32,
-        generation: u32,
-    },
-}
 
 /// An outgoing connection that is to be made.
 #[derive(Debug)]
@@ -109,7 +89,8 @@ pub(crate) struct Core {
     pub(crate) addresses: Arc<Addresses>,
 
     pub(crate) slots: Slots,
-    pub(crate) wheel: Wheel,
+    pub(crate) clock: Clock,
+    pub(crate) timing: Timing,
     pub(crate) topics: Topics,
     pub(crate) heads: HashMap<u32, Head>,
     pub(crate) handover: Handover,
@@ -132,29 +113,15 @@ pub(crate) struct Core {
     pub(crate) work: RingWork,
     /// Connections held back by a rate, with the tick at which to look again.
     pub(crate) throttled: Vec<(u32, u32, u32)>,
-    /// Peers whose acknowledgements are watched.
-    pub(crate) watches: HashMap<u32, Watch>,
-    /// Slots whose unacknowledged bytes are to be asked for.
-    pub(crate) looks: Vec<u32>,
+    pub(crate) watches: Watches,
     pub(crate) outgoing: VecDeque<Outgoing>,
-    pub(crate) notices: VecDeque<Notice>,
-    /// Notices that would have more queued, of a turn that has queued enough.
-    pub(crate) postponed: Vec<Notice>,
+    pub(crate) notices: Notices,
     pub(crate) stop_requested: bool,
     /// The 101 for the request at hand.
     pub(crate) accepted_head: Vec<u8>,
 
-    pub(crate) now_ns: u64,
-    pub(crate) tick: u32,
-    /// When records were last swept, and which chunk of them is next.
-    pub(crate) swept: u32,
-    pub(crate) sweeping: usize,
     pub(crate) rng: Rng,
     pub(crate) counted: Counters,
-    pub(crate) rtt_us: Histogram<u64>,
-    pub(crate) drift_us: Histogram<u64>,
-    /// Deadlines were found late, and moved, when they were last looked at.
-    pub(crate) forgave: bool,
     /// Memory of input that is not complete.
     pub(crate) inbound: Inbound,
     /// Memory of outboxes that outlived a turn.
@@ -264,9 +231,9 @@ impl Core {
             max_message: config.max_message,
             max_fragments: config.max_fragments,
         };
-        let Stats { rtt_us, drift_us, .. } = Stats::default();
+        let limits = Limits::new(&config);
         Self {
-            limits: Limits::new(&config),
+            limits,
             server: decoder(Role::Server),
             client: decoder(Role::Client),
             config,
@@ -275,7 +242,8 @@ impl Core {
             total,
             addresses,
             slots: Slots::default(),
-            wheel: Wheel::default(),
+            clock: Clock::new(limits.tick_ns),
+            timing: Timing::default(),
             topics: Topics::default(),
             heads: HashMap::new(),
             handover: Handover::default(),
@@ -288,22 +256,13 @@ impl Core {
             eager: VecDeque::new(),
             work: RingWork::default(),
             throttled: Vec::new(),
-            watches: HashMap::new(),
-            looks: Vec::new(),
+            watches: Watches::default(),
             outgoing: VecDeque::new(),
-            notices: VecDeque::new(),
-            postponed: Vec::new(),
+            notices: Notices::default(),
             stop_requested: false,
             accepted_head: Vec::new(),
-            now_ns: 0,
-            tick: 0,
-            swept: 0,
-            sweeping: 0,
             rng,
             counted: Counters::default(),
-            rtt_us,
-            drift_us,
-            forgave: false,
             inbound: Inbound::default(),
             ledger: Ledger::default(),
             open: 0,
@@ -324,11 +283,10 @@ impl Core {
         self.ready.shrink_to_fit();
         self.eager.shrink_to_fit();
         self.work.shrink();
-        self.notices.shrink_to_fit();
+        self.notices.shrink();
         self.outgoing.shrink_to_fit();
         self.throttled.shrink_to_fit();
-        self.watches.shrink_to_fit();
-        self.looks.shrink_to_fit();
+        self.watches.shrink();
         self.heads.shrink_to_fit();
         self.handover.shrink();
         self.dials.shrink_to_fit();
@@ -337,7 +295,6 @@ impl Core {
         self.spare = Vec::new();
         self.ledger.shrink();
         self.inbound.shrink();
-        self.postponed.shrink_to_fit();
     }
 
     /// The counters, with the present amounts filled in.
@@ -349,7 +306,7 @@ impl Core {
             inbound_bytes_held: self.inbound.total() as u64,
             outbox_bytes_held: self.ledger.total() as u64,
             blocked: self.blocked,
-            timers: u64::from(self.wheel.armed()),
+            timers: u64::from(self.timing.armed()),
             topics: self.topics.len() as u64,
             subscriptions: self.topics.subscriptions() as u64,
             ..self.counted
@@ -357,11 +314,8 @@ impl Core {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            counters: self.counters(),
-            rtt_us: self.rtt_us.clone(),
-            drift_us: self.drift_us.clone(),
-        }
+        let (rtt_us, drift_us) = self.timing.measured();
+        Stats { counters: self.counters(), rtt_us, drift_us }
     }
 
     /// How messages are framed on a connection; as in frames for one that is gone.
@@ -375,7 +329,7 @@ impl Core {
 
     pub(crate) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
         match self.slots.get_mut(slot) {
-            Some(hot) if hot.phase == Phase::Open => {
+            Some(hot) if hot.phase() == Phase::Open => {
                 self.topics.subscribe(slot, &mut hot.subscriptions, topic)
             }
             _ => false,
@@ -527,7 +481,7 @@ impl Core {
 
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
-        let (tick, now_ns) = (self.tick, self.now_ns);
+        let (tick, now_ns) = (self.clock.tick(), self.clock.now_ns());
         let spare = &mut self.spare;
         let turn = &mut self.turn_own;
         let Some(hot) = self.slots.get_mut(slot) else { return };

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::clock::since;
 use super::config::Drain;
 use super::core::Core;
-use super::handler::{Cause, Handler};
+use super::handler::Handler;
 use super::ring::Ring;
 use super::slots::Phase;
+use super::value::Cause;
 use super::worker::Worker;
 
 /// A drain in progress.
@@ -34,7 +35,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.stop_accepting();
         self.drain = Some(Draining {
             plan,
-            started_ns: self.core.now_ns,
+            started_ns: self.core.clock.now_ns(),
             population: self.core.slots.used(),
             closed: 0,
             cursor: 0,
@@ -44,7 +45,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Closes as many connections as the drain's pace asks for by now.
     pub(super) fn pace_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
-        let elapsed = self.core.now_ns.saturating_sub(drain.started_ns);
+        let elapsed = self.core.clock.now_ns().saturating_sub(drain.started_ns);
         if elapsed >= drain.plan.deadline.as_nanos() as u64 {
             self.cut_all();
             return;
@@ -60,7 +61,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let end = self.core.slots.end();
             let next = (drain.cursor..end).find(|slot| {
                 self.core.slots.get(*slot).is_some_and(|hot| {
-                    matches!(hot.phase, Phase::Open | Phase::Handshake | Phase::Connecting)
+                    matches!(hot.phase(), Phase::Open | Phase::Handshake | Phase::Connecting)
                 })
             });
             let Some(slot) = next else {
@@ -70,7 +71,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             };
             drain.cursor = slot + 1;
             drain.closed = drain.closed.saturating_add(1);
-            match self.core.slots.get(slot).map(|hot| hot.phase) {
+            match self.core.slots.get(slot).map(|hot| hot.phase()) {
                 Some(Phase::Open) => {
                     self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
                 }
@@ -128,7 +129,7 @@ impl Core {
         let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
         let wait = (SILENT_NS / self.limits.tick_ns) as u32;
         let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));
-        !begun && accepted.is_some_and(|at| since(self.tick, at) >= wait)
+        !begun && accepted.is_some_and(|at| since(self.clock.tick(), at) >= wait)
     }
 }
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::addresses::AddressPlace;
 use super::config::Via;
-use super::conn::{Conn, ConnId, Cx, Message};
-use super::ring::Errno;
-use crate::protocol::CloseCode;
+use super::conn::{Conn, Cx, Message};
+use super::value::{Closed, ConnId};
 use crate::protocol::request::{Refusal, Request};
 
 /// An application on one core. Every method is called by that core's thread, one at a time, so
@@ -130,8 +129,7 @@ pub enum Answer<S> {
         protocol: Option<String>,
         /// Further headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// At most [`DIALECT_MAX`](super::slots::DIALECT_MAX); not 0 if [`super::LastWords`] go
-        /// before the close frame.
+        /// Not 0 if [`super::LastWords`] go before the close frame.
         dialect: u8,
     },
     /// Answer with this status and close.
@@ -171,74 +169,7 @@ pub enum Plain<S> {
         state: S,
         /// Headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// At most [`DIALECT_MAX`](super::slots::DIALECT_MAX): tells [`super::LastWords`] which
-        /// kind of stream it is.
+        /// Tells [`super::LastWords`] which kind of stream it is.
         dialect: u8,
     },
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The peer closed: with a close frame, or a stream by ending its connection.
-    Peer,
-    /// The peer closed its connection without a close frame.
-    Abrupt,
-    /// The connection broke: reset, unreachable.
-    Broken,
-    /// The peer acknowledged nothing for [`Config::user_timeout`](super::Config::user_timeout), or
-    /// the kernel gave it up (`ETIMEDOUT`).
-    Unacknowledged,
-    /// The peer broke the protocol (1002).
-    Protocol,
-    /// The peer sent text that is not UTF-8 (1007).
-    InvalidData,
-    /// The peer's message is over a limit (1009).
-    TooBig,
-    /// The peer sends faster than allowed (1008).
-    Rate,
-    /// The core's memory for messages in progress is used up (1013).
-    InboundFull,
-    /// The peer began a message and sends it too slowly (1008).
-    SlowUpload,
-    /// The peer reads too slowly for what is sent to it (1008).
-    Slow,
-    /// The core's memory for outboxes is used up (1013).
-    OutboxFull,
-    /// The peer acknowledged nothing of what waited for it for the write timeout.
-    WriteTimeout,
-    /// The peer acknowledged less of what waited for it than
-    /// [`Config::min_read_rate`](super::Config::min_read_rate).
-    Trickle,
-    /// No message for the idle timeout (1001).
-    Idle,
-    /// Heartbeats went unanswered.
-    Heartbeat,
-    /// The application panicked in a callback for this connection (1011).
-    Panic,
-    /// The application closed it.
-    Application,
-    /// The server goes away.
-    Drain,
-}
-
-impl Cause {
-    /// Of a failed receive or send.
-    pub(crate) fn of_error(error: Errno) -> Self {
-        match error.0 {
-            libc::ETIMEDOUT => Self::Unacknowledged,
-            _ => Self::Broken,
-        }
-    }
-}
-
-/// How a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Closed {
-    /// Who or what ended it.
-    pub cause: Cause,
-    /// The close code the peer sent, or the one sent to it; [`CloseCode::ABNORMAL`] if none was.
-    pub code: CloseCode,
-    /// The peer's reason, if it gave one.
-    pub reason: String,
 }

@@ -11,6 +11,7 @@ use super::config::Via;
 use super::core::Core;
 use super::handler::Handler;
 use super::inbound::Place;
+use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
 use super::token::Token;
@@ -60,7 +61,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.on_detached(token, Flags::INSTALL);
         let (slot, core) = (token.slot(), &mut self.core);
         let Some(hot) = core.slots.lookup(slot, token.generation()) else { return };
-        if hot.phase != Phase::Passing {
+        if hot.phase() != Phase::Passing {
             // Given up meanwhile; closing the second descriptor is all there is to do.
             return;
         }
@@ -90,7 +91,7 @@ impl Core {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.work.install(slot, hot);
         }
-        self.enter_phase(slot, Phase::Passing, self.limits.handshake);
+        self.enter(slot, Event::Passed);
         self.enforce_inbound();
     }
 

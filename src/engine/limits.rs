@@ -5,11 +5,11 @@
 //! comes, an account is never more than [`AHEAD_MAX`] behind, since whatever comes moves both up,
 //! also what neither books; and after a longer silence both begin anew.
 
-use super::clock::since;
+use super::clock::{is_after, since};
 use super::config::RatePolicy;
 use super::core::Core;
-use super::handler::Cause;
 use super::slots::{Flags, Phase};
+use super::value::Cause;
 use crate::protocol::CloseCode;
 
 /// What a rate says about one more message or byte.
@@ -29,7 +29,7 @@ impl Core {
         if rate == 0 {
             return Allowance::Granted;
         }
-        let now = (self.now_ns / 1000) as u32;
+        let now = self.clock.now_us();
         let Some(cold) = self.slots.cold(slot) else { return Allowance::Granted };
         let ahead = spend(&mut cold.messages, now, u64::from(SECOND_US) / u64::from(rate));
         self.judge(ahead)
@@ -40,7 +40,7 @@ impl Core {
         if rate == 0 {
             return Allowance::Granted;
         }
-        let now = (self.now_ns / 1000) as u32;
+        let now = self.clock.now_us();
         let Some(cold) = self.slots.cold(slot) else { return Allowance::Granted };
         let ahead = spend(&mut cold.bytes, now, count as u64 * u64::from(SECOND_US) / rate);
         self.judge(ahead)
@@ -56,7 +56,7 @@ impl Core {
 
     /// Ticks until what was received is paid for, apart from the burst.
     pub(super) fn owed_ticks(&mut self, slot: u32) -> u32 {
-        let now = (self.now_ns / 1000) as u32;
+        let now = self.clock.now_us();
         let rates = [self.config.message_rate, self.config.byte_rate];
         let Some(cold) = self.slots.cold(slot) else { return 0 };
         let accounts = rates.into_iter().zip([cold.messages, cold.bytes]);
@@ -71,9 +71,10 @@ impl Core {
         if self.config.message_rate == 0 && self.config.byte_rate == 0 {
             return;
         }
-        let silence = self.slots.get(slot).map_or(0, |hot| since(self.tick, hot.pulse.seen));
+        let silence =
+            self.slots.get(slot).map_or(0, |hot| since(self.clock.tick(), hot.pulse.seen));
         let long = u64::from(silence) * self.limits.tick_ns >= u64::from(AHEAD_MAX) * 1000;
-        let now = (self.now_ns / 1000) as u32;
+        let now = self.clock.now_us();
         if let Some(cold) = self.slots.cold(slot) {
             settle(&mut cold.messages, now, long);
             settle(&mut cold.bytes, now, long);
@@ -89,11 +90,11 @@ impl Core {
             }
             Allowance::Wait(micros) => {
                 let Some(hot) = self.slots.lookup(slot, generation) else { return };
-                if hot.phase != Phase::Open || hot.set(Flags::THROTTLED) {
+                if hot.phase() != Phase::Open || hot.set(Flags::THROTTLED) {
                     return;
                 }
                 let ticks = (u64::from(micros) * 1000).div_ceil(self.limits.tick_ns) as u32;
-                self.throttled.push((slot, generation, self.tick.wrapping_add(ticks)));
+                self.throttled.push((slot, generation, self.clock.tick().wrapping_add(ticks)));
                 if self.throttled.len() > self.slots.most_entries() {
                     let Self { throttled, slots, .. } = self;
                     throttled.retain(|(slot, generation, _)| {
@@ -103,6 +104,31 @@ impl Core {
                     });
                 }
                 self.counted.read_pauses += 1;
+            }
+        }
+    }
+
+    /// Lets those be read again whose time has come.
+    pub(super) fn release_throttled(&mut self) {
+        let mut index = 0;
+        while let Some((slot, generation, until)) = self.throttled.get(index).copied() {
+            if is_after(until, self.clock.tick()) {
+                index += 1;
+                continue;
+            }
+            // What came in the same receive behind the first excess is on the account, too.
+            let live = self.slots.lookup(slot, generation).is_some();
+            let owed = if live { self.owed_ticks(slot) } else { 0 };
+            if owed > 0 {
+                self.throttled[index].2 = self.clock.tick().wrapping_add(owed);
+                index += 1;
+                continue;
+            }
+            self.throttled.swap_remove(index);
+            if let Some(hot) = self.slots.lookup(slot, generation) {
+                hot.clear(Flags::THROTTLED);
+                self.forgive_upload(slot);
+                self.mark_ready(slot);
             }
         }
     }

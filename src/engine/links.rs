@@ -4,12 +4,12 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::config::{Config, Drain};
-use super::conn::{ConnId, Frame, SendError};
 use super::core::Links;
 use super::counters::Stats;
 use super::handler::Handler;
 use super::mailbox::{Capacity, Mailbox, Refused};
 use super::ring::Doorbell;
+use super::value::{ConnId, Frame, SendError};
 use crate::protocol::CloseCode;
 
 /// What can be asked of a worker.

@@ -59,11 +59,13 @@ pub mod ledger;
 mod limits;
 mod links;
 pub mod mailbox;
+mod notices;
 mod opening;
 pub mod outbox;
 mod patience;
 #[cfg(test)]
 mod patience_tests;
+mod phase;
 mod proxies;
 mod queueing;
 mod reading;
@@ -82,6 +84,7 @@ pub mod topics;
 mod transport;
 mod uploads;
 pub mod uring;
+mod value;
 pub mod wheel;
 pub mod worker;
 mod writing;
@@ -92,10 +95,11 @@ pub use config::{
     Config, ConfigError, Drain, Heartbeat, LastWords, Layout, Proxies, ProxyHeaders, RatePolicy,
     Via,
 };
-pub use conn::{Conn, ConnId, Cx, DialTarget, Frame, Message, SendError};
+pub use conn::{Conn, Cx, Message};
 pub use counters::{CounterKind, Counters, Stats};
-pub use handler::{Answer, Cause, Closed, Handler, Plain};
+pub use handler::{Answer, Handler, Plain};
 pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use outbox::Policy;
 pub use server::{Builder, CoreStart, Running, Server, StartError};
+pub use value::{Cause, Closed, ConnId, DialTarget, Frame, SendError};

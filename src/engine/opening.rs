@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::conn::Cx;
 use super::core::{Core, Head};
-use super::handler::{Answer, Cause, Handler, Plain};
-use super::outbox::Data;
+use super::handler::{Answer, Handler, Plain};
+use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
+use super::value::{Cause, Data};
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::{response, stream};
@@ -287,7 +288,7 @@ impl Core {
 
     /// Tells a client to send its body.
     fn send_continue(&mut self, slot: u32) {
-        if self.slots.get(slot).is_none_or(|hot| hot.phase != Phase::Handshake) {
+        if self.slots.get(slot).is_none_or(|hot| hot.phase() != Phase::Handshake) {
             return;
         }
         let start = self.cork.len();
@@ -316,16 +317,12 @@ impl Core {
 
     /// Queues the head of the answer and makes the connection an open one.
     fn open_connection(&mut self, slot: u32, dialect: u8) -> Option<u32> {
-        let tick = self.tick;
-        let pulse = self.limits.heartbeat.begin(tick, &mut self.rng);
         let hot = self.slots.get_mut(slot)?;
         let generation = hot.generation;
         let client = hot.has(Flags::CLIENT);
-        hot.phase = Phase::Open;
         hot.set(Flags::ANNOUNCED);
-        hot.set_dialect(dialect);
-        hot.active = tick;
-        hot.pulse = pulse;
+        hot.dialect = dialect;
+        self.enter(slot, Event::Opened);
         if !client {
             let start = self.cork.len();
             self.cork.extend_from_slice(&self.accepted_head);
@@ -334,7 +331,6 @@ impl Core {
         }
         self.counted.opened += 1;
         self.open += 1;
-        self.arm(slot);
         Some(generation)
     }
 

@@ -11,11 +11,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
-use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::ledger::{Ledger, UNRANKED, allocated, log2_16};
+pub use super::value::Data;
 
 /// What to do when a message would exceed the limit of an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,19 +30,6 @@ pub enum Policy {
     /// As drop-oldest; and a message with a key replaces a queued one with the same key at any
     /// fill, so that a slow reader gets the newest state of each key.
     Conflate,
-}
-
-/// Bytes of a segment, and who keeps them.
-#[derive(Clone, Debug)]
-pub enum Data {
-    /// In the core's cork, this turn only.
-    Cork(Range<usize>),
-    /// In the core's receive arena, this turn only.
-    Arena(Range<usize>),
-    /// In a buffer of its own.
-    Own(Bytes),
-    /// Part of a buffer that others share, and how far behind the buffer's start.
-    Shared(Bytes, u8),
 }
 
 /// What a segment is, as far as dropping goes.

@@ -10,21 +10,83 @@
 //!
 //! The rules. A peer that something waits for must acknowledge some of it within the write timeout,
 //! and on average [`super::Config::min_read_rate`]. A ping, or a close frame, awaits its answer
-//! from when all bytes before it are acknowledged. The invariant: a connection has a [`Watch`] if
+//! from when all bytes before it are acknowledged. The invariant: a connection has a watch if
 //! and only if it is `watched`; it begins with the first look and ends when nothing is
 //! outstanding, or with the connection.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::clock::{earlier, is_after, later, since};
 use super::core::Core;
-use super::handler::Cause;
 use super::slots::{Flags, Hot, Phase, Ping, Pulse};
 use super::token::{Op, Token};
+use super::value::Cause;
+
+/// Whose acknowledgements are watched, and who is to be asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    table: HashMap<u32, Watch>,
+    /// Slots whose unacknowledged bytes are to be asked for.
+    looks: Vec<u32>,
+}
+
+impl Watches {
+    /// The kernel took bytes for a peer.
+    #[inline]
+    pub(super) fn note_taken(&mut self, slot: u32, hot: &Hot, count: usize) {
+        // Mostly there is none, and the table is not looked into.
+        if hot.watched
+            && let Some(watch) = self.table.get_mut(&slot)
+        {
+            watch.note_taken(count);
+        }
+    }
+
+    /// Another ping, or the close frame, is behind what waits.
+    pub(super) fn restart(&mut self, slot: u32, hot: &Hot) {
+        if hot.watched
+            && let Some(watch) = self.table.get_mut(&slot)
+        {
+            watch.restart();
+        }
+    }
+
+    /// Keeps moments from looking young again.
+    pub(super) fn age(&mut self, now: u32) {
+        for watch in self.table.values_mut() {
+            watch.age(now);
+        }
+    }
+
+    /// How many are watched.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether one is watched.
+    pub(super) fn contains(&self, slot: u32) -> bool {
+        self.table.contains_key(&slot)
+    }
+
+    /// Whether the kernel is to be asked for somebody.
+    pub(super) fn has_looks(&self) -> bool {
+        !self.looks.is_empty()
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.table.shrink_to_fit();
+        self.looks.shrink_to_fit();
+    }
+
+    fn get(&self, slot: u32, hot: &Hot) -> Option<&Watch> {
+        hot.watched.then(|| self.table.get(&slot)).flatten()
+    }
+}
 
 /// What was seen of one peer's acknowledgements.
 #[derive(Debug)]
-pub(crate) struct Watch {
+struct Watch {
     /// When the look was begun that is under way.
     asked: Option<u32>,
     /// When the last look was begun.
@@ -62,12 +124,12 @@ impl Watch {
     }
 
     /// The kernel took bytes.
-    pub(super) fn note_taken(&mut self, count: usize) {
+    fn note_taken(&mut self, count: usize) {
         self.taken += count as u64;
     }
 
     /// Another ping, or the close frame, is behind what waits.
-    pub(super) fn restart(&mut self) {
+    fn restart(&mut self) {
         self.ahead = None;
     }
 
@@ -109,7 +171,7 @@ impl Watch {
         Some(Sight { at, acknowledged, outstanding, queued })
     }
 
-    pub(super) fn age(&mut self, now: u32) {
+    fn age(&mut self, now: u32) {
         for tick in [&mut self.looked, &mut self.moved, &mut self.began] {
             *tick = super::clock::kept_young(now, *tick);
         }
@@ -166,7 +228,7 @@ impl Core {
     /// When to look at what the peer of an open connection acknowledged.
     pub(super) fn look_due(&self, slot: u32, hot: &Hot) -> Option<u32> {
         let limits = &self.limits;
-        let watch = self.watch(slot, hot);
+        let watch = self.watches.get(slot, hot);
         let looked = |from| watch.map_or(from, |watch| later(watch.looked, from));
         let write = match (&hot.outbox, hot.has(Flags::BLOCKED)) {
             (Some(outbox), true) => {
@@ -177,7 +239,7 @@ impl Core {
         let window = watch.map(|watch| watch.began.wrapping_add(limits.read_window + 1));
         let gone = watch.map(|watch| watch.looked.wrapping_add(limits.unacknowledged + 1));
         let pulse = &hot.pulse;
-        let waits = hot.phase == Phase::Open && pulse.level > 0 && pulse.ping == Ping::Waiting;
+        let waits = hot.phase() == Phase::Open && pulse.level > 0 && pulse.ping == Ping::Waiting;
         let ping = waits.then(|| {
             let next = looked(pulse.pinged).wrapping_add(limits.heartbeat.glance + 1);
             earlier(next, limits.heartbeat.due(pulse))
@@ -187,7 +249,7 @@ impl Core {
 
     /// When the end of a connection that is being closed has to be looked after.
     pub(super) fn leaving_due(&self, slot: u32, hot: &Hot) -> u32 {
-        let (limit, pulse) = (self.leaving_limit(hot.phase), &hot.pulse);
+        let (limit, pulse) = (self.leaving_limit(hot.phase()), &hot.pulse);
         let end = pulse.pinged.wrapping_add(limit + 1);
         if pulse.ping == Ping::Left {
             return end;
@@ -196,7 +258,8 @@ impl Core {
         if let (true, Some(look)) = (hot.has(Flags::BLOCKED), look) {
             return look;
         }
-        let from = self.watch(slot, hot).map_or(pulse.pinged, |w| later(w.looked, pulse.pinged));
+        let from =
+            self.watches.get(slot, hot).map_or(pulse.pinged, |w| later(w.looked, pulse.pinged));
         let next = from.wrapping_add(glance(limit) + 1);
         [Some(next), look].into_iter().flatten().fold(end, earlier)
     }
@@ -208,27 +271,22 @@ impl Core {
         }
     }
 
-    fn watch(&self, slot: u32, hot: &Hot) -> Option<&Watch> {
-        // Mostly there is none, and the table is not looked into.
-        hot.watched.then(|| self.watches.get(&slot)).flatten()
-    }
-
     /// Begins a look.
     pub(super) fn look(&mut self, slot: u32) {
-        let tick = self.tick;
+        let tick = self.clock.tick();
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.watched = true;
-        if self.watches.entry(slot).or_insert_with(|| Watch::new(tick)).begin(tick) {
+        if self.watches.table.entry(slot).or_insert_with(|| Watch::new(tick)).begin(tick) {
             self.counted.looks += 1;
-            self.looks.push(slot);
+            self.watches.looks.push(slot);
         }
     }
 
     /// The next question to the kernel.
     pub(super) fn next_look(&mut self) -> Option<Token> {
-        while let Some(slot) = self.looks.pop() {
-            let live = self.slots.get(slot).filter(|hot| hot.phase != Phase::Closed);
-            if let (Some(hot), Some(watch)) = (live, self.watches.get_mut(&slot)) {
+        while let Some(slot) = self.watches.looks.pop() {
+            let live = self.slots.get(slot).filter(|hot| hot.phase() != Phase::Closed);
+            if let (Some(hot), Some(watch)) = (live, self.watches.table.get_mut(&slot)) {
                 watch.submit();
                 return Some(Token::new(Op::Look, slot, hot.generation));
             }
@@ -239,7 +297,7 @@ impl Core {
     /// Nothing waits for the peer any more.
     pub(super) fn unwatch(&mut self, slot: u32) {
         if self.slots.get_mut(slot).is_some_and(|hot| std::mem::take(&mut hot.watched)) {
-            self.watches.remove(&slot);
+            self.watches.table.remove(&slot);
         }
     }
 
@@ -251,12 +309,12 @@ impl Core {
             return;
         };
         let queued = hot.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u64);
-        let Some(watch) = self.watches.get_mut(&slot) else { return };
+        let Some(watch) = self.watches.table.get_mut(&slot) else { return };
         let told = held.ok().map(u64::from);
         let Some(sight) = watch.end(told, queued) else { return };
         let before = hot.pulse;
         let asked = hot.pulse.level > 0;
-        if asked || hot.phase != Phase::Open {
+        if asked || hot.phase() != Phase::Open {
             sight.apply(&mut hot.pulse, &mut watch.ahead);
         }
         let own = self.limits.heartbeat.application || hot.has(Flags::STREAM);
@@ -269,7 +327,7 @@ impl Core {
         }
         let still = since(sight.at, watch.moved);
         let stalled = hot.has(Flags::BLOCKED) && still >= self.limits.write;
-        let open = hot.phase == Phase::Open;
+        let open = hot.phase() == Phase::Open;
         if stalled {
             return self.give_no_more_time(slot, Cause::WriteTimeout);
         }
@@ -297,7 +355,7 @@ impl Core {
     /// was more to acknowledge than that.
     fn trickles(&mut self, slot: u32, sight: Sight) -> bool {
         let (rate, tick_ns) = (u64::from(self.config.min_read_rate), self.limits.tick_ns);
-        let Some(watch) = self.watches.get_mut(&slot) else { return false };
+        let Some(watch) = self.watches.table.get_mut(&slot) else { return false };
         let elapsed = since(sight.at, watch.began);
         if elapsed < self.limits.read_window {
             return false;
@@ -311,7 +369,7 @@ impl Core {
 
     /// The peer does not take what waits for it; so it would not take a close frame either.
     fn give_no_more_time(&mut self, slot: u32, cause: Cause) {
-        match self.slots.get(slot).map(|hot| hot.phase) {
+        match self.slots.get(slot).map(|hot| hot.phase()) {
             Some(Phase::Open) => self.drop_connection(slot, cause),
             Some(_) => {
                 self.counted.close_timeouts += 1;
@@ -323,12 +381,12 @@ impl Core {
 
     /// The deadline of a connection that is being closed.
     pub(super) fn on_leaving_deadline(&mut self, slot: u32) {
-        let tick = self.tick;
+        let tick = self.clock.tick();
         let Some(hot) = self.slots.get(slot) else { return };
-        let limit = self.leaving_limit(hot.phase);
+        let limit = self.leaving_limit(hot.phase());
         let over = !is_after(hot.pulse.pinged.wrapping_add(limit + 1), tick);
         match hot.pulse.ping {
-            Ping::Left if over && hot.phase == Phase::Lingering => {
+            Ping::Left if over && hot.phase() == Phase::Lingering => {
                 self.drop_connection(slot, Cause::Abrupt);
             }
             Ping::Left if over => {
@@ -345,7 +403,7 @@ impl Core {
 
     fn on_leaving_looked(&mut self, slot: u32, sight: Sight) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        let limit = match hot.phase {
+        let limit = match hot.phase() {
             Phase::Lingering => self.limits.linger,
             _ => self.limits.close,
         };
@@ -356,7 +414,7 @@ impl Core {
             // The write timeout watches; the close timeout has not begun.
             hot.pulse.pinged = sight.at;
         } else if since(sight.at, hot.pulse.pinged) > limit {
-            self.counted.close_timeouts += u64::from(hot.phase != Phase::Lingering);
+            self.counted.close_timeouts += u64::from(hot.phase() != Phase::Lingering);
             self.drop_connection(slot, Cause::Abrupt);
         }
     }

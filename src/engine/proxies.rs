@@ -69,7 +69,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 if before > 0 {
                     head.bytes.truncate(before);
                     core.keep_head(slot, Head { bytes: head.bytes, ..Head::default() });
-                    let stays = core.slots.get(slot)?.phase == Phase::Handshake;
+                    let stays = core.slots.get(slot)?.phase() == Phase::Handshake;
                     return stays.then_some(range);
                 }
                 Some(range)
@@ -77,7 +77,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // The last byte of the header is among those just received.
             Greeting::Pass(len) => {
                 let start = range.start + len.saturating_sub(before);
-                let stays = core.slots.get(slot).is_some_and(|hot| hot.phase == Phase::Handshake);
+                let stays = core.slots.get(slot).is_some_and(|hot| hot.phase() == Phase::Handshake);
                 (stays && start < range.end).then_some(start..range.end)
             }
             Greeting::Refuse(fault) => {
@@ -156,7 +156,8 @@ impl Core {
             self.release(slot);
         } else {
             self.make_surplus(slot);
-            self.enter_phase(slot, Phase::Handshake, self.limits.linger);
+            // With less time than one that is served.
+            self.begin_phase(slot);
         }
     }
 

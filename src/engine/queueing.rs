@@ -11,11 +11,10 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::conn::{Frame, SendError, opcode};
 use super::core::Core;
-use super::handler::Cause;
-use super::outbox::{Data, Policy, SEGMENT};
-use super::slots::{Flags, Framing, Phase};
+use super::outbox::{Policy, SEGMENT};
+use super::slots::{Flags, Phase};
+use super::value::{Cause, Data, Frame, Framing, SendError, opcode};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::{Kind, stream};
 
@@ -179,7 +178,7 @@ impl Core {
             return Err(SendError::TooLong);
         }
         let Some(hot) = self.slots.lookup(slot, generation) else { return Err(SendError::Gone) };
-        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) {
             return Err(SendError::Gone);
         }
         if hot.has(Flags::STREAM) {
@@ -205,7 +204,7 @@ impl Core {
     fn conflate(&mut self, slot: u32, generation: u32, wire: &Data, key: u64) -> bool {
         let Self { slots, ledger, .. } = self;
         let Some(hot) = slots.lookup(slot, generation) else { return false };
-        let replaced = hot.phase == Phase::Open
+        let replaced = hot.phase() == Phase::Open
             && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(wire, key, ledger));
         if replaced {
             self.counted.conflated += 1;
@@ -224,7 +223,7 @@ impl Core {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         };
-        if hot.phase != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         }

@@ -13,12 +13,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::clock::since;
 use super::conn::{Body, Message};
 use super::core::Core;
-use super::handler::{Cause, Handler};
+use super::handler::Handler;
 use super::inbound::Place;
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Pace, Phase};
 use super::sys;
+use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
@@ -81,13 +82,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let core = &mut self.core;
         core.counted.receives += 1;
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
-        let (phase, broken) = (hot.phase, hot.has(Flags::BROKEN));
+        let (phase, broken) = (hot.phase(), hot.has(Flags::BROKEN));
         match result {
             Ok(0) => self.on_end(slot, phase),
             Ok(count) => {
                 core.counted.bytes_in += u64::from(count);
-                let soon = since(core.tick, hot.pulse.seen) <= core.limits.lively;
-                hot.note_input(soon);
+                let soon = since(core.clock.tick(), hot.pulse.seen) <= core.limits.lively;
+                hot.pace.note_input(soon);
                 // The error behind the last byte was announced together with it.
                 let again = received.more || count == received.room || broken;
                 let count = count as usize;
@@ -137,7 +138,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         loop {
             let core = &mut self.core;
             let Some(hot) = core.slots.get_mut(slot) else { return };
-            if !matches!(hot.phase, Phase::Open | Phase::Closing) || hot.has(Flags::DEAF) {
+            if !matches!(hot.phase(), Phase::Open | Phase::Closing) || hot.has(Flags::DEAF) {
                 return;
             }
             let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
@@ -210,9 +211,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         base: usize,
     ) {
         let core = &mut self.core;
-        let tick = core.tick;
+        let tick = core.clock.tick();
         let Some(hot) = core.slots.get_mut(slot) else { return };
-        if hot.phase != Phase::Open {
+        if hot.phase() != Phase::Open {
             // Our close frame is out; messages that crossed it are discarded (section 7.1.6).
             return;
         }
@@ -258,7 +259,7 @@ impl Core {
     /// its end must be heard.
     pub(crate) fn hold(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        if hot.phase == Phase::Open && !hot.has(Flags::STREAM) && !hot.set(Flags::AWAITED) {
+        if hot.phase() == Phase::Open && !hot.has(Flags::STREAM) && !hot.set(Flags::AWAITED) {
             self.counted.read_pauses += 1;
         }
     }
@@ -303,8 +304,7 @@ impl Core {
     /// Waits for the next input of a connection that left none behind, unless nobody wants it.
     fn await_input(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        use Phase::{Closing, Handshake, Lingering, Open};
-        if matches!(hot.phase, Handshake | Open | Closing | Lingering) {
+        if hot.phase().listens() {
             self.work.arm_poll(slot, hot);
         }
     }
@@ -316,7 +316,7 @@ impl Core {
         if !hot.clear(Flags::READY) {
             return true;
         }
-        match hot.phase {
+        match hot.phase() {
             Phase::Closed | Phase::Connecting => return true,
             Phase::Flushing | Phase::Passing => return true,
             // Left in the kernel; resuming puts it back.
@@ -325,7 +325,7 @@ impl Core {
         }
         let size = match hot.has(Flags::CHATTY) {
             true => CHATTY_SIZE,
-            false => receive_size(hot.appetite),
+            false => receive_size(hot.pace.appetite()),
         };
         if taken.bytes + size > taken.limit {
             hot.set(Flags::READY);
@@ -358,9 +358,10 @@ impl Core {
         frames: u64,
     ) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
+        let appetite = hot.pace.appetite();
         if frames > CHATTY_FRAMES {
             hot.set(Flags::CHATTY);
-            hot.appetite = 0;
+            hot.pace.set_appetite(0);
         } else if hot.has(Flags::CHATTY) {
             if frames < CHATTY_FRAMES / 4 {
                 hot.clear(Flags::CHATTY);
@@ -369,9 +370,9 @@ impl Core {
             let missing = hot.partial.as_ref().map_or(0, |partial| partial.missing());
             let enough = (0..APPETITE_STEPS).find(|step| receive_size(*step) >= missing);
             let enough = enough.unwrap_or(APPETITE_STEPS);
-            hot.appetite = (hot.appetite + 2).max(enough).min(APPETITE_STEPS);
-        } else if hot.appetite > 0 && count < room / 4 {
-            hot.appetite -= 1;
+            hot.pace.set_appetite((appetite + 2).max(enough));
+        } else if appetite > 0 && count < room / 4 {
+            hot.pace.set_appetite(appetite - 1);
         }
     }
 
@@ -391,7 +392,7 @@ impl Core {
     /// entered, and how much of it there was.
     #[inline(never)]
     fn account_partial(&mut self, slot: u32, before: Option<(u32, usize)>) {
-        let limit_ns = self.now_ns + self.limits.upload_grace_ns;
+        let limit_ns = self.clock.now_ns() + self.limits.upload_grace_ns;
         let Some(hot) = self.slots.get_mut(slot) else { return };
         let Some(partial) = &mut hot.partial else {
             self.inbound.clear(before.map_or(Place::default(), |(place, _)| Place(place)));
@@ -418,12 +419,12 @@ impl Core {
         while self.inbound.total() > self.config.max_inbound {
             let Some(slot) = self.inbound.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };
-            if hot.phase == Phase::Closed {
+            if hot.phase() == Phase::Closed {
                 // It holds nothing any more. An error of the account must not become a stall.
                 debug_assert!(false, "a closed connection is to pay for memory");
                 return;
             }
-            match hot.phase {
+            match hot.phase() {
                 Phase::Open | Phase::Closing => {
                     let reason = "out of message memory";
                     self.fail(slot, Cause::InboundFull, CloseCode::TRY_AGAIN, reason);
@@ -460,7 +461,7 @@ const fn receive_size(appetite: u8) -> usize {
 }
 
 /// 2 KiB to 256 KiB.
-const APPETITE_STEPS: u8 = 7;
+const APPETITE_STEPS: u8 = Pace::APPETITE_MAX;
 
 /// Bytes of the largest receive.
 pub(super) const RECEIVE_MAX: usize = receive_size(APPETITE_STEPS);

@@ -36,7 +36,7 @@ impl RingWork {
     #[inline]
     pub(super) fn arm_poll(&mut self, slot: u32, hot: &mut Hot) {
         if !hot.set(Flags::POLL) {
-            self.polls.push((Token::new(Op::Poll, slot, hot.generation), hot.is_lively()));
+            self.polls.push((Token::new(Op::Poll, slot, hot.generation), hot.pace.is_lively()));
         }
     }
 
@@ -149,7 +149,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         };
         hot.clear(flag);
-        if hot.phase == Phase::Closed {
+        if hot.phase() == Phase::Closed {
             core.work.close_when_detached(token.slot(), hot);
         }
     }
@@ -158,6 +158,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 impl Core {
     /// Whether the ring is asked for something.
     pub(super) fn has_ring_work(&self) -> bool {
-        !(self.work.is_empty() && self.looks.is_empty())
+        !self.work.is_empty() || self.watches.has_looks()
     }
 }

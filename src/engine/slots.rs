@@ -6,33 +6,14 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::outbox::Outbox;
+use super::phase::Event;
+pub use super::phase::Phase;
 use super::table::SlotTable;
+use super::value::Framing;
 use super::wheel::{Timer, Timers};
 use crate::protocol::Partial;
 
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Phase {
-    /// Outgoing, TCP not established.
-    Connecting,
-    /// The opening handshake is not complete.
-    Handshake,
-    /// On its way out of the engine, to whoever answers plain HTTP.
-    Passing,
-    /// Messages flow.
-    Open,
-    /// Our close frame is sent or queued; the peer's is awaited.
-    Closing,
-    /// Nothing more is expected from the peer; ends when the outbox is empty.
-    Flushing,
-    /// Our sending half is shut down; input is discarded until the peer closes too.
-    Lingering,
-    /// The descriptor is being closed by the kernel.
-    Closed,
-}
-
-/// A set of facts about a connection, as bits.
+/// A set of facts about a connection, as bits, of which the upper seven are to spare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
@@ -85,29 +66,10 @@ impl Flags {
     pub const STREAM: u32 = 1 << 22;
     /// A stream without chunks: the end of the connection is its end (HTTP/1.0).
     pub const BARE: u32 = 1 << 23;
-    /// The lowest of the three bits of the application's dialect: see [`Hot::dialect`].
-    const DIALECT: u32 = 1 << 24;
-    /// The lowest of the four bits that count how often input came soon after other input.
-    const BEAT: u32 = 1 << 27;
-    /// All four: see [`Hot::note_input`].
-    const LIVELY: u32 = 0xf * Self::BEAT;
     /// Input is left in the kernel until the application has done what it has.
-    pub const AWAITED: u32 = 1 << 31;
+    pub const AWAITED: u32 = 1 << 24;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
-}
-
-/// How what is sent on a connection is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// WebSocket, from a server.
-    Frames,
-    /// WebSocket, from a client: masked anew for each receiver.
-    Masked,
-    /// A chunked HTTP response.
-    Chunks,
-    /// An HTTP response that ends with the connection.
-    Bare,
 }
 
 /// Where the last ping is, or the close frame, which awaits an answer as a ping does.
@@ -141,6 +103,45 @@ pub struct Pulse {
     pub ping: Ping,
 }
 
+/// How input comes, in a byte: how much to receive at once, and how often input came soon after
+/// other input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace(u8);
+
+impl Pace {
+    /// The highest appetite: three bits.
+    pub const APPETITE_MAX: u8 = 7;
+    /// The lowest of the four bits that count beats, and all of them.
+    const BEAT: u8 = 1 << 3;
+    const LIVELY: u8 = 0xf * Self::BEAT;
+
+    /// How much to receive at once: an exponent, adapted to what arrives.
+    #[inline]
+    pub fn appetite(self) -> u8 {
+        self.0 & Self::APPETITE_MAX
+    }
+
+    /// Changes the appetite.
+    #[inline]
+    pub fn set_appetite(&mut self, appetite: u8) {
+        self.0 = self.0 & !Self::APPETITE_MAX | appetite.min(Self::APPETITE_MAX);
+    }
+
+    /// Input came, `soon` after the one before it or after a pause.
+    #[inline]
+    pub fn note_input(&mut self, soon: bool) {
+        if !self.is_lively() {
+            self.0 = if soon { self.0 + Self::BEAT } else { self.0 & !Self::LIVELY };
+        }
+    }
+
+    /// Whether input is frequent enough for a multishot poll.
+    #[inline]
+    pub fn is_lively(self) -> bool {
+        self.0 & Self::LIVELY == Self::LIVELY
+    }
+}
+
 /// What an idle connection needs: one cache line.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -162,9 +163,11 @@ pub struct Hot {
     /// See [`Flags`].
     pub flags: Flags,
     /// See [`Phase`].
-    pub phase: Phase,
-    /// How much to receive at once: an exponent, adapted to what arrives.
-    pub appetite: u8,
+    phase: Phase,
+    /// See [`Pace`].
+    pub pace: Pace,
+    /// What the application calls the kind of connection: its last words depend on it.
+    pub dialect: u8,
     /// What its peer acknowledges is watched: see `patience`.
     pub watched: bool,
 }
@@ -194,9 +197,25 @@ impl Hot {
             pulse: Pulse::default(),
             flags: Flags::default(),
             phase,
-            appetite: 0,
+            pace: Pace::default(),
+            dialect: 0,
             watched: false,
         }
+    }
+
+    /// Where it is in its life.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Moves on to the next phase. False if the event cannot happen, which is an error of the
+    /// engine.
+    pub(super) fn advance(&mut self, event: Event) -> bool {
+        let next = self.phase.on(event);
+        debug_assert!(next.is_some(), "{event:?} in {:?}", self.phase);
+        self.phase = next.unwrap_or(self.phase);
+        next.is_some()
     }
 
     /// Whether a flag is set.
@@ -213,21 +232,6 @@ impl Hot {
         before
     }
 
-    /// Input came, `soon` after the one before it or after a pause.
-    #[inline]
-    pub fn note_input(&mut self, soon: bool) {
-        if !self.is_lively() {
-            let quiet = self.flags.0 & !Flags::LIVELY;
-            self.flags.0 = if soon { self.flags.0 + Flags::BEAT } else { quiet };
-        }
-    }
-
-    /// Whether input came so often that a poll is better armed for good than for each time.
-    #[inline]
-    pub fn is_lively(&self) -> bool {
-        self.flags.0 & Flags::LIVELY == Flags::LIVELY
-    }
-
     /// How messages are framed.
     #[inline]
     pub fn framing(&self) -> Framing {
@@ -237,17 +241,6 @@ impl Hot {
             flags if flags & Flags::CLIENT != 0 => Framing::Masked,
             _ => Framing::Bare,
         }
-    }
-
-    /// What the application calls the kind of connection, below 8: its last words depend on it.
-    pub fn dialect(&self) -> u8 {
-        (self.flags.0 / Flags::DIALECT) as u8 & DIALECT_MAX
-    }
-
-    /// Sets the dialect, once.
-    pub fn set_dialect(&mut self, dialect: u8) {
-        debug_assert!(dialect <= DIALECT_MAX && self.dialect() == 0);
-        self.flags.0 |= u32::from(dialect & DIALECT_MAX) * Flags::DIALECT;
     }
 
     /// Clears a flag and says whether it was set before.
@@ -377,9 +370,6 @@ impl Timers for Slots {
     }
 }
 
-/// The highest dialect: three bits.
-pub const DIALECT_MAX: u8 = 7;
-
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 
@@ -404,19 +394,34 @@ mod tests {
     }
 
     #[test]
-    fn dialect_and_framing_are_told_apart_from_other_flags() {
-        for dialect in 0..=DIALECT_MAX {
-            let mut hot = Hot::new(1, Phase::Open);
-            hot.set(Flags::CHATTY | Flags::STREAM);
-            hot.set_dialect(dialect);
-            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Chunks));
-            hot.set(Flags::BARE | Flags::LINGER);
-            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Bare));
-            hot.clear(Flags::STREAM | Flags::BARE);
-            assert_eq!((hot.dialect(), hot.framing()), (dialect, Framing::Frames));
-            hot.set(Flags::CLIENT);
-            assert_eq!(hot.framing(), Framing::Masked);
+    fn framing_follows_from_flags() {
+        let mut hot = Hot::new(1, Phase::Open);
+        hot.set(Flags::CHATTY | Flags::STREAM);
+        assert_eq!(hot.framing(), Framing::Chunks);
+        hot.set(Flags::BARE | Flags::LINGER);
+        assert_eq!(hot.framing(), Framing::Bare);
+        hot.clear(Flags::STREAM | Flags::BARE);
+        assert_eq!(hot.framing(), Framing::Frames);
+        hot.set(Flags::CLIENT);
+        assert_eq!(hot.framing(), Framing::Masked);
+    }
+
+    #[test]
+    fn appetite_and_beats_are_told_apart() {
+        let mut pace = Pace::default();
+        for beat in 1..=15 {
+            pace.set_appetite(beat % 8);
+            pace.note_input(true);
+            assert_eq!((pace.appetite(), pace.is_lively()), (beat % 8, beat == 15));
+            if beat == 9 {
+                let mut other = pace;
+                other.note_input(false);
+                assert_eq!((other.appetite(), other.is_lively()), (1, false));
+            }
         }
+        pace.set_appetite(7);
+        pace.note_input(false);
+        assert!(pace.is_lively() && pace.appetite() == 7, "once lively, always lively");
     }
 
     #[test]

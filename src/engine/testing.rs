@@ -14,7 +14,7 @@ use std::sync::mpsc::Receiver;
 use super::addresses::{AddressPlace, Addresses, address_key};
 use super::clock::{earlier, is_after, later};
 use super::config::Config;
-use super::core::{Core, Notice};
+use super::core::Core;
 use super::counters::Stats;
 use super::handler::Handler;
 use super::inbound::Place;
@@ -140,9 +140,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let live: Vec<u32> = self.core.slots.iter().map(|(slot, _)| slot).collect();
         for slot in &live {
             // Who has just closed keeps its state until the application is told.
-            let told = |it: &Notice| matches!(it, Notice::Closed { slot: of, .. } if of == slot);
             let stated = self.states.get_mut(*slot).is_some();
-            let stated = stated && !self.core.notices.iter().any(told);
+            let stated = stated && !self.core.notices.closed().any(|of| of == *slot);
             self.core.audit_connection(*slot, stated, &mut tally).map_err(|what| {
                 let hot = self.core.slots.get(*slot);
                 format!("slot {slot}: {what}\n  {hot:?}")
@@ -154,8 +153,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let taken: usize = self.letters.iter().map(|(_, postage)| postage.bytes()).sum();
         let letters = taken + self.post.mailbox.queued_bytes();
         check(self.post.mailbox.bytes() == letters, "the account of letters is wrong")?;
-        let told = self.core.notices.iter().filter(|it| matches!(it, Notice::Closed { .. }));
-        let states = tally.announced as usize + told.count();
+        let states = tally.announced as usize + self.core.notices.closed().count();
         check(self.states.used() as usize == states, "a state outlived its connection")
     }
 
@@ -169,8 +167,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Checks that a worker that sleeps has nothing to do until then.
     pub fn audit_sleep(&self, until: u64) -> Result<(), String> {
         let core = &self.core;
-        check(until <= core.next_deadline_ns().max(core.now_ns), "sleeps beyond a deadline")?;
-        check(!core.unoffered && core.postponed.is_empty(), "sleeps over what a flush left")?;
+        check(
+            until <= core.next_deadline_ns().max(core.clock.now_ns()),
+            "sleeps beyond a deadline",
+        )?;
+        check(!core.unoffered && !core.notices.has_postponed(), "sleeps over what a flush left")?;
         check(core.ledger.total() <= core.config.max_outboxes, "sleeps over too much memory")?;
         check(core.ready.is_empty() && core.eager.is_empty(), "sleeps over input")?;
         check(core.dirty.is_empty(), "sleeps over something to send")?;
@@ -190,17 +191,17 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.heads.is_empty() && core.dials.is_empty(), "handshakes are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.outgoing.is_empty(), "dials are left")?;
-        check(core.wheel.armed() == 0, "timers are left")?;
-        check(core.watches.is_empty(), "watches are left")?;
+        check(core.timing.armed() == 0, "timers are left")?;
+        check(core.watches.len() == 0, "watches are left")?;
         let gauges = [core.open, core.streams, core.blocked, u64::from(core.surplus)];
         check(gauges == [0; 4], "nobody is left, and some are counted")?;
         check(core.inbound.is_empty() && core.ledger.is_empty(), "bytes are held for nobody")?;
-        check(core.postponed.is_empty(), "a notice was postponed for ever")
+        check(!core.notices.has_postponed(), "a notice was postponed for ever")
     }
 
     /// Whether the connection in this slot relies on the ring to announce its next input.
     pub fn awaits_input(&self, slot: u32) -> bool {
-        self.core.slots.get(slot).is_some_and(|hot| match hot.phase {
+        self.core.slots.get(slot).is_some_and(|hot| match hot.phase() {
             Phase::Open => !hot.has(Flags::HELD | Flags::READY),
             Phase::Handshake | Phase::Closing | Phase::Lingering => !hot.has(Flags::READY),
             _ => false,
@@ -236,20 +237,20 @@ struct Tally {
 impl Core {
     fn audit_connection(&self, slot: u32, stated: bool, tally: &mut Tally) -> Result<(), String> {
         let Some(hot) = self.slots.get(slot) else { return Err("not there".to_owned()) };
-        let (open, gone) = (hot.phase == Phase::Open, hot.phase == Phase::Closed);
+        let (open, gone) = (hot.phase() == Phase::Open, hot.phase() == Phase::Closed);
         check(hot.has(Flags::ANNOUNCED) == open, "announced if and only if open")?;
         check(stated == open, "has a state if and only if open")?;
         check(open || hot.subscriptions == NO_SUBSCRIPTION, "only the open subscribe")?;
         check(!(open && hot.has(Flags::CLOSE_SENT)), "open behind its close frame")?;
         let queued = self.ready.contains(&slot) || self.eager.contains(&slot);
         check(!hot.has(Flags::READY) || queued, "READY in no queue")?;
-        let leaves = matches!(hot.phase, Phase::Closing | Phase::Flushing | Phase::Lingering);
+        let leaves = hot.phase().is_leaving();
         check(!(hot.has(Flags::COUNTED) && (leaves || gone)), "takes a seat and leaves")?;
         check(!hot.has(Flags::COUNTED) || !hot.has(Flags::SURPLUS), "takes a seat to be refused")?;
         let stream = hot.has(Flags::STREAM);
         check(!stream || hot.partial.is_none(), "a message on a stream")?;
         check(!stream || !hot.has(Flags::PAUSED), "a stream that does not hear its end")?;
-        check(!stream || hot.phase != Phase::Closing, "a stream awaits a close frame")?;
+        check(!stream || hot.phase() != Phase::Closing, "a stream awaits a close frame")?;
         let marks = self.dirty.iter().filter(|dirty| **dirty == slot).count();
         check(marks == usize::from(hot.has(Flags::DIRTY)), "DIRTY and the list disagree")?;
         check(
@@ -258,15 +259,18 @@ impl Core {
             "throttled for ever",
         )?;
         let head = self.heads.contains_key(&slot);
-        check(!head || hot.phase == Phase::Handshake, "a head after the handshake")?;
+        check(!head || hot.phase() == Phase::Handshake, "a head after the handshake")?;
         let passing = self.handover.held(slot).is_some();
-        check(passing == (hot.phase == Phase::Passing), "passes without its bytes, or they stay")?;
+        check(
+            passing == (hot.phase() == Phase::Passing),
+            "passes without its bytes, or they stay",
+        )?;
         let unheard =
-            matches!(hot.phase, Phase::Connecting | Phase::Passing | Phase::Flushing) || gone;
+            matches!(hot.phase(), Phase::Connecting | Phase::Passing | Phase::Flushing) || gone;
         let looked_at = hot.has(Flags::READY | Flags::HELD);
         check(unheard || looked_at || hot.has(Flags::POLL), "nobody listens")?;
         self.audit_timer(slot, hot)?;
-        check(hot.watched == self.watches.contains_key(&slot), "watched, or not")?;
+        check(hot.watched == self.watches.contains(slot), "watched, or not")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
             return check(!hot.has(Flags::BLOCKED | Flags::SURPLUS), "counted though gone");
@@ -288,13 +292,13 @@ impl Core {
 
     fn audit_timer(&self, slot: u32, hot: &Hot) -> Result<(), String> {
         let due = hot.timer.due();
-        match hot.phase {
+        match hot.phase() {
             Phase::Closed => check(due.is_none(), "a timer of the gone"),
             Phase::Open => match self.open_deadline(slot, hot) {
                 // Earlier is lazy, later is a bug, but for the ticks that a stalled core forgives.
                 Some(limit) => check(
                     due.is_some_and(|due| {
-                        let last = later(limit, self.wheel.now().wrapping_add(FORGIVEN));
+                        let last = later(limit, self.timing.looked_at().wrapping_add(FORGIVEN));
                         !is_after(due, last)
                     }),
                     "a deadline that nobody watches",
@@ -311,7 +315,7 @@ impl Core {
         let Some(outbox) = &hot.outbox else {
             check(!blocked, "blocked with nothing to send")?;
             check(!hot.has(Flags::PAUSED), "paused with nothing to send")?;
-            let leaving = hot.phase == Phase::Flushing;
+            let leaving = hot.phase() == Phase::Flushing;
             return check(!leaving || hot.has(Flags::DIRTY), "leaves, and nobody looks");
         };
         outbox.audit(self.cork.len(), hot.has(Flags::DIRTY), &mut tally.shared)?;
@@ -339,7 +343,7 @@ impl Core {
         tally.heads += usize::from(self.heads.contains_key(&slot));
         tally.partial += self.heads.get(&slot).map_or(0, |head| head.memory());
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
-        tally.streams += u64::from(hot.phase == Phase::Open && hot.has(Flags::STREAM));
+        tally.streams += u64::from(hot.phase() == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
         let key = key.filter(|_| self.config.max_per_address > 0 && hot.has(Flags::KNOWN));
         let enter = |count: &mut u32, by: &mut HashMap<u64, u32>| {
@@ -354,7 +358,7 @@ impl Core {
         if hot.has(Flags::COUNTED) {
             enter(&mut books.counted, &mut books.addresses);
         }
-        if hot.phase == Phase::Open && !hot.has(Flags::CLIENT) {
+        if hot.phase() == Phase::Open && !hot.has(Flags::CLIENT) {
             enter(&mut books.admitted, &mut books.admitted_by);
         }
     }
@@ -362,7 +366,7 @@ impl Core {
     fn audit_sums(&self, tally: &Tally) -> Result<(), String> {
         let pairs = [
             ("slots used", u64::from(self.slots.used()), u64::from(tally.connections)),
-            ("timers armed", u64::from(self.wheel.armed()), u64::from(tally.timers)),
+            ("timers armed", u64::from(self.timing.armed()), u64::from(tally.timers)),
             ("open", self.open, u64::from(tally.announced)),
             ("opened - closed", self.counted.opened - self.counted.closed, self.open),
             ("streams", self.streams, tally.streams),
@@ -379,7 +383,7 @@ impl Core {
         self.ledger.audit(tally.entered, &tally.shared, &tally.ranks)?;
         check(self.ledger.total() <= self.config.max_outboxes, "outboxes beyond their limit")?;
         check(self.inbound.total() <= self.config.max_inbound, "input beyond its limit")?;
-        let in_time = match (self.wheel.next_due(), tally.first_due) {
+        let in_time = match (self.timing.next_due(), tally.first_due) {
             (Some(next), Some(first)) => !is_after(next, first),
             (next, first) => next.is_none() && first.is_none(),
         };

@@ -1,65 +1,124 @@
 //! What a connection's one deadline means in each phase, and what happens when it comes.
+//!
+//! Owns the wheel of deadlines, and what is measured of time: how late deadlines were found, how
+//! long answers took. The invariant: a phase that could last for ever has a deadline.
+
+use hdrhistogram::Histogram;
 
 use super::clock::{earlier, is_after, kept_young, later, since};
-use super::core::{Core, Notice};
-use super::handler::Cause;
+use super::core::Core;
+use super::counters::Stats;
 use super::heartbeat::Verdict;
-use super::slots::{Flags, Hot, Phase, Ping};
+use super::notices::Notice;
+use super::phase::Event;
+use super::slots::{Flags, Hot, Phase, Ping, Slots};
+use super::value::Cause;
+use super::wheel::Wheel;
 use crate::protocol::CloseCode;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Timing {
+    wheel: Wheel,
+    /// Deadlines were found late, and moved, when they were last looked at.
+    forgave: bool,
+    /// When records were last swept, and which chunk of them is next.
+    swept: u32,
+    sweeping: usize,
+    rtt_us: Histogram<u64>,
+    drift_us: Histogram<u64>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let Stats { rtt_us, drift_us, .. } = Stats::default();
+        Self { wheel: Wheel::default(), forgave: false, swept: 0, sweeping: 0, rtt_us, drift_us }
+    }
+}
+
+impl Timing {
+    /// Arms, or moves, the deadline of a connection.
+    pub(super) fn schedule(&mut self, slots: &mut Slots, slot: u32, due: u32) {
+        self.wheel.schedule(slots, slot, due);
+    }
+
+    /// Disarms it.
+    pub(super) fn cancel(&mut self, slots: &mut Slots, slot: u32) {
+        self.wheel.cancel(slots, slot);
+    }
+
+    /// Deadlines that are armed.
+    pub(super) fn armed(&self) -> u32 {
+        self.wheel.armed()
+    }
+
+    /// The tick up to which deadlines were looked at.
+    pub(super) fn looked_at(&self) -> u32 {
+        self.wheel.now()
+    }
+
+    /// The earliest tick at which something may be due.
+    pub(super) fn next_due(&self) -> Option<u32> {
+        self.wheel.next_due()
+    }
+
+    /// Copies of what was measured: round trips, and lateness.
+    pub(super) fn measured(&self) -> (Histogram<u64>, Histogram<u64>) {
+        (self.rtt_us.clone(), self.drift_us.clone())
+    }
+}
 
 impl Core {
     /// Moves time to `now_ns`, so that what begins now is counted from now and not from before the
     /// wait.
     pub(crate) fn set_now(&mut self, now_ns: u64) {
-        self.now_ns = now_ns;
-        // Modulo 2^32: see `clock`.
-        self.tick = (now_ns / self.limits.tick_ns) as u32;
+        self.clock.set(now_ns);
     }
 
     /// Sets the clock for the first time.
     pub(crate) fn begin_time(&mut self, now_ns: u64) {
         self.set_now(now_ns);
-        self.wheel.begin(self.tick);
-        self.swept = self.tick;
+        self.timing.wheel.begin(self.clock.tick());
+        self.timing.swept = self.clock.tick();
     }
 
     /// Handles every deadline that has come by now.
     #[inline]
     pub(crate) fn on_time(&mut self, fired: &mut Vec<(u32, u32)>) {
-        if self.wheel.now() != self.tick {
+        if self.timing.wheel.now() != self.clock.tick() {
             self.on_tick(fired);
         }
     }
 
     fn on_tick(&mut self, fired: &mut Vec<(u32, u32)>) {
-        let tick = self.tick;
-        self.wheel.advance(&mut self.slots, tick, fired);
+        let tick = self.clock.tick();
+        self.timing.wheel.advance(&mut self.slots, tick, fired);
         // After a stall of the core or the host, deadlines and what would have met them are found
         // together. Once, what has arrived is read and written before it is judged.
         let late = fired.iter().any(|(_, due)| since(tick, *due) > LATE);
-        self.forgave = late && !self.forgave;
+        self.timing.forgave = late && !self.timing.forgave;
         for (slot, due) in fired.drain(..) {
-            let drift_us = self.now_ns.saturating_sub(self.ns_of(due)) / 1000;
-            let _ = self.drift_us.record(drift_us.max(1));
-            if self.forgave {
-                self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(FORGIVEN));
+            let drift_us = self.clock.now_ns().saturating_sub(self.clock.ns_of(due)) / 1000;
+            let _ = self.timing.drift_us.record(drift_us.max(1));
+            if self.timing.forgave {
+                self.timing.schedule(&mut self.slots, slot, tick.wrapping_add(FORGIVEN));
             } else {
                 self.on_deadline(slot);
             }
         }
         self.release_throttled();
-        if since(tick, self.swept) >= SWEEP {
-            self.swept = tick;
+        if since(tick, self.timing.swept) >= SWEEP {
+            self.timing.swept = tick;
             self.sweep();
         }
     }
 
     /// Keeps the moments that a part of the records remembers from looking young again.
     fn sweep(&mut self) {
-        let tick = self.tick;
-        self.sweeping = self.slots.sweep(self.sweeping, |hot| {
+        let tick = self.clock.tick();
+        self.timing.sweeping = self.slots.sweep(self.timing.sweeping, |hot| {
             hot.active = kept_young(tick, hot.active);
             hot.pulse.seen = kept_young(tick, hot.pulse.seen);
             hot.pulse.pinged = kept_young(tick, hot.pulse.pinged);
@@ -67,43 +126,65 @@ impl Core {
                 outbox.progress = kept_young(tick, outbox.progress);
             }
         });
-        for watch in self.watches.values_mut() {
-            watch.age(tick);
-        }
-    }
-
-    /// When a tick begins.
-    fn ns_of(&self, tick: u32) -> u64 {
-        let ahead = i64::from(tick.wrapping_sub(self.tick) as i32);
-        let count = (self.now_ns / self.limits.tick_ns).saturating_add_signed(ahead);
-        count.saturating_mul(self.limits.tick_ns)
+        self.watches.age(tick);
     }
 
     /// When the next deadline comes; `u64::MAX` if there is none.
     pub(crate) fn next_deadline_ns(&self) -> u64 {
-        let soon = self.tick.wrapping_add(1);
-        let due = match (self.wheel.next_due(), self.throttled.is_empty()) {
+        let soon = self.clock.tick().wrapping_add(1);
+        let due = match (self.timing.next_due(), self.throttled.is_empty()) {
             (Some(due), true) => due,
             (Some(due), false) => earlier(due, soon),
             (None, false) => soon,
             (None, true) => return u64::MAX,
         };
-        self.ns_of(due)
+        self.clock.ns_of(due)
+    }
+
+    /// Moves a connection to its next phase: the one place where a phase begins.
+    pub(super) fn enter(&mut self, slot: u32, event: Event) {
+        if self.slots.get_mut(slot).is_some_and(|hot| hot.advance(event)) {
+            self.begin_phase(slot);
+        }
+    }
+
+    /// Begins the deadline of a phase; of one in which something is still to be sent, from when
+    /// that has left (see `patience`).
+    pub(super) fn begin_phase(&mut self, slot: u32) {
+        let tick = self.clock.tick();
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        match hot.phase() {
+            Phase::Connecting | Phase::Handshake | Phase::Passing => {
+                // Who is here only to be refused needs no more than that.
+                let surplus = hot.has(Flags::SURPLUS);
+                let limit = if surplus { self.limits.linger } else { self.limits.handshake };
+                self.timing.schedule(&mut self.slots, slot, self.clock.after(limit + 1));
+            }
+            Phase::Open => {
+                hot.active = tick;
+                hot.pulse = self.limits.heartbeat.begin(tick, &mut self.rng);
+                self.arm(slot);
+            }
+            Phase::Closing | Phase::Flushing | Phase::Lingering => {
+                (hot.pulse.pinged, hot.pulse.ping) = (tick, Ping::Waiting);
+                self.watches.restart(slot, hot);
+                self.arm(slot);
+            }
+            Phase::Closed => self.timing.cancel(&mut self.slots, slot),
+        }
     }
 
     /// Arms the next deadline of a connection that is open or being closed.
     pub(crate) fn arm(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot) else { return };
-        let due = match hot.phase {
+        let due = match hot.phase() {
             Phase::Open => self.open_deadline(slot, hot),
-            Phase::Closing | Phase::Flushing | Phase::Lingering => {
-                Some(self.leaving_due(slot, hot))
-            }
+            phase if phase.is_leaving() => Some(self.leaving_due(slot, hot)),
             _ => return,
         };
         match due {
-            Some(due) => self.wheel.schedule(&mut self.slots, slot, due),
-            None => self.wheel.cancel(&mut self.slots, slot),
+            Some(due) => self.timing.schedule(&mut self.slots, slot, due),
+            None => self.timing.cancel(&mut self.slots, slot),
         }
     }
 
@@ -118,7 +199,7 @@ impl Core {
 
     fn on_deadline(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        match hot.phase {
+        match hot.phase() {
             Phase::Open => self.on_open_deadline(slot),
             Phase::Handshake => {
                 self.counted.handshake_timeouts += 1;
@@ -141,7 +222,7 @@ impl Core {
     }
 
     fn on_open_deadline(&mut self, slot: u32) {
-        let (tick, idle) = (self.tick, self.limits.idle);
+        let (tick, idle) = (self.clock.tick(), self.limits.idle);
         let Some(hot) = self.slots.get(slot) else { return };
         if self.look_due(slot, hot).is_some_and(|due| !is_after(due, tick)) {
             self.look(slot);
@@ -151,7 +232,7 @@ impl Core {
         if hot.has(Flags::READY) && !stream {
             // After a stall of the core or the host, answers and deadlines are found together:
             // what has arrived is read before it is judged.
-            self.wheel.schedule(&mut self.slots, slot, tick.wrapping_add(1));
+            self.timing.schedule(&mut self.slots, slot, tick.wrapping_add(1));
             return;
         }
         if self.is_upload_slow(slot) {
@@ -180,7 +261,7 @@ impl Core {
 
     /// Asks a silent peer, or gives it up, if its time has come.
     pub(super) fn on_heartbeat_due(&mut self, slot: u32) {
-        let (tick, plan) = (self.tick, self.limits.heartbeat);
+        let (tick, plan) = (self.clock.tick(), self.limits.heartbeat);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if !plan.enabled {
             return;
@@ -200,10 +281,8 @@ impl Core {
         }
         let generation = hot.generation;
         let verdict = plan.on_due(&mut hot.pulse, tick);
-        if verdict == Verdict::Ping
-            && let Some(watch) = self.watches.get_mut(&slot)
-        {
-            watch.restart();
+        if verdict == Verdict::Ping {
+            self.watches.restart(slot, hot);
         }
         self.act_on(slot, generation, verdict);
     }
@@ -215,11 +294,11 @@ impl Core {
                 self.counted.heartbeats_missed += u64::from(verdict == Verdict::PingAgain);
                 let stream = self.is_stream(slot);
                 if self.limits.heartbeat.application || stream {
-                    self.notices.push_back(Notice::Heartbeat { slot, generation });
+                    self.notices.push(Notice::Heartbeat { slot, generation });
                     return;
                 }
                 self.counted.heartbeats_sent += 1;
-                let stamp = self.now_ns.to_be_bytes();
+                let stamp = self.clock.now_ns().to_be_bytes();
                 // The connection is open, so the ping is taken.
                 let _ = self.queue_control(slot, generation, Opcode::Ping, &stamp);
             }
@@ -235,7 +314,7 @@ impl Core {
 
     /// The application was asked for its heartbeat. If it sent none, none is awaited.
     pub(crate) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
-        let (now_us, tick) = (self.now_us(), self.tick);
+        let (now_us, tick) = (self.clock.now_us(), self.clock.tick());
         let steady = self.limits.heartbeat.application;
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         if sent {
@@ -254,16 +333,11 @@ impl Core {
         }
     }
 
-    /// The clock in microseconds, modulo 2^32.
-    fn now_us(&self) -> u32 {
-        (self.now_ns / 1000) as u32
-    }
-
     /// Bytes arrived: proof of life.
     pub(crate) fn on_life(&mut self, slot: u32) {
-        let tick = self.tick;
+        let tick = self.clock.tick();
         let plan = self.limits.heartbeat;
-        let now_us = self.now_us();
+        let now_us = self.clock.now_us();
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.pulse.seen = tick;
         if hot.pulse.level == 0 {
@@ -272,7 +346,7 @@ impl Core {
         // Whose ping waited behind other bytes has no round trip to tell.
         if (plan.application || hot.has(Flags::STREAM)) && hot.pulse.rtt_us > 0 {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
-            let _ = self.rtt_us.record(u64::from(hot.pulse.rtt_us));
+            let _ = self.timing.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }
         if plan.on_answer(&mut hot.pulse) {
             self.counted.heartbeats_answered += 1;
@@ -286,9 +360,9 @@ impl Core {
     /// and ignored (RFC 6455 section 5.5.3).
     pub(crate) fn on_pong(&mut self, slot: u32, payload: &[u8]) {
         let Ok(stamp) = <[u8; 8]>::try_from(payload) else { return };
-        let elapsed = self.now_ns.saturating_sub(u64::from_be_bytes(stamp));
+        let elapsed = self.clock.now_ns().saturating_sub(u64::from_be_bytes(stamp));
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        let pinged_ago = u64::from(since(self.tick, hot.pulse.pinged)) + 1;
+        let pinged_ago = u64::from(since(self.clock.tick(), hot.pulse.pinged)) + 1;
         // A stamp from before the last silence began is not one of ours.
         if hot.pulse.ping == Ping::Never
             || elapsed == 0
@@ -298,31 +372,7 @@ impl Core {
         }
         let micros = (elapsed / 1000).clamp(1, u64::from(u32::MAX));
         hot.pulse.rtt_us = micros as u32;
-        let _ = self.rtt_us.record(micros);
-    }
-
-    fn release_throttled(&mut self) {
-        let mut index = 0;
-        while let Some((slot, generation, until)) = self.throttled.get(index).copied() {
-            if is_after(until, self.tick) {
-                index += 1;
-                continue;
-            }
-            // What came in the same receive behind the first excess is on the account, too.
-            let live = self.slots.lookup(slot, generation).is_some();
-            let owed = if live { self.owed_ticks(slot) } else { 0 };
-            if owed > 0 {
-                self.throttled[index].2 = self.tick.wrapping_add(owed);
-                index += 1;
-                continue;
-            }
-            self.throttled.swap_remove(index);
-            if let Some(hot) = self.slots.lookup(slot, generation) {
-                hot.clear(Flags::THROTTLED);
-                self.forgive_upload(slot);
-                self.mark_ready(slot);
-            }
-        }
+        let _ = self.timing.rtt_us.record(micros);
     }
 }
 

@@ -24,7 +24,7 @@ enum Step {
 
 impl Step {
     fn of(hot: &Hot) -> Self {
-        match hot.phase {
+        match hot.phase() {
             // The request was all that a stream's client had to say.
             Phase::Open if hot.has(Flags::STREAM) => Self::Nobody,
             Phase::Open | Phase::Closing => Self::Frames,
@@ -42,7 +42,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(hot) = self.core.slots.get(slot) else { return };
         let mut range = range;
         // Before anything else, in the clear: who the client is.
-        if hot.phase == Phase::Handshake && !hot.has(Flags::CLIENT | Flags::GREETED) {
+        if hot.phase() == Phase::Handshake && !hot.has(Flags::CLIENT | Flags::GREETED) {
             match self.after_proxy_header(slot, range) {
                 Some(rest) => range = rest,
                 None => return,

@@ -26,7 +26,9 @@ impl Core {
     /// Arms the deadline of a message that has just begun, if none is armed before it. What comes
     /// of the message only moves it away.
     pub(super) fn watch_upload(&mut self, slot: u32) {
-        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase == Phase::Open) else { return };
+        let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase() == Phase::Open) else {
+            return;
+        };
         let due = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
         if due.is_some_and(|due| hot.timer.due().is_none_or(|armed| is_after(armed, due))) {
             self.arm(slot);
@@ -40,7 +42,7 @@ impl Core {
         let Some(due) = hot.partial.as_ref().and_then(|it| self.upload_due(it.place)) else {
             return false;
         };
-        if is_after(due, self.tick) {
+        if is_after(due, self.clock.tick()) {
             return false;
         }
         if hot.has(Flags::HELD | Flags::READY) {
@@ -52,7 +54,7 @@ impl Core {
 
     /// A message in progress gets its grace anew: this side did not read.
     pub(super) fn forgive_upload(&mut self, slot: u32) {
-        let limit_ns = self.now_ns + self.limits.upload_grace_ns;
+        let limit_ns = self.clock.now_ns() + self.limits.upload_grace_ns;
         if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
             self.inbound.pay(Place(partial.place), u64::MAX, limit_ns);
         }

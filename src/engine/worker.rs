@@ -14,18 +14,20 @@ use std::sync::Arc;
 
 use super::admission::Admission;
 use super::calm::Calm;
-use super::conn::{Conn, ConnId, Cx};
-use super::core::{Core, Notice};
+use super::conn::{Conn, Cx};
+use super::core::Core;
 use super::drain;
-use super::handler::{Cause, Handler};
+use super::handler::Handler;
 use super::links::{Command, Post};
 use super::mailbox::Postage;
+use super::notices::Notice;
 use super::reading::Arena;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
 use super::sys;
 use super::table::SlotTable;
 use super::token::{Op, Token};
+use super::value::{Cause, ConnId};
 use super::writing;
 use crate::protocol::CloseCode;
 
@@ -141,7 +143,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// After a burst: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
-        let Some(kept) = self.calm.look(self.core.slots.used(), self.core.now_ns) else { return };
+        let Some(kept) = self.calm.look(self.core.slots.used(), self.core.clock.now_ns()) else {
+            return;
+        };
         // What is about to leave from where it was received lies before this.
         sys::discard(&mut self.arena.bytes[kept..]);
         self.ring.shrink();
@@ -163,7 +167,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if left || self.core.has_work() || !self.post.mailbox.sleep() {
             return Wait::No;
         }
-        let now = self.core.now_ns;
+        let now = self.core.clock.now_ns();
         let mut end = self.core.next_deadline_ns().min(now + SLEEP_MAX_NS);
         if let Some(at) = self.wake_at {
             end = end.min(at);
@@ -207,7 +211,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if !more {
             hot.clear(if input { Flags::POLL } else { Flags::POLL_OUT });
         }
-        if hot.phase == Phase::Closed {
+        if hot.phase() == Phase::Closed {
             return;
         }
         match result {
@@ -232,7 +236,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         if input && !more {
             let Some(hot) = core.slots.get_mut(slot) else { return };
-            core.counted.polls_rearmed += u64::from(hot.is_lively());
+            core.counted.polls_rearmed += u64::from(hot.pace.is_lively());
             // Else the receive that is due arms it again.
             if !hot.has(Flags::READY) {
                 core.work.arm_poll(slot, hot);
@@ -308,7 +312,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let limit = self.call_cx(|handler, cx| handler.turn(cx));
         self.wake_at = limit.map(|d| {
             let wait = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-            self.core.now_ns.saturating_add(wait)
+            self.core.clock.now_ns().saturating_add(wait)
         });
         if std::mem::take(&mut self.core.stop_requested) {
             self.stop();
@@ -363,7 +367,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn deliver_all(&mut self) {
-        while let Some(notice) = self.core.notices.pop_front() {
+        while let Some(notice) = self.core.notices.pop() {
             match notice {
                 Notice::Closed { slot, generation, closed } => {
                     let Some(state) = self.states.remove(slot) else { continue };
@@ -372,7 +376,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 // More would be queued, and enough is.
                 Notice::Writable { .. } if self.core.turn_size() > self.core.limits.turn_soft => {
-                    self.core.postponed.push(notice);
+                    self.core.notices.postpone(notice);
                 }
                 Notice::Writable { slot, generation } => {
                     if self.core.is_open(slot, generation) {
@@ -397,7 +401,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
 impl Core {
     fn is_open(&mut self, slot: u32, generation: u32) -> bool {
-        self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase == Phase::Open)
+        self.slots.lookup(slot, generation).is_some_and(|hot| hot.phase() == Phase::Open)
     }
 }
 

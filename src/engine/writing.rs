@@ -3,13 +3,14 @@
 use std::io::{self, IoSlice};
 
 use super::clock::since;
-use super::conn::ConnId;
-use super::core::{Core, Notice};
-use super::handler::{Cause, Handler};
+use super::core::Core;
+use super::handler::Handler;
 use super::links::SlowPeer;
+use super::notices::Notice;
 use super::outbox::{Policy, Turn};
 use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
+use super::value::{Cause, ConnId};
 use super::worker::Worker;
 
 /// Lists of a flush, kept for their memory.
@@ -42,7 +43,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.flush_once(Wait::No)?;
         }
         self.core.enforce_outboxes();
-        self.core.notices.extend(self.core.postponed.drain(..));
+        self.core.notices.resume();
         Ok(())
     }
 
@@ -73,10 +74,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         for slot in &core.dirty {
             let Some(hot) = core.slots.get(*slot) else { continue };
             debug_assert!(!hot.has(Flags::BLOCKED), "settled before");
-            if hot.phase == Phase::Closed {
+            if hot.phase() == Phase::Closed {
                 continue;
             }
-            if hot.phase == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
+            if hot.phase() == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
                 // Sends that succeed are silent, so whoever waits for one must not sleep on it.
                 wait = Wait::No;
             }
@@ -118,10 +119,12 @@ impl Core {
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
-        let (tick, now_ns) = (self.tick, self.now_ns);
+        let (tick, now_ns) = (self.clock.tick(), self.clock.now_ns());
         let Self { slots, ledger, watches, work, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
-        let Some(outbox) = hot.outbox.as_mut() else { return };
+        if hot.outbox.is_none() {
+            return;
+        }
         let taken = match result {
             Ok(taken) => taken,
             Err(error) if error.is_transient() => 0,
@@ -132,11 +135,8 @@ impl Core {
         };
         self.counted.bytes_out += taken as u64;
         if taken > 0 {
-            if hot.watched
-                && let Some(watch) = watches.get_mut(&slot)
-            {
-                watch.note_taken(taken);
-            }
+            watches.note_taken(slot, hot, taken);
+            let Some(outbox) = hot.outbox.as_mut() else { return };
             outbox.note_progress(taken, tick, now_ns);
             outbox.advance(taken, ledger);
             if outbox.entered > 0 {
@@ -176,7 +176,7 @@ impl Core {
     /// Whether something is left to do that no completion announces.
     pub(super) fn has_work(&self) -> bool {
         let input = self.ready.len() + self.eager.len();
-        let told = self.notices.len() + self.postponed.len();
+        let told = self.notices.len();
         input + told + self.outgoing.len() > 0
             || self.unoffered
             || self.has_ring_work()
@@ -186,11 +186,11 @@ impl Core {
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
     fn settle(&mut self, slot: u32, arena: &[u8]) {
-        let tick = self.tick;
+        let tick = self.clock.tick();
         let Self { slots, ledger, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
-        if hot.phase == Phase::Closed {
+        if hot.phase() == Phase::Closed {
             return;
         }
         let generation = hot.generation;
@@ -201,8 +201,8 @@ impl Core {
         };
         if outbox.is_empty() {
             let waited = hot.has(Flags::HIGH_WATER | Flags::PAUSED);
-            let leaves = hot.phase == Phase::Flushing;
-            if hot.phase == Phase::Closing {
+            let leaves = hot.phase() == Phase::Flushing;
+            if hot.phase() == Phase::Closing {
                 // The close timeout begins.
                 hot.pulse.pinged = tick;
             }
@@ -222,7 +222,7 @@ impl Core {
             self.counted.dropped_full += dropped.messages;
         }
         let (weight, single) = (outbox.weight(), outbox.is_single());
-        let limited = hot.phase == Phase::Open && self.config.outbox_policy == Policy::CloseSlow;
+        let limited = hot.phase() == Phase::Open && self.config.outbox_policy == Policy::CloseSlow;
         // One message of any size is taken; what exceeds the limit besides is too much.
         if over && limited && !single {
             self.give_up(slot, Cause::Slow);
@@ -250,13 +250,13 @@ impl Core {
         while self.ledger.total() > self.config.max_outboxes {
             let Some(slot) = self.ledger.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };
-            if hot.phase == Phase::Closed {
+            if hot.phase() == Phase::Closed {
                 // It holds nothing any more. An error of the account must not become a stall.
                 debug_assert!(false, "a closed connection is to pay for memory");
                 return;
             }
             let pinned = hot.outbox.as_ref().map_or(0, |outbox| outbox.pinned_bytes());
-            if hot.phase == Phase::Open && pinned <= PINNED_MAX {
+            if hot.phase() == Phase::Open && pinned <= PINNED_MAX {
                 self.give_up(slot, Cause::OutboxFull);
             } else {
                 // A close frame would have to wait for what takes the memory.
@@ -273,7 +273,7 @@ impl Core {
             hot.set(Flags::HIGH_WATER);
             // What comes on a stream is discarded, and may be its end; what comes before may open
             // one.
-            let pauses = pause && hot.phase == Phase::Open && !hot.has(Flags::STREAM);
+            let pauses = pause && hot.phase() == Phase::Open && !hot.has(Flags::STREAM);
             if pauses && !hot.set(Flags::PAUSED) {
                 self.counted.read_pauses += 1;
             }
@@ -293,8 +293,8 @@ impl Core {
     /// The outbox is low again.
     fn drained(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if hot.clear(Flags::HIGH_WATER) && hot.phase == Phase::Open {
-            self.notices.push_back(Notice::Writable { slot, generation });
+        if hot.clear(Flags::HIGH_WATER) && hot.phase() == Phase::Open {
+            self.notices.push(Notice::Writable { slot, generation });
         }
         if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::PAUSED)) {
             self.forgive_upload(slot);
@@ -323,7 +323,7 @@ impl Core {
             .take(self.blocked as usize)
             .collect();
         let tick = std::time::Duration::from_nanos(self.limits.tick_ns);
-        let (worker, now) = (self.worker, self.tick);
+        let (worker, now) = (self.worker, self.clock.tick());
         slow.into_iter()
             .filter_map(|(slot, generation, queued, progress)| {
                 let peer = self.slots.cold(slot)?.peer();
@@ -386,10 +386,10 @@ mod tests {
         bare.slots.get_mut(0).unwrap().set(Flags::STREAM | Flags::BARE);
         bare.streams = 1;
         bare.give_up(0, Cause::OutboxFull);
-        bare.notices.clear();
+        while bare.notices.pop().is_some() {}
         bare.settle_blocked(&[]);
         let hot = bare.slots.get(0).unwrap();
-        assert!(hot.phase == Phase::Lingering && bare.work.shutdowns() == [0] && bare.has_work());
+        assert!(hot.phase() == Phase::Lingering && bare.work.shutdowns() == [0] && bare.has_work());
         assert!(bare.dirty.is_empty() && bare.ledger.is_empty() && bare.blocked == 0);
     }
 

@@ -1,0 +1,16 @@
+//! Where outgoing connections go.
+
+use std::net::SocketAddr;
+
+/// Where [`Cx::dial`](crate::Cx::dial) connects to.
+#[derive(Clone, Debug)]
+pub struct DialTarget {
+    /// Address and port.
+    pub peer: SocketAddr,
+    /// Value of the Host header.
+    pub host: String,
+    /// Path and query.
+    pub target: String,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+}

@@ -1,0 +1,132 @@
+//! A message encoded once for many receivers, and the ways in which connections frame what is sent.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::Data;
+use crate::protocol::Kind;
+use crate::protocol::frame::{self, HEADER_MAX, Opcode};
+use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
+
+/// How what is sent on a connection is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// WebSocket, from a server.
+    Frames,
+    /// WebSocket, from a client: masked anew for each receiver.
+    Masked,
+    /// A chunked HTTP response.
+    Chunks,
+    /// An HTTP response that ends with the connection.
+    Bare,
+}
+
+/// A message encoded once, to be shared by any number of receivers. Cloning counts a reference.
+/// Receivers whose connections frame it in another way than it was made for get a copy.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    wire: Bytes,
+    header: u8,
+    /// A chunk of a stream and not a frame.
+    chunk: bool,
+    kind: Kind,
+    key: u64,
+}
+
+impl Frame {
+    /// A text message.
+    pub fn text(text: &str) -> Self {
+        Self::new(Kind::Text, text.as_bytes())
+    }
+
+    /// A binary message.
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::new(Kind::Binary, payload)
+    }
+
+    /// A message of either kind. The caller answers for the UTF-8 of text.
+    pub fn new(kind: Kind, payload: &[u8]) -> Self {
+        let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
+        frame::append(&mut wire, opcode(kind), payload, None);
+        let header = (wire.len() - payload.len()) as u8;
+        Self { wire: wire.into(), header, chunk: false, kind, key: 0 }
+    }
+
+    /// A piece for streams.
+    pub fn chunk(payload: &[u8]) -> Self {
+        let around = CHUNK_HEAD_MAX + CHUNK_TAIL.len();
+        let mut wire = Vec::with_capacity(payload.len() + around);
+        stream::append_chunk(&mut wire, payload);
+        let header = wire.len().saturating_sub(payload.len() + CHUNK_TAIL.len()) as u8;
+        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0 }
+    }
+
+    /// With a key, other than 0, for [`crate::Policy::Conflate`]: in a full outbox it replaces an
+    /// older frame with the same key.
+    #[must_use]
+    pub fn keyed(self, key: u64) -> Self {
+        Self { key, ..self }
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.wire[self.range()]
+    }
+
+    fn range(&self) -> Range<usize> {
+        let tail = if self.chunk && !self.wire.is_empty() { CHUNK_TAIL.len() } else { 0 };
+        usize::from(self.header)..self.wire.len() - tail
+    }
+
+    /// Text or binary.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// The bytes for a connection, if it can have them without a copy. Never none of a chunk, since
+    /// an empty segment is never sent.
+    pub(crate) fn wire(&self, framing: Framing) -> Option<Data> {
+        match framing {
+            Framing::Frames if !self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
+            _ if self.range().is_empty() => None,
+            Framing::Chunks if self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
+            Framing::Bare => Some(Data::Shared(self.wire.slice(self.range()), self.header)),
+            _ => None,
+        }
+    }
+
+    /// Whether those who frame so share its bytes, or must have a copy of their own anyway.
+    pub(crate) fn suits(&self, framing: Framing) -> bool {
+        match framing {
+            Framing::Frames => !self.chunk,
+            Framing::Chunks => self.chunk,
+            Framing::Masked | Framing::Bare => true,
+        }
+    }
+
+    /// The same message in the other shape, as a chunk or as a frame, for those who can share that.
+    pub(crate) fn reshaped(&self) -> Self {
+        let other = match self.chunk {
+            true => Self::new(self.kind, self.payload()),
+            false => Self::chunk(self.payload()),
+        };
+        Self { kind: self.kind, key: self.key, ..other }
+    }
+
+    /// Bytes of memory that it takes, shared by all its clones.
+    pub fn size(&self) -> usize {
+        self.wire.len() + HEADER_MAX
+    }
+}
+
+pub(crate) fn opcode(kind: Kind) -> Opcode {
+    match kind {
+        Kind::Text => Opcode::Text,
+        Kind::Binary => Opcode::Binary,
+    }
+}

@@ -1,0 +1,18 @@
+//! What moves through the engine, below all of it: names of connections, frames, errors, causes.
+//!
+//! Values only: nothing here knows a core, a slot's record or the ring.
+
+mod cause;
+mod data;
+mod dial;
+mod error;
+mod frame;
+mod id;
+
+pub use cause::{Cause, Closed};
+pub use data::Data;
+pub use dial::DialTarget;
+pub use error::SendError;
+pub use frame::Frame;
+pub(crate) use frame::{Framing, opcode};
+pub use id::ConnId;

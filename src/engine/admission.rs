@@ -3,26 +3,17 @@
 //!
 //! A connection over a limit that still gets a slot (the reserve of each table) is told so: its
 //! request is answered with 503. When even the reserve is used up, accepting stops and the rest
-//! waits in the listener's queue.
-//!
-//! The invariant: a seat is taken by who is served, from its accept until its close is decided. Who
-//! is here only to be refused takes none, nor does who is leaving: both are bounded by the table.
+//! waits in the listener's queue. Who is served takes a seat: see `census`.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
-use super::addresses::AddressPlace;
 use super::config::Config;
-use super::core::{Core, Dial, Outgoing};
+use super::core::Core;
 use super::handler::Handler;
-use super::phase::Event;
 use super::ring::{LANES_MAX, Ring};
-use super::slots::{Flags, Phase};
-use super::token::{Op, Token};
-use super::value::{Cause, Data};
+use super::slots::Phase;
 use super::worker::Worker;
-use crate::protocol::response;
 
 /// The state of accepting on one core.
 pub(super) struct Admission {
@@ -146,7 +137,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let mut free = admission.table.saturating_sub(self.core.slots.used() + armed);
         if self.core.is_full() || self.core.slots.used() + armed >= admission.share {
             // Who comes now is here only to be refused; more than the reserve wait their turn.
-            free = free.min(self.core.config.reserve.saturating_sub(self.core.surplus + armed));
+            free = free
+                .min(self.core.config.reserve.saturating_sub(self.core.census.surplus() + armed));
         }
         let mut allowed = free.min(admission.idle.len());
         if allowed == 0 && free == 0 && armed == 0 && !admission.paused {
@@ -216,63 +208,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// The kernel hands out a slot only after it closed the last tenant's descriptor; its
     /// completion may still be on the way.
-    fn vacate(&mut self, slot: u32) {
+    pub(super) fn vacate(&mut self, slot: u32) {
         if self.core.slots.get(slot).is_some() {
             self.core.counted.stale_completions += 1;
             self.forget(slot);
-        }
-    }
-
-    /// Makes the outgoing connections the application asked for.
-    pub(super) fn dial(&mut self) {
-        if self.drain.is_some() {
-            // A server that goes away opens nothing, also if it is asked to again on being told so.
-            for outgoing in std::mem::take(&mut self.core.outgoing) {
-                let tag = outgoing.tag;
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, "this side goes away"));
-            }
-            self.core.outgoing.clear();
-            return;
-        }
-        for _ in 0..DIALS_PER_TURN {
-            let Some(outgoing) = self.core.outgoing.pop_front() else { return };
-            let tag = outgoing.tag;
-            let peer = outgoing.target.peer;
-            match self.ring.socket(peer, outgoing.local) {
-                Ok(slot) => {
-                    self.vacate(slot);
-                    let token = self.core.begin_dial(slot, outgoing);
-                    self.ring.connect(token, peer);
-                }
-                Err(error) => {
-                    self.core.counted.connect_errors += 1;
-                    let text = error.to_string();
-                    self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
-                }
-            }
-        }
-    }
-
-    pub(super) fn on_connected(&mut self, token: Token, result: io::Result<()>) {
-        let slot = token.slot();
-        let Some(hot) = self.core.slots.lookup(slot, token.generation()) else {
-            self.core.counted.stale_completions += 1;
-            return;
-        };
-        hot.clear(Flags::CONNECT);
-        if hot.phase() != Phase::Connecting {
-            return;
-        }
-        match result {
-            Ok(()) => self.core.on_tcp_established(slot),
-            Err(error) => {
-                self.core.counted.connect_errors += 1;
-                if let Some(dial) = self.core.dials.remove(&slot) {
-                    let text = error.to_string();
-                    self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, &text));
-                }
-                self.core.drop_connection(slot, Cause::Broken);
-            }
         }
     }
 }
@@ -302,7 +241,7 @@ impl Core {
             false
         };
         if over {
-            if !over_total && self.surplus >= self.config.reserve {
+            if !over_total && self.census.surplus() >= self.config.reserve {
                 // One address does not get all the room there is to say so.
                 self.release(slot);
                 return;
@@ -312,107 +251,6 @@ impl Core {
         self.begin_phase(slot);
         // The request often came with the connection.
         self.mark_ready(slot);
-    }
-
-    /// Whether the next connection is one too many.
-    fn is_full(&self) -> bool {
-        self.total.load(Ordering::Relaxed) >= self.config.max_connections
-    }
-
-    /// Takes one of the server's seats for a connection. False if there is none.
-    fn take_seat(&mut self, slot: u32) -> bool {
-        let most = self.config.max_connections;
-        let free = |seats: u32| (seats < most).then(|| seats + 1);
-        let taken = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).is_ok();
-        if let (Some(hot), true) = (self.slots.get_mut(slot), taken) {
-            hot.set(Flags::COUNTED);
-        }
-        taken
-    }
-
-    /// Enters a connection, whose client's address is now known, into the table of addresses.
-    /// False if that one has as many as it may have: then it is not entered.
-    pub(super) fn count_client(&mut self, slot: u32, client: SocketAddr) -> bool {
-        let limit = self.config.max_per_address;
-        let fits = limit == 0 || self.addresses.enter(client.ip(), limit);
-        if let (Some(hot), true) = (self.slots.get_mut(slot), fits) {
-            hot.set(Flags::KNOWN);
-        }
-        fits
-    }
-
-    /// Here only to be refused, so it takes no seat.
-    pub(super) fn make_surplus(&mut self, slot: u32) {
-        self.free_seat(slot);
-        if self.slots.get_mut(slot).is_some_and(|hot| !hot.set(Flags::SURPLUS)) {
-            self.surplus += 1;
-        }
-    }
-
-    /// Gives the seat of a connection to the next: when its close is decided, which may take as
-    /// long as its peer likes.
-    pub(super) fn free_seat(&mut self, slot: u32) {
-        let Some(hot) = self.slots.get_mut(slot) else { return };
-        if !hot.clear(Flags::COUNTED) {
-            return;
-        }
-        self.total.fetch_sub(1, Ordering::Relaxed);
-        let limited = hot.has(Flags::KNOWN) && self.config.max_per_address > 0;
-        if let (Some(cold), true) = (self.slots.cold(slot), limited) {
-            self.addresses.start_leaving(cold.peer().ip());
-        }
-    }
-
-    /// Takes a connection out of the table of addresses, when its slot is given back.
-    pub(super) fn uncount(&mut self, slot: u32) {
-        self.free_seat(slot);
-        let known = self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::KNOWN));
-        if !known || self.config.max_per_address == 0 {
-            return;
-        }
-        let Some(peer) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };
-        self.addresses.leave(peer.ip());
-    }
-
-    /// What a connection that leaves the engine goes on to be counted as.
-    pub(super) fn take_place(&mut self, slot: u32) -> AddressPlace {
-        let Some(hot) = self.slots.get_mut(slot) else { return AddressPlace::default() };
-        if !hot.has(Flags::COUNTED) || !hot.clear(Flags::KNOWN) {
-            return AddressPlace::default();
-        }
-        match self.slots.cold(slot).filter(|_| self.config.max_per_address > 0) {
-            Some(cold) => AddressPlace::new(self.addresses.clone(), cold.peer().ip()),
-            None => AddressPlace::default(),
-        }
-    }
-
-    fn begin_dial(&mut self, slot: u32, outgoing: Outgoing) -> Token {
-        let hot = self.slots.open(slot, Phase::Connecting);
-        hot.set(Flags::CLIENT | Flags::CONNECT);
-        let token = Token::new(Op::Connect, slot, hot.generation);
-        if let Some(cold) = self.slots.cold(slot) {
-            cold.set_peer(outgoing.target.peer);
-        }
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&self.rng.draw().to_ne_bytes());
-        key[8..].copy_from_slice(&self.rng.draw().to_ne_bytes());
-        self.dials.insert(slot, Dial { outgoing, key, failure: "" });
-        self.begin_phase(slot);
-        token
-    }
-
-    fn on_tcp_established(&mut self, slot: u32) {
-        let Some(dial) = self.dials.get(&slot) else { return };
-        let target = &dial.outgoing.target;
-        let start = self.cork.len();
-        let (host, path, headers) = (&target.host, &target.target, &target.headers);
-        response::write_request(&mut self.cork, host, path, dial.key, headers);
-        let data = Data::Cork(start..self.cork.len());
-        self.with_outbox(slot, |outbox| outbox.push_head(data));
-        self.enter(slot, Event::Connected);
-        if let Some(hot) = self.slots.get_mut(slot) {
-            self.work.arm_poll(slot, hot);
-        }
     }
 }
 
@@ -443,9 +281,6 @@ const REST_NS: u64 = 100_000_000;
 /// How long a listener that goes away waits for the last step of handshakes in progress: most round
 /// trips around the globe, and far from the second after which a dropped request is repeated.
 const QUIET_NS: u64 = 500_000_000;
-
-/// Outgoing connections started per turn, so that a dialler still answers its pings.
-const DIALS_PER_TURN: usize = 64;
 
 #[cfg(test)]
 mod tests {

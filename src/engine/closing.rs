@@ -154,25 +154,16 @@ impl Core {
         self.release(slot);
     }
 
-    /// Remembers why an outgoing connection will not open. The first reason counts.
-    pub(crate) fn blame_dial(&mut self, slot: u32, failure: &'static str) {
-        if let Some(dial) = self.dials.get_mut(&slot).filter(|dial| dial.failure.is_empty()) {
-            dial.failure = failure;
-        }
-    }
-
     /// Tells the application, once, and takes everything from the connection that belongs to an
     /// open one.
     fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         self.free_seat(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.topics.unsubscribe_all(&mut hot.subscriptions);
-        if !hot.clear(Flags::ANNOUNCED) {
+        if !self.census.leave(hot) {
             return;
         }
         let generation = hot.generation;
-        self.open -= 1;
-        self.streams -= u64::from(hot.has(Flags::STREAM));
         self.count_closed(cause);
         let closed = Closed { cause, code, reason: reason.to_owned() };
         self.notices.push(Notice::Closed { slot, generation, closed });
@@ -286,9 +277,7 @@ impl Core {
         self.drop_head(slot);
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if hot.clear(Flags::SURPLUS) {
-            self.surplus -= 1;
-        }
+        self.census.drop_surplus(hot);
         self.enter(slot, Event::Released);
         if let Some(hot) = self.slots.get(slot) {
             self.work.close_when_detached(slot, hot);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::core::{Core, Outgoing};
+use super::core::Core;
 use super::limits::Allowance;
 use super::slots::{Flags, Phase};
 use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
@@ -218,7 +218,7 @@ impl Cx<'_> {
     /// Its mask keys come from a fast generator that is seeded by the kernel, which is meant for
     /// load generation; RFC 6455 section 10.3 wants keys that a hostile script cannot predict.
     pub fn dial(&mut self, target: &Arc<DialTarget>, local: Option<IpAddr>, tag: u64) {
-        self.core.outgoing.push_back(Outgoing { target: target.clone(), local, tag });
+        self.core.dials.ask(target.clone(), local, tag);
     }
 
     /// Stops this core: connections are closed as by a drain without window.

@@ -6,20 +6,22 @@
 //! operations are grouped by duty: what is queued in `queueing`, endings in `closing`, deadlines in
 //! `timing`.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::addresses::Addresses;
+use super::census::Census;
 use super::clock::Clock;
-use super::config::{Config, Via, ticks};
+use super::config::{Config, ticks};
 use super::counters::{Counters, Stats};
+use super::dialling::Dials;
 use super::handover::Handover;
 use super::heartbeat;
-use super::inbound::{Inbound, Place};
+use super::inbound::Inbound;
 use super::ledger::Ledger;
 use super::notices::Notices;
+use super::opening::Handshakes;
 use super::outbox::{Outbox, SEGMENT};
 use super::patience::Watches;
 use super::reading::RECEIVE_MAX;
@@ -28,45 +30,8 @@ use super::rng::Rng;
 use super::slots::{Flags, Hot, Phase, Slots};
 use super::timing::Timing;
 use super::topics::Topics;
-use super::value::{ConnId, DialTarget, Frame, Framing, SendError};
+use super::value::{ConnId, Frame, Framing, SendError};
 use crate::protocol::{CloseCode, Decoder, Role};
-
-/// An outgoing connection that is to be made.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) target: Arc<DialTarget>,
-    pub(crate) local: Option<IpAddr>,
-    pub(crate) tag: u64,
-}
-
-/// An outgoing connection before it is open.
-#[derive(Debug)]
-pub(crate) struct Dial {
-    pub(crate) outgoing: Outgoing,
-    pub(crate) key: [u8; 16],
-    /// Why it will not open; empty as long as it may.
-    pub(crate) failure: &'static str,
-}
-
-/// A request or response head that came in part.
-#[derive(Debug, Default)]
-pub(crate) struct Head {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) scanned: usize,
-    /// Where the body ends that the application asked for; 0 if it asked for none.
-    pub(crate) end: usize,
-    /// Which way it came, once the head was whole.
-    pub(crate) via: Option<Via>,
-    /// Where it is accounted.
-    pub(crate) place: Place,
-}
-
-impl Head {
-    /// Bytes of memory, its place in a table included.
-    pub(crate) fn memory(&self) -> usize {
-        self.bytes.capacity() + 2 * size_of::<(u32, Self)>()
-    }
-}
 
 /// The other cores, as seen from one.
 pub(crate) trait Links: Send + Sync {
@@ -83,18 +48,15 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) worker: u16,
     pub(crate) links: Arc<dyn Links>,
-    /// Connections of the whole server, against `max_connections`.
-    pub(crate) total: Arc<AtomicU32>,
-    /// Where the whole server's connections come from, against `max_per_address`.
-    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) census: Census,
 
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
     pub(crate) timing: Timing,
     pub(crate) topics: Topics,
-    pub(crate) heads: HashMap<u32, Head>,
+    pub(crate) handshakes: Handshakes,
     pub(crate) handover: Handover,
-    pub(crate) dials: HashMap<u32, Dial>,
+    pub(crate) dials: Dials,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,
 
@@ -114,11 +76,8 @@ pub(crate) struct Core {
     /// Connections held back by a rate, with the tick at which to look again.
     pub(crate) throttled: Vec<(u32, u32, u32)>,
     pub(crate) watches: Watches,
-    pub(crate) outgoing: VecDeque<Outgoing>,
     pub(crate) notices: Notices,
     pub(crate) stop_requested: bool,
-    /// The 101 for the request at hand.
-    pub(crate) accepted_head: Vec<u8>,
 
     pub(crate) rng: Rng,
     pub(crate) counted: Counters,
@@ -126,12 +85,7 @@ pub(crate) struct Core {
     pub(crate) inbound: Inbound,
     /// Memory of outboxes that outlived a turn.
     pub(crate) ledger: Ledger,
-    pub(crate) open: u64,
-    /// Streams among the open.
-    pub(crate) streams: u64,
     pub(crate) blocked: u64,
-    /// Connections that are here only to be refused.
-    pub(crate) surplus: u32,
     /// Boxed as the slots hold them, so that reuse moves a pointer.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Outbox>>,
@@ -239,15 +193,14 @@ impl Core {
             config,
             worker,
             links,
-            total,
-            addresses,
+            census: Census::new(total, addresses),
             slots: Slots::default(),
             clock: Clock::new(limits.tick_ns),
             timing: Timing::default(),
             topics: Topics::default(),
-            heads: HashMap::new(),
+            handshakes: Handshakes::default(),
             handover: Handover::default(),
-            dials: HashMap::new(),
+            dials: Dials::default(),
             cork: Vec::new(),
             turn_own: 0,
             unoffered: false,
@@ -257,18 +210,13 @@ impl Core {
             work: RingWork::default(),
             throttled: Vec::new(),
             watches: Watches::default(),
-            outgoing: VecDeque::new(),
             notices: Notices::default(),
             stop_requested: false,
-            accepted_head: Vec::new(),
             rng,
             counted: Counters::default(),
             inbound: Inbound::default(),
             ledger: Ledger::default(),
-            open: 0,
-            streams: 0,
             blocked: 0,
-            surplus: 0,
             spare: Vec::new(),
             receivers: Vec::new(),
         }
@@ -284,12 +232,11 @@ impl Core {
         self.eager.shrink_to_fit();
         self.work.shrink();
         self.notices.shrink();
-        self.outgoing.shrink_to_fit();
         self.throttled.shrink_to_fit();
         self.watches.shrink();
-        self.heads.shrink_to_fit();
+        self.handshakes.shrink();
         self.handover.shrink();
-        self.dials.shrink_to_fit();
+        self.dials.shrink();
         self.receivers.shrink_to_fit();
         // A few of thousands that were made together: each would keep a page of the allocator's.
         self.spare = Vec::new();
@@ -301,8 +248,8 @@ impl Core {
     pub(crate) fn counters(&self) -> Counters {
         Counters {
             connections: u64::from(self.slots.used()),
-            open: self.open,
-            streams: self.streams,
+            open: self.census.open(),
+            streams: self.census.streams(),
             inbound_bytes_held: self.inbound.total() as u64,
             outbox_bytes_held: self.ledger.total() as u64,
             blocked: self.blocked,

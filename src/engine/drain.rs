@@ -116,7 +116,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.drain.is_some()
             && self.core.slots.used() == 0
             && self.admission.is_quiet()
-            && self.core.outgoing.is_empty()
+            && !self.core.dials.are_asked()
             && self.letters.is_empty()
             && self.done.is_empty()
     }
@@ -125,7 +125,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 impl Core {
     /// Whether a connection was accepted a while ago and has not begun its request.
     fn is_silent(&self, slot: u32) -> bool {
-        let begun = self.heads.contains_key(&slot);
+        let begun = self.handshakes.held(slot).is_some();
         let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
         let wait = (SILENT_NS / self.limits.tick_ns) as u32;
         let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));

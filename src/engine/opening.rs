@@ -4,19 +4,71 @@
 //! connection that is not open nothing is kept but its head, at most `max_head` bytes, and its
 //! body, at most as long as it said; both are accounted as messages in progress are.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::config::Via;
 use super::conn::Cx;
-use super::core::{Core, Head};
+use super::core::Core;
 use super::handler::{Answer, Handler, Plain};
+use super::inbound::Place;
 use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
-use super::value::{Cause, Data};
+use super::value::Data;
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
-use crate::protocol::{response, stream};
+use crate::protocol::stream;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    heads: HashMap<u32, Head>,
+    /// The answer to the request at hand.
+    answer: Vec<u8>,
+}
+
+impl Handshakes {
+    /// Memory of what is there of a head, and where it is accounted.
+    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+        self.heads.get(&slot).map(|head| (head.place, head.memory()))
+    }
+
+    /// How many heads there are.
+    pub(super) fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.heads.shrink_to_fit();
+    }
+}
+
+/// A request or response head that came in part.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    pub(super) bytes: Vec<u8>,
+    scanned: usize,
+    /// Where the body ends that the application asked for; 0 if it asked for none.
+    end: usize,
+    /// Which way it came, once the head was whole.
+    via: Option<Via>,
+    /// Where it is accounted.
+    place: Place,
+}
+
+impl Head {
+    /// One of which so much is there, and nothing is known.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
+    /// Bytes of memory, its place in a table included.
+    fn memory(&self) -> usize {
+        self.bytes.capacity() + 2 * size_of::<(u32, Self)>()
+    }
+}
 
 /// What becomes of a request that is not refused.
 enum Verdict<S> {
@@ -121,35 +173,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    pub(super) fn on_response(&mut self, slot: u32, range: Range<usize>) {
-        let Some(dial) = self.core.dials.get(&slot) else { return };
-        let (key, tag) = (dial.key, dial.outgoing.tag);
-        let mut head = self.core.take_head(slot);
-        let before = head.bytes.len();
-        head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
-        match response::parse(&head.bytes, key, self.core.config.max_head) {
-            Ok(None) => self.core.keep_head(slot, head),
-            Ok(Some((len, _protocol))) => {
-                self.core.dials.remove(&slot);
-                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
-                let rest = range.start + len.saturating_sub(before)..range.end;
-                match state {
-                    Some(state) => self.on_upgraded(slot, state, 0, rest),
-                    None => self.core.drop_connection(slot, Cause::Application),
-                }
-            }
-            Err(rejected) => {
-                self.core.counted.connect_errors += 1;
-                self.core.dials.remove(&slot);
-                let text = rejected.to_string();
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
-                self.core.drop_connection(slot, Cause::Broken);
-            }
-        }
-    }
-
     /// The handshake is complete; `rest` are the first bytes of frames.
-    fn on_upgraded(&mut self, slot: u32, state: H::State, dialect: u8, rest: Range<usize>) {
+    pub(super) fn on_upgraded(
+        &mut self,
+        slot: u32,
+        state: H::State,
+        dialect: u8,
+        rest: Range<usize>,
+    ) {
         let Some(generation) = self.core.open_connection(slot, dialect) else { return };
         self.states.insert(slot, state);
         self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
@@ -164,7 +195,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(hot) = self.core.slots.get_mut(slot) else { return };
         hot.set(if chunked { Flags::STREAM } else { Flags::STREAM | Flags::BARE });
         let Some(generation) = self.core.open_connection(slot, dialect) else { return };
-        self.core.streams += 1;
         self.core.counted.streams_opened += 1;
         self.states.insert(slot, state);
         self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
@@ -201,8 +231,13 @@ fn answer<H: Handler>(
         catch_unwind(AssertUnwindSafe(|| handler.request(&mut Cx { core }, request, *peer)));
     match decision {
         Ok(Answer::Accept { state, protocol, headers, dialect }) => {
-            core.accepted_head.clear();
-            request::write_accept(&mut core.accepted_head, &upgrade, protocol.as_deref(), &headers);
+            core.handshakes.answer.clear();
+            request::write_accept(
+                &mut core.handshakes.answer,
+                &upgrade,
+                protocol.as_deref(),
+                &headers,
+            );
             Ok(Verdict::Upgrade { state, dialect })
         }
         Ok(Answer::Refuse(refusal)) => Err(refusal),
@@ -227,19 +262,19 @@ fn answer_plain<H: Handler>(
             Plain::Refuse => return Err(refusal),
             Plain::Pass => return Ok(Verdict::Pass),
             Plain::Answer { status, headers } => {
-                core.accepted_head.clear();
-                stream::write_answer(&mut core.accepted_head, status, &headers);
+                core.handshakes.answer.clear();
+                stream::write_answer(&mut core.handshakes.answer, status, &headers);
                 if request.method == "HEAD" {
-                    let end = core.accepted_head.windows(4).position(|it| it == b"\r\n\r\n");
-                    core.accepted_head.truncate(end.map_or(0, |end| end + 4));
+                    let end = core.handshakes.answer.windows(4).position(|it| it == b"\r\n\r\n");
+                    core.handshakes.answer.truncate(end.map_or(0, |end| end + 4));
                 }
                 return Ok(Verdict::Answered(status));
             }
             Plain::Stream { state, headers, dialect } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
-                core.accepted_head.clear();
-                stream::write_head(&mut core.accepted_head, chunked, &headers);
+                core.handshakes.answer.clear();
+                stream::write_head(&mut core.handshakes.answer, chunked, &headers);
                 return Ok(Verdict::Stream { state, dialect, chunked });
             }
             Plain::Body(limit) => {
@@ -263,7 +298,7 @@ fn answer_plain<H: Handler>(
 impl Core {
     /// What is there of a head, to go on with.
     pub(super) fn take_head(&mut self, slot: u32) -> Head {
-        let mut head = self.heads.remove(&slot).unwrap_or_default();
+        let mut head = self.handshakes.heads.remove(&slot).unwrap_or_default();
         self.inbound.clear(std::mem::take(&mut head.place));
         head
     }
@@ -277,7 +312,7 @@ impl Core {
         }
         let memory = head.memory();
         self.inbound.set(&mut head.place, slot, memory);
-        self.heads.insert(slot, head);
+        self.handshakes.heads.insert(slot, head);
         self.enforce_inbound();
     }
 
@@ -304,7 +339,7 @@ impl Core {
             _ => self.counted.answered += 1,
         }
         let start = self.cork.len();
-        self.cork.extend_from_slice(&self.accepted_head);
+        self.cork.extend_from_slice(&self.handshakes.answer);
         let answer = Data::Cork(start..self.cork.len());
         self.end_with(slot, answer);
     }
@@ -320,17 +355,16 @@ impl Core {
         let hot = self.slots.get_mut(slot)?;
         let generation = hot.generation;
         let client = hot.has(Flags::CLIENT);
-        hot.set(Flags::ANNOUNCED);
         hot.dialect = dialect;
+        self.census.enter(hot);
         self.enter(slot, Event::Opened);
         if !client {
             let start = self.cork.len();
-            self.cork.extend_from_slice(&self.accepted_head);
+            self.cork.extend_from_slice(&self.handshakes.answer);
             let data = Data::Cork(start..self.cork.len());
             self.with_outbox(slot, |outbox| outbox.push_head(data));
         }
         self.counted.opened += 1;
-        self.open += 1;
         Some(generation)
     }
 

@@ -41,9 +41,8 @@ impl Stage {
         let pulse = core.limits.heartbeat.begin(core.clock.tick(), &mut core.rng);
         let tick = core.clock.tick();
         let hot = core.slots.open(0, Phase::Open);
-        hot.set(Flags::ANNOUNCED);
+        core.census.enter(hot);
         (hot.active, hot.pulse) = (tick, pulse);
-        core.open += 1;
         core.arm(0);
         Self { core, now: start, held: 0 }
     }

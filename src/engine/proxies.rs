@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use super::config::{ProxyHeaders, Via};
-use super::core::{Core, Head};
+use super::core::Core;
 use super::handler::Handler;
+use super::opening::Head;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
@@ -68,7 +69,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 // What looked like a header until now belongs to the request.
                 if before > 0 {
                     head.bytes.truncate(before);
-                    core.keep_head(slot, Head { bytes: head.bytes, ..Head::default() });
+                    core.keep_head(slot, Head::of(head.bytes));
                     let stays = core.slots.get(slot)?.phase() == Phase::Handshake;
                     return stays.then_some(range);
                 }
@@ -152,7 +153,7 @@ impl Core {
     /// room even for that.
     fn turn_away(&mut self, slot: u32) {
         self.counted.refused_per_address += 1;
-        if self.surplus >= self.config.reserve {
+        if self.census.surplus() >= self.config.reserve {
             self.release(slot);
         } else {
             self.make_surplus(slot);

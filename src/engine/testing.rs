@@ -175,7 +175,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.ledger.total() <= core.config.max_outboxes, "sleeps over too much memory")?;
         check(core.ready.is_empty() && core.eager.is_empty(), "sleeps over input")?;
         check(core.dirty.is_empty(), "sleeps over something to send")?;
-        check(core.outgoing.is_empty(), "sleeps over a dial")?;
+        check(!core.dials.are_asked(), "sleeps over a dial")?;
         check(self.done.is_empty() && self.letters.is_empty(), "sleeps over what a turn left")?;
         self.audit_turn()
     }
@@ -188,12 +188,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.slots.used() == 0, "connections are left")?;
         check(self.states.used() == 0, "states are left")?;
         check(core.topics.is_empty() && core.topics.subscriptions() == 0, "topics are left")?;
-        check(core.heads.is_empty() && core.dials.is_empty(), "handshakes are left")?;
+        check(core.handshakes.len() == 0 && core.dials.is_empty(), "handshakes are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
-        check(core.outgoing.is_empty(), "dials are left")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
-        let gauges = [core.open, core.streams, core.blocked, u64::from(core.surplus)];
+        let gauges = [
+            core.census.open(),
+            core.census.streams(),
+            core.blocked,
+            u64::from(core.census.surplus()),
+        ];
         check(gauges == [0; 4], "nobody is left, and some are counted")?;
         check(core.inbound.is_empty() && core.ledger.is_empty(), "bytes are held for nobody")?;
         check(!core.notices.has_postponed(), "a notice was postponed for ever")
@@ -258,7 +262,7 @@ impl Core {
                 || self.throttled.iter().any(|(s, g, _)| (*s, *g) == (slot, hot.generation)),
             "throttled for ever",
         )?;
-        let head = self.heads.contains_key(&slot);
+        let head = self.handshakes.held(slot).is_some();
         check(!head || hot.phase() == Phase::Handshake, "a head after the handshake")?;
         let passing = self.handover.held(slot).is_some();
         check(
@@ -281,7 +285,7 @@ impl Core {
 
     fn audit_inbound(&self, slot: u32, hot: &Hot) -> Result<(), String> {
         let partial = hot.partial.as_ref().map(|it| (Place(it.place), it.memory()));
-        let head = self.heads.get(&slot).map(|it| (it.place, it.memory()));
+        let head = self.handshakes.held(slot);
         let passing = self.handover.held(slot);
         for (place, memory) in [partial, head, passing].into_iter().flatten() {
             let held = self.inbound.held(place);
@@ -340,8 +344,8 @@ impl Core {
         }
         tally.partial += hot.partial.as_ref().map_or(0, |partial| partial.memory());
         tally.subscriptions += self.topics.audit(slot, hot.subscriptions);
-        tally.heads += usize::from(self.heads.contains_key(&slot));
-        tally.partial += self.heads.get(&slot).map_or(0, |head| head.memory());
+        tally.heads += usize::from(self.handshakes.held(slot).is_some());
+        tally.partial += self.handshakes.held(slot).map_or(0, |(_, memory)| memory);
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
         tally.streams += u64::from(hot.phase() == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
@@ -367,14 +371,14 @@ impl Core {
         let pairs = [
             ("slots used", u64::from(self.slots.used()), u64::from(tally.connections)),
             ("timers armed", u64::from(self.timing.armed()), u64::from(tally.timers)),
-            ("open", self.open, u64::from(tally.announced)),
-            ("opened - closed", self.counted.opened - self.counted.closed, self.open),
-            ("streams", self.streams, tally.streams),
+            ("open", self.census.open(), u64::from(tally.announced)),
+            ("opened - closed", self.counted.opened - self.counted.closed, self.census.open()),
+            ("streams", self.census.streams(), tally.streams),
             ("blocked", self.blocked, tally.blocked),
-            ("surplus", u64::from(self.surplus), u64::from(tally.surplus)),
+            ("surplus", u64::from(self.census.surplus()), u64::from(tally.surplus)),
             ("inbound bytes", self.inbound.total() as u64, tally.partial as u64),
             ("subscriptions", self.topics.subscriptions() as u64, tally.subscriptions as u64),
-            ("heads", self.heads.len() as u64, tally.heads as u64),
+            ("heads", self.handshakes.len() as u64, tally.heads as u64),
             ("watches", self.watches.len() as u64, tally.watches as u64),
         ];
         for (name, kept, summed) in pairs {
@@ -388,7 +392,7 @@ impl Core {
             (next, first) => next.is_none() && first.is_none(),
         };
         check(in_time, "would sleep beyond a deadline")?;
-        let lanes = self.surplus <= self.config.reserve + LANES_MAX;
+        let lanes = self.census.surplus() <= self.config.reserve + LANES_MAX;
         check(lanes, "more than the reserve are here to be refused")
     }
 }

@@ -257,9 +257,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn forget(&mut self, slot: u32) {
         // Covers a connection whose state was made but that never opened.
         self.states.remove(slot);
-        if let Some(dial) = self.core.dials.remove(&slot) {
-            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.outgoing.tag, dial.failure));
-        }
+        self.end_dial(slot);
         self.core.uncount(slot);
         self.core.slots.free(slot);
     }

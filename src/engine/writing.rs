@@ -177,7 +177,8 @@ impl Core {
     pub(super) fn has_work(&self) -> bool {
         let input = self.ready.len() + self.eager.len();
         let told = self.notices.len();
-        input + told + self.outgoing.len() > 0
+        input + told > 0
+            || self.dials.are_asked()
             || self.unoffered
             || self.has_ring_work()
             || self.ledger.total() > self.config.max_outboxes
@@ -364,8 +365,9 @@ mod tests {
         let mut core = Core::new(config, 0, network, Arc::default(), Arc::default(), Rng::new(1));
         core.begin_time(0);
         let hot = core.slots.open(0, Phase::Open);
-        hot.set(Flags::ANNOUNCED | Flags::BLOCKED | Flags::HIGH_WATER | Flags::PAUSED);
-        (core.open, core.blocked) = (1, 1);
+        hot.set(Flags::BLOCKED | Flags::HIGH_WATER | Flags::PAUSED);
+        core.census.enter(hot);
+        core.blocked = 1;
         let data = Data::Own(Bytes::from(vec![0; core.limits.high_water + 1]));
         core.with_outbox(0, |outbox| outbox.push(data, 0));
         core.settle_blocked(&[]);
@@ -383,8 +385,10 @@ mod tests {
         assert!(low.notices.len() == 1 && low.ready == [0] && low.has_work());
         assert_eq!(low.blocked, 0, "nothing waits for room");
         let mut bare = blocked();
-        bare.slots.get_mut(0).unwrap().set(Flags::STREAM | Flags::BARE);
-        bare.streams = 1;
+        let hot = bare.slots.get_mut(0).unwrap();
+        bare.census.leave(hot);
+        hot.set(Flags::STREAM | Flags::BARE);
+        bare.census.enter(hot);
         bare.give_up(0, Cause::OutboxFull);
         while bare.notices.pop().is_some() {}
         bare.settle_blocked(&[]);

@@ -1,0 +1,199 @@
+//! Outgoing connections, until they are open: asked for by the application, connected by the ring,
+//! answered by a server.
+//!
+//! Owns what is known of them until then. The invariant: the application hears of each dial once,
+//! that it opens or why it does not.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::handler::Handler;
+use super::phase::Event;
+use super::ring::Ring;
+use super::slots::{Flags, Phase};
+use super::token::{Op, Token};
+use super::value::{Cause, Data, DialTarget};
+use super::worker::Worker;
+use crate::protocol::response;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Dials {
+    /// To be made.
+    asked: VecDeque<Request>,
+    /// By slot.
+    begun: HashMap<u32, Dial>,
+}
+
+/// An outgoing connection that is to be made.
+#[derive(Debug)]
+struct Request {
+    target: Arc<DialTarget>,
+    local: Option<IpAddr>,
+    tag: u64,
+}
+
+/// An outgoing connection before it is open.
+#[derive(Debug)]
+struct Dial {
+    request: Request,
+    key: [u8; 16],
+    /// Why it will not open; empty as long as it may.
+    failure: &'static str,
+}
+
+impl Dials {
+    /// The application asks for a connection.
+    pub(super) fn ask(&mut self, target: Arc<DialTarget>, local: Option<IpAddr>, tag: u64) {
+        self.asked.push_back(Request { target, local, tag });
+    }
+
+    /// Whether connections are to be made.
+    pub(super) fn are_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Whether nothing is asked for and nothing has begun.
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.begun.is_empty()
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.asked.shrink_to_fit();
+        self.begun.shrink_to_fit();
+    }
+}
+
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Makes the request connections the application asked for.
+    pub(super) fn dial(&mut self) {
+        if self.drain.is_some() {
+            // A server that goes away opens nothing, also if it is asked to again on being told so.
+            for request in std::mem::take(&mut self.core.dials.asked) {
+                let tag = request.tag;
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, "this side goes away"));
+            }
+            self.core.dials.asked.clear();
+            return;
+        }
+        for _ in 0..DIALS_PER_TURN {
+            let Some(request) = self.core.dials.asked.pop_front() else { return };
+            let tag = request.tag;
+            let peer = request.target.peer;
+            match self.ring.socket(peer, request.local) {
+                Ok(slot) => {
+                    self.vacate(slot);
+                    let token = self.core.begin_dial(slot, request);
+                    self.ring.connect(token, peer);
+                }
+                Err(error) => {
+                    self.core.counted.connect_errors += 1;
+                    let text = error.to_string();
+                    self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, token: Token, result: io::Result<()>) {
+        let slot = token.slot();
+        let Some(hot) = self.core.slots.lookup(slot, token.generation()) else {
+            self.core.counted.stale_completions += 1;
+            return;
+        };
+        hot.clear(Flags::CONNECT);
+        if hot.phase() != Phase::Connecting {
+            return;
+        }
+        match result {
+            Ok(()) => self.core.on_tcp_established(slot),
+            Err(error) => {
+                self.core.counted.connect_errors += 1;
+                if let Some(dial) = self.core.dials.begun.remove(&slot) {
+                    let text = error.to_string();
+                    self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, &text));
+                }
+                self.core.drop_connection(slot, Cause::Broken);
+            }
+        }
+    }
+
+    pub(super) fn on_response(&mut self, slot: u32, range: Range<usize>) {
+        let Some(dial) = self.core.dials.begun.get(&slot) else { return };
+        let (key, tag) = (dial.key, dial.request.tag);
+        let mut head = self.core.take_head(slot);
+        let before = head.bytes.len();
+        head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
+        match response::parse(&head.bytes, key, self.core.config.max_head) {
+            Ok(None) => self.core.keep_head(slot, head),
+            Ok(Some((len, _protocol))) => {
+                self.core.dials.begun.remove(&slot);
+                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
+                let rest = range.start + len.saturating_sub(before)..range.end;
+                match state {
+                    Some(state) => self.on_upgraded(slot, state, 0, rest),
+                    None => self.core.drop_connection(slot, Cause::Application),
+                }
+            }
+            Err(rejected) => {
+                self.core.counted.connect_errors += 1;
+                self.core.dials.begun.remove(&slot);
+                let text = rejected.to_string();
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                self.core.drop_connection(slot, Cause::Broken);
+            }
+        }
+    }
+
+    /// The slot of a dial is given back: if it has not opened, it never will.
+    pub(super) fn end_dial(&mut self, slot: u32) {
+        if let Some(dial) = self.core.dials.begun.remove(&slot) {
+            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, dial.failure));
+        }
+    }
+}
+
+impl Core {
+    fn begin_dial(&mut self, slot: u32, request: Request) -> Token {
+        let hot = self.slots.open(slot, Phase::Connecting);
+        hot.set(Flags::CLIENT | Flags::CONNECT);
+        let token = Token::new(Op::Connect, slot, hot.generation);
+        if let Some(cold) = self.slots.cold(slot) {
+            cold.set_peer(request.target.peer);
+        }
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.rng.draw().to_ne_bytes());
+        key[8..].copy_from_slice(&self.rng.draw().to_ne_bytes());
+        self.dials.begun.insert(slot, Dial { request, key, failure: "" });
+        self.begin_phase(slot);
+        token
+    }
+
+    fn on_tcp_established(&mut self, slot: u32) {
+        let Some(dial) = self.dials.begun.get(&slot) else { return };
+        let target = &dial.request.target;
+        let start = self.cork.len();
+        let (host, path, headers) = (&target.host, &target.target, &target.headers);
+        response::write_request(&mut self.cork, host, path, dial.key, headers);
+        let data = Data::Cork(start..self.cork.len());
+        self.with_outbox(slot, |outbox| outbox.push_head(data));
+        self.enter(slot, Event::Connected);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.work.arm_poll(slot, hot);
+        }
+    }
+
+    /// Remembers why an outgoing connection will not open. The first reason counts.
+    pub(crate) fn blame_dial(&mut self, slot: u32, failure: &'static str) {
+        if let Some(dial) = self.dials.begun.get_mut(&slot).filter(|dial| dial.failure.is_empty()) {
+            dial.failure = failure;
+        }
+    }
+}
+
+/// Outgoing connections started per turn, so that a dialler still answers its pings.
+const DIALS_PER_TURN: usize = 64;

@@ -92,10 +92,9 @@ impl Core {
     /// Ends a connection that reads too slowly: what is not partly sent is dropped, so that the
     /// close frame is next.
     pub(crate) fn give_up(&mut self, slot: u32, cause: Cause) {
-        let Self { slots, ledger, .. } = self;
-        if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.counted.dropped_full += outbox.cut(ledger).messages;
-            self.enter_outbox(slot);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.counted.dropped_full += self.outgoing.cut(hot);
+            self.outgoing.enter(slot, hot);
         }
         let (code, reason) = match cause {
             Cause::Slow => self.config.slow_close,
@@ -116,12 +115,11 @@ impl Core {
 
     /// The same; without a body if the request wants none.
     pub(crate) fn refuse_with(&mut self, slot: u32, refusal: Refusal, bodiless: bool) {
-        let start = self.cork.len();
-        match bodiless {
-            false => refusal.write(&mut self.cork),
-            true => refusal.write_head(&mut self.cork),
-        }
-        self.end_with(slot, Data::Cork(start..self.cork.len()));
+        let answer = self.outgoing.write(|cork| match bodiless {
+            false => refusal.write(cork),
+            true => refusal.write_head(cork),
+        });
+        self.end_with(slot, answer);
     }
 
     /// Ends a connection that never opened with an HTTP answer.
@@ -159,7 +157,7 @@ impl Core {
     fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         self.free_seat(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        self.topics.unsubscribe_all(&mut hot.subscriptions);
+        self.fanout.unsubscribe_all(hot);
         if !self.census.leave(hot) {
             return;
         }
@@ -208,26 +206,25 @@ impl Core {
         if dialect > 0 {
             (self.config.last_words.0)(dialect, code, reason, &mut words);
         }
-        let start = self.cork.len();
-        match framing {
+        let masked = framing == Framing::Masked;
+        // In this order, as they are drawn.
+        let mask = (masked && !words.is_empty()).then(|| self.mask());
+        let last = masked.then(|| self.mask());
+        let data = self.outgoing.write(|cork| match framing {
             Framing::Chunks => {
-                stream::append_chunk(&mut self.cork, &words);
-                self.cork.extend_from_slice(stream::END);
+                stream::append_chunk(cork, &words);
+                cork.extend_from_slice(stream::END);
             }
-            Framing::Bare => self.cork.extend_from_slice(&words),
+            Framing::Bare => cork.extend_from_slice(&words),
             Framing::Frames | Framing::Masked => {
-                let masked = framing == Framing::Masked;
                 if !words.is_empty() {
-                    let mask = masked.then(|| self.mask());
-                    frame::append(&mut self.cork, Opcode::Text, &words, mask);
+                    frame::append(cork, Opcode::Text, &words, mask);
                 }
-                let mask = masked.then(|| self.mask());
                 let mut payload = [0; 125];
                 let len = write_payload(&mut payload, code, reason);
-                frame::append(&mut self.cork, Opcode::Close, &payload[..len], mask);
+                frame::append(cork, Opcode::Close, &payload[..len], last);
             }
-        }
-        let data = Data::Cork(start..self.cork.len());
+        });
         if !data.is_empty() {
             self.with_outbox(slot, |outbox| outbox.push_final(data));
         }
@@ -268,12 +265,11 @@ impl Core {
     pub(crate) fn release(&mut self, slot: u32) {
         self.free_seat(slot);
         self.drop_partial(slot);
-        let Self { slots, ledger, .. } = self;
-        if let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.counted.dropped_gone += outbox.cut(ledger).messages;
-        }
         self.unwatch(slot);
-        self.retire_outbox(slot);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.counted.dropped_gone += self.outgoing.cut(hot);
+            self.outgoing.retire(slot, hot);
+        }
         self.drop_head(slot);
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -288,13 +284,6 @@ impl Core {
     pub(crate) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
             self.inbound.clear(Place(partial.place));
-        }
-    }
-
-    /// Clears the mark of a full send buffer.
-    pub(crate) fn unblock(&mut self, slot: u32) {
-        if self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::BLOCKED)) {
-            self.blocked -= 1;
         }
     }
 }

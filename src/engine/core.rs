@@ -1,12 +1,11 @@
-//! One core's world, without its ring: connections, timers, topics, what is queued, what is
-//! counted.
+//! One core's world, without its ring: its parts, composed.
 //!
-//! Everything an application may do from a callback is an operation on [`Core`], so none of it can
-//! reach the kernel: it leaves marks (dirty, ready, ending) that the worker's turn acts upon. The
-//! operations are grouped by duty: what is queued in `queueing`, endings in `closing`, deadlines in
-//! `timing`.
+//! Owns nothing itself: each part keeps its fields to its own file, and says there what holds of
+//! them. What an application may do from a callback is an operation on [`Core`], so none of it can
+//! reach the kernel: it leaves marks in the parts that the worker's turn acts upon. Operations that
+//! need several parts are grouped by duty: what comes in `reading`, what is queued in `queueing`,
+//! endings in `closing`, deadlines in `timing`.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -19,78 +18,57 @@ use super::dialling::Dials;
 use super::handover::Handover;
 use super::heartbeat;
 use super::inbound::Inbound;
-use super::ledger::Ledger;
+use super::inbox::{Inbox, RECEIVE_MAX};
+use super::limits::Rates;
 use super::notices::Notices;
 use super::opening::Handshakes;
-use super::outbox::{Outbox, SEGMENT};
+use super::outbox::Outbox;
+use super::outgoing::Outgoing;
 use super::patience::Watches;
-use super::reading::RECEIVE_MAX;
+use super::publishing::{Fanout, Links};
 use super::ringwork::RingWork;
 use super::rng::Rng;
-use super::slots::{Flags, Hot, Phase, Slots};
+use super::slots::{Flags, Slots};
 use super::timing::Timing;
-use super::topics::Topics;
-use super::value::{ConnId, Frame, Framing, SendError};
-use crate::protocol::{CloseCode, Decoder, Role};
-
-/// The other cores, as seen from one.
-pub(crate) trait Links: Send + Sync {
-    fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError>;
-    fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError>;
-    /// Returns how many cores could not take it.
-    fn publish(&self, from: u16, topic: &Arc<str>, frame: &Frame) -> u64;
-    fn workers(&self) -> usize;
-}
+use super::value::Framing;
+use crate::protocol::{Decoder, Role};
 
 /// See the module's text.
 pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) limits: Limits,
     pub(crate) worker: u16,
-    pub(crate) links: Arc<dyn Links>,
-    pub(crate) census: Census,
 
+    /// The records of connections.
     pub(crate) slots: Slots,
+    /// Who is here.
+    pub(crate) census: Census,
+    /// The present, and what is due.
     pub(crate) clock: Clock,
     pub(crate) timing: Timing,
-    pub(crate) topics: Topics,
+
+    /// From the kernel: who is to be received from, and what of it is not complete.
+    pub(crate) inbox: Inbox,
+    pub(crate) inbound: Inbound,
+    pub(crate) rates: Rates,
+    /// Before a connection is open, or instead.
     pub(crate) handshakes: Handshakes,
     pub(crate) handover: Handover,
     pub(crate) dials: Dials,
     pub(crate) server: Decoder,
     pub(crate) client: Decoder,
 
-    /// Frames encoded in this turn.
-    pub(crate) cork: Vec<u8>,
-    /// Memory of what this turn has queued and not offered to the kernel, apart from the cork.
-    pub(crate) turn_own: usize,
-    /// The last flush left something that it did not offer.
-    pub(crate) unoffered: bool,
-    /// Slots with something to send or to settle; flag DIRTY.
-    pub(crate) dirty: Vec<u32>,
-    /// Slots that became readable; flag READY.
-    pub(crate) ready: VecDeque<u32>,
-    /// Slots that were read from and have more; flag READY.
-    pub(crate) eager: VecDeque<u32>,
-    pub(crate) work: RingWork,
-    /// Connections held back by a rate, with the tick at which to look again.
-    pub(crate) throttled: Vec<(u32, u32, u32)>,
+    /// To the kernel: what is to be sent, and what else is asked of it.
+    pub(crate) outgoing: Outgoing,
     pub(crate) watches: Watches,
+    pub(crate) work: RingWork,
+    /// To the application, and to others.
     pub(crate) notices: Notices,
+    pub(crate) fanout: Fanout,
     pub(crate) stop_requested: bool,
 
     pub(crate) rng: Rng,
     pub(crate) counted: Counters,
-    /// Memory of input that is not complete.
-    pub(crate) inbound: Inbound,
-    /// Memory of outboxes that outlived a turn.
-    pub(crate) ledger: Ledger,
-    pub(crate) blocked: u64,
-    /// Boxed as the slots hold them, so that reuse moves a pointer.
-    #[allow(clippy::vec_box)]
-    spare: Vec<Box<Outbox>>,
-    /// Kept between publications for its memory.
-    receivers: Vec<u32>,
 }
 
 /// The configuration in the units of the hot path.
@@ -192,33 +170,24 @@ impl Core {
             client: decoder(Role::Client),
             config,
             worker,
-            links,
+            fanout: Fanout::new(links),
             census: Census::new(total, addresses),
             slots: Slots::default(),
             clock: Clock::new(limits.tick_ns),
             timing: Timing::default(),
-            topics: Topics::default(),
             handshakes: Handshakes::default(),
             handover: Handover::default(),
             dials: Dials::default(),
-            cork: Vec::new(),
-            turn_own: 0,
-            unoffered: false,
-            dirty: Vec::new(),
-            ready: VecDeque::new(),
-            eager: VecDeque::new(),
+            outgoing: Outgoing::default(),
+            inbox: Inbox::default(),
             work: RingWork::default(),
-            throttled: Vec::new(),
+            rates: Rates::default(),
             watches: Watches::default(),
             notices: Notices::default(),
             stop_requested: false,
             rng,
             counted: Counters::default(),
             inbound: Inbound::default(),
-            ledger: Ledger::default(),
-            blocked: 0,
-            spare: Vec::new(),
-            receivers: Vec::new(),
         }
     }
 
@@ -226,21 +195,16 @@ impl Core {
     /// and is small.
     pub(crate) fn shrink(&mut self) {
         self.slots.shrink();
-        self.cork.shrink_to_fit();
-        self.dirty.shrink_to_fit();
-        self.ready.shrink_to_fit();
-        self.eager.shrink_to_fit();
+        self.outgoing.shrink();
+        self.inbox.shrink();
         self.work.shrink();
         self.notices.shrink();
-        self.throttled.shrink_to_fit();
+        self.rates.shrink();
         self.watches.shrink();
         self.handshakes.shrink();
         self.handover.shrink();
         self.dials.shrink();
-        self.receivers.shrink_to_fit();
-        // A few of thousands that were made together: each would keep a page of the allocator's.
-        self.spare = Vec::new();
-        self.ledger.shrink();
+        self.fanout.shrink();
         self.inbound.shrink();
     }
 
@@ -251,11 +215,11 @@ impl Core {
             open: self.census.open(),
             streams: self.census.streams(),
             inbound_bytes_held: self.inbound.total() as u64,
-            outbox_bytes_held: self.ledger.total() as u64,
-            blocked: self.blocked,
+            outbox_bytes_held: self.outgoing.ledger().total() as u64,
+            blocked: self.outgoing.blocked(),
             timers: u64::from(self.timing.armed()),
-            topics: self.topics.len() as u64,
-            subscriptions: self.topics.subscriptions() as u64,
+            topics: self.fanout.topics().len() as u64,
+            subscriptions: self.fanout.topics().subscriptions() as u64,
             ..self.counted
         }
     }
@@ -274,186 +238,62 @@ impl Core {
         self.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM))
     }
 
-    pub(crate) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
-        match self.slots.get_mut(slot) {
-            Some(hot) if hot.phase() == Phase::Open => {
-                self.topics.subscribe(slot, &mut hot.subscriptions, topic)
-            }
-            _ => false,
-        }
-    }
-
-    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: &str) -> bool {
-        match self.slots.get_mut(slot) {
-            Some(hot) => self.topics.unsubscribe(&mut hot.subscriptions, topic),
-            None => false,
-        }
-    }
-
-    /// Queues a frame for this core's subscribers.
-    pub(crate) fn publish_local(&mut self, topic: &str, frame: &Frame, except: Option<u32>) {
-        self.counted.published += 1;
-        // The subscribers may change while the frame is queued (a slow one is closed), so their
-        // slots are copied: 4 bytes each, once per publication.
-        let mut slots = std::mem::take(&mut self.receivers);
-        slots.extend(self.topics.subscribers(topic));
-        // Made once for all who need it in the other shape.
-        let mut other = None;
-        for slot in &slots {
-            if Some(*slot) == except {
-                continue;
-            }
-            let Some(hot) = self.slots.get(*slot) else { continue };
-            let generation = hot.generation;
-            let frame = match frame.suits(hot.framing()) {
-                true => frame,
-                false => other.get_or_insert_with(|| frame.reshaped()),
-            };
-            // A receiver that is gone or full is counted where that is found out.
-            let _ = self.queue_frame(*slot, generation, frame);
-        }
-        slots.clear();
-        self.receivers = slots;
-    }
-
-    /// Sends a publication to the other cores.
-    pub(crate) fn publish_remote(&mut self, topic: &str, frame: &Frame) {
-        if self.links.workers() > 1 {
-            let missed = self.links.publish(self.worker, &topic.into(), frame);
-            self.counted.mailbox_full += missed;
-        }
-    }
-
-    /// Sends a frame to a connection of another core.
-    pub(crate) fn send_remote(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
-        let sent = self.links.send(id, frame);
-        self.count_busy(sent)
-    }
-
-    /// Closes a connection of another core.
-    pub(crate) fn close_remote(
-        &mut self,
-        id: ConnId,
-        code: CloseCode,
-        reason: &str,
-    ) -> Result<(), SendError> {
-        let sent = self.links.close(id, code, reason);
-        self.count_busy(sent)
-    }
-
-    fn count_busy(&mut self, sent: Result<(), SendError>) -> Result<(), SendError> {
-        self.counted.mailbox_full += u64::from(sent == Err(SendError::Busy));
-        sent
-    }
-
     /// Four bytes to mask a client frame with.
     pub(crate) fn mask(&mut self) -> [u8; 4] {
         (self.rng.draw() as u32).to_ne_bytes()
     }
 
-    /// Marks a slot for the flush at the end of the turn.
-    pub(crate) fn mark_dirty(&mut self, slot: u32) {
-        if let Some(hot) = self.slots.get_mut(slot)
-            && !hot.set(Flags::DIRTY)
-        {
-            self.dirty.push(slot);
-        }
-    }
-
     /// Marks a slot for the next batch of receives.
     pub(crate) fn mark_ready(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if !hot.set(Flags::READY) {
-            let queue = if hot.has(Flags::CHATTY) { &mut self.eager } else { &mut self.ready };
-            queue.push_back(slot);
-            let many = queue.len() > self.slots.most_entries();
-            if many {
-                self.prune_queues();
-            }
-        }
+        let queued = self.inbox.mark_ready(slot, hot);
+        self.prune_inbox(queued);
     }
 
-    /// Marks a slot that left input behind: it waits for its turn among those that do.
+    /// Marks a slot that left input behind.
     pub(crate) fn mark_eager(&mut self, slot: u32) {
-        if let Some(hot) = self.slots.get_mut(slot)
-            && !hot.set(Flags::READY)
-        {
-            self.eager.push_back(slot);
-            if self.eager.len() > self.slots.most_entries() {
-                self.prune_queues();
-            }
-        }
-    }
-
-    /// Takes those out of the queues of the ready that have left: where many come and go, they
-    /// would add up.
-    #[cold]
-    fn prune_queues(&mut self) {
-        let Self { slots, ready, eager, .. } = self;
-        for queue in [&mut *ready, &mut *eager] {
-            // The first entry of each stands for it.
-            queue.retain(|slot| slots.get_mut(*slot).is_some_and(|hot| hot.clear(Flags::READY)));
-        }
-        for slot in ready.iter().chain(eager.iter()) {
-            if let Some(hot) = slots.get_mut(*slot) {
-                hot.set(Flags::READY);
-            }
-        }
-    }
-
-    /// Gives the outbox of a connection that needs none back to the pool: nothing waits for room in
-    /// the send buffer any more.
-    pub(crate) fn retire_outbox(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        let Some(mut outbox) = hot.outbox.take() else { return };
-        self.blocked -= u64::from(hot.clear(Flags::BLOCKED));
-        outbox.reset(&mut self.ledger);
-        self.ledger.enter(slot, &mut outbox);
-        if self.spare.len() < SPARE_OUTBOXES {
-            self.spare.push(outbox);
+        let queued = self.inbox.mark_eager(slot, hot);
+        self.prune_inbox(queued);
+    }
+
+    /// Takes those out of the inbox that have left, if a queue of it is as long as this and that is
+    /// too long.
+    #[inline]
+    pub(super) fn prune_inbox(&mut self, queued: usize) {
+        if queued > self.slots.most_entries() {
+            self.inbox.prune(&mut self.slots);
         }
     }
 
-    /// Enters in the core's account what a connection's outbox holds now.
-    pub(crate) fn enter_outbox(&mut self, slot: u32) {
-        if let Some(outbox) = self.slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) {
-            self.ledger.enter(slot, outbox);
+    /// Marks a slot for the flush at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.outgoing.mark(slot, hot);
+        }
+    }
+
+    /// Gives the outbox of a connection that needs none back.
+    #[cfg(test)]
+    pub(crate) fn retire_outbox(&mut self, slot: u32) {
+        if let Some(hot) = self.slots.get_mut(slot) {
+            self.outgoing.retire(slot, hot);
         }
     }
 
     /// Memory of what this turn has queued and not offered to the kernel.
     pub(crate) fn turn_size(&self) -> usize {
-        self.cork.len() + self.turn_own
+        self.outgoing.turn_size()
     }
 
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
     pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
-        let (tick, now_ns) = (self.clock.tick(), self.clock.now_ns());
-        let spare = &mut self.spare;
-        let turn = &mut self.turn_own;
-        let Some(hot) = self.slots.get_mut(slot) else { return };
-        *turn += SEGMENT;
-        let outbox = hot.outbox.get_or_insert_with(|| {
-            *turn += OUTBOX_NEW;
-            let mut outbox = spare.pop().unwrap_or_default();
-            (outbox.progress, outbox.progress_ns) = (tick, now_ns);
-            outbox
-        });
-        change(outbox);
-        if !hot.set(Flags::DIRTY) {
-            self.dirty.push(slot);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            change(self.outgoing.open(slot, hot, &self.clock));
         }
     }
 }
 
-/// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
-const SPARE_OUTBOXES: usize = 256;
-
-/// Memory of an outbox with its first segments.
-const OUTBOX_NEW: usize = 96 + 3 * SEGMENT;
-
 /// Most bytes that a turn queues before it sends them: far more than the L2 cache, so that who is
 /// sent much to gets it in few sends; far less than memory.
 const TURN_SOFT: usize = 16 << 20;
-
-const _: () = assert!(size_of::<Hot>() == 64);

@@ -16,7 +16,7 @@ use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
 use super::token::{Op, Token};
-use super::value::{Cause, Data, DialTarget};
+use super::value::{Cause, DialTarget};
 use super::worker::Worker;
 use crate::protocol::response;
 
@@ -176,10 +176,10 @@ impl Core {
     fn on_tcp_established(&mut self, slot: u32) {
         let Some(dial) = self.dials.begun.get(&slot) else { return };
         let target = &dial.request.target;
-        let start = self.cork.len();
         let (host, path, headers) = (&target.host, &target.target, &target.headers);
-        response::write_request(&mut self.cork, host, path, dial.key, headers);
-        let data = Data::Cork(start..self.cork.len());
+        let data = self.outgoing.write(|cork| {
+            response::write_request(cork, host, path, dial.key, headers);
+        });
         self.with_outbox(slot, |outbox| outbox.push_head(data));
         self.enter(slot, Event::Connected);
         if let Some(hot) = self.slots.get_mut(slot) {

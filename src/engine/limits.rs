@@ -23,6 +23,29 @@ pub(super) enum Allowance {
     Wait(u32),
 }
 
+/// Connections held back by a rate.
+#[derive(Debug, Default)]
+pub(crate) struct Rates {
+    /// Slot, generation, and the tick at which to look again.
+    throttled: Vec<(u32, u32, u32)>,
+}
+
+impl Rates {
+    /// Whether somebody is held back.
+    pub(super) fn hold_anybody(&self) -> bool {
+        !self.throttled.is_empty()
+    }
+
+    /// Whether this connection is to be looked at again.
+    pub(super) fn hold(&self, slot: u32, generation: u32) -> bool {
+        self.throttled.iter().any(|(s, g, _)| (*s, *g) == (slot, generation))
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.throttled.shrink_to_fit();
+    }
+}
+
 impl Core {
     pub(super) fn spend_message(&mut self, slot: u32) -> Allowance {
         let rate = self.config.message_rate;
@@ -35,7 +58,20 @@ impl Core {
         self.judge(ahead)
     }
 
-    pub(super) fn spend_bytes(&mut self, slot: u32, count: usize) -> Allowance {
+    /// Charges bytes to the rate, and moves the accounts on; where there is no rate, nothing is
+    /// looked at.
+    #[inline]
+    pub(super) fn charge(&mut self, slot: u32, generation: u32, count: usize) -> Allowance {
+        if self.config.message_rate == 0 && self.config.byte_rate == 0
+            || self.slots.lookup(slot, generation).is_none()
+        {
+            return Allowance::Granted;
+        }
+        self.settle_accounts(slot);
+        self.spend_bytes(slot, count)
+    }
+
+    fn spend_bytes(&mut self, slot: u32, count: usize) -> Allowance {
         let rate = u64::from(self.config.byte_rate);
         if rate == 0 {
             return Allowance::Granted;
@@ -94,10 +130,14 @@ impl Core {
                     return;
                 }
                 let ticks = (u64::from(micros) * 1000).div_ceil(self.limits.tick_ns) as u32;
-                self.throttled.push((slot, generation, self.clock.tick().wrapping_add(ticks)));
-                if self.throttled.len() > self.slots.most_entries() {
-                    let Self { throttled, slots, .. } = self;
-                    throttled.retain(|(slot, generation, _)| {
+                self.rates.throttled.push((
+                    slot,
+                    generation,
+                    self.clock.tick().wrapping_add(ticks),
+                ));
+                if self.rates.throttled.len() > self.slots.most_entries() {
+                    let Self { rates, slots, .. } = self;
+                    rates.throttled.retain(|(slot, generation, _)| {
                         slots
                             .lookup(*slot, *generation)
                             .is_some_and(|hot| hot.has(Flags::THROTTLED))
@@ -111,7 +151,7 @@ impl Core {
     /// Lets those be read again whose time has come.
     pub(super) fn release_throttled(&mut self) {
         let mut index = 0;
-        while let Some((slot, generation, until)) = self.throttled.get(index).copied() {
+        while let Some((slot, generation, until)) = self.rates.throttled.get(index).copied() {
             if is_after(until, self.clock.tick()) {
                 index += 1;
                 continue;
@@ -120,11 +160,11 @@ impl Core {
             let live = self.slots.lookup(slot, generation).is_some();
             let owed = if live { self.owed_ticks(slot) } else { 0 };
             if owed > 0 {
-                self.throttled[index].2 = self.clock.tick().wrapping_add(owed);
+                self.rates.throttled[index].2 = self.clock.tick().wrapping_add(owed);
                 index += 1;
                 continue;
             }
-            self.throttled.swap_remove(index);
+            self.rates.throttled.swap_remove(index);
             if let Some(hot) = self.slots.lookup(slot, generation) {
                 hot.clear(Flags::THROTTLED);
                 self.forgive_upload(slot);

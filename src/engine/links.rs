@@ -4,10 +4,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::config::{Config, Drain};
-use super::core::Links;
 use super::counters::Stats;
 use super::handler::Handler;
 use super::mailbox::{Capacity, Mailbox, Refused};
+use super::publishing::Links;
 use super::ring::Doorbell;
 use super::value::{ConnId, Frame, SendError};
 use crate::protocol::CloseCode;

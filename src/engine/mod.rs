@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is
-//! asked for; [`slots`] is what a connection costs; `closing` is how it ends.
+//! asked for; [`slots`] is what a connection costs; `transport` is the ladder that input climbs;
+//! `phase` is the table of a connection's life, and `closing` how it ends. `core` composes the parts
+//! of a core, each of which keeps its fields to its own file.
 //!
 //! The design in four sentences. An idle connection is one cache line and one poll. When
 //! input comes, the core receives from all ready connections in one batch that never waits,
@@ -27,11 +29,11 @@
 //! input not complete     max_inbound; while it grows 2 x max_message more               inbound
 //! letters                2 x mailbox_bytes and a letter; control letters beyond         mailbox
 //! receive arena          640 KiB                                                        reading
-//! cork between turns     1 MiB                                                          writing
-//! outboxes to spare      256 x 544 bytes                                                core
-//! queues of the ready    (2n + 64) x 8 bytes, of the throttled x 12                     slots
+//! cork between turns     1 MiB                                                          outgoing
+//! outboxes to spare      256 x 544 bytes                                                outgoing
+//! queues of the ready    (2n + 64) x 8 bytes, of the throttled x 12                     inbox
 //! marks of a turn        n x 4 bytes in each of dirty, releases, shutdowns, installs;
-//!                        n x 16 in polls; 3n notices of 64 bytes                        core
+//!                        n x 16 in polls; 3n notices of 64 bytes             outgoing, ringwork
 //! a connection           92 bytes, the application's state, a timer in them             slots
 //! a subscription         20 bytes, and its topic's name once                            topics
 //! ```
@@ -51,10 +53,12 @@ pub mod counters;
 mod dialling;
 mod drain;
 pub mod epoll;
+mod guard;
 pub mod handler;
 mod handover;
 mod heartbeat;
 mod inbound;
+mod inbox;
 mod io;
 #[doc(hidden)]
 pub mod ledger;
@@ -64,11 +68,13 @@ pub mod mailbox;
 mod notices;
 mod opening;
 pub mod outbox;
+mod outgoing;
 mod patience;
 #[cfg(test)]
 mod patience_tests;
 mod phase;
 mod proxies;
+mod publishing;
 mod queueing;
 mod reading;
 pub mod ring;

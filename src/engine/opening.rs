@@ -6,17 +6,15 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::config::Via;
-use super::conn::Cx;
 use super::core::Core;
+use super::guard;
 use super::handler::{Answer, Handler, Plain};
 use super::inbound::Place;
 use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
-use super::value::Data;
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::stream;
@@ -227,10 +225,9 @@ fn answer<H: Handler>(
     if !core.config.admits_origin(request.origin()) {
         return Err(Refusal::Forbidden);
     }
-    let decision =
-        catch_unwind(AssertUnwindSafe(|| handler.request(&mut Cx { core }, request, *peer)));
+    let decision = guard::call(core, |cx| handler.request(cx, request, *peer));
     match decision {
-        Ok(Answer::Accept { state, protocol, headers, dialect }) => {
+        Some(Answer::Accept { state, protocol, headers, dialect }) => {
             core.handshakes.answer.clear();
             request::write_accept(
                 &mut core.handshakes.answer,
@@ -240,8 +237,8 @@ fn answer<H: Handler>(
             );
             Ok(Verdict::Upgrade { state, dialect })
         }
-        Ok(Answer::Refuse(refusal)) => Err(refusal),
-        Err(_) => Err(core.after_panic()),
+        Some(Answer::Refuse(refusal)) => Err(refusal),
+        None => Err(Refusal::Unavailable(core.config.retry_after)),
     }
 }
 
@@ -256,8 +253,10 @@ fn answer_plain<H: Handler>(
     let mut body = None;
     // Once without the body, and once with it.
     for _ in 0..2 {
-        let asking = AssertUnwindSafe(|| handler.plain(&mut Cx { core }, request, body, peer));
-        let Ok(decision) = catch_unwind(asking) else { return Err(core.after_panic()) };
+        let asked = guard::call(core, |cx| handler.plain(cx, request, body, peer));
+        let Some(decision) = asked else {
+            return Err(Refusal::Unavailable(core.config.retry_after));
+        };
         match decision {
             Plain::Refuse => return Err(refusal),
             Plain::Pass => return Ok(Verdict::Pass),
@@ -326,9 +325,7 @@ impl Core {
         if self.slots.get(slot).is_none_or(|hot| hot.phase() != Phase::Handshake) {
             return;
         }
-        let start = self.cork.len();
-        self.cork.extend_from_slice(stream::CONTINUE);
-        let data = Data::Cork(start..self.cork.len());
+        let data = self.outgoing.write(|cork| cork.extend_from_slice(stream::CONTINUE));
         self.with_outbox(slot, |outbox| outbox.push_head(data));
     }
 
@@ -338,16 +335,8 @@ impl Core {
             400.. => self.counted.refused_application += 1,
             _ => self.counted.answered += 1,
         }
-        let start = self.cork.len();
-        self.cork.extend_from_slice(&self.handshakes.answer);
-        let answer = Data::Cork(start..self.cork.len());
+        let answer = self.outgoing.write(|cork| cork.extend_from_slice(&self.handshakes.answer));
         self.end_with(slot, answer);
-    }
-
-    /// The application panicked over a request.
-    fn after_panic(&mut self) -> Refusal {
-        self.counted.panics += 1;
-        Refusal::Unavailable(self.config.retry_after)
     }
 
     /// Queues the head of the answer and makes the connection an open one.
@@ -359,9 +348,8 @@ impl Core {
         self.census.enter(hot);
         self.enter(slot, Event::Opened);
         if !client {
-            let start = self.cork.len();
-            self.cork.extend_from_slice(&self.handshakes.answer);
-            let data = Data::Cork(start..self.cork.len());
+            let answer = &self.handshakes.answer;
+            let data = self.outgoing.write(|cork| cork.extend_from_slice(answer));
             self.with_outbox(slot, |outbox| outbox.push_head(data));
         }
         self.counted.opened += 1;

@@ -51,8 +51,8 @@ impl Stage {
     fn block(&mut self, bytes: usize) {
         let data = Data::Own(Bytes::from(vec![0; bytes]));
         self.core.with_outbox(0, |outbox| outbox.push(data, 0));
-        self.core.slots.get_mut(0).unwrap().set(Flags::BLOCKED);
-        self.core.blocked += 1;
+        let Core { slots, outgoing, .. } = &mut self.core;
+        outgoing.block(slots.get_mut(0).unwrap());
         self.core.arm(0);
     }
 
@@ -76,8 +76,8 @@ impl Stage {
                 // Taken, and acknowledged in its turn: a few bytes that `held` leaves out.
                 hot.clear(Flags::DIRTY);
                 self.core.retire_outbox(0);
-                self.core.dirty.clear();
-                self.core.cork.clear();
+                self.core.outgoing.truncate_marks(0);
+                self.core.outgoing.end_turn();
             }
         }
     }
@@ -168,7 +168,6 @@ fn the_close_timeout_begins_when_the_close_frame_has_left() {
         stage.core.begin_close(0, Cause::Application, CloseCode::NORMAL, "");
         stage.pass(60, |stage| stage.held -= 2000);
         assert_eq!(stage.phase(), Phase::Closing);
-        stage.core.unblock(0);
         stage.core.retire_outbox(0);
         stage.pass(30, |stage| stage.held -= 2000);
         assert_eq!(stage.phase(), Phase::Closing, "the kernel still has it");

@@ -43,21 +43,16 @@ impl Core {
             wire.extend_from_slice(&bytes[..len]);
             wire.extend_from_slice(payload);
             wire.extend_from_slice(after(framing));
-            self.turn_own += wire.len();
+            self.outgoing.note_own(wire.len());
             return self.enqueue(slot, Data::Own(wire.freeze()), 0);
         }
-        let start = self.cork.len();
-        match framing {
-            Framing::Chunks => stream::append_chunk(&mut self.cork, payload),
-            Framing::Bare => self.cork.extend_from_slice(payload),
-            Framing::Frames => frame::append(&mut self.cork, opcode(kind), payload, None),
-            Framing::Masked => {
-                let mask = self.mask();
-                frame::append(&mut self.cork, opcode(kind), payload, Some(mask));
-            }
-        }
-        let end = self.cork.len();
-        self.enqueue(slot, Data::Cork(start..end), 0);
+        let mask = (framing == Framing::Masked).then(|| self.mask());
+        let data = self.outgoing.write(|cork| match framing {
+            Framing::Chunks => stream::append_chunk(cork, payload),
+            Framing::Bare => cork.extend_from_slice(payload),
+            Framing::Frames | Framing::Masked => frame::append(cork, opcode(kind), payload, mask),
+        });
+        self.enqueue(slot, data, 0);
     }
 
     /// Queues a frame that others share.
@@ -94,12 +89,10 @@ impl Core {
             return self.queue_frame(slot, generation, frame);
         };
         self.admit(slot, generation, prefix.len() + AROUND_MAX + wire.len())?;
-        let start = self.cork.len();
-        match framing {
-            Framing::Chunks => stream::append_chunk(&mut self.cork, prefix),
-            _ => self.cork.extend_from_slice(prefix),
-        }
-        let prefix = Data::Cork(start..self.cork.len());
+        let prefix = self.outgoing.write(|cork| match framing {
+            Framing::Chunks => stream::append_chunk(cork, prefix),
+            _ => cork.extend_from_slice(prefix),
+        });
         self.counted.messages_out += 1;
         self.with_outbox(slot, |outbox| outbox.push_pair(prefix, wire));
         Ok(())
@@ -118,11 +111,9 @@ impl Core {
         }
         self.admit(slot, generation, payload.len() + HEADER_MAX)?;
         let (len, bytes) = before(Framing::Frames, kind, payload.len());
-        let start = self.cork.len();
-        self.cork.extend_from_slice(&bytes[..len]);
+        let header = self.outgoing.write(|cork| cork.extend_from_slice(&bytes[..len]));
         self.counted.messages_out += 1;
-        let header = Data::Cork(start..start + len);
-        self.turn_own += payload.len();
+        self.outgoing.note_own(payload.len());
         self.with_outbox(slot, |outbox| outbox.push_pair(header, Data::Own(payload)));
         Ok(())
     }
@@ -186,9 +177,7 @@ impl Core {
         }
         let (client, blocked) = (hot.has(Flags::CLIENT), hot.has(Flags::BLOCKED));
         let mask = client.then(|| self.mask());
-        let start = self.cork.len();
-        frame::append(&mut self.cork, opcode, payload, mask);
-        let data = Data::Cork(start..self.cork.len());
+        let data = self.outgoing.write(|cork| frame::append(cork, opcode, payload, mask));
         self.with_outbox(slot, |outbox| match blocked {
             true => outbox.push_control(data, opcode as u64),
             false => outbox.push_run(data),
@@ -202,16 +191,14 @@ impl Core {
     }
 
     fn conflate(&mut self, slot: u32, generation: u32, wire: &Data, key: u64) -> bool {
-        let Self { slots, ledger, .. } = self;
-        let Some(hot) = slots.lookup(slot, generation) else { return false };
-        let replaced = hot.phase() == Phase::Open
-            && hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(wire, key, ledger));
+        let Some(hot) = self.slots.lookup(slot, generation) else { return false };
+        let replaced = hot.phase() == Phase::Open && self.outgoing.conflate(hot, wire, key);
         if replaced {
             self.counted.conflated += 1;
-            self.turn_own += SEGMENT;
-            self.enter_outbox(slot);
+            self.outgoing.note_own(SEGMENT);
+            self.outgoing.enter(slot, hot);
             // What is new has to be settled.
-            self.mark_dirty(slot);
+            self.outgoing.mark(slot, hot);
         }
         replaced
     }
@@ -246,10 +233,8 @@ impl Core {
         len: usize,
     ) -> Result<Framing, SendError> {
         let limit = self.config.max_outbox;
-        let Self { slots, ledger, .. } = self;
-        let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
-            return Ok(framing);
-        };
+        let Some(hot) = self.slots.get_mut(slot) else { return Ok(framing) };
+        let Some(outbox) = hot.outbox.as_ref() else { return Ok(framing) };
         let more = len + SEGMENT;
         if outbox.is_empty() || outbox.weight() + more <= limit {
             return Ok(framing);
@@ -264,10 +249,13 @@ impl Core {
                 Err(SendError::Dropped)
             }
             Policy::DropOldest | Policy::Conflate => {
-                let dropped = outbox.make_room(limit.saturating_sub(more), ledger);
-                let full = !outbox.is_empty() && outbox.weight() + more > limit;
-                self.counted.dropped_full += dropped.messages + u64::from(full);
-                self.enter_outbox(slot);
+                let dropped = self.outgoing.make_room(hot, limit.saturating_sub(more));
+                let full = hot
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| !outbox.is_empty() && outbox.weight() + more > limit);
+                self.counted.dropped_full += dropped + u64::from(full);
+                self.outgoing.enter(slot, hot);
                 if full { Err(SendError::Dropped) } else { Ok(framing) }
             }
         }

@@ -1,40 +1,30 @@
 //! From readable connections to messages.
 //!
-//! Connections that are ready wait in two queues: those that became readable, and those that left
-//! input behind when they were last received from. Each turn receives once from every one of the
-//! first and from a few of the second, and a receive is sized so that it brings few messages: a
+//! Who is ready waits in `inbox`. Each turn receives once from everyone who became readable
+//! and from a few of those who left input behind, and a receive is sized so that it brings few messages: a
 //! flood costs its sender time, not its neighbours. All is received into one arena, which stays in
 //! the cache; only what a message still misses at the end of its receive makes it move.
 
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::clock::since;
 use super::conn::{Body, Message};
 use super::core::Core;
+use super::counters::Counters;
+use super::guard;
 use super::handler::Handler;
 use super::inbound::Place;
+use super::inbox::{APPETITE_STEPS, BATCH_BYTES, receive_size};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
-use super::slots::{Flags, Pace, Phase};
+use super::slots::{Flags, Hot, Phase};
 use super::sys;
 use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
 use crate::protocol::{CloseCode, Event, Kind, Payload};
-
-/// What a batch uses of its turn's share.
-#[derive(Default)]
-struct Taken {
-    /// Bytes of the arena, gaps included.
-    arena: usize,
-    /// Bytes in all.
-    bytes: usize,
-    /// How many they may become.
-    limit: usize,
-}
 
 /// Receive memory of one core: one buffer, cut anew for each batch.
 pub(super) struct Arena {
@@ -61,11 +51,11 @@ impl Arena {
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Receives once from as many ready connections as the arena has room for.
     pub(super) fn receive(&mut self) -> io::Result<()> {
-        if self.core.ready.is_empty() && self.core.eager.is_empty() {
+        if self.core.inbox.is_empty() {
             return Ok(());
         }
         let Arena { bytes, batch } = &mut self.arena;
-        self.core.choose_batch(batch);
+        self.core.inbox.choose(&mut self.core.slots, batch);
         self.calm.note_turn(batch.last().map_or(0, |last| last.range().end));
         self.ring.recv(bytes, batch)?;
         for at in 0..self.arena.batch.len() {
@@ -81,47 +71,61 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Recv { slot, generation, result, .. } = received;
         let core = &mut self.core;
         core.counted.receives += 1;
-        let Some(hot) = core.slots.lookup(slot, generation) else { return };
-        let (phase, broken) = (hot.phase(), hot.has(Flags::BROKEN));
         match result {
-            Ok(0) => self.on_end(slot, phase),
-            Ok(count) => {
-                core.counted.bytes_in += u64::from(count);
-                let soon = since(core.clock.tick(), hot.pulse.seen) <= core.limits.lively;
-                hot.pace.note_input(soon);
-                // The error behind the last byte was announced together with it.
-                let again = received.more || count == received.room || broken;
-                let count = count as usize;
-                core.settle_accounts(slot);
-                let allowance = core.spend_bytes(slot, count);
-                if !core.is_stream(slot) {
-                    core.on_life(slot);
-                }
-                let before = self.core.progress(slot);
-                let Range { start, end } = received.range();
-                self.climb(slot, generation, start..start + count, again);
-                let frames = frames_between(before, self.core.progress(slot), count);
-                self.core.adapt_appetite(slot, generation, count, end - start, frames);
-                self.core.hold_back(slot, generation, allowance);
-                match again {
-                    true => self.core.mark_eager(slot),
-                    false => self.core.await_input(slot, generation),
+            Ok(count) if count > 0 => self.on_input(received, count as usize),
+            outcome => {
+                let Some(hot) = core.slots.lookup(slot, generation) else { return };
+                match outcome {
+                    Ok(_) => self.on_end(slot),
+                    Err(error) if error.would_block() => {
+                        core.counted.receives_empty += 1;
+                        core.work.await_input(slot, hot);
+                    }
+                    Err(error) if error.is_transient() => core.mark_eager(slot),
+                    Err(error) => core.drop_connection(slot, Cause::of_error(error)),
                 }
             }
-            Err(error) if error.would_block() => {
-                core.counted.receives_empty += 1;
-                self.core.await_input(slot, generation);
-            }
-            Err(error) if error.is_transient() => self.core.mark_eager(slot),
-            Err(error) => core.drop_connection(slot, Cause::of_error(error)),
         }
     }
 
-    fn on_end(&mut self, slot: u32, phase: Phase) {
-        let stream = self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM));
-        let cause = match phase {
+    /// Something was received. What is done for one message looks its connection up here, for the
+    /// application's callback, and behind that.
+    fn on_input(&mut self, received: Recv, count: usize) {
+        let Recv { slot, generation, .. } = received;
+        let core = &mut self.core;
+        // Before the moment of the last input moves.
+        let allowance = core.charge(slot, generation, count);
+        let Some(hot) = core.slots.lookup(slot, generation) else { return };
+        core.counted.bytes_in += count as u64;
+        let tick = core.clock.tick();
+        hot.pace.note_input(since(tick, hot.pulse.seen) <= core.limits.lively);
+        // The error behind the last byte was announced together with it.
+        let full = count == received.room as usize;
+        let again = received.more || full || hot.has(Flags::BROKEN);
+        let before = progress(&core.counted, hot);
+        if !hot.has(Flags::STREAM) {
+            hot.pulse.seen = tick;
+            if hot.pulse.level > 0 {
+                core.on_answer(slot);
+            }
+        }
+        let start = received.range().start;
+        self.climb(slot, generation, start..start + count, again);
+        let core = &mut self.core;
+        let Some(hot) = core.slots.lookup(slot, generation) else { return };
+        let frames = frames_between(before, progress(&core.counted, hot), count);
+        adapt_appetite(hot, count, received.room as usize, frames);
+        if allowance != Allowance::Granted {
+            core.hold_back(slot, generation, allowance);
+        }
+        core.await_more(slot, generation, again);
+    }
+
+    fn on_end(&mut self, slot: u32) {
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        let cause = match hot.phase() {
             // There is no other way for its client to say goodbye.
-            Phase::Open if stream => {
+            Phase::Open if hot.has(Flags::STREAM) => {
                 self.core.counted.closed_clean += 1;
                 Cause::Peer
             }
@@ -146,14 +150,22 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // The account is right at every event: what follows from one may end the message.
             let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
             let outcome = decoder.decode(&mut hot.partial, input, &mut at);
+            let open = hot.phase() == Phase::Open;
+            if open && matches!(outcome, Ok(Some(Event::Message(..)))) {
+                hot.active = core.clock.tick();
+            }
             if before.is_some() || hot.partial.is_some() {
                 core.account_partial(slot, before);
             }
             match outcome {
                 Ok(None) => break,
                 Ok(Some(event)) => {
+                    self.core.counted.events_in += 1;
                     let more_input = again || at < range.len();
-                    self.on_event(slot, generation, event, range.start, more_input);
+                    // Messages that crossed our close frame are discarded (section 7.1.6).
+                    if open || !matches!(event, Event::Message(..)) {
+                        self.on_event(slot, generation, event, range.start, more_input);
+                    }
                     if at == range.len() {
                         break;
                     }
@@ -175,7 +187,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         base: usize,
         more_input: bool,
     ) {
-        self.core.counted.events_in += 1;
         match event {
             Event::Message(kind, payload) => self.on_message(slot, generation, kind, payload, base),
             Event::Ping(payload) => {
@@ -211,13 +222,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         base: usize,
     ) {
         let core = &mut self.core;
-        let tick = core.clock.tick();
-        let Some(hot) = core.slots.get_mut(slot) else { return };
-        if hot.phase() != Phase::Open {
-            // Our close frame is out; messages that crossed it are discarded (section 7.1.6).
-            return;
-        }
-        hot.active = tick;
         core.counted.messages_in += 1;
         let len = match &payload {
             Payload::Inline(range) => range.len(),
@@ -239,16 +243,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         };
         let message = Message::new(kind, body);
         let handler = &mut self.handler;
-        let core = &mut self.core;
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut conn = super::conn::Conn::new(core, slot, generation);
-            handler.message(&mut conn, state, message);
-        }));
-        if outcome.is_err() {
-            self.core.counted.panics += 1;
-            self.core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");
+        guard::call_for(&mut self.core, slot, generation, |conn| {
+            handler.message(conn, state, message);
+        });
+        if allowance != Allowance::Granted {
+            self.core.hold_back(slot, generation, allowance);
         }
-        self.core.hold_back(slot, generation, allowance);
         self.deliver_notices();
         self.relieve();
     }
@@ -273,106 +273,13 @@ impl Core {
         }
     }
 
-    /// Takes connections from the queues as long as the arena has room.
-    fn choose_batch(&mut self, batch: &mut Vec<Recv>) {
-        // What is ready now; those put back during the batch wait for the next one. Last come a few
-        // of those that have more to say, with a share that is kept for them: neither kind keeps
-        // out the other, and who says little is answered first.
-        let eager = self.eager.len().min(EAGER_MAX);
-        let kept = if eager == 0 { 0 } else { EAGER_MAX };
-        let mut taken = Taken {
-            limit: if eager == 0 { TURN_BYTES } else { TURN_BYTES / 2 },
-            ..Taken::default()
-        };
-        for _ in 0..self.ready.len() {
-            let Some(slot) = self.ready.pop_front() else { break };
-            if batch.len() + kept == BATCH_MAX || !self.choose(slot, &mut taken, batch) {
-                self.ready.push_front(slot);
-                break;
-            }
-        }
-        taken.limit = TURN_BYTES;
-        for _ in 0..eager {
-            let Some(slot) = self.eager.pop_front() else { break };
-            if !self.choose(slot, &mut taken, batch) {
-                self.eager.push_front(slot);
-                break;
-            }
-        }
-    }
-
-    /// Waits for the next input of a connection that left none behind, unless nobody wants it.
-    fn await_input(&mut self, slot: u32, generation: u32) {
+    /// What was received is worked off: sees that what comes next is received, too.
+    #[inline]
+    fn await_more(&mut self, slot: u32, generation: u32, again: bool) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        if hot.phase().listens() {
-            self.work.arm_poll(slot, hot);
-        }
-    }
-
-    /// Puts a connection into the batch if it is to be read. False if the batch has no room left
-    /// for it.
-    fn choose(&mut self, slot: u32, taken: &mut Taken, batch: &mut Vec<Recv>) -> bool {
-        let Some(hot) = self.slots.get_mut(slot) else { return true };
-        if !hot.clear(Flags::READY) {
-            return true;
-        }
-        match hot.phase() {
-            Phase::Closed | Phase::Connecting => return true,
-            Phase::Flushing | Phase::Passing => return true,
-            // Left in the kernel; resuming puts it back.
-            Phase::Open if hot.has(Flags::HELD) => return true,
-            _ => {}
-        }
-        let size = match hot.has(Flags::CHATTY) {
-            true => CHATTY_SIZE,
-            false => receive_size(hot.pace.appetite()),
-        };
-        if taken.bytes + size > taken.limit {
-            hot.set(Flags::READY);
-            return false;
-        }
-        taken.bytes += size;
-        let (generation, start, room) = (hot.generation, taken.arena as u32, size as u32);
-        // Equal offsets would compete for the same cache sets.
-        taken.arena += size + STAGGER;
-        batch.push(Recv { slot, generation, start, room, result: Ok(0), more: false });
-        true
-    }
-
-    /// Messages and control frames of the core, and payload bytes, of messages and of this
-    /// connection's message in progress: see [`frames_between`].
-    fn progress(&self, slot: u32) -> (u64, u64) {
-        let partial = self.slots.get(slot).and_then(|hot| hot.partial.as_ref());
-        let filled = partial.map_or(0, |partial| partial.filled() as u64);
-        (self.counted.events_in, self.counted.payload_in + filled)
-    }
-
-    /// Lets the next receive be larger where this one was filled, smaller where it was not, and
-    /// small and late where it brought more messages than a neighbour should wait for.
-    fn adapt_appetite(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        count: usize,
-        room: usize,
-        frames: u64,
-    ) {
-        let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        let appetite = hot.pace.appetite();
-        if frames > CHATTY_FRAMES {
-            hot.set(Flags::CHATTY);
-            hot.pace.set_appetite(0);
-        } else if hot.has(Flags::CHATTY) {
-            if frames < CHATTY_FRAMES / 4 {
-                hot.clear(Flags::CHATTY);
-            }
-        } else if count == room {
-            let missing = hot.partial.as_ref().map_or(0, |partial| partial.missing());
-            let enough = (0..APPETITE_STEPS).find(|step| receive_size(*step) >= missing);
-            let enough = enough.unwrap_or(APPETITE_STEPS);
-            hot.pace.set_appetite((appetite + 2).max(enough));
-        } else if appetite > 0 && count < room / 4 {
-            hot.pace.set_appetite(appetite - 1);
+        match again {
+            true => self.mark_eager(slot),
+            false => self.work.await_input(slot, hot),
         }
     }
 
@@ -442,6 +349,34 @@ impl Core {
     }
 }
 
+/// Messages and control frames of the core, and payload bytes, of messages and of this connection's
+/// message in progress: see [`frames_between`].
+#[inline]
+fn progress(counted: &Counters, hot: &Hot) -> (u64, u64) {
+    let filled = hot.partial.as_ref().map_or(0, |partial| partial.filled() as u64);
+    (counted.events_in, counted.payload_in + filled)
+}
+
+/// Lets the next receive be larger where this one was filled, smaller where it was not, and small
+/// and late where it brought more messages than a neighbour should wait for.
+fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
+    let appetite = hot.pace.appetite();
+    if frames > CHATTY_FRAMES {
+        hot.set(Flags::CHATTY);
+        hot.pace.set_appetite(0);
+    } else if hot.has(Flags::CHATTY) {
+        if frames < CHATTY_FRAMES / 4 {
+            hot.clear(Flags::CHATTY);
+        }
+    } else if count == room {
+        let missing = hot.partial.as_ref().map_or(0, |partial| partial.missing());
+        let enough = (0..APPETITE_STEPS).find(|step| receive_size(*step) >= missing);
+        hot.pace.set_appetite((appetite + 2).max(enough.unwrap_or(APPETITE_STEPS)));
+    } else if appetite > 0 && count < room / 4 {
+        hot.pace.set_appetite(appetite - 1);
+    }
+}
+
 /// Roughly how many frames were decoded between two looks at `count` bytes. What is no payload is
 /// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears.
 fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
@@ -454,36 +389,7 @@ fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
 /// when it is parsed.
 const ARENA: usize = 640 * 1024;
 
-/// Bytes of a receive: doubled `appetite` times for connections that fill theirs, and room for
-/// headers, so that a payload of a power of two is received whole.
-const fn receive_size(appetite: u8) -> usize {
-    (2048 << appetite) + 64
-}
-
-/// 2 KiB to 256 KiB.
-const APPETITE_STEPS: u8 = Pace::APPETITE_MAX;
-
-/// Bytes of the largest receive.
-pub(super) const RECEIVE_MAX: usize = receive_size(APPETITE_STEPS);
-
-/// Three cache lines.
-const STAGGER: usize = 192;
-
-/// Bytes that one turn may receive over all connections: what is received is still in the L2 cache
-/// when it is decoded and sent, and a turn, for which everybody waits, takes well below a
-/// millisecond.
-const TURN_BYTES: usize = 2 * RECEIVE_MAX;
-
-/// Connections with input left behind that a turn takes up again.
-const EAGER_MAX: usize = 4;
-
 /// Frames in one receive that make a connection chatty.
 const CHATTY_FRAMES: u64 = 64;
 
-/// What a chatty connection is received from at once, in bytes: at most 85 frames.
-const CHATTY_SIZE: usize = 512;
-
-/// Receives per batch.
-const BATCH_MAX: usize = 240;
-
-const _: () = assert!(TURN_BYTES + BATCH_MAX * STAGGER <= ARENA && ARENA <= u32::MAX as usize);
+const _: () = assert!(BATCH_BYTES <= ARENA && ARENA <= u32::MAX as usize);

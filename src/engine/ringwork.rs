@@ -40,6 +40,14 @@ impl RingWork {
         }
     }
 
+    /// Waits for the next input of a connection that left none behind, unless nobody wants it.
+    #[inline]
+    pub(super) fn await_input(&mut self, slot: u32, hot: &mut Hot) {
+        if hot.phase().listens() {
+            self.arm_poll(slot, hot);
+        }
+    }
+
     /// Marks the one-shot poll for output to be armed, if it is not.
     pub(super) fn arm_poll_out(&mut self, slot: u32, hot: &mut Hot) {
         if !hot.set(Flags::POLL_OUT) {

@@ -171,10 +171,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             until <= core.next_deadline_ns().max(core.clock.now_ns()),
             "sleeps beyond a deadline",
         )?;
-        check(!core.unoffered && !core.notices.has_postponed(), "sleeps over what a flush left")?;
-        check(core.ledger.total() <= core.config.max_outboxes, "sleeps over too much memory")?;
-        check(core.ready.is_empty() && core.eager.is_empty(), "sleeps over input")?;
-        check(core.dirty.is_empty(), "sleeps over something to send")?;
+        check(
+            !core.outgoing.is_unoffered() && !core.notices.has_postponed(),
+            "sleeps over what a flush left",
+        )?;
+        check(
+            core.outgoing.ledger().total() <= core.config.max_outboxes,
+            "sleeps over too much memory",
+        )?;
+        check(core.inbox.is_empty(), "sleeps over input")?;
+        check(core.outgoing.marked().is_empty(), "sleeps over something to send")?;
         check(!core.dials.are_asked(), "sleeps over a dial")?;
         check(self.done.is_empty() && self.letters.is_empty(), "sleeps over what a turn left")?;
         self.audit_turn()
@@ -187,7 +193,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let core = &self.core;
         check(core.slots.used() == 0, "connections are left")?;
         check(self.states.used() == 0, "states are left")?;
-        check(core.topics.is_empty() && core.topics.subscriptions() == 0, "topics are left")?;
+        check(
+            core.fanout.topics().is_empty() && core.fanout.topics().subscriptions() == 0,
+            "topics are left",
+        )?;
         check(core.handshakes.len() == 0 && core.dials.is_empty(), "handshakes are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.timing.armed() == 0, "timers are left")?;
@@ -195,11 +204,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let gauges = [
             core.census.open(),
             core.census.streams(),
-            core.blocked,
+            core.outgoing.blocked(),
             u64::from(core.census.surplus()),
         ];
         check(gauges == [0; 4], "nobody is left, and some are counted")?;
-        check(core.inbound.is_empty() && core.ledger.is_empty(), "bytes are held for nobody")?;
+        check(
+            core.inbound.is_empty() && core.outgoing.ledger().is_empty(),
+            "bytes are held for nobody",
+        )?;
         check(!core.notices.has_postponed(), "a notice was postponed for ever")
     }
 
@@ -246,7 +258,7 @@ impl Core {
         check(stated == open, "has a state if and only if open")?;
         check(open || hot.subscriptions == NO_SUBSCRIPTION, "only the open subscribe")?;
         check(!(open && hot.has(Flags::CLOSE_SENT)), "open behind its close frame")?;
-        let queued = self.ready.contains(&slot) || self.eager.contains(&slot);
+        let queued = self.inbox.contains(slot);
         check(!hot.has(Flags::READY) || queued, "READY in no queue")?;
         let leaves = hot.phase().is_leaving();
         check(!(hot.has(Flags::COUNTED) && (leaves || gone)), "takes a seat and leaves")?;
@@ -255,11 +267,10 @@ impl Core {
         check(!stream || hot.partial.is_none(), "a message on a stream")?;
         check(!stream || !hot.has(Flags::PAUSED), "a stream that does not hear its end")?;
         check(!stream || hot.phase() != Phase::Closing, "a stream awaits a close frame")?;
-        let marks = self.dirty.iter().filter(|dirty| **dirty == slot).count();
+        let marks = self.outgoing.marked().iter().filter(|dirty| **dirty == slot).count();
         check(marks == usize::from(hot.has(Flags::DIRTY)), "DIRTY and the list disagree")?;
         check(
-            !hot.has(Flags::THROTTLED)
-                || self.throttled.iter().any(|(s, g, _)| (*s, *g) == (slot, hot.generation)),
+            !hot.has(Flags::THROTTLED) || self.rates.hold(slot, hot.generation),
             "throttled for ever",
         )?;
         let head = self.handshakes.held(slot).is_some();
@@ -322,7 +333,7 @@ impl Core {
             let leaving = hot.phase() == Phase::Flushing;
             return check(!leaving || hot.has(Flags::DIRTY), "leaves, and nobody looks");
         };
-        outbox.audit(self.cork.len(), hot.has(Flags::DIRTY), &mut tally.shared)?;
+        outbox.audit(self.outgoing.corked(), hot.has(Flags::DIRTY), &mut tally.shared)?;
         check(blocked || hot.has(Flags::DIRTY), "something to send, and nobody does")
     }
 
@@ -343,7 +354,7 @@ impl Core {
             }
         }
         tally.partial += hot.partial.as_ref().map_or(0, |partial| partial.memory());
-        tally.subscriptions += self.topics.audit(slot, hot.subscriptions);
+        tally.subscriptions += self.fanout.topics().audit(slot, hot.subscriptions);
         tally.heads += usize::from(self.handshakes.held(slot).is_some());
         tally.partial += self.handshakes.held(slot).map_or(0, |(_, memory)| memory);
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
@@ -374,18 +385,25 @@ impl Core {
             ("open", self.census.open(), u64::from(tally.announced)),
             ("opened - closed", self.counted.opened - self.counted.closed, self.census.open()),
             ("streams", self.census.streams(), tally.streams),
-            ("blocked", self.blocked, tally.blocked),
+            ("blocked", self.outgoing.blocked(), tally.blocked),
             ("surplus", u64::from(self.census.surplus()), u64::from(tally.surplus)),
             ("inbound bytes", self.inbound.total() as u64, tally.partial as u64),
-            ("subscriptions", self.topics.subscriptions() as u64, tally.subscriptions as u64),
+            (
+                "subscriptions",
+                self.fanout.topics().subscriptions() as u64,
+                tally.subscriptions as u64,
+            ),
             ("heads", self.handshakes.len() as u64, tally.heads as u64),
             ("watches", self.watches.len() as u64, tally.watches as u64),
         ];
         for (name, kept, summed) in pairs {
             check(kept == summed, &format!("{name}: {kept} kept, {summed} found"))?;
         }
-        self.ledger.audit(tally.entered, &tally.shared, &tally.ranks)?;
-        check(self.ledger.total() <= self.config.max_outboxes, "outboxes beyond their limit")?;
+        self.outgoing.ledger().audit(tally.entered, &tally.shared, &tally.ranks)?;
+        check(
+            self.outgoing.ledger().total() <= self.config.max_outboxes,
+            "outboxes beyond their limit",
+        )?;
         check(self.inbound.total() <= self.config.max_inbound, "input beyond its limit")?;
         let in_time = match (self.timing.next_due(), tally.first_due) {
             (Some(next), Some(first)) => !is_after(next, first),

@@ -132,7 +132,7 @@ impl Core {
     /// When the next deadline comes; `u64::MAX` if there is none.
     pub(crate) fn next_deadline_ns(&self) -> u64 {
         let soon = self.clock.tick().wrapping_add(1);
-        let due = match (self.timing.next_due(), self.throttled.is_empty()) {
+        let due = match (self.timing.next_due(), !self.rates.hold_anybody()) {
             (Some(due), true) => due,
             (Some(due), false) => earlier(due, soon),
             (None, false) => soon,
@@ -333,16 +333,21 @@ impl Core {
         }
     }
 
-    /// Bytes arrived: proof of life.
+    /// Something arrived: proof of life.
     pub(crate) fn on_life(&mut self, slot: u32) {
-        let tick = self.clock.tick();
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.pulse.seen = self.clock.tick();
+        if hot.pulse.level > 0 {
+            self.on_answer(slot);
+        }
+    }
+
+    /// Something arrived while an answer was awaited.
+    #[cold]
+    pub(super) fn on_answer(&mut self, slot: u32) {
         let plan = self.limits.heartbeat;
         let now_us = self.clock.now_us();
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        hot.pulse.seen = tick;
-        if hot.pulse.level == 0 {
-            return;
-        }
         // Whose ping waited behind other bytes has no round trip to tell.
         if (plan.application || hot.has(Flags::STREAM)) && hot.pulse.rtt_us > 0 {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::admission::Admission;
@@ -17,6 +16,7 @@ use super::calm::Calm;
 use super::conn::{Conn, Cx};
 use super::core::Core;
 use super::drain;
+use super::guard;
 use super::handler::Handler;
 use super::links::{Command, Post};
 use super::mailbox::Postage;
@@ -27,9 +27,8 @@ use super::slots::{Flags, Phase};
 use super::sys;
 use super::table::SlotTable;
 use super::token::{Op, Token};
-use super::value::{Cause, ConnId};
+use super::value::ConnId;
 use super::writing;
-use crate::protocol::CloseCode;
 
 /// One core: its ring, its connections, its application.
 pub struct Worker<R: Ring, H: Handler> {
@@ -214,34 +213,31 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if hot.phase() == Phase::Closed {
             return;
         }
-        match result {
-            Ok(ready) => {
-                if input && ready.readable {
-                    if ready.broken {
-                        hot.set(Flags::BROKEN);
-                    }
-                    core.mark_ready(slot);
-                }
-                if !input && ready.writable {
-                    core.unblock(slot);
-                    core.mark_dirty(slot);
-                }
+        // A poll that failed found a broken socket; the receive or send will say how.
+        let (ready, broken) = match result {
+            Ok(ready) if input => (ready.readable, ready.readable && ready.broken),
+            Ok(ready) => (ready.writable, false),
+            Err(_) => (true, false),
+        };
+        if !input {
+            if ready {
+                core.outgoing.unblock(hot);
+                core.outgoing.mark(slot, hot);
             }
-            // A poll that failed found a broken socket; the receive or send will say how.
-            Err(_) if input => core.mark_ready(slot),
-            Err(_) => {
-                core.unblock(slot);
-                core.mark_dirty(slot);
-            }
+            return;
         }
-        if input && !more {
-            let Some(hot) = core.slots.get_mut(slot) else { return };
+        if broken {
+            hot.set(Flags::BROKEN);
+        }
+        let queued = if ready { core.inbox.mark_ready(slot, hot) } else { 0 };
+        if !more {
             core.counted.polls_rearmed += u64::from(hot.pace.is_lively());
             // Else the receive that is due arms it again.
             if !hot.has(Flags::READY) {
                 core.work.arm_poll(slot, hot);
             }
         }
+        core.prune_inbox(queued);
     }
 
     fn on_closed(&mut self, token: Token) {
@@ -327,18 +323,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     ) -> Option<T> {
         let state = self.states.get_mut(slot)?;
         let handler = &mut self.handler;
-        let core = &mut self.core;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            callback(handler, &mut Conn::new(core, slot, generation), state)
-        }));
-        match result {
-            Ok(value) => Some(value),
-            Err(_) => {
-                self.core.counted.panics += 1;
-                self.core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");
-                None
-            }
-        }
+        guard::call_for(&mut self.core, slot, generation, |conn| callback(handler, conn, state))
     }
 
     /// Calls the application outside of any connection. A panic is counted and goes no further.
@@ -347,13 +332,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         callback: impl FnOnce(&mut H, &mut Cx<'_>) -> T,
     ) -> T {
         let handler = &mut self.handler;
-        let core = &mut self.core;
-        catch_unwind(AssertUnwindSafe(|| callback(handler, &mut Cx { core }))).unwrap_or_else(
-            |_| {
-                self.core.counted.panics += 1;
-                T::default()
-            },
-        )
+        guard::call(&mut self.core, |cx| callback(handler, cx)).unwrap_or_default()
     }
 
     /// Tells the application what happened during its last callback or step.

@@ -7,7 +7,7 @@ use super::core::Core;
 use super::handler::Handler;
 use super::links::SlowPeer;
 use super::notices::Notice;
-use super::outbox::{Policy, Turn};
+use super::outbox::Policy;
 use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
 use super::value::{Cause, ConnId};
@@ -36,7 +36,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let wait = if may_wait { self.choose_wait() } else { Wait::No };
         self.flush_once(wait)?;
         for _ in 0..ROUNDS_MAX {
-            if !self.core.unoffered {
+            if !self.core.outgoing.is_unoffered() {
                 break;
             }
             self.core.settle_blocked(&self.arena.bytes);
@@ -65,13 +65,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     fn flush_once(&mut self, wait: Wait) -> io::Result<()> {
-        self.core.unoffered = false;
+        self.core.outgoing.set_unoffered(false);
         let Self { ring, core, arena, lists, done, .. } = self;
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
-        let turn = Turn { cork: &core.cork, arena: &arena.bytes };
-        for slot in &core.dirty {
+        let turn = core.outgoing.turn(&arena.bytes);
+        for slot in core.outgoing.marked() {
             let Some(hot) = core.slots.get(*slot) else { continue };
             debug_assert!(!hot.has(Flags::BLOCKED), "settled before");
             if hot.phase() == Phase::Closed {
@@ -93,16 +93,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         ring.enter(batch, &pieces, wait, done)?;
         *memory = emptied(pieces);
         // Marks made from here on belong to the next flush.
-        let flushed = core.dirty.len();
+        let flushed = core.outgoing.marked().len();
         for sent in batch.iter() {
             core.on_sent(sent);
         }
         batch.clear();
         for at in 0..flushed {
-            core.settle(core.dirty[at], &arena.bytes);
+            core.settle(core.outgoing.marked()[at], &arena.bytes);
         }
-        core.dirty.drain(..flushed);
-        core.reset_cork();
+        core.outgoing.drop_marks(flushed);
+        core.outgoing.end_turn();
         Ok(())
     }
 }
@@ -119,9 +119,7 @@ impl Core {
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
-        let (tick, now_ns) = (self.clock.tick(), self.clock.now_ns());
-        let Self { slots, ledger, watches, work, .. } = self;
-        let Some(hot) = slots.get_mut(slot) else { return };
+        let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.outbox.is_none() {
             return;
         }
@@ -135,20 +133,13 @@ impl Core {
         };
         self.counted.bytes_out += taken as u64;
         if taken > 0 {
-            watches.note_taken(slot, hot, taken);
-            let Some(outbox) = hot.outbox.as_mut() else { return };
-            outbox.note_progress(taken, tick, now_ns);
-            outbox.advance(taken, ledger);
-            if outbox.entered > 0 {
-                ledger.enter(slot, outbox);
-            }
+            self.watches.note_taken(slot, hot, taken);
+            self.outgoing.note_sent(slot, hot, taken, &self.clock);
         }
         if taken < len {
             self.counted.sends_short += 1;
-            if !hot.set(Flags::BLOCKED) {
-                self.blocked += 1;
-            }
-            work.arm_poll_out(slot, hot);
+            self.outgoing.block(hot);
+            self.work.arm_poll_out(slot, hot);
         }
     }
 
@@ -156,47 +147,44 @@ impl Core {
     /// wait are one call, so what follows from settling (an end, input to be read again, a
     /// deadline, too much memory) would wait for the next event.
     fn settle_blocked(&mut self, arena: &[u8]) {
-        if self.blocked == 0 {
+        if self.outgoing.blocked() == 0 {
             return;
         }
         let (mut at, mut kept) = (0, 0);
         // Who is closed here is marked once more, and settled in the same pass.
-        while let Some(slot) = self.dirty.get(at).copied() {
+        while let Some(slot) = self.outgoing.marked().get(at).copied() {
             at += 1;
             if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::BLOCKED)) {
                 self.settle(slot, arena);
             } else {
-                self.dirty[kept] = slot;
+                self.outgoing.move_mark(kept, slot);
                 kept += 1;
             }
         }
-        self.dirty.truncate(kept);
+        self.outgoing.truncate_marks(kept);
     }
 
     /// Whether something is left to do that no completion announces.
     pub(super) fn has_work(&self) -> bool {
-        let input = self.ready.len() + self.eager.len();
-        let told = self.notices.len();
-        input + told > 0
+        !self.inbox.is_empty()
+            || self.notices.len() > 0
             || self.dials.are_asked()
-            || self.unoffered
+            || self.outgoing.is_unoffered()
             || self.has_ring_work()
-            || self.ledger.total() > self.config.max_outboxes
+            || self.outgoing.ledger().total() > self.config.max_outboxes
     }
 
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
     fn settle(&mut self, slot: u32, arena: &[u8]) {
-        let tick = self.clock.tick();
-        let Self { slots, ledger, .. } = self;
-        let Some(hot) = slots.get_mut(slot) else { return };
+        let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
         if hot.phase() == Phase::Closed {
             return;
         }
         let generation = hot.generation;
         let blocked = hot.has(Flags::BLOCKED);
-        let Some(outbox) = hot.outbox.as_mut() else {
+        let Some(outbox) = hot.outbox.as_ref() else {
             self.flushed(slot);
             return;
         };
@@ -205,9 +193,9 @@ impl Core {
             let leaves = hot.phase() == Phase::Flushing;
             if hot.phase() == Phase::Closing {
                 // The close timeout begins.
-                hot.pulse.pinged = tick;
+                hot.pulse.pinged = self.clock.tick();
             }
-            self.retire_outbox(slot);
+            self.outgoing.retire(slot, hot);
             if waited {
                 self.drained(slot, generation);
             }
@@ -218,38 +206,30 @@ impl Core {
         }
         // Nobody is slow whose kernel was not offered all there is.
         let over = blocked && outbox.weight() > self.config.max_outbox;
-        if over && self.config.outbox_policy != Policy::CloseSlow {
-            let dropped = outbox.make_room(self.config.max_outbox, ledger);
-            self.counted.dropped_full += dropped.messages;
+        let closes = self.config.outbox_policy == Policy::CloseSlow;
+        if over && !closes {
+            self.counted.dropped_full += self.outgoing.make_room(hot, self.config.max_outbox);
         }
+        let Some(outbox) = hot.outbox.as_ref() else { return };
         let (weight, single) = (outbox.weight(), outbox.is_single());
-        let limited = hot.phase() == Phase::Open && self.config.outbox_policy == Policy::CloseSlow;
         // One message of any size is taken; what exceeds the limit besides is too much.
-        if over && limited && !single {
+        if over && closes && hot.phase() == Phase::Open && !single {
             self.give_up(slot, Cause::Slow);
             // The close frame, too, must not outlive the cork in it.
-            self.keep(slot, arena);
+            if let Some(hot) = self.slots.get_mut(slot) {
+                self.outgoing.keep(slot, hot, arena);
+            }
             return;
         }
-        self.keep(slot, arena);
+        self.outgoing.keep(slot, hot, arena);
         self.after_settling(slot, generation, weight);
-    }
-
-    /// Copies what is left out of the turn's buffers, and enters it in the core's account.
-    fn keep(&mut self, slot: u32, arena: &[u8]) {
-        let Self { slots, ledger, cork, .. } = self;
-        let Some(outbox) = slots.get_mut(slot).and_then(|hot| hot.outbox.as_mut()) else {
-            return;
-        };
-        outbox.settle(Turn { cork, arena }, ledger);
-        ledger.enter(slot, outbox);
     }
 
     /// Frees memory if more than there is for outboxes outlived the turn: who holds most and reads
     /// least pays first.
     fn enforce_outboxes(&mut self) {
-        while self.ledger.total() > self.config.max_outboxes {
-            let Some(slot) = self.ledger.worst() else { return };
+        while self.outgoing.ledger().total() > self.config.max_outboxes {
+            let Some(slot) = self.outgoing.ledger().worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };
             if hot.phase() == Phase::Closed {
                 // It holds nothing any more. An error of the account must not become a stall.
@@ -286,8 +266,8 @@ impl Core {
             self.arm(slot);
         } else {
             // More segments than one send gathers.
-            self.unoffered = true;
-            self.mark_dirty(slot);
+            self.outgoing.set_unoffered(true);
+            self.outgoing.mark(slot, hot);
         }
     }
 
@@ -303,14 +283,6 @@ impl Core {
         }
     }
 
-    fn reset_cork(&mut self) {
-        self.cork.clear();
-        self.turn_own = 0;
-        if self.cork.capacity() > CORK_KEPT {
-            self.cork.shrink_to(CORK_KEPT);
-        }
-    }
-
     /// Connections whose outboxes hold what the kernel did not take.
     pub(super) fn slow_peers(&mut self) -> Vec<SlowPeer> {
         let slow: Vec<_> = self
@@ -321,7 +293,7 @@ impl Core {
                 Some((slot, hot.generation, outbox.bytes(), outbox.progress))
             })
             // Mostly none: then no record is looked at.
-            .take(self.blocked as usize)
+            .take(self.outgoing.blocked() as usize)
             .collect();
         let tick = std::time::Duration::from_nanos(self.limits.tick_ns);
         let (worker, now) = (self.worker, self.clock.tick());
@@ -343,9 +315,6 @@ const PINNED_MAX: usize = 16 << 10;
 /// Sends of one flush for one connection, after the first: then it waits for the next turn.
 const ROUNDS_MAX: usize = 16;
 
-/// Cork memory kept between turns.
-const CORK_KEPT: usize = 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -365,25 +334,25 @@ mod tests {
         let mut core = Core::new(config, 0, network, Arc::default(), Arc::default(), Rng::new(1));
         core.begin_time(0);
         let hot = core.slots.open(0, Phase::Open);
-        hot.set(Flags::BLOCKED | Flags::HIGH_WATER | Flags::PAUSED);
+        hot.set(Flags::HIGH_WATER | Flags::PAUSED);
         core.census.enter(hot);
-        core.blocked = 1;
+        core.outgoing.block(hot);
         let data = Data::Own(Bytes::from(vec![0; core.limits.high_water + 1]));
         core.with_outbox(0, |outbox| outbox.push(data, 0));
         core.settle_blocked(&[]);
-        assert!(!core.has_work() && core.dirty.is_empty(), "a sleep is in order");
+        assert!(!core.has_work() && core.outgoing.marked().is_empty(), "a sleep is in order");
         core
     }
 
     #[test]
     fn what_settling_the_blocked_leaves_to_do_is_known_before_the_wait() {
         let mut low = blocked();
-        let Core { slots, ledger, .. } = &mut low;
-        slots.get_mut(0).unwrap().outbox.as_mut().unwrap().make_room(0, ledger);
+        let Core { slots, outgoing, .. } = &mut low;
+        outgoing.make_room(slots.get_mut(0).unwrap(), 0);
         low.mark_dirty(0);
         low.settle_blocked(&[]);
-        assert!(low.notices.len() == 1 && low.ready == [0] && low.has_work());
-        assert_eq!(low.blocked, 0, "nothing waits for room");
+        assert!(low.notices.len() == 1 && low.inbox.contains(0) && low.has_work());
+        assert_eq!(low.outgoing.blocked(), 0, "nothing waits for room");
         let mut bare = blocked();
         let hot = bare.slots.get_mut(0).unwrap();
         bare.census.leave(hot);
@@ -394,7 +363,8 @@ mod tests {
         bare.settle_blocked(&[]);
         let hot = bare.slots.get(0).unwrap();
         assert!(hot.phase() == Phase::Lingering && bare.work.shutdowns() == [0] && bare.has_work());
-        assert!(bare.dirty.is_empty() && bare.ledger.is_empty() && bare.blocked == 0);
+        assert!(bare.outgoing.marked().is_empty() && bare.outgoing.ledger().is_empty());
+        assert_eq!(bare.outgoing.blocked(), 0);
     }
 
     #[test]

@@ -1,0 +1,36 @@
+//! The guard around the application: a panic of it goes no further.
+//!
+//! Owns the one place where panics of callbacks are caught and counted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::conn::{Conn, Cx};
+use super::core::Core;
+use super::value::Cause;
+use crate::protocol::CloseCode;
+
+/// Calls the application outside of any connection; `None` if it panicked.
+pub(super) fn call<T>(core: &mut Core, callback: impl FnOnce(&mut Cx<'_>) -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| callback(&mut Cx { core })));
+    if outcome.is_err() {
+        core.counted.panics += 1;
+    }
+    outcome.ok()
+}
+
+/// Calls the application for a connection; a panic closes that with 1011.
+#[inline]
+pub(super) fn call_for<T>(
+    core: &mut Core,
+    slot: u32,
+    generation: u32,
+    callback: impl FnOnce(&mut Conn<'_>) -> T,
+) -> Option<T> {
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| callback(&mut Conn::new(core, slot, generation))));
+    if outcome.is_err() {
+        core.counted.panics += 1;
+        core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");
+    }
+    outcome.ok()
+}

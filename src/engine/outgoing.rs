@@ -1,0 +1,220 @@
+//! What a turn has to send, and what outlived turns before it.
+//!
+//! Owns the cork, in which frames of the turn are encoded, the marks of those with something to send
+//! or to settle, and the account of all outboxes. Never sends. The invariant: a connection with
+//! [`Flags::DIRTY`] is marked once, and one with [`Flags::BLOCKED`] is counted once; what an outbox
+//! holds beyond a turn is in the ledger.
+
+use super::clock::Clock;
+use super::ledger::Ledger;
+use super::outbox::{Outbox, SEGMENT, Turn};
+use super::slots::{Flags, Hot};
+use super::value::Data;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    /// Frames encoded in this turn.
+    cork: Vec<u8>,
+    /// Memory of what this turn has queued and not offered to the kernel, apart from the cork.
+    own: usize,
+    /// The last flush left something that it did not offer.
+    unoffered: bool,
+    /// Slots with something to send or to settle.
+    dirty: Vec<u32>,
+    /// Memory of outboxes that outlived a turn.
+    ledger: Ledger,
+    /// Connections whose send buffer is full.
+    blocked: u64,
+    /// Boxed as the slots hold them, so that reuse moves a pointer.
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<Outbox>>,
+}
+
+impl Outgoing {
+    /// Encodes something into the cork.
+    #[inline]
+    pub(super) fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Data {
+        let start = self.cork.len();
+        encode(&mut self.cork);
+        Data::Cork(start..self.cork.len())
+    }
+
+    /// The turn has queued so many bytes elsewhere than in the cork.
+    pub(super) fn note_own(&mut self, bytes: usize) {
+        self.own += bytes;
+    }
+
+    /// Memory of what this turn has queued and not offered to the kernel.
+    #[inline]
+    pub(super) fn turn_size(&self) -> usize {
+        self.cork.len() + self.own
+    }
+
+    /// Bytes in the cork.
+    pub(super) fn corked(&self) -> usize {
+        self.cork.len()
+    }
+
+    /// The turn's buffers, where segments lie.
+    pub(super) fn turn<'a>(&'a self, arena: &'a [u8]) -> Turn<'a> {
+        Turn { cork: &self.cork, arena }
+    }
+
+    /// What was corked is sent, or kept elsewhere.
+    pub(super) fn end_turn(&mut self) {
+        self.cork.clear();
+        self.own = 0;
+        if self.cork.capacity() > CORK_KEPT {
+            self.cork.shrink_to(CORK_KEPT);
+        }
+    }
+
+    /// Marks a connection for the flush at the end of the turn.
+    #[inline]
+    pub(super) fn mark(&mut self, slot: u32, hot: &mut Hot) {
+        if !hot.set(Flags::DIRTY) {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Those that are marked, in their order.
+    #[inline]
+    pub(super) fn marked(&self) -> &[u32] {
+        &self.dirty
+    }
+
+    /// Puts a mark further to the front, to where one is that was settled.
+    pub(super) fn move_mark(&mut self, at: usize, slot: u32) {
+        self.dirty[at] = slot;
+    }
+
+    /// Forgets the marks from here on.
+    pub(super) fn truncate_marks(&mut self, count: usize) {
+        self.dirty.truncate(count);
+    }
+
+    /// Forgets the first marks, whose connections are settled.
+    pub(super) fn drop_marks(&mut self, count: usize) {
+        self.dirty.drain(..count);
+    }
+
+    /// The outbox of a connection, which is made if there is none; the connection is marked, and
+    /// one more segment counted.
+    pub(super) fn open<'a>(
+        &mut self,
+        slot: u32,
+        hot: &'a mut Hot,
+        clock: &Clock,
+    ) -> &'a mut Outbox {
+        self.own += SEGMENT;
+        self.mark(slot, hot);
+        hot.outbox.get_or_insert_with(|| {
+            self.own += OUTBOX_NEW;
+            let mut outbox = self.spare.pop().unwrap_or_default();
+            (outbox.progress, outbox.progress_ns) = (clock.tick(), clock.now_ns());
+            outbox
+        })
+    }
+
+    /// Gives the outbox of a connection that needs none back to the pool: nothing waits for room in
+    /// the send buffer any more.
+    pub(super) fn retire(&mut self, slot: u32, hot: &mut Hot) {
+        let Some(mut outbox) = hot.outbox.take() else { return };
+        self.unblock(hot);
+        outbox.reset(&mut self.ledger);
+        self.ledger.enter(slot, &mut outbox);
+        if self.spare.len() < SPARE_OUTBOXES {
+            self.spare.push(outbox);
+        }
+    }
+
+    /// Enters in the account what a connection's outbox holds now.
+    pub(super) fn enter(&mut self, slot: u32, hot: &mut Hot) {
+        if let Some(outbox) = hot.outbox.as_mut() {
+            self.ledger.enter(slot, outbox);
+        }
+    }
+
+    /// Drops all that is not partly sent. Returns how many messages that were.
+    pub(super) fn cut(&mut self, hot: &mut Hot) -> u64 {
+        hot.outbox.as_mut().map_or(0, |outbox| outbox.cut(&mut self.ledger).messages)
+    }
+
+    /// Drops the oldest messages until the rest weighs at most `target`. Returns how many.
+    pub(super) fn make_room(&mut self, hot: &mut Hot, target: usize) -> u64 {
+        hot.outbox.as_mut().map_or(0, |outbox| outbox.make_room(target, &mut self.ledger).messages)
+    }
+
+    /// Replaces the queued message of this key, if one is queued and not partly sent.
+    pub(super) fn conflate(&mut self, hot: &mut Hot, wire: &Data, key: u64) -> bool {
+        hot.outbox.as_mut().is_some_and(|outbox| outbox.conflate(wire, key, &mut self.ledger))
+    }
+
+    /// The kernel took bytes of a connection.
+    #[inline]
+    pub(super) fn note_sent(&mut self, slot: u32, hot: &mut Hot, taken: usize, clock: &Clock) {
+        let Some(outbox) = hot.outbox.as_mut() else { return };
+        outbox.note_progress(taken, clock.tick(), clock.now_ns());
+        outbox.advance(taken, &mut self.ledger);
+        if outbox.entered > 0 {
+            self.ledger.enter(slot, outbox);
+        }
+    }
+
+    /// Copies what is left out of the turn's buffers, and enters it in the account.
+    pub(super) fn keep(&mut self, slot: u32, hot: &mut Hot, arena: &[u8]) {
+        let Some(outbox) = hot.outbox.as_mut() else { return };
+        outbox.settle(Turn { cork: &self.cork, arena }, &mut self.ledger);
+        self.ledger.enter(slot, outbox);
+    }
+
+    /// A send buffer is full.
+    pub(super) fn block(&mut self, hot: &mut Hot) {
+        self.blocked += u64::from(!hot.set(Flags::BLOCKED));
+    }
+
+    /// There may be room in it.
+    pub(super) fn unblock(&mut self, hot: &mut Hot) {
+        self.blocked -= u64::from(hot.clear(Flags::BLOCKED));
+    }
+
+    /// Connections whose send buffer is full.
+    #[inline]
+    pub(super) fn blocked(&self) -> u64 {
+        self.blocked
+    }
+
+    /// Whether the last flush left something that it did not offer.
+    #[inline]
+    pub(super) fn is_unoffered(&self) -> bool {
+        self.unoffered
+    }
+
+    /// A flush begins, or leaves something that it did not offer.
+    pub(super) fn set_unoffered(&mut self, unoffered: bool) {
+        self.unoffered = unoffered;
+    }
+
+    /// The account of outboxes.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.cork.shrink_to_fit();
+        self.dirty.shrink_to_fit();
+        self.ledger.shrink();
+        // A few of thousands that were made together: each would keep a page of the allocator's.
+        self.spare = Vec::new();
+    }
+}
+
+/// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
+const SPARE_OUTBOXES: usize = 256;
+
+/// Memory of an outbox with its first segments.
+const OUTBOX_NEW: usize = 96 + 3 * SEGMENT;
+
+/// Cork memory kept between turns.
+const CORK_KEPT: usize = 1024 * 1024;

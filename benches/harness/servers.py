@@ -59,8 +59,8 @@ def run(words, folder=ROOT):
 
 
 def build_ringhold():
-    run(["cargo", "build", "--release"])
-    return ROOT / "target" / "release" / "ringhold"
+    run(["cargo", "build", "--profile", "dist", "--locked"])
+    return ROOT / "target" / "dist" / "ringhold"
 
 
 def build_benches(*names):

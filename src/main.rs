@@ -7,11 +7,10 @@ mod memory;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ringhold::control;
 
 fn main() -> ExitCode {
-    let arguments = commands::Arguments::parse();
+    let arguments = commands::Arguments::of_process();
     let code = commands::run(arguments).unwrap_or_else(|error| {
         control::logging::tell(&format!("ringhold: {error}"));
         ExitCode::FAILURE

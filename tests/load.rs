@@ -161,6 +161,18 @@ fn echoes_at_a_fixed_rate() {
 }
 
 #[test]
+fn a_latency_that_was_asked_for_is_demanded() {
+    let server = Server::start(&[]);
+    for (limit, expected) in [("1h", 0), ("1ns", 3)] {
+        let arguments = ["echo", "--url", &server.url, "-c", "5", "-d", "100ms"];
+        let (status, report, errors) = report(&[&arguments[..], &["--max-p99", limit]].concat());
+        assert_eq!(status, expected, "{report} {errors}");
+        assert_eq!(report["ok"], expected == 0);
+        assert_eq!(report["messages"]["lost"], 0);
+    }
+}
+
+#[test]
 fn large_messages_among_small_ones() {
     let server = Server::start(&[]);
     for mode in [&["-r", "2000"][..], &["--pipeline", "4"]] {

@@ -1,13 +1,13 @@
 //! `ringhold config`: explains configuration files before a server is started with them.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use ringhold::Server;
 use ringhold::control;
-use ringhold::gateway::options::{EXAMPLE, Options, Sources};
+use ringhold::gateway::options::{EXAMPLE, LoadError, Options, Sources};
 
 use super::output::{complain, print};
 use crate::control::logging;
@@ -25,7 +25,7 @@ enum ConfigCommand {
     /// One mistake per line, as FILE:LINE: KEY: WHAT, and exit status 1; without mistakes "ok" and
     /// 0. The environment counts, as it does for the server.
     Check {
-        /// The configuration file
+        /// The configuration file; - is standard input, TOML or a JSON object
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -58,7 +58,19 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
         ConfigCommand::Check { file } => (Some(file), Vec::new(), false),
         ConfigCommand::Show { file, sets } => (file, sets, true),
     };
-    match Options::load(&Sources::of_process(file, sets)) {
+    let loaded = match file {
+        Some(file) if file == Path::new("-") => {
+            let text = std::io::read_to_string(std::io::stdin())
+                .map_err(|error| format!("standard input: {error}"))?;
+            // The name tells the format, and stands in front of each mistake.
+            let json = text.trim_start().starts_with('{');
+            let name = if json { "stdin.json" } else { "stdin" };
+            Options::from_text(&Sources::of_process(Some(name.into()), sets), &text)
+                .map_err(LoadError::Wrong)
+        }
+        file => Options::load(&Sources::of_process(file, sets)),
+    };
+    match loaded {
         Ok(loaded) => {
             warn(&loaded.warnings);
             match show {

@@ -14,7 +14,7 @@ use crate::doctor::{self, Profile, Wish};
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
     /// Connections over all workers
-    #[arg(short = 'c', long, value_name = "N",
+    #[arg(short = 'c', long, default_value_t = 100_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     connections: u32,
 

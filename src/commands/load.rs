@@ -20,8 +20,8 @@ use crate::load::{
 
 /// Opens connections to a WebSocket server and measures what it does with them.
 ///
-/// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost or a message did
-/// not come as it was sent, 1 when nothing could be measured, 2 when the arguments are wrong.
+/// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost, a message did not
+/// come as it was sent, or --max-p99 was exceeded, 1 when nothing could be measured, 2 when the arguments are wrong.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
     #[command(subcommand)]
@@ -157,6 +157,10 @@ struct MessageOptions {
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
+
+    /// Fail with status 3 if more than one message in a hundred takes longer than this
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    max_p99: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -239,13 +243,14 @@ pub(crate) fn run(arguments: LoadArguments) -> Result<ExitCode, Box<dyn Error>> 
 
 impl LoadArguments {
     fn plan(self) -> Result<(Plan, bool), clap::Error> {
+        let max_p99 = self.workload.max_p99();
         let (common, job, storm, gateway) = match self.workload {
             WorkloadArguments::Idle { common, storm, gateway, channels } => {
                 let ChannelOptions { channel, channels } = channels;
                 (common, Job::Idle, storm.plan(), gateway.plan(channel, Some(channels)))
             }
             WorkloadArguments::Echo { common, messages, large, storm } => {
-                let MessageOptions { payload, rate, pipeline } = messages;
+                let MessageOptions { payload, rate, pipeline, .. } = messages;
                 let payload = payload.unwrap_or(PAYLOAD);
                 let sizes = match large.large {
                     Some(size) => Sizes::mixed(payload, size, Share::of(large.large_share)),
@@ -276,12 +281,22 @@ impl LoadArguments {
             linger: common.linger,
             handshake_timeout: common.handshake_timeout,
             close_rate: common.close_rate,
+            max_p99,
             storm,
             gateway,
             sources: common.sources,
             server_pid: common.server_pid,
         };
         Ok((plan, common.json))
+    }
+}
+
+impl WorkloadArguments {
+    fn max_p99(&self) -> Option<Duration> {
+        match self {
+            Self::Echo { messages, .. } | Self::Fanout { messages, .. } => messages.max_p99,
+            Self::Idle { .. } => None,
+        }
     }
 }
 

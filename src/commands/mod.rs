@@ -3,34 +3,67 @@
 mod config;
 mod doctor;
 mod echo;
+mod health;
 mod load;
+mod manual;
 mod options;
 mod output;
 mod serve;
 mod token;
 
 use std::error::Error;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ringhold::control::logging::Format;
 
 use crate::control::logging;
 
-/// A WebSocket connection server on io_uring. Without a command it runs `serve`.
+/// A WebSocket connection server on io_uring. Without a command it runs `serve`, with the options
+/// that follow.
 ///
 /// Exit status: 0 when it ended as asked, 1 when it could not start or failed or `doctor` found
-/// something to mend, 2 when the arguments are wrong, 3 when `load` found something lost.
+/// something to mend, 2 when the arguments are wrong, 3 when `load` found something lost or too
+/// slow.
 #[derive(Debug, Parser)]
-#[command(name = "ringhold", version, max_term_width = 100)]
+#[command(name = "ringhold", version, long_version = LONG_VERSION, max_term_width = 100)]
 pub(crate) struct Arguments {
     /// What to log on standard error: error, warn, info, debug, or per module as in
     /// `info,ringhold::engine=debug` [default: info]
     #[arg(long, global = true, env = "RINGHOLD_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
 
-    /// What to do; `serve` if nothing is said.
+    /// What to do.
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Command,
+}
+
+/// The version, with the commit and the profile that it was built from.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGHOLD_BUILD"), ")");
+
+impl Arguments {
+    /// Those of this process. Without a command they are those of `serve`.
+    pub(crate) fn of_process() -> Self {
+        Self::parse_from(with_command(std::env::args_os().collect()))
+    }
+}
+
+/// Puts the command `serve` in front of the first option that is none of the program itself.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let text = |at: usize| arguments.get(at).map(|word| word.to_string_lossy().into_owned());
+    let mut at = 1;
+    loop {
+        match text(at).as_deref() {
+            Some("--log") => at += 2,
+            Some(word) if word.starts_with("--log=") => at += 1,
+            Some("-h" | "--help" | "-V" | "--version") => return arguments,
+            Some(word) if !word.starts_with('-') => return arguments,
+            _ => break,
+        }
+    }
+    arguments.insert(at.min(arguments.len()), OsStr::new("serve").to_owned());
+    arguments
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,11 +101,24 @@ pub(crate) enum Command {
     /// Environment variables are stronger: RINGHOLD_ and the key in capitals with _ for dots, as
     /// RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY. CENTRIFUGO_ is understood as a prefix, too.
     Config(config::ConfigArguments),
+
+    /// Ask a running server whether it is healthy
+    ///
+    /// For containers, which have no curl. Exit status: 0 when the answer is 200, 1 otherwise.
+    Health(health::HealthArguments),
+
+    /// Print completions for a shell
+    ///
+    /// As in: ringhold completions bash > /usr/share/bash-completion/completions/ringhold
+    Completions(manual::CompletionsArguments),
+
+    /// Write the manual pages, one for each command
+    Man(manual::ManArguments),
 }
 
 /// Logs go to standard error, quiet by default: what a message says is for the operator.
-pub(crate) fn start_logging(filter: Option<&str>) {
-    logging::start(filter.unwrap_or("info")).unwrap_or_else(|error| {
+pub(crate) fn start_logging(filter: Option<&str>, format: Format) {
+    logging::start(filter.unwrap_or("info"), format).unwrap_or_else(|error| {
         output::complain(&format!("ringhold: --log: {error}"));
         std::process::exit(2);
     });
@@ -81,17 +127,10 @@ pub(crate) fn start_logging(filter: Option<&str>) {
 /// Runs one subcommand to its end.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let log = arguments.log;
-    let command = match arguments.command {
-        Some(command) => command,
-        // For what it takes from the environment.
-        None => match Arguments::parse_from(["ringhold", "serve"]).command {
-            Some(command) => command,
-            None => return Err("there is nothing to do".into()),
-        },
-    };
+    let command = arguments.command;
     // A server's configuration may say what to log.
     if !matches!(command, Command::Serve(_)) {
-        start_logging(log.as_deref());
+        start_logging(log.as_deref(), Format::Text);
     }
     match command {
         Command::Serve(arguments) => serve::run(&arguments, log.as_deref()),
@@ -100,5 +139,33 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Doctor(arguments) => doctor::run(*arguments),
         Command::Token(arguments) => token::run(*arguments),
         Command::Config(arguments) => config::run(arguments),
+        Command::Health(arguments) => health::run(&arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::pages(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_command_the_options_are_those_of_serve() {
+        for (given, meant) in [
+            ("ringhold", "ringhold serve"),
+            ("ringhold --port 0", "ringhold serve --port 0"),
+            ("ringhold --log debug", "ringhold --log debug serve"),
+            ("ringhold --log=debug -c x.toml", "ringhold --log=debug serve -c x.toml"),
+            ("ringhold --log", "ringhold --log serve"),
+            ("ringhold --log debug echo --port 1", "ringhold --log debug echo --port 1"),
+            ("ringhold echo", "ringhold echo"),
+            ("ringhold -h", "ringhold -h"),
+            ("ringhold --version", "ringhold --version"),
+            ("ringhold sevre --port 0", "ringhold sevre --port 0"),
+        ] {
+            let words = with_command(given.split(' ').map(OsString::from).collect());
+            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+            assert_eq!(words.join(" "), meant);
+        }
     }
 }

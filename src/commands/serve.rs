@@ -13,6 +13,7 @@ use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::demo::Demo;
 use ringhold::control::live::Live;
+use ringhold::control::logging::Format;
 use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
@@ -21,7 +22,7 @@ use ringhold::gateway::app::{Gateway, Seed};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::options::{
-    ChannelOptions, Loaded, Namespace, Options, Secret, Sources, Token,
+    ChannelOptions, Loaded, LogFormat, Namespace, Options, Secret, Sources, Token,
 };
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::rulebook::Rulebook;
@@ -67,7 +68,11 @@ pub(crate) fn run(
     log: Option<&str>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let Loaded { mut options, warnings } = Options::load(&arguments.sources())?;
-    super::start_logging(Some(log.unwrap_or(options.log.filter())));
+    let format = match options.log.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    super::start_logging(Some(log.unwrap_or(options.log.filter())), format);
     warn(&warnings);
     let first_run = arguments.config.is_none() && is_unconfigured(&options);
     if first_run && !options.http_server.address.is_loopback() {
@@ -123,6 +128,7 @@ pub(crate) fn run(
                 plane.run(live, routes, handle);
             })
         },
+        delay: rules.options.shutdown.delay,
         drain: {
             let (live, notifier) = (live.clone(), notifier.clone());
             Box::new(move || {

@@ -11,29 +11,45 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people; in colours where a terminal shows them.
+    Text,
+    /// One JSON object per line, for collectors of logs.
+    Json,
+}
+
 /// Starts logging for this process, as much as `filter` lets through. Panics are logged, too.
 ///
 /// # Errors
 /// The filter cannot be understood.
-pub fn start(filter: &str) -> Result<(), ParseError> {
+pub fn start(filter: &str, format: Format) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(filter)?;
-    let colours = io::stderr().is_terminal();
-    let log = Log::start(QUEUE_BYTES, colours, Stderr);
+    let style = match format {
+        Format::Json => Style::Json,
+        Format::Text if io::stderr().is_terminal() => Style::Colours,
+        Format::Text => Style::Plain,
+    };
+    let log = Log::start(QUEUE_BYTES, style, Stderr);
     if LOG.set(log.clone()).is_ok() {
         std::panic::set_hook(Box::new(on_panic));
-        tracing_subscriber::fmt()
+        let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(log)
-            .with_ansi(colours)
+            .with_ansi(style == Style::Colours)
             // They would go to standard error, which may be stuck.
-            .log_internal_errors(false)
-            .init();
+            .log_internal_errors(false);
+        match style {
+            Style::Json => subscriber.json().flatten_event(true).init(),
+            Style::Colours | Style::Plain => subscriber.init(),
+        }
     }
     Ok(())
 }
@@ -42,7 +58,7 @@ pub fn start(filter: &str) -> Result<(), ParseError> {
 /// to standard error.
 pub fn tell(text: &str) {
     match LOG.get() {
-        Some(log) => text.lines().for_each(|line| log.push(line)),
+        Some(log) => text.lines().for_each(|line| log.say(line)),
         // Nobody can be told where there is no standard error.
         None => drop(writeln!(io::stderr(), "{text}")),
     }
@@ -73,9 +89,9 @@ fn on_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let said = said.unwrap_or("no message");
     let trace = Backtrace::capture();
     if let Some(log) = LOG.get() {
-        log.push(&format!("{name} panicked at {place}: {said}"));
+        log.say(&format!("{name} panicked at {place}: {said}"));
         if trace.status() == BacktraceStatus::Captured {
-            trace.to_string().lines().for_each(|line| log.push(line));
+            trace.to_string().lines().for_each(|line| log.say(line));
         }
         // After the main thread there is nobody to wait.
         if name == "main" {
@@ -91,11 +107,19 @@ pub(crate) struct Log(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     room: usize,
-    colours: bool,
+    style: Style,
     queue: Mutex<Queue>,
     /// There is something to write, or all is written.
     moved: Condvar,
     dropped: AtomicU64,
+}
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Plain,
+    Colours,
+    Json,
 }
 
 #[derive(Debug, Default)]
@@ -111,19 +135,23 @@ struct Queue {
 impl Log {
     /// A queue of at most `room` bytes, and the thread that writes it to `to` until the process
     /// ends. Without a thread there is no log.
-    pub(crate) fn start(room: usize, colours: bool, to: impl Write + Send + 'static) -> Self {
+    pub(crate) fn start(room: usize, style: Style, to: impl Write + Send + 'static) -> Self {
         let (queue, moved) = (Mutex::default(), Condvar::new());
-        let log =
-            Self(Arc::new(Shared { room, colours, queue, moved, dropped: AtomicU64::new(0) }));
+        let log = Self(Arc::new(Shared { room, style, queue, moved, dropped: AtomicU64::new(0) }));
         let shared = log.0.clone();
         let thread = std::thread::Builder::new().name("ringhold-log".to_owned());
         let _ = thread.spawn(move || shared.write(to));
         log
     }
 
+    /// Queues words of our own, which no event brings.
+    fn say(&self, text: &str) {
+        self.push(&worded(text, self.0.style));
+    }
+
     /// Queues a line, or drops it where there is no room. Never waits.
     pub(crate) fn push(&self, line: &str) {
-        let line = printable(line, self.0.colours).into_bytes().into_boxed_slice();
+        let line = printable(line, self.0.style).into_bytes().into_boxed_slice();
         let size = line.len() + LINE_OVERHEAD;
         let mut queue = self.0.queue();
         if queue.bytes + size > self.0.room {
@@ -170,7 +198,7 @@ impl Shared {
             }
             queue.busy = true;
             let mut batch = Vec::with_capacity(BATCH);
-            tell_lost(&mut batch, failed);
+            tell_lost(&mut batch, failed, self.style);
             let (mut lines, mut size) = (0_u64, 0);
             while batch.len() < BATCH
                 && let Some(line) = queue.lines.pop_front()
@@ -183,7 +211,7 @@ impl Shared {
                 true => std::mem::take(&mut queue.untold),
                 false => 0,
             };
-            tell_lost(&mut batch, untold);
+            tell_lost(&mut batch, untold, self.style);
             drop(queue);
             let written = write_all(&mut to, &batch);
             queue = self.queue();
@@ -200,9 +228,24 @@ impl Shared {
     }
 }
 
-fn tell_lost(batch: &mut Vec<u8>, lines: u64) {
+fn tell_lost(batch: &mut Vec<u8>, lines: u64, style: Style) {
     if lines > 0 {
-        let _ = writeln!(batch, "{lines} lines of the log were lost here");
+        let text = format!("{lines} lines of the log were lost here");
+        batch.extend_from_slice(worded(&text, style).as_bytes());
+        batch.push(b'\n');
+    }
+}
+
+/// Words of our own as a line of the log, without its line break.
+fn worded(text: &str, style: Style) -> String {
+    match style {
+        Style::Plain | Style::Colours => text.to_owned(),
+        Style::Json => {
+            let level = if text.starts_with("warning:") { "WARN" } else { "ERROR" };
+            let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+            let text: String = text.chars().take(LINE_MAX / 8).collect();
+            serde_json::json!({"timestamp": timestamp, "level": level, "message": text}).to_string()
+        }
     }
 }
 
@@ -258,12 +301,18 @@ impl<'a> MakeWriter<'a> for Log {
 
 /// One line that ends with its line break and holds no other: control characters, and those that
 /// turn the direction of what follows, are written as escapes. The formatter's own colours stay; it
-/// escapes ESC in values itself.
-fn printable(line: &str, colours: bool) -> String {
+/// escapes ESC in values itself. A line of JSON stays one: its escapes are those of JSON, and
+/// one that is too long is quoted in part.
+fn printable(line: &str, style: Style) -> String {
+    let (colours, json) = (style == Style::Colours, style == Style::Json);
+    // What is escaped below takes up to six bytes for one.
+    if json && line.len() > LINE_MAX {
+        return printable(&worded(&format!("cut: {line}"), style), style);
+    }
     let mut out = String::with_capacity(line.len() + 1);
     let mut rest = line;
     while let Some(char) = rest.chars().next() {
-        if out.len() >= LINE_MAX {
+        if out.len() >= LINE_MAX && !json {
             out.push('…');
             break;
         }
@@ -272,6 +321,10 @@ fn printable(line: &str, colours: bool) -> String {
         match char {
             _ if colour.is_some() => out.push_str(&rest[..taken]),
             '\t' => out.push(' '),
+            // All of them are below U+FFFF.
+            _ if json && (char.is_control() || is_format(char)) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(char));
+            }
             _ if char.is_control() || is_format(char) => {
                 // Writing to a String cannot fail.
                 let _ = write!(out, "{}", char.escape_default());
@@ -340,7 +393,7 @@ mod tests {
 
     fn gate(room: usize) -> (Log, mpsc::Sender<io::Result<()>>, mpsc::Receiver<String>) {
         let ((allow, allowed), (got, written)) = (mpsc::channel(), mpsc::channel());
-        (Log::start(room, false, Gate { allowed, got }), allow, written)
+        (Log::start(room, Style::Plain, Gate { allowed, got }), allow, written)
     }
 
     fn lost(log: &Log) -> u64 {
@@ -398,11 +451,40 @@ mod tests {
             ("\u{85}\u{2028}\u{202e}\0", "\\u{85}\\u{2028}\\u{202e}\\u{0}\n"),
             ("\x1b[31mred\x1b[0m", "\\u{1b}[31mred\\u{1b}[0m\n"),
         ] {
-            assert_eq!(printable(text, false), line);
+            assert_eq!(printable(text, Style::Plain), line);
         }
-        assert_eq!(printable("\x1b[31mred\x1b[0m", true), "\x1b[31mred\x1b[0m\n");
-        assert_eq!(printable("\x1b]0;title\x07\x1b[2J", true), "\\u{1b}]0;title\\u{7}\\u{1b}[2J\n");
-        let long = printable(&"x".repeat(LINE_MAX * 2), false);
+        assert_eq!(printable("\x1b[31mred\x1b[0m", Style::Colours), "\x1b[31mred\x1b[0m\n");
+        assert_eq!(
+            printable("\x1b]0;title\x07\x1b[2J", Style::Colours),
+            "\\u{1b}]0;title\\u{7}\\u{1b}[2J\n"
+        );
+        let long = printable(&"x".repeat(LINE_MAX * 2), Style::Plain);
         assert_eq!(long.len(), LINE_MAX + "…\n".len());
+    }
+
+    #[test]
+    fn a_line_of_json_stays_json() {
+        let json = |line: &str| -> serde_json::Value {
+            let line = printable(line, Style::Json);
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            assert!(line.len() <= LINE_MAX * 2, "{}", line.len());
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
+        let hostile = "a\u{85}\u{2028}\u{202e}\u{7f}b\n\"\\";
+        for text in [hostile.to_owned(), hostile.repeat(4000)] {
+            let event = serde_json::json!({"level": "INFO", "message": text}).to_string();
+            let read = json(&event);
+            match text.len() > LINE_MAX {
+                true => assert!(read["message"].as_str().unwrap().starts_with("cut: {")),
+                false => assert_eq!(read["message"], text),
+            }
+        }
+        for (text, level) in [("warning: x", "WARN"), ("it failed", "ERROR")] {
+            let read = json(&worded(text, Style::Json));
+            assert_eq!((&read["level"], &read["message"]), (&level.into(), &text.into()));
+        }
+        let mut batch = Vec::new();
+        tell_lost(&mut batch, 3, Style::Json);
+        json(std::str::from_utf8(&batch).unwrap().trim_end());
     }
 }

@@ -58,8 +58,10 @@ pub struct Control {
 pub struct Duties {
     /// Called once, within the thread's runtime, before anything else.
     pub begin: Box<dyn FnOnce() + Send>,
-    /// Called when the server starts to go away.
+    /// Called when the server starts to go away, which readiness tells from then on.
     pub drain: Box<dyn Fn() + Send>,
+    /// From then until listeners close: the time in which those in front hear of it.
+    pub delay: Duration,
     /// Called at SIGHUP, on a thread where it may wait.
     pub reload: Box<dyn Fn() + Send + Sync>,
 }
@@ -67,7 +69,12 @@ pub struct Duties {
 impl Default for Duties {
     fn default() -> Self {
         let reload = || tracing::info!("there is nothing to reload");
-        Self { begin: Box::new(|| {}), drain: Box::new(|| {}), reload: Box::new(reload) }
+        Self {
+            begin: Box::new(|| {}),
+            drain: Box::new(|| {}),
+            delay: Duration::ZERO,
+            reload: Box::new(reload),
+        }
     }
 }
 
@@ -143,7 +150,7 @@ pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
             let Ok(mut signals) = signals else { return };
             let mut wish = Wish::default();
             loop {
-                signals.end().await;
+                while signals.next().await != Asked::End {}
                 match wish.again(Instant::now()) {
                     Demand::End => interrupted.store(true, Ordering::Relaxed),
                     Demand::Nothing => {}
@@ -201,6 +208,16 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
+}
+
+/// The wish behind a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    End,
+    Reload,
+    /// A line of counters. SIGUSR1 would otherwise end the process.
+    Counters,
 }
 
 impl Signals {
@@ -209,21 +226,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
         })
     }
 
-    /// The next signal; whether it asks for the end.
-    async fn next(&mut self) -> bool {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => true,
-            _ = self.interrupt.recv() => true,
-            _ = self.hangup.recv() => false,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user.recv() => Asked::Counters,
         }
-    }
-
-    /// The next signal that asks for the end.
-    async fn end(&mut self) {
-        while !self.next().await {}
     }
 }
 
@@ -239,14 +252,26 @@ async fn serve<H: Handler>(
     let reload: Arc<dyn Fn() + Send + Sync> = duties.reload.into();
     let mut wish = Wish::default();
     let pause = if stats_interval.is_zero() { Duration::MAX } else { stats_interval };
+    let mut drains_at = None;
     loop {
         tokio::select! {
             _ = &mut end => return,
-            ends = signals.next() => {
-                if !ends {
-                    let reload = reload.clone();
-                    tokio::task::spawn_blocking(move || reload());
-                    continue;
+            () = at(drains_at), if drains_at.is_some() => {
+                drains_at = None;
+                begin_drain(&handle, &drain);
+            }
+            asked = signals.next() => {
+                match asked {
+                    Asked::End => {}
+                    Asked::Reload => {
+                        let reload = reload.clone();
+                        tokio::task::spawn_blocking(move || reload());
+                        continue;
+                    }
+                    Asked::Counters => {
+                        log_stats(&handle.stats());
+                        continue;
+                    }
                 }
                 match wish.again(Instant::now()) {
                     Demand::End => {}
@@ -257,15 +282,31 @@ async fn serve<H: Handler>(
                         std::process::exit(0);
                     }
                 }
-                // Acts first and tells later.
-                handle.drain(&drain);
                 (duties.drain)();
-                let (window, deadline) = (drain.window, drain.deadline);
-                tracing::info!(?window, ?deadline, "going away");
+                if duties.delay.is_zero() {
+                    begin_drain(&handle, &drain);
+                } else {
+                    drains_at = Instant::now().checked_add(duties.delay);
+                    tracing::info!(delay = ?duties.delay, "not ready any more; listening still");
+                }
             }
             () = tokio::time::sleep(pause) => log_stats(&handle.stats()),
         }
     }
+}
+
+/// Waits for a moment that is known.
+async fn at(moment: Option<Instant>) {
+    if let Some(moment) = moment {
+        tokio::time::sleep_until(moment.into()).await;
+    }
+}
+
+/// Listeners close, connections follow. Acts first and tells later.
+fn begin_drain<H: Handler>(handle: &Handle<H>, drain: &Drain) {
+    handle.drain(drain);
+    let (window, deadline) = (drain.window, drain.deadline);
+    tracing::info!(?window, ?deadline, "going away");
 }
 
 /// The signals to end so far.

@@ -83,7 +83,9 @@ impl Frame {
         let traffic = &tally.traffic;
         let messages = |sizes, how| {
             let receivers = receivers(plan.job, opening.opened);
-            Some(MessageReport::new(traffic, sizes, how, receivers, seconds))
+            let max_p99_us = plan.max_p99.map(|limit| limit.as_secs_f64() * 1e6);
+            let all = MessageReport::new(traffic, sizes, how, receivers, seconds);
+            Some(MessageReport { max_p99_us, ..all })
         };
         let messages = match plan.job {
             Job::Idle => None,
@@ -97,7 +99,7 @@ impl Frame {
         let lost = tally.opening.lost.total();
         let left_out = if interrupted { 0 } else { opening.untried };
         let ok = opening.failed + left_out + lost == 0
-            && messages.as_ref().is_none_or(MessageReport::is_whole)
+            && messages.as_ref().is_none_or(|all| all.is_whole() && !all.is_slow())
             && storm.as_ref().is_none_or(|storm| interrupted || storm.all_came_back());
         let process =
             |looks: &Looks| ProcessReport::new(looks, opening.opened, traffic.measured, seconds);

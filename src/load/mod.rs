@@ -69,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) handshake_timeout: Duration,
     /// Connections closed per second at the end; 0: all at once.
     pub(crate) close_rate: u32,
+    /// Longest latency of 99 messages in a hundred; `None`: whatever it is.
+    pub(crate) max_p99: Option<Duration>,
     pub(crate) storm: Option<StormPlan>,
     /// `None`: a server that speaks WebSocket and nothing above it.
     pub(crate) gateway: Option<GatewayPlan>,

@@ -23,7 +23,7 @@ pub(crate) struct Report {
     pub(crate) url: String,
     /// `json` or `protobuf`, with `--gateway`.
     pub(crate) protocol: Option<Protocol>,
-    /// Nothing failed and nothing was lost.
+    /// Nothing failed, nothing was lost, and nothing was slower than asked for.
     pub(crate) ok: bool,
     /// Ended by a signal.
     pub(crate) interrupted: bool,
@@ -134,6 +134,8 @@ pub(crate) struct MessageReport {
     /// From when a message was due until it came. Neither large ones nor the time of a storm are
     /// part of it.
     pub(crate) latency_us: Quantiles,
+    /// The longest p99 that was asked for (`--max-p99`).
+    pub(crate) max_p99_us: Option<f64>,
     /// How late this program itself sent, at worst.
     pub(crate) send_lag_max_us: f64,
 }
@@ -267,6 +269,7 @@ impl MessageReport {
             per_second,
             megabytes_per_second: ratio((small_bytes + large_bytes) as f64 / 1e6, seconds),
             latency_us: Quantiles::of(&traffic.latency),
+            max_p99_us: None,
             send_lag_max_us: traffic.lag_ns as f64 / 1000.0,
         }
     }
@@ -275,6 +278,11 @@ impl MessageReport {
     pub(crate) fn is_whole(&self) -> bool {
         let faults = self.lost + self.duplicates + self.late + self.unsent;
         faults == 0 && self.wrong.is_empty() && self.refused.is_empty()
+    }
+
+    /// More than one in a hundred took longer than `--max-p99`.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.max_p99_us.is_some_and(|limit| self.latency_us.p99 > limit)
     }
 }
 
@@ -362,6 +370,10 @@ mod tests {
     use super::super::mix::Share;
     use super::*;
 
+    fn report_of(traffic: &Traffic) -> MessageReport {
+        MessageReport::new(traffic, Sizes::same(50), (0, 1, 1), 3, 2.0)
+    }
+
     #[test]
     fn messages_that_did_not_come_are_lost() {
         let mut traffic = Traffic::default();
@@ -372,6 +384,9 @@ mod tests {
         assert_eq!((report.expected, report.received, report.lost), (30, 29, 1));
         assert_eq!((report.per_second, report.megabytes_per_second), (14.5, 0.000_725));
         assert_eq!(report.latency_us.max, report.latency_us.p50);
+        let limited = |limit| MessageReport { max_p99_us: limit, ..report_of(&traffic) };
+        assert!(!limited(None).is_slow() && !limited(Some(2100.0)).is_slow());
+        assert!(limited(Some(1900.0)).is_slow());
         assert!(!report.is_whole());
         traffic.on_message(0, 5);
         assert!(MessageReport::new(&traffic, Sizes::same(50), (0, 1, 1), 3, 2.0).is_whole());

@@ -57,7 +57,13 @@ impl Display for Report {
             closing.seconds
         );
         rows.row("closed", &text)?;
-        rows.row("verdict", if self.ok { "nothing lost" } else { "something was lost" })
+        let slow = self.messages.as_ref().filter(|messages| messages.is_slow());
+        let verdict = match slow.and_then(|messages| messages.max_p99_us) {
+            Some(limit) => format!("slower than a p99 of {}", time(limit)),
+            None if self.ok => "nothing lost".to_owned(),
+            None => "something was lost".to_owned(),
+        };
+        rows.row("verdict", &verdict)
     }
 }
 

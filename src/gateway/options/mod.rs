@@ -33,8 +33,8 @@ pub use origins::Origins;
 pub use reader::{Mistake, Mistakes};
 pub use server::{
     Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream,
-    IoChoice, Log, Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions, Shutdown, Sse,
-    UniHttpStream, UniSse, UniWebSocket, WebSocket,
+    IoChoice, Log, LogFormat, Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions,
+    Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
 pub(crate) use values::without_credentials;
 pub use values::{LONGEST, Secret, Size};

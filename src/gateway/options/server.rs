@@ -225,6 +225,9 @@ section! {
 section! {
     /// `shutdown`: how the server goes away.
     pub struct Shutdown {
+        /// Readiness says no for so long before listeners close, so that load balancers send no
+        /// more clients. Ours.
+        delay: Duration = Duration::ZERO,
         /// What is left after this time is cut.
         timeout: Duration = Duration::from_secs(30),
         /// Spread the closes (3001) evenly over this time, so that clients do not all come back at
@@ -239,6 +242,18 @@ section! {
         /// `error`, `warn`, `info`, `debug`, `trace` or `none`; or per module as in
         /// `info,ringhold::engine=debug`. `--log` and `RINGHOLD_LOG` are stronger.
         level: String = "info".to_owned(),
+        /// One line of text per event, or one JSON object. Ours.
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+choice! {
+    /// How a line of the log is written.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// For collectors of logs.
+        Json = "json",
     }
 }
 

@@ -46,12 +46,14 @@ export class Spark {
 }
 
 const MARGIN = { left: 52, right: 12, top: 10, bottom: 22 };
+/// Width of a figure of an axis, at most.
+const DIGIT = 7;
 const HEIGHT = 190;
 
 /// Lines over the last minutes, with what they are at the pointer, or now.
 export class LineChart {
   constructor(title, names, format = compact) {
-    Object.assign(this, { names, format, series: names.map(() => []), span: 60_000, at: null });
+    Object.assign(this, { names, format, series: names.map(() => []), span: 60_000, at: null, left: MARGIN.left });
     this.svg = s("svg", { class: "chart", height: HEIGHT, tabindex: "0", role: "img" });
     this.values = names.map(() => h("b", {}, "–"));
     this.when = h("span", { class: "soft" }, "now");
@@ -74,8 +76,8 @@ export class LineChart {
   get width() { return this.svg.clientWidth || 400; }
 
   timeAt(offset) {
-    const inner = this.width - MARGIN.left - MARGIN.right;
-    return this.end - this.span * (1 - Math.min(1, Math.max(0, (offset - MARGIN.left) / inner)));
+    const inner = this.width - this.left - MARGIN.right;
+    return this.end - this.span * (1 - Math.min(1, Math.max(0, (offset - this.left) / inner)));
   }
 
   look(time) {
@@ -92,14 +94,16 @@ export class LineChart {
     const { width, end, format, span } = this;
     const points = this.series.flat();
     const top = nice(Math.max(0, ...points.map((p) => p.y)), format === bytes);
-    const inner = width - MARGIN.left - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
-    const x = (time) => MARGIN.left + (1 + (time - end) / span) * inner;
+    const shares = [0, 0.5, 1], longest = Math.max(...shares.map((share) => format(top * share).length));
+    this.left = Math.max(MARGIN.left, 8 + longest * DIGIT);
+    const inner = width - this.left - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
+    const x = (time) => this.left + (1 + (time - end) / span) * inner;
     const y = (n) => bottom - (n / top) * (bottom - MARGIN.top);
     const parts = [];
-    for (const share of [0, 0.5, 1]) {
+    for (const share of shares) {
       const at = y(top * share);
-      parts.push(s("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
-      parts.push(s("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, format(top * share)));
+      parts.push(s("line", { class: "grid", x1: this.left, x2: width - MARGIN.right, y1: at, y2: at }));
+      parts.push(s("text", { x: this.left - 8, y: at + 4, "text-anchor": "end" }, format(top * share)));
     }
     const ticks = span === 300_000 ? 5 : 4;
     for (let n = 0; n <= ticks; n++) {

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Makes what is shipped: a Debian package, an archive, checksums, a bill of materials. Needs cargo, dpkg-deb and Python 3; no
+# network but for crates.
+# Usage: tuning/dist/build.sh [--program PROGRAM] [--out FOLDER]
+#   --program  package this one instead of building target/dist/ringhold
+#   --out      default: target/dist-packages
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+program='' out=target/dist-packages
+while [ $# -gt 0 ]; do
+    case $1 in
+        --program) program=$2; shift 2 ;;
+        --out) out=$2; shift 2 ;;
+        *) sed -n '2,7p' "$0" >&2; exit 2 ;;
+    esac
+done
+if [ -z "$program" ]; then
+    cargo build --profile dist --locked --bin ringhold
+    program=target/dist/ringhold
+fi
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+architecture=$(dpkg --print-architecture)
+name=ringhold_${version}_$architecture
+# The same commit makes the same package.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || date +%s)
+export SOURCE_DATE_EPOCH
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/root
+# `mktemp` makes folders for its owner only.
+install -d -m 755 "$root" "$out"
+
+put() { install -D -m "${3:-644}" "$1" "$root$2"; }
+put "$program" /usr/bin/ringhold 755
+put tuning/dist/ringhold.toml /etc/ringhold.toml
+sed 's|/usr/local/bin/ringhold|/usr/bin/ringhold|; s|^# systemd unit. Install: .*|# systemd unit of the package|' \
+    tuning/ringhold.service > "$work/unit"
+put "$work/unit" /usr/lib/systemd/system/ringhold.service
+for file in tuning/90-ringhold-*.conf tuning/seccomp-ringhold.json tuning/nginx.conf tuning/nginx-stream.conf \
+    tuning/haproxy.cfg tuning/prometheus-alerts.yml tuning/grafana-dashboard.json SECURITY.md; do
+    put "$file" "/usr/share/doc/ringhold/$(basename "$file")"
+done
+cat > "$work/copyright" << 'TEXT'
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Files: *
+Copyright: the authors of ringhold
+License: MIT or Apache-2.0
+TEXT
+{ cat "$work/copyright"; echo; cat LICENSE-MIT; } > "$work/copyright.whole"
+put "$work/copyright.whole" /usr/share/doc/ringhold/copyright
+gzip -9nc CHANGELOG.md > "$work/changelog.gz"
+put "$work/changelog.gz" /usr/share/doc/ringhold/changelog.gz
+"$program" man "$work/man"
+for page in "$work"/man/*.1; do
+    gzip -9n "$page"
+    put "$page.gz" "/usr/share/man/man1/$(basename "$page").gz"
+done
+"$program" completions bash > "$work/bash"
+"$program" completions zsh > "$work/zsh"
+"$program" completions fish > "$work/fish"
+put "$work/bash" /usr/share/bash-completion/completions/ringhold
+put "$work/zsh" /usr/share/zsh/vendor-completions/_ringhold
+put "$work/fish" /usr/share/fish/vendor_completions.d/ringhold.fish
+
+# The C library's oldest version that has all symbols.
+libc=$(grep -ao 'GLIBC_2\.[0-9]*' "$program" | sort -uV | tail -1 | cut -d_ -f2)
+mkdir "$root/DEBIAN"
+cat > "$root/DEBIAN/control" << TEXT
+Package: ringhold
+Version: $version
+Architecture: $architecture
+Maintainer: the authors of ringhold
+Section: net
+Priority: optional
+Depends: libc6 (>= $libc), libgcc-s1
+Recommends: ca-certificates
+Installed-Size: $(du -sk "$root" | cut -f1)
+Description: WebSocket push gateway on io_uring
+ Keeps many browsers and apps connected to an application and delivers its
+ messages to them at once. Speaks the protocol of Centrifugo's SDKs.
+TEXT
+echo /etc/ringhold.toml > "$root/DEBIAN/conffiles"
+cat > "$root/DEBIAN/postinst" << 'TEXT'
+#!/bin/sh
+set -e
+# A new installation starts nothing: its configuration is still to be written. An upgrade restarts what runs.
+if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    [ -z "$2" ] || systemctl try-restart ringhold.service
+fi
+TEXT
+cat > "$root/DEBIAN/prerm" << 'TEXT'
+#!/bin/sh
+set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl --no-reload disable --now ringhold.service || true
+fi
+TEXT
+cat > "$root/DEBIAN/postrm" << 'TEXT'
+#!/bin/sh
+set -e
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+fi
+TEXT
+chmod 755 "$root"/DEBIAN/p*
+dpkg-deb --root-owner-group -Zxz --build "$root" "$out/$name.deb" > /dev/null
+
+# The same files without dpkg.
+rm -r "$root/DEBIAN"
+tar --create --xz --file "$out/$name.tar.xz" --directory "$root" --sort=name --owner=0 --group=0 \
+    --mtime="@$SOURCE_DATE_EPOCH" .
+python3 tuning/dist/bill.py > "$out/$name.cdx.json"
+(cd "$out" && sha256sum "$name.deb" "$name.tar.xz" "$name.cdx.json" > "$name.sha256")
+ls -l "$out/$name".*

@@ -154,3 +154,82 @@ fn mistakes_are_named_with_their_place() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains(":2:") && text.contains("allowed_origins"), "{text}");
 }
+
+#[test]
+fn readiness_goes_before_the_listeners() {
+    let text = format!("{CONFIG}[health]\nenabled = true\n[shutdown]\ndelay = \"1h\"\n");
+    let path = file("serve-delay.toml", &text);
+    // The word `serve` may be left out.
+    let mut server = Serve::start(&["--config", path.to_str().expect("a path")]);
+    assert!(server.request("GET /ready", "").starts_with("HTTP/1.1 200 "));
+    server.signal(Signal::TERM);
+    let end = Instant::now() + PATIENCE;
+    while !server.request("GET /ready", "").starts_with("HTTP/1.1 503 ") {
+        assert!(Instant::now() < end, "it is ready still");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Each request is a new connection.
+    assert!(server.request("GET /health", "").starts_with("HTTP/1.1 200 "));
+    assert!(server.publish("chat:1").contains("\"result\""));
+    // Who asks again does not wait for the hour. What comes within a second is the first again.
+    while server.child.try_wait().expect("a child").is_none() {
+        assert!(Instant::now() < end, "it does not end");
+        server.signal(Signal::TERM);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(server.child.wait().expect("it ended").success());
+    // When the time is over it drains.
+    let path = file("serve-delay-short.toml", &text.replace("1h", "50ms"));
+    let mut server = Serve::start(&["--config", path.to_str().expect("a path")]);
+    server.signal(Signal::TERM);
+    assert!(server.child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_log_in_json_is_json_and_a_signal_writes_counters() {
+    let path = file("serve-json.toml", &format!("{CONFIG}[log]\nformat = \"json\"\n"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringhold"))
+        .args(["serve", "--config"])
+        .arg(&path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let pid = Pid::from_child(&child);
+    let log = BufReader::new(child.stderr.take().expect("piped"));
+    let mut seen = Vec::new();
+    for line in log.lines() {
+        let line = line.expect("a line");
+        // A short secret is warned about before there is a log.
+        if line.starts_with("warning: ") && seen.is_empty() {
+            continue;
+        }
+        let event: serde_json::Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["timestamp"].is_string() && event["level"].is_string(), "{line}");
+        if event["message"] == "ready" {
+            // It would end a process that does not expect it.
+            kill_process(pid, Signal::USR1).expect("it runs");
+        }
+        if event["target"] == "ringhold::stats" {
+            kill_process(pid, Signal::TERM).expect("it runs");
+        }
+        seen.push(event["message"].as_str().unwrap_or_default().to_owned());
+    }
+    assert!(child.wait().expect("it ends").success());
+    for message in ["ready", "going away", "ended"] {
+        assert!(seen.iter().any(|seen| seen == message), "{message}: {seen:?}");
+    }
+}
+
+#[test]
+fn the_version_names_the_build() {
+    let said = |flag| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringhold")).arg(flag).output().expect("runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let version = concat!("ringhold ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(said("-V").trim(), version);
+    let long = said("--version");
+    assert!(long.starts_with(&format!("{version} (")) && long.contains("linux"), "{long}");
+}

@@ -648,8 +648,9 @@ impl std::fmt::Display for SetupError {
             Self::Ring(error) => match error.raw_os_error() {
                 Some(libc::EPERM) => write!(
                     f,
-                    "io_uring is forbidden here: sysctl kernel.io_uring_disabled is not 0, or a \
-                     seccomp profile (Docker's default one does) blocks io_uring_setup"
+                    "io_uring is forbidden here. In a container, run it with \
+                     tuning/seccomp-ringhold.json (the default profiles of Docker and Kubernetes \
+                     block io_uring); on a host, set sysctl kernel.io_uring_disabled=0"
                 ),
                 Some(libc::ENOSYS) => write!(
                     f,

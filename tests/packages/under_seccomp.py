@@ -1,9 +1,10 @@
 """Runs a command under a container's seccomp profile, as a runtime would.
 
-Usage: under_seccomp.py PROFILE [--without NAME]... -- COMMAND...
+Usage: under_seccomp.py PROFILE [--without NAME]... [--root FOLDER] -- COMMAND...
 
-`--without` leaves a call out of what the profile allows. The command gets no new privileges. Needs
-python3-seccomp (Debian), the binding of libseccomp.
+`--without` leaves a call out of what the profile allows; `--root` makes the folder the root and the
+user 65532, as the image has it. The command gets no new privileges. Needs python3-seccomp (Debian),
+the binding of libseccomp.
 """
 
 import json
@@ -56,6 +57,12 @@ def main():
             filters.add_rule(action(rule, profile), name, *map(argument, rule.get("args", [])))
             rules += 1
     assert rules > 250, rules
+    if "--root" in options:
+        os.chroot(options[options.index("--root") + 1])
+        os.chdir("/")
+        os.setgroups([])
+        os.setgid(65532)
+        os.setuid(65532)
     filters.load()
     os.execvp(command[0], command)
 

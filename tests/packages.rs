@@ -1,0 +1,306 @@
+//! What is shipped, as whoever installs it meets it: the Debian package, the root of the container
+//! under its seccomp profile, the manifests.
+//!
+//! Method: `tuning/dist/build.sh` packages the program of this test run. The package is unpacked
+//! into a bare Debian root where one can be made (root, debootstrap, a package archive), or else into
+//! a folder, and the unit's own command line is started there. The container is its root folder, a
+//! user without privileges and a real filter by libseccomp. What is missing is said, and fails
+//! where `CI` is set.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::gateway::{address, program};
+use support::server::Server;
+use support::{Finished, find_program, install_once, run, skip};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
+const LIMIT: Duration = Duration::from_secs(600);
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(ROOT).join(name)
+}
+
+fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+/// A command without what this process's environment says to `ringhold`.
+fn clean(name: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(name);
+    for (name, _) in program().get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
+// --- The Debian package --------------------------------------------------------------------------
+
+/// The package, made of this program; `None` where something is missing, which has been said.
+fn package(name: &str) -> Option<PathBuf> {
+    if find_program(&["dpkg-deb"]).is_none() || find_program(&["python3"]).is_none() {
+        skip("dpkg-deb or python3 is not installed");
+        return None;
+    }
+    let out = folder(name);
+    let build = file("tuning/dist/build.sh");
+    run(clean(build).args(["--program", PROGRAM, "--out"]).arg(&out), LIMIT).assert_success();
+    let mut found = std::fs::read_dir(&out).expect("packages").map(|entry| entry.unwrap().path());
+    found.find(|path| path.extension().is_some_and(|kind| kind == "deb"))
+}
+
+#[test]
+fn the_package_has_what_it_says() {
+    let Some(package) = package("packages-content") else { return };
+    let out = package.parent().expect("a folder");
+    let content = run(Command::new("dpkg-deb").arg("--contents").arg(&package), LIMIT);
+    content.assert_success();
+    for name in [
+        "./usr/bin/ringhold",
+        "./etc/ringhold.toml",
+        "./usr/lib/systemd/system/ringhold.service",
+        "./usr/share/man/man1/ringhold.1.gz",
+        "./usr/share/man/man1/ringhold-serve.1.gz",
+        "./usr/share/bash-completion/completions/ringhold",
+        "./usr/share/zsh/vendor-completions/_ringhold",
+        "./usr/share/fish/vendor_completions.d/ringhold.fish",
+        "./usr/share/doc/ringhold/90-ringhold-density.conf",
+        "./usr/share/doc/ringhold/seccomp-ringhold.json",
+        "./usr/share/doc/ringhold/copyright",
+    ] {
+        let line = content.stdout.lines().find(|line| line.ends_with(&format!(" {name}")));
+        assert!(line.is_some_and(|line| line.contains("root/root")), "{name}\n{}", content.stdout);
+    }
+    let sums = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let sums = sums.filter(|path| path.extension().is_some_and(|kind| kind == "sha256"));
+    for sums in sums {
+        run(Command::new("sha256sum").arg("-c").arg(sums).current_dir(out), LIMIT).assert_success();
+    }
+    let bill = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let bill =
+        bill.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next().unwrap();
+    let bill: Value = serde_json::from_str(&std::fs::read_to_string(bill).unwrap()).unwrap();
+    assert_eq!(bill["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
+    let names: Vec<_> =
+        bill["components"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
+    assert!(names.contains(&Some("io-uring")) && !names.contains(&Some("proptest")), "{names:?}");
+}
+
+/// A bare Debian, made once; `None` where it cannot be made, which has been said.
+fn debian() -> Option<PathBuf> {
+    if !is_root() {
+        skip("a Debian root needs root");
+        return None;
+    }
+    let Some(debootstrap) = find_program(&["debootstrap"]) else {
+        skip("debootstrap is not installed");
+        return None;
+    };
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-debian");
+    let mut failure = String::new();
+    let ready = install_once(&root, "bookworm minbase", || {
+        // The archive that this host uses, and what it trusts.
+        let mut command = Command::new(&debootstrap);
+        let words = ["--variant=minbase", "--include=libgcc-s1", "bookworm"];
+        let finished = run(command.args(words).arg(&root), LIMIT);
+        failure = format!("{}{}", finished.stdout, finished.stderr);
+        finished.success()
+    });
+    if !ready {
+        skip(&format!("no Debian root could be made: {failure}"));
+        return None;
+    }
+    Some(root)
+}
+
+#[test]
+fn the_package_installs_and_starts_by_its_unit() {
+    let Some(package) = package("packages-install") else { return };
+    let Some(root) = debian() else { return };
+    std::fs::copy(&package, root.join("ringhold.deb")).expect("a copy");
+    let inside = |words: &[&str]| run(clean("chroot").arg(&root).args(words), LIMIT);
+    inside(&["dpkg", "--install", "/ringhold.deb"]).assert_success();
+    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/ringhold.service"));
+    let unit = unit.expect("the unit");
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("ExecStart");
+    assert!(
+        command.starts_with("/usr/bin/ringhold serve --config /etc/ringhold.toml "),
+        "{command}"
+    );
+    // The unit's command as a user without privileges, on a free port.
+    let mut start = clean("chroot");
+    start.args(["--userspec=65534:65534"]).arg(&root).args(command.split(' '));
+    start.args(["--port", "0", "--set", "engine.pin=false"]);
+    let (server, _) = Server::launch(&mut start, address);
+    let url = format!("http://{}/health", server.address());
+    // Health is not switched on in the configuration of the package: it is another's answer.
+    let asked = inside(&["ringhold", "health", "--url", &url]);
+    assert_eq!(asked.stdout, "404\n", "{}", asked.stderr);
+    drop(server);
+    let version = inside(&["ringhold", "--version"]);
+    assert!(version.stdout.starts_with(concat!("ringhold ", env!("CARGO_PKG_VERSION"), " (")));
+    inside(&["dpkg", "--purge", "ringhold"]).assert_success();
+    assert!(!root.join("usr/bin/ringhold").exists() && !root.join("etc/ringhold.toml").exists());
+}
+
+// --- The container -------------------------------------------------------------------------------
+
+/// What starts a command under the profile without these calls; `None` where it cannot.
+fn under(without: &[&str], root: Option<&Path>) -> Option<Command> {
+    // Debian's python, whose binding it is.
+    let python = Path::new("/usr/bin/python3");
+    let has = |module: &str| {
+        python.is_file() && run(Command::new(python).args(["-c", module]), LIMIT).success()
+    };
+    if !has("import seccomp") {
+        skip("python3-seccomp is not installed");
+        return None;
+    }
+    let mut command = clean(python);
+    command.arg(file("tests/packages/under_seccomp.py")).arg(file("tuning/seccomp-ringhold.json"));
+    for call in without {
+        command.args(["--without", call]);
+    }
+    if let Some(root) = root {
+        command.arg("--root").arg(root);
+    }
+    command.arg("--");
+    Some(command)
+}
+
+const URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+#[test]
+fn the_program_runs_under_its_profile() {
+    let Some(mut command) = under(&[], None) else { return };
+    let (mut server, _) = Server::launch(command.args([PROGRAM, "--port", "0"]), address);
+    let url = format!("http://{}/health", server.address());
+    let mut health = under(&[], None).expect("it was there");
+    let health = run(health.args([PROGRAM, "health", "--url", &url]), LIMIT);
+    assert_eq!(health.stdout, "200\n", "{}", health.stderr);
+    server.signal(rustix::process::Signal::TERM);
+    server.exited_well();
+}
+
+#[test]
+fn under_the_stock_profile_it_says_what_to_do() {
+    for without in [&URING[..], &URING[..1]] {
+        let Some(mut command) = under(without, None) else { return };
+        for words in [&["--port", "0"][..], &["echo", "--port", "0"]] {
+            let finished = run(command.arg(PROGRAM).args(words), LIMIT);
+            assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
+            let said = &finished.stderr;
+            for words in ["io_uring is forbidden", "seccomp-ringhold.json", "io_uring_disabled"] {
+                assert!(said.contains(words), "{said}");
+            }
+            command = under(without, None).expect("it was there");
+        }
+    }
+}
+
+#[test]
+fn the_root_of_the_container_runs_without_privileges() {
+    if !is_root() {
+        return skip("changing the root needs root");
+    }
+    let root = folder("packages-container");
+    run(Command::new(file("tuning/docker/root.sh")).arg(PROGRAM).arg(&root), LIMIT)
+        .assert_success();
+    let Some(mut command) = under(&[], Some(&root)) else { return };
+    let text = std::fs::read_to_string(file("tuning/docker/Dockerfile")).expect("the Dockerfile");
+    let environment = environment(&text);
+    assert!(environment.len() >= 8, "{environment:?}");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    // Ports of the test's own.
+    command.env("RINGHOLD_HTTP_SERVER_ADDRESS", "127.0.0.1");
+    command.env("RINGHOLD_HTTP_SERVER_INTERNAL_PORT", "0");
+    command.args(["/usr/bin/ringhold", "serve", "--port", "0"]);
+    let (mut server, _) = Server::launch(&mut command, address);
+    let url = format!("http://{}/health", server.address());
+    let mut health = under(&[], Some(&root)).expect("it was there");
+    let health = run(health.args(["/usr/bin/ringhold", "health", "--url", &url]), LIMIT);
+    assert_eq!(health.stdout, "200\n", "{}", health.stderr);
+    server.signal(rustix::process::Signal::TERM);
+    server.exited_well();
+}
+
+/// The variables that the Dockerfile sets.
+fn environment(text: &str) -> Vec<(String, String)> {
+    let (_, rest) = text.split_once("\nENV ").expect("ENV");
+    let text = rest.replace("\\\n", " ");
+    let words = text.lines().next().expect("a line").split_whitespace();
+    let pair = |word: &str| word.split_once('=').map(|(name, value)| (name.into(), value.into()));
+    words.filter_map(pair).collect()
+}
+
+// --- The manifests -------------------------------------------------------------------------------
+
+#[test]
+fn the_manifests_are_those_of_the_chart_and_valid() {
+    let Some(python) = find_program(&["python3"]) else {
+        return skip("python3 is not installed");
+    };
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-python");
+    let requirements = file("tests/packages/requirements.txt");
+    let inside = environment.join("bin/python");
+    let inputs = std::fs::read_to_string(&requirements).expect("requirements");
+    let ready = install_once(&environment, &inputs, || {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        let venv = run(Command::new(&python).args(["-m", "venv"]).arg(&environment), LIMIT);
+        venv.success() && run(Command::new(&inside).args(pip).arg(&requirements), LIMIT).success()
+    });
+    if !ready {
+        return skip("the packages cannot be installed");
+    }
+    let finished: Finished = run(
+        Command::new(inside)
+            .arg(file("tests/packages/manifests.py"))
+            .arg(file("tuning/helm/ringhold"))
+            .arg(file("tuning/kubernetes/ringhold.yaml")),
+        LIMIT,
+    );
+    finished.assert_success();
+    assert_eq!(finished.stdout.trim(), "objects=10");
+}
+
+/// The compose file: an address of the profile that exists, an image that is built here.
+#[test]
+fn the_compose_file_names_what_there_is() {
+    let text = std::fs::read_to_string(file("tuning/docker/compose.yaml")).expect("compose.yaml");
+    let here = file("tuning/docker");
+    for line in ["seccomp:../seccomp-ringhold.json", "../nginx.conf:/etc/nginx/nginx.conf:ro"] {
+        assert!(text.contains(line), "{line}");
+    }
+    for path in ["../seccomp-ringhold.json", "../nginx.conf", "../../Cargo.toml", "Dockerfile"] {
+        assert!(here.join(path).exists(), "{path}");
+    }
+    let image = std::fs::read_to_string(here.join("Dockerfile")).expect("the Dockerfile");
+    let health = image.lines().find_map(|line| line.split_once("CMD [").map(|(_, rest)| rest));
+    assert_eq!(health, Some("\"/usr/bin/ringhold\", \"health\"]"));
+    assert!(image.contains("\nUSER 65532:65532\n"));
+    // Every variable of the image is a key.
+    let mut show = program();
+    show.args(["--help"]);
+    run(&mut show, LIMIT).assert_success();
+    let mut check = clean(PROGRAM);
+    check.args(["config", "show"]);
+    check.envs(environment(&image).into_iter().filter(|(name, _)| name != "RINGHOLD_CONFIG"));
+    let shown = run(&mut check, LIMIT);
+    shown.assert_success();
+    assert!(!shown.stderr.contains("sets nothing"), "{}", shown.stderr);
+    for line in ["internal_port = 9000", "format = \"json\""] {
+        assert!(shown.stdout.contains(line), "{line}\n{}", shown.stdout);
+    }
+}

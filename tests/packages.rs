@@ -56,7 +56,8 @@ fn package(name: &str) -> Option<PathBuf> {
     }
     let out = folder(name);
     let build = file("tuning/dist/build.sh");
-    run(clean(build).args(["--program", PROGRAM, "--out"]).arg(&out), LIMIT).assert_success();
+    run(clean(build).args(["--program", PROGRAM, "--level", "0", "--out"]).arg(&out), LIMIT)
+        .assert_success();
     let mut found = std::fs::read_dir(&out).expect("packages").map(|entry| entry.unwrap().path());
     found.find(|path| path.extension().is_some_and(|kind| kind == "deb"))
 }

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Makes what is shipped: a Debian package, an archive, checksums, a bill of materials. Needs cargo, dpkg-deb and Python 3; no
 # network but for crates.
-# Usage: tuning/dist/build.sh [--program PROGRAM] [--out FOLDER]
+# Usage: tuning/dist/build.sh [--program PROGRAM] [--out FOLDER] [--level N]
 #   --program  package this one instead of building target/dist/ringhold
 #   --out      default: target/dist-packages
+#   --level    of compression, 0 to 9; default: 9
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-program='' out=target/dist-packages
+program='' out=target/dist-packages level=9
 while [ $# -gt 0 ]; do
     case $1 in
         --program) program=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
-        *) sed -n '2,7p' "$0" >&2; exit 2 ;;
+        --level) level=$2; shift 2 ;;
+        *) sed -n '2,8p' "$0" >&2; exit 2 ;;
     esac
 done
 if [ -z "$program" ]; then
@@ -106,11 +108,11 @@ if [ -d /run/systemd/system ]; then
 fi
 TEXT
 chmod 755 "$root"/DEBIAN/p*
-dpkg-deb --root-owner-group -Zxz --build "$root" "$out/$name.deb" > /dev/null
+dpkg-deb --root-owner-group -Zxz -z"$level" --build "$root" "$out/$name.deb" > /dev/null
 
 # The same files without dpkg.
 rm -r "$root/DEBIAN"
-tar --create --xz --file "$out/$name.tar.xz" --directory "$root" --sort=name --owner=0 --group=0 \
+tar --create --use-compress-program="xz -$level" --file "$out/$name.tar.xz" --directory "$root" --sort=name --owner=0 --group=0 \
     --mtime="@$SOURCE_DATE_EPOCH" .
 python3 tuning/dist/bill.py > "$out/$name.cdx.json"
 (cd "$out" && sha256sum "$name.deb" "$name.tar.xz" "$name.cdx.json" > "$name.sha256")

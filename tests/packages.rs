@@ -199,7 +199,7 @@ fn the_program_runs_under_its_profile() {
 fn under_the_stock_profile_it_says_what_to_do() {
     for without in [&URING[..], &URING[..1]] {
         let Some(mut command) = under(without, None) else { return };
-        for words in [&["--port", "0"][..], &["echo", "--port", "0"]] {
+        for words in [&["--port", "0"][..], &["echo", "--listen", "127.0.0.1:0"]] {
             let finished = run(command.arg(PROGRAM).args(words), LIMIT);
             assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
             let said = &finished.stderr;

@@ -11,12 +11,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::gateway::{address, program};
 use support::server::Server;
-use support::{Finished, find_program, install_once, run, skip};
+use support::{Finished, PATIENCE, Program, find_program, install_once, run, skip};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
@@ -195,20 +195,41 @@ fn the_program_runs_under_its_profile() {
     server.exited_well();
 }
 
+/// What a user is told where io_uring is refused.
+fn assert_remedy(said: &str) {
+    for words in ["io_uring is forbidden", "seccomp-ringhold.json", "io_uring_disabled"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
 #[test]
 fn under_the_stock_profile_it_says_what_to_do() {
-    for without in [&URING[..], &URING[..1]] {
-        let Some(mut command) = under(without, None) else { return };
-        for words in [&["--port", "0"][..], &["echo", "--listen", "127.0.0.1:0"]] {
-            let finished = run(command.arg(PROGRAM).args(words), LIMIT);
-            assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
-            let said = &finished.stderr;
-            for words in ["io_uring is forbidden", "seccomp-ringhold.json", "io_uring_disabled"] {
-                assert!(said.contains(words), "{said}");
-            }
-            command = under(without, None).expect("it was there");
-        }
+    // Asked for a ring, it ends.
+    for words in [
+        &["--port", "0", "--set", "engine.io=uring"][..],
+        &["echo", "--listen", "127.0.0.1:0", "--io", "uring"],
+    ] {
+        let Some(mut command) = under(&URING, None) else { return };
+        let finished = run(command.arg(PROGRAM).args(words), LIMIT);
+        assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
+        assert_remedy(&finished.stderr);
     }
+    // By itself it takes epoll, and says so.
+    let mut command = under(&URING, None).expect("it was there");
+    // Free a moment ago; the kernel does not give it out again at once.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    let port = port.expect("a port").port();
+    let mut server = Program::start(command.args([PROGRAM, "--port", &port.to_string()]));
+    let url = format!("http://127.0.0.1:{port}/health");
+    let healthy = || run(clean(PROGRAM).args(["health", "--url", &url]), LIMIT).success();
+    let end = Instant::now() + PATIENCE;
+    while !healthy() {
+        assert!(server.is_running() && Instant::now() < end, "it does not serve");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let finished = server.finish(Duration::ZERO);
+    assert_remedy(&finished.stderr);
+    assert!(finished.stderr.contains("epoll instead of io_uring"), "{}", finished.stderr);
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn variable(root: &str, path: &str) -> String {
 /// Variables that are there for other reasons: the program's own flags, and what Kubernetes tells
 /// about a service of that name.
 fn is_surroundings(rest: &str) -> bool {
-    ["LOG", "CONFIG", "HEALTH_URL", "PORT"].contains(&rest)
+    ["LOG", "CONFIG", "HEALTH_URL", "IO", "PORT"].contains(&rest)
         || rest.starts_with("SERVICE_")
         || rest.starts_with("PORT_")
 }

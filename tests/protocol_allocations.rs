@@ -5,13 +5,14 @@ use std::cell::Cell;
 
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::proxy_header::{self, Start};
-use ringhold::protocol::{Decoder, Event, Kind, Payload, Role};
+use ringhold::protocol::{Arrival, Decoder, Deflater, Event, Inflater, Kind, Payload, Role};
 
-/// The system's allocator, which counts what the current thread asks for.
+/// The system's allocator, which counts what the current thread asks for and holds.
 struct Counting;
 
 thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed on to the system's allocator as it came.
@@ -19,11 +20,13 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that ends may allocate after its counter is gone.
         let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+        let _ = HELD.try_with(|held| held.set(held.get() + layout.size() as isize));
         // SAFETY: the caller keeps the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = HELD.try_with(|held| held.set(held.get() - layout.size() as isize));
         // SAFETY: the pointer came from `System`, because `alloc` passes everything on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -109,4 +112,54 @@ fn control_frames_inside_a_message_take_no_memory() {
     let message = Payload::Assembled(b"half a message".as_slice().into());
     assert_eq!(event, Ok(Some(Event::Message(Kind::Text, message))));
     assert!(partial.is_none());
+}
+
+#[test]
+fn compression_takes_memory_once_and_gives_it_back() {
+    let message = b"a message that is like a message ".repeat(100);
+    let held = || HELD.with(Cell::get);
+    let before = held();
+    let (mut deflater, mut inflater) = (Deflater::new(3), Inflater::default());
+    assert_eq!((held() - before, deflater.memory() + inflater.memory()), (0, 0));
+
+    let mut payload = Vec::with_capacity(8 << 10);
+    let room = payload.capacity() as isize;
+    deflater.deflate(&message, 15, &mut payload).unwrap();
+    // Never less than what it says, and not much more.
+    let (real, said) = (held() - before - room, deflater.memory() as isize);
+    assert!(real <= said && said < real + (64 << 10), "{real} of {said} bytes");
+    let before_inflater = held();
+    inflater.message(Kind::Text, &payload, 1 << 20).unwrap();
+    let (real, said) = (held() - before_inflater, inflater.memory() as isize);
+    assert!(real <= said && said < real + (8 << 10), "{real} of {said} bytes");
+
+    let mut input = Vec::new();
+    frame::append_deflated(&mut input, Opcode::Text, &payload, Some(MASK));
+    let asked_before = asked();
+    for _ in 0..10 {
+        payload.clear();
+        deflater.deflate(&message, 15, &mut payload).unwrap();
+        let (mut partial, mut at) = (None, 0);
+        let mut copy = [0; 8 << 10];
+        let copy = &mut copy[..input.len()];
+        copy.copy_from_slice(&input);
+        let arrival = decoder().decode_deflated(&mut partial, copy, &mut at).unwrap();
+        let Some(Arrival::Deflated(kind, payload)) = arrival else { panic!("a message") };
+        assert_eq!(inflater.message(kind, payload.bytes(copy), 1 << 20), Ok(&message[..]));
+    }
+    assert_eq!(asked() - asked_before, 0);
+
+    drop(input);
+
+    // Each window has a compressor of at most that size.
+    for bits in 9..15 {
+        let (real, said) = (held(), deflater.memory() as isize);
+        payload.clear();
+        deflater.deflate(&[7; 17 << 10], bits, &mut Vec::with_capacity(20 << 10)).unwrap();
+        let (real, said) = (held() - real, deflater.memory() as isize - said);
+        assert!(0 < real && real <= said, "{bits}: {real} of {said} bytes");
+    }
+    deflater.release();
+    inflater.release();
+    assert_eq!((held() - before - room, deflater.memory() + inflater.memory()), (0, 0));
 }

@@ -12,7 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::utf8::Utf8;
-use ringhold::protocol::{Decoder, Kind, Role, mask};
+use ringhold::protocol::{Decoder, Deflater, Kind, Role, mask};
 
 fn role() -> impl Strategy<Value = Role> {
     prop_oneof![Just(Role::Server), Just(Role::Client)]
@@ -128,7 +128,7 @@ proptest! {
             end = End::Closed;
         }
         let decoder = Decoder { role, max_message: 1 << 20, max_fragments: 5 };
-        let (outcome, _) = model::run(&decoder, &stream, &plan);
+        let (outcome, _) = model::run(&decoder, false, &stream, &plan);
         prop_assert_eq!(outcome, Outcome { events, end });
     }
 
@@ -152,7 +152,8 @@ proptest! {
         }
         stream.truncate(keep.index(stream.len() + 1));
         let decoder = Decoder { role, max_message: limits.0, max_fragments: limits.1 };
-        model::check(&decoder, &stream, &plan);
+        model::check(&decoder, false, &stream, &plan);
+        model::check(&decoder, true, &stream, &plan);
     }
 
     /// The limit of bytes is exact, over fragments and whatever came before.
@@ -169,7 +170,8 @@ proptest! {
             message.write(role, &mut stream, &mut Vec::new());
         }
         let max_message = (longest + slack).saturating_sub(1);
-        model::check(&Decoder { role, max_message, max_fragments: 5 }, &stream, &plan);
+        let decoder = Decoder { role, max_message, max_fragments: 5 };
+        model::check(&decoder, false, &stream, &plan);
     }
 
     /// Text with bad bytes, in frames and pieces: the fault comes with the first bad byte.
@@ -186,7 +188,7 @@ proptest! {
         model::put(&mut stream, role, true, Opcode::Continuation, [5, 6, 7, 8], b);
         model::put(&mut stream, role, true, Opcode::Text, [1, 2, 3, 4], &text);
         let decoder = Decoder { role, max_message: 1 << 20, max_fragments: 5 };
-        model::check(&decoder, &stream, &plan);
+        model::check(&decoder, false, &stream, &plan);
     }
 
     /// Incremental UTF-8 is `std::str::from_utf8` of the whole, decided as early as can be.
@@ -277,6 +279,14 @@ proptest! {
         entries::handshake(&[&[limit], &head[..]].concat());
     }
 
+    /// What stands in an offer may be anything, an answer is never more than was offered.
+    #[test]
+    fn arbitrary_offers(junk in vec(any::<u8>(), 0..60), words in vec(0..OFFERED.len(), 0..12)) {
+        entries::extensions(&junk);
+        let line: String = words.into_iter().map(|word| OFFERED[word]).collect();
+        entries::extensions(line.as_bytes());
+    }
+
     /// Before the request, from a proxy: bytes of any kind, and headers that are nearly right.
     #[test]
     fn arbitrary_proxy_headers(
@@ -314,6 +324,53 @@ proptest! {
         entries::client_response(&[&[limit], &head[..]].concat());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Arbitrary bytes, and damaged messages, mean to our inflater what they mean to C zlib.
+    #[test]
+    fn arbitrary_compressed_messages(
+        limit: [u8; 2],
+        junk in vec(any::<u8>(), 0..60),
+        text in "[a-f]{0,300}",
+        level in 0..10_u8,
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        entries::inflate(&[&limit[..], &junk].concat());
+        let mut data = limit.to_vec();
+        let _ = Deflater::new(level).deflate(text.as_bytes(), 15, &mut data);
+        data.extend_from_slice(&junk);
+        for (at, byte) in damage {
+            let at = 2 + at.index(data.len() - 1);
+            if at < data.len() {
+                data[at] = byte;
+            }
+        }
+        entries::inflate(&data);
+    }
+}
+
+const OFFERED: [&str; 18] = [
+    "permessage-deflate",
+    "permessage-deflate",
+    "server_no_context_takeover",
+    "client_no_context_takeover",
+    "server_max_window_bits",
+    "client_max_window_bits",
+    "; ",
+    ";",
+    ";",
+    ", ",
+    "=",
+    "=",
+    "8",
+    "15",
+    "\"10\"",
+    "\"",
+    "\\",
+    "\n",
+];
 
 const REQUEST: &[u8] = b"GET /chat?a=b HTTP/1.1\r\nHost: a:1\r\nUpgrade: websocket\r\n\
     Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\

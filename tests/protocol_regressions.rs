@@ -41,3 +41,13 @@ fn proxy_header() {
 fn client_response() {
     replay("client_response", entries::client_response);
 }
+
+#[test]
+fn extensions() {
+    replay("extensions", entries::extensions);
+}
+
+#[test]
+fn inflate() {
+    replay("inflate", entries::inflate);
+}

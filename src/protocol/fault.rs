@@ -5,10 +5,10 @@
 
 use super::CloseCode;
 
-/// A violation of RFC 6455 or of a limit by the peer.
+/// A violation of RFC 6455, RFC 7692 or of a limit by the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// A reserved bit is set and no extension was agreed (section 5.2).
+    /// A reserved bit is set that no extension gave a meaning there (section 5.2).
     ReservedBits,
     /// Opcodes 3-7 and 11-15 (section 5.2).
     ReservedOpcode,
@@ -30,6 +30,8 @@ pub enum Fault {
     InterleavedMessage,
     /// Text that is not UTF-8 (section 8.1).
     InvalidUtf8,
+    /// A compressed message that is no deflate stream (RFC 7692 section 7.2.2).
+    BadDeflate,
     /// A close payload of one byte (section 5.5.1).
     CloseLength,
     /// A close code that may not be on the wire (section 7.4).
@@ -44,7 +46,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, for counters and tables.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ReservedBits,
         Self::ReservedOpcode,
         Self::FragmentedControl,
@@ -56,6 +58,7 @@ impl Fault {
         Self::LoneContinuation,
         Self::InterleavedMessage,
         Self::InvalidUtf8,
+        Self::BadDeflate,
         Self::CloseLength,
         Self::CloseCode,
         Self::CloseReason,
@@ -66,7 +69,7 @@ impl Fault {
     /// The close code that answers this fault: 1002, 1007 or 1009 (section 7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 | Self::CloseReason => CloseCode::INVALID_DATA,
+            Self::InvalidUtf8 | Self::BadDeflate | Self::CloseReason => CloseCode::INVALID_DATA,
             Self::MessageTooBig | Self::TooManyFragments => CloseCode::TOO_BIG,
             _ => CloseCode::PROTOCOL_ERROR,
         }
@@ -86,6 +89,7 @@ impl Fault {
             Self::LoneContinuation => "continuation of no message",
             Self::InterleavedMessage => "message inside a message",
             Self::InvalidUtf8 => "text is not UTF-8",
+            Self::BadDeflate => "compressed message is no deflate stream",
             Self::CloseLength => "close payload of one byte",
             Self::CloseCode => "close code not allowed",
             Self::CloseReason => "close reason is not UTF-8",
@@ -103,6 +107,7 @@ impl Fault {
         matches!(
             self,
             Self::InvalidUtf8
+                | Self::BadDeflate
                 | Self::CloseLength
                 | Self::CloseCode
                 | Self::CloseReason

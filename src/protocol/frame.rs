@@ -60,7 +60,7 @@ impl Header {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        let (fin, opcode) = parse_first(first)?;
+        let (fin, opcode) = parse_first(first, 0)?;
         let Some((len, mask_at)) = parse_len(role, opcode, bytes)? else {
             return Ok(None);
         };
@@ -127,11 +127,21 @@ pub fn append(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: Option<[u
     }
 }
 
-/// What the first byte of a header says, as FIN and opcode.
+/// Appends one whole, final frame of a message that was compressed (RFC 7692 section 6).
 #[inline]
-pub(super) fn parse_first(byte: u8) -> Result<(bool, Opcode), Fault> {
-    // Section 5.2: no extension is ever agreed here, so RSV1-3 must be 0.
-    if byte & 0x70 != 0 {
+pub fn append_deflated(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) {
+    debug_assert!(!opcode.is_control(), "RFC 7692 section 5: control frames are never compressed");
+    let start = out.len();
+    append(out, opcode, payload, mask);
+    out[start] |= RSV1;
+}
+
+/// What the first byte of a header says, as FIN and opcode. The reserved bits in `allowed`, which
+/// an extension gave a meaning, may be set where a data message starts.
+#[inline]
+pub(super) fn parse_first(byte: u8, allowed: u8) -> Result<(bool, Opcode), Fault> {
+    // Section 5.2: a bit that no agreed extension uses must be 0.
+    if byte & RESERVED & !allowed != 0 {
         return Err(Fault::ReservedBits);
     }
     let fin = byte & 0x80 != 0;
@@ -144,6 +154,10 @@ pub(super) fn parse_first(byte: u8) -> Result<(bool, Opcode), Fault> {
         10 => Opcode::Pong,
         _ => return Err(Fault::ReservedOpcode),
     };
+    // RFC 7692 section 6: neither on continuations nor on control frames.
+    if allowed != 0 && byte & allowed != 0 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(Fault::ReservedBits);
+    }
     // Section 5.5: control frames must not be fragmented.
     if opcode.is_control() && !fin {
         return Err(Fault::FragmentedControl);
@@ -227,6 +241,11 @@ fn parse_len_64(bytes: &[u8]) -> Result<Option<(u64, usize)>, Fault> {
     Ok(Some((u64::from_be_bytes(*len), 10)))
 }
 
+/// The reserved bit by which permessage-deflate marks a message that was compressed, on its first
+/// frame (RFC 7692 section 6).
+pub const RSV1: u8 = 0x40;
+/// All three reserved bits.
+const RESERVED: u8 = 0x70;
 /// The bit of the opcode that control frames share (section 5.5).
 const CONTROL: u8 = 0x08;
 /// The bit of the second byte that announces a mask.

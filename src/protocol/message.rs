@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::frame::{self, HEADER_MAX, Header, Opcode};
+use super::deflate::payload_max;
+use super::frame::{self, HEADER_MAX, Header, Opcode, RSV1};
 pub use super::partial::Partial;
 use super::{CloseFrame, Fault, Role, mask, utf8};
 
@@ -42,6 +43,16 @@ pub enum Event {
     Pong(Payload),
     /// The peer closes. Bytes after it are not frames (section 5.5.1) and must not be decoded.
     Close(CloseFrame),
+}
+
+/// What arrived on a connection with compression.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// As on any connection.
+    Event(Event),
+    /// A whole data message, still compressed: [`Inflater::message`](super::Inflater::message) says
+    /// what it is.
+    Deflated(Kind, Payload),
 }
 
 /// Turns bytes into events under limits. One per core: it holds no connection's state.
@@ -84,23 +95,40 @@ impl Decoder {
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Option<Event>, Fault> {
-        let result = self.next(partial, input, at);
+        let result = self.next::<Plain>(partial, input, at);
         if result.is_err() {
             *partial = None;
         }
         result
     }
 
-    fn next(
+    /// As [`Decoder::decode`], for a connection that has agreed on compression: RSV1 marks messages
+    /// that are to be inflated. Nothing is inflated here, so fragments may cut their stream
+    /// anywhere, and the limit is that of the compressed bytes ([`payload_max`]).
+    #[inline]
+    pub fn decode_deflated(
         &self,
         partial: &mut Option<Box<Partial>>,
         input: &mut [u8],
         at: &mut usize,
-    ) -> Result<Option<Event>, Fault> {
+    ) -> Result<Option<Arrival>, Fault> {
+        let result = self.next::<Deflated>(partial, input, at);
+        if result.is_err() {
+            *partial = None;
+        }
+        result
+    }
+
+    fn next<D: Dialect>(
+        &self,
+        partial: &mut Option<Box<Partial>>,
+        input: &mut [u8],
+        at: &mut usize,
+    ) -> Result<Option<D::Event>, Fault> {
         // Each turn consumes a header or ends, so the length of the input bounds the turns.
         loop {
             if let Some(unfinished) = partial.as_deref_mut() {
-                if let Some(event) = self.resume(unfinished, input, at)? {
+                if let Some(event) = self.resume::<D>(unfinished, input, at)? {
                     if unfinished.is_idle() {
                         *partial = None;
                     }
@@ -111,31 +139,32 @@ impl Decoder {
                 }
             }
             let rest = &input[*at..];
-            let Some((header, len)) = self.parse(partial.as_deref(), rest)? else {
+            let Some((header, len)) = self.parse::<D>(partial.as_deref(), rest)? else {
                 if !rest.is_empty() {
                     partial.get_or_insert_default().set_header(rest);
                     *at = input.len();
                 }
                 return Ok(None);
             };
+            let deflated = D::RSV & rest[0] != 0;
             *at += len;
             let alone = header.fin && header.opcode != Opcode::Continuation;
             if alone && header.len <= (input.len() - *at) as u64 {
-                return whole(&header, input, at).map(Some);
+                return whole::<D>(&header, deflated, input, at).map(Some);
             }
-            partial.get_or_insert_default().begin(&header);
+            partial.get_or_insert_default().begin(&header, deflated);
         }
     }
 
     /// Goes on with a header whose start came with an earlier input, and with any payload that is
     /// not whole and alone. Out of line, so that the common path stays short.
     #[inline(never)]
-    fn resume(
+    fn resume<D: Dialect>(
         &self,
         unfinished: &mut Partial,
         input: &[u8],
         at: &mut usize,
-    ) -> Result<Option<Event>, Fault> {
+    ) -> Result<Option<D::Event>, Fault> {
         let spilled = unfinished.header().len();
         if spilled > 0 {
             let rest = &input[*at..];
@@ -144,27 +173,30 @@ impl Decoder {
             bytes[..spilled].copy_from_slice(unfinished.header());
             bytes[spilled..spilled + added].copy_from_slice(&rest[..added]);
             let bytes = &bytes[..spilled + added];
-            let Some((header, len)) = self.parse(Some(unfinished), bytes)? else {
+            let Some((header, len)) = self.parse::<D>(Some(unfinished), bytes)? else {
                 // No header is longer than HEADER_MAX, so `rest` ended first.
                 unfinished.set_header(bytes);
                 *at += added;
                 return Ok(None);
             };
             unfinished.set_header(&[]);
-            unfinished.begin(&header);
+            unfinished.begin(&header, D::RSV & bytes[0] != 0);
             *at += len - spilled;
         }
         if !unfinished.in_payload() {
             return Ok(None);
         }
         *at += unfinished.absorb(&input[*at..])?;
-        unfinished.complete()
+        Ok(unfinished.complete()?.map(|event| match event {
+            Event::Message(kind, payload) if unfinished.is_deflated() => D::deflated(kind, payload),
+            event => D::event(event),
+        }))
     }
 
     /// Parses a header and checks it against the message in progress and the limits, each rule as
     /// soon as the bytes that decide it are there, in their order.
     #[inline]
-    fn parse(
+    fn parse<D: Dialect>(
         &self,
         open: Option<&Partial>,
         bytes: &[u8],
@@ -172,7 +204,7 @@ impl Decoder {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        let (fin, opcode) = frame::parse_first(first)?;
+        let (fin, opcode) = frame::parse_first(first, D::RSV)?;
         let (fragments, filled) = open.map_or((0, 0), |it| (it.fragments(), it.filled()));
         match opcode {
             // Section 5.4: a continuation continues something...
@@ -189,7 +221,11 @@ impl Decoder {
         let Some((len, mask_at)) = frame::parse_len(self.role, opcode, bytes)? else {
             return Ok(None);
         };
-        let left = self.max_message.saturating_sub(filled);
+        let deflated = D::RSV != 0
+            && (first & D::RSV != 0
+                || fragments > 0 && open.is_some_and(|open| open.is_deflated()));
+        let most = if deflated { payload_max(self.max_message) } else { self.max_message };
+        let left = most.saturating_sub(filled);
         if !opcode.is_control() && len > left as u64 {
             return Err(Fault::MessageTooBig);
         }
@@ -202,7 +238,12 @@ impl Decoder {
 
 /// The event of a frame whose payload lies in `input` at `at`, all of it, and needs no other frame.
 #[inline]
-fn whole(header: &Header, input: &mut [u8], at: &mut usize) -> Result<Event, Fault> {
+fn whole<D: Dialect>(
+    header: &Header,
+    deflated: bool,
+    input: &mut [u8],
+    at: &mut usize,
+) -> Result<D::Event, Fault> {
     let range = *at..*at + header.len as usize;
     *at = range.end;
     let bytes = &mut input[range.clone()];
@@ -210,14 +251,67 @@ fn whole(header: &Header, input: &mut [u8], at: &mut usize) -> Result<Event, Fau
         mask::apply(bytes, mask, 0);
     }
     let payload = Payload::Inline(range);
-    match header.opcode {
-        Opcode::Text if !utf8::is_valid(bytes) => Err(Fault::InvalidUtf8),
-        Opcode::Text => Ok(Event::Message(Kind::Text, payload)),
-        Opcode::Close => Ok(Event::Close(CloseFrame::parse(bytes)?)),
-        Opcode::Ping => Ok(Event::Ping(payload)),
-        Opcode::Pong => Ok(Event::Pong(payload)),
+    let event = match header.opcode {
+        Opcode::Text if deflated => return Ok(D::deflated(Kind::Text, payload)),
+        Opcode::Binary if deflated => return Ok(D::deflated(Kind::Binary, payload)),
+        Opcode::Text if !utf8::is_valid(bytes) => return Err(Fault::InvalidUtf8),
+        Opcode::Text => Event::Message(Kind::Text, payload),
+        Opcode::Close => Event::Close(CloseFrame::parse(bytes)?),
+        Opcode::Ping => Event::Ping(payload),
+        Opcode::Pong => Event::Pong(payload),
         // A continuation needs its message, so it does not come here.
-        Opcode::Binary | Opcode::Continuation => Ok(Event::Message(Kind::Binary, payload)),
+        Opcode::Binary | Opcode::Continuation => Event::Message(Kind::Binary, payload),
+    };
+    Ok(D::event(event))
+}
+
+/// What a connection has agreed on, as a type: the path of those that agreed on nothing has no
+/// branch for it.
+trait Dialect {
+    /// The reserved bits that may be set.
+    const RSV: u8;
+    /// What decoding gives.
+    type Event;
+    /// Of what is not compressed.
+    fn event(event: Event) -> Self::Event;
+    /// Of what is.
+    fn deflated(kind: Kind, payload: Payload) -> Self::Event;
+}
+
+/// No extension.
+struct Plain;
+
+/// permessage-deflate.
+struct Deflated;
+
+impl Dialect for Plain {
+    const RSV: u8 = 0;
+    type Event = Event;
+
+    #[inline]
+    fn event(event: Event) -> Event {
+        event
+    }
+
+    // Not reached: no bit may be set.
+    #[inline]
+    fn deflated(kind: Kind, payload: Payload) -> Event {
+        Event::Message(kind, payload)
+    }
+}
+
+impl Dialect for Deflated {
+    const RSV: u8 = RSV1;
+    type Event = Arrival;
+
+    #[inline]
+    fn event(event: Event) -> Arrival {
+        Arrival::Event(event)
+    }
+
+    #[inline]
+    fn deflated(kind: Kind, payload: Payload) -> Arrival {
+        Arrival::Deflated(kind, payload)
     }
 }
 

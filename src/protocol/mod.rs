@@ -1,4 +1,4 @@
-//! RFC 6455, free of I/O, clock and threads: bytes in, events out; events in, bytes out.
+//! RFC 6455 and RFC 7692, free of I/O, clock and threads: bytes in, events out, and the other way.
 //!
 //! Nothing here reads a socket or allocates on the common path. An engine hands received bytes to
 //! a [`Decoder`] and writes what [`frame`], [`request`] and [`response`] encode. The invariant: how
@@ -7,12 +7,15 @@
 //!
 //! From the wire upwards: [`mask`] and [`utf8`] work on payload bytes, [`frame`] on headers,
 //! [`message`] puts frames together (what is unfinished waits in a [`Partial`]), [`close`] and
-//! [`fault`] name the ends. [`request`] (with [`Refusal`]) and [`response`] are the two halves of
+//! [`fault`] name the ends. Compressed messages go through [`deflate`] where both ends agreed on it
+//! ([`extension`]). [`request`] (with [`Refusal`]) and [`response`] are the two halves of
 //! the opening handshake; [`stream`] is what a server says to who asks for no WebSocket. What
 //! proxies say about the client before that is read by [`proxy_header`] and [`forwarded`]; a
 //! [`Network`] says which of them are trusted.
 
 pub mod close;
+pub mod deflate;
+pub mod extension;
 pub mod fault;
 pub mod forwarded;
 pub mod frame;
@@ -29,8 +32,10 @@ pub mod stream;
 pub mod utf8;
 
 pub use close::{CloseCode, CloseFrame};
+pub use deflate::{Deflater, Inflater};
+pub use extension::Agreement;
 pub use fault::Fault;
-pub use message::{Decoder, Event, Kind, Partial, Payload};
+pub use message::{Arrival, Decoder, Event, Kind, Partial, Payload};
 pub use network::{BadNetwork, Network};
 pub use refusal::Refusal;
 

@@ -39,6 +39,8 @@ pub struct Partial {
     fin: bool,
     /// Of the message in progress.
     kind: Kind,
+    /// Whether the message in progress is compressed.
+    deflated: bool,
     /// What the next byte belongs to.
     stage: Stage,
     /// For whoever keeps account of it: where. All ones: nowhere.
@@ -106,8 +108,14 @@ impl Partial {
         self.header_len = bytes.len() as u8;
     }
 
+    /// Whether the message in progress, or the one that is complete, is compressed.
+    pub(super) fn is_deflated(&self) -> bool {
+        self.deflated
+    }
+
     /// Starts the payload behind `header`, which the decoder has found good at this place.
-    pub(super) fn begin(&mut self, header: &Header) {
+    /// `deflated`: it starts a compressed message.
+    pub(super) fn begin(&mut self, header: &Header, deflated: bool) {
         debug_assert!(self.stage == Stage::Header && self.header_len == 0);
         self.missing = header.len as usize;
         self.mask = header.mask.unwrap_or_default();
@@ -121,8 +129,8 @@ impl Partial {
         self.stage = Stage::Data;
         self.fragments += 1;
         match header.opcode {
-            Opcode::Text => self.kind = Kind::Text,
-            Opcode::Binary => self.kind = Kind::Binary,
+            Opcode::Text => (self.kind, self.deflated) = (Kind::Text, deflated),
+            Opcode::Binary => (self.kind, self.deflated) = (Kind::Binary, deflated),
             _ => {}
         }
     }
@@ -139,7 +147,8 @@ impl Partial {
                 [0, 0, 0, 0] => self.message.extend_from_slice(bytes),
                 mask => mask::append(&mut self.message, bytes, mask),
             }
-            if self.kind == Kind::Text {
+            // Compressed text is checked when it is inflated.
+            if self.kind == Kind::Text && !self.deflated {
                 self.utf8.push(&self.message[start..])?;
             }
         }
@@ -210,6 +219,7 @@ impl Default for Partial {
             opcode: Opcode::Continuation,
             fin: false,
             kind: Kind::Binary,
+            deflated: false,
             stage: Stage::Header,
             place: u32::MAX,
         }

@@ -6,6 +6,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::extension::Agreement;
 use super::head::{self, Bad};
 pub use super::refusal::Refusal;
 
@@ -29,6 +30,8 @@ pub struct Request<'a> {
 pub struct Upgrade {
     /// Value of `Sec-WebSocket-Accept` (28 bytes of base64).
     pub accept: [u8; 28],
+    /// Compression, if the server wants it ([`Request::compression`]). `None` at first.
+    pub compression: Option<Agreement>,
 }
 
 /// Parses a request head of at most `max_head` bytes. `Ok(None)`: incomplete. On success the second
@@ -104,6 +107,12 @@ impl<'a> Request<'a> {
             .filter(|protocol| head::is_token(protocol))
     }
 
+    /// The compression that a server can agree on with this client, which it does by putting it
+    /// into the [`Upgrade`].
+    pub fn compression(&self) -> Option<Agreement> {
+        Agreement::choose(self.values("Sec-WebSocket-Extensions"), self.header("User-Agent"))
+    }
+
     /// Whether it names the upgrade to WebSocket, rightly or not.
     pub fn asks_for_websocket(&self) -> bool {
         self.lists("Upgrade", "websocket")
@@ -175,7 +184,7 @@ impl<'a> Request<'a> {
         // Not demanded, but two origins would make any policy about them ambiguous.
         self.single("Origin", "several Origin lines")?;
         let key = self.key()?;
-        Ok(Upgrade { accept: head::accept(key.as_bytes()) })
+        Ok(Upgrade { accept: head::accept(key.as_bytes()), compression: None })
     }
 
     fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
@@ -281,6 +290,9 @@ pub fn write_accept(
     if let Some(protocol) = protocol {
         head::write_line(out, "Sec-WebSocket-Protocol", protocol);
     }
+    if let Some(compression) = upgrade.compression {
+        compression.write(out);
+    }
     for (name, value) in headers {
         head::write_line(out, name, value);
     }
@@ -383,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc() {
-        let upgrade = answer(GOOD.as_bytes()).unwrap();
+        let mut upgrade = answer(GOOD.as_bytes()).unwrap();
         assert_eq!(&upgrade.accept, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let bytes = [GOOD.as_bytes(), b"\x81\x80mask"].concat();
         let (request, len) = parse(&bytes, &mut 0, MAX).unwrap().unwrap();
@@ -400,6 +412,25 @@ mod tests {
             Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
             Sec-WebSocket-Protocol: chat\r\nX-A: 1\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+
+        assert_eq!((request.compression(), upgrade.compression), (None, None));
+        let offer = "permessage-deflate; server_max_window_bits=12";
+        let lines =
+            format!("Sec-WebSocket-Extensions: x\r\nSec-WebSocket-Extensions: {offer}\r\nOrigin");
+        let with_offer = GOOD.replacen("Origin", &lines, 1);
+        let (request, _) = parse(with_offer.as_bytes(), &mut 0, MAX).unwrap().unwrap();
+        upgrade.compression = request.compression();
+        assert_eq!(upgrade.compression.unwrap().window_bits(), 12);
+        let mut out = Vec::new();
+        write_accept(&mut out, &upgrade, Some("chat"), &[]);
+        let line = "Protocol: chat\r\nSec-WebSocket-Extensions: permessage-deflate; \
+            server_no_context_takeover; client_no_context_takeover; \
+            server_max_window_bits=12\r\n\r\n";
+        assert!(String::from_utf8(out).unwrap().ends_with(line));
+        let safari = "User-Agent: Version/15.2 Safari/605.1.15\r\nOrigin";
+        let from_safari = with_offer.replacen("Origin", safari, 1);
+        let (request, _) = parse(from_safari.as_bytes(), &mut 0, MAX).unwrap().unwrap();
+        assert_eq!(request.compression(), None);
     }
 
     #[test]

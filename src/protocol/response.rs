@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::extension::{Agreement, BadAnswer, OFFER};
 use super::head::{self, Bad};
 use super::request::HEADERS_MAX;
 
@@ -15,6 +16,23 @@ pub enum Rejected {
     Status(u16),
     /// The answer is not HTTP/1.1 or breaks a rule of section 4.1; says which.
     Invalid(&'static str),
+}
+
+/// A server's answer that opens a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Length of the head. Bytes behind it belong to the first frames.
+    pub len: usize,
+    /// The subprotocol it chose. Whether that one was offered is the caller's to check (section
+    /// 4.1, last item): it knows what it offered.
+    pub protocol: Option<String>,
+    /// The compression it agreed to.
+    pub compression: Option<Agreement>,
+}
+
+/// The header line that offers compression, for the `headers` of [`write_request`].
+pub fn compression_offer() -> (String, String) {
+    ("Sec-WebSocket-Extensions".to_owned(), OFFER.to_owned())
 }
 
 impl std::fmt::Display for Rejected {
@@ -56,14 +74,25 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Parses and checks the server's answer. `Ok(None)`: incomplete. On success: the length of the
-/// head and the chosen subprotocol. Whether that one was offered is the caller's to check
-/// (section 4.1, last item): it knows what it offered.
+/// Parses and checks the server's answer to a request without extensions. `Ok(None)`: incomplete.
+/// On success: the length of the head and the chosen subprotocol, as in [`Answer`].
 pub fn parse(
     bytes: &[u8],
     key: [u8; 16],
     max_head: usize,
 ) -> Result<Option<(usize, Option<String>)>, Rejected> {
+    let answer = parse_offered(bytes, key, max_head, false)?;
+    Ok(answer.map(|answer| (answer.len, answer.protocol)))
+}
+
+/// Parses and checks the server's answer, to a request that offered compression
+/// ([`compression_offer`]) or none. `Ok(None)`: incomplete.
+pub fn parse_offered(
+    bytes: &[u8],
+    key: [u8; 16],
+    max_head: usize,
+    compression: bool,
+) -> Result<Option<Answer>, Rejected> {
     // What does not start like HTTP/1 is not worth waiting for.
     let start = &bytes[..bytes.len().min(VERSION.len())];
     if !VERSION.starts_with(start) {
@@ -88,12 +117,16 @@ pub fn parse(
         Err(httparse::Error::TooManyHeaders) => return Err(Rejected::Invalid("too many headers")),
         Err(_) => return Err(Rejected::Invalid("not HTTP/1.1")),
     }
-    let protocol = check(&response, key)?;
-    Ok(Some((end, protocol)))
+    let (protocol, compression) = check(&response, key, compression)?;
+    Ok(Some(Answer { len: end, protocol, compression }))
 }
 
 /// The rules of section 4.1 for the answer, in the order of their numbers.
-fn check(response: &httparse::Response<'_, '_>, key: [u8; 16]) -> Result<Option<String>, Rejected> {
+fn check(
+    response: &httparse::Response<'_, '_>,
+    key: [u8; 16],
+    offered: bool,
+) -> Result<(Option<String>, Option<Agreement>), Rejected> {
     // 1. Anything else is for an HTTP client to handle.
     match response.code {
         Some(101) if response.version == Some(1) => {}
@@ -123,14 +156,18 @@ fn check(response: &httparse::Response<'_, '_>, key: [u8; 16]) -> Result<Option<
     if single("Sec-WebSocket-Accept").map(str::as_bytes) != Some(&accept[..]) {
         return Err(Rejected::Invalid("Sec-WebSocket-Accept does not answer the key"));
     }
-    // 5. None is ever offered.
-    if values("Sec-WebSocket-Extensions").flat_map(head::elements).next().is_some() {
-        return Err(Rejected::Invalid("an extension that was not offered"));
-    }
+    // 5. Only what was offered.
+    let agreed = Agreement::confirm(values("Sec-WebSocket-Extensions"));
+    let compression = match agreed {
+        Ok(None) => None,
+        _ if !offered => return Err(Rejected::Invalid("an extension that was not offered")),
+        Ok(agreed) => agreed,
+        Err(BadAnswer(rule)) => return Err(Rejected::Invalid(rule)),
+    };
     // 6. One at most.
     match single("Sec-WebSocket-Protocol") {
-        None => Ok(None),
-        Some(protocol) if head::is_token(protocol) => Ok(Some(protocol.to_owned())),
+        None => Ok((None, compression)),
+        Some(protocol) if head::is_token(protocol) => Ok((Some(protocol.to_owned()), compression)),
         Some(_) => Err(Rejected::Invalid("a bad Sec-WebSocket-Protocol")),
     }
 }
@@ -188,6 +225,29 @@ mod tests {
         for short in 0..head {
             assert_eq!(parse(&answer[..short], KEY, MAX), Ok(None));
         }
+    }
+
+    #[test]
+    fn both_halves_agree_on_compression() {
+        let mut out = Vec::new();
+        write_request(&mut out, "localhost:1", "/", KEY, &[compression_offer()]);
+        let (request, _) = request::parse(&out, &mut 0, MAX).unwrap().unwrap();
+        let mut upgrade = request.upgrade().unwrap();
+        let mut answer = Vec::new();
+        request::write_accept(&mut answer, &upgrade, None, &[]);
+        let declined = parse_offered(&answer, KEY, MAX, true).unwrap().unwrap();
+        assert_eq!(declined.compression, None);
+        upgrade.compression = request.compression();
+        answer.clear();
+        request::write_accept(&mut answer, &upgrade, None, &[]);
+        let agreed = parse_offered(&answer, KEY, MAX, true).unwrap().unwrap();
+        assert_eq!((agreed.len, agreed.compression), (answer.len(), upgrade.compression));
+        assert!(agreed.compression.is_some());
+        let unasked = Err(Rejected::Invalid("an extension that was not offered"));
+        assert_eq!(parse_offered(&answer, KEY, MAX, false), unasked);
+        let half = String::from_utf8(answer).unwrap().replace("server_no_context_takeover; ", "");
+        let half = parse_offered(half.as_bytes(), KEY, MAX, true);
+        assert!(matches!(half, Err(Rejected::Invalid(rule)) if rule.contains("takeover")));
     }
 
     #[test]

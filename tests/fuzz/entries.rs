@@ -4,12 +4,13 @@
 #[path = "../support/model.rs"]
 pub(crate) mod model;
 
+use ringhold::protocol::deflate::INFLATE_BYTES;
 use ringhold::protocol::forwarded;
 use ringhold::protocol::frame::Opcode;
 use ringhold::protocol::proxy_header::{self, HEADER_MAX, Start};
 use ringhold::protocol::request::{self, Request, Upgrade};
 use ringhold::protocol::response::{self, Rejected};
-use ringhold::protocol::{Decoder, Network, Refusal, Role};
+use ringhold::protocol::{Agreement, Decoder, Inflater, Kind, Network, Refusal, Role};
 
 /// Frames: a byte of settings, four of pieces, then the stream itself or a script for one.
 pub(crate) fn frames(data: &[u8]) {
@@ -23,9 +24,10 @@ pub(crate) fn frames(data: &[u8]) {
         Decoder { role, max_message: 200, max_fragments: 2 }
     };
     let stream = if settings & 4 == 0 { rest.to_vec() } else { script(role, rest) };
-    model::check(&decoder, &stream, &pieces.map(usize::from));
-    model::check(&decoder, &stream, &[usize::MAX]);
-    model::check(&decoder, &stream, &[1]);
+    let compression = settings & 8 != 0;
+    model::check(&decoder, compression, &stream, &pieces.map(usize::from));
+    model::check(&decoder, compression, &stream, &[usize::MAX]);
+    model::check(&decoder, compression, &stream, &[1]);
 }
 
 /// Frames that are mostly right: first byte of the header, length, payload, over and over.
@@ -111,7 +113,8 @@ fn use_request(request: &Request<'_>, upgrade: Option<Upgrade>) {
     assert!(request.headers().count() <= request::HEADERS_MAX);
     assert!(request.target.contains(request.path()) || request.path() == "/");
     assert!(request.query().is_none_or(|query| request.target.ends_with(query)));
-    let Some(upgrade) = upgrade else { return };
+    let Some(mut upgrade) = upgrade else { return };
+    upgrade.compression = request.compression();
     assert!(request.header("Host").is_some_and(|host| !host.is_empty()));
     let protocol = request.protocols().next();
     let echo = request
@@ -120,7 +123,8 @@ fn use_request(request: &Request<'_>, upgrade: Option<Upgrade>) {
         .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()));
     let mut out = Vec::new();
     request::write_accept(&mut out, &upgrade, protocol, echo.as_slice());
-    let lines = 5 + protocol.is_some() as usize + echo.is_some() as usize;
+    let compression = upgrade.compression.is_some() as usize;
+    let lines = 5 + protocol.is_some() as usize + echo.is_some() as usize + compression;
     assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), lines);
 }
 
@@ -167,4 +171,72 @@ pub(crate) fn client_response(data: &[u8]) {
         assert!(len <= head.len() && len <= max_head);
         assert!(protocol.is_none_or(|protocol| !protocol.is_empty()));
     }
+}
+
+/// Lines of `Sec-WebSocket-Extensions`, of a request and of an answer.
+pub(crate) fn extensions(data: &[u8]) {
+    let lines = || data.split(|&byte| byte == b'\n');
+    let agreed = Agreement::choose(lines(), None);
+    // Whatever stands before it, an offer on a line of its own is found.
+    let good: &[u8] = b"permessage-deflate; server_max_window_bits=11";
+    let found = Agreement::choose(lines().chain([good]), None).expect("a good offer");
+    assert!(agreed.is_none_or(|agreed| agreed == found));
+    assert!((8..=15).contains(&found.window_bits()));
+    // Our client accepts each of our answers.
+    let accept = *b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let mut head = Vec::new();
+    let upgrade = Upgrade { accept, compression: Some(found) };
+    request::write_accept(&mut head, &upgrade, None, &[]);
+    let answer = response::parse_offered(&head, *b"the sample nonce", 4096, true);
+    assert!(answer.is_ok_and(|answer| answer.is_some_and(|it| it.compression.is_some())));
+    // What a server says is what was asked for, or an error.
+    if let Ok(Some(_)) = Agreement::confirm(lines()) {
+        assert!(agreed.is_some(), "{}", data.escape_ascii());
+    }
+}
+
+/// A compressed message: two bytes of limit, then its payload.
+pub(crate) fn inflate(data: &[u8]) {
+    let Some((&limit, payload)) = data.split_first_chunk::<2>() else {
+        return;
+    };
+    let limit = u16::from_be_bytes(limit) as usize;
+    let mut inflater = Inflater::default();
+    let expected = inflated(payload).filter(|message| message.len() <= limit);
+    for _ in 0..2 {
+        let message = inflater.message(Kind::Binary, payload, limit).ok().map(<[u8]>::to_vec);
+        assert_eq!(message, expected, "{}", payload.escape_ascii());
+        assert!(inflater.memory() <= (limit + 1).max(8) + INFLATE_BYTES);
+    }
+    let text = inflater.message(Kind::Text, payload, limit).is_ok();
+    assert_eq!(text, expected.is_some_and(|message| std::str::from_utf8(&message).is_ok()));
+}
+
+/// The same by C zlib, as plain as it can be.
+fn inflated(payload: &[u8]) -> Option<Vec<u8>> {
+    use flate2::{Decompress, FlushDecompress, Status};
+
+    // A sync flush's end, then an empty final block.
+    let whole = [payload, b"\0\0\xff\xff\x01\0\0\xff\xff"].concat();
+    let (mut message, mut at) = (Vec::new(), 0);
+    while at < payload.len() || at > payload.len() && at < whole.len() {
+        let mut stream = Decompress::new(false);
+        loop {
+            // More than any limit, and room for the next byte all the same.
+            message.reserve(1 << 16);
+            let start = at;
+            let before = message.len();
+            let consumed = stream.total_in();
+            let flush = FlushDecompress::None;
+            let status = stream.decompress_vec(&whole[at..], &mut message, flush).ok()?;
+            at += (stream.total_in() - consumed) as usize;
+            match status {
+                _ if message.len() > 1 << 20 => return None,
+                Status::StreamEnd => break,
+                _ if at == start && message.len() == before => return None,
+                _ => {}
+            }
+        }
+    }
+    Some(message)
 }

@@ -2,13 +2,16 @@
 //! with the decoder but its types. It says what a stream of bytes means and which byte of it is the
 //! first bad one; [`run`] asks the decoder the same, in pieces of any size.
 
+use ringhold::protocol::deflate::payload_max;
 use ringhold::protocol::frame::{self, Opcode};
-use ringhold::protocol::{Decoder, Event, Fault, Kind, Partial, Payload, Role};
+use ringhold::protocol::{Arrival, Decoder, Event, Fault, Kind, Partial, Payload, Role};
 
 /// An event with its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Message(Kind, Vec<u8>),
+    /// With its payload as it came.
+    Deflated(Kind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(u16, String),
@@ -43,6 +46,10 @@ struct Frame {
 
 struct Model<'a> {
     rules: &'a Decoder,
+    /// Whether compression was agreed on.
+    compression: bool,
+    /// Whether the message in progress is compressed.
+    deflated: bool,
     header: Vec<u8>,
     frame: Option<Frame>,
     payload: Vec<u8>,
@@ -51,9 +58,11 @@ struct Model<'a> {
 }
 
 /// What `stream` means, and how many of its bytes decide it.
-pub(crate) fn expect(rules: &Decoder, stream: &[u8]) -> (Outcome, usize) {
+fn expect(rules: &Decoder, compression: bool, stream: &[u8]) -> (Outcome, usize) {
     let mut model = Model {
         rules,
+        compression,
+        deflated: false,
         header: Vec::new(),
         frame: None,
         payload: Vec::new(),
@@ -104,7 +113,7 @@ impl Model<'_> {
                 let last = &message[start.unwrap_or(tail)..];
                 std::str::from_utf8(last).is_err_and(|error| error.error_len().is_some())
             };
-            if *kind == Kind::Text && cannot_end_well() {
+            if *kind == Kind::Text && !self.deflated && cannot_end_well() {
                 return Err(Fault::InvalidUtf8);
             }
         }
@@ -114,12 +123,14 @@ impl Model<'_> {
     fn read_header(&mut self) -> Result<Option<Frame>, Fault> {
         let header = &self.header;
         let (fin, opcode) = (header[0] >= 0x80, header[0] & 15);
-        let control = opcode >= 8;
+        let (control, rsv1) = (opcode >= 8, header[0] & 0x40 != 0);
         if header.len() == 1 {
             let in_message = self.message.is_some();
             return match () {
-                () if header[0] & 0x70 != 0 => Err(Fault::ReservedBits),
+                () if header[0] & 0x30 != 0 => Err(Fault::ReservedBits),
+                () if rsv1 && !self.compression => Err(Fault::ReservedBits),
                 () if ![0, 1, 2, 8, 9, 10].contains(&opcode) => Err(Fault::ReservedOpcode),
+                () if rsv1 && opcode != 1 && opcode != 2 => Err(Fault::ReservedBits),
                 () if control && !fin => Err(Fault::FragmentedControl),
                 () if opcode == 0 && !in_message => Err(Fault::LoneContinuation),
                 () if opcode == 0 && self.frames >= self.rules.max_fragments => {
@@ -141,7 +152,10 @@ impl Model<'_> {
             return Ok(None);
         };
         let before = self.message.as_ref().map_or(0, |(_, message)| message.len());
-        if !control && len > (self.rules.max_message - before) as u64 {
+        let deflated = if opcode == 0 { self.deflated } else { rsv1 };
+        let most = self.rules.max_message;
+        let most = if deflated { payload_max(most) } else { most };
+        if !control && len > (most - before) as u64 {
             return Err(Fault::MessageTooBig);
         }
         let mask_end = if masked { len_end + 4 } else { len_end };
@@ -156,6 +170,7 @@ impl Model<'_> {
         }
         if !control {
             self.frames += 1;
+            self.deflated = deflated;
         }
         Ok(Some(Frame { fin, opcode, mask, len }))
     }
@@ -180,6 +195,9 @@ impl Model<'_> {
         }
         self.frames = 0;
         let (kind, message) = self.message.take().expect("in a message");
+        if self.deflated {
+            return Ok(Some(Seen::Deflated(kind, message)));
+        }
         if kind == Kind::Text && std::str::from_utf8(&message).is_err() {
             return Err(Fault::InvalidUtf8);
         }
@@ -216,6 +234,7 @@ fn read_len(header: &[u8]) -> Result<Option<(u64, usize)>, Fault> {
 /// was.
 pub(crate) fn run(
     decoder: &Decoder,
+    compression: bool,
     stream: &[u8],
     plan: &[usize],
 ) -> (Outcome, std::ops::Range<usize>) {
@@ -226,7 +245,8 @@ pub(crate) fn run(
         let rest = &stream[piece.end..];
         let bytes = (*bytes).clamp(1, rest.len().max(1)).min(rest.len());
         piece = piece.end..piece.end + bytes;
-        let result = decode(decoder, &mut partial, &mut rest[..bytes].to_vec(), &mut events);
+        let input = &mut rest[..bytes].to_vec();
+        let result = decode(decoder, compression, &mut partial, input, &mut events);
         if let Err(fault) = result {
             assert!(partial.is_none(), "a failed connection keeps nothing");
             return (Outcome { events, end: End::Failed(fault) }, piece);
@@ -234,7 +254,7 @@ pub(crate) fn run(
         if let Some(partial) = &partial {
             let most = 2 * piece.end + (4 << 10) + 512;
             assert!(partial.memory() <= most, "{} after {piece:?}", partial.memory());
-            assert!(partial.missing() <= decoder.max_message);
+            assert!(partial.missing() <= payload_max(decoder.max_message));
         }
         if matches!(events.last(), Some(Seen::Close(..))) {
             return (Outcome { events, end: End::Closed }, piece);
@@ -249,6 +269,7 @@ pub(crate) fn run(
 
 fn decode(
     decoder: &Decoder,
+    compression: bool,
     partial: &mut Option<Box<Partial>>,
     input: &mut [u8],
     events: &mut Vec<Seen>,
@@ -256,7 +277,10 @@ fn decode(
     let mut at = 0;
     loop {
         let before = at;
-        let event = decoder.decode(partial, input, &mut at)?;
+        let event = match compression {
+            true => decoder.decode_deflated(partial, input, &mut at)?,
+            false => decoder.decode(partial, input, &mut at)?.map(Arrival::Event),
+        };
         assert!(before <= at && at <= input.len());
         let Some(event) = event else {
             assert_eq!(at, input.len(), "all of the input is consumed");
@@ -271,7 +295,7 @@ fn decode(
     }
 }
 
-fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
+fn see(decoder: &Decoder, event: Arrival, input: &[u8]) -> Seen {
     let bytes = |payload: Payload| match payload {
         Payload::Inline(range) => {
             // There is room before it for the header it came with.
@@ -280,6 +304,10 @@ fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
             input[range].to_vec()
         }
         Payload::Assembled(bytes) => bytes.into(),
+    };
+    let event = match event {
+        Arrival::Event(event) => event,
+        Arrival::Deflated(kind, payload) => return Seen::Deflated(kind, bytes(payload)),
     };
     match event {
         Event::Message(kind, payload) => Seen::Message(kind, bytes(payload)),
@@ -291,9 +319,9 @@ fn see(decoder: &Decoder, event: Event, input: &[u8]) -> Seen {
 
 /// Fails unless the decoder makes of `stream`, cut by `plan`, what the model makes of it, and finds
 /// a fault in the very piece that brings the first bad byte.
-pub(crate) fn check(decoder: &Decoder, stream: &[u8], plan: &[usize]) {
-    let (expected, decided) = expect(decoder, stream);
-    let (outcome, piece) = run(decoder, stream, plan);
+pub(crate) fn check(decoder: &Decoder, compression: bool, stream: &[u8], plan: &[usize]) {
+    let (expected, decided) = expect(decoder, compression, stream);
+    let (outcome, piece) = run(decoder, compression, stream, plan);
     assert_eq!(outcome, expected, "{decoder:?} {plan:?} {}", stream.escape_ascii());
     if let End::Failed(_) | End::Closed = outcome.end {
         assert!(

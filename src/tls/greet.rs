@@ -180,7 +180,9 @@ impl Greeting {
                 Ok(Next::Blocked) => break false,
                 Ok(Next::Done) => break true,
                 Err(error) => {
-                    self.put_alert(out);
+                    if !matches!(error, Error::AlertReceived(_)) {
+                        self.put_alert(out);
+                    }
                     return Err(refused(&error));
                 }
             }
@@ -192,16 +194,24 @@ impl Greeting {
         Ok(done)
     }
 
-    /// After an error, what rustls still has to say.
+    /// After an error, what rustls still has to say, up to its alert. It keeps places of messages
+    /// in what is held, so that must be given again.
     fn put_alert(&mut self, out: &mut Vec<u8>) {
-        // As many as there are states on the way; each round brings the next.
+        // More records than it makes of one message.
         for _ in 0..8 {
-            let (_, next) = match &mut self.side {
-                Side::Server(connection) => step(connection.process_tls_records(&mut []), out),
-                Side::Client(connection) => step(connection.process_tls_records(&mut []), out),
+            let start = out.len();
+            let (discard, next) = match &mut self.side {
+                Side::Server(connection) => {
+                    step(connection.process_tls_records(&mut self.held), out)
+                }
+                Side::Client(connection) => {
+                    step(connection.process_tls_records(&mut self.held), out)
+                }
                 Side::Over => return,
             };
-            if !matches!(next, Ok(Next::Again)) {
+            self.held.drain(..discard);
+            let is_alert = out.len() == start + ALERT_LEN || out.len() == start + SEALED_ALERT_LEN;
+            if is_alert || !matches!(next, Ok(Next::Again)) {
                 return;
             }
         }
@@ -406,6 +416,10 @@ impl KeyLog for Catch {
     }
 }
 
+/// Header, level, code.
+const ALERT_LEN: usize = HEADER + 2;
+/// The same under the keys of TLS 1.3.
+const SEALED_ALERT_LEN: usize = ALERT_LEN + 1 + 16;
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
 

@@ -1,0 +1,100 @@
+//! Loading keys: every form they come in, and every mistake by its name.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ringhold::tls::TicketSecret;
+use ringhold::tls::keys::{ClientSetup, KeyPair, ServerKeys, ServerMaterials, Trust};
+
+use super::peer::{pair, path, server_keys};
+
+fn with(pairs: Vec<KeyPair>) -> ServerKeys {
+    ServerKeys { certificates: pairs, ..server_keys() }
+}
+
+fn mistake(keys: &ServerKeys) -> String {
+    match ServerMaterials::load(keys, SystemTime::now()) {
+        Ok(_) => panic!("{keys:?} is taken"),
+        Err(fault) => fault.to_string(),
+    }
+}
+
+#[test]
+fn keys_are_paths_text_or_base64() {
+    let text = |name: &str| fs::read_to_string(path(name)).unwrap();
+    let packed = |name: &str| STANDARD.encode(text(name));
+    let broken = |name: &str| {
+        let packed = packed(name);
+        packed.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect()
+    };
+    let pairs = vec![
+        pair("localhost"),
+        KeyPair { cert_pem: text("localhost.pem"), key_pem: text("localhost.key") },
+        KeyPair { cert_pem: packed("example.pem"), key_pem: packed("example.key") },
+        KeyPair { cert_pem: broken("rsa.pem"), key_pem: broken("rsa.key") },
+    ];
+    let mut keys = with(pairs);
+    keys.client_ca_pem = Some(text("ca.pem"));
+    let materials = ServerMaterials::load(&keys, SystemTime::now()).unwrap();
+    let facts = materials.facts();
+    assert_eq!(facts[0].names, ["localhost"]);
+    assert_eq!(facts[2].names, ["example.test", "*.example.test"]);
+    assert_eq!(
+        facts.iter().map(|facts| facts.is_rsa).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
+}
+
+#[test]
+fn mistakes_name_the_file_and_what_is_wrong() {
+    let of = |cert: &str, key: &str| {
+        mistake(&with(vec![KeyPair { cert_pem: path(cert), key_pem: path(key) }]))
+    };
+    let missing = of("missing.pem", "localhost.key");
+    assert!(missing.contains("missing.pem") && missing.contains("No such file"), "{missing}");
+    let other = of("localhost.pem", "example.key");
+    assert!(other.contains("localhost.pem: the key is not this certificate's"), "{other}");
+    let expired = of("expired.pem", "expired.key");
+    assert!(expired.contains("expired.pem: it expired"), "{expired}");
+    let no_key = of("localhost.pem", "localhost.pem");
+    assert!(no_key.contains("localhost.pem: it holds no private key"), "{no_key}");
+    let no_certificate = of("localhost.key", "localhost.key");
+    assert!(no_certificate.contains("it holds no certificate"), "{no_certificate}");
+    let empty = mistake(&with(Vec::new()));
+    assert_eq!(empty, "certificates: there is none");
+    let mut keys = server_keys();
+    keys.client_ca_pem = Some(path("client.key"));
+    assert!(mistake(&keys).starts_with("client_ca_pem: "), "{}", mistake(&keys));
+    let inline = KeyPair { cert_pem: "-----BEGIN nothing".into(), key_pem: path("rsa.key") };
+    let inline = mistake(&with(vec![inline]));
+    assert!(inline.starts_with("certificate in the configuration: "), "{inline}");
+    assert!(ClientSetup::new(&Trust::Authorities(path("missing.pem"))).is_err());
+}
+
+#[test]
+fn a_certificate_of_the_future_is_refused() {
+    let early = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+    let fault = ServerMaterials::load(&server_keys(), early).err().unwrap().to_string();
+    assert!(fault.contains("it is not valid yet"), "{fault}");
+}
+
+#[test]
+fn operators_are_warned_of_rsa_and_of_a_near_end() {
+    let now = SystemTime::now();
+    let materials = ServerMaterials::load(&with(vec![pair("localhost")]), now).unwrap();
+    assert!(materials.warnings(now).is_empty());
+    let end = materials.facts()[0].not_after;
+    let warnings = materials.warnings(end - Duration::from_secs(48 * 3600));
+    assert_eq!(warnings, ["the certificate localhost expires in 48 hours"]);
+    let materials = ServerMaterials::load(&with(vec![pair("rsa")]), now).unwrap();
+    assert!(materials.warnings(now)[0].contains("RSA"), "{:?}", materials.warnings(now));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let keys = format!("{:?}", server_keys());
+    assert!(!keys.contains("localhost.key") && keys.contains("localhost.pem"), "{keys}");
+    assert_eq!(format!("{:?}", TicketSecret::random().unwrap()), "TicketSecret");
+}

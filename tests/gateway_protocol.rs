@@ -10,6 +10,8 @@ mod support;
 
 #[path = "gateway_protocol/api.rs"]
 mod api;
+#[path = "gateway_protocol/behind.rs"]
+mod behind;
 #[path = "gateway_protocol/channels.rs"]
 mod channels;
 #[path = "gateway_protocol/commands.rs"]
@@ -20,6 +22,8 @@ mod connecting;
 mod event_streams;
 #[path = "gateway_protocol/expiry.rs"]
 mod expiry;
+#[path = "gateway_protocol/fields.rs"]
+mod fields;
 #[path = "gateway_protocol/hooks.rs"]
 mod hooks;
 #[path = "gateway_protocol/one_way.rs"]

@@ -83,7 +83,7 @@ impl Live {
 
     async fn publish(&self, channel: String, new: NewPublication) -> Result<PublishResult, Error> {
         let rules = self.rules();
-        let place = rules.namespaces.resolve(&channel)?;
+        let place = rules.namespaces.place(&channel)?;
         place.rules.accept_data(&new.data)?;
         let publish = Publish {
             data: new.data,
@@ -237,7 +237,7 @@ impl Backend for Live {
                 Ok(ApiReply::Broadcast(BroadcastResult { responses }))
             }
             ApiRequest::Subscribe(request) => {
-                self.rules().namespaces.resolve(&request.channel)?;
+                self.rules().namespaces.place(&request.channel)?;
                 let recover_since = request
                     .recover_since
                     .map(|since| Position { offset: since.offset, epoch: since.epoch });
@@ -252,6 +252,9 @@ impl Backend for Live {
                 self.order(request.connections, &[], action).await
             }
             ApiRequest::Unsubscribe(request) => {
+                if !request.channel.is_empty() {
+                    self.rules().namespaces.place(&request.channel)?;
+                }
                 let channel = Some(request.channel).filter(|channel| !channel.is_empty());
                 let channel = channel.map(Into::into);
                 let action = Action::Unsubscribe { channel, why: Unsubscribe::SERVER };
@@ -293,7 +296,7 @@ impl Backend for Live {
             }
             ApiRequest::History(request) => {
                 let rules = self.rules();
-                let place = rules.namespaces.resolve(&request.channel)?;
+                let place = rules.namespaces.place(&request.channel)?;
                 let stream = place.rules.stream().ok_or(Error::NOT_AVAILABLE)?;
                 let since = request
                     .since
@@ -312,7 +315,7 @@ impl Backend for Live {
             }
             ApiRequest::HistoryRemove(request) => {
                 let rules = self.rules();
-                let place = rules.namespaces.resolve(&request.channel)?;
+                let place = rules.namespaces.place(&request.channel)?;
                 place.rules.stream().ok_or(Error::NOT_AVAILABLE)?;
                 self.ask(&request.channel, Question::HistoryRemove).await?;
                 Ok(ApiReply::Done)
@@ -386,7 +389,7 @@ impl Backend for Live {
 impl Live {
     fn needs_presence(&self, channel: &str) -> Result<(), Error> {
         let rules = self.rules();
-        let place = rules.namespaces.resolve(channel)?;
+        let place = rules.namespaces.place(channel)?;
         if place.rules.options.presence { Ok(()) } else { Err(Error::NOT_AVAILABLE) }
     }
 }

@@ -25,7 +25,7 @@ use super::placement::Placement;
 use super::places::Resume;
 use super::proxy::{Asking, HookRequest, HookResult};
 use super::rulebook::Rulebook;
-use super::session::{self, Debts, Pace, Question, Session, Sessions};
+use super::session::{self, Debts, Pace, Question, Revoked, Session, Sessions};
 use super::stats::GatewayStats;
 use super::timers::{Timers, What};
 use super::wire::messages::ConnectRequest;
@@ -182,6 +182,8 @@ pub(super) enum Later {
     Commands(Link),
     /// The server API wants something of it.
     Order(Link, Arc<UserOrder>),
+    /// The server API has ended a subscription that was not answered then.
+    Revoked(Link, Box<Revoked>),
 }
 
 /// The hub's way to the sessions and the engine.
@@ -275,6 +277,7 @@ impl Gateway {
                 Later::Entered(link) => self.entered(cx, link),
                 Later::Commands(link) => self.go_on(cx, self.desk.id(link)),
                 Later::Order(link, order) => self.obey(cx, link, &order),
+                Later::Revoked(link, revoked) => self.revoke(cx, link, &revoked),
             }
         }
     }

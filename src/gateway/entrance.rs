@@ -36,7 +36,13 @@ impl Desk {
         body: Option<&[u8]>,
     ) -> Plain<()> {
         let rules = self.rules.clone();
-        let Some(entrance) = entrance(&rules.options, request.path()) else { return Plain::Pass };
+        let Some(entrance) = entrance(&rules.options, request.path()) else {
+            return match is_websocket(&rules.options, request.path()) {
+                // It lacks the upgrade, or a WebSocket would not be here.
+                true => answer(if request.method == "GET" { 400 } else { 405 }, Vec::new()),
+                false => Plain::Pass,
+            };
+        };
         let origin = request.origin();
         if !rules.origins.admit(origin) || !rules.origins.admit_any() && is_covert(request) {
             return answer(403, Vec::new());
@@ -192,6 +198,14 @@ fn entrance(options: &Options, path: &str) -> Option<Entrance> {
         (enabled && prefix.trim_end_matches('/') == path).then_some(entrance)
     };
     entrances.into_iter().find_map(at)
+}
+
+/// Whether a WebSocket is at a path.
+fn is_websocket(options: &Options, path: &str) -> bool {
+    let Options { websocket, uni_websocket, .. } = options;
+    let at = |prefix: &str| prefix.trim_end_matches('/') == path.trim_end_matches('/');
+    !websocket.disabled && at(&websocket.handler_prefix)
+        || uni_websocket.enabled && at(&uni_websocket.handler_prefix)
 }
 
 /// Bytes of a body there.

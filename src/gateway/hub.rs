@@ -240,6 +240,7 @@ impl Hub {
             Letter::Subscribe(letter) => self.subscribe_at_home(out, *letter),
             Letter::Subscribed(letter) => self.subscribed(out, *letter),
             Letter::Unsubscribe(letter) => self.unsubscribe_at_home(out, &letter),
+            Letter::Inform(letter) => self.home.inform(*letter),
             Letter::Deliver(delivery) => self.deliver(out, &delivery),
             Letter::Tops(tops) => self.compare(out, &tops),
             Letter::Ask(ask) => self.forward(out, ask),

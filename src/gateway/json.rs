@@ -8,10 +8,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::gateway::repeated;
 use crate::gateway::wire::raw::{is_json, one_line};
 
 /// For `#[serde(deserialize_with)]`: the JSON text of a field as it is, `null` included.
@@ -53,6 +54,14 @@ pub(crate) fn either(
 pub(crate) fn object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, serde_json::Error> {
     match text.trim_ascii_start().first() {
         None | Some(b'{') => serde_json::from_slice(text),
+        Some(_) => Err(serde::de::Error::custom("not an object")),
+    }
+}
+
+/// As [`object`]; of fields that are named twice the last counts.
+pub(crate) fn object_of_last<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    match text.trim_ascii_start().first() {
+        None | Some(b'{') => repeated::read(text),
         Some(_) => Err(serde::de::Error::custom("not an object")),
     }
 }

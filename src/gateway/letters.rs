@@ -35,6 +35,15 @@ impl ClientId {
         Self(bits.to_be_bytes())
     }
 
+    /// A new one, of 122 random bits.
+    pub fn random(high: u64, low: u64) -> Self {
+        let bits = u128::from(high) << 64 | u128::from(low);
+        let uuid = uuid::Builder::from_u128(bits)
+            .with_variant(uuid::Variant::RFC4122)
+            .with_version(uuid::Version::Random);
+        Self(uuid.into_uuid().into_bytes())
+    }
+
     /// From its text; `None` if that is no UUID.
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(|uuid| Self(uuid.into_bytes()))
@@ -75,6 +84,8 @@ pub enum Letter {
     Subscribed(Box<SubscribedLetter>),
     /// To the home core: takes one [`Self::Subscribe`] back, answered or not.
     Unsubscribe(UnsubscribeLetter),
+    /// To the home core: what others see of a member has changed.
+    Inform(Box<InformLetter>),
     /// From the home core to a core that has subscribers.
     Deliver(Arc<Delivery>),
     /// From the home core: all that it sent to this core before brings a subscriber to these
@@ -249,6 +260,15 @@ pub struct UnsubscribeLetter {
     /// Set if it was a member.
     pub(super) member: Option<ClientId>,
     pub(super) hears: bool,
+}
+
+/// What others see of a member from now on.
+#[derive(Debug)]
+pub struct InformLetter {
+    pub(super) channel: Arc<str>,
+    pub(super) client: ClientId,
+    pub(super) conn_info: Bytes,
+    pub(super) chan_info: Bytes,
 }
 
 /// A question about a channel, for its home core.

@@ -46,6 +46,8 @@ pub struct Wants {
     pub joins: bool,
     /// It was not the client that asked for it.
     pub server_side: bool,
+    /// A connection token did.
+    pub by_token: bool,
 }
 
 /// A subscription, as others see it.
@@ -72,6 +74,8 @@ const MEMBER: u16 = 128;
 const DELTA: u16 = 256;
 /// It has the channel's last publication, so it can apply a patch.
 const PRIMED: u16 = 512;
+/// A connection token grants it.
+const BY_TOKEN: u16 = 1024;
 /// Where the three bits of its format begin.
 const FORMAT_SHIFT: u16 = 13;
 
@@ -239,6 +243,7 @@ impl Locals {
         sub.set(RECOVERABLE, wants.recoverable);
         sub.set(JOINS, wants.joins);
         sub.set(SERVER_SIDE, wants.server_side);
+        sub.set(BY_TOKEN, wants.by_token);
         sub.set(DELTA, wants.delta);
         sub.set(FILTERED, filter.is_some());
         sub.set(MEMBER, member);
@@ -300,6 +305,11 @@ impl Locals {
             wants: sub.wants(),
             pending: sub.pending,
         })
+    }
+
+    /// Whether others can see who it is.
+    pub(super) fn is_member(&self, key: SubKey) -> bool {
+        self.subs.get(key.0 as usize).is_some_and(|sub| sub.is(MEMBER))
     }
 
     /// Whose a subscription is.
@@ -435,6 +445,7 @@ impl Sub {
             compact: self.is(COMPACT),
             joins: self.is(JOINS),
             server_side: self.is(SERVER_SIDE),
+            by_token: self.is(BY_TOKEN),
         }
     }
 }

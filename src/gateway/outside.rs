@@ -118,8 +118,9 @@ pub enum Event<'a> {
     /// The connection has to be closed. It stays known to the hub until `disconnect`.
     Close(&'a Disconnect),
     /// The server API wants something of this connection that its session has to do:
-    /// [`Action::Subscribe`](super::letters::Action::Subscribe) or
-    /// [`Action::Refresh`](super::letters::Action::Refresh). The API call is answered when the
+    /// [`Action::Subscribe`](super::letters::Action::Subscribe),
+    /// [`Action::Refresh`](super::letters::Action::Refresh), or to end what is not answered yet of
+    /// [`Action::Unsubscribe`](super::letters::Action::Unsubscribe). The API call is answered when the
     /// last clone of the order is dropped.
     Order(&'a Arc<UserOrder>),
 }

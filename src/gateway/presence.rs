@@ -58,6 +58,17 @@ impl Roster {
         entry.announced.then_some(entry.who)
     }
 
+    /// What others see of a member has changed. Returns whether it is one.
+    pub fn inform(&mut self, client: ClientId, conn_info: Bytes, chan_info: Bytes) -> bool {
+        let Some(entry) = self.members.get_mut(&client) else { return false };
+        let before = size_of_entry(&entry.who);
+        (entry.who.conn_info, entry.who.chan_info) = (conn_info, chan_info);
+        if entry.present {
+            self.bytes = self.bytes - before + size_of_entry(&entry.who);
+        }
+        true
+    }
+
     fn remove(&mut self, client: ClientId) -> Option<Entry> {
         let entry = self.members.remove(&client)?;
         if entry.present {

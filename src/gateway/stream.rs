@@ -283,7 +283,11 @@ impl Stream {
             (room, first) = (room.saturating_sub(item.cost()), false);
             fits
         };
-        Ok(if read.reverse {
+        // There is nothing to go back from.
+        let beyond = |since: u64| read.reverse && since > self.top.saturating_add(1);
+        Ok(if since.is_some_and(beyond) {
+            Vec::new()
+        } else if read.reverse {
             let end = since.map_or(self.items.len(), |since| self.count_to(since - 1));
             self.items.range(..end).rev().take(limit).take_while(&mut fits).cloned().collect()
         } else {

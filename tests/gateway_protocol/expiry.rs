@@ -58,6 +58,7 @@ fn refresh_tokens_are_verified() {
         (String::new(), 3501),
         ("junk".to_owned(), 3500),
         (token(&json!({"sub": "42", "exp": now - 10})), 3005),
+        (token(&json!({"sub": "42", "exp": now + 60, "expire_at": now - 10})), 3005),
         (token(&json!({"sub": "43"})), 3500),
         (token(&json!({"sub": "42", "channel": "a"})), 3500),
         // Other server-side subscriptions than before.
@@ -124,13 +125,20 @@ fn subscription_refresh_tokens_are_verified() {
     session.fails("sub_refresh", not_subscribed, 103);
     session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 600)}));
     let refresh = |token: String| json!({"channel": "$a", "token": token});
-    session.fails("sub_refresh", refresh(String::new()), 107);
-    session.fails("sub_refresh", refresh(claims("$a", "42", now - 10)), 110);
-    for token in [claims("$b", "42", now + 600), claims("$a", "43", now + 600)] {
+    let over = json!({"sub": "42", "channel": "$a", "exp": now + 60, "expire_at": now - 10});
+    for (token, code) in [
+        (String::new(), 3500),
+        ("junk".to_owned(), 3500),
+        // An error would be the end of the subscription; closed, SDKs come back with another token.
+        (claims("$a", "42", now - 10), 3006),
+        (token(&over), 3006),
+        (claims("$b", "42", now + 600), 3500),
+        (claims("$a", "43", now + 600), 3500),
+    ] {
         let mut session = gateway.connected("42");
         session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 600)}));
         session.command("sub_refresh", &refresh(token));
-        session.closed(3500);
+        session.closed(code);
     }
     gateway.stop();
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Undecodable;
 use crate::gateway::channels::Override;
-use crate::gateway::json::{either, nullable, object, raw, raw_or_null};
+use crate::gateway::json::{either, nullable, object_of_last, raw, raw_or_null};
 use crate::gateway::wire::codes::{Disconnect, Error, REASON_MAX};
 use crate::gateway::wire::messages::StreamPosition;
 
@@ -55,7 +55,7 @@ pub struct BroadcastRequest {
 /// Which connections a request is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserConnections {
-    /// The user. Empty, for connections without a user, only if `client` or `session` is given.
+    /// The user. Empty: connections without a user.
     pub user: String,
     /// Only the connection with this client id, if not empty.
     pub client: String,
@@ -192,7 +192,7 @@ macro_rules! params {
                 struct Params {
                     $(#[serde(deserialize_with = $how)] $field: $type,)*
                 }
-                let $params: Params = object(params)?;
+                let $params: Params = object_of_last(params)?;
                 $build
             }
         }
@@ -257,7 +257,7 @@ params!(BroadcastRequest, |p| {
 
 params!(SubscribeRequest, |p| {
     Ok(Self {
-        connections: connections(p.user, p.client, p.session)?,
+        connections: connections(p.user, p.client, p.session),
         channel: required(p.channel)?,
         info: payload(p.info, p.b64info)?.unwrap_or_default(),
         data: payload(p.data, p.b64data)?.unwrap_or_default(),
@@ -280,7 +280,7 @@ params!(SubscribeRequest, |p| {
 });
 
 params!(UnsubscribeRequest, |p| {
-    Ok(Self { connections: connections(p.user, p.client, p.session)?, channel: p.channel })
+    Ok(Self { connections: connections(p.user, p.client, p.session), channel: p.channel })
 }, {
     "nullable" user: String,
     "nullable" channel: String,
@@ -294,7 +294,7 @@ params!(DisconnectRequest, |p| {
         Some(given) => given.check()?,
     };
     Ok(Self {
-        connections: connections(p.user, p.client, p.session)?,
+        connections: connections(p.user, p.client, p.session),
         whitelist: p.whitelist,
         disconnect,
     })
@@ -308,7 +308,7 @@ params!(DisconnectRequest, |p| {
 
 params!(RefreshRequest, |p| {
     Ok(Self {
-        connections: connections(p.user, p.client, p.session)?,
+        connections: connections(p.user, p.client, p.session),
         expired: p.expired,
         expire_at: p.expire_at,
         info: p.info,
@@ -395,11 +395,8 @@ fn required_payload(json: Option<Bytes>, base64: Option<String>) -> Result<Bytes
     payload(json, base64)?.ok_or(Error::BAD_REQUEST)
 }
 
-fn connections(user: String, client: String, session: String) -> Result<UserConnections, Error> {
-    if user.is_empty() && client.is_empty() && session.is_empty() {
-        return Err(Error::BAD_REQUEST);
-    }
-    Ok(UserConnections { user, client, session })
+fn connections(user: String, client: String, session: String) -> UserConnections {
+    UserConnections { user, client, session }
 }
 
 /// Channels of one broadcast; one more gets error 106. Each becomes a letter to its home core.

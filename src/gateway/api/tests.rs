@@ -87,14 +87,10 @@ fn incomplete_requests_are_refused() {
         ("broadcast", r#"{"channels":[],"data":1}"#),
         ("broadcast", r#"{"channels":["c"]}"#),
         ("subscribe", r#"{"user":"u"}"#),
-        ("subscribe", r#"{"channel":"c"}"#),
-        ("unsubscribe", r#"{"channel":"c"}"#),
-        ("disconnect", r#"{"user":"","client":"","session":""}"#),
         ("disconnect", r#"{"user":"u","disconnect":{}}"#),
         ("disconnect", r#"{"user":"u","disconnect":{"code":2999}}"#),
         ("disconnect", r#"{"user":"u","disconnect":{"code":5000}}"#),
         ("disconnect", r#"{"user":"u","disconnect":{"code":68536}}"#),
-        ("refresh", "{}"),
         ("presence", "{}"),
         ("presence_stats", r#"{"channel":null}"#),
         ("history", r#"{"limit":1}"#),
@@ -111,7 +107,7 @@ fn incomplete_requests_are_refused() {
 
 #[test]
 fn other_shapes_are_malformed_and_other_methods_unknown() {
-    let deep = format!(r#"{{"channel":"c","data":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    let deep = format!(r#"{{"channel":"c","data":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
     for params in ["", "{", "[1]", r#"{"channel":1,"data":1}"#, r#"{"tags":[]}"#, "{} {}", &deep] {
         assert_eq!(decode("publish", params), Err("malformed".to_owned()), "{params}");
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns the compiled namespaces. Pure: nothing here knows a connection, a clock or a proxy; what is
 //! known of them is passed in, and what must be asked is named in the answer. The invariant: a
-//! [`Place`] exists only for a name that passed every check of its namespace.
+//! [`Place`] exists only for a name whose namespace exists; one that a client sent has passed every
+//! check of it, too.
 
 mod mode;
 mod permissions;
@@ -99,18 +100,28 @@ impl Namespaces {
             return Err(Error::BAD_REQUEST);
         }
         let (namespace, rest) = self.split(channel);
-        let rules = match namespace {
-            "" => Some(&self.without_namespace),
-            name => self.by_name.get(name),
-        };
-        let pattern = rules.and_then(|rules| rules.regex.as_ref());
+        let pattern = self.rules_of(namespace).and_then(|rules| rules.regex.as_ref());
         if pattern.is_none() && !channel.is_ascii() {
             return Err(Error::BAD_REQUEST);
         }
-        let rules = rules.ok_or(Error::UNKNOWN_CHANNEL)?;
+        let place = self.place(channel)?;
         if pattern.is_some_and(|pattern| !pattern.is_match(rest)) {
             return Err(Error::BAD_REQUEST);
         }
+        Ok(place)
+    }
+
+    fn rules_of(&self, namespace: &str) -> Option<&Arc<Rules>> {
+        match namespace {
+            "" => Some(&self.without_namespace),
+            name => self.by_name.get(name),
+        }
+    }
+
+    /// What holds for a channel that the application names: in a token, as its backend, or through
+    /// the server API. Limits and patterns bind clients only. The error is 102.
+    pub fn place<'n, 'c>(&'n self, channel: &'c str) -> Result<Place<'n, 'c>, Error> {
+        let rules = self.rules_of(self.split(channel).0).ok_or(Error::UNKNOWN_CHANNEL)?;
         Ok(Place {
             rules,
             channel,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Home, Listener};
 use crate::gateway::delivery::{Delivery, Happening, Item};
 use crate::gateway::letters::{
-    Recover, RecoverMode, Recovered, SubscribeLetter, SubscribedLetter, UnsubscribeLetter,
+    InformLetter, Recover, RecoverMode, Recovered, SubscribeLetter, SubscribedLetter,
+    UnsubscribeLetter,
 };
 
 impl Home {
@@ -86,6 +87,16 @@ impl Home {
             channel.listeners.reserve_exact(1);
             channel.listeners.push(Listener { core, missed: false, count: 1 });
         });
+    }
+
+    /// What others see of a member has changed.
+    pub(in crate::gateway) fn inform(&mut self, letter: InformLetter) {
+        let InformLetter { channel, client, conn_info, chan_info } = letter;
+        let Some(key) = self.find(&channel) else { return };
+        let roster = self.channels[key as usize].roster.as_mut();
+        if roster.is_some_and(|roster| roster.inform(client, conn_info, chan_info)) {
+            self.forget_copies(key);
+        }
     }
 
     /// One subscriber less. Gives what the others are to be told.

@@ -39,6 +39,8 @@ impl Hub {
             match &order.action {
                 Action::Unsubscribe { channel, why } => {
                     self.end_matching(out, key, channel.as_deref(), why);
+                    // What is not answered yet is the session's to end.
+                    out.event(link, Event::Order(order));
                 }
                 Action::Disconnect(disconnect) => out.event(link, Event::Close(disconnect)),
                 Action::Subscribe(_) | Action::Refresh(_) => out.event(link, Event::Order(order)),
@@ -47,8 +49,7 @@ impl Hub {
         order.done.add(count);
     }
 
-    /// Ends a connection's subscriptions to this channel or to any. What is not answered yet began
-    /// after the order, as far as anybody can tell.
+    /// Ends a connection's subscriptions to this channel or to any, as far as they are answered.
     fn end_matching(
         &mut self,
         out: &mut dyn Outside,

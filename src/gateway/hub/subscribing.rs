@@ -8,7 +8,8 @@ use super::Hub;
 use crate::gateway::delivery::{Item, chain};
 use crate::gateway::filter::Filter;
 use crate::gateway::letters::{
-    ClientId, Letter, Member, Recover, SubscribeLetter, SubscribedLetter, UnsubscribeLetter, Who,
+    ClientId, InformLetter, Letter, Member, Recover, SubscribeLetter, SubscribedLetter,
+    UnsubscribeLetter, Who,
 };
 use crate::gateway::local::{Begin, Confirmed, Ended, Wants, cost};
 use crate::gateway::outside::{ClientKey, Event, Outside, SubKey};
@@ -102,6 +103,24 @@ impl Hub {
         let client = self.users.get(key);
         let sub = client.and_then(|client| self.locals.find(client, channel));
         sub.is_some_and(|sub| self.end(out, key, sub, None))
+    }
+
+    /// What others see of a connection in its channel is this from now on.
+    pub fn inform(
+        &mut self,
+        out: &mut dyn Outside,
+        key: ClientKey,
+        channel: &Arc<str>,
+        (conn_info, chan_info): (Bytes, Bytes),
+    ) {
+        let Some(client) = self.users.get(key) else { return };
+        if !self.locals.find(client, channel).is_some_and(|sub| self.locals.is_member(sub)) {
+            return;
+        }
+        let client = client.id();
+        let letter = InformLetter { channel: channel.clone(), client, conn_info, chan_info };
+        let home = self.placement.home(channel);
+        self.post_urgent(out, home, Letter::Inform(Box::new(letter)));
     }
 
     /// Ends a subscription, and tells the session if it does not know.

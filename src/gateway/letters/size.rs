@@ -17,6 +17,10 @@ impl Letter {
                 size_of_val(&**letter) + items.flatten().map(|item| item.cost()).sum::<usize>()
             }
             Self::Unsubscribe(letter) => letter.channel.len(),
+            Self::Inform(letter) => {
+                let raw = letter.conn_info.len() + letter.chan_info.len();
+                size_of_val(&**letter) + letter.channel.len() + raw
+            }
             Self::Deliver(delivery) => of_delivery(delivery),
             Self::Tops(tops) => size_of_val(&tops[..]),
             Self::Ask(ask) => size_of::<Ask>() + of_ask(ask),

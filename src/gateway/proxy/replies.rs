@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::HookKind;
 use crate::gateway::channels::Override;
-use crate::gateway::json::{either, nullable, object, raw_or_null};
+use crate::gateway::json::{either, nullable, object_of_last, raw_or_null};
 use crate::gateway::wire::{Disconnect, Error};
 
 /// What becomes of a question: the backend's answer, or what the client is told instead.
@@ -163,7 +163,7 @@ impl From<base64::DecodeError> for BadReply {
 impl HookReply {
     /// Reads the backend's answer to a question of this kind.
     pub fn decode(kind: HookKind, body: &[u8]) -> Result<HookResult, BadReply> {
-        let Reply { result, error, disconnect } = object(body)?;
+        let Reply { result, error, disconnect } = object_of_last(body)?;
         // Nobody waits for the outcome of a refresh: what is not prolonged is over.
         let final_word = matches!(kind, HookKind::Refresh | HookKind::SubRefresh);
         if final_word && (result.is_none() || error.is_some() || disconnect.is_some()) {
@@ -239,7 +239,7 @@ struct Fields {
     #[serde(deserialize_with = "nullable")]
     channels: Vec<String>,
     #[serde(deserialize_with = "nullable")]
-    subs: BTreeMap<String, Fields>,
+    subs: BTreeMap<String, Option<Fields>>,
     #[serde(deserialize_with = "raw_or_null")]
     meta: Option<Bytes>,
     #[serde(rename = "override", deserialize_with = "nullable")]
@@ -305,9 +305,10 @@ impl Fields {
 }
 
 fn settings(
-    subs: BTreeMap<String, Fields>,
+    subs: BTreeMap<String, Option<Fields>>,
 ) -> Result<BTreeMap<String, SubscribeSettings>, BadReply> {
     let each = subs.into_iter().map(|(channel, fields)| {
+        let fields = fields.unwrap_or_default();
         let settings = SubscribeSettings {
             expire_at: fields.expire_at,
             info: given(fields.info, fields.b64info)?.unwrap_or_default(),

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::order::Done;
 use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
-use crate::gateway::channels::{Asker, Decision};
+use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
 use crate::gateway::outside::ClientKey;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{HookEvent, PublishReply};
+use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::stream::{Position, Read};
 use crate::gateway::tokens;
@@ -145,6 +148,20 @@ impl Gateway {
         Asker { user, insecure: self.desk.rules.options.client.insecure, subscribed }
     }
 
+    /// What holds for a channel that a client names. One to which the application has subscribed it
+    /// may have any name.
+    fn place<'n, 'c>(
+        &self,
+        rules: &'n Rulebook,
+        client: ClientKey,
+        channel: &'c str,
+    ) -> Result<Place<'n, 'c>, Error> {
+        match self.hub.subscription(client, channel) {
+            Some(_) => rules.namespaces.place(channel),
+            None => rules.namespaces.resolve(channel),
+        }
+    }
+
     /// The session's number in the hub. Only open sessions get here.
     pub(super) fn client_of(&mut self, id: ConnId) -> Result<ClientKey, Refusal> {
         let session = self.desk.sessions.get_mut(id);
@@ -182,7 +199,7 @@ impl Gateway {
         let client = self.client_of(id)?;
         let channel = named(&request.channel)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(channel)?;
+        let place = self.place(&rules, client, channel)?;
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
         }
@@ -211,12 +228,14 @@ impl Gateway {
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(channel)?;
+        let place = rules.namespaces.place(channel)?;
         let options = &place.rules.options;
         let data = reply.data.unwrap_or_default();
         // The backend may have put something else in its place.
         place.rules.accept_data(&data)?;
-        let info = self.client_info(id, client);
+        let mut info = self.client_info(id, client);
+        let sub = self.desk.sessions.get_mut(id).and_then(|session| session.sub(channel));
+        info.chan_info = sub.map(|sub| sub.info.clone()).unwrap_or_default();
         let publish = Publish {
             data,
             info: Some(Box::new(info)),
@@ -249,7 +268,7 @@ impl Gateway {
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(named(channel)?)?;
+        let place = self.place(&rules, client, named(channel)?)?;
         granted(place.presence(self.asker(client, channel)))?;
         self.ask(cx, id, ticket, channel, question)
     }
@@ -263,7 +282,7 @@ impl Gateway {
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(named(&request.channel)?)?;
+        let place = self.place(&rules, client, named(&request.channel)?)?;
         granted(place.history(self.asker(client, &request.channel)))?;
         let Some(stream) = place.rules.stream() else { return Err(Error::NOT_AVAILABLE.into()) };
         let read = Read {
@@ -309,22 +328,21 @@ impl Gateway {
         let granted = |channel: &str| {
             personal.as_deref() == Some(channel) || claims.subs.iter().any(|s| s.channel == channel)
         };
-        let has = |channel: &str| {
-            self.hub.subscription(client, channel).is_some_and(|sub| sub.wants.server_side)
-        };
+        let has =
+            |channel: &str| channel.is_empty() || self.hub.subscription(client, channel).is_some();
         let mut subscriptions = self.hub.subscriptions(client);
-        if subscriptions.any(|sub| sub.wants.server_side && !granted(sub.channel))
+        if subscriptions.any(|sub| sub.wants.by_token && !granted(sub.channel))
             || claims.subs.iter().any(|sub| !has(&sub.channel))
         {
             return Err(Disconnect::INSUFFICIENT_STATE.into());
         }
         drop(subscriptions);
-        if let Some(session) = self.desk.sessions.get_mut(id) {
-            session.more().conn_info = claims.info;
-            session.more().meta = claims.meta;
-            session.tidy();
+        let expire_at = claims.expire_at.unwrap_or(0);
+        if self.desk.is_over(expire_at) {
+            return Err(Disconnect::EXPIRED.into());
         }
-        let (expires, ttl) = self.desk.prolong(cx, id, claims.expire_at.unwrap_or(0));
+        self.renew(cx, id, &claims.info, &claims.meta);
+        let (expires, ttl) = self.desk.prolong(cx, id, expire_at);
         let result = RefreshResult {
             client: self.client_id(client).to_string(),
             version: super::connect::VERSION.to_owned(),
@@ -350,30 +368,48 @@ impl Gateway {
         if self.hub.subscription(client, channel).is_none_or(|sub| sub.pending) {
             return Err(Error::PERMISSION_DENIED.into());
         }
-        if request.token.is_empty() {
-            return Err(Error::BAD_REQUEST.into());
-        }
-        let claims = self.sub_claims(cx, id, client, channel, &request.token);
-        let claims = match claims {
+        // An error would make SDKs give the subscription up for good. Closed, they ask for another
+        // token when they are back.
+        let claims = match self.sub_claims(cx, id, client, channel, &request.token) {
             Err(Refusal::Error(error)) if error == Error::TOKEN_EXPIRED => {
-                return Err(Error::EXPIRED.into());
+                return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
+            }
+            Err(Refusal::Error(error)) if error == Error::PERMISSION_DENIED => {
+                return Err(Disconnect::INVALID_TOKEN.into());
             }
             other => other?,
         };
         let expire_at = claims.expire_at.unwrap_or(0);
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        match session.sub(channel) {
-            Some(sub) => sub.expire_at = expire_at,
-            None if expire_at > 0 => {
-                let sub = SubMore { channel: channel.into(), expire_at, ..SubMore::default() };
-                session.more().subs.push(sub);
-            }
-            None => {}
+        if self.desk.is_over(expire_at) {
+            return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
         }
+        self.renew_sub(cx, id, channel, expire_at, claims.info);
         let (expires, ttl) = self.desk.watch_subscriptions(cx, id, expire_at);
         let result = SubRefreshResult { expires, ttl };
         self.desk.reply(cx, id, ticket, ReplyBody::SubRefresh(result));
         Ok(())
+    }
+
+    /// A subscription lasts until then, and has new information unless that is empty.
+    fn renew_sub(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        channel: &str,
+        expire_at: i64,
+        info: Bytes,
+    ) {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        if session.sub(channel).is_none() && (expire_at > 0 || !info.is_empty()) {
+            let sub = SubMore { channel: channel.into(), ..SubMore::default() };
+            session.more().subs.push(sub);
+        }
+        let Some(sub) = session.sub(channel) else { return };
+        sub.expire_at = expire_at;
+        if !info.is_empty() && sub.info != info {
+            sub.info = info;
+            self.inform(cx, id, &channel.into());
+        }
     }
 
     /// What a subscription token grants to this connection.

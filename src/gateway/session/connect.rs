@@ -1,12 +1,14 @@
 //! The connect command: who it is, whether there is room, server-side subscriptions, the reply.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal};
 use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
-use crate::gateway::app::{Desk, Gateway};
-use crate::gateway::channels::{Asker, Override, Wish};
+use crate::gateway::app::{Desk, Gateway, Later};
+use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
 use crate::gateway::outside::Link;
@@ -45,6 +47,17 @@ pub(super) struct ServerSub {
     pub(super) overrides: Override,
     /// The newest publication comes with the reply.
     pub(super) cached: bool,
+    /// A connection token grants it: the next one has to, too.
+    pub(super) by_token: bool,
+}
+
+/// Who names the channels of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// The backend, which was told what the client asks for.
+    Backend,
+    /// Also the client, as far as it may subscribe to them by itself.
+    ClientToo,
 }
 
 impl From<ConnectionClaims> for Admitted {
@@ -54,6 +67,7 @@ impl From<ConnectionClaims> for Admitted {
             info: sub.info,
             data: sub.data,
             overrides: sub.overrides,
+            by_token: true,
             ..ServerSub::default()
         });
         Self {
@@ -78,6 +92,7 @@ impl From<ConnectReply> for Admitted {
             expire_at: settings.expire_at,
             overrides: settings.overrides,
             cached: settings.cache_recover,
+            by_token: false,
         });
         Self {
             user: reply.user,
@@ -114,8 +129,15 @@ impl Gateway {
         }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         session.set(CONNECTING, true);
-        let connecting =
-            Connecting { ticket: ticket.0, positions, resume, ..Connecting::default() };
+        // The backend is told of it before there is anything else to know.
+        let name = ClientId::random(cx.random(), cx.random());
+        let connecting = Connecting {
+            ticket: ticket.0,
+            name: Some(name),
+            positions,
+            resume,
+            ..Connecting::default()
+        };
         session.more().connecting = Some(Box::new(connecting));
         self.desk.sessions.weigh(id);
         if self.desk.is_crowded() {
@@ -159,8 +181,6 @@ impl Gateway {
             self.desk.pay_signature(cx, id);
             let claims = match rules.connection.connection(&request.token, self.desk.unix) {
                 Ok(claims) => claims,
-                // Without checks there is nothing a token could prove.
-                Err(_) if client.insecure => ConnectionClaims::default(),
                 Err(TokenError::Expired) => return Err(Error::TOKEN_EXPIRED.into()),
                 Err(error) => return Err(self.bad_token(&error)),
             };
@@ -170,7 +190,7 @@ impl Gateway {
             {
                 return Err(Disconnect::PERMISSION_DENIED.into());
             }
-            return self.admit(cx, id, ticket, claims.into());
+            return self.admit(cx, id, ticket, claims.into(), Names::ClientToo);
         }
         if client.proxy.connect.enabled {
             let ConnectRequest { name, version, data, headers, .. } = request;
@@ -189,7 +209,7 @@ impl Gateway {
     pub(super) fn admit_nobody(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket) -> Outcome {
         let client = &self.desk.rules.options.client;
         if client.insecure || client.allow_anonymous_connect_without_token {
-            return self.admit(cx, id, ticket, Admitted::default());
+            return self.admit(cx, id, ticket, Admitted::default(), Names::ClientToo);
         }
         Err(Disconnect::BAD_REQUEST.into())
     }
@@ -201,6 +221,7 @@ impl Gateway {
         id: ConnId,
         ticket: Ticket,
         mut admitted: Admitted,
+        names: Names,
     ) -> Outcome {
         let rules = self.desk.rules.clone();
         let options = &rules.options.client;
@@ -215,24 +236,23 @@ impl Gateway {
         {
             admitted.subs.push(ServerSub { channel, ..ServerSub::default() });
         }
+        if names == Names::ClientToo {
+            self.add_asked(id, &mut admitted)?;
+        }
+        keep_last(&mut admitted.subs);
         if admitted.subs.len() > options.channel_limit {
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         for sub in &admitted.subs {
-            rules.namespaces.resolve(&sub.channel)?;
+            rules.namespaces.place(&sub.channel)?;
         }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         let format = session.format();
         session.more().conn_info = admitted.info.clone();
         session.more().meta = admitted.meta.clone();
-        let bits = u128::from(cx.random()) << 64 | u128::from(cx.random());
-        let name = ClientId::new(
-            uuid::Builder::from_u128(bits)
-                .with_variant(uuid::Variant::RFC4122)
-                .with_version(uuid::Version::Random)
-                .into_uuid()
-                .as_u128(),
-        );
+        let Some(name) = session.connecting().and_then(|connecting| connecting.name) else {
+            return Ok(());
+        };
         let user = admitted.user.clone();
         let client = self.hub.connect(link(id), name, &user, format);
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
@@ -254,6 +274,29 @@ impl Gateway {
             }
             None => self.seat(cx, id),
         }
+    }
+
+    /// Adds the channels that the client asks for with its connect command, less those to which it
+    /// could not subscribe by itself.
+    fn add_asked(&mut self, id: ConnId, admitted: &mut Admitted) -> Outcome {
+        let rules = self.desk.rules.clone();
+        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(connecting) = session.connecting() else { return Ok(()) };
+        // Not even without checks: the client would be in channels it does not know.
+        let asker = Asker { user: &admitted.user, insecure: false, subscribed: false };
+        let mut asked = Vec::new();
+        for channel in connecting.positions.keys().filter(|channel| !channel.is_empty()) {
+            if rules.namespaces.place(channel).is_err() {
+                return Err(Disconnect::BAD_REQUEST.into());
+            }
+            let place = rules.namespaces.resolve(channel);
+            let may = place.is_ok_and(|place| place.subscribe(asker, false) == Decision::Allow);
+            if may && !admitted.subs.iter().any(|sub| sub.channel == *channel) {
+                asked.push(ServerSub { channel: channel.clone(), ..ServerSub::default() });
+            }
+        }
+        admitted.subs.append(&mut asked);
+        Ok(())
     }
 
     /// The hub has a seat for a connection.
@@ -285,12 +328,15 @@ impl Gateway {
             true => self.desk.unix.saturating_mul(1000),
             false => 0,
         };
+        let name = self.client_id(client).to_string();
         let (session, node) = match format.is_emulated() {
             true => (self.desk.names.name(id), self.desk.names.node().to_owned()),
+            // The server API knows it by this.
+            false if format.is_uni() => (name.clone(), String::new()),
             false => Default::default(),
         };
         let result = ConnectResult {
-            client: self.client_id(client).to_string(),
+            client: name,
             version: VERSION.to_owned(),
             expires: expires && by_client,
             ttl: if by_client { ttl } else { 0 },
@@ -331,7 +377,10 @@ impl Gateway {
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(&sub.channel)?;
+        let place = rules.namespaces.place(&sub.channel)?;
+        if self.desk.sessions.get_mut(id).is_some_and(|session| session.is_reserved(&sub.channel)) {
+            return Err(Error::ALREADY_SUBSCRIBED.into());
+        }
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         let asker = Asker { user, insecure: rules.options.client.insecure, subscribed: true };
         let mut mode = place.mode(asker, &sub.overrides, Wish::default());
@@ -344,6 +393,7 @@ impl Gateway {
             delta: false,
             filter: None,
             server_side: true,
+            by_token: sub.by_token,
             expire_at: sub.expire_at,
             info: sub.info,
             data: sub.data,
@@ -376,7 +426,7 @@ impl Desk {
         let Some(connecting) = session.more().connecting.take() else { return };
         session.set(OPEN, true);
         self.timers.clear(link(id), What::Stale);
-        let Connecting { ticket, result, stash, .. } = *connecting;
+        let Connecting { ticket, result, stash, orders, .. } = *connecting;
         if session.format() == Format::UniSse {
             for (channel, sub) in &result.subs {
                 session.more().places.begin(channel, sub);
@@ -390,8 +440,19 @@ impl Desk {
             let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
             self.send_at(cx, link(id), &frame, at);
         }
+        for order in orders {
+            self.put_aside(Later::Order(link(id), order));
+        }
         self.sessions.weigh(id);
     }
+}
+
+/// Each channel once, as it was named last; one without a name is none.
+fn keep_last(subs: &mut Vec<ServerSub>) {
+    let mut seen = HashSet::new();
+    subs.reverse();
+    subs.retain(|sub| !sub.channel.is_empty() && seen.insert(sub.channel.clone()));
+    subs.reverse();
 }
 
 /// Bytes of a client's name for itself.

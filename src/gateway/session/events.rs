@@ -84,8 +84,8 @@ impl Desk {
                 result.data = std::mem::take(&mut sub.data);
                 sub.expire_at
             });
-            if expire_at == 0
-                && let Some(session) = self.sessions.get_mut(id)
+            if let Some(session) = self.sessions.get_mut(id)
+                && session.sub(channel).is_some_and(|it| it.expire_at == 0 && it.info.is_empty())
             {
                 session.forget_sub(channel);
             }
@@ -96,6 +96,10 @@ impl Desk {
             && let Some(session) = self.sessions.get_mut(id)
         {
             session.forget_sub(channel);
+        }
+        let revoked = self.sessions.get_mut(id).and_then(|session| session.take_revoked(channel));
+        if let (Ok(_), Some(revoked)) = (&result, revoked) {
+            self.put_aside(Later::Revoked(super::link(id), Box::new(revoked)));
         }
         match (ticket.waits(), result) {
             (Some(Waits::Command(_)), Ok(result)) => {
@@ -176,6 +180,13 @@ impl Desk {
     /// Queues a push for one connection.
     pub(super) fn push(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, body: PushBody) {
         let push = Push { id: 0, channel: channel.to_owned(), body: Some(body) };
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.connecting().is_some() {
+            // It follows the connect reply.
+            let (format, mut element) = (session.format(), Vec::new());
+            wire::encode_push(format.encoding(), format.envelope(), &push, &mut element);
+            return self.send_at(cx, super::link(id), &format.frame(element), None);
+        }
         self.say(cx, id, |format, batch| {
             wire::encode_push(format.encoding(), format.envelope(), &push, batch);
         });

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::commands::Refusal;
 use super::connect::ServerSub;
-use super::{ASKED, OPEN, Ticket, Waits, link};
+use super::{ASKED, OPEN, Revoked, Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::letters::{Action, UserOrder};
@@ -13,20 +15,31 @@ use crate::gateway::outside::Link;
 use crate::gateway::proxy::{GRACE_SECONDS, HookEvent};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::timers::What;
-use crate::gateway::wire::messages::SubscribeRequest;
+use crate::gateway::wire::messages::{PushBody, RefreshPush, SubscribeRequest};
 use crate::gateway::wire::{Disconnect, Unsubscribe};
 
 impl Desk {
     /// Time until a moment, none if it is over.
     pub(super) fn left(&self, unix: i64) -> Duration {
-        Duration::from_secs(u64::try_from(unix - self.unix).unwrap_or(0))
+        Duration::from_secs(u64::try_from(unix.saturating_sub(self.unix)).unwrap_or(0))
+    }
+
+    /// What a client is told of the same: at least a second, or it would ask at once.
+    pub(super) fn ttl(&self, unix: i64) -> u32 {
+        u32::try_from(self.left(unix).as_secs()).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether a moment is over. 0 never comes.
+    pub(super) fn is_over(&self, expire_at: i64) -> bool {
+        expire_at > 0 && expire_at <= self.unix
     }
 
     /// Sets when a connection expires (Unix time in seconds; 0 is never). Returns what the client
     /// is told of it.
     pub(super) fn prolong(&mut self, cx: &Cx<'_>, id: ConnId, expire_at: i64) -> (bool, u32) {
-        let left = self.left(expire_at);
+        let (left, ttl) = (self.left(expire_at), self.ttl(expire_at));
         let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
+        // In the year 2106 it is asked anew.
         session.expire_at = u32::try_from(expire_at).unwrap_or(u32::MAX);
         session.set(ASKED, false);
         if expire_at <= 0 {
@@ -38,8 +51,9 @@ impl Desk {
             true => Duration::ZERO,
             false => self.rules.options.client.expired_close_delay,
         };
-        self.timers.set(cx.now() + left + delay, link(id), What::Connection);
-        (true, left.as_secs().max(1) as u32)
+        let at = cx.now().saturating_add(left).saturating_add(delay);
+        self.timers.set(at, link(id), What::Connection);
+        (true, ttl)
     }
 }
 
@@ -66,19 +80,20 @@ impl Gateway {
         let at = i64::from(session.expire_at);
         // While the backend thinks, the deadline is that of its answer.
         let asks = by_backend && !session.is(ASKED);
-        let grace = if asks { 0 } else { delay.as_secs() as i64 };
+        let grace = if asks { 0 } else { whole_seconds(delay) };
         if at == 0 {
             return;
         }
-        if at + grace > unix {
+        let until = at.saturating_add(grace);
+        if until > unix {
             // The clock of the world goes slower than ours.
-            let left = self.desk.left(at + grace);
-            self.desk.timers.set(cx.now() + left, link(id), What::Connection);
+            let left = self.desk.left(until);
+            self.desk.timers.set(cx.now().saturating_add(left), link(id), What::Connection);
             return;
         }
         if asks {
             session.set(ASKED, true);
-            self.desk.timers.set(cx.now() + delay, link(id), What::Connection);
+            self.desk.timers.set(cx.now().saturating_add(delay), link(id), What::Connection);
             let now = cx.now().as_millis() as u64;
             let ticket = Ticket::new(Waits::Command(CommandKind::Refresh), now, 0);
             // Without an answer the next deadline closes. Where there was no room to ask, it is not
@@ -93,12 +108,14 @@ impl Gateway {
 
     fn expire_subscriptions(&mut self, cx: &mut Cx<'_>, id: ConnId) {
         let unix = self.desk.unix;
-        let delay = self.desk.rules.options.client.expired_sub_close_delay.as_secs() as i64;
+        let delay = whole_seconds(self.desk.rules.options.client.expired_sub_close_delay);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
         let Some(more) = &session.more else { return };
-        let over =
-            more.subs.iter().filter(|sub| sub.expire_at > 0 && sub.expire_at + delay <= unix);
+        let over = more
+            .subs
+            .iter()
+            .filter(|it| it.expire_at > 0 && it.expire_at.saturating_add(delay) <= unix);
         let over: Vec<_> = over.map(|sub| (sub.channel.clone(), sub.server_side)).collect();
         for (channel, server_side) in over {
             if server_side {
@@ -119,8 +136,18 @@ impl Gateway {
     /// Does what the server API wants of a connection.
     pub(in crate::gateway) fn obey(&mut self, cx: &mut Cx<'_>, link: Link, order: &Arc<UserOrder>) {
         let id = self.desk.id(link);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        if let Some(connecting) = session.connecting() {
+            // What it is told of this follows its connect reply, which is made already.
+            connecting.orders.push(order.clone());
+            return;
+        }
         match &order.action {
             Action::Subscribe(wanted) => {
+                if self.desk.is_over(wanted.expire_at) {
+                    tracing::debug!(channel = wanted.channel, "a subscription has expired before");
+                    return;
+                }
                 let sub = ServerSub {
                     channel: wanted.channel.clone(),
                     info: wanted.info.clone(),
@@ -128,6 +155,7 @@ impl Gateway {
                     expire_at: wanted.expire_at,
                     overrides: wanted.overrides,
                     cached: false,
+                    by_token: false,
                 };
                 let since = wanted.recover_since.clone();
                 let request = since.map(|since| SubscribeRequest {
@@ -140,21 +168,78 @@ impl Gateway {
                 let _ = self.subscribe_by_server(cx, id, Waits::Api, 0, sub, request);
             }
             Action::Refresh(refresh) => {
-                if refresh.expired {
+                if refresh.expired || self.desk.is_over(refresh.expire_at) {
                     self.desk.close(cx, id, &Disconnect::EXPIRED);
                     return;
                 }
-                if let (Some(info), Some(session)) = (&refresh.info, self.desk.sessions.get_mut(id))
-                {
-                    session.more().conn_info = info.clone();
-                    session.tidy();
-                }
-                self.desk.prolong(cx, id, refresh.expire_at);
+                let info = refresh.info.clone().unwrap_or_default();
+                self.renew(cx, id, &info, &Bytes::new());
+                let (expires, ttl) = self.desk.prolong(cx, id, refresh.expire_at);
+                self.desk.push(cx, id, "", PushBody::Refresh(RefreshPush { expires, ttl }));
             }
-            // The hub does these by itself.
-            Action::Unsubscribe { .. } | Action::Disconnect(_) => {}
+            Action::Unsubscribe { channel, why } => {
+                self.revoke_pending(id, channel.as_deref(), why);
+            }
+            // The hub does it by itself.
+            Action::Disconnect(_) => {}
         }
         self.desk.sessions.weigh(id);
+    }
+
+    /// Subscriptions to this channel or to any that are under way shall end with their answers.
+    fn revoke_pending(&mut self, id: ConnId, channel: Option<&str>, why: &Unsubscribe) {
+        let matches = |name: &str| channel.is_none_or(|channel| *channel == *name);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let asked = session.more.iter().flat_map(|more| &more.reserved);
+        let mut under_way: Vec<Box<str>> = asked.filter(|name| matches(name)).cloned().collect();
+        if let Some(client) = session.client() {
+            let pending = self.hub.subscriptions(client);
+            let pending = pending.filter(|sub| sub.pending && matches(sub.channel));
+            under_way.extend(pending.map(|sub| Box::from(&**sub.channel)));
+        }
+        for channel in under_way {
+            session.revoke(&channel, why);
+        }
+    }
+
+    /// Ends a subscription that was answered just now.
+    pub(in crate::gateway) fn revoke(&mut self, cx: &mut Cx<'_>, link: Link, revoked: &Revoked) {
+        let id = self.desk.id(link);
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(client) = session.client() else { return };
+        session.forget_sub(&revoked.channel);
+        if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, &revoked.channel)) {
+            self.desk.tell_unsubscribed(cx, id, &revoked.channel, &revoked.why);
+        }
+        self.desk.sessions.weigh(id);
+    }
+
+    /// A connection has new information, as far as it is not empty; its channels learn of it.
+    pub(super) fn renew(&mut self, cx: &mut Cx<'_>, id: ConnId, info: &Bytes, meta: &Bytes) {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        if !meta.is_empty() {
+            session.more().meta = meta.clone();
+        }
+        if info.is_empty() || session.more.as_ref().is_some_and(|more| more.conn_info == *info) {
+            return;
+        }
+        session.more().conn_info = info.clone();
+        let Some(client) = session.client() else { return };
+        let channels: Vec<_> =
+            self.hub.subscriptions(client).map(|sub| sub.channel.clone()).collect();
+        for channel in channels {
+            self.inform(cx, id, &channel);
+        }
+    }
+
+    /// The members of a channel shall see of a connection what is known of it now.
+    pub(super) fn inform(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &Arc<str>) {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(client) = session.client() else { return };
+        let conn_info =
+            session.more.as_ref().map(|more| more.conn_info.clone()).unwrap_or_default();
+        let chan_info = session.sub(channel).map(|sub| sub.info.clone()).unwrap_or_default();
+        self.with_hub(cx, |hub, out| hub.inform(out, client, channel, (conn_info, chan_info)));
     }
 
     /// Tells a client what came of a command that something else decided about.
@@ -181,4 +266,9 @@ impl Gateway {
             Err(Refusal::Disconnect(disconnect)) => self.desk.close(cx, id, &disconnect),
         }
     }
+}
+
+/// A time in whole seconds, capped.
+fn whole_seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }

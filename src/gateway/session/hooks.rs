@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::commands::{Outcome, Refusal};
+use super::connect::Names;
 use super::subscribe::Wanted;
 use super::{Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
@@ -85,7 +86,11 @@ impl Gateway {
                 let user = self.hub.users().name_of(client).map_or("", |name| name).to_owned();
                 (self.client_id(client).to_string(), user)
             }
-            None => Default::default(),
+            // It connects, and has its name already.
+            None => {
+                let name = session.connecting().and_then(|connecting| connecting.name);
+                (name.map_or_else(String::new, |name| name.to_string()), String::new())
+            }
         };
         let about = match (&event, subscribe) {
             (_, Some(wanted)) => About::Subscribe(wanted),
@@ -135,7 +140,16 @@ impl Gateway {
         if ticket.waits() != Some(Waits::Command(CommandKind::Refresh)) {
             session.asked = session.asked.saturating_sub(1);
         }
+        let wanted = match &about {
+            About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
+            _ => None,
+        };
         let outcome = self.proceed(cx, id, ticket, about, result);
+        if let (Err(_), Some(channel), Some(session)) =
+            (&outcome, wanted, self.desk.sessions.get_mut(id))
+        {
+            session.take_revoked(&channel);
+        }
         self.conclude(cx, id, ticket, outcome);
     }
 
@@ -153,21 +167,16 @@ impl Gateway {
             Err(HookRefusal::Disconnect(disconnect)) => return Err(disconnect.into()),
         };
         match (reply, about) {
-            (HookReply::Connect(Some(reply)), _) => self.admit(cx, id, ticket, reply.into()),
+            (HookReply::Connect(Some(reply)), _) => {
+                self.admit(cx, id, ticket, reply.into(), Names::Backend)
+            }
             (HookReply::Connect(None), _) => self.admit_nobody(cx, id, ticket),
             (HookReply::Refresh(reply), _) => {
-                if reply.expired {
+                if reply.expired || self.desk.is_over(reply.expire_at) {
                     return Err(Disconnect::EXPIRED.into());
                 }
-                if let Some(session) = self.desk.sessions.get_mut(id) {
-                    if let Some(info) = reply.info {
-                        session.more().conn_info = info;
-                    }
-                    if let Some(meta) = reply.meta {
-                        session.more().meta = meta;
-                    }
-                    session.tidy();
-                }
+                let (info, meta) = (reply.info.unwrap_or_default(), reply.meta.unwrap_or_default());
+                self.renew(cx, id, &info, &meta);
                 self.desk.prolong(cx, id, reply.expire_at);
                 Ok(())
             }

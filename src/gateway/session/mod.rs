@@ -24,13 +24,14 @@ pub use hooks::Question;
 pub(super) use shares::{Debts, Pace};
 
 use super::format::{Format, Transport};
+use super::letters::{ClientId, UserOrder};
 use super::options::Options;
 use super::outside::{ClientKey, Link};
 use super::places::{Places, Resume};
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
-use super::wire::Encoding;
 use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
+use super::wire::{Encoding, Unsubscribe};
 use crate::engine::table::SlotTable;
 use crate::engine::{ConnId, Frame};
 use crate::protocol::request;
@@ -91,6 +92,8 @@ pub(super) struct More {
     pub(super) places: Places,
     /// Channels whose subscription the backend was asked about.
     reserved: Vec<Box<str>>,
+    /// Subscriptions that end when they are answered.
+    revoked: Vec<Revoked>,
     /// Commands that wait for others.
     queue: Queue,
     /// What of this is on the account of the core.
@@ -103,9 +106,18 @@ pub(super) struct SubMore {
     pub(super) channel: Box<str>,
     /// Unix time in seconds; 0 is never.
     pub(super) expire_at: i64,
+    /// Shown to others. Raw.
+    pub(super) info: Bytes,
     /// For the reply. Raw.
     pub(super) data: Bytes,
     pub(super) server_side: bool,
+}
+
+/// A subscription that the server API ended before it was answered.
+#[derive(Debug)]
+pub(in crate::gateway) struct Revoked {
+    channel: Box<str>,
+    why: Unsubscribe,
 }
 
 /// A publication's channel and offset.
@@ -115,6 +127,8 @@ type At = (Box<str>, u64);
 #[derive(Debug, Default)]
 pub(super) struct Connecting {
     pub(super) ticket: u64,
+    /// What the client is called.
+    pub(super) name: Option<ClientId>,
     pub(super) result: ConnectResult,
     /// Server-side subscriptions without an answer.
     pub(super) waiting: usize,
@@ -128,6 +142,8 @@ pub(super) struct Connecting {
     pub(super) positions: BTreeMap<String, SubscribeRequest>,
     /// The same, as a one-way client brought it back.
     pub(super) resume: Resume,
+    /// What the server API wants of the connection, once it has its reply.
+    pub(super) orders: Vec<Arc<UserOrder>>,
 }
 
 impl Session {
@@ -245,6 +261,24 @@ impl Session {
         self.tidy();
     }
 
+    /// A subscription that is under way ends with its answer.
+    fn revoke(&mut self, channel: &str, why: &Unsubscribe) {
+        let more = self.more();
+        if !more.revoked.iter().any(|it| *it.channel == *channel) {
+            more.revoked.push(Revoked { channel: channel.into(), why: why.clone() });
+        }
+    }
+
+    /// It has its answer.
+    fn take_revoked(&mut self, channel: &str) -> Option<Revoked> {
+        let revoked = &mut self.more.as_mut()?.revoked;
+        let at = revoked.iter().position(|it| *it.channel == *channel)?;
+        let taken = revoked.swap_remove(at);
+        revoked.shrink_to_fit();
+        self.tidy();
+        Some(taken)
+    }
+
     /// Forgets it, and the box if nothing is left in it.
     fn forget_sub(&mut self, channel: &str) {
         let Some(more) = &mut self.more else { return };
@@ -277,6 +311,7 @@ impl More {
             && self.subs.is_empty()
             && self.places.is_empty()
             && self.reserved.is_empty()
+            && self.revoked.is_empty()
             && self.queue.is_empty()
     }
 
@@ -288,11 +323,23 @@ impl More {
         let headers = self.headers.transport.iter().chain(&self.headers.emulated);
         let headers: usize = headers.map(|(name, value)| ENTRY + name.len() + value.len()).sum();
         let subs = self.subs.capacity() * size_of::<SubMore>()
-            + self.subs.iter().map(|it| it.channel.len() + it.data.len()).sum::<usize>();
+            + self
+                .subs
+                .iter()
+                .map(|it| it.channel.len() + it.info.len() + it.data.len())
+                .sum::<usize>();
         let reserved = self.reserved.iter().map(|it| ENTRY + it.len()).sum::<usize>();
+        let revoked = self.revoked.iter().map(|it| 2 * ENTRY + it.channel.len()).sum::<usize>();
         let connecting = self.connecting.as_ref().map_or(0, |it| it.bytes());
         let raw = self.conn_info.len() + self.meta.len();
-        size_of::<Self>() + raw + headers + subs + reserved + connecting + self.queue.memory()
+        size_of::<Self>()
+            + raw
+            + headers
+            + subs
+            + reserved
+            + revoked
+            + connecting
+            + self.queue.memory()
     }
 }
 
@@ -302,7 +349,8 @@ impl Connecting {
             size_of::<SubscribeRequest>() + ENTRY + channel.len() + request.epoch.len()
         };
         let positions = self.positions.iter().map(position).sum::<usize>();
-        size_of::<Self>() + positions + self.stashed
+        let orders = self.orders.len() * size_of::<Arc<UserOrder>>();
+        size_of::<Self>() + positions + orders + self.stashed
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Terms<'a> {
     pub(super) delta: bool,
     pub(super) filter: Option<Arc<Filter>>,
     pub(super) server_side: bool,
+    pub(super) by_token: bool,
     /// Unix time in seconds; 0 is never.
     pub(super) expire_at: i64,
     /// Shown to others. Raw.
@@ -159,11 +160,11 @@ impl Gateway {
         grant: Grant,
     ) -> Outcome {
         let client = self.client_of(id)?;
-        if grant.expire_at > 0 && grant.expire_at <= self.desk.unix {
+        if self.desk.is_over(grant.expire_at) {
             return Err(Error::EXPIRED.into());
         }
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(&request.channel)?;
+        let place = rules.namespaces.place(&request.channel)?;
         let wish = Wish {
             positioned: request.positioned,
             recoverable: request.recoverable,
@@ -176,6 +177,7 @@ impl Gateway {
             delta: place.rules.grants_delta(&request.delta)?,
             filter,
             server_side: false,
+            by_token: false,
             expire_at: grant.expire_at,
             info: grant.info,
             data: grant.data,
@@ -194,7 +196,7 @@ impl Gateway {
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
-        let place = rules.namespaces.resolve(terms.channel)?;
+        let place = rules.namespaces.place(terms.channel)?;
         let Terms { channel, mode, .. } = terms;
         let asked = mode.recovery && request.recover;
         let recover = (asked || mode.auto_cache_recover).then(|| Recover {
@@ -215,10 +217,11 @@ impl Gateway {
             return Err(Error::LIMIT_EXCEEDED.into());
         }
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        if terms.expire_at > 0 || !terms.data.is_empty() {
+        if terms.expire_at > 0 || !terms.data.is_empty() || !terms.info.is_empty() {
             session.more().subs.push(SubMore {
                 channel: channel.into(),
                 expire_at: terms.expire_at,
+                info: terms.info.clone(),
                 data: terms.data,
                 server_side: terms.server_side,
             });
@@ -237,6 +240,7 @@ impl Gateway {
                 compact: request.flag & SubscribeRequest::FLAG_COMPACT != 0 && compacts,
                 joins: mode.push_join_leave,
                 server_side: terms.server_side,
+                by_token: terms.by_token,
             },
             stream: place.rules.stream(),
             recover,
@@ -273,13 +277,13 @@ impl Desk {
         let delay = self.rules.options.client.expired_sub_close_delay;
         match first {
             Some(first) => {
-                let left = self.left(first);
-                self.timers.set(cx.now() + left + delay, super::link(id), what);
+                let at = cx.now().saturating_add(self.left(first)).saturating_add(delay);
+                self.timers.set(at, super::link(id), what);
             }
             None => self.timers.clear(super::link(id), what),
         }
         match expire_at {
-            1.. => (true, self.left(expire_at).as_secs() as u32),
+            1.. => (true, self.ttl(expire_at)),
             _ => (false, 0),
         }
     }

@@ -139,7 +139,7 @@ struct ConnectionText<'a> {
     #[serde(default)]
     channels: Option<Vec<String>>,
     #[serde(borrow, default)]
-    subs: Option<BTreeMap<String, Details<'a>>>,
+    subs: Option<BTreeMap<String, Option<Details<'a>>>>,
     #[serde(default)]
     channel: Option<String>,
 }
@@ -154,7 +154,7 @@ struct SubscriptionText {
 }
 
 /// What is said about one subscription, in a token of its own or in a connection token.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Details<'a> {
     #[serde(borrow, default)]
     info: Option<&'a RawValue>,
@@ -193,7 +193,10 @@ impl ConnectionClaims {
         let subs = match (text.subs, text.channels) {
             (Some(subs), _) if !subs.is_empty() => {
                 let subs = subs.into_iter();
-                subs.map(|(channel, details)| details.into_subscription(channel)).collect()
+                let sub = |(channel, details): (_, Option<Details<'_>>)| {
+                    details.unwrap_or_default().into_subscription(channel)
+                };
+                subs.map(sub).collect()
             }
             (_, channels) => Ok(channels.unwrap_or_default().into_iter().map(plain).collect()),
         };

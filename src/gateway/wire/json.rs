@@ -7,11 +7,13 @@
 //! More than Centrifugo takes, because nobody is hurt by it: whitespace around objects and between
 //! their tokens, empty lines, and requests as arrays of their fields.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::messages::{ClientInfo, Command, Publication, Push, Reply, ReplyBody};
 use super::object::{Object, object as write};
 use super::{Envelope, Malformed, Payload, Subject};
+use crate::gateway::repeated;
 
 /// The first command, and what comes after it and the whitespace behind it. Commands are apart by
 /// a newline at least.
@@ -28,8 +30,21 @@ pub(super) fn command(text: &[u8]) -> Result<(Command, &[u8]), Malformed> {
         Some(_) => return Err(Malformed::Json),
     }
     let mut commands = serde_json::Deserializer::from_slice(text).into_iter();
-    let Some(Ok(command)) = commands.next() else { return Err(Malformed::Json) };
+    let command = match commands.next() {
+        Some(Ok(command)) => command,
+        Some(Err(error)) if repeated::is_repeat(&error) => return repeating(text),
+        _ => return Err(Malformed::Json),
+    };
     let rest = text.get(commands.byte_offset()..).unwrap_or_default();
+    Ok((command, next_line(rest)?))
+}
+
+/// The same for a command that names fields twice.
+fn repeating(text: &[u8]) -> Result<(Command, &[u8]), Malformed> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+    let Some(Ok(value)) = values.next() else { return Err(Malformed::Json) };
+    let rest = text.get(values.byte_offset()..).unwrap_or_default();
+    let command = repeated::read(value.get().as_bytes()).map_err(|_| Malformed::Json)?;
     Ok((command, next_line(rest)?))
 }
 
@@ -41,10 +56,10 @@ fn next_line(text: &[u8]) -> Result<&[u8], Malformed> {
 }
 
 /// The one object in this text.
-pub(super) fn object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, Malformed> {
+pub(super) fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Malformed> {
     match text.trim_ascii_start().first() {
         None => Err(Malformed::Empty),
-        Some(b'{') => serde_json::from_slice(text).map_err(|_| Malformed::Json),
+        Some(b'{') => repeated::read(text).map_err(|_| Malformed::Json),
         Some(_) => Err(Malformed::Json),
     }
 }

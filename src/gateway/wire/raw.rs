@@ -6,9 +6,9 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-/// The deepest nesting of arrays and objects. Many parsers, clients' among them, recurse per level;
-/// 128 is where `serde_json` stops, too.
-pub const DEPTH_MAX: usize = 128;
+/// The deepest nesting of arrays and objects, as in Go's `encoding/json` and so in Centrifugo. Nothing
+/// here recurses per level.
+pub const DEPTH_MAX: usize = 10_000;
 
 /// Whether this is exactly one JSON value in UTF-8, not nested deeper than [`DEPTH_MAX`], with
 /// nothing but whitespace around it. Takes time in proportion to the length; never recurses.

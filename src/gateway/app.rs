@@ -24,6 +24,7 @@ use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
 use super::places::Resume;
 use super::proxy::{Asking, HookRequest, HookResult};
+use super::refusals::Refusals;
 use super::rulebook::Rulebook;
 use super::session::{self, Debts, Pace, Question, Revoked, Session, Sessions};
 use super::stats::GatewayStats;
@@ -149,6 +150,7 @@ pub(super) struct Desk {
     pub(super) subscription_bytes: usize,
     pub(super) debts: Debts,
     pub(super) stats: GatewayStats,
+    pub(super) refusals: Refusals,
     /// Connections that were closed because they did not read.
     pub(super) slow_ends: SlowEnds,
     later: VecDeque<Later>,
@@ -251,6 +253,7 @@ impl Gateway {
                 subscription_bytes: 0,
                 debts: Debts::default(),
                 stats: GatewayStats::default(),
+                refusals: Refusals::default(),
                 slow_ends: SlowEnds::default(),
                 later: VecDeque::new(),
                 buffer: Vec::new(),
@@ -279,6 +282,13 @@ impl Gateway {
                 Later::Order(link, order) => self.obey(cx, link, &order),
                 Later::Revoked(link, revoked) => self.revoke(cx, link, &revoked),
             }
+        }
+    }
+
+    /// Writes what the client of a connection was refused.
+    fn tell_refusals(&mut self, conn: &mut Conn<'_>) {
+        if !self.desk.refusals.is_empty() {
+            self.desk.refusals.write(conn.peer_addr());
         }
     }
 
@@ -496,11 +506,13 @@ impl Handler for Gateway {
                 self.settle(conn);
             }
         }
+        self.tell_refusals(conn);
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
         let id = conn.id();
         self.hear(conn, id, message.data());
+        self.tell_refusals(conn);
     }
 
     fn writable(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
@@ -508,6 +520,7 @@ impl Handler for Gateway {
         self.desk.unix = unix_now();
         self.go_on(conn, id);
         self.settle(conn);
+        self.tell_refusals(conn);
     }
 
     fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
@@ -569,6 +582,7 @@ impl Handler for Gateway {
             }
         }
         self.settle(cx);
+        self.desk.refusals.write(None);
     }
 
     fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
@@ -581,6 +595,7 @@ impl Handler for Gateway {
         let more = self.take_up(cx);
         let hub = self.with_hub(cx, |hub, out| hub.turn(out));
         self.settle(cx);
+        self.desk.refusals.write(None);
         let debts = self.desk.debts.sweep(now);
         if more {
             return Some(Duration::ZERO);

@@ -43,6 +43,7 @@ pub mod placement;
 mod places;
 pub mod presence;
 pub mod proxy;
+mod refusals;
 mod repeated;
 pub mod rulebook;
 mod seats;

@@ -53,6 +53,10 @@ counters! {
         positions_lost: Total,
         /// Connection and subscription tokens refused.
         tokens_refused: Total,
+        /// Subscriptions that clients asked for and that channels, permissions or the backend refused.
+        subscriptions_refused: Total,
+        /// Publications of clients that channels, permissions or the backend refused.
+        publications_refused: Total,
         /// Bytes of what sessions hold: subscriptions, information, commands that wait.
         session_bytes: Gauge,
         /// Sessions and subscriptions refused, because memory for sessions was used up.

@@ -13,6 +13,7 @@ use crate::gateway::letters::{self, Ask, ClientId, Publish};
 use crate::gateway::outside::ClientKey;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{HookEvent, PublishReply};
+use crate::gateway::refusals::{self, Refused};
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::stream::{Position, Read};
@@ -199,13 +200,22 @@ impl Gateway {
         let client = self.client_of(id)?;
         let channel = named(&request.channel)?;
         let rules = self.desk.rules.clone();
-        let place = self.place(&rules, client, channel)?;
+        let place = self.place(&rules, client, channel);
+        let place = place.inspect_err(|error| {
+            self.refused(id, Refused::Publication, &error.message, channel);
+        })?;
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
         }
-        place.rules.accept_data(&request.data)?;
+        if let Err(error) = place.rules.accept_data(&request.data) {
+            self.refused(id, Refused::Publication, "data of another format", channel);
+            return Err(error.into());
+        }
         match place.publish(self.asker(client, channel)) {
-            Decision::Refuse(error) => Err(error.into()),
+            Decision::Refuse(error) => {
+                self.refused(id, Refused::Publication, &error.message, channel);
+                Err(error.into())
+            }
             Decision::AskProxy => {
                 let PublishRequest { channel, data, .. } = request;
                 self.ask_backend(id, ticket, HookEvent::Publish { channel, data })
@@ -317,11 +327,11 @@ impl Gateway {
         self.desk.pay_signature(cx, id);
         let claims = match self.desk.rules.connection.connection(&request.token, self.desk.unix) {
             Ok(claims) => claims,
-            Err(tokens::TokenError::Expired) => return Err(Disconnect::EXPIRED.into()),
-            Err(error) => return Err(self.bad_token(&error)),
+            Err(error) => return Err(self.bad_token(id, &error, Disconnect::EXPIRED.into())),
         };
         let user = self.hub.users().name_of(client);
         if user.is_none_or(|user| **user != *claims.user) {
+            self.refused(id, Refused::Token, "it names another user", "");
             return Err(Disconnect::INVALID_TOKEN.into());
         }
         let personal = self.desk.rules.namespaces.personal_channel(&claims.user);
@@ -339,6 +349,7 @@ impl Gateway {
         drop(subscriptions);
         let expire_at = claims.expire_at.unwrap_or(0);
         if self.desk.is_over(expire_at) {
+            self.refused(id, Refused::Token, "expire_at is over", "");
             return Err(Disconnect::EXPIRED.into());
         }
         self.renew(cx, id, &claims.info, &claims.meta);
@@ -424,32 +435,77 @@ impl Gateway {
         self.desk.pay_signature(cx, id);
         let claims = match self.desk.rules.subscription.subscription(token, self.desk.unix) {
             Ok(claims) => claims,
-            Err(tokens::TokenError::Expired) => return Err(Error::TOKEN_EXPIRED.into()),
-            Err(tokens::TokenError::NeedKey(_)) => {
-                self.desk.control.want_keys();
-                return Err(Error::INTERNAL.into());
+            Err(error) => {
+                self.refused(id, Refused::Token, &error.to_string(), channel);
+                return Err(match error {
+                    tokens::TokenError::Expired => Error::TOKEN_EXPIRED.into(),
+                    tokens::TokenError::NeedKey(_) => {
+                        self.desk.control.want_keys();
+                        Error::INTERNAL.into()
+                    }
+                    tokens::TokenError::Invalid(_) => self.desk.refuse_token(id),
+                });
             }
-            Err(tokens::TokenError::Invalid(_)) => return Err(self.desk.refuse_token(id)),
         };
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         let bound = claims.client.is_empty() || claims.client == self.client_id(client).to_string();
         if claims.user != user || claims.channel != channel || !bound {
-            self.desk.stats.counters.tokens_refused += 1;
+            let why = match (claims.user != user, claims.channel != channel) {
+                (true, _) => "it names another user",
+                (_, true) => "it names another channel",
+                _ => "it names another client",
+            };
+            self.refused(id, Refused::Token, why, channel);
             return Err(Disconnect::INVALID_TOKEN.into());
         }
         Ok(claims)
     }
 
-    /// A connection token that is not accepted, other than by its time.
-    pub(super) fn bad_token(&mut self, error: &tokens::TokenError) -> Refusal {
-        tracing::debug!(%error, "a connection token is refused");
-        if let tokens::TokenError::NeedKey(_) = error {
-            // The client comes back, and then the key may be here.
-            self.desk.control.want_keys();
-            return Disconnect::SERVER_ERROR.into();
+    /// A connection token that is not accepted. `expired`: what the client is told if it was once.
+    pub(super) fn bad_token(
+        &mut self,
+        id: ConnId,
+        error: &tokens::TokenError,
+        expired: Refusal,
+    ) -> Refusal {
+        self.refused(id, Refused::Token, &error.to_string(), "");
+        match error {
+            tokens::TokenError::Expired => expired,
+            tokens::TokenError::NeedKey(_) => {
+                // The client comes back, and then the key may be here.
+                self.desk.control.want_keys();
+                Disconnect::SERVER_ERROR.into()
+            }
+            tokens::TokenError::Invalid(_) => Disconnect::INVALID_TOKEN.into(),
         }
-        self.desk.stats.counters.tokens_refused += 1;
-        Disconnect::INVALID_TOKEN.into()
+    }
+
+    /// A client is refused something: that is counted, and told to the operator now and then.
+    pub(super) fn refused(&mut self, id: ConnId, what: Refused, why: &str, channel: &str) {
+        let counters = &mut self.desk.stats.counters;
+        match what {
+            Refused::Token => counters.tokens_refused += 1,
+            Refused::Subscription | Refused::SubscriptionByBackend => {
+                counters.subscriptions_refused += 1;
+            }
+            Refused::Publication | Refused::PublicationByBackend => {
+                counters.publications_refused += 1;
+            }
+        }
+        let unix = self.desk.unix;
+        if !self.desk.refusals.admits(what, unix) {
+            return;
+        }
+        let client = self.desk.sessions.get_mut(id).and_then(|session| session.client());
+        let user = client.and_then(|client| self.hub.users().name_of(client));
+        let refusal = refusals::Refusal {
+            what,
+            why: why.to_owned().into(),
+            user: user.map_or_else(String::new, |user| user.to_string()),
+            client: client.map(|client| self.client_id(client)),
+            channel: channel.to_owned(),
+        };
+        self.desk.refusals.push(refusal, unix);
     }
 
     /// Asks the channel's home core for a client.
@@ -471,7 +527,6 @@ impl Gateway {
 impl Desk {
     /// A subscription token that is not ours: the client is told so, and closed after a few.
     fn refuse_token(&mut self, id: ConnId) -> Refusal {
-        self.stats.counters.tokens_refused += 1;
         let limit = self.rules.options.client.failed_token_limit;
         let Some(session) = self.sessions.get_mut(id) else { return Error::INTERNAL.into() };
         session.failures = session.failures.saturating_add(1);

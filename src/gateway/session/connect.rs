@@ -14,9 +14,10 @@ use crate::gateway::letters::{ClientId, SeatRule};
 use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
+use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::timers::What;
-use crate::gateway::tokens::{ConnectionClaims, TokenError};
+use crate::gateway::tokens::ConnectionClaims;
 use crate::gateway::wire::messages::{
     ConnectRequest, ConnectResult, ReplyBody, SubscribeRequest, SubscribeResult,
 };
@@ -181,13 +182,15 @@ impl Gateway {
             self.desk.pay_signature(cx, id);
             let claims = match rules.connection.connection(&request.token, self.desk.unix) {
                 Ok(claims) => claims,
-                Err(TokenError::Expired) => return Err(Error::TOKEN_EXPIRED.into()),
-                Err(error) => return Err(self.bad_token(&error)),
+                Err(error) => {
+                    return Err(self.bad_token(id, &error, Error::TOKEN_EXPIRED.into()));
+                }
             };
             if claims.user.is_empty()
                 && client.disallow_anonymous_connection_tokens
                 && !client.insecure
             {
+                self.refused(id, Refused::Token, "it names no user", "");
                 return Err(Disconnect::PERMISSION_DENIED.into());
             }
             return self.admit(cx, id, ticket, claims.into(), Names::ClientToo);

@@ -16,6 +16,7 @@ use crate::gateway::proxy::{
     Asking, Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest,
     HookResult,
 };
+use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::messages::{ReplyBody, RpcResult};
 use crate::gateway::wire::{Disconnect, Error};
@@ -163,8 +164,26 @@ impl Gateway {
     ) -> Outcome {
         let reply = match result {
             Ok(reply) => reply,
-            Err(HookRefusal::Error(error)) => return Err(error.into()),
-            Err(HookRefusal::Disconnect(disconnect)) => return Err(disconnect.into()),
+            Err(refusal) => {
+                let why = match &refusal {
+                    HookRefusal::Error(error) => error.to_string(),
+                    HookRefusal::Disconnect(it) => format!("{}: {}", it.code, it.reason),
+                };
+                match &about {
+                    About::Subscribe(wanted) => {
+                        let channel = &wanted.request.channel;
+                        self.refused(id, Refused::SubscriptionByBackend, &why, channel);
+                    }
+                    About::Publish { channel, .. } => {
+                        self.refused(id, Refused::PublicationByBackend, &why, channel);
+                    }
+                    About::Nothing => {}
+                }
+                return Err(match refusal {
+                    HookRefusal::Error(error) => error.into(),
+                    HookRefusal::Disconnect(disconnect) => disconnect.into(),
+                });
+            }
         };
         match (reply, about) {
             (HookReply::Connect(Some(reply)), _) => {

@@ -16,6 +16,7 @@ use crate::gateway::local::Wants;
 use crate::gateway::options::RecoveryMode;
 use crate::gateway::outside::ClientKey;
 use crate::gateway::proxy::{HookEvent, SubscribeReply};
+use crate::gateway::refusals::Refused;
 use crate::gateway::stream::Position;
 use crate::gateway::wire::messages::SubscribeRequest;
 use crate::gateway::wire::{Disconnect, Encoding, Error};
@@ -71,13 +72,27 @@ impl Gateway {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
         named(&request.channel)?;
-        self.check_request(id, client, &request)?;
+        if let Err(refusal) = self.check_request(id, client, &request) {
+            if let Refusal::Error(error) = &refusal
+                && *error != Error::ALREADY_SUBSCRIBED
+            {
+                self.refused(id, Refused::Subscription, &error.message, &request.channel);
+            }
+            return Err(refusal);
+        }
         // First of all: a filter that is refused costs nobody anything, and compiled it is small.
         let filter = self.filter_of(id, &mut request)?;
         let channel = &request.channel;
         let place = rules.namespaces.resolve(channel)?;
         match place.subscribe(self.asker(client, channel), !request.token.is_empty()) {
-            Decision::Refuse(error) => Err(error.into()),
+            Decision::Refuse(error) => {
+                let why = match request.token.is_empty() && place.private {
+                    true => "a private channel needs a token",
+                    false => &error.message,
+                };
+                self.refused(id, Refused::Subscription, why, channel);
+                Err(error.into())
+            }
             Decision::Allow => {
                 self.subscribe_granted(cx, id, ticket, &request, filter, Grant::default())
             }

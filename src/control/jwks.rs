@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::counts::Counts;
+use super::outgoing;
 
 /// Where keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,12 +95,8 @@ impl<T: Send + Sync + 'static> Jwks<T> {
         parse: impl Fn(&[u8]) -> Result<T, String> + Send + Sync + 'static,
         counts: Arc<Counts>,
     ) -> Result<(Self, JwksView<T>), reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(config.timeout)
-            .no_proxy()
-            // Keys come from where the configuration says, or not at all.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let secure = config.url.trim_start().to_ascii_lowercase().starts_with("https:");
+        let client = outgoing::client(secure).timeout(config.timeout).build()?;
         let (current, seen) = watch::channel(None);
         let wanted = Arc::new(Notify::new());
         let view = JwksView { current: seen, wanted: wanted.clone() };

@@ -24,6 +24,7 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+mod outgoing;
 pub mod plane;
 pub mod process;
 pub mod proxy;

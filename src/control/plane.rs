@@ -20,6 +20,7 @@ use super::http::{
 };
 use super::jwks::{Jwks, JwksView};
 use super::live::Live;
+use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::settings;
 use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
@@ -99,7 +100,7 @@ impl std::fmt::Display for PlaneError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Hooks(error) => error.fmt(f),
-            Self::Keys(error) => write!(f, "the HTTP client for key sets: {error}"),
+            Self::Keys(error) => write!(f, "the client of key sets: {}", outgoing::explain(error)),
             Self::Paths(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "listening on {address}: {error}"),
         }

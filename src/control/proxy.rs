@@ -13,6 +13,7 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 
 use super::counts::Counts;
+use super::outgoing;
 use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
 use crate::gateway::options::without_credentials;
@@ -90,7 +91,7 @@ impl std::fmt::Display for HooksError {
             Self::Header(kind, name) => {
                 write!(f, "{} proxy: {name:?} cannot be passed on as a header", kind.name())
             }
-            Self::Client(error) => write!(f, "the HTTP client for proxies: {error}"),
+            Self::Client(error) => write!(f, "the client of proxies: {}", outgoing::explain(error)),
         }
     }
 }
@@ -123,16 +124,14 @@ impl Hooks {
         targets: impl IntoIterator<Item = (HookKind, String, HookConfig)>,
         counts: Arc<Counts>,
     ) -> Result<Self, HooksError> {
-        let client = reqwest::Client::builder()
-            // A backend that moves the question elsewhere would get the client's cookies there.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(HooksError::Client)?;
         let mut all: HashMap<HookKind, HashMap<String, Target>> = HashMap::new();
         for (kind, name, config) in targets {
             all.entry(kind).or_default().insert(name, Target::new(kind, config)?);
         }
+        let mut every = all.values().flat_map(HashMap::values);
+        let secure = every.any(|target| target.url.scheme() == "https");
+        // A backend that moved a question elsewhere would get the client's cookies there.
+        let client = outgoing::client(secure).build().map_err(HooksError::Client)?;
         Ok(Self { client, targets: all, counts })
     }
 

@@ -133,7 +133,8 @@ impl Life<'_> {
             return Err("told to refresh what the backend refreshes".to_owned());
         }
         if expires {
-            self.expire_at = unix() + i64::from(ttl);
+            // The server counted from a moment in between, and this process may have been late.
+            self.expire_at = self.came + i64::from(ttl);
             self.plan_refresh(world, ttl);
         }
         self.client = Some(client.clone());

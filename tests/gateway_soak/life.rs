@@ -20,6 +20,7 @@ use super::seat::Seat;
 use super::sub::{Known, Sub};
 use super::truth::Kind;
 use super::world::{Action, Phase, World};
+use crate::support::gateway::unix;
 
 /// How a life ended well.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub(crate) struct Life<'a> {
     transport: Transport,
     way: Way,
     begun: Instant,
+    /// Unix time in seconds before its connect command left.
+    came: i64,
     asked: HashMap<u32, (Asked, Instant)>,
     id: u32,
     subs: BTreeMap<usize, Sub>,
@@ -88,6 +91,7 @@ impl<'a> Life<'a> {
         let way = if seat.dice.chance(400) { Way::Backend } else { Way::Token };
         let expires = seat.dice.chance(500);
         let (connect, expire_at) = connect_command(seat, way, expires, &given);
+        let came = unix();
         let link = Link::open(world.address, transport, &connect).await;
         let link = link.map_err(|error| format!("connect: {error}"))?;
         let asked = HashMap::from([(1, (Asked::Connect, Instant::now()))]);
@@ -97,6 +101,7 @@ impl<'a> Life<'a> {
             transport,
             way,
             begun: Instant::now(),
+            came,
             asked,
             id: 1,
             subs: BTreeMap::new(),

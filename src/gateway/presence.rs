@@ -145,6 +145,18 @@ mod tests {
     use super::*;
     use crate::gateway::wire::messages::PresenceResult;
 
+    #[test]
+    fn members_are_seen_as_they_are_now() {
+        let mut roster = Roster::default();
+        roster.enter(member(1, "ann", true, true));
+        let (id, info) = (ClientId::new(1), Bytes::from_static(b"{\"n\":1}"));
+        assert!(roster.inform(id, info.clone(), Bytes::new()));
+        assert_eq!(roster.presence()[0].1.conn_info, info);
+        assert!(!roster.inform(ClientId::new(2), info, Bytes::new()));
+        roster.leave(id);
+        assert_eq!((roster.bytes, roster.is_empty()), (0, true));
+    }
+
     fn member(client: u128, user: &str, present: bool, announced: bool) -> Member {
         let info = Who { user: user.into(), ..Who::default() };
         Member { client: ClientId::new(client), info, present, announced }

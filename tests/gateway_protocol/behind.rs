@@ -211,7 +211,7 @@ fn others_see_who_a_client_is_now() {
         request
     };
     session.result("subscribe", sub(json!({"channel": "x", "info": {"role": 1}})));
-    let mut seen = |session: &mut crate::support::gateway::Session| {
+    let seen = |session: &mut crate::support::gateway::Session| {
         session.command("publish", &json!({"channel": "x", "data": 1}));
         let info = session.publication("x")["info"].take();
         let present = gateway.api("presence", json!({"channel": "x"}));

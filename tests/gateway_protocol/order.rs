@@ -230,8 +230,8 @@ fn tokens_that_fail_again_and_again_close() {
     let good = json!({"channel": "$a", "token": token(&claims)});
     session.fails("subscribe", json!({"channel": "$a", "token": bad}), 103);
     session.result("subscribe", good);
-    session.fails("sub_refresh", json!({"channel": "$a", "token": bad}), 103);
-    session.command("sub_refresh", &json!({"channel": "$a", "token": bad}));
+    session.fails("subscribe", json!({"channel": "$b", "token": bad}), 103);
+    session.command("subscribe", &json!({"channel": "$b", "token": bad}));
     session.closed(3509);
     gateway.stop();
 }

@@ -81,6 +81,32 @@ fn a_right_file_is_ok() {
 }
 
 #[test]
+fn keys_without_meaning_here_are_noted_and_strictly_mistakes() {
+    let file = File::new(
+        "centrifugo.json",
+        "{\n  \"websocket\": {\"write_buffer_size\": 512},\n  \"grpc_api\": {\"enabled\": false}\n}\n",
+    );
+    let (status, out, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!((status, out.as_str()), (0, "ok\n"));
+    let notes = [
+        "2: websocket.write_buffer_size: a setting of Centrifugo's that has no meaning here: \
+         buffers belong to the worker, not to the connection",
+        "3: grpc_api: a setting of Centrifugo's that ringhold does not have, and that is off",
+    ];
+    let notes = notes.map(|note| format!("{}:{note}", file.name()));
+    let told: Vec<_> = notes.iter().map(|note| format!("warning: {note}")).collect();
+    assert_eq!(errors.lines().collect::<Vec<_>>(), told);
+    let (status, out, errors) = run(&["config", "check", "--strict", file.name()], &[]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert_eq!(errors.lines().collect::<Vec<_>>(), notes);
+    // What would be missed keeps a server from starting.
+    let file = File::new("missed.json", "{\"grpc_api\": {\"enabled\": true}}");
+    let (status, _, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("does not have: use http_api"), "{errors}");
+}
+
+#[test]
 fn every_mistake_has_its_line_and_key() {
     let text = "[client]\nping_intervall = \"30s\"\npong_timeout = 7\n\n[[channel.namespaces]]\n\
                 name = \"chat\"\nhistory_size = 5\n";

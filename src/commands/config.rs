@@ -28,6 +28,10 @@ enum ConfigCommand {
         /// The configuration file; - is standard input, TOML or a JSON object
         #[arg(value_name = "FILE")]
         file: PathBuf,
+
+        /// Take warnings, such as keys that have no meaning here, for mistakes
+        #[arg(long)]
+        strict: bool,
     },
 
     /// Print what a server would run with, as TOML with secrets masked
@@ -50,13 +54,13 @@ enum ConfigCommand {
 }
 
 pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let (file, sets, show) = match arguments.command {
+    let (file, sets, show, strict) = match arguments.command {
         ConfigCommand::Example => {
             print(EXAMPLE)?;
             return Ok(ExitCode::SUCCESS);
         }
-        ConfigCommand::Check { file } => (Some(file), Vec::new(), false),
-        ConfigCommand::Show { file, sets } => (file, sets, true),
+        ConfigCommand::Check { file, strict } => (Some(file), Vec::new(), false, strict),
+        ConfigCommand::Show { file, sets } => (file, sets, true, false),
     };
     let loaded = match file {
         Some(file) if file == Path::new("-") => {
@@ -71,6 +75,10 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
         file => Options::load(&Sources::of_process(file, sets)),
     };
     match loaded {
+        Ok(loaded) if strict && !loaded.warnings.is_empty() => {
+            complain(&loaded.warnings.join("\n"));
+            Ok(ExitCode::FAILURE)
+        }
         Ok(loaded) => {
             warn(&loaded.warnings);
             match show {

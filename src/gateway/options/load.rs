@@ -40,7 +40,7 @@ impl Sources {
 pub struct Loaded {
     /// What was said, over the defaults.
     pub options: Options,
-    /// What the operator should know, such as variables that mean nothing.
+    /// What the operator should know, such as keys and variables that mean nothing here.
     pub warnings: Vec<String>,
 }
 
@@ -105,12 +105,13 @@ impl Options {
             read_set(&mut options, set, &mut reader);
         }
         check::check(&options, &mut reader);
+        let file = file.map_or(String::new(), |file| file.display().to_string());
         if reader.mistakes.is_empty() {
-            return Ok(Loaded { options, warnings: reader.warnings });
+            let notes = Mistakes::new(file, reader.notes).to_string();
+            let warnings = notes.lines().map(str::to_owned).chain(reader.warnings).collect();
+            return Ok(Loaded { options, warnings });
         }
-        let mut list = reader.mistakes;
-        list.sort_by(|a, b| a.place.cmp(&b.place));
-        Err(Mistakes { file: file.map_or(String::new(), |file| file.display().to_string()), list })
+        Err(Mistakes::new(file, reader.mistakes))
     }
 }
 
@@ -223,13 +224,16 @@ pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
         let best = keys.iter().enumerate().filter(|(_, key)| fits(key));
         let Some((index, key)) = best.max_by_key(|(_, key)| key.len()) else {
             let first = rest.split('.').next().unwrap_or(rest);
-            return reader.unknown(Place::Flag, &join(&at, first), keys);
+            let value = Value::Raw(value.to_owned());
+            return reader.unknown(Place::Flag, &join(&at, first), keys, &value);
         };
         at = if is_list { format!("{at}[{index}]") } else { join(&at, key) };
         rest = rest[key.len()..].trim_start_matches('.');
         match field.child(key) {
             Some(child) => field = child,
-            None => return reader.unknown(Place::Flag, path, keys),
+            None => {
+                return reader.unknown(Place::Flag, path, keys, &Value::Raw(value.to_owned()));
+            }
         }
     }
     if !field.takes_text() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::node::Place;
+use super::node::{Place, Value};
 use super::suggest;
 
 /// Something wrong in a configuration: where, at which key, and what would be right.
@@ -17,13 +17,20 @@ pub struct Mistake {
     pub what: String,
 }
 
-/// All that is wrong, in the order of the places.
+/// All that is wrong, or worth a note, in the order of the places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {
     /// Name of the file that lines are counted in.
     pub file: String,
-    /// Never empty.
+    /// Of an error never empty.
     pub list: Vec<Mistake>,
+}
+
+impl Mistakes {
+    pub(crate) fn new(file: String, mut list: Vec<Mistake>) -> Self {
+        list.sort_by(|a, b| a.place.cmp(&b.place));
+        Self { file, list }
+    }
 }
 
 impl fmt::Display for Mistakes {
@@ -55,6 +62,8 @@ impl std::error::Error for Mistakes {}
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) mistakes: Vec<Mistake>,
+    /// Keys of Centrifugo's that nothing is lost without.
+    pub(crate) notes: Vec<Mistake>,
     /// Things to tell that do not stop anybody.
     pub(crate) warnings: Vec<String>,
     /// Where each key was last set.
@@ -66,9 +75,13 @@ impl Reader {
         self.mistakes.push(Mistake { place, key: key.to_owned(), what: what.into() });
     }
 
-    /// A key that no table has: says which one was probably meant.
-    pub(crate) fn unknown(&mut self, place: Place, path: &str, known: Vec<String>) {
-        self.mistake(place, path, suggest::unknown(path, &known));
+    /// A key that no table has: says which one was probably meant. One of Centrifugo's that is off,
+    /// or that nothing is lost without, is noted only, so that its files start here.
+    pub(crate) fn unknown(&mut self, place: Place, path: &str, known: Vec<String>, value: &Value) {
+        match suggest::note(path, value) {
+            Some(what) => self.notes.push(Mistake { place, key: path.to_owned(), what }),
+            None => self.mistake(place, path, suggest::unknown(path, &known)),
+        }
     }
 
     pub(crate) fn found(&mut self, path: &str, place: &Place) {

@@ -27,6 +27,7 @@ use ringhold::gateway::options::{
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;
+use socket2::{Domain, Socket, Type};
 
 use super::config::warn;
 use super::options::duration;
@@ -48,6 +49,13 @@ pub(crate) struct ServeArguments {
     /// Any key of the configuration, as client.insecure=true. May be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+
+    /// Listen beside another server on the same port, which is about to go away
+    ///
+    /// Without it a second server does not start: the kernel would spread clients over both, and
+    /// neither would know the other's channels.
+    #[arg(long)]
+    takeover: bool,
 
     /// Log the engine's counters at this interval; 0s: never
     #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
@@ -86,6 +94,9 @@ pub(crate) fn run(
         tracing::warn!(%error, "systemd is told nothing");
         Notifier::none()
     });
+    if !arguments.takeover {
+        refuse_company(&options)?;
+    }
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
     let after_burst = Some(crate::memory::give_back as fn());
@@ -157,6 +168,32 @@ pub(crate) fn run(
     control.finish();
     control::summarise(&stats);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether somebody listens on one of our ports already, which the kernel would let us share.
+fn refuse_company(options: &Options) -> Result<(), String> {
+    let server = &options.http_server;
+    let public = SocketAddr::new(server.address, server.port);
+    for address in std::iter::once(public).chain(settings::internal_address(options)) {
+        if address.port() != 0 && is_taken(address) {
+            return Err(format!(
+                "{address} is taken by another process; with --takeover this one listens beside \
+                 it, to take over from a server that goes away"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether another socket listens at an address. Whatever else keeps us from listening there is
+/// said when we try.
+fn is_taken(address: SocketAddr) -> bool {
+    let bound = Socket::new(Domain::for_address(address), Type::STREAM, None).and_then(|socket| {
+        // Connections that linger are no company. Without a queue nobody gets in.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    });
+    bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Takes over what can be taken over from the configuration as it is now.

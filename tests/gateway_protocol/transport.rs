@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::gateway::{Gateway, Heard, PATH, Session};
+use crate::support::gateway::{Gateway, Heard, PATH, Session, address, program};
+use crate::support::server::Server;
 
 fn statuses(gateway: &Gateway, origin: &str) -> u16 {
     gateway.upgrade(PATH, &[&format!("Origin: {origin}")]).0
@@ -40,6 +41,25 @@ fn foreign_origins_are_refused() {
     let any = Gateway::start("[client]\nallowed_origins = [\"*\"]\n");
     assert_eq!(statuses(&any, "https://example.org"), 101);
     any.stop();
+}
+
+#[test]
+fn a_second_server_needs_to_say_that_it_takes_over() {
+    let gateway = Gateway::start("");
+    let port = gateway.address().port().to_string();
+    let config = gateway.config().expect("it has a file").to_owned();
+    let second = |more: &[&str]| {
+        let mut command = program();
+        command.arg("--config").arg(&config).args(["--port", &port]).args(more);
+        command
+    };
+    let refused = second(&[]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("--takeover"), "{said}");
+    let (mut successor, _) = Server::launch(&mut second(&["--takeover"]), address);
+    gateway.stop();
+    successor.signal(rustix::process::Signal::TERM);
+    successor.exited_well();
 }
 
 #[test]

@@ -84,7 +84,8 @@ fn a_right_file_is_ok() {
 fn keys_without_meaning_here_are_noted_and_strictly_mistakes() {
     let file = File::new(
         "centrifugo.json",
-        "{\n  \"websocket\": {\"write_buffer_size\": 512},\n  \"grpc_api\": {\"enabled\": false}\n}\n",
+        "{\n  \"websocket\": {\"write_buffer_size\": 512},\n  \
+         \"grpc_api\": {\"enabled\": false}\n}\n",
     );
     let (status, out, errors) = run(&["config", "check", file.name()], &[]);
     assert_eq!((status, out.as_str()), (0, "ok\n"));

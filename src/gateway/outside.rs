@@ -120,7 +120,8 @@ pub enum Event<'a> {
     /// The server API wants something of this connection that its session has to do:
     /// [`Action::Subscribe`](super::letters::Action::Subscribe),
     /// [`Action::Refresh`](super::letters::Action::Refresh), or to end what is not answered yet of
-    /// [`Action::Unsubscribe`](super::letters::Action::Unsubscribe). The API call is answered when the
+    /// [`Action::Unsubscribe`](super::letters::Action::Unsubscribe). The API call is answered when
+    /// the
     /// last clone of the order is dropped.
     Order(&'a Arc<UserOrder>),
 }

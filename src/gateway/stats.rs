@@ -30,8 +30,8 @@ counters! {
         history_bytes: Gauge,
         /// Bytes that tag filters of subscriptions take.
         filter_bytes: Gauge,
-        /// Bytes that streams' clients have posted and that wait for their sessions, the same on all
-        /// cores and told by the first.
+        /// Bytes that streams' clients have posted and that wait for their sessions, the same on
+        /// all cores and told by the first.
         emulation_bytes: Gauge,
         /// Connect commands that succeeded.
         connects: Total,
@@ -53,7 +53,8 @@ counters! {
         positions_lost: Total,
         /// Connection and subscription tokens refused.
         tokens_refused: Total,
-        /// Subscriptions that clients asked for and that channels, permissions or the backend refused.
+        /// Subscriptions that clients asked for and that channels, permissions or the backend
+        /// refused.
         subscriptions_refused: Total,
         /// Publications of clients that channels, permissions or the backend refused.
         publications_refused: Total,
@@ -61,7 +62,8 @@ counters! {
         session_bytes: Gauge,
         /// Sessions and subscriptions refused, because memory for sessions was used up.
         session_memory_refused: Total,
-        /// Commands that waited: their connection had used up its share, or another core had no room.
+        /// Commands that waited: their connection had used up its share, or another core had no
+        /// room.
         commands_delayed: Total,
         /// Messages of clients that could not be decoded.
         undecodable: Total,

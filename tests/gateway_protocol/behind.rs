@@ -94,7 +94,8 @@ const OPEN: &str = "[uni_sse]\nenabled = true\n[uni_http_stream]\nenabled = true
     [[channel.namespaces]]\nname = \"known\"\nallow_subscribe_for_client = true\n\
     [[channel.namespaces]]\nname = \"shut\"\n\
     [[channel.namespaces]]\nname = \"asked\"\nsubscribe_proxy_enabled = true\n\
-    allow_subscribe_for_client = true\n[channel.proxy.subscribe]\nendpoint = \"http://127.0.0.1:1\"\n";
+    allow_subscribe_for_client = true\n\
+    [channel.proxy.subscribe]\nendpoint = \"http://127.0.0.1:1\"\n";
 
 #[test]
 fn clients_get_the_channels_that_they_ask_for_and_may_have() {

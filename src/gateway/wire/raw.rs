@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-/// The deepest nesting of arrays and objects, as in Go's `encoding/json` and so in Centrifugo. Nothing
-/// here recurses per level.
+/// The deepest nesting of arrays and objects, as in Go's `encoding/json` and so in Centrifugo.
+/// Nothing here recurses per level.
 pub const DEPTH_MAX: usize = 10_000;
 
 /// Whether this is exactly one JSON value in UTF-8, not nested deeper than [`DEPTH_MAX`], with

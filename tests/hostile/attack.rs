@@ -82,15 +82,21 @@ impl Attack {
 }
 
 impl Attack {
-    /// The whole configuration, with a backend where one is needed.
-    fn config(&self) -> String {
+    /// The whole configuration, with a backend where one is needed. `small`: of a server that
+    /// promises to stay small.
+    pub(crate) fn config(&self, small: bool) -> String {
         let connections = self.connections.to_string();
+        let (mut http_server, mut engine) = (self.http_server.to_owned(), self.engine.to_owned());
+        let mut tables = self.tables.to_owned();
+        if small {
+            measure::shrink(&mut http_server, &mut engine, &mut tables);
+        }
         let mut config = CONFIG.to_owned();
         for (mark, text) in [
-            ("{http_server}", self.http_server),
-            ("{engine}", self.engine),
+            ("{http_server}", &http_server),
+            ("{engine}", &engine),
             ("{connections}", &connections),
-            ("{tables}", self.tables),
+            ("{tables}", &tables),
         ] {
             config = config.replace(mark, text);
         }
@@ -106,8 +112,12 @@ pub(crate) struct Report {
     pub(crate) beside: Times,
     pub(crate) elsewhere: Times,
     pub(crate) visits: Times,
+    /// Of witnesses at a second server that nobody attacks.
+    pub(crate) control: Times,
     pub(crate) sent: u64,
     pub(crate) processor: Duration,
+    /// Of the attack's time, what the busiest core ran, and what it was ready to run and did not.
+    pub(crate) busiest: (f64, f64),
     pub(crate) before: u64,
     pub(crate) peak: u64,
     pub(crate) ceiling: Option<u64>,
@@ -116,11 +126,18 @@ pub(crate) struct Report {
 
 /// Starts a server, has the attack done to it, and asserts what must hold.
 pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
-    let gateway = Gateway::start_whole(&attack.config());
+    let gateway = Gateway::start_whole(&attack.config(time.is_some()));
     let empty = Metrics::of(&gateway);
     let (witnesses, beside) = seat(&gateway);
     let shared = Shared::new(attack.habits, witnesses.len());
     let shared = &shared;
+    let mut control = time.map(|_| Control::start());
+    let absent = control.as_mut().map(|control| std::mem::take(&mut control.witnesses));
+    let elsewhere = control.as_ref();
+    let enter = |phase: u64| {
+        shared.phase.store(phase, Ordering::Relaxed);
+        elsewhere.inspect(|it| it.shared.phase.store(phase, Ordering::Relaxed));
+    };
     let id = gateway.id();
     let ceiling = time.and_then(|_| vitals::ceiling(&gateway));
     let group = time.and_then(|_| measure::group(id, ceiling));
@@ -132,6 +149,11 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
             .into_iter()
             .map(|witness| scope.spawn(move || witness.testify(shared)))
             .collect();
+        let absent = absent.into_iter().zip(elsewhere).flat_map(|(witnesses, elsewhere)| {
+            let testify = |witness: Witness| scope.spawn(|| witness.testify(&elsewhere.shared));
+            witnesses.into_iter().map(testify)
+        });
+        let absent: Vec<_> = absent.collect();
         let seated = Metrics::of(&gateway);
         let visitor = (attack.habits.operator || attack.habits.newcomers)
             .then(|| scope.spawn(|| visit(&gateway, shared)));
@@ -141,18 +163,33 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
         let before = vitals::resident(id);
         vitals::forget_peak(id);
         let sent = Arc::new(AtomicU64::new(0));
-        shared.phase.store(1, Ordering::Relaxed);
+        enter(1);
         let (start, spent) = (Instant::now(), vitals::processor_time(id));
+        let cores = vitals::cores(id);
         let until = time.map(|time| start + time);
         let field = Field { gateway: &gateway, shared, until, sent: sent.clone() };
-        (attack.script)(&field);
+        let attacker = scope.spawn(move || {
+            if time.is_some() {
+                measure::stand_back();
+            }
+            (attack.script)(&field);
+        });
+        joined(attacker, "an attacker");
         let spent = vitals::processor_time(id) - spent;
+        let busiest = vitals::busiest(&cores, &vitals::cores(id), start.elapsed());
         let processor = spent.saturating_sub(quiet.mul_f64(start.elapsed().as_secs_f64()));
-        shared.phase.store(2, Ordering::Relaxed);
+        enter(2);
         // The witnesses are still there, and served.
         shared.wait_rounds(ROUNDS);
         shared.stop.store(true, Ordering::Relaxed);
+        elsewhere.inspect(|it| it.shared.stop.store(true, Ordering::Relaxed));
         let visits = visitor.map_or_else(Times::default, |thread| joined(thread, "a visitor"));
+        let mut control = Times::default();
+        for thread in absent {
+            let (witness, mut its) = joined(thread, "a witness elsewhere");
+            control.iter_mut().zip(&mut its).for_each(|(all, its)| all.append(its));
+            witness.leave();
+        }
         let stood: Vec<_> = threads.into_iter().map(|it| joined(it, "a witness")).collect();
         drop(alarm);
 
@@ -167,16 +204,52 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
         let [beside, elsewhere] = times;
         let sent = sent.load(Ordering::Relaxed);
         let peak = vitals::peak(id);
-        Report { beside, elsewhere, visits, sent, processor, before, peak, ceiling, killed: 0 }
+        let killed = 0;
+        Report {
+            beside,
+            elsewhere,
+            visits,
+            control,
+            sent,
+            processor,
+            busiest,
+            before,
+            peak,
+            ceiling,
+            killed,
+        }
     });
 
-    let grown = report.peak.saturating_sub(report.before) >> 20;
-    println!("grew by {grown} MiB of {}, {} KiB sent", attack.growth, report.sent >> 10);
+    if time.is_none() {
+        let grown = report.peak.saturating_sub(report.before) >> 20;
+        println!("grew by {grown} MiB of {}, {} KiB sent", attack.growth, report.sent >> 10);
+    }
     report.killed = group.map_or(0, |group| group.killed());
     let end = settled(&gateway, &empty);
-    judge(attack, &report, &end, &empty);
+    judge(attack, &report, &end, &empty, time.is_some());
     gateway.stop();
+    control.into_iter().for_each(|control| control.gateway.stop());
     report
+}
+
+/// A server that nobody attacks, on the same machine at the same time: what its witnesses wait is
+/// the machine's doing.
+struct Control {
+    gateway: Gateway,
+    shared: Shared,
+    witnesses: Vec<Witness>,
+}
+
+impl Control {
+    fn start() -> Self {
+        let idle = Attack::new(|_| {});
+        let gateway = Gateway::start_whole(&idle.config(true));
+        let all = 2 * EACH;
+        let sit =
+            |number| Witness::new(gateway.connected(&format!("witness-{number}")), number, all);
+        let witnesses = (0..all).map(sit).collect();
+        Self { gateway, shared: Shared::new(idle.habits, all), witnesses }
+    }
 }
 
 /// Connects witnesses, some on each core. Says of each whether the attack is on its core.
@@ -228,14 +301,16 @@ fn settled(gateway: &Gateway, before: &Metrics) -> Metrics {
     }
 }
 
-/// Asserts what must hold of memory and counters.
-fn judge(attack: &Attack, report: &Report, end: &Metrics, start: &Metrics) {
+/// Asserts what must hold of memory and counters. Counts and growth are those of the quick form's
+/// rounds; in the measured one, attackers do as much as they get to, and the ceiling is the bound.
+fn judge(attack: &Attack, report: &Report, end: &Metrics, start: &Metrics, measured: bool) {
     let risen = || end.risen(start);
     assert_eq!(end.get("panics_total"), 0, "panics");
     for after in attack.after {
         let rise = |name: &str| end.get(name) - start.get(name);
         match after {
             After::Counted(name, least) => {
+                let least = if measured { &1 } else { least };
                 assert!(rise(name) >= *least, "{name} rose by {}; {}", rise(name), risen());
             }
             After::Never(name) => {
@@ -244,6 +319,9 @@ fn judge(attack: &Attack, report: &Report, end: &Metrics, start: &Metrics) {
         }
     }
     assert_eq!(report.killed, 0, "the kernel ended the server for want of memory");
+    if measured {
+        return;
+    }
     let growth = report.peak.saturating_sub(report.before) >> 20;
     let mib = |bytes: u64| bytes >> 20;
     assert!(

@@ -116,6 +116,37 @@ pub(crate) fn processor_time(id: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Of each core's thread: how long it ran, and how long it was ready to run and did not, so far.
+pub(crate) fn cores(id: u32) -> Vec<(Duration, Duration)> {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let mut cores: Vec<(String, Duration, Duration)> = threads
+        .filter_map(|thread| {
+            let text = |name| std::fs::read_to_string(thread.path().join(name)).ok();
+            let name = text("comm")?.trim().to_owned();
+            name.strip_prefix("ringhold-")?.parse::<usize>().ok()?;
+            let text = text("schedstat")?;
+            let mut nanos = text.split_whitespace().map_while(|field| field.parse().ok());
+            let mut next = || nanos.next().map(Duration::from_nanos);
+            Some((name, next()?, next()?))
+        })
+        .collect();
+    cores.sort();
+    cores.into_iter().map(|(_, ran, waited)| (ran, waited)).collect()
+}
+
+/// Of the core that ran most: which part of the time it ran, and which it waited to run.
+pub(crate) fn busiest(
+    before: &[(Duration, Duration)],
+    after: &[(Duration, Duration)],
+    time: Duration,
+) -> (f64, f64) {
+    let part = |more: Duration| more.as_secs_f64() / time.as_secs_f64().max(1e-9);
+    let parts = before.iter().zip(after).map(|(before, after)| {
+        (part(after.0.saturating_sub(before.0)), part(after.1.saturating_sub(before.1)))
+    });
+    parts.max_by(|one, other| one.0.total_cmp(&other.0)).unwrap_or_default()
+}
+
 /// The most memory that the program says it takes with this configuration: the sum at the end of
 /// what `config show` prints.
 pub(crate) fn ceiling(gateway: &Gateway) -> Option<u64> {

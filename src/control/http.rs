@@ -330,6 +330,8 @@ impl HttpServer {
             .max_buf_size(self.limits.head_max.max(BUFFER_MIN))
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
+            // First: a request that is here already may be one with a key.
+            biased;
             served = served => {
                 if let Err(error) = served {
                     self.failed(via.peer, &error);

@@ -142,7 +142,11 @@ impl Live {
     }
 
     fn post_any(&self, letter: Letter) -> Result<(), Error> {
-        self.handle.post_reserved(0, app::Letter::Hub(letter)).map_err(|_| Error::INTERNAL)
+        // Of the letter there is one: it goes where there is room, or last to where it is refused.
+        let workers = self.handle.workers();
+        let free = (0..workers).find(|core| !self.handle.is_behind(*core));
+        let letter = app::Letter::Hub(letter);
+        self.handle.post_reserved(free.unwrap_or(0), letter).map_err(|_| Error::INTERNAL)
     }
 
     async fn channels(&self, pattern: &str) -> Result<ApiReply, Error> {

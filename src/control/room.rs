@@ -66,6 +66,7 @@ pub(crate) struct Seat(Arc<Taken>);
 struct Taken {
     room: Room,
     number: u64,
+    network: IpAddr,
     changed: Arc<Notify>,
 }
 
@@ -105,7 +106,7 @@ impl Room {
         places.taken.insert(number, place);
         places.strangers += 1;
         *places.networks.entry(network).or_default() += 1;
-        Some(Seat(Arc::new(Taken { room: self.clone(), number, changed })))
+        Some(Seat(Arc::new(Taken { room: self.clone(), number, network, changed })))
     }
 
     /// Strangers, and known connections.
@@ -164,22 +165,24 @@ impl Drop for Taken {
 
 impl Seat {
     /// Its connection's client has shown a key or a session. `false`: there is no place for one
-    /// more who is known.
+    /// more who is known. A stranger's place that was given up before the request was looked at
+    /// matters no more: strangers who crowd in keep nobody out who has a key.
     pub(crate) fn recognise(&self) -> bool {
         let mut places = self.0.room.places();
-        let Some(place) = places.taken.get(&self.0.number) else { return false };
-        if place.known {
+        if places.taken.get(&self.0.number).is_some_and(|place| place.known) {
             return true;
         }
-        let network = place.network;
         let known = places.taken.len() - places.strangers;
         if known >= self.0.room.0.limits.known && places.evict(true).is_none() {
             return false;
         }
-        places.no_stranger(network);
-        if let Some(place) = places.taken.get_mut(&self.0.number) {
-            place.known = true;
-        }
+        let Taken { number, network, changed, .. } = &*self.0;
+        let (network, changed) = (*network, changed.clone());
+        let times = places.taken.get(number).map(|place| (place.waits_since, place.until));
+        let (waits_since, until) = times.unwrap_or_default();
+        places.leave(*number);
+        let place = Place { network, known: true, waits_since, until, changed };
+        places.taken.insert(*number, place);
         true
     }
 
@@ -313,7 +316,10 @@ mod tests {
         seats[1].pause(at(2));
         let _newcomer = room.enter(ip("10.0.0.2"), at(3)).unwrap();
         assert!(is_gone(&seats[1]));
-        assert!(!seats[1].recognise(), "a place that is gone is not taken back");
+        assert!(seats[1].recognise() && !is_gone(&seats[1]), "it has a key, as it turns out");
+        assert_eq!(room.taken(), (3, 1));
+        drop(seats);
+        assert_eq!(room.taken(), (1, 0));
     }
 
     #[test]

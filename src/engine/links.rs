@@ -182,6 +182,11 @@ impl<H: Handler> Handle<H> {
         self.network.posts.get(worker).is_some_and(|post| post.mailbox.is_behind())
     }
 
+    /// The same of what has none, for any worker.
+    pub fn is_crowded(&self) -> bool {
+        self.network.posts.iter().any(|post| post.mailbox.is_crowded())
+    }
+
     /// Bytes of memory of the commands that wait for a worker.
     pub fn mailbox_bytes(&self, worker: usize) -> usize {
         self.network.posts.get(worker).map_or(0, |post| post.mailbox.bytes())

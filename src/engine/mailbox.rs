@@ -50,6 +50,9 @@ impl Account {
     }
 }
 
+/// Letters that are worked off within a few milliseconds, if each concerns a few connections.
+const MANY: usize = 1024;
+
 /// What a letter counts, and in which account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Postage {
@@ -117,11 +120,21 @@ impl<T> Mailbox<T> {
         self.put(letter, size, true, self.capacity)
     }
 
-    /// Whether much of the reserved room is used: who has more for it should wait.
+    /// Whether so much of the reserved room is used that others have to wait for its owner: who
+    /// has more for it should wait, too.
     pub fn is_behind(&self) -> bool {
-        let Account { letters, bytes } = &self.reserved;
-        let Capacity { letters: most, bytes: most_bytes } = self.capacity;
-        letters.load(Ordering::Relaxed) > most / 4 || bytes.load(Ordering::Relaxed) > most_bytes / 4
+        self.is_much(&self.reserved)
+    }
+
+    /// The same of all other letters: who has some there should wait with more.
+    pub fn is_crowded(&self) -> bool {
+        self.is_much(&self.common)
+    }
+
+    fn is_much(&self, account: &Account) -> bool {
+        let Capacity { letters, bytes } = self.capacity;
+        account.letters.load(Ordering::Relaxed) > (letters / 4).min(MANY)
+            || account.bytes.load(Ordering::Relaxed) > bytes / 4
     }
 
     /// As [`Self::post`], for the few letters that control the core itself: they are taken
@@ -281,7 +294,7 @@ mod tests {
         let mailbox = Mailbox::new(capacity, Box::new(Bell(Arc::default())));
         assert_eq!(mailbox.post(1, 900), Ok(()));
         assert_eq!(mailbox.post(2, 200), Err(Refused::Full(2)));
-        assert!(!mailbox.is_behind(), "for all the questions");
+        assert!(!mailbox.is_behind() && mailbox.is_crowded(), "by questions");
         assert_eq!(mailbox.post_reserved(3, 900), Ok(()), "questions do not fill it");
         assert!(mailbox.is_behind());
         assert_eq!(mailbox.post_reserved(4, 200), Err(Refused::Full(4)), "which is bounded, too");

@@ -174,6 +174,13 @@ impl Desk {
             return true;
         }
         let link = link(id);
+        // Whoever has no answer to come asks nevertheless: many questions of one would keep those
+        // of all others waiting.
+        if session.busy > 0 && self.handle.is_crowded() {
+            self.stats.counters.commands_delayed += 1;
+            self.timers.set(cx.now() + RETRY, link, What::Commands);
+            return true;
+        }
         if let Some(until) = self.debts.wait(cx.now(), link) {
             self.stats.counters.commands_delayed += 1;
             self.timers.set(until, link, What::Commands);

@@ -33,7 +33,8 @@ impl Pace {
 
     /// Whether a connection has to wait for the next turn.
     pub(super) fn is_spent(&self, link: Link) -> bool {
-        let own = self.slice.is_some_and(|(of, spent)| of == link && spent >= SLICE);
+        let most = if self.backlog.len() < CROWD { SLICE } else { SLICE_OF_MANY };
+        let own = self.slice.is_some_and(|(of, spent)| of == link && spent >= most);
         own || self.spent >= TURN
     }
 
@@ -133,6 +134,12 @@ pub(in crate::gateway) const COMMAND: usize = 2048;
 /// What one connection may cost in a turn: 32 commands.
 const SLICE: usize = 32 * COMMAND;
 
+/// The same where many wait, so that each of them has its turn soon: 4 commands.
+const SLICE_OF_MANY: usize = 4 * COMMAND;
+
+/// Connections that wait for the next turn, which make many.
+const CROWD: usize = 16;
+
 /// What all may cost: about half a millisecond.
 const TURN: usize = 512 * COMMAND;
 
@@ -173,6 +180,18 @@ mod tests {
         assert!(pace.end());
         assert_eq!((pace.begin(), pace.next(), pace.next()), (1, Some(B), None));
         assert!(!pace.end());
+    }
+
+    #[test]
+    fn where_many_wait_each_has_its_turn_soon() {
+        let mut pace = Pace::default();
+        (0..CROWD as u64 + 1).for_each(|number| pace.wait(Link(number)));
+        assert_eq!((pace.begin(), pace.next()), (CROWD + 1, Some(Link(0))));
+        (0..4).for_each(|_| pace.spend(Link(0), COMMAND));
+        assert!(pace.is_spent(Link(0)));
+        assert_eq!(pace.next(), Some(Link(1)));
+        (0..4).for_each(|_| pace.spend(Link(1), COMMAND));
+        assert!(!pace.is_spent(Link(1)), "fewer wait now");
     }
 
     #[test]

@@ -134,12 +134,6 @@ impl Cx<'_> {
         self.core.send_remote(id, frame)
     }
 
-    /// Whether this turn has queued as much as a turn should: what can wait is better done in the
-    /// next one, when this one's has been sent. The receivers of what goes far beyond are closed.
-    pub fn is_full(&self) -> bool {
-        self.core.turn_size() > self.core.limits.turn_soft
-    }
-
     /// Whether messages can be sent to a connection of this core.
     pub fn is_open_at(&self, id: ConnId) -> bool {
         let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);

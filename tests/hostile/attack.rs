@@ -116,8 +116,8 @@ pub(crate) struct Report {
     pub(crate) control: Times,
     pub(crate) sent: u64,
     pub(crate) processor: Duration,
-    /// Of the attack's time, what the busiest core ran, and what it was ready to run and did not.
-    pub(crate) busiest: (f64, f64),
+    /// Of the attack's time, what each core ran, and what it was ready to run and did not.
+    pub(crate) cores: [(f64, f64); 2],
     pub(crate) before: u64,
     pub(crate) peak: u64,
     pub(crate) ceiling: Option<u64>,
@@ -176,7 +176,7 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
         });
         joined(attacker, "an attacker");
         let spent = vitals::processor_time(id) - spent;
-        let busiest = vitals::busiest(&cores, &vitals::cores(id), start.elapsed());
+        let cores = vitals::parts(&cores, &vitals::cores(id), start.elapsed());
         let processor = spent.saturating_sub(quiet.mul_f64(start.elapsed().as_secs_f64()));
         enter(2);
         // The witnesses are still there, and served.
@@ -212,7 +212,7 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
             control,
             sent,
             processor,
-            busiest,
+            cores,
             before,
             peak,
             ceiling,

@@ -231,6 +231,9 @@ pub(crate) const STREAMS_NOBODY_READS: Attack = Attack {
             } else {
                 foe.reset();
             }
+            if streams.len() > 400 {
+                streams.remove(0);
+            }
         }
         let mut publisher = field.member("publisher");
         let data = "x".repeat(20_000);

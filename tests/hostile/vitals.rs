@@ -134,17 +134,19 @@ pub(crate) fn cores(id: u32) -> Vec<(Duration, Duration)> {
     cores.into_iter().map(|(_, ran, waited)| (ran, waited)).collect()
 }
 
-/// Of the core that ran most: which part of the time it ran, and which it waited to run.
-pub(crate) fn busiest(
+/// Of each core: which part of the time it ran, and which it waited to run.
+pub(crate) fn parts(
     before: &[(Duration, Duration)],
     after: &[(Duration, Duration)],
     time: Duration,
-) -> (f64, f64) {
+) -> [(f64, f64); 2] {
     let part = |more: Duration| more.as_secs_f64() / time.as_secs_f64().max(1e-9);
-    let parts = before.iter().zip(after).map(|(before, after)| {
-        (part(after.0.saturating_sub(before.0)), part(after.1.saturating_sub(before.1)))
-    });
-    parts.max_by(|one, other| one.0.total_cmp(&other.0)).unwrap_or_default()
+    [0, 1].map(|core| match (before.get(core), after.get(core)) {
+        (Some(before), Some(after)) => {
+            (part(after.0.saturating_sub(before.0)), part(after.1.saturating_sub(before.1)))
+        }
+        _ => (0.0, 0.0),
+    })
 }
 
 /// The most memory that the program says it takes with this configuration: the sum at the end of

@@ -220,6 +220,21 @@ fn every_link_leads_somewhere() {
     assert!(checked > 60, "{checked}");
 }
 
+#[test]
+fn every_file_that_is_named_exists() {
+    let name = Regex::new(r"`((?:src|tests|tuning|benches|docs)/[A-Za-z0-9_./-]+)`").unwrap();
+    let mut checked = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a document");
+        for found in name.captures_iter(&text) {
+            let there = Path::new(ROOT).join(&found[1]).exists();
+            assert!(there, "{}: {}", document.display(), &found[1]);
+            checked += 1;
+        }
+    }
+    assert!(checked > 40, "{checked}");
+}
+
 /// The name by which a heading is linked to.
 fn name_of(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();

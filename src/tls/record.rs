@@ -328,7 +328,7 @@ impl Record {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         match len {
             0 => Ok(()),
-            ..=CONTENT_MAX => self.seal_one(limits, parts, out),
+            1..=CONTENT_MAX => self.seal_one(limits, parts, out),
             _ => self.seal_many(limits, parts, out),
         }
     }

@@ -95,9 +95,9 @@ pub mod protocol;
 pub mod tls;
 
 pub use engine::{
-    AddressPlace, Answer, Builder, Cause, Closed, Config, ConfigError, Conn, ConnId, CoreStart,
-    CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Io, LastWords,
-    Message, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server,
-    SlowPeer, StartError, Stats, Via,
+    AddressPlace, Answer, Builder, Cause, Closed, Compression, Config, ConfigError, Conn, ConnId,
+    CoreStart, CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Io,
+    LastWords, Message, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError,
+    Server, SlowPeer, StartError, Stats, Via,
 };
 pub use protocol::{CloseCode, Kind};

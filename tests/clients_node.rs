@@ -58,6 +58,19 @@ fn ws_for_node() {
     server.stop();
 }
 
+/// The server compresses, and inflates what `ws` compresses.
+#[test]
+fn ws_and_a_server_that_compresses() {
+    let Some((node, folder)) = node() else { return };
+    let server = Server::start(&["--compress"]);
+    let script = folder.join("deflate.mjs");
+    let echo = run(Command::new(&node).arg(script).args(["--echo", &server.url()]), LIMIT);
+    echo.assert_success();
+    assert_eq!(count_of(&echo.stdout, "echoes"), 8 * 7 * 2);
+    server.assert_alive();
+    server.stop();
+}
+
 /// Compressed messages without a connection: `ws` reads what ours writes and ours reads what `ws`
 /// writes, for every window, any fragments and any cuts.
 #[test]

@@ -127,6 +127,10 @@ struct CommonOptions {
     #[arg(long, default_value_t = 50_000, value_name = "N")]
     close_rate: u32,
 
+    /// Offer compression (permessage-deflate), and send compressed where the server agrees
+    #[arg(long)]
+    compress: bool,
+
     /// Addresses to connect from, as 10.0.0.2,10.0.0.4-10.0.0.9 [default: for a loopback target as
     /// many of 127.0.0.2 and following as the connections need]
     #[arg(long, value_name = "ADDRESSES")]
@@ -284,6 +288,7 @@ impl LoadArguments {
             max_p99,
             storm,
             gateway,
+            compress: common.compress,
             sources: common.sources,
             server_pid: common.server_pid,
         };

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ringhold::gateway::options::LONGEST;
 use ringhold::protocol::Network;
 use ringhold::{
-    CloseCode, Config, Drain, Heartbeat, Io, Policy, Proxies, ProxyHeaders, RatePolicy,
+    CloseCode, Compression, Config, Drain, Heartbeat, Io, Policy, Proxies, ProxyHeaders, RatePolicy,
 };
 
 /// Flags of the engine. Durations read `25s`, `100ms`, `1m`; sizes read `4096`, `64KiB`, `16MiB`.
@@ -33,6 +33,9 @@ pub(crate) struct EngineOptions {
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitOptions,
 
+    #[command(flatten, next_help_heading = "Compression (permessage-deflate)")]
+    compression: CompressionOptions,
+
     #[command(flatten, next_help_heading = "Behind reverse proxies")]
     proxies: ProxyOptions,
 
@@ -44,6 +47,22 @@ pub(crate) struct EngineOptions {
 
     #[command(flatten, next_help_heading = "Going away (SIGTERM, SIGINT)")]
     drain: DrainOptions,
+}
+
+#[derive(Debug, Args)]
+struct CompressionOptions {
+    /// Compress messages for clients that offer it
+    #[arg(long)]
+    compress: bool,
+
+    /// 1 to 9: the higher, the shorter and the slower; 1 is as 2
+    #[arg(long, default_value_t = 3, value_name = "N", requires = "compress",
+          value_parser = clap::value_parser!(u8).range(1..=9))]
+    compress_level: u8,
+
+    /// Shortest message that is compressed
+    #[arg(long, default_value = "256B", value_name = "SIZE", requires = "compress")]
+    compress_min: ByteSize,
 }
 
 #[derive(Debug, Args)]
@@ -252,7 +271,7 @@ enum PolicyChoice {
 impl EngineOptions {
     /// The configuration these flags describe.
     pub(crate) fn config(&self) -> Config {
-        let Self { limits, proxies, outbox, deadlines, drain, .. } = self;
+        let Self { limits, compression, proxies, outbox, deadlines, drain, .. } = self;
         let max_message = size(limits.max_message);
         let max_outbox = outbox.max_outbox.map_or((2 * max_message).max(1 << 20), size);
         Config {
@@ -286,6 +305,11 @@ impl EngineOptions {
                 RateChoice::Close => RatePolicy::Close,
                 RateChoice::Pause => RatePolicy::Pause,
             },
+            compression: compression.compress.then(|| Compression {
+                level: compression.compress_level,
+                min_size: size(compression.compress_min),
+                ..Compression::default()
+            }),
             max_outbox,
             outbox_policy: match outbox.outbox_policy {
                 PolicyChoice::CloseSlow => Policy::CloseSlow,

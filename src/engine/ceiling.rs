@@ -10,6 +10,7 @@ use std::fmt;
 use super::config::{Config, Layout};
 use super::outbox::SEGMENT;
 use super::slots::{Cold, Hot};
+use crate::protocol::deflate::{DEFLATE_BYTES, INFLATE_BYTES, WINDOWS};
 
 /// How often a line counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,11 @@ impl Config {
             ("letters between cores", "mailbox_bytes", 2 * self.mailbox_bytes),
         ] {
             ceiling.add(Per::Core, what, named(option), bytes as u64);
+        }
+        if self.compression.is_some() {
+            let bytes = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES + 2 * self.max_message + 64;
+            let what = "compressors, and what they work on";
+            ceiling.add(Per::Core, what, named("compression"), bytes as u64);
         }
         ceiling
     }

@@ -161,6 +161,7 @@ impl Core {
         if !self.census.leave(hot) {
             return;
         }
+        self.compressor.leave(hot);
         let generation = hot.generation;
         self.count_closed(cause);
         let closed = Closed { cause, code, reason: reason.to_owned() };

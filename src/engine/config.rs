@@ -43,6 +43,24 @@ impl PartialEq for LastWords {
 
 impl Eq for LastWords {}
 
+/// Compression for clients that offer it (permessage-deflate, RFC 7692).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// 1 to 9: the higher, the shorter and the slower. 1 is as 2.
+    pub level: u8,
+    /// Bytes of the shortest message that is compressed.
+    pub min_size: usize,
+    /// Bytes that a received message may be inflated to. 0: [`Config::max_message`], which is also
+    /// the most.
+    pub max_inflated: usize,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { level: 3, min_size: 256, max_inflated: 0 }
+    }
+}
+
 /// What to do with a connection that sends more than its rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RatePolicy {
@@ -221,7 +239,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Bytes of a request head.
     pub max_head: usize,
-    /// Payload bytes of one received message, over all its fragments.
+    /// Payload bytes of one received message, over all its fragments; of a compressed one those that
+    /// it is inflated to.
     pub max_message: usize,
     /// Fragments of one received message.
     pub max_fragments: u32,
@@ -290,6 +309,8 @@ pub struct Config {
     /// Time after which a turn begins with no further command, so that deadlines and input have
     /// theirs.
     pub turn_letters_time: Duration,
+    /// `None`: clients that offer compression do without.
+    pub compression: Option<Compression>,
     /// Used by [`super::Handle::drain`] unless told otherwise.
     pub drain: Drain,
 }
@@ -337,6 +358,7 @@ impl Default for Config {
             mailbox_bytes: 64 * 1024 * 1024,
             turn_letters: 1024,
             turn_letters_time: Duration::from_micros(500),
+            compression: None,
             drain: Drain::default(),
         }
     }

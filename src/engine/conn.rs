@@ -28,6 +28,8 @@ pub(crate) enum Body<'a> {
     Arena(&'a mut [u8], Range<usize>),
     /// Assembled from several reads or fragments.
     Owned(Bytes),
+    /// Inflated, to where the core inflates.
+    Inflated(&'a [u8]),
 }
 
 impl<'a> Message<'a> {
@@ -45,6 +47,7 @@ impl<'a> Message<'a> {
         match &self.body {
             Body::Arena(arena, range) => &arena[range.clone()],
             Body::Owned(data) => data,
+            Body::Inflated(data) => data,
         }
     }
 
@@ -62,6 +65,7 @@ impl<'a> Message<'a> {
         match self.body {
             Body::Arena(arena, range) => Bytes::copy_from_slice(&arena[range]),
             Body::Owned(data) => data,
+            Body::Inflated(data) => Bytes::copy_from_slice(data),
         }
     }
 }
@@ -116,6 +120,20 @@ impl Cx<'_> {
     ) -> Result<(), SendError> {
         if id.worker == self.core.worker {
             return self.core.queue_message(id.slot, id.generation, kind, payload);
+        }
+        self.core.send_remote(id, &Frame::new(kind, payload))
+    }
+
+    /// As [`Self::send_message_to`] for a connection of this core, never compressed: for messages
+    /// with secrets beside text that somebody else chooses, of which the length would tell.
+    pub fn send_secret_to(
+        &mut self,
+        id: ConnId,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        if id.worker == self.core.worker {
+            return self.core.queue_secret(id.slot, id.generation, kind, payload);
         }
         self.core.send_remote(id, &Frame::new(kind, payload))
     }
@@ -202,6 +220,7 @@ impl Cx<'_> {
     /// Sends a frame to every subscriber of a topic on every core. The frame is shared, not copied.
     /// A core whose mailbox is full misses it, which is counted.
     pub fn publish(&mut self, topic: &str, frame: &Frame) {
+        let frame = &self.core.compressible(frame);
         self.core.publish_local(topic, frame, None);
         self.core.publish_remote(topic, frame);
     }
@@ -309,6 +328,9 @@ impl<'a> Conn<'a> {
                 core.queue_reply(self.slot, self.generation, message.kind, arena, payload)
             }
             Body::Owned(data) => core.queue_owned(self.slot, self.generation, message.kind, data),
+            Body::Inflated(data) => {
+                core.queue_message(self.slot, self.generation, message.kind, data)
+            }
         }
     }
 
@@ -335,6 +357,7 @@ impl<'a> Conn<'a> {
 
     /// As [`Cx::publish`], leaving out this connection.
     pub fn publish_others(&mut self, topic: &str, frame: &Frame) {
+        let frame = &self.cx.core.compressible(frame);
         self.cx.core.publish_local(topic, frame, Some(self.slot));
         self.cx.core.publish_remote(topic, frame);
     }

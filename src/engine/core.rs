@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU32;
 use super::addresses::Addresses;
 use super::census::Census;
 use super::clock::Clock;
+use super::compression::Compressor;
 use super::config::{Config, ticks};
 use super::counters::{Counters, Stats};
 use super::dialling::Dials;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     /// To the kernel: what is to be sent, and what else is asked of it.
     pub(crate) outgoing: Outgoing,
     pub(crate) watches: Watches,
+    pub(crate) compressor: Compressor,
     pub(crate) work: RingWork,
     /// To the application, and to others.
     pub(crate) notices: Notices,
@@ -164,6 +166,7 @@ impl Core {
             max_fragments: config.max_fragments,
         };
         let limits = Limits::new(&config);
+        let compression = config.compression;
         Self {
             limits,
             server: decoder(Role::Server),
@@ -172,6 +175,7 @@ impl Core {
             worker,
             fanout: Fanout::new(links),
             census: Census::new(total, addresses),
+            compressor: Compressor::new(compression),
             slots: Slots::default(),
             clock: Clock::new(limits.tick_ns),
             timing: Timing::default(),
@@ -201,6 +205,7 @@ impl Core {
         self.notices.shrink();
         self.rates.shrink();
         self.watches.shrink();
+        self.compressor.shrink();
         self.handshakes.shrink();
         self.handover.shrink();
         self.dials.shrink();
@@ -214,6 +219,8 @@ impl Core {
             connections: u64::from(self.slots.used()),
             open: self.census.open(),
             streams: self.census.streams(),
+            deflate_connections: self.compressor.agreed(),
+            deflate_bytes_held: self.compressor.memory() as u64,
             inbound_bytes_held: self.inbound.total() as u64,
             outbox_bytes_held: self.outgoing.ledger().total() as u64,
             blocked: self.outgoing.blocked(),

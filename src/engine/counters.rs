@@ -55,6 +55,10 @@ counters! {
         open: Gauge,
         /// Streams among them.
         streams: Gauge,
+        /// Connections that have agreed on compression.
+        deflate_connections: Gauge,
+        /// Memory of compressors and decompressors, and of what they work on.
+        deflate_bytes_held: Gauge,
         /// Memory of messages, heads and bodies in progress.
         inbound_bytes_held: Gauge,
         /// Memory of what is queued for peers and the kernel has not taken.
@@ -131,6 +135,32 @@ counters! {
         dropped_full: Total,
         /// Messages replaced by a newer one of the same key (conflate).
         conflated: Total,
+        /// Messages compressed; one that many share counts once.
+        deflate_messages: Total,
+        /// Their bytes before that.
+        deflate_bytes_before: Total,
+        /// Their bytes after it.
+        deflate_bytes_after: Total,
+        /// Deliveries of a compressed message that was there already.
+        deflate_shared: Total,
+        /// Messages not compressed because they are short.
+        deflate_skipped_small: Total,
+        /// Messages not compressed because they would not get shorter.
+        deflate_skipped_grew: Total,
+        /// Messages not compressed because they are longer than a window of 256 bytes.
+        deflate_skipped_window: Total,
+        /// Nanoseconds spent compressing.
+        deflate_ns: Total,
+        /// Compressed messages received.
+        inflate_messages: Total,
+        /// Their bytes before they were inflated.
+        inflate_bytes_before: Total,
+        /// Their bytes after it.
+        inflate_bytes_after: Total,
+        /// Compressed messages that could not be inflated, or only beyond the limit.
+        inflate_failed: Total,
+        /// Nanoseconds spent inflating.
+        inflate_ns: Total,
         /// Messages published, one per publication and core.
         published: Total,
         /// Commands that found a mailbox full.

@@ -125,17 +125,21 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn on_response(&mut self, slot: u32, range: Range<usize>) {
         let Some(dial) = self.core.dials.begun.get(&slot) else { return };
         let (key, tag) = (dial.key, dial.request.tag);
+        let offered = dial.request.target.compression;
         let mut head = self.core.take_head(slot);
         let before = head.bytes.len();
         head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
-        match response::parse(&head.bytes, key, self.core.config.max_head) {
+        match response::parse_offered(&head.bytes, key, self.core.config.max_head, offered) {
             Ok(None) => self.core.keep_head(slot, head),
-            Ok(Some((len, _protocol))) => {
+            Ok(Some(response::Answer { len, compression, .. })) => {
                 self.core.dials.begun.remove(&slot);
                 let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
                 let rest = range.start + len.saturating_sub(before)..range.end;
                 match state {
-                    Some(state) => self.on_upgraded(slot, state, 0, rest),
+                    Some(state) => {
+                        self.core.agree(slot, compression);
+                        self.on_upgraded(slot, state, 0, rest);
+                    }
                     None => self.core.drop_connection(slot, Cause::Application),
                 }
             }
@@ -176,9 +180,11 @@ impl Core {
     fn on_tcp_established(&mut self, slot: u32) {
         let Some(dial) = self.dials.begun.get(&slot) else { return };
         let target = &dial.request.target;
-        let (host, path, headers) = (&target.host, &target.target, &target.headers);
+        let (host, path) = (&target.host, &target.target);
+        let offer = target.compression.then(response::compression_offer);
+        let headers: Vec<_> = target.headers.iter().cloned().chain(offer).collect();
         let data = self.outgoing.write(|cork| {
-            response::write_request(cork, host, path, dial.key, headers);
+            response::write_request(cork, host, path, dial.key, &headers);
         });
         self.with_outbox(slot, |outbox| outbox.push_head(data));
         self.enter(slot, Event::Connected);

@@ -29,6 +29,13 @@ pub trait Handler: Sized + 'static {
         peer: SocketAddr,
     ) -> Answer<Self::State>;
 
+    /// Whether messages may be compressed on a connection of this dialect that was just accepted,
+    /// where [`super::Config::compression`] allows it and the client offers it.
+    fn compresses(&self, dialect: u8) -> bool {
+        let _ = dialect;
+        true
+    }
+
     /// Decides about a request that does not ask for WebSocket. Asked again, with the body, after
     /// [`Plain::Body`].
     fn plain(

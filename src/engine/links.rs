@@ -152,7 +152,8 @@ impl<H: Handler> Handle<H> {
     }
 
     /// Sends a frame to every subscriber of a topic. Returns how many cores were too busy to take
-    /// it.
+    /// it. Each core that compresses it does so once; [`Frame::compressible`] makes that once for
+    /// all of them.
     pub fn publish(&self, topic: &str, frame: &Frame) -> u64 {
         self.network.publish(u16::MAX, &topic.into(), frame)
     }

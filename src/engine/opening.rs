@@ -17,7 +17,7 @@ use super::ring::Ring;
 use super::slots::{Flags, Phase};
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
-use crate::protocol::stream;
+use crate::protocol::{Agreement, stream};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -73,6 +73,7 @@ enum Verdict<S> {
     Upgrade {
         state: S,
         dialect: u8,
+        compression: Option<Agreement>,
     },
     Stream {
         state: S,
@@ -141,9 +142,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 let head = keep(head, copy, &self.arena.bytes);
                 self.core.keep_head(slot, head);
             }
-            Ok(Some((Verdict::Upgrade { state, dialect }, len))) => {
+            Ok(Some((Verdict::Upgrade { state, dialect, compression }, len))) => {
                 // What follows the head lies at the end of what was just received.
                 let rest = range.start + (len - before)..range.end;
+                self.core.agree(slot, compression);
                 self.on_upgraded(slot, state, dialect, rest);
             }
             Ok(Some((Verdict::Stream { state, dialect, chunked }, _))) => {
@@ -217,7 +219,7 @@ fn answer<H: Handler>(
     asked: &Asked<'_>,
 ) -> Result<Verdict<H::State>, Refusal> {
     let Asked { request, peer, .. } = asked;
-    let upgrade = match request.upgrade() {
+    let mut upgrade = match request.upgrade() {
         Ok(upgrade) => upgrade,
         Err(refusal) if request.asks_for_websocket() => return Err(refusal),
         Err(refusal) => return answer_plain(handler, core, asked, refusal),
@@ -228,6 +230,9 @@ fn answer<H: Handler>(
     let decision = guard::call(core, |cx| handler.request(cx, request, *peer));
     match decision {
         Some(Answer::Accept { state, protocol, headers, dialect }) => {
+            if core.compressor.offers() && handler.compresses(dialect) {
+                upgrade.compression = request.compression();
+            }
             core.handshakes.answer.clear();
             request::write_accept(
                 &mut core.handshakes.answer,
@@ -235,7 +240,7 @@ fn answer<H: Handler>(
                 protocol.as_deref(),
                 &headers,
             );
-            Ok(Verdict::Upgrade { state, dialect })
+            Ok(Verdict::Upgrade { state, dialect, compression: upgrade.compression })
         }
         Some(Answer::Refuse(refusal)) => Err(refusal),
         None => Err(Refusal::Unavailable(core.config.retry_after)),
@@ -346,6 +351,7 @@ impl Core {
         let client = hot.has(Flags::CLIENT);
         hot.dialect = dialect;
         self.census.enter(hot);
+        self.compressor.enter(hot);
         self.enter(slot, Event::Opened);
         if !client {
             let answer = &self.handshakes.answer;

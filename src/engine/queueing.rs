@@ -32,7 +32,28 @@ impl Core {
         Ok(())
     }
 
+    /// The same for a payload that is never compressed: the length of what is would tell of secrets
+    /// beside text that somebody else chooses.
+    pub(crate) fn queue_secret(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
+        self.put_plain(slot, framing, kind, payload);
+        Ok(())
+    }
+
     fn put_message(&mut self, slot: u32, framing: Framing, kind: Kind, payload: &[u8]) {
+        match self.deflated(slot, framing, kind, payload) {
+            Some(data) => self.enqueue(slot, data, 0),
+            None => self.put_plain(slot, framing, kind, payload),
+        }
+    }
+
+    fn put_plain(&mut self, slot: u32, framing: Framing, kind: Kind, payload: &[u8]) {
         if payload.is_empty() && matches!(framing, Framing::Chunks | Framing::Bare) {
             // Nothing is nothing there, and a chunk of it would be the end.
             return;
@@ -62,7 +83,7 @@ impl Core {
         generation: u32,
         frame: &Frame,
     ) -> Result<(), SendError> {
-        let Some(wire) = frame.wire(self.framing(slot)) else {
+        let Some(wire) = self.wire_of(slot, frame) else {
             return self.queue_message(slot, generation, frame.kind(), frame.payload());
         };
         let conflates = self.config.outbox_policy == Policy::Conflate && frame.key() != 0;
@@ -72,6 +93,21 @@ impl Core {
         self.admit(slot, generation, wire.len())?;
         self.enqueue(slot, wire, if conflates { frame.key() } else { 0 });
         Ok(())
+    }
+
+    /// A shared frame's bytes for a connection; `None` if it needs a copy of its own.
+    fn wire_of(&mut self, slot: u32, frame: &Frame) -> Option<Data> {
+        let framing = self.framing(slot);
+        if framing == Framing::Frames && frame.can_be_shared_compressed() {
+            if let Some(twin) = self.deflated_frame(slot, frame) {
+                return Some(twin);
+            }
+            // Its window is too small for what others share.
+            if self.compresses_alone(slot, frame.payload().len()) {
+                return None;
+            }
+        }
+        frame.wire(framing)
     }
 
     /// Queues a prefix of a stream's own and a frame that others share, as one message: both arrive
@@ -106,7 +142,8 @@ impl Core {
         kind: Kind,
         payload: Bytes,
     ) -> Result<(), SendError> {
-        if payload.len() < CORK_MAX || self.framing(slot) != Framing::Frames {
+        let framed = self.framing(slot) == Framing::Frames && !self.compresses(slot);
+        if payload.len() < CORK_MAX || !framed {
             return self.queue_message(slot, generation, kind, &payload);
         }
         self.admit(slot, generation, payload.len() + HEADER_MAX)?;
@@ -134,7 +171,7 @@ impl Core {
         // The client's header held a mask besides, so there is room; a copy is the answer where
         // that does not hold.
         let start = match payload.start.checked_sub(len) {
-            Some(start) if framing == Framing::Frames => start,
+            Some(start) if framing == Framing::Frames && !self.compresses(slot) => start,
             _ => {
                 self.put_message(slot, framing, kind, &arena[payload]);
                 return Ok(());
@@ -293,7 +330,7 @@ const BEFORE_MAX: usize =
 const AROUND_MAX: usize = BEFORE_MAX + stream::CHUNK_TAIL.len();
 
 /// Payloads up to this size are copied into the cork; larger ones get a buffer of their own.
-const CORK_MAX: usize = 16 * 1024;
+pub(super) const CORK_MAX: usize = 16 * 1024;
 
 /// Longest payload, in bytes, of a reply that is moved beside the others of its turn.
 const MOVED_MAX: usize = 256;

@@ -24,7 +24,7 @@ use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
-use crate::protocol::{CloseCode, Event, Kind, Payload};
+use crate::protocol::{Arrival, CloseCode, Event, Kind, Payload};
 
 /// Receive memory of one core: one buffer, cut anew for each batch.
 pub(super) struct Arena {
@@ -46,6 +46,14 @@ impl Arena {
     pub(super) fn shrink(&mut self) {
         self.batch.shrink_to_fit();
     }
+}
+
+/// Where the payload of a message lies.
+enum Source<'a> {
+    /// As it came, in the arena behind this byte or assembled.
+    Frames(Payload, usize),
+    /// Where it was inflated to.
+    Inflated(&'a [u8]),
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
@@ -149,9 +157,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let input = &mut self.arena.bytes[range.clone()];
             // The account is right at every event: what follows from one may end the message.
             let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
-            let outcome = decoder.decode(&mut hot.partial, input, &mut at);
+            let outcome = match hot.has(Flags::DEFLATE) {
+                false => {
+                    let event = decoder.decode(&mut hot.partial, input, &mut at);
+                    event.map(|event| event.map(Arrival::Event))
+                }
+                true => decoder.decode_deflated(&mut hot.partial, input, &mut at),
+            };
             let open = hot.phase() == Phase::Open;
-            if open && matches!(outcome, Ok(Some(Event::Message(..)))) {
+            if open && outcome.as_ref().is_ok_and(|it| it.as_ref().is_some_and(Arrival::is_message))
+            {
                 hot.active = core.clock.tick();
             }
             if before.is_some() || hot.partial.is_some() {
@@ -163,8 +178,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     self.core.counted.events_in += 1;
                     let more_input = again || at < range.len();
                     // Messages that crossed our close frame are discarded (section 7.1.6).
-                    if open || !matches!(event, Event::Message(..)) {
-                        self.on_event(slot, generation, event, range.start, more_input);
+                    if open || !event.is_message() {
+                        self.on_arrival(slot, generation, event, range.start, more_input);
                     }
                     if at == range.len() {
                         break;
@@ -179,16 +194,24 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.enforce_inbound();
     }
 
-    fn on_event(
+    fn on_arrival(
         &mut self,
         slot: u32,
         generation: u32,
-        event: Event,
+        arrival: Arrival,
         base: usize,
         more_input: bool,
     ) {
+        let event = match arrival {
+            Arrival::Event(event) => event,
+            Arrival::Deflated(kind, payload) => {
+                return self.on_deflated(slot, generation, kind, &payload, base);
+            }
+        };
         match event {
-            Event::Message(kind, payload) => self.on_message(slot, generation, kind, payload, base),
+            Event::Message(kind, payload) => {
+                self.on_message(slot, generation, kind, Source::Frames(payload, base));
+            }
             Event::Ping(payload) => {
                 let mut copy = [0; 125];
                 let len = self.copy_control(&payload, base, &mut copy);
@@ -213,19 +236,43 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         len
     }
 
-    fn on_message(
+    /// A compressed message: what it is inflated to counts, where memory and time are bounded.
+    #[inline(never)]
+    fn on_deflated(
         &mut self,
         slot: u32,
         generation: u32,
         kind: Kind,
-        payload: Payload,
+        payload: &Payload,
         base: usize,
     ) {
         let core = &mut self.core;
+        let payload = match payload {
+            Payload::Inline(range) => &self.arena.bytes[base + range.start..base + range.end],
+            Payload::Assembled(bytes) => bytes,
+        };
+        let mut inflater = core.take_inflater();
+        match core.inflate(&mut inflater, kind, payload) {
+            Ok(message) => {
+                let more = message.len().saturating_sub(payload.len());
+                let allowance = core.charge(slot, generation, more);
+                self.on_message(slot, generation, kind, Source::Inflated(message));
+                if allowance != Allowance::Granted {
+                    self.core.hold_back(slot, generation, allowance);
+                }
+            }
+            Err(fault) => core.on_fault(slot, fault),
+        }
+        self.core.put_inflater(inflater);
+    }
+
+    fn on_message(&mut self, slot: u32, generation: u32, kind: Kind, source: Source<'_>) {
+        let core = &mut self.core;
         core.counted.messages_in += 1;
-        let len = match &payload {
-            Payload::Inline(range) => range.len(),
-            Payload::Assembled(bytes) => bytes.len(),
+        let len = match &source {
+            Source::Frames(Payload::Inline(range), _) => range.len(),
+            Source::Frames(Payload::Assembled(bytes), _) => bytes.len(),
+            Source::Inflated(bytes) => bytes.len(),
         };
         core.counted.payload_in += len as u64;
         let allowance = core.spend_message(slot);
@@ -234,12 +281,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         let Some(state) = self.states.get_mut(slot) else { return };
-        let body = match payload {
-            Payload::Inline(range) => {
+        let body = match source {
+            Source::Frames(Payload::Inline(range), base) => {
                 let range = base + range.start..base + range.end;
                 Body::Arena(&mut self.arena.bytes, range)
             }
-            Payload::Assembled(bytes) => Body::Owned(bytes),
+            Source::Frames(Payload::Assembled(bytes), _) => Body::Owned(bytes),
+            Source::Inflated(bytes) => Body::Inflated(bytes),
         };
         let message = Message::new(kind, body);
         let handler = &mut self.handler;
@@ -378,16 +426,22 @@ fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
 }
 
 /// Roughly how many frames were decoded between two looks at `count` bytes. What is no payload is
-/// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears.
+/// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears. What is more
+/// payload than was received was inflated, and each [`INFLATED`] bytes of it are as much work as a
+/// frame.
 fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
     let payload = after.1.saturating_sub(before.1);
     let headers = (count as u64).saturating_sub(payload);
-    (after.0 - before.0).max(headers / 8)
+    let inflated = payload.saturating_sub(count as u64);
+    (after.0 - before.0).max(headers / 8) + inflated / INFLATED
 }
 
 /// Receive memory per core: fits the L2 cache, so that what the kernel copies in is still there
 /// when it is parsed.
 const ARENA: usize = 640 * 1024;
+
+/// Bytes that are inflated in the time that a frame takes.
+const INFLATED: u64 = 1024;
 
 /// Frames in one receive that make a connection chatty.
 const CHATTY_FRAMES: u64 = 64;

@@ -12,8 +12,9 @@ use super::table::SlotTable;
 use super::value::Framing;
 use super::wheel::{Timer, Timers};
 use crate::protocol::Partial;
+use crate::protocol::extension::WINDOW_BITS_MAX;
 
-/// A set of facts about a connection, as bits, of which the upper seven are to spare.
+/// A set of facts about a connection, as bits, of which the upper three are to spare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
@@ -68,6 +69,11 @@ impl Flags {
     pub const BARE: u32 = 1 << 23;
     /// Input is left in the kernel until the application has done what it has.
     pub const AWAITED: u32 = 1 << 24;
+    /// Messages may be compressed.
+    pub const DEFLATE: u32 = 1 << 25;
+    /// The lowest of the three bits that say by how many a window is smaller than the largest: see
+    /// [`Hot::window_bits`].
+    const WINDOW: u32 = 1 << 26;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
 }
@@ -241,6 +247,20 @@ impl Hot {
             flags if flags & Flags::CLIENT != 0 => Framing::Masked,
             _ => Framing::Bare,
         }
+    }
+
+    /// The peer has agreed on compression with a window of so many bits for what is sent to it.
+    pub fn agree(&mut self, window_bits: u8) {
+        debug_assert!(!self.has(Flags::DEFLATE) && (8..=15).contains(&window_bits));
+        let smaller = u32::from(WINDOW_BITS_MAX.saturating_sub(window_bits) & 7);
+        self.flags.0 |= Flags::DEFLATE | smaller * Flags::WINDOW;
+    }
+
+    /// That window; `None` if it has not agreed.
+    #[inline]
+    pub fn window_bits(&self) -> Option<u8> {
+        let smaller = (self.flags.0 / Flags::WINDOW) as u8 & 7;
+        self.has(Flags::DEFLATE).then(|| WINDOW_BITS_MAX - smaller)
     }
 
     /// Clears a flag and says whether it was set before.

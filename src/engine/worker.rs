@@ -142,6 +142,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// After a burst: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
+        self.core.compressor.rest(self.core.clock.now_ns());
         let Some(kept) = self.calm.look(self.core.slots.used(), self.core.clock.now_ns()) else {
             return;
         };
@@ -292,7 +293,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Command::Close(id, code, reason) => {
                 let _ = self.core.close_by_application(id.slot, id.generation, code, &reason);
             }
-            Command::Publish(topic, frame) => self.core.publish_local(&topic, &frame, None),
+            Command::Publish(topic, frame) => {
+                let frame = &self.core.compressible(&frame);
+                self.core.publish_local(&topic, frame, None);
+            }
             Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
             // A receiver that has gone away needs no answer.
             Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),

@@ -323,6 +323,15 @@ impl Gateway {
     }
 }
 
+/// How an element is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Saying {
+    /// With the client's positions, if it is told any.
+    pub(super) placed: bool,
+    /// Never compressed: it may carry what only this client may know.
+    pub(super) secret: bool,
+}
+
 impl Desk {
     /// The connection behind an address.
     pub(super) fn id(&self, link: Link) -> ConnId {
@@ -371,15 +380,15 @@ impl Desk {
         id: ConnId,
         encode: impl FnOnce(Format, &mut Vec<u8>),
     ) {
-        self.say_at(cx, id, false, encode);
+        self.say_at(cx, id, Saying::default(), encode);
     }
 
-    /// As [`Self::say`]; with the client's positions, if it is told any.
+    /// As [`Self::say`], in a certain way.
     pub(super) fn say_at(
         &mut self,
         cx: &mut Cx<'_>,
         id: ConnId,
-        placed: bool,
+        saying: Saying,
         encode: impl FnOnce(Format, &mut Vec<u8>),
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -387,12 +396,17 @@ impl Desk {
         self.buffer.clear();
         encode(format, &mut self.buffer);
         format.wrap(&mut self.buffer, 0);
-        if placed && let Some(places) = session.places() {
+        if saying.placed
+            && let Some(places) = session.places()
+        {
             let mut line = Vec::new();
             places.line(&mut line);
             self.buffer.splice(0..0, line);
         }
-        let _ = cx.send_message_to(id, format.kind(), &self.buffer);
+        let _ = match saying.secret {
+            true => cx.send_secret_to(id, format.kind(), &self.buffer),
+            false => cx.send_message_to(id, format.kind(), &self.buffer),
+        };
     }
 
     /// Closes a connection with a code of the protocol.
@@ -457,6 +471,14 @@ impl Handler for Gateway {
         self.desk.arriving = Some(Arriving { session, first });
         let dialect = format.dialect();
         Answer::Accept { state: (), protocol, headers: Vec::new(), dialect }
+    }
+
+    fn compresses(&self, dialect: u8) -> bool {
+        let options = &self.desk.rules.options;
+        match Format::of_bits(dialect) {
+            Format::UniWebSocket => options.uni_websocket.compression,
+            _ => options.websocket.compression,
+        }
     }
 
     fn plain(

@@ -38,6 +38,7 @@ fn option_of(field: &'static str) -> &'static str {
         "max_inbound" => "engine.max_inbound",
         "max_outboxes" => "engine.max_outboxes",
         "mailbox_bytes" => "engine.mailbox_bytes",
+        "compression" => "websocket.compression",
         other => other,
     }
 }

@@ -180,7 +180,10 @@ impl Format {
     /// A frame with one element, which is in `buffer`, to be shared.
     pub fn frame(self, mut buffer: Vec<u8>) -> Frame {
         self.wrap(&mut buffer, 0);
-        if self.is_websocket() { Frame::new(self.kind(), &buffer) } else { Frame::chunk(&buffer) }
+        match self.is_websocket() {
+            true => Frame::new(self.kind(), &buffer).compressible(),
+            false => Frame::chunk(&buffer),
+        }
     }
 }
 

@@ -28,7 +28,9 @@ pub(super) fn conduct<W: Workload>(
     make: impl Fn(Seat) -> W + Send + Sync + 'static,
 ) -> Result<Report, Failure> {
     let clock = Clock::start();
-    let target = Arc::new(plan.target.resolve().map_err(Failure::Target)?);
+    let mut target = plan.target.resolve().map_err(Failure::Target)?;
+    target.compression = plan.compress;
+    let target = Arc::new(target);
     let sources = sources(plan, target.peer)?;
     if let Some(pid) = plan.server_pid
         && Look::at(pid, false).is_none()

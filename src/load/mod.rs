@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) storm: Option<StormPlan>,
     /// `None`: a server that speaks WebSocket and nothing above it.
     pub(crate) gateway: Option<GatewayPlan>,
+    /// Offer compression.
+    pub(crate) compress: bool,
     /// `None`: as many loopback addresses as the connections need.
     pub(crate) sources: Option<Sources>,
     pub(crate) server_pid: Option<u32>,

@@ -91,6 +91,7 @@ impl Target {
             host: self.authority.clone(),
             target: self.resource.clone(),
             headers: Vec::new(),
+            compression: false,
         })
     }
 }

@@ -205,7 +205,8 @@ const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 const LEVEL_MIN: u8 = 2;
 /// The smallest window of a compressor: zlib does not write for 8 bits.
 const WINDOW_BITS_MIN: u8 = 9;
-const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1;
+/// How many compressors there may be: one for each window that zlib writes for.
+pub const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1;
 /// The least room for a message: small ones do not grow it step by step.
 const OUT_MIN: usize = 1 << 10;
 /// What a compressor of zlib-rs with the whole window allocates, measured. The others are smaller.

@@ -67,6 +67,14 @@ pub struct Decoder {
     pub max_fragments: u32,
 }
 
+impl Arrival {
+    /// Whether it is a data message.
+    #[inline]
+    pub fn is_message(&self) -> bool {
+        matches!(self, Self::Deflated(..) | Self::Event(Event::Message(..)))
+    }
+}
+
 impl Payload {
     /// The bytes, given the input that was decoded.
     #[inline]

@@ -13,4 +13,6 @@ pub struct DialTarget {
     pub target: String,
     /// Further headers.
     pub headers: Vec<(String, String)>,
+    /// Offer compression. A server that accepts it without keeping to no window is refused.
+    pub compression: bool,
 }

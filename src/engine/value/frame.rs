@@ -1,6 +1,7 @@
 //! A message encoded once for many receivers, and the ways in which connections frame what is sent.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -32,6 +33,9 @@ pub struct Frame {
     chunk: bool,
     kind: Kind,
     key: u64,
+    /// The same message compressed, for all who share it, on whatever core; `None` in it if that is
+    /// not shorter.
+    twin: Option<Arc<OnceLock<Option<Bytes>>>>,
 }
 
 impl Frame {
@@ -50,7 +54,7 @@ impl Frame {
         let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
         frame::append(&mut wire, opcode(kind), payload, None);
         let header = (wire.len() - payload.len()) as u8;
-        Self { wire: wire.into(), header, chunk: false, kind, key: 0 }
+        Self { wire: wire.into(), header, chunk: false, kind, key: 0, twin: None }
     }
 
     /// A piece for streams.
@@ -59,7 +63,7 @@ impl Frame {
         let mut wire = Vec::with_capacity(payload.len() + around);
         stream::append_chunk(&mut wire, payload);
         let header = wire.len().saturating_sub(payload.len() + CHUNK_TAIL.len()) as u8;
-        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0 }
+        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0, twin: None }
     }
 
     /// With a key, other than 0, for [`crate::Policy::Conflate`]: in a full outbox it replaces an
@@ -67,6 +71,16 @@ impl Frame {
     #[must_use]
     pub fn keyed(self, key: u64) -> Self {
         Self { key, ..self }
+    }
+
+    /// With a place for its compressed twin, so that it is compressed once for all receivers that
+    /// have agreed on that. Without it each has a copy compressed of its own.
+    #[must_use]
+    pub fn compressible(mut self) -> Self {
+        if !self.chunk && self.twin.is_none() {
+            self.twin = Some(Arc::default());
+        }
+        self
     }
 
     /// The payload.
@@ -115,14 +129,38 @@ impl Frame {
             true => Self::new(self.kind, self.payload()),
             false => Self::chunk(self.payload()),
         };
-        Self { kind: self.kind, key: self.key, ..other }
+        let other = Self { kind: self.kind, key: self.key, ..other };
+        if self.chunk { other.compressible() } else { other }
+    }
+
+    /// Whether there is a place for its compressed twin.
+    #[inline]
+    pub(crate) fn can_be_shared_compressed(&self) -> bool {
+        self.twin.is_some()
+    }
+
+    /// The wire of its compressed twin, which the first core that asks makes; `None` if it has
+    /// none.
+    pub(crate) fn twin(&self, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Bytes> {
+        self.twin.as_ref()?.get_or_init(|| make().map(Bytes::from)).clone()
     }
 
     /// Bytes of memory that it takes, shared by all its clones.
     pub fn size(&self) -> usize {
-        self.wire.len() + HEADER_MAX
+        let twin = self.twin.as_ref().map_or(0, |twin| {
+            TWIN + match twin.get() {
+                // It may be made while the frame is held.
+                None => self.wire.len(),
+                Some(None) => 0,
+                Some(Some(wire)) => wire.len(),
+            }
+        });
+        self.wire.len() + HEADER_MAX + twin
     }
 }
+
+/// The place for a compressed twin.
+const TWIN: usize = 64;
 
 pub(crate) fn opcode(kind: Kind) -> Opcode {
     match kind {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{IoChoice, Options, ProxyProtocol, RatePolicyChoice};
 use crate::engine::{
-    Config, Drain, Heartbeat, Io, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
+    Compression, Config, Drain, Heartbeat, Io, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
 };
 use crate::gateway::format::last_words;
 use crate::protocol::CloseCode;
@@ -56,11 +56,28 @@ impl Options {
             heartbeat: self.heartbeat(),
             last_words: LastWords(last_words),
             tick: engine.tick,
+            compression: self.compression(),
             mailbox: engine.mailbox,
             mailbox_bytes: engine.mailbox_bytes.0,
             drain: self.drain(),
             ..Config::default()
         }
+    }
+
+    /// One for both kinds of WebSocket, which [`super::check`] sees to.
+    fn compression(&self) -> Option<Compression> {
+        let (websocket, uni) = (&self.websocket, &self.uni_websocket);
+        let (level, min_size) = match () {
+            () if websocket.compression && !websocket.disabled => {
+                (websocket.compression_level, websocket.compression_min_size)
+            }
+            () if uni.compression && uni.enabled => {
+                (uni.compression_level, uni.compression_min_size)
+            }
+            () => return None,
+        };
+        let max_inflated = websocket.decompressed_message_size_limit.0;
+        Some(Compression { level, min_size: min_size.0, max_inflated })
     }
 
     /// Pings at the announced interval, neither more nor less often: clients rely on it.

@@ -91,7 +91,7 @@ macro_rules! integers {
     )* };
 }
 
-integers!(u16 u32 usize i64);
+integers!(u8 u16 u32 usize i64);
 
 impl Leaf for String {
     fn parse(value: &Value) -> Result<Self, String> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::order::Done;
 use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
 use crate::engine::{ConnId, Cx};
-use crate::gateway::app::{Desk, Gateway};
+use crate::gateway::app::{Desk, Gateway, Saying};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
 use crate::gateway::outside::ClientKey;
@@ -589,14 +589,22 @@ impl Desk {
                     body: Some(PushBody::Connect(Box::new((*result).into()))),
                     ..Push::default()
                 };
-                self.say_at(cx, id, true, |format, batch| {
+                let saying = Saying { placed: true, secret: true };
+                self.say_at(cx, id, saying, |format, batch| {
                     wire::encode_push(format.encoding(), format.envelope(), &push, batch);
                 });
             }
             return;
         }
+        // Of sessions and tokens, beside which others may have chosen text.
+        let secret = matches!(
+            body,
+            ReplyBody::Connect(_) | ReplyBody::Refresh(_) | ReplyBody::SubRefresh(_)
+        );
         let reply = Reply { id: ticket.id(), body: Some(body) };
-        self.say(cx, id, |format, batch| wire::encode_reply(format.encoding(), &reply, batch));
+        self.say_at(cx, id, Saying { placed: false, secret }, |format, batch| {
+            wire::encode_reply(format.encoding(), &reply, batch);
+        });
         self.pay_answer(cx, id, self.buffer.len());
     }
 

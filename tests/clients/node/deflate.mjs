@@ -4,10 +4,16 @@
 // {answer, write: [{data, cuts, ping}], text}   → {bytes}: frames of a client that got that answer
 // {answer, read: bytes}                         → {messages: [data]}: what such a client receives
 //
+// `node deflate.mjs --echo URL`: connections to a server that compresses.
+//
 // All bytes are hexadecimal. `answer` is our value of Sec-WebSocket-Extensions.
 
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+
+import WebSocket from 'ws';
 
 const require = createRequire(import.meta.url);
 const PerMessageDeflate = require('./node_modules/ws/lib/permessage-deflate.js');
@@ -59,6 +65,36 @@ const read = ({ answer, read }) =>
     receiver.on('conclude', () => resolve({ messages }));
     receiver.write(Buffer.from(read, 'hex'));
   });
+
+// Echoes of a server that compresses, for each window that a client may ask for.
+const echo = async (url) => {
+  let echoes = 0;
+  for (const serverMaxWindowBits of [undefined, 9, 10, 11, 12, 13, 14, 15]) {
+    const perMessageDeflate = { threshold: 0, serverMaxWindowBits };
+    const socket = new WebSocket(url, { perMessageDeflate });
+    await once(socket, 'open');
+    assert.equal(socket.extensions, 'permessage-deflate');
+    for (const size of [0, 1, 255, 256, 1000, 40_000, 1 << 20]) {
+      for (const binary of [false, true]) {
+        const message = Buffer.alloc(size, `{"n":${size},"x":[1,22,333]} `);
+        const answer = once(socket, 'message');
+        socket.send(message, { binary });
+        const [data, isBinary] = await answer;
+        assert.equal(isBinary, binary);
+        assert.ok(message.equals(data));
+        echoes += 1;
+      }
+    }
+    socket.close();
+    await once(socket, 'close');
+  }
+  console.log(`echoes=${echoes}`);
+};
+
+if (process.argv[2] === '--echo') {
+  await echo(process.argv[3]);
+  process.exit(0);
+}
 
 const lines = readFileSync(process.argv[2], 'utf8').trim().split('\n');
 const answers = [];

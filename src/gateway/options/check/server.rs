@@ -32,8 +32,7 @@ impl Check<'_> {
         let limited = websocket.message_size_limit.0 > 0;
         self.demand(limited, "websocket.message_size_limit", "must not be zero");
         self.not_zero("websocket.write_timeout", websocket.write_timeout);
-        let plain = !websocket.compression;
-        self.demand(plain, "websocket.compression", "is not supported; clients do without");
+        self.compression();
         self.bodies();
         let shutdown = &options.shutdown;
         self.not_zero("shutdown.timeout", shutdown.timeout);
@@ -61,6 +60,36 @@ impl Check<'_> {
             options.http_api.insecure && public && !server.address.is_loopback(),
             "http_api.insecure",
             "whoever reaches the public port may publish to everybody",
+        );
+    }
+
+    /// Compression of messages.
+    fn compression(&mut self) {
+        let (websocket, uni) = (&self.options.websocket, &self.options.uni_websocket);
+        for (key, level) in [
+            ("websocket.compression_level", websocket.compression_level),
+            ("uni_websocket.compression_level", uni.compression_level),
+        ] {
+            self.demand((1..=9).contains(&level), key, "must be from 1 to 9");
+        }
+        let inflated = websocket.decompressed_message_size_limit;
+        self.demand(
+            inflated <= websocket.message_size_limit,
+            "websocket.decompressed_message_size_limit",
+            "must be at most websocket.message_size_limit, which holds for every message",
+        );
+        // A message that both kinds of clients get is compressed once.
+        let both = websocket.compression && !websocket.disabled && uni.compression && uni.enabled;
+        let alike = |same: bool| !both || same;
+        self.demand(
+            alike(websocket.compression_level == uni.compression_level),
+            "uni_websocket.compression_level",
+            "must be the same as websocket.compression_level: a worker has one compressor",
+        );
+        self.demand(
+            alike(websocket.compression_min_size == uni.compression_min_size),
+            "uni_websocket.compression_min_size",
+            "must be the same as websocket.compression_min_size: a worker has one compressor",
         );
     }
 

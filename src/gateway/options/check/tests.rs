@@ -218,7 +218,20 @@ fn every_contradiction_is_named_with_its_line() {
             "4: admin.handler_prefix: must be empty or a path",
         ),
         ("admin.insecure = true", "1: admin.insecure: a setting of Centrifugo's that ringhold"),
-        ("websocket.compression = true", "1: websocket.compression: is not supported"),
+        ("websocket.compression_level = 0", "1: websocket.compression_level: must be from 1 to 9"),
+        (
+            "uni_websocket.compression_level = 10",
+            "1: uni_websocket.compression_level: must be from 1 to 9",
+        ),
+        (
+            "websocket.decompressed_message_size_limit = \"1MiB\"",
+            "1: websocket.decompressed_message_size_limit: must be at most",
+        ),
+        (
+            "websocket.compression = true\n[uni_websocket]\nenabled = true\ncompression = true\n\
+             compression_level = 4",
+            "5: uni_websocket.compression_level: must be the same as",
+        ),
         ("websocket.message_size_limit = 0", "1: websocket.message_size_limit: must not be zero"),
         ("websocket.write_timeout = \"0s\"", "1: websocket.write_timeout: must not be zero"),
         ("sse.max_request_body_size = 0", "1: sse.max_request_body_size: must not be zero"),

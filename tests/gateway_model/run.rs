@@ -217,6 +217,7 @@ impl Run {
                 compact: ticket.is_multiple_of(3),
                 joins: sub.joins,
                 server_side: sub.server_side,
+                by_token: false,
             },
             stream: request.stream,
             recover: request.since.clone().map(|since| Recover {

@@ -1,5 +1,5 @@
-//! The documents as a reader uses them: every configuration is checked, every command that is marked
-//! for it runs against a server, every `ringhold` command has flags that exist, every link leads
+//! The documents as a reader uses them: every configuration is checked, every command that is
+//! marked for it runs against a server, every `ringhold` command has flags that exist, every link leads
 //! somewhere, and the figures are those of `benches/results`.
 //!
 //! Method: fenced blocks are taken out of the documents. The words behind the language say what

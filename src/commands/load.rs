@@ -21,7 +21,8 @@ use crate::load::{
 /// Opens connections to a WebSocket server and measures what it does with them.
 ///
 /// Exit status: 0 when nothing was lost, 3 when a connection failed or was lost, a message did not
-/// come as it was sent, or --max-p99 was exceeded, 1 when nothing could be measured, 2 when the arguments are wrong.
+/// come as it was sent, or --max-p99 was exceeded, 1 when nothing could be measured, 2 when the
+/// arguments are wrong.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
     #[command(subcommand)]

@@ -1,6 +1,6 @@
 //! The documents as a reader uses them: every configuration is checked, every command that is
-//! marked for it runs against a server, every `ringhold` command has flags that exist, every link leads
-//! somewhere, and the figures are those of `benches/results`.
+//! marked for it runs against a server, every `ringhold` command has flags that exist, every link
+//! leads somewhere, and the figures are those of `benches/results`.
 //!
 //! Method: fenced blocks are taken out of the documents. The words behind the language say what
 //! becomes of a block: `toml check` is a whole configuration, `toml server` is that of the server

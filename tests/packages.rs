@@ -4,7 +4,8 @@
 //! Method: `tuning/dist/build.sh` packages the program of this test run. The package is unpacked
 //! into a bare Debian root where one can be made (root, debootstrap, a package archive), and the
 //! unit's own command line is started there. The container is its root folder, a user without
-//! privileges and a real filter by libseccomp. What is missing is said, and fails where `CI` is set.
+//! privileges and a real filter by libseccomp. What is missing is said, and fails where `CI` is
+//! set.
 
 mod support;
 

@@ -184,6 +184,8 @@ pub(super) enum Later {
     Commands(Link),
     /// The server API wants something of it.
     Order(Link, Arc<UserOrder>),
+    /// The server API wanted something of it while it connected.
+    Deferred(Link, Arc<UserOrder>),
     /// The server API has ended a subscription that was not answered then.
     Revoked(Link, Box<Revoked>),
 }
@@ -280,6 +282,7 @@ impl Gateway {
                 Later::Entered(link) => self.entered(cx, link),
                 Later::Commands(link) => self.go_on(cx, self.desk.id(link)),
                 Later::Order(link, order) => self.obey(cx, link, &order),
+                Later::Deferred(link, order) => self.obey_late(cx, link, &order),
                 Later::Revoked(link, revoked) => self.revoke(cx, link, &revoked),
             }
         }

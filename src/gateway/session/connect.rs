@@ -444,7 +444,7 @@ impl Desk {
             self.send_at(cx, link(id), &frame, at);
         }
         for order in orders {
-            self.put_aside(Later::Order(link(id), order));
+            self.put_aside(Later::Deferred(link(id), order));
         }
         self.sessions.weigh(id);
     }

@@ -186,6 +186,27 @@ impl Gateway {
         self.desk.sessions.weigh(id);
     }
 
+    /// The same for an order that waited for the connect reply: what was answered meanwhile ends.
+    pub(in crate::gateway) fn obey_late(
+        &mut self,
+        cx: &mut Cx<'_>,
+        link: Link,
+        order: &Arc<UserOrder>,
+    ) {
+        let id = self.desk.id(link);
+        let client = self.desk.sessions.get_mut(id).and_then(|session| session.client());
+        if let (Action::Unsubscribe { channel, why }, Some(client)) = (&order.action, client) {
+            let matches = |name: &str| channel.as_deref().is_none_or(|channel| *channel == *name);
+            let subs = self.hub.subscriptions(client);
+            let over = subs.filter(|sub| !sub.pending && matches(sub.channel));
+            let over: Vec<Box<str>> = over.map(|sub| Box::from(&**sub.channel)).collect();
+            for channel in over {
+                self.revoke(cx, link, &Revoked { channel, why: why.clone() });
+            }
+        }
+        self.obey(cx, link, order);
+    }
+
     /// Subscriptions to this channel or to any that are under way shall end with their answers.
     fn revoke_pending(&mut self, id: ConnId, channel: Option<&str>, why: &Unsubscribe) {
         let matches = |name: &str| channel.is_none_or(|channel| *channel == *name);

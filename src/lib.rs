@@ -78,10 +78,10 @@
 //!
 //! # Layers
 //!
-//! [`protocol`] is RFC 6455 and [`tls`] TLS without I/O, usable and testable on their own; [`engine`] is one core's
-//! world and the threads that run it; [`gateway`] is the Centrifugo client protocol as an
-//! application of the engine. Dependencies point from gateway to engine to protocol only.
-//! [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
+//! [`protocol`] is RFC 6455 and [`tls`] TLS without I/O, usable and testable on their own;
+//! [`engine`] is one core's world and the threads that run it; [`gateway`] is the Centrifugo client
+//! protocol as an application of the engine. Dependencies point from gateway to engine to protocol
+//! only. [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
 //!
 //! Linux 6.1 or later with io_uring (`kernel.io_uring_disabled = 0`, and a seccomp profile that
 //! permits it); elsewhere [`Io::Epoll`] stands in, at more processor time per message.

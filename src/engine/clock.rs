@@ -1,8 +1,9 @@
 //! Moments of a core: ticks modulo 2^32, which at the finest tick go around in 49 days.
 //!
-//! Owns the present moment, which is read from the ring once per turn. The invariant: moments that are compared lie less than 2^31 ticks apart. Deadlines are at most
-//! 2^30 ticks ahead (`config::ticks`); what a record remembers is moved up when it is older than
-//! [`OLDEST`] (`Core::sweep`), long before it would look young again.
+//! Owns the present moment, which is read from the ring once per turn. The invariant: moments that
+//! are compared lie less than 2^31 ticks apart. Deadlines are at most 2^30 ticks ahead
+//! (`config::ticks`); what a record remembers is moved up when it is older than [`OLDEST`]
+//! (`Core::sweep`), long before it would look young again.
 
 /// The present, as of this turn.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@
 //!
 //! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is
 //! asked for; [`slots`] is what a connection costs; `transport` is the ladder that input climbs;
-//! `phase` is the table of a connection's life, and `closing` how it ends. `core` composes the parts
-//! of a core, each of which keeps its fields to its own file.
+//! `phase` is the table of a connection's life, and `closing` how it ends. `core` composes the
+//! parts of a core, each of which keeps its fields to its own file.
 //!
 //! The design in four sentences. An idle connection is one cache line and one poll. When
 //! input comes, the core receives from all ready connections in one batch that never waits,

@@ -1,9 +1,9 @@
 //! What a turn has to send, and what outlived turns before it.
 //!
-//! Owns the cork, in which frames of the turn are encoded, the marks of those with something to send
-//! or to settle, and the account of all outboxes. Never sends. The invariant: a connection with
-//! [`Flags::DIRTY`] is marked once, and one with [`Flags::BLOCKED`] is counted once; what an outbox
-//! holds beyond a turn is in the ledger.
+//! Owns the cork, in which frames of the turn are encoded, the marks of those with something to
+//! send or to settle, and the account of all outboxes. Never sends. The invariant: a connection
+//! with [`Flags::DIRTY`] is marked once, and one with [`Flags::BLOCKED`] is counted once; what an
+//! outbox holds beyond a turn is in the ledger.
 
 use super::clock::Clock;
 use super::ledger::Ledger;

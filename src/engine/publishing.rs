@@ -1,8 +1,8 @@
 //! One message to many: topics of this core, and the way to the other cores.
 //!
 //! Owns who listens to what here, and the links to those who listen elsewhere. Never looks into a
-//! frame. The invariant: a publication reaches each subscriber of a core once, in the order in which
-//! that core heard of it.
+//! frame. The invariant: a publication reaches each subscriber of a core once, in the order in
+//! which that core heard of it.
 
 use std::sync::Arc;
 

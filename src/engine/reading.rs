@@ -1,9 +1,10 @@
 //! From readable connections to messages.
 //!
-//! Who is ready waits in `inbox`. Each turn receives once from everyone who became readable
-//! and from a few of those who left input behind, and a receive is sized so that it brings few messages: a
-//! flood costs its sender time, not its neighbours. All is received into one arena, which stays in
-//! the cache; only what a message still misses at the end of its receive makes it move.
+//! Who is ready waits in `inbox`. Each turn receives once from everyone who became readable and
+//! from a few of those who left input behind, and a receive is sized so that it brings few
+//! messages: a flood costs its sender time, not its neighbours. All is received into one arena,
+//! which stays in the cache; only what a message still misses at the end of its receive makes it
+//! move.
 
 use std::io;
 use std::ops::Range;

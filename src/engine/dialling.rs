@@ -71,6 +71,9 @@ impl Dials {
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Makes the request connections the application asked for.
     pub(super) fn dial(&mut self) {
+        if !self.core.dials.are_asked() {
+            return;
+        }
         if self.drain.is_some() {
             // A server that goes away opens nothing, also if it is asked to again on being told so.
             for request in std::mem::take(&mut self.core.dials.asked) {

@@ -58,7 +58,11 @@ impl Notices {
     }
 
     /// What was queued is offered to the kernel.
+    #[inline]
     pub(super) fn resume(&mut self) {
+        if self.postponed.is_empty() {
+            return;
+        }
         self.queue.extend(self.postponed.drain(..));
     }
 

@@ -143,6 +143,12 @@ impl Outbox {
         }
     }
 
+    /// Whether the account knows of it.
+    #[inline]
+    pub(super) fn is_entered(&self) -> bool {
+        self.entered > 0 || self.ranked != UNRANKED
+    }
+
     /// How much it is to blame for what all hold: the time it would need at the speed at which it
     /// lately read, as a logarithm. Time passes for all alike, so it changes only when something is
     /// queued or taken.
@@ -314,6 +320,13 @@ impl Outbox {
     /// The slices to be sent next, appended to `slices`: at most [`SLICES_MAX`]. Returns their
     /// number and their bytes.
     pub fn gather<'a>(&'a self, turn: Turn<'a>, slices: &mut Vec<IoSlice<'a>>) -> (u32, usize) {
+        if self.queue.len() == 1
+            && let Some(only) = self.queue.front()
+        {
+            let slice = &only.data.resolve(turn)[self.sent..];
+            slices.push(IoSlice::new(slice));
+            return (1, slice.len());
+        }
         let mut bytes = 0;
         let mut count = 0;
         let mut skip = self.sent;

@@ -96,7 +96,10 @@ impl Outgoing {
 
     /// Forgets the first marks, whose connections are settled.
     pub(super) fn drop_marks(&mut self, count: usize) {
-        self.dirty.drain(..count);
+        match count == self.dirty.len() {
+            true => self.dirty.clear(),
+            false => drop(self.dirty.drain(..count)),
+        }
     }
 
     /// The outbox of a connection, which is made if there is none; the connection is marked, and
@@ -123,7 +126,10 @@ impl Outgoing {
         let Some(mut outbox) = hot.outbox.take() else { return };
         self.unblock(hot);
         outbox.reset(&mut self.ledger);
-        self.ledger.enter(slot, &mut outbox);
+        // Mostly it held nothing beyond its turn.
+        if outbox.is_entered() {
+            self.ledger.enter(slot, &mut outbox);
+        }
         if self.spare.len() < SPARE_OUTBOXES {
             self.spare.push(outbox);
         }

@@ -194,6 +194,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Completion::Woken => {}
             }
         }
+        if self.looked.is_empty() {
+            return;
+        }
         // Last: what has arrived or become free is known before anybody is judged.
         for (token, result) in self.looked.drain(..) {
             self.core.on_looked(token, result);

@@ -134,7 +134,7 @@ fn count(child: &mut Child, file: Option<&str>) -> Vec<u64> {
     if let Some(file) = file {
         write_addresses(child.id(), &hits, file);
     }
-    drop(ptrace::detach(thread, None::<Signal>));
+    let _ = ptrace::detach(thread, None::<Signal>);
     drop(child.kill());
     // Its connection ends with the child.
     let _ = client.join();

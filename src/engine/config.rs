@@ -239,8 +239,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Bytes of a request head.
     pub max_head: usize,
-    /// Payload bytes of one received message, over all its fragments; of a compressed one those that
-    /// it is inflated to.
+    /// Payload bytes of one received message, over all its fragments; of a compressed one those
+    /// that it is inflated to.
     pub max_message: usize,
     /// Fragments of one received message.
     pub max_fragments: u32,

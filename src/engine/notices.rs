@@ -66,11 +66,6 @@ impl Notices {
         self.queue.extend(self.postponed.drain(..));
     }
 
-    /// All of them, those put off included.
-    pub(super) fn len(&self) -> usize {
-        self.queue.len() + self.postponed.len()
-    }
-
     /// Whether some are put off.
     pub(super) fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()

@@ -253,7 +253,7 @@ impl Hot {
     pub fn agree(&mut self, window_bits: u8) {
         debug_assert!(!self.has(Flags::DEFLATE) && (8..=15).contains(&window_bits));
         let smaller = u32::from(WINDOW_BITS_MAX.saturating_sub(window_bits) & 7);
-        self.flags.0 |= Flags::DEFLATE | smaller * Flags::WINDOW;
+        self.flags.0 |= Flags::DEFLATE | (smaller * Flags::WINDOW);
     }
 
     /// That window; `None` if it has not agreed.

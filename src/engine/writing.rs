@@ -167,7 +167,8 @@ impl Core {
     /// Whether something is left to do that no completion announces.
     pub(super) fn has_work(&self) -> bool {
         !self.inbox.is_empty()
-            || self.notices.len() > 0
+            || !self.notices.is_empty()
+            || self.notices.has_postponed()
             || self.dials.are_asked()
             || self.outgoing.is_unoffered()
             || self.has_ring_work()
@@ -351,7 +352,7 @@ mod tests {
         outgoing.make_room(slots.get_mut(0).unwrap(), 0);
         low.mark_dirty(0);
         low.settle_blocked(&[]);
-        assert!(low.notices.len() == 1 && low.inbox.contains(0) && low.has_work());
+        assert!(low.notices.has_postponed() && low.inbox.contains(0) && low.has_work());
         assert_eq!(low.outgoing.blocked(), 0, "nothing waits for room");
         let mut bare = blocked();
         let hot = bare.slots.get_mut(0).unwrap();

@@ -89,9 +89,8 @@ fn the_package_has_what_it_says() {
     for sums in sums {
         run(Command::new("sha256sum").arg("-c").arg(sums).current_dir(out), LIMIT).assert_success();
     }
-    let bill = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
-    let bill =
-        bill.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next().unwrap();
+    let mut bill = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let bill = bill.find(|path| path.extension().is_some_and(|kind| kind == "json")).unwrap();
     let bill: Value = serde_json::from_str(&std::fs::read_to_string(bill).unwrap()).unwrap();
     assert_eq!(bill["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
     let names: Vec<_> =

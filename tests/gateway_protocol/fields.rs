@@ -162,7 +162,7 @@ fn requests_of_the_server_api() {
         ("publish", format!(r#"{{"channel":"deep","data":{deep}}}"#), Well),
         (
             "publish",
-            concat!(r#"{"channel":"nope:a","channel":"a","data":1,"data":{"x":1,"x":2}}"#,).into(),
+            r#"{"channel":"nope:a","channel":"a","data":1,"data":{"x":1,"x":2}}"#.into(),
             Well,
         ),
         (
@@ -185,17 +185,17 @@ fn requests_of_the_server_api() {
         ("subscribe", r#"{"user":"42","channel":"nope:a"}"#.into(), Error(102)),
         (
             "subscribe",
-            concat!(r#"{"user":"42","channel":"b","expire_at":9223372036854775807}"#,).into(),
+            r#"{"user":"42","channel":"b","expire_at":9223372036854775807}"#.into(),
             Well,
         ),
         (
             "subscribe",
-            concat!(r#"{"user":"42","channel":"b","expire_at":-9223372036854775808}"#,).into(),
+            r#"{"user":"42","channel":"b","expire_at":-9223372036854775808}"#.into(),
             Well,
         ),
         (
             "subscribe",
-            concat!(r#"{"user":"42","channel":"b","expire_at":9223372036854775808}"#,).into(),
+            r#"{"user":"42","channel":"b","expire_at":9223372036854775808}"#.into(),
             End(400),
         ),
         (
@@ -214,7 +214,7 @@ fn requests_of_the_server_api() {
         ("disconnect", r#"{"user":"nobody","disconnect":{}}"#.into(), Error(107)),
         (
             "refresh",
-            concat!(r#"{"user":"nobody","expired":null,"expire_at":null,"info":null}"#,).into(),
+            r#"{"user":"nobody","expired":null,"expire_at":null,"info":null}"#.into(),
             Well,
         ),
         ("presence", "{}".into(), Error(107)),
@@ -222,7 +222,7 @@ fn requests_of_the_server_api() {
         ("presence_stats", r#"{"channel":"é"}"#.into(), Well),
         (
             "history",
-            concat!(r#"{"channel":"a","limit":-1,"since":{"offset":9},"reverse":true}"#,).into(),
+            r#"{"channel":"a","limit":-1,"since":{"offset":9},"reverse":true}"#.into(),
             Well,
         ),
         ("history", r#"{"channel":"a","since":{"offset":0},"reverse":true}"#.into(), Error(107)),

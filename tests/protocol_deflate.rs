@@ -64,7 +64,7 @@ fn compress(parts: &[Part], level: u32, bits: u8) -> (Vec<u8>, Vec<u8>) {
         }
     }
     // A message that ends in a final block may go without a padding byte, but need not.
-    if open || level % 2 == 0 {
+    if open || level.is_multiple_of(2) {
         let mut tail = Vec::new();
         put(&mut stream, b"", FlushCompress::Sync, &mut tail);
         payload.extend_from_slice(&tail);

@@ -314,7 +314,7 @@ impl Record {
     }
 
     /// Appends records with all of `parts` as their content, in as few records as it takes: one, up
-    /// to [`CONTENT_MAX`] bytes. Nothing, if there is no content.
+    /// to 16,384 bytes. Nothing, if there is no content.
     pub fn seal(
         &mut self,
         limits: &Limits,

@@ -375,9 +375,11 @@ mod tests {
     #[test]
     fn what_was_kept_leaves_nothing_behind() {
         let (mut deflater, mut out) = (Deflater::new(3), Vec::new());
-        for len in [1024, 90_000, 10, 60_000].into_iter().cycle().take(400) {
-            assert_eq!(deflater.deflate(&noise(len), 15, &mut out), Err(Kept::Grew));
-            assert!(out.is_empty());
+        for len in [1024, 10, 90_000] {
+            for _ in 0..100 {
+                assert_eq!(deflater.deflate(&noise(len), 15, &mut out), Err(Kept::Grew));
+                assert!(out.is_empty());
+            }
         }
         assert_eq!(deflater.deflate(&text(1000), 15, &mut out), Ok(()));
         assert_eq!(Inflater::default().message(Kind::Text, &out, 1000), Ok(&text(1000)[..]));

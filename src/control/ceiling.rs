@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn the_small_server_of_the_docs_is_small() {
         let docs = include_str!("../../docs/limits.md");
-        let (_, toml) = docs.split_once("```toml\n").unwrap();
+        let (_, toml) = docs.split_once("```toml check\n").unwrap();
         let (toml, _) = toml.split_once("```").unwrap();
         let sources = Sources {
             file: Some("limits.toml".into()),

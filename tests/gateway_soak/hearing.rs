@@ -117,7 +117,6 @@ impl Life<'_> {
             }
             (Asked::SubRefresh(channel, _), Body::Error(103))
                 if !self.subs.contains_key(&channel) => {}
-            (Asked::SubRefresh(_, until), Body::Error(110)) if unix() >= until => {}
             (Asked::Room, Body::Subscribe(_) | Body::Unsubscribe) => {}
             (asked, body) => return Err(format!("{body:?} to {asked:?}")),
         }

@@ -266,6 +266,14 @@ impl<'a> Life<'a> {
                     return Ok(Over::Remembers);
                 }
             }
+            // A token that was over before the server read it.
+            Some(3006) => {
+                let over = |asked: &Asked| matches!(asked, Asked::SubRefresh(_, until) if unix() >= *until);
+                if self.asked.values().any(|(asked, _)| over(asked)) {
+                    counts.sub_expired.one();
+                    return Ok(Over::Remembers);
+                }
+            }
             Some(3010) => {
                 if self.has_order(world, |action| matches!(action, Action::Subscribe(_))) {
                     return Ok(Over::Remembers);

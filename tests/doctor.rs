@@ -326,8 +326,7 @@ fn the_status_tells_provisioning_what_to_do() {
     tree.sysctl("fs.file-max", "1000");
     assert_eq!((tree.examine(&MILLION).code, tree.examine(&strict).code), (1, 1));
     for wrong in [
-        &[][..],
-        &["--connections", "0"],
+        &["--connections", "0"][..],
         &["--connections", "many"],
         &["--connections", "5", "--profile", "fast"],
         &["--connections", "5", "--busy", "101"],

@@ -17,7 +17,8 @@ fn main() {
     };
     let target = env::var("TARGET").unwrap_or_default();
     let source = commit.map_or(String::new(), |commit| commit + ", ");
-    println!("cargo:rustc-env=RINGHOLD_BUILD={source}{profile}, {target}");
+    // Cargo also gives it to what it runs, where `RINGHOLD_` begins a setting.
+    println!("cargo:rustc-env=BUILD_OF_RINGHOLD={source}{profile}, {target}");
 }
 
 /// The profile's name, which only the path of the output tells:

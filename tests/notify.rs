@@ -39,7 +39,13 @@ fn socket(name: &str, is_abstract: bool) -> (UnixDatagram, String) {
 /// The next message, by lines.
 fn hear(socket: &UnixDatagram) -> Vec<String> {
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).expect("something is said");
+    let length = loop {
+        match socket.recv(&mut buffer) {
+            // A wait with a deadline ends so when the process was stopped and goes on.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            heard => break heard.expect("something is said"),
+        }
+    };
     let text = std::str::from_utf8(&buffer[..length]).expect("text");
     text.lines().map(str::to_owned).collect()
 }

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 }
 
 /// The version, with the commit and the profile that it was built from.
-const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGHOLD_BUILD"), ")");
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_OF_RINGHOLD"), ")");
 
 impl Arguments {
     /// Those of this process. Without a command they are those of `serve`.

@@ -65,6 +65,8 @@ pub(crate) enum What {
     Unsubscribe(u32),
     Subscribe(Granted),
     Disconnect(u32),
+    /// The server API has set when the connection expires.
+    Refresh,
 }
 
 #[derive(Debug)]
@@ -154,6 +156,7 @@ fn pushed(body: wire::PushBody) -> Option<What> {
             ..Granted::default()
         }),
         It::Disconnect(it) => What::Disconnect(it.code),
+        It::Refresh(_) => What::Refresh,
         _ => return None,
     })
 }
@@ -275,6 +278,7 @@ struct JsonPush<'a> {
     #[serde(borrow)]
     subscribe: Option<JsonGranted<'a>>,
     disconnect: Option<JsonCode>,
+    refresh: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -349,6 +353,7 @@ impl JsonPush<'_> {
             .or(self.unsubscribe.map(|it| What::Unsubscribe(it.code)))
             .or(self.subscribe.map(|it| What::Subscribe(it.read())))
             .or(self.disconnect.map(|it| What::Disconnect(it.code)))
+            .or(self.refresh.map(|_| What::Refresh))
     }
 }
 

@@ -201,6 +201,12 @@ impl<'a> Life<'a> {
                 self.close_code = Some(code as u16);
                 Ok(None)
             }
+            Event::Element(Element::Push(channel, What::Refresh)) if channel.is_empty() => {
+                match self.has_order(world, |action| action == Action::Refresh) {
+                    true => Ok(None),
+                    false => Err("refreshed, which nobody ordered".to_owned()),
+                }
+            }
             Event::Element(Element::Push(channel, what)) => {
                 self.push(world, &channel, what)?;
                 Ok(None)

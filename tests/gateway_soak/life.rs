@@ -274,7 +274,10 @@ impl<'a> Life<'a> {
             }
             // A token that was over before the server read it.
             Some(3006) => {
-                let over = |asked: &Asked| matches!(asked, Asked::SubRefresh(_, until) if unix() >= *until);
+                let over = |asked: &Asked| match asked {
+                    Asked::SubRefresh(_, until) => unix() >= *until,
+                    _ => false,
+                };
                 if self.asked.values().any(|(asked, _)| over(asked)) {
                     counts.sub_expired.one();
                     return Ok(Over::Remembers);

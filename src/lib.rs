@@ -72,7 +72,7 @@
 //! * Messages to one connection arrive in the order in which they were queued on its core; letters
 //!   and publications of one thread are taken in order.
 //! * Every limit has a default, a counter in [`Counters`] and a defined answer; memory is bounded
-//!   by [`Config`]. What a peer sends cannot panic, stall or grow the process beyond it.
+//!   by [`Config`]. No peer can panic, stall or grow the process beyond it.
 //! * A panic in a callback closes that connection with 1011 and leaves the core running, provided
 //!   the binary unwinds (`panic = "unwind"`, the default).
 //!

@@ -3,7 +3,7 @@
 //!
 //! A connection over a limit that still gets a slot (the reserve of each table) is told so: its
 //! request is answered with 503. When even the reserve is used up, accepting stops and the rest
-//! waits in the listener's queue. Who is served takes a seat: see `census`.
+//! waits in the listener's queue. A served connection takes a seat: see `census`.
 
 use std::io;
 use std::net::SocketAddr;

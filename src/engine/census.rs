@@ -1,9 +1,9 @@
-//! Who is here: the open, the streams among them, those that are here only to be refused; and what
-//! the whole server counts of them, against `max_connections` and `max_per_address`.
+//! Counts of a core's connections: the open, the streams among them, those to be refused; and the
+//! server's counts, against `max_connections` and `max_per_address`.
 //!
-//! Owns these counts. Never decides who is accepted. The invariant: a seat is taken by who is
-//! served, from its accept until its close is decided. Who is here only to be refused takes none,
-//! nor does who is leaving: both are bounded by the table.
+//! Owns these counts. Never decides about an accept. The invariant: a connection takes a seat from
+//! its accept until its close is decided. Connections to be refused and connections on their way
+//! out take none: the table bounds both.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -124,8 +124,9 @@ impl Cx<'_> {
         self.core.send_remote(id, &Frame::new(kind, payload))
     }
 
-    /// As [`Self::send_message_to`] for a connection of this core, never compressed: for messages
-    /// with secrets beside text that somebody else chooses, of which the length would tell.
+    /// As [`Self::send_message_to`], never compressed on this core: for messages with secrets
+    /// beside text that somebody else chooses, since the length of a compressed one would tell. A
+    /// message for another core travels as a frame, which that core may compress.
     pub fn send_secret_to(
         &mut self,
         id: ConnId,

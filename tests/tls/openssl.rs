@@ -87,8 +87,10 @@ impl Client {
         Some(Self { process, stdin, lines })
     }
 
+    /// Writes the line with one call: the client leaves at the letter of a "Q", before a line
+    /// break written apart could reach it.
     fn say(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
+        self.stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Waits for a line that holds `text`.

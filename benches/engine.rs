@@ -68,7 +68,7 @@ fn outbox(c: &mut Criterion) {
         b.iter(|| {
             let mut slices = Vec::with_capacity(1);
             outbox.push(Data::Shared(frame.clone(), 0), 0);
-            let (_, bytes) = outbox.gather(turn, &mut slices);
+            let (_, bytes) = outbox.gather(turn, usize::MAX, &mut slices);
             black_box(&slices);
             drop(slices);
             outbox.advance(bytes, &mut ledger);
@@ -80,7 +80,7 @@ fn outbox(c: &mut Criterion) {
                 outbox.push(Data::Shared(frame.clone(), 0), 0);
             }
             let mut slices = Vec::with_capacity(64);
-            let (_, bytes) = outbox.gather(turn, &mut slices);
+            let (_, bytes) = outbox.gather(turn, usize::MAX, &mut slices);
             black_box(&slices);
             drop(slices);
             outbox.advance(bytes, &mut ledger);

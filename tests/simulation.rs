@@ -134,7 +134,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 111] = [
+const EXPECTED: [(&str, u64); 112] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),
@@ -219,6 +219,7 @@ const EXPECTED: [(&str, u64); 111] = [
     ("sent to another core", 2000),
     ("sent to a core that has ended", 40),
     ("mailbox full", 40),
+    ("sends left for the next turn", 600),
     ("mailbox found full by a core", 100),
     ("letter", 1000),
     ("letter from outside", 1000),

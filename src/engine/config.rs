@@ -309,6 +309,10 @@ pub struct Config {
     /// Time after which a turn begins with no further command, so that deadlines and input have
     /// theirs.
     pub turn_letters_time: Duration,
+    /// Bytes that the sends of a turn offer to the kernel, roughly; who stands in line has to wait
+    /// for the next one. A publication for many readers takes many turns, so that others have
+    /// theirs in between. Not a bound of memory, and none where memory is short.
+    pub turn_sends: usize,
     /// `None`: clients that offer compression do without.
     pub compression: Option<Compression>,
     /// Used by [`super::Handle::drain`] unless told otherwise.
@@ -358,6 +362,7 @@ impl Default for Config {
             mailbox_bytes: 64 * 1024 * 1024,
             turn_letters: 1024,
             turn_letters_time: Duration::from_micros(500),
+            turn_sends: 2 << 20,
             compression: None,
             drain: Drain::default(),
         }
@@ -398,6 +403,7 @@ impl Config {
             (self.mailbox > 0, "mailbox must be at least 1"),
             (self.mailbox_bytes > 0, "mailbox-bytes must be at least 1"),
             (self.turn_letters > 0, "a turn must take at least one letter"),
+            (self.turn_sends > 0, "a turn must offer at least one byte"),
             (
                 self.min_upload_rate == 0 || self.upload_grace >= self.tick,
                 "upload-grace must be at least one tick",

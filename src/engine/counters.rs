@@ -167,6 +167,8 @@ counters! {
         mailbox_full: Total,
         /// Turns that left commands for the next one.
         mailbox_late: Total,
+        /// Turns that left something to send for the next one.
+        sends_late: Total,
         /// Close handshakes completed, and streams that their clients left.
         closed_clean: Total,
         /// Ended by the peer without a close frame.

@@ -80,7 +80,9 @@ pub struct Outbox {
     /// Bytes taken lately of what had to wait; each second halves them.
     recent: u32,
     /// Segments that outlived a turn.
-    booked: usize,
+    booked: u32,
+    /// Whether a turn has offered it to the kernel.
+    pub(super) offer: Offer,
     /// Bytes of their own buffers, as allocated.
     own: usize,
     /// What the core's account holds for this outbox, shared buffers apart.
@@ -99,11 +101,24 @@ impl Default for Outbox {
             progress_ns: 0,
             recent: 0,
             booked: 0,
+            offer: Offer::Made,
             own: 0,
             entered: 0,
             ranked: UNRANKED,
         }
     }
+}
+
+/// Where an outbox stands in its core's sends: a turn offers so much and no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// Nobody waits.
+    #[default]
+    Made,
+    /// It stands in line.
+    Waits,
+    /// Its place in the line was reached: this flush offers it.
+    Due,
 }
 
 /// The turn's buffers that segments may point into.
@@ -317,13 +332,19 @@ impl Outbox {
         dropped
     }
 
-    /// The slices to be sent next, appended to `slices`: at most [`SLICES_MAX`]. Returns their
-    /// number and their bytes.
-    pub fn gather<'a>(&'a self, turn: Turn<'a>, slices: &mut Vec<IoSlice<'a>>) -> (u32, usize) {
+    /// The slices to be sent next, appended to `slices`: at most [`SLICES_MAX`] with at most `most`
+    /// bytes. Returns their number and their bytes.
+    pub fn gather<'a>(
+        &'a self,
+        turn: Turn<'a>,
+        most: usize,
+        slices: &mut Vec<IoSlice<'a>>,
+    ) -> (u32, usize) {
         if self.queue.len() == 1
             && let Some(only) = self.queue.front()
         {
             let slice = &only.data.resolve(turn)[self.sent..];
+            let slice = &slice[..slice.len().min(most)];
             slices.push(IoSlice::new(slice));
             return (1, slice.len());
         }
@@ -332,12 +353,27 @@ impl Outbox {
         let mut skip = self.sent;
         for segment in self.queue.iter().take(SLICES_MAX) {
             let slice = &segment.data.resolve(turn)[skip..];
+            let slice = &slice[..slice.len().min(most - bytes)];
             skip = 0;
             bytes += slice.len();
             count += 1;
             slices.push(IoSlice::new(slice));
+            if bytes == most {
+                break;
+            }
         }
         (count, bytes)
+    }
+
+    /// Whether it may stand in line: what lies in the turn's buffers would have to be copied, and
+    /// is an answer that its client waits for.
+    #[inline]
+    pub(super) fn can_wait(&self) -> bool {
+        match self.queue.front().map(|first| &first.data) {
+            Some(Data::Shared(..)) => true,
+            Some(Data::Own(_)) => self.bytes > WAITS_FROM,
+            _ => false,
+        }
     }
 
     /// Removes `taken` sent bytes from the front.
@@ -368,7 +404,7 @@ impl Outbox {
         // What is new is mostly at the end, or among the first: a control frame.
         let first = len.min(FRONT);
         for index in (0..first).chain((first..len).rev()) {
-            if self.booked == len {
+            if self.booked as usize == len {
                 break;
             }
             self.settle_segment(index, turn, ledger);
@@ -442,7 +478,7 @@ impl Outbox {
                 data => own += allocated(data.len()),
             }
         }
-        let count = booked().count();
+        let count = booked().count() as u32;
         if (self.own, self.booked) != (own, count) {
             let kept = (self.own, self.booked);
             return Err(format!("{kept:?} booked, ({own}, {count}) found"));
@@ -472,6 +508,7 @@ impl Outbox {
         }
         (self.sent, self.bytes, self.progress, self.recent) = (0, 0, 0, 0);
         self.progress_ns = 0;
+        self.offer = Offer::Made;
     }
 }
 
@@ -541,6 +578,9 @@ fn start_of(bytes: &Bytes, lead: u8) -> usize {
 /// Slices of one gathering send: enough that a burst leaves at once, far below the kernel's
 /// UIO_MAXIOV of 1,024.
 pub const SLICES_MAX: usize = 128;
+
+/// Bytes of a connection's own from which they may stand in line.
+const WAITS_FROM: usize = 16 << 10;
 
 /// Segments whose memory an outbox keeps between two uses.
 const SEGMENTS_KEPT: usize = 8;

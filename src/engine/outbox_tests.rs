@@ -10,7 +10,7 @@ fn own(text: &str) -> Data {
 
 fn content(outbox: &Outbox, turn: Turn<'_>) -> String {
     let mut slices = Vec::new();
-    let (_, bytes) = outbox.gather(turn, &mut slices);
+    let (_, bytes) = outbox.gather(turn, usize::MAX, &mut slices);
     let all: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
     assert_eq!(all.len(), bytes);
     assert_eq!(bytes, outbox.bytes());
@@ -26,7 +26,7 @@ fn neighbours_in_the_cork_leave_as_one_slice() {
     outbox.push(own("!"), 0);
     outbox.push(Data::Cork(6..11), 0);
     let mut slices = Vec::new();
-    assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
+    assert_eq!(outbox.gather(turn, usize::MAX, &mut slices), (3, 12));
     assert_eq!(content(&outbox, turn), "onetwo!three");
 }
 
@@ -42,8 +42,39 @@ fn neighbours_in_the_arena_leave_as_one_slice_and_others_do_not() {
     outbox.push(Data::Cork(0..1), 0);
     assert_eq!(outbox.arena_end(), None);
     let mut slices = Vec::new();
-    assert_eq!(outbox.gather(turn, &mut slices), (3, 12));
+    assert_eq!(outbox.gather(turn, usize::MAX, &mut slices), (3, 12));
     assert_eq!(content(&outbox, turn), "onetwothree?");
+}
+
+#[test]
+fn an_offer_ends_within_a_segment_where_its_bound_is() {
+    let turn = Turn { cork: b"", arena: &[] };
+    let mut outbox = Outbox::default();
+    outbox.push(own("one"), 0);
+    let mut slices = Vec::new();
+    assert_eq!(outbox.gather(turn, 2, &mut slices), (1, 2));
+    drop(slices);
+    outbox.push(own("two"), 0);
+    outbox.push(own("three"), 0);
+    let mut slices = Vec::new();
+    assert_eq!(outbox.gather(turn, 5, &mut slices), (2, 5));
+    let all: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+    assert_eq!(all, b"onetw");
+    slices.clear();
+    assert_eq!(outbox.gather(turn, 6, &mut slices), (2, 6), "and no empty slice behind");
+}
+
+#[test]
+fn an_answer_of_the_turn_never_stands_in_line() {
+    let waits = |data| {
+        let mut outbox = Outbox::default();
+        outbox.push(data, 0);
+        outbox.can_wait()
+    };
+    assert!(waits(Data::Shared(Bytes::from_static(b"a publication"), 0)));
+    assert!(!waits(Data::Cork(0..1 << 20)) && !waits(Data::Arena(0..1 << 20)));
+    assert!(!waits(own("a little")) && waits(Data::Own(Bytes::from(vec![0; WAITS_FROM + 1]))));
+    assert!(!Outbox::default().can_wait());
 }
 
 #[test]

@@ -5,10 +5,12 @@
 //! with [`Flags::DIRTY`] is marked once, and one with [`Flags::BLOCKED`] is counted once; what an
 //! outbox holds beyond a turn is in the ledger.
 
+use std::collections::VecDeque;
+
 use super::clock::Clock;
 use super::ledger::Ledger;
-use super::outbox::{Outbox, SEGMENT, Turn};
-use super::slots::{Flags, Hot};
+use super::outbox::{Offer, Outbox, SEGMENT, Turn};
+use super::slots::{Flags, Hot, Slots};
 use super::value::Data;
 
 /// See the module's text.
@@ -18,8 +20,9 @@ pub(crate) struct Outgoing {
     cork: Vec<u8>,
     /// Memory of what this turn has queued and not offered to the kernel, apart from the cork.
     own: usize,
-    /// The last flush left something that it did not offer.
-    unoffered: bool,
+    /// Who was not offered all there is, in line, each with its generation: whose slot has got
+    /// another owner since is no longer meant.
+    line: VecDeque<(u32, u32)>,
     /// Slots with something to send or to settle.
     dirty: Vec<u32>,
     /// Memory of outboxes that outlived a turn.
@@ -194,12 +197,47 @@ impl Outgoing {
     /// Whether the last flush left something that it did not offer.
     #[inline]
     pub(super) fn is_unoffered(&self) -> bool {
-        self.unoffered
+        !self.line.is_empty()
     }
 
-    /// A flush begins, or leaves something that it did not offer.
-    pub(super) fn set_unoffered(&mut self, unoffered: bool) {
-        self.unoffered = unoffered;
+    /// Puts a connection in line that was not offered all there is, unless it stands there.
+    pub(super) fn put_in_line(&mut self, slot: u32, hot: &mut Hot) {
+        let generation = hot.generation;
+        if let Some(outbox) = hot.outbox.as_mut().filter(|it| it.offer != Offer::Waits) {
+            outbox.offer = Offer::Waits;
+            self.line.push_back((slot, generation));
+        }
+    }
+
+    /// Marks those in line whose turn has come, and takes what they have from `left`. Returns
+    /// whether something of that is left for others.
+    #[inline]
+    pub(super) fn call_in_line(&mut self, slots: &mut Slots, left: &mut usize) -> bool {
+        while *left > 0
+            && let Some((slot, generation)) = self.line.pop_front()
+        {
+            let Some(hot) = slots.lookup(slot, generation) else { continue };
+            let Some(outbox) = hot.outbox.as_mut() else { continue };
+            if outbox.offer == Offer::Waits {
+                outbox.offer = Offer::Due;
+                *left = left.saturating_sub(cost(outbox.bytes()));
+                self.mark(slot, hot);
+            }
+        }
+        *left > 0
+    }
+
+    /// Checks that who has to stand in line does.
+    pub(super) fn audit_line(&self, slot: u32, hot: &Hot) -> Result<(), String> {
+        let offer = hot.outbox.as_ref().map_or(Offer::Made, |outbox| outbox.offer);
+        match offer {
+            Offer::Waits if self.line.contains(&(slot, hot.generation)) => Ok(()),
+            Offer::Waits => Err("waits for its offer, but not in line".to_owned()),
+            Offer::Due if !hot.has(Flags::DIRTY) => {
+                Err("its offer was due and not made".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The account of outboxes.
@@ -210,11 +248,24 @@ impl Outgoing {
     pub(super) fn shrink(&mut self) {
         self.cork.shrink_to_fit();
         self.dirty.shrink_to_fit();
+        self.line.shrink_to_fit();
         self.ledger.shrink();
         // A few of thousands that were made together: each would keep a page of the allocator's.
         self.spare = Vec::new();
     }
 }
+
+/// What the offer of so many bytes takes from a turn's share.
+#[inline]
+pub(super) fn cost(bytes: usize) -> usize {
+    bytes.min(OFFER_MAX) + OFFER
+}
+
+/// Bytes of one offer, where turns are bounded: a tenth of a millisecond of copying.
+pub(super) const OFFER_MAX: usize = 512 << 10;
+
+/// What an offer counts besides its bytes.
+const OFFER: usize = 512;
 
 /// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.
 const SPARE_OUTBOXES: usize = 256;

@@ -20,6 +20,7 @@ use super::handler::Handler;
 use super::inbound::Place;
 use super::ledger::UNRANKED;
 use super::links::{Command, Handle, Network, Post, SlowPeer};
+use super::outbox::Offer;
 use super::ring::{Completion, Doorbell, LANES_MAX, Ring};
 use super::rng::Rng;
 use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
@@ -269,6 +270,7 @@ impl Core {
         check(!stream || hot.phase() != Phase::Closing, "a stream awaits a close frame")?;
         let marks = self.outgoing.marked().iter().filter(|dirty| **dirty == slot).count();
         check(marks == usize::from(hot.has(Flags::DIRTY)), "DIRTY and the list disagree")?;
+        self.outgoing.audit_line(slot, hot)?;
         check(
             !hot.has(Flags::THROTTLED) || self.rates.hold(slot, hot.generation),
             "throttled for ever",
@@ -334,7 +336,8 @@ impl Core {
             return check(!leaving || hot.has(Flags::DIRTY), "leaves, and nobody looks");
         };
         outbox.audit(self.outgoing.corked(), hot.has(Flags::DIRTY), &mut tally.shared)?;
-        check(blocked || hot.has(Flags::DIRTY), "something to send, and nobody does")
+        let waits = outbox.offer == Offer::Waits;
+        check(blocked || waits || hot.has(Flags::DIRTY), "something to send, and nobody does")
     }
 
     fn tally(&mut self, slot: u32, tally: &mut Tally, books: &mut Books) {

@@ -7,7 +7,8 @@ use super::core::Core;
 use super::handler::Handler;
 use super::links::SlowPeer;
 use super::notices::Notice;
-use super::outbox::Policy;
+use super::outbox::{Offer, Policy};
+use super::outgoing::{OFFER_MAX, cost};
 use super::ring::{Ring, Send, Wait};
 use super::slots::{Flags, Phase};
 use super::value::{Cause, ConnId};
@@ -31,17 +32,27 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Sends what the turn queued, waits for completions if it `may_wait`, and settles what the
     /// kernel did not take. Who has more segments than one send gathers is offered them all, within
     /// reason: nobody is judged by what was not offered.
+    ///
+    /// A turn offers [`super::Config::turn_sends`] and no more: one large publication for many
+    /// readers would keep everybody else waiting while it is copied. The others stand in line for
+    /// the turns to come; answers do not. Where memory is short, and in the midst of a turn, all is
+    /// offered at once.
     pub(super) fn flush(&mut self, may_wait: bool) -> io::Result<()> {
         self.core.settle_blocked(&self.arena.bytes);
         let wait = if may_wait { self.choose_wait() } else { Wait::No };
-        self.flush_once(wait)?;
+        let mut left = if may_wait { self.core.config.turn_sends } else { usize::MAX };
+        self.flush_once(wait, &mut left)?;
         for _ in 0..ROUNDS_MAX {
-            if !self.core.outgoing.is_unoffered() {
+            if self.core.outgoing.ledger().total() > self.core.config.max_outboxes / 2 {
+                left = usize::MAX;
+            }
+            if !self.core.outgoing.is_unoffered() || left == 0 {
                 break;
             }
             self.core.settle_blocked(&self.arena.bytes);
-            self.flush_once(Wait::No)?;
+            self.flush_once(Wait::No, &mut left)?;
         }
+        self.core.counted.sends_late += u64::from(self.core.outgoing.is_unoffered());
         self.core.enforce_outboxes();
         self.core.notices.resume();
         Ok(())
@@ -64,9 +75,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    fn flush_once(&mut self, wait: Wait) -> io::Result<()> {
-        self.core.outgoing.set_unoffered(false);
+    /// One round of sends, which takes what it offers from `left`.
+    fn flush_once(&mut self, wait: Wait, left: &mut usize) -> io::Result<()> {
         let Self { ring, core, arena, lists, done, .. } = self;
+        let most = if *left == usize::MAX { usize::MAX } else { OFFER_MAX };
+        let open = core.outgoing.call_in_line(&mut core.slots, left);
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
@@ -82,7 +95,18 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 wait = Wait::No;
             }
             let Some(outbox) = &hot.outbox else { continue };
-            let (count, len) = outbox.gather(turn, &mut pieces);
+            match outbox.offer {
+                Offer::Waits => continue,
+                Offer::Made if outbox.can_wait() => {
+                    if !open || *left == 0 {
+                        wait = Wait::No;
+                        continue;
+                    }
+                    *left = left.saturating_sub(cost(outbox.bytes()));
+                }
+                _ => {}
+            }
+            let (count, len) = outbox.gather(turn, most, &mut pieces);
             if len < outbox.bytes() {
                 wait = Wait::No;
             }
@@ -185,10 +209,13 @@ impl Core {
         }
         let generation = hot.generation;
         let blocked = hot.has(Flags::BLOCKED);
-        let Some(outbox) = hot.outbox.as_ref() else {
+        let Some(outbox) = hot.outbox.as_mut() else {
             self.flushed(slot);
             return;
         };
+        if outbox.offer == Offer::Due {
+            outbox.offer = Offer::Made;
+        }
         if outbox.is_empty() {
             let waited = hot.has(Flags::HIGH_WATER | Flags::PAUSED);
             let leaves = hot.phase() == Phase::Flushing;
@@ -266,9 +293,8 @@ impl Core {
         if hot.has(Flags::BLOCKED) {
             self.arm(slot);
         } else {
-            // More segments than one send gathers.
-            self.outgoing.set_unoffered(true);
-            self.outgoing.mark(slot, hot);
+            // More than one send gathers, or than is left of this turn's share.
+            self.outgoing.put_in_line(slot, hot);
         }
     }
 

@@ -95,6 +95,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
     config.mailbox = pick(rng, &[1, 3, 20, 1000]) as usize;
     config.mailbox_bytes = pick(rng, &[1, 500, 1 << 30]) as usize;
     config.turn_letters = pick(rng, &[1, 3, 1000]);
+    config.turn_sends = pick(rng, &[1, 1000, 50_000, 2 << 20]) as usize;
     if calm {
         config.mailbox = 1 << 20;
         config.mailbox_bytes = 1 << 30;

@@ -434,6 +434,7 @@ impl Run {
         seen.add("conflated", counters.conflated);
         seen.add("read pauses", counters.read_pauses);
         seen.add("accept pauses", counters.accept_pauses);
+        seen.add("sends left for the next turn", counters.sends_late);
         seen.add("stale completions", counters.stale_completions);
         seen.add("panics", counters.panics);
         seen.add("heartbeats answered", counters.heartbeats_answered);

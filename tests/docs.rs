@@ -124,7 +124,7 @@ fn every_configuration_is_one() {
     let wrong = fed(ringhold(&["config", "check", "-"]), "[client]\nallowed_origin = []\n");
     assert!(!wrong.success());
     assert!(wrong.stderr.starts_with("stdin:2: client.allowed_origin"), "{}", wrong.stderr);
-    let json = fed(ringhold(&["config", "check", "-"]), "{\"client\": {\"insecure\": 1}}");
+    let json = fed(ringhold(&["config", "check", "-"]), "{\"client\": {\"insecure\": 7}}");
     assert!(json.stderr.starts_with("stdin.json:1: client.insecure"), "{}", json.stderr);
     // The configuration that packages install, and that of the chart.
     for file in ["tuning/dist/ringhold.toml", "tuning/kubernetes/ringhold.yaml"] {

@@ -26,6 +26,8 @@ mod expiry;
 mod fields;
 #[path = "gateway_protocol/hooks.rs"]
 mod hooks;
+#[path = "gateway_protocol/named_hooks.rs"]
+mod named_hooks;
 #[path = "gateway_protocol/one_way.rs"]
 mod one_way;
 #[path = "gateway_protocol/order.rs"]

@@ -20,8 +20,7 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         let readers = u64::from(server.http_anonymous) + internal;
         add("pages of metrics", "http_server.http_anonymous", readers * METRICS_PAGE);
     }
-    let hooks: u64 =
-        settings::hooks(options).iter().map(|(_, _, hook)| hook.max_memory as u64).sum();
+    let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
     if hooks > 0 {
         add("questions to the backend", "a proxy's max_memory", hooks);
     }

@@ -13,10 +13,10 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 
 use super::counts::Counts;
-use super::outgoing;
+use super::outgoing::{self, Certificates};
 use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
-use crate::gateway::options::without_credentials;
+use crate::gateway::options::{DEFAULT_PROXY, without_credentials};
 use crate::gateway::proxy::{
     Asking, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
@@ -48,6 +48,28 @@ pub struct HookConfig {
     pub binary_encoding: bool,
     /// The connection's `meta` goes along.
     pub include_connection_meta: bool,
+    /// What a status other than 200 means. The first that fits holds; without one, it is no answer.
+    pub statuses: Vec<(u16, HookRefusal)>,
+    /// Certificates, where those of the host's authorities are not what counts.
+    pub tls: Option<Certificates>,
+}
+
+/// Which questions a target is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookTarget {
+    /// Those of this kind that name no other.
+    Default(HookKind),
+    /// All that name it.
+    Named(String),
+}
+
+impl std::fmt::Display for HookTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default(kind) => write!(f, "{} proxy", kind.name()),
+            Self::Named(name) => write!(f, "proxy {name}"),
+        }
+    }
 }
 
 impl Default for HookConfig {
@@ -64,6 +86,8 @@ impl Default for HookConfig {
             static_headers: BTreeMap::new(),
             binary_encoding: false,
             include_connection_meta: false,
+            statuses: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -72,9 +96,11 @@ impl Default for HookConfig {
 #[derive(Debug)]
 pub enum HooksError {
     /// The endpoint of a hook is not a URL of HTTP.
-    Endpoint(HookKind, String),
+    Endpoint(HookTarget, String),
     /// A header of a hook is none, or belongs to the connection itself.
-    Header(HookKind, String),
+    Header(HookTarget, String),
+    /// Keys and certificates of a hook are not what they should be.
+    Certificates(HookTarget, String),
     /// The HTTP client cannot be made.
     Client(reqwest::Error),
 }
@@ -82,15 +108,15 @@ pub enum HooksError {
 impl std::fmt::Display for HooksError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Endpoint(kind, url) => write!(
+            Self::Endpoint(target, url) => write!(
                 f,
-                "{} proxy: the endpoint must be an http:// or https:// URL, not {:?}",
-                kind.name(),
+                "{target}: the endpoint must be an http:// or https:// URL, not {:?}",
                 without_credentials(url)
             ),
-            Self::Header(kind, name) => {
-                write!(f, "{} proxy: {name:?} cannot be passed on as a header", kind.name())
+            Self::Header(target, name) => {
+                write!(f, "{target}: {name:?} cannot be passed on as a header")
             }
+            Self::Certificates(target, what) => write!(f, "{target}: {what}"),
             Self::Client(error) => write!(f, "the client of proxies: {}", outgoing::explain(error)),
         }
     }
@@ -101,12 +127,15 @@ impl std::error::Error for HooksError {}
 /// All configured hooks.
 pub struct Hooks {
     client: reqwest::Client,
-    targets: HashMap<HookKind, HashMap<String, Target>>,
+    targets: HashMap<HookKind, Target>,
+    named: HashMap<String, Target>,
     counts: Arc<Counts>,
 }
 
 struct Target {
     config: HookConfig,
+    /// Where it does not do with the one that all share.
+    client: Option<reqwest::Client>,
     url: reqwest::Url,
     turns: Arc<Turns>,
     /// Questions under way.
@@ -119,24 +148,32 @@ struct Target {
 }
 
 impl Hooks {
-    /// Hooks by kind and name; the usual name is `default`.
+    /// Hooks by kind, and those with a name.
     pub fn new(
-        targets: impl IntoIterator<Item = (HookKind, String, HookConfig)>,
+        targets: impl IntoIterator<Item = (HookTarget, HookConfig)>,
         counts: Arc<Counts>,
     ) -> Result<Self, HooksError> {
-        let mut all: HashMap<HookKind, HashMap<String, Target>> = HashMap::new();
-        for (kind, name, config) in targets {
-            all.entry(kind).or_default().insert(name, Target::new(kind, config)?);
+        let (mut of_kind, mut named) = (HashMap::new(), HashMap::new());
+        for (key, config) in targets {
+            let target = Target::new(&key, config)?;
+            match key {
+                HookTarget::Default(kind) => drop(of_kind.insert(kind, target)),
+                HookTarget::Named(name) => drop(named.insert(name, target)),
+            }
         }
-        let mut every = all.values().flat_map(HashMap::values);
-        let secure = every.any(|target| target.url.scheme() == "https");
+        let mut every = of_kind.values().chain(named.values());
+        let secure =
+            every.any(|target: &Target| target.client.is_none() && target.url.scheme() == "https");
         // A backend that moved a question elsewhere would get the client's cookies there.
         let client = outgoing::client(secure).build().map_err(HooksError::Client)?;
-        Ok(Self { client, targets: all, counts })
+        Ok(Self { client, targets: of_kind, named, counts })
     }
 
     fn target(&self, request: &HookRequest) -> Option<&Target> {
-        self.targets.get(&request.kind())?.get(&*request.proxy)
+        match &*request.proxy {
+            DEFAULT_PROXY => self.targets.get(&request.kind()),
+            name => self.named.get(name),
+        }
     }
 
     /// Room for a question and what goes with it. `None`: there is none.
@@ -155,7 +192,7 @@ impl Hooks {
 
     /// A connection has gone: what it has waiting is not asked.
     fn forget(&self, asking: Asking) {
-        for target in self.targets.values().flat_map(HashMap::values) {
+        for target in self.targets.values().chain(self.named.values()) {
             target.turns.forget(asking);
         }
     }
@@ -195,7 +232,7 @@ impl Hooks {
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.targets.keys()).finish()
+        f.debug_set().entries(self.targets.keys()).entries(self.named.keys()).finish()
     }
 }
 
@@ -217,22 +254,29 @@ impl Failed {
 }
 
 impl Target {
-    fn new(kind: HookKind, config: HookConfig) -> Result<Self, HooksError> {
+    fn new(of: &HookTarget, config: HookConfig) -> Result<Self, HooksError> {
         let url = reqwest::Url::parse(&config.endpoint).ok();
         let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or_else(|| HooksError::Endpoint(kind, config.endpoint.clone()))?;
+        let url = url.ok_or_else(|| HooksError::Endpoint(of.clone(), config.endpoint.clone()))?;
         let name = |name: &String| {
             let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
             let ours = |name: &HeaderName| OURS.contains(&name.as_str());
-            parsed.filter(|name| !ours(name)).ok_or(HooksError::Header(kind, name.clone()))
+            parsed
+                .filter(|name| !ours(name))
+                .ok_or_else(|| HooksError::Header(of.clone(), name.clone()))
         };
         let mut static_headers = HeaderMap::new();
         for (key, value) in &config.static_headers {
-            let value =
-                HeaderValue::from_str(value).map_err(|_| HooksError::Header(kind, key.clone()))?;
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| HooksError::Header(of.clone(), key.clone()))?;
             static_headers.insert(name(key)?, value);
         }
+        let own = |tls: &Certificates| {
+            let wrong = |what| HooksError::Certificates(of.clone(), what);
+            tls.client().map_err(wrong)?.build().map_err(HooksError::Client)
+        };
         Ok(Self {
+            client: config.tls.as_ref().map(own).transpose()?,
             http_headers: config.http_headers.iter().map(name).collect::<Result<_, _>>()?,
             emulated_headers: config.emulated_headers.iter().map(name).collect::<Result<_, _>>()?,
             static_headers,
@@ -259,9 +303,15 @@ impl Target {
                 .map_err(|_| Failed::new(HookFailure::NotJson, "payload"))?;
             let headers = self.headers(&request.caller.headers);
             drop(request);
+            let client = self.client.as_ref().unwrap_or(client);
             let question = client.post(self.url.clone()).headers(headers).body(body);
             let mut answer = question.send().await.map_err(Failed::of_client)?;
             if answer.status() != 200 {
+                let status = answer.status().as_u16();
+                let meant = self.config.statuses.iter().find(|(code, _)| *code == status);
+                if let Some((_, refusal)) = meant {
+                    return Ok(Some(HookReply::refused(kind, refusal.clone())));
+                }
                 return Err(Failed::new(HookFailure::Status, answer.status().as_str()));
             }
             let mut text = Vec::new();

@@ -1,5 +1,6 @@
 //! Against a backend that answers, refuses, stalls, or is not there.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use axum::Router;
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::control::http::{HttpLimits, HttpServer};
 use crate::gateway::format::Transport;
+use crate::gateway::options::Secret;
 use crate::gateway::outside::Link;
 use crate::gateway::proxy::{Caller, HookEvent, RefreshReply, RpcReply};
 use crate::gateway::wire::Encoding;
@@ -31,7 +33,7 @@ fn config(endpoint: String) -> HookConfig {
 }
 
 fn hooks(kind: HookKind, config: HookConfig) -> Hooks {
-    Hooks::new([(kind, "default".to_owned(), config)], Arc::default()).unwrap()
+    Hooks::new([(HookTarget::Default(kind), config)], Arc::default()).unwrap()
 }
 
 impl Hooks {
@@ -43,7 +45,7 @@ impl Hooks {
     }
 
     fn target_of(&self, kind: HookKind) -> &Target {
-        &self.targets[&kind]["default"]
+        &self.targets[&kind]
     }
 }
 
@@ -246,7 +248,7 @@ async fn what_waits_is_bounded_in_bytes_by_proxy() {
     let cost = of(1, "1").cost();
     let config = HookConfig { max_memory: 2 * cost + 100, ..config(url) };
     let targets = [HookKind::Rpc, HookKind::Refresh];
-    let targets = targets.map(|kind| (kind, "default".to_owned(), config.clone()));
+    let targets = targets.map(|kind| (HookTarget::Default(kind), config.clone()));
     let hooks = Arc::new(Hooks::new(targets, Arc::default()).unwrap());
     let (sender, mut found) = queue(&hooks);
     assert_eq!(sender.try_call(of(1, "1"), 1, 101), Ok(()));
@@ -328,7 +330,7 @@ async fn what_cannot_be_asked_is_refused() {
 #[test]
 fn configurations_that_cannot_work_are_errors() {
     let make = |config: HookConfig| {
-        let targets = [(HookKind::Connect, "default".to_owned(), config)];
+        let targets = [(HookTarget::Default(HookKind::Connect), config)];
         Hooks::new(targets, Arc::default()).unwrap_err().to_string()
     };
     let wrong = make(config("ftp://user:hush@host/".to_owned()));
@@ -370,4 +372,102 @@ async fn engine_threads_hand_questions_over_without_waiting() {
         tickets.push(ticket);
     }
     assert_eq!(tickets, [1, 2]);
+}
+
+/// A backend with TLS: its certificate is for localhost, and it may want one of the client.
+fn secured(wants: bool) -> SocketAddr {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let file = |name: &str| keys(name);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = match wants {
+        false => builder.with_no_client_auth(),
+        true => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(file("ca.pem")).unwrap()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots),
+                provider,
+            );
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(file("localhost.pem"))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("localhost.key")).unwrap();
+    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            answer_once(rustls::StreamOwned::new(connection, stream));
+        }
+    });
+    address
+}
+
+/// Reads a request as far as its body's end and answers it; a handshake that fails is nobody's.
+fn answer_once(mut stream: rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>) {
+    use std::io::{Read, Write};
+    let mut text = Vec::new();
+    let mut piece = [0; 4096];
+    while !text.ends_with(b"}") {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => text.extend_from_slice(&piece[..count]),
+        }
+    }
+    let body = r#"{"result": {"data": 7}}"#;
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ";
+    let _ = write!(stream, "{head}{}\r\n\r\n{body}", body.len());
+    stream.conn.send_close_notify();
+    let _ = stream.flush();
+}
+
+fn keys(name: &str) -> String {
+    format!("{}/tests/tls/keys/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test]
+async fn certificates_are_those_that_are_configured() {
+    let answer = Ok(HookReply::Rpc(RpcReply { data: "7".into() }));
+    let plain = secured(false).port();
+    let strict = secured(true).port();
+    let authority = std::fs::read_to_string(keys("ca.pem")).unwrap();
+    let none = Certificates::default();
+    let by_file = Certificates { authority: keys("ca.pem"), ..none.clone() };
+    let by_text = Certificates { authority, ..none.clone() };
+    let other = Certificates { authority: keys("client.pem"), ..none.clone() };
+    let anybody = Certificates { believe_all: true, ..none.clone() };
+    let ours = Certificates {
+        certificate: keys("client.pem"),
+        key: Secret::new(keys("client.key")),
+        ..by_file.clone()
+    };
+    for (port, tls, fits) in [
+        (plain, &by_file, true),
+        (plain, &by_text, true),
+        (plain, &other, false),
+        (plain, &anybody, true),
+        (plain, &ours, true),
+        (strict, &by_file, false),
+        (strict, &ours, true),
+    ] {
+        let config = config(format!("https://localhost:{port}/"));
+        let hooks = hooks(HookKind::Rpc, HookConfig { tls: Some(tls.clone()), ..config });
+        let said = hooks.ask(rpc("1")).await;
+        assert_eq!(said == answer, fits, "{said:?} {}", port == strict);
+        let failed = failures(&hooks, HookKind::Rpc, HookFailure::Unreachable);
+        assert_eq!(failed, u64::from(!fits));
+    }
+    let target = HookTarget::Default(HookKind::Rpc);
+    let broken = Certificates { certificate: keys("client.pem"), ..none };
+    let config = HookConfig { tls: Some(broken), ..config("https://localhost/".to_owned()) };
+    let wrong = Hooks::new([(target, config)], Arc::default()).unwrap_err().to_string();
+    assert!(wrong.starts_with("rpc proxy: key_pem: "), "{wrong}");
 }

@@ -9,9 +9,11 @@ use super::demo::Demo;
 use super::health::HealthConfig;
 use super::http::{HttpConfig, HttpLimits};
 use super::jwks::JwksConfig;
-use super::proxy::HookConfig;
-use crate::gateway::options::{ErrorMode, Options, Proxy, Token};
-use crate::gateway::proxy::HookKind;
+use super::outgoing::Certificates;
+use super::proxy::{HookConfig, HookTarget};
+use crate::gateway::options::{DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token};
+use crate::gateway::proxy::{HookKind, HookRefusal};
+use crate::gateway::wire::{Disconnect, Error};
 
 /// What is served over HTTP.
 pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
@@ -65,23 +67,30 @@ pub fn internal_address(options: &Options) -> Option<SocketAddr> {
 }
 
 /// The hooks that are switched on, or could be by a namespace.
-pub fn hooks(options: &Options) -> Vec<(HookKind, String, HookConfig)> {
+pub fn hooks(options: &Options) -> Vec<(HookTarget, HookConfig)> {
     let (client, channel) = (&options.client.proxy, &options.channel.proxy);
-    let rpc = options.rpc.without_namespace.proxy_enabled;
-    [
+    let there = |proxy: &Proxy| {
+        let schemes = ["http://", "https://"];
+        schemes.iter().any(|it| proxy.endpoint.to_ascii_lowercase().starts_with(it))
+    };
+    let rpc = &options.rpc.proxy;
+    let of_kind = [
         (HookKind::Connect, &client.connect.proxy, client.connect.enabled),
         (HookKind::Refresh, &client.refresh.proxy, client.refresh.enabled),
-        (HookKind::Subscribe, &channel.subscribe, !channel.subscribe.endpoint.is_empty()),
-        (HookKind::Publish, &channel.publish, !channel.publish.endpoint.is_empty()),
-        (HookKind::Rpc, &options.rpc.proxy, rpc),
-    ]
-    .into_iter()
-    .filter(|(_, _, used)| *used)
-    .map(|(kind, proxy, _)| (kind, "default".to_owned(), hook(proxy)))
-    .collect()
+        (HookKind::Subscribe, &channel.subscribe, there(&channel.subscribe)),
+        (HookKind::Publish, &channel.publish, there(&channel.publish)),
+        (HookKind::SubRefresh, &channel.sub_refresh, there(&channel.sub_refresh)),
+        (HookKind::Rpc, rpc, there(rpc) && options.uses(DEFAULT_PROXY)),
+    ];
+    let of_kind = of_kind.into_iter().filter(|(_, _, used)| *used);
+    let of_kind = of_kind.map(|(kind, proxy, _)| (HookTarget::Default(kind), hook(proxy)));
+    let named = options.proxies.iter().filter(|named| there(&named.proxy));
+    let named = named.map(|it| (HookTarget::Named(it.name.clone()), hook(&it.proxy)));
+    of_kind.chain(named).collect()
 }
 
 fn hook(proxy: &Proxy) -> HookConfig {
+    let tls = &proxy.http.tls;
     HookConfig {
         endpoint: proxy.endpoint.clone(),
         timeout: proxy.timeout,
@@ -92,8 +101,24 @@ fn hook(proxy: &Proxy) -> HookConfig {
         static_headers: proxy.http.static_headers.clone(),
         binary_encoding: proxy.binary_encoding,
         include_connection_meta: proxy.include_connection_meta,
+        statuses: proxy.http.status_to_code_transforms.iter().map(status).collect(),
+        tls: tls.enabled.then(|| Certificates {
+            certificate: tls.cert_pem.clone(),
+            key: tls.key_pem.clone(),
+            authority: tls.server_ca_pem.clone(),
+            believe_all: tls.insecure_skip_verify,
+        }),
         ..HookConfig::default()
     }
+}
+
+fn status(transform: &StatusTransform) -> (u16, HookRefusal) {
+    let (error, disconnect) = (&transform.to_error, &transform.to_disconnect);
+    let refusal = match u16::try_from(disconnect.code) {
+        Ok(code @ 1..) => HookRefusal::Disconnect(Disconnect::new(code, disconnect.reason.clone())),
+        _ => HookRefusal::Error(Error::new(error.code, error.message.clone(), error.temporary)),
+    };
+    (transform.status_code, refusal)
 }
 
 /// Where keys for tokens are fetched, if they are.
@@ -161,9 +186,10 @@ mod tests {
         options.channel.proxy.publish.endpoint = "http://b/publish".to_owned();
         options.client.token.jwks_public_endpoint = "https://i/keys".to_owned();
         let all = hooks(&options);
-        let kinds: Vec<_> = all.iter().map(|(kind, name, _)| (*kind, name.as_str())).collect();
-        assert_eq!(kinds, [(HookKind::Connect, "default"), (HookKind::Publish, "default")]);
-        let connect = &all[0].2;
+        let targets: Vec<_> = all.iter().map(|(target, _)| target.clone()).collect();
+        let kinds = [HookKind::Connect, HookKind::Publish];
+        assert_eq!(targets, kinds.map(HookTarget::Default));
+        let connect = &all[0].1;
         assert_eq!((connect.endpoint.as_str(), connect.timeout.as_secs()), ("http://b/connect", 3));
         assert_eq!(
             (connect.http_headers.as_slice(), connect.concurrency),

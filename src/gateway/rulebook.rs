@@ -33,6 +33,12 @@ impl Rulebook {
         Ok(Self { options, namespaces, connection, subscription, origins })
     }
 
+    /// Whether the backend decides how long subscriptions to this channel last.
+    pub fn refreshes(&self, channel: &str) -> bool {
+        let place = self.namespaces.place(channel);
+        place.is_ok_and(|place| place.rules.options.sub_refresh_proxy_enabled)
+    }
+
     /// The same with other keys for connection tokens, and for subscription tokens unless these
     /// have keys of their own.
     #[must_use]

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, Heard, token_of, unix};
 
-/// A backend that answers each path with what is set for it, and remembers what it was asked.
+/// A backend that answers each path with what is set for it (a number is a status), and remembers
+/// what it was asked.
 /// Its thread ends with the process.
 pub(super) struct Backend {
     address: SocketAddr,
@@ -23,7 +24,11 @@ pub(super) struct Backend {
 
 impl Backend {
     pub(super) fn start(answers: &[(&'static str, Value)]) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), answers)
+    }
+
+    pub(super) fn start_at(address: SocketAddr, answers: &[(&'static str, Value)]) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let backend = Self {
             address: listener.local_addr().expect("bound"),
             answers: Arc::new(Mutex::new(answers.to_vec())),
@@ -68,8 +73,13 @@ impl Backend {
         }
     }
 
+    /// Where it is.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// The last question at a path.
-    fn asked(&self, path: &str) -> Value {
+    pub(super) fn asked(&self, path: &str) -> Value {
         let asked = self.asked.lock().expect("no panic");
         let last = asked.iter().rev().find(|(at, _)| at == path);
         last.map(|(_, question)| question.clone()).expect("asked")
@@ -115,8 +125,9 @@ fn serve(
             return None;
         }
         let (status, body) = match answer {
-            Some((_, answer)) => ("200 OK", answer.to_string()),
-            None => ("500 Internal Server Error", String::new()),
+            Some((_, Value::Number(status))) => (format!("{status} As Told"), String::new()),
+            Some((_, answer)) => ("200 OK".to_owned(), answer.to_string()),
+            None => ("500 Internal Server Error".to_owned(), String::new()),
         };
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n");

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::client::Proxy;
-use super::field::{Field, Secrets, join, read_table, section, show_table};
-use super::node::{Node, Value};
-use super::reader::Reader;
+use super::field::{join, section};
+use super::proxies::{ChannelProxies, DEFAULT_PROXY};
+use super::tables::tables;
 use super::values::choice;
 
 section! {
@@ -36,16 +35,6 @@ section! {
 }
 
 section! {
-    /// `channel.proxy`: where questions about channels go; namespaces switch them on.
-    pub struct ChannelProxies {
-        /// Asked about subscribing, in namespaces with `subscribe_proxy_enabled`.
-        subscribe: Proxy = Proxy::default(),
-        /// Asked about publishing, in namespaces with `publish_proxy_enabled`.
-        publish: Proxy = Proxy::default(),
-    }
-}
-
-section! {
     /// One namespace of `channel.namespaces`.
     pub struct Namespace {
         /// Letters, digits, `_`, `-` and `.`, at least two; unique.
@@ -55,6 +44,8 @@ section! {
         options: ChannelOptions,
     }
 }
+
+tables!(Namespace by name);
 
 section! {
     /// What holds for the channels of one namespace. Everything is off unless said otherwise.
@@ -118,14 +109,19 @@ section! {
         channel_regex: String = String::new(),
         /// What publications may hold.
         publication_data_format: DataFormat = DataFormat::Default,
-        /// Ask `channel.proxy.subscribe` who may subscribe.
+        /// Ask the backend who may subscribe.
         subscribe_proxy_enabled: bool = false,
-        /// Which proxy: only `default` there is.
-        subscribe_proxy_name: ProxyName = ProxyName::Default,
-        /// Ask `channel.proxy.publish` who may publish what.
+        /// Which one: of `proxies`, or `default`, which is `channel.proxy.subscribe`.
+        subscribe_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask the backend who may publish what.
         publish_proxy_enabled: bool = false,
-        /// Which proxy: only `default` there is.
-        publish_proxy_name: ProxyName = ProxyName::Default,
+        /// Which one: of `proxies`, or `default`, which is `channel.proxy.publish`.
+        publish_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask the backend whether a subscription that expires may stay; else clients refresh it
+        /// with tokens.
+        sub_refresh_proxy_enabled: bool = false,
+        /// Which one: of `proxies`, or `default`, which is `channel.proxy.sub_refresh`.
+        sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
         /// How subscribers get publications: only `stream` there is.
         subscription_type: SubscriptionType = SubscriptionType::Stream,
     }
@@ -171,76 +167,10 @@ choice! {
 }
 
 choice! {
-    /// Proxies by name.
-    pub enum ProxyName {
-        /// The one in `channel.proxy` or `rpc.proxy`.
-        Default = "default" | "",
-    }
-}
-
-choice! {
     /// How subscribers get publications.
     pub enum SubscriptionType {
         /// As they are published.
         Stream = "stream" | "",
-    }
-}
-
-impl Field for Vec<Namespace> {
-    /// A list of tables; as text a JSON list, or names separated by spaces.
-    fn read(&mut self, node: &Node, path: &str, reader: &mut Reader) {
-        let parsed;
-        let nodes = match &node.value {
-            Value::List(nodes) => nodes,
-            Value::Raw(text) if text.trim_start().starts_with('[') => {
-                match Node::from_json_text(text, &node.place) {
-                    Ok(Node { value: Value::List(nodes), .. }) => {
-                        parsed = nodes;
-                        &parsed
-                    }
-                    Ok(_) => return,
-                    Err(what) => return reader.mistake(node.place.clone(), path, what),
-                }
-            }
-            Value::Raw(text) => {
-                let named =
-                    |name: &str| Namespace { name: name.to_owned(), ..Namespace::default() };
-                *self = text.split_whitespace().map(named).collect();
-                return;
-            }
-            other => {
-                let what = format!(
-                    "must be a list of tables, [[channel.namespaces]], not {}",
-                    other.kind()
-                );
-                return reader.mistake(node.place.clone(), path, what);
-            }
-        };
-        self.clear();
-        reader.forget(path);
-        for (index, node) in nodes.iter().enumerate() {
-            let path = format!("{path}[{index}]");
-            reader.found(&path, &node.place);
-            let mut namespace = Namespace::default();
-            read_table(&mut namespace, node, &path, reader);
-            self.push(namespace);
-        }
-    }
-
-    fn show(&self, secrets: Secrets) -> toml::Value {
-        toml::Value::Array(self.iter().map(|namespace| show_table(namespace, secrets)).collect())
-    }
-
-    fn children(&self) -> Vec<(String, &dyn Field)> {
-        self.iter().map(|one| (one.name.clone(), one as &dyn Field)).collect()
-    }
-
-    fn is_list(&self) -> bool {
-        true
-    }
-
-    fn child(&mut self, key: &str) -> Option<&mut dyn Field> {
-        self.iter_mut().find(|one| one.name == key).map(|one| one as &mut dyn Field)
     }
 }
 

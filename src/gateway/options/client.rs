@@ -1,9 +1,9 @@
 //! `client`: what connections may do, tokens, and questions to the backend about connections.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::field::section;
+use super::proxies::ClientProxies;
 use super::values::{Secret, Size};
 
 section! {
@@ -127,60 +127,5 @@ section! {
         ..
         /// The keys.
         token: Token,
-    }
-}
-
-section! {
-    /// `client.proxy`: questions about connections to the application's backend.
-    pub struct ClientProxies {
-        /// Asked who a connection without a token is.
-        connect: EnabledProxy = EnabledProxy::default(),
-        /// Asked whether an expiring connection may stay.
-        refresh: EnabledProxy = EnabledProxy::default(),
-    }
-}
-
-section! {
-    /// A proxy with a switch.
-    pub struct EnabledProxy {
-        /// Ask.
-        enabled: bool = false,
-        ..
-        /// Where and how.
-        proxy: Proxy,
-    }
-}
-
-section! {
-    /// Where a question goes, and how long the answer may take.
-    pub struct Proxy {
-        /// URL of the backend: `http://` or `https://`.
-        endpoint: String = String::new(),
-        /// Time for the answer; then the client gets error 100.
-        timeout: Duration = Duration::from_secs(1),
-        /// Questions that the backend has at once; others wait for their turn. Ours.
-        concurrency: u32 = 512,
-        /// Bytes of questions that wait or are asked, and of answers; more fails with error 100.
-        /// Ours.
-        max_memory: Size = Size(32 << 20),
-        /// Request headers of the client that are passed on.
-        http_headers: Vec<String> = Vec::new(),
-        /// Headers inside the client's connect command that are passed on as if they were request
-        /// headers.
-        emulated_headers: Vec<String> = Vec::new(),
-        /// Payloads travel as base64, for data that is no JSON.
-        binary_encoding: bool = false,
-        /// Send the connection's `meta` along.
-        include_connection_meta: bool = false,
-        /// Details of the HTTP request.
-        http: ProxyHttp = ProxyHttp::default(),
-    }
-}
-
-section! {
-    /// Details of a proxy's HTTP request.
-    pub struct ProxyHttp {
-        /// Headers added to each request.
-        static_headers: BTreeMap<String, String> = BTreeMap::new(),
     }
 }

@@ -74,7 +74,12 @@ pub(crate) fn read_table(section: &mut dyn Field, node: &Node, path: &str, reade
         if entries[..n].iter().any(|earlier| earlier.key == entry.key) {
             reader.mistake(entry.place.clone(), &path, "is given twice");
         }
-        match section.child(&entry.key) {
+        // Centrifugo does not tell capitals apart.
+        let lower = entry.key.to_ascii_lowercase();
+        let known = section.child(&entry.key).is_some();
+        match section.child(if known { &entry.key } else { &lower }) {
+            // In YAML a key without a value, often a table whose keys are all in comments.
+            Some(_) if matches!(entry.node.value, Value::Other("null")) => {}
             Some(field) => {
                 reader.found(&path, &entry.place);
                 field.read(&entry.node, &path, reader);

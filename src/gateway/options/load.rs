@@ -4,15 +4,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::field::{Field, join};
+use super::field::{Field, Secrets, join};
 use super::node::{Node, Place, Value};
 use super::reader::{Mistakes, Reader};
-use super::{Options, check, suggest};
+use super::{Options, check, suggest, yaml};
 
 /// Where options come from, from weakest to strongest.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The configuration file: JSON if its name ends with `.json`, TOML otherwise.
+    /// The configuration file: JSON if its name ends with `.json`, YAML with `.yaml` or `.yml`,
+    /// TOML otherwise.
     pub file: Option<PathBuf>,
     /// Environment variables by name. `RINGHOLD_` and the path in capitals with `_` for `.` sets a
     /// key: `RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY`. The prefix `CENTRIFUGO_` is heard too, where
@@ -72,6 +73,14 @@ impl std::error::Error for LoadError {
 }
 
 impl Options {
+    /// The variables that set keys under a prefix, with what holds as each would say it; secrets
+    /// are masked.
+    pub fn variables(&self, prefix: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        variables_of(self, prefix, &mut found);
+        found
+    }
+
     /// Reads all sources and checks the result. An error holds every mistake that was found.
     /// Reads files: the configuration, and `jwks_file` where it names one.
     pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
@@ -89,7 +98,7 @@ impl Options {
         let mut reader = Reader::default();
         let file = sources.file.as_deref();
         if let Some(file) = file {
-            read_file(&mut options, text, is_json(file), &mut reader);
+            read_file(&mut options, text, Format::of(file), &mut reader);
         }
         if let Some(folder) = file.and_then(Path::parent) {
             for token in [&mut options.client.token, &mut options.client.subscription_token.token] {
@@ -104,6 +113,7 @@ impl Options {
         for set in &sources.sets {
             read_set(&mut options, set, &mut reader);
         }
+        expand(&mut options, &sources.variables, &mut reader);
         check::check(&options, &mut reader);
         let file = file.map_or(String::new(), |file| file.display().to_string());
         if reader.mistakes.is_empty() {
@@ -115,24 +125,52 @@ impl Options {
     }
 }
 
-fn is_json(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Toml,
+    Json,
+    Yaml,
 }
 
-fn read_file(options: &mut Options, text: &str, json: bool, reader: &mut Reader) {
-    let node = if json {
-        match Node::from_json(text) {
-            Ok(node) => node,
-            Err(error) => return reader.mistake(error.place, "", error.what),
+impl Format {
+    fn of(file: &Path) -> Self {
+        let extension = file.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());
+        match extension.as_deref() {
+            Some("json") => Self::Json,
+            Some("yaml" | "yml") => Self::Yaml,
+            _ => Self::Toml,
         }
-    } else {
-        let (node, errors) = Node::from_toml(text);
-        for error in errors {
-            reader.mistake(error.place, "", error.what);
+    }
+}
+
+/// The name by which a text without one is read: what it looks like.
+pub fn stdin_name(text: &str) -> &'static str {
+    if text.trim_start().starts_with('{') {
+        return "stdin.json";
+    }
+    let is_toml = Node::from_toml(text).1.is_empty();
+    let is_table = |node: &Node| matches!(node.value, Value::Table(_));
+    let is_yaml = || yaml::read(text).is_ok_and(|node| is_table(&node));
+    if !is_toml && is_yaml() { "stdin.yaml" } else { "stdin" }
+}
+
+fn read_file(options: &mut Options, text: &str, format: Format, reader: &mut Reader) {
+    let read = match format {
+        Format::Json => Node::from_json(text),
+        Format::Yaml => yaml::read(text),
+        Format::Toml => {
+            let (node, errors) = Node::from_toml(text);
+            for error in errors {
+                reader.mistake(error.place, "", error.what);
+            }
+            Ok(node)
         }
-        node
     };
-    options.read(&node, "", reader);
+    match read {
+        Ok(node) => options.read(&node, "", reader),
+        Err(error) => reader.mistake(error.place, "", error.what),
+    }
 }
 
 /// Goes through the keys there are and asks the environment for each, since a name in capitals does
@@ -194,15 +232,64 @@ fn descend(
     }
 }
 
+fn variables_of(field: &dyn Field, name: &str, found: &mut Vec<(String, String)>) {
+    if field.takes_text() {
+        let value = match field.show(Secrets::Masked) {
+            toml::Value::String(text) => text,
+            toml::Value::Array(list) if list.is_empty() => String::new(),
+            // As JSON, but for what every value writes as itself.
+            other => serde_json::to_string(&other).unwrap_or_default(),
+        };
+        found.push((name.to_owned(), value));
+    }
+    for (key, child) in field.children() {
+        variables_of(child, &variable(name, &key), found);
+    }
+}
+
 fn variable(root: &str, path: &str) -> String {
     format!("{root}_{}", path.to_ascii_uppercase().replace(['.', '-'], "_"))
 }
 
-/// Variables that are there for other reasons: the program's own flags, and what Kubernetes tells
-/// about a service of that name.
+/// Puts variables into the headers that name them: `${CENTRIFUGO_VAR_NAME}`.
+fn expand(options: &mut Options, variables: &[(String, String)], reader: &mut Reader) {
+    for (path, proxy) in options.backends_mut() {
+        let key = format!("{path}.http.static_headers");
+        for value in proxy.http.static_headers.values_mut() {
+            let mut whole = String::new();
+            let mut rest = value.as_str();
+            while let Some((name, begin, end)) = next_variable(rest) {
+                let Some((_, set)) = variables.iter().find(|(known, _)| known == name) else {
+                    let what = format!("there is no environment variable {name}");
+                    reader.mistake(reader.place(&key), &key, what);
+                    break;
+                };
+                whole += &rest[..begin];
+                whole += set;
+                rest = &rest[end..];
+            }
+            whole += rest;
+            *value = whole;
+        }
+    }
+}
+
+/// The first variable that a text names, and from where to where it does.
+fn next_variable(text: &str) -> Option<(&str, usize, usize)> {
+    text.match_indices("${").find_map(|(begin, _)| {
+        let name = &text[begin + 2..];
+        let name = &name[..name.find('}')?];
+        let ours = ["CENTRIFUGO_VAR_", "RINGHOLD_VAR_"].iter().any(|it| name.starts_with(it));
+        ours.then_some((name, begin, begin + 3 + name.len()))
+    })
+}
+
+/// Variables that are there for other reasons: the program's own flags, those that headers
+/// name, and what Kubernetes tells about a service of that name.
 fn is_surroundings(rest: &str) -> bool {
     ["LOG", "CONFIG", "HEALTH_URL", "IO", "PORT"].contains(&rest)
         || rest.starts_with("SERVICE_")
+        || rest.starts_with("VAR_")
         || rest.starts_with("PORT_")
 }
 

@@ -1,7 +1,7 @@
 //! The configuration: one typed tree with Centrifugo's section and key names, so that its users
 //! translate a file by copying; what is ours alone is in `engine` and marked elsewhere.
 //!
-//! Sources from weakest to strongest: defaults, a file (TOML, or JSON by its extension),
+//! Sources from weakest to strongest: defaults, a file (TOML, or JSON or YAML by its extension),
 //! environment variables, flags. Every mistake of a source is reported in one go, with its line and
 //! key. An unknown key is a mistake, since a setting that is not heard must not look as if it were.
 
@@ -13,28 +13,36 @@ mod field;
 mod load;
 mod node;
 mod origins;
+pub(crate) mod pem;
+mod proxies;
 mod reader;
 mod reload;
+mod rpc;
 mod server;
 mod suggest;
+mod tables;
 mod values;
+mod yaml;
 
 pub use channel::{
-    Channel, ChannelOptions, ChannelProxies, DataFormat, DeltaType, Namespace, ProxyName,
-    RecoveryMode, SubscriptionType,
+    Channel, ChannelOptions, DataFormat, DeltaType, Namespace, RecoveryMode, SubscriptionType,
 };
-pub use client::{
-    Client, ClientProxies, EnabledProxy, PersonalChannel, Proxy, ProxyHttp, SubscriptionToken,
-    Token,
-};
-pub use load::{LoadError, Loaded, Sources};
+pub use client::{Client, PersonalChannel, SubscriptionToken, Token};
+pub use load::{LoadError, Loaded, Sources, stdin_name};
 pub use node::Place;
 pub use origins::Origins;
+pub(crate) use proxies::proxy_name;
+pub use proxies::{
+    ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyHttp,
+    ProxyTls, StatusTransform, ToDisconnect, ToError,
+};
 pub use reader::{Mistake, Mistakes};
+pub(crate) use rpc::Route;
+pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
 pub use server::{
     Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream,
-    IoChoice, Log, LogFormat, Prometheus, ProxyProtocol, RatePolicyChoice, Rpc, RpcOptions,
-    Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
+    IoChoice, Log, LogFormat, Prometheus, ProxyProtocol, RatePolicyChoice, Shutdown, Sse,
+    UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
 pub(crate) use values::without_credentials;
 pub use values::{LONGEST, Secret, Size};
@@ -53,6 +61,9 @@ section! {
         channel: Channel = Channel::default(),
         /// Remote procedure calls.
         rpc: Rpc = Rpc::default(),
+        /// Backends by name, for namespaces that do not ask the one of `channel.proxy` or
+        /// `rpc.proxy`.
+        proxies: Vec<NamedProxy> = Vec::new(),
         /// The API for the application's backend.
         http_api: HttpApi = HttpApi::default(),
         /// The WebSocket transport.

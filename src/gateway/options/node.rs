@@ -1,5 +1,5 @@
 //! What a source says, before anybody asks what it means: a tree of values, each with its place.
-//! TOML, JSON and single lines of text (variables, flags) all end here.
+//! TOML, JSON, YAML and single lines of text (variables, flags) all end here.
 
 use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -233,7 +233,7 @@ impl Lines {
 }
 
 /// Deeper than any configuration.
-const DEPTH_MAX: usize = 32;
+pub(super) const DEPTH_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {

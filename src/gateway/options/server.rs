@@ -3,8 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::channel::ProxyName;
-use super::client::Proxy;
 use super::field::section;
 use super::values::{Secret, Size, choice};
 use crate::protocol::Network;
@@ -48,26 +46,6 @@ choice! {
         Optional = "optional",
         /// All do; one without is refused.
         Required = "required",
-    }
-}
-
-section! {
-    /// `rpc`: remote procedure calls of clients.
-    pub struct Rpc {
-        /// Where they go.
-        proxy: Proxy = Proxy::default(),
-        /// Which of them.
-        without_namespace: RpcOptions = RpcOptions::default(),
-    }
-}
-
-section! {
-    /// `rpc.without_namespace`: whether calls are passed on.
-    pub struct RpcOptions {
-        /// Pass them to `rpc.proxy`. Otherwise they get error 108.
-        proxy_enabled: bool = false,
-        /// Which proxy: only `default` there is.
-        proxy_name: ProxyName = ProxyName::Default,
     }
 }
 

@@ -124,7 +124,6 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("", "map_broker", ""),
     ("", "controller", ""),
     ("", "shared_poll", ""),
-    ("", "proxies", ": name the backend in client.proxy, channel.proxy and rpc.proxy"),
     ("", "grpc_api", ": use http_api"),
     ("", "consumers", ": publish through http_api"),
     ("", "webtransport", ""),
@@ -136,18 +135,13 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("client", "connection_rate_limit", ": use engine.accept_rate, per worker"),
     ("client", "insecure_skip_token_signature_verify", ""),
     ("client", "user_id_http_header", ""),
-    ("rpc", "namespaces", ": use rpc.without_namespace"),
-    ("rpc", "ping", ""),
     ("admin", "insecure", ": set admin.password"),
     ("uni_websocket", "disable_disconnect_push", ""),
     ("channel.*", "map_clients_presence_channel_prefix", ""),
     ("channel.*", "map_users_presence_channel_prefix", ""),
     ("channel.*", "map", ""),
     ("channel.*", "shared_poll", ""),
-    ("channel.*", "sub_refresh_proxy_enabled", ": refresh subscriptions with tokens"),
     ("channel.*", "subscribe_stream_proxy_enabled", ""),
-    ("*.proxy", "tls", ": the host's certificates are trusted"),
-    ("*.proxy", "status_to_code_transforms", ""),
 ];
 
 /// Centrifugo's settings that nothing is lost without: table, key, why.
@@ -168,7 +162,6 @@ const NOTED: &[(&str, &str, &str)] = &[
     ("client", "channel_position_max_time_lag", ""),
     ("client", "connect_code_to_unidirectional_disconnect", ""),
     ("client.*token", "insecure_skip_jwks_endpoint_safety_check", ""),
-    ("rpc", "namespace_boundary", ": use rpc.without_namespace"),
     ("engine", "redis", ": channels live in this process"),
     ("websocket", "read_buffer_size", ": buffers belong to the worker, not to the connection"),
     ("websocket", "write_buffer_size", ": buffers belong to the worker, not to the connection"),
@@ -188,10 +181,8 @@ const NOTED: &[(&str, &str, &str)] = &[
     ("prometheus", "instrument_http_handlers", ""),
     ("prometheus", "recovered_publications_histogram", ""),
     ("prometheus", "native_histograms", ""),
-    ("channel.*", "sub_refresh_proxy_name", ": refresh subscriptions with tokens"),
     ("channel.*", "subscribe_stream_proxy_name", ""),
     ("channel.*", "subscribe_stream_proxy_bidirectional", ""),
-    ("*.proxy", "sub_refresh", ": refresh subscriptions with tokens"),
     ("*.proxy", "subscribe_stream", ""),
     ("*.proxy", "map_publish", ""),
     ("*.proxy", "map_remove", ""),
@@ -244,7 +235,6 @@ mod tests {
             ("consumers", "publish through http_api"),
             ("grpc_api", "Centrifugo's that ringhold does not have: use http_api"),
             ("channel.namespaces[0].map", "Centrifugo's"),
-            ("channel.proxy.subscribe.tls", "certificates"),
         ];
         for (path, expected) in cases {
             let said = of(path);
@@ -284,8 +274,8 @@ mod tests {
             ("http_server.tls", table("enabled", on()), false),
             ("client.user_id_http_header", Value::Text("X-User".to_owned()), false),
             ("client.user_id_http_header", Value::Text(String::new()), true),
-            ("channel.namespaces[3].sub_refresh_proxy_enabled", on(), false),
-            ("channel.namespaces[3].sub_refresh_proxy_enabled", Value::Bool(false), true),
+            ("channel.namespaces[3].subscribe_stream_proxy_enabled", on(), false),
+            ("channel.namespaces[3].subscribe_stream_proxy_enabled", Value::Bool(false), true),
             ("client.ping_intervall", Value::Bool(false), false),
         ] {
             assert_eq!(note(path, &value).is_some(), noted, "{path} {value:?}");

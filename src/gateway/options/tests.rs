@@ -92,6 +92,43 @@ fn namespaces_come_from_variables_as_json_or_by_name() {
 }
 
 #[test]
+fn proxies_and_their_lists_come_from_variables_too() {
+    let transforms = r#"[{"status_code": 404, "to_error": {"code": 1404, "message": "none"}}]"#;
+    let options = environment(&[
+        ("CENTRIFUGO_PROXIES", "one two"),
+        ("CENTRIFUGO_PROXIES_ONE_ENDPOINT", "http://a/b"),
+        ("CENTRIFUGO_PROXIES_ONE_HTTP_STATUS_TO_CODE_TRANSFORMS", transforms),
+        ("CENTRIFUGO_PROXIES_TWO_ENDPOINT", "http://c/d"),
+        ("CENTRIFUGO_RPC_NAMESPACES", r#"[{"name": "ns", "proxy_enabled": true}]"#),
+        ("CENTRIFUGO_RPC_NAMESPACES_NS_PROXY_NAME", "two"),
+    ]);
+    let proxies = options.options.proxies;
+    let names: Vec<_> = proxies.iter().map(|it| (&*it.name, &*it.proxy.endpoint)).collect();
+    assert_eq!(names, [("one", "http://a/b"), ("two", "http://c/d")]);
+    let transform = &proxies[0].proxy.http.status_to_code_transforms[0];
+    assert_eq!((transform.status_code, transform.to_error.code), (404, 1404));
+    assert_eq!(options.options.rpc.namespaces[0].options.proxy_name, "two");
+    let wrong = ("RINGHOLD_RPC_PROXY_HTTP_STATUS_TO_CODE_TRANSFORMS", "404");
+    let wrong = from("", &[wrong], &[]).unwrap_err().to_string();
+    assert!(wrong.contains("must be a JSON list of tables"), "{wrong}");
+}
+
+#[test]
+fn headers_name_variables() {
+    let text = "[rpc.proxy.http.static_headers]\nA = \"Key ${CENTRIFUGO_VAR_A}, \
+                ${RINGHOLD_VAR_B}\"\nB = \"${HOME} ${CENTRIFUGO_VAR_\"\n";
+    let given = [("CENTRIFUGO_VAR_A", "a"), ("RINGHOLD_VAR_B", "${CENTRIFUGO_VAR_A}")];
+    let loaded = from(text, &given, &[]).unwrap();
+    let headers = &loaded.options.rpc.proxy.http.static_headers;
+    assert_eq!(headers["A"], "Key a, ${CENTRIFUGO_VAR_A}");
+    assert_eq!(headers["B"], "${HOME} ${CENTRIFUGO_VAR_");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let wrong = from(text, &given[..1], &[]).unwrap_err().to_string();
+    let expected = "rpc.proxy.http.static_headers: there is no environment variable RINGHOLD_VAR_B";
+    assert!(wrong.contains(expected), "{wrong}");
+}
+
+#[test]
 fn variables_that_set_nothing_are_told() {
     let loaded = environment(&[
         ("RINGHOLD_CLIENT_INSECUR", "true"),
@@ -213,7 +250,8 @@ fn the_example_shows_every_key_with_its_default() {
     let table: toml::Table = defaults.parse().unwrap();
     let mut paths = Vec::new();
     suggest::leaves(&Options::default(), "", &mut paths);
-    for path in paths.iter().filter(|path| *path != "channel.namespaces") {
+    let lists = ["channel.namespaces", "rpc.namespaces", "proxies"];
+    for path in paths.iter().filter(|path| !lists.contains(&path.as_str())) {
         let mut value = Some(&toml::Value::Table(table.clone())).cloned();
         for part in path.split('.') {
             value = value.and_then(|value| value.get(part).cloned());
@@ -223,7 +261,7 @@ fn the_example_shows_every_key_with_its_default() {
 
     let loaded = from(&whole, &[], &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
     let names: Vec<_> = loaded.options.channel.namespaces.iter().map(|n| n.name.as_str()).collect();
-    assert_eq!(names, ["chat", "price", "dialog"]);
+    assert_eq!(names, ["chat", "price", "dialog", "auction"]);
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 

@@ -48,9 +48,11 @@ impl Leaf for bool {
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
             Value::Bool(value) => Ok(*value),
-            Value::Raw(text) => match text.trim() {
-                "true" | "1" => Ok(true),
-                "false" | "0" => Ok(false),
+            Value::Integer(0) => Ok(false),
+            Value::Integer(1) => Ok(true),
+            Value::Raw(text) | Value::Text(text) => match text.trim() {
+                "true" | "True" | "TRUE" | "t" | "T" | "1" => Ok(true),
+                "false" | "False" | "FALSE" | "f" | "F" | "0" => Ok(false),
                 _ => Err(format!("must be true or false, not \"{text}\"")),
             },
             other => Err(format!("must be true or false, not {}", described(other))),
@@ -76,7 +78,8 @@ macro_rules! integers {
                     Value::Integer(number) => {
                         Self::try_from(*number).map_err(|_| format!("{}, not {number}", range()))
                     }
-                    // Centrifugo writes some of its numbers as text.
+                    // Centrifugo writes some of its numbers as text, where nothing is none.
+                    Value::Text(text) if text.is_empty() => Ok(0),
                     Value::Raw(text) | Value::Text(text) => {
                         text.trim().parse().map_err(|_| format!("{}, not \"{text}\"", range()))
                     }
@@ -97,6 +100,7 @@ impl Leaf for String {
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
             Value::Text(text) | Value::Raw(text) => Ok(text.clone()),
+            Value::Integer(number) => Ok(number.to_string()),
             other => Err(format!("must be text in quotes, not {}", described(other))),
         }
     }
@@ -135,6 +139,7 @@ impl Leaf for Secret {
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
             Value::Text(text) | Value::Raw(text) => Ok(Self(text.clone())),
+            Value::Integer(number) => Ok(Self(number.to_string())),
             // The value may be a secret that lost its quotes: it is not repeated.
             other => Err(format!("must be text in quotes, not {}", other.kind())),
         }
@@ -165,6 +170,10 @@ impl Leaf for Duration {
                 }
             }
             Value::Integer(0) => Ok(Self::ZERO),
+            // As Go counts them. Fewer were meant otherwise.
+            Value::Integer(nanos @ MILLISECOND..) => {
+                Ok(Self::from_nanos(nanos.unsigned_abs()).min(LONGEST))
+            }
             Value::Integer(number) if *number < 0 => {
                 Err(format!("{number} is negative; 0s switches off what can be off"))
             }
@@ -315,6 +324,9 @@ fn list<T>(value: &Value, item: impl Fn(&Value) -> Result<T, String>) -> Result<
         Value::Raw(text) => {
             text.split_whitespace().map(|word| item(&Value::Raw(word.to_owned()))).collect()
         }
+        // One that is alone needs no brackets for Centrifugo.
+        Value::Text(text) if !text.is_empty() => Ok(vec![item(value)?]),
+        Value::Text(_) => Ok(Vec::new()),
         other => Err(format!("must be a list as [\"a\", \"b\"], not {}", described(other))),
     }
 }
@@ -402,6 +414,9 @@ pub(crate) fn no_choice(text: &str, words: &[&str]) -> String {
     }
 }
 
+/// In nanoseconds.
+const MILLISECOND: i64 = 1_000_000;
+
 const MASK: &str = "********";
 
 /// No duration is longer: a hundred years, which any clock can be added to.
@@ -488,6 +503,24 @@ mod tests {
         assert!(Vec::<DeltaType>::parse(&raw("fossil vcdiff")).unwrap_err().contains("vcdiff"));
     }
 
+    /// What Centrifugo takes for a value of another type, without a loss.
+    #[test]
+    fn types_are_as_loose_as_centrifugos() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        for (value, on) in [("true", true), ("1", true), ("False", false), ("0", false)] {
+            assert_eq!(bool::parse(&text(value)), Ok(on), "{value}");
+        }
+        assert_eq!(bool::parse(&Value::Integer(1)), Ok(true));
+        assert!(bool::parse(&Value::Integer(2)).is_err() && bool::parse(&text("yes")).is_err());
+        assert_eq!(String::parse(&Value::Integer(42)), Ok("42".to_owned()));
+        assert_eq!(u16::parse(&text("")), Ok(0));
+        assert!(u16::parse(&raw("")).is_err());
+        assert_eq!(Vec::<String>::parse(&text("*")), Ok(vec!["*".to_owned()]));
+        let nanos = Value::Integer(25_000_000_000);
+        assert_eq!(Duration::parse(&nanos), Ok(Duration::from_secs(25)));
+        assert!(Duration::parse(&Value::Integer(999_999)).is_err());
+    }
+
     #[test]
     fn addresses_have_no_port() {
         assert_eq!(IpAddr::parse(&raw("")), Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
@@ -520,7 +553,8 @@ mod tests {
         assert!(!format!("{secret:?}").contains("hush"));
         assert!(!Leaf::show(&secret, Secrets::Masked).to_string().contains("hush"));
         assert!(Leaf::show(&secret, Secrets::Plain).to_string().contains("hush"));
-        let unquoted = Secret::parse(&Value::Integer(12_345)).unwrap_err();
-        assert!(!unquoted.contains("12345"));
+        assert_eq!(Secret::parse(&Value::Integer(12_345)), Ok(Secret::new("12345")));
+        let unquoted = Secret::parse(&Value::Float(123.5)).unwrap_err();
+        assert!(!unquoted.contains("123"));
     }
 }

@@ -197,6 +197,15 @@ impl HookReply {
         }
     }
 
+    /// What it means that a backend refuses by its status.
+    pub fn refused(kind: HookKind, refusal: HookRefusal) -> HookResult {
+        match kind {
+            // Nobody waits for the outcome: what is not prolonged is over.
+            HookKind::Refresh | HookKind::SubRefresh => Ok(Self::over(kind)),
+            _ => Err(refusal),
+        }
+    }
+
     fn over(kind: HookKind) -> Self {
         match kind {
             HookKind::SubRefresh => {

@@ -10,6 +10,7 @@ use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway, Saying};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
+use crate::gateway::options::Route;
 use crate::gateway::outside::ClientKey;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{HookEvent, PublishReply};
@@ -20,8 +21,8 @@ use crate::gateway::stream::{Position, Read};
 use crate::gateway::tokens;
 use crate::gateway::wire::messages::{
     ClientInfo, Command, HistoryRequest, PublishRequest, Push, PushBody, RefreshRequest,
-    RefreshResult, Reply, ReplyBody, Request, RpcRequest, StreamPosition, SubRefreshRequest,
-    SubRefreshResult, UnsubscribeRequest, UnsubscribeResult,
+    RefreshResult, Reply, ReplyBody, Request, RpcRequest, RpcResult, StreamPosition,
+    SubRefreshRequest, SubRefreshResult, UnsubscribeRequest, UnsubscribeResult,
 };
 use crate::gateway::wire::{self, Disconnect, Encoding, Error};
 
@@ -112,7 +113,7 @@ impl Gateway {
                 self.ask_who(cx, id, ticket, &request.channel, letters::Question::PresenceStats)
             }
             Request::History(request) => self.history(cx, id, ticket, request),
-            Request::Rpc(request) => self.rpc(id, ticket, request),
+            Request::Rpc(request) => self.rpc(cx, id, ticket, request),
             Request::Send(_) => Err(Disconnect::NOT_AVAILABLE.into()),
             Request::Refresh(request) => self.refresh(cx, id, ticket, &request),
             Request::SubRefresh(request) => self.sub_refresh(cx, id, ticket, &request),
@@ -305,12 +306,19 @@ impl Gateway {
         self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
     }
 
-    fn rpc(&mut self, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
-        if !self.desk.rules.options.rpc.without_namespace.proxy_enabled {
-            return Err(Error::NOT_AVAILABLE.into());
+    fn rpc(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
+        match self.desk.rules.options.rpc.route(&request.method) {
+            Route::Off => Err(Error::NOT_AVAILABLE.into()),
+            Route::NoMethod => Err(Error::METHOD_NOT_FOUND.into()),
+            Route::Ping => {
+                self.desk.reply(cx, id, ticket, ReplyBody::Rpc(RpcResult::default()));
+                Ok(())
+            }
+            Route::Proxy(_) => {
+                let RpcRequest { data, method } = request;
+                self.ask_backend(id, ticket, HookEvent::Rpc { method, data })
+            }
         }
-        let RpcRequest { data, method } = request;
-        self.ask_backend(id, ticket, HookEvent::Rpc { method, data })
     }
 
     fn refresh(
@@ -402,7 +410,7 @@ impl Gateway {
     }
 
     /// A subscription lasts until then, and has new information unless that is empty.
-    fn renew_sub(
+    pub(super) fn renew_sub(
         &mut self,
         cx: &mut Cx<'_>,
         id: ConnId,
@@ -412,11 +420,13 @@ impl Gateway {
     ) {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         if session.sub(channel).is_none() && (expire_at > 0 || !info.is_empty()) {
-            let sub = SubMore { channel: channel.into(), ..SubMore::default() };
+            let by_backend = self.desk.rules.refreshes(channel);
+            let sub = SubMore { channel: channel.into(), by_backend, ..SubMore::default() };
             session.more().subs.push(sub);
         }
         let Some(sub) = session.sub(channel) else { return };
         sub.expire_at = expire_at;
+        sub.asked = false;
         if !info.is_empty() && sub.info != info {
             sub.info = info;
             self.inform(cx, id, &channel.into());

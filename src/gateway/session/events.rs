@@ -82,7 +82,8 @@ impl Desk {
             let sub = self.sessions.get_mut(id).and_then(|session| session.sub(channel));
             let expire_at = sub.map_or(0, |sub| {
                 result.data = std::mem::take(&mut sub.data);
-                sub.expire_at
+                // The client has nothing to do where the backend decides.
+                if sub.by_backend { 0 } else { sub.expire_at }
             });
             if let Some(session) = self.sessions.get_mut(id)
                 && session.sub(channel).is_some_and(|it| it.expire_at == 0 && it.info.is_empty())

@@ -12,7 +12,7 @@ use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::letters::{Action, UserOrder};
 use crate::gateway::outside::Link;
-use crate::gateway::proxy::{GRACE_SECONDS, HookEvent};
+use crate::gateway::proxy::{GRACE_SECONDS, HookEvent, HookReply, HookResult, SubRefreshReply};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::timers::What;
 use crate::gateway::wire::messages::{PushBody, RefreshPush, SubscribeRequest};
@@ -110,24 +110,70 @@ impl Gateway {
         let unix = self.desk.unix;
         let delay = whole_seconds(self.desk.rules.options.client.expired_sub_close_delay);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(more) = &mut session.more else { return };
+        let mut over = Vec::new();
+        for sub in &mut more.subs {
+            if sub.due(delay).is_some_and(|at| at <= unix) {
+                sub.asked = sub.by_backend;
+                over.push((sub.channel.clone(), sub.server_side, sub.by_backend));
+            }
+        }
+        for (channel, server_side, by_backend) in over {
+            match by_backend {
+                true => self.ask_for_subscription(cx, id, &channel),
+                false => self.end_subscription(cx, id, &channel, server_side),
+            }
+        }
+        self.desk.watch_subscriptions(cx, id, 0);
+        self.desk.sessions.weigh(id);
+    }
+
+    /// A subscription has expired: the one of a client ends, that of the server takes its
+    /// connection along.
+    fn end_subscription(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, server_side: bool) {
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
-        let Some(more) = &session.more else { return };
-        let over = more
-            .subs
-            .iter()
-            .filter(|it| it.expire_at > 0 && it.expire_at.saturating_add(delay) <= unix);
-        let over: Vec<_> = over.map(|sub| (sub.channel.clone(), sub.server_side)).collect();
-        for (channel, server_side) in over {
-            if server_side {
-                self.desk.close(cx, id, &Disconnect::SUBSCRIPTION_EXPIRED);
-                return;
-            }
-            if let Some(session) = self.desk.sessions.get_mut(id) {
-                session.forget_sub(&channel);
-            }
-            if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, &channel)) {
-                self.desk.tell_unsubscribed(cx, id, &channel, &Unsubscribe::EXPIRED);
-            }
+        if server_side {
+            return self.desk.close(cx, id, &Disconnect::SUBSCRIPTION_EXPIRED);
+        }
+        session.forget_sub(channel);
+        if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, channel)) {
+            self.desk.tell_unsubscribed(cx, id, channel, &Unsubscribe::EXPIRED);
+        }
+    }
+
+    /// Asks the backend whether a subscription may stay.
+    fn ask_for_subscription(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str) {
+        let now = cx.now().as_millis() as u64;
+        let ticket = Ticket::new(Waits::Command(CommandKind::SubRefresh), now, 0);
+        let event = HookEvent::SubRefresh { channel: channel.to_owned() };
+        // Where there was no room to ask, it is not the subscription's fault.
+        if self.ask_backend(id, ticket, event).is_err() {
+            self.renew_sub(cx, id, channel, self.desk.unix + GRACE_SECONDS, Bytes::new());
+        }
+    }
+
+    /// The backend has said whether a subscription may stay.
+    pub(super) fn sub_refreshed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        channel: &str,
+        result: HookResult,
+    ) {
+        let grace = self.desk.unix + GRACE_SECONDS;
+        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        // It may have ended meanwhile, and perhaps begun anew.
+        let Some(sub) = session.sub(channel).filter(|sub| sub.asked) else { return };
+        let server_side = sub.server_side;
+        let reply = match result {
+            Ok(HookReply::SubRefresh(reply)) => reply,
+            _ => SubRefreshReply { expire_at: grace, ..SubRefreshReply::default() },
+        };
+        if reply.expired || self.desk.is_over(reply.expire_at) {
+            self.end_subscription(cx, id, channel, server_side);
+        } else {
+            self.renew_sub(cx, id, channel, reply.expire_at, reply.info.unwrap_or_default());
         }
         self.desk.watch_subscriptions(cx, id, 0);
         self.desk.sessions.weigh(id);
@@ -290,6 +336,6 @@ impl Gateway {
 }
 
 /// A time in whole seconds, capped.
-fn whole_seconds(time: Duration) -> i64 {
+pub(super) fn whole_seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }

@@ -11,7 +11,7 @@ use super::subscribe::Wanted;
 use super::{Ticket, Waits, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::Gateway;
-use crate::gateway::options::{Options, Proxy};
+use crate::gateway::options::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::gateway::proxy::{
     Asking, Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest,
     HookResult,
@@ -36,6 +36,7 @@ enum About {
     Nothing,
     Subscribe(Box<Wanted>),
     Publish { channel: String, data: bytes::Bytes },
+    SubRefresh { channel: String },
 }
 
 impl Question {
@@ -51,6 +52,7 @@ impl Question {
                     size_of::<Wanted>() + filter + texts.map(String::len).iter().sum::<usize>()
                 }
                 About::Publish { channel, data } => channel.len() + data.len(),
+                About::SubRefresh { channel } => channel.len(),
             }
     }
 }
@@ -71,8 +73,8 @@ impl Gateway {
     ) -> Outcome {
         let limit = self.desk.rules.options.client.hook_limit;
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        // The server's own question about the connection is one, and waits for no other.
-        let counted = event.kind() != HookKind::Refresh;
+        // The server's own questions wait for no other, and nobody can make more of them.
+        let counted = !matches!(event.kind(), HookKind::Refresh | HookKind::SubRefresh);
         if counted && u32::from(session.asked) >= limit {
             self.desk.stats.counters.hooks_limited += 1;
             return Err(Error::TOO_MANY_REQUESTS.into());
@@ -98,11 +100,14 @@ impl Gateway {
             (HookEvent::Publish { channel, data }, None) => {
                 About::Publish { channel: channel.clone(), data: data.clone() }
             }
+            (HookEvent::SubRefresh { channel }, None) => {
+                About::SubRefresh { channel: channel.clone() }
+            }
             _ => About::Nothing,
         };
         let caller = Caller { client, user, transport, encoding, meta, headers };
         let from = Asking { core: self.desk.core, link: link(id) };
-        let request = HookRequest { proxy: Cow::Borrowed("default"), from, caller, event };
+        let request = HookRequest { proxy: self.proxy_of(&event), from, caller, event };
         let reserved = match &about {
             About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
             _ => None,
@@ -126,6 +131,29 @@ impl Gateway {
         }
     }
 
+    /// Which proxy is asked.
+    fn proxy_of(&self, event: &HookEvent) -> Cow<'static, str> {
+        let rules = &self.desk.rules;
+        let named = |channel: &str, name: fn(&ChannelOptions) -> &String| {
+            let place = rules.namespaces.place(channel).ok();
+            place.map(|place| proxy_name(name(&place.rules.options)))
+        };
+        let name = match event {
+            HookEvent::Connect { .. } | HookEvent::Refresh => None,
+            HookEvent::Subscribe { channel, .. } => named(channel, |it| &it.subscribe_proxy_name),
+            HookEvent::Publish { channel, .. } => named(channel, |it| &it.publish_proxy_name),
+            HookEvent::SubRefresh { channel } => named(channel, |it| &it.sub_refresh_proxy_name),
+            HookEvent::Rpc { method, .. } => match rules.options.rpc.route(method) {
+                Route::Proxy(name) => Some(name),
+                _ => None,
+            },
+        };
+        match name {
+            None | Some(DEFAULT_PROXY) => Cow::Borrowed(DEFAULT_PROXY),
+            Some(name) => Cow::Owned(name.to_owned()),
+        }
+    }
+
     /// The backend has answered.
     pub(in crate::gateway) fn answered(
         &mut self,
@@ -134,6 +162,9 @@ impl Gateway {
         result: HookResult,
     ) {
         let Question { id, ticket, about } = question;
+        if let About::SubRefresh { channel } = &about {
+            return self.sub_refreshed(cx, id, channel, result);
+        }
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         if let About::Subscribe(wanted) = &about {
             session.release(&wanted.request.channel);
@@ -177,7 +208,7 @@ impl Gateway {
                     About::Publish { channel, .. } => {
                         self.refused(id, Refused::PublicationByBackend, &why, channel);
                     }
-                    About::Nothing => {}
+                    About::Nothing | About::SubRefresh { .. } => {}
                 }
                 return Err(match refusal {
                     HookRefusal::Error(error) => error.into(),
@@ -241,9 +272,8 @@ fn emulated(
     headers: BTreeMap<String, String>,
     options: &Options,
 ) -> Result<Vec<(String, String)>, Error> {
-    let proxies = proxies(options);
     let wanted = |name: &str| {
-        let mut listed = proxies.iter().flat_map(|proxy| &proxy.emulated_headers);
+        let mut listed = options.backends().flat_map(|proxy| &proxy.emulated_headers);
         listed.any(|header| header.eq_ignore_ascii_case(name))
     };
     let kept: Vec<_> = headers.into_iter().filter(|(name, _)| wanted(name)).collect();
@@ -252,19 +282,6 @@ fn emulated(
         return Err(Error::BAD_REQUEST);
     }
     Ok(kept)
-}
-
-/// All of which headers may be passed on to.
-fn proxies(options: &Options) -> [&Proxy; 5] {
-    let client = &options.client.proxy;
-    let channel = &options.channel.proxy;
-    [
-        &client.connect.proxy,
-        &client.refresh.proxy,
-        &channel.subscribe,
-        &channel.publish,
-        &options.rpc.proxy,
-    ]
 }
 
 /// The headers of an upgrade request that some proxy passes on.
@@ -276,9 +293,9 @@ pub(super) fn forwarded(
     ip: IpAddr,
     options: &Options,
 ) -> Option<Arc<ClientHeaders>> {
-    let proxies = proxies(options);
     let wanted = |name: &str| {
-        proxies.iter().flat_map(|p| &p.http_headers).any(|header| header.eq_ignore_ascii_case(name))
+        let mut listed = options.backends().flat_map(|proxy| &proxy.http_headers);
+        listed.any(|header| header.eq_ignore_ascii_case(name))
     };
     let known = !options.http_server.trusted_proxies.is_empty();
     let named = |name: &str| NAME_CLIENT.iter().any(|it| it.eq_ignore_ascii_case(name));

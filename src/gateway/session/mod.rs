@@ -111,6 +111,20 @@ pub(super) struct SubMore {
     /// For the reply. Raw.
     pub(super) data: Bytes,
     pub(super) server_side: bool,
+    /// When it expires, the backend is asked whether it may stay.
+    pub(super) by_backend: bool,
+    /// That is being done.
+    pub(super) asked: bool,
+}
+
+impl SubMore {
+    /// When something must be done about it, in Unix seconds, if ever. `delay`: the time that
+    /// clients have to refresh it.
+    fn due(&self, delay: i64) -> Option<i64> {
+        let watched = self.expire_at > 0 && !self.asked;
+        let delay = if self.by_backend { 0 } else { delay };
+        watched.then(|| self.expire_at.saturating_add(delay))
+    }
 }
 
 /// A subscription that the server API ended before it was answered.

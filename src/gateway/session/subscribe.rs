@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal, named};
+use super::expiry::whole_seconds;
 use super::{SubMore, Ticket};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway};
@@ -239,6 +240,8 @@ impl Gateway {
                 info: terms.info.clone(),
                 data: terms.data,
                 server_side: terms.server_side,
+                by_backend: place.rules.options.sub_refresh_proxy_enabled,
+                asked: false,
             });
         }
         // centrifuge-js asks for numbers over Protobuf, too, and then loses the pushes that have
@@ -288,11 +291,11 @@ impl Desk {
         let what = crate::gateway::timers::What::Subscription;
         let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
         let subs = session.more.iter().flat_map(|more| &more.subs);
-        let first = subs.map(|sub| sub.expire_at).filter(|at| *at > 0).min();
-        let delay = self.rules.options.client.expired_sub_close_delay;
+        let delay = whole_seconds(self.rules.options.client.expired_sub_close_delay);
+        let first = subs.filter_map(|sub| sub.due(delay)).min();
         match first {
             Some(first) => {
-                let at = cx.now().saturating_add(self.left(first)).saturating_add(delay);
+                let at = cx.now().saturating_add(self.left(first));
                 self.timers.set(at, super::link(id), what);
             }
             None => self.timers.clear(super::link(id), what),

@@ -1,12 +1,9 @@
-//! `client`, its tokens, and all proxies.
+//! `client` and its tokens.
 
-use std::time::Duration;
-
-use http::{HeaderName, HeaderValue, Uri};
-
+use super::super::Token;
 use super::super::origins::Origins;
-use super::super::{Proxy, Token};
 use super::Check;
+use super::proxies::is_url;
 use crate::gateway::tokens::Verifier;
 
 impl Check<'_> {
@@ -142,73 +139,6 @@ impl Check<'_> {
         }
         let short = !secret.is_empty() && secret.reveal().len() < SECRET_MIN;
         self.warn(short, &key("hmac_secret_key"), "is short; 32 random characters are not guessed");
-    }
-
-    pub(super) fn proxies(&mut self) {
-        let options = self.options;
-        let (client, channel) = (&options.client.proxy, &options.channel.proxy);
-        let namespaces = options.channel.namespaces.iter().map(|namespace| &namespace.options);
-        let rules: Vec<_> = namespaces.chain([&options.channel.without_namespace]).collect();
-        let used = [
-            ("client.proxy.connect", &client.connect.proxy, client.connect.enabled),
-            ("client.proxy.refresh", &client.refresh.proxy, client.refresh.enabled),
-            (
-                "channel.proxy.subscribe",
-                &channel.subscribe,
-                rules.iter().any(|rules| rules.subscribe_proxy_enabled),
-            ),
-            (
-                "channel.proxy.publish",
-                &channel.publish,
-                rules.iter().any(|rules| rules.publish_proxy_enabled),
-            ),
-            ("rpc.proxy", &options.rpc.proxy, options.rpc.without_namespace.proxy_enabled),
-        ];
-        for (table, proxy, used) in used {
-            self.proxy(table, proxy, used);
-        }
-    }
-
-    fn proxy(&mut self, table: &str, proxy: &Proxy, used: bool) {
-        let key = |name: &str| format!("{table}.{name}");
-        if proxy.endpoint.is_empty() {
-            self.demand(!used, &key("endpoint"), "is needed: this proxy is switched on");
-        } else if let Err(what) = is_url(&proxy.endpoint) {
-            self.wrong(&key("endpoint"), what);
-        }
-        let timeout = proxy.timeout > Duration::ZERO;
-        self.demand(timeout, &key("timeout"), "must not be zero");
-        self.demand(proxy.concurrency > 0, &key("concurrency"), "must not be zero");
-        let least = 4 * self.options.websocket.message_size_limit.0 + (64 << 10);
-        let fits = proxy.endpoint.is_empty() || proxy.max_memory.0 >= least;
-        let what = format!("must be at least {least}: a question of websocket.message_size_limit");
-        self.demand(fits, &key("max_memory"), &what);
-        for (name, list) in
-            [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)]
-        {
-            for header in list {
-                if HeaderName::try_from(header.as_str()).is_err() {
-                    self.wrong(&key(name), format!("\"{header}\" is no header name"));
-                }
-            }
-        }
-        for (header, value) in &proxy.http.static_headers {
-            let named = HeaderName::try_from(header.as_str()).is_ok();
-            if !named || HeaderValue::try_from(value.as_str()).is_err() {
-                self.wrong(&key("http.static_headers"), format!("\"{header}\" is no header"));
-            }
-        }
-    }
-}
-
-fn is_url(text: &str) -> Result<(), String> {
-    let schemes = ["http", "https"];
-    match text.parse::<Uri>() {
-        Ok(url) if url.scheme_str().is_some_and(|s| schemes.contains(&s)) => Ok(()),
-        Ok(url) if url.scheme_str() == Some("grpc") => {
-            Err("backends are asked over HTTP; write an http:// or https:// URL".to_owned())
-        }
-        _ => Err(format!("must be an http:// or https:// URL, not \"{text}\"")),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod channels;
 mod client;
+mod proxies;
 mod server;
 
 use super::Options;

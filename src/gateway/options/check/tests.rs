@@ -105,8 +105,8 @@ fn every_contradiction_is_named_with_its_line() {
         // Proxies.
         ("[client.proxy.connect]\nenabled = true", "1: client.proxy.connect.endpoint: is needed"),
         (
-            "[client.proxy.refresh]\nendpoint = \"grpc://a:1\"",
-            "2: client.proxy.refresh.endpoint: backends are asked over HTTP",
+            "[client.proxy.refresh]\nenabled = true\nendpoint = \"grpc://a:1\"",
+            "3: client.proxy.refresh.endpoint: backends are asked over HTTP",
         ),
         (
             "[[channel.namespaces]]\nname = \"chat\"\nsubscribe_proxy_enabled = true",
@@ -123,6 +123,57 @@ fn every_contradiction_is_named_with_its_line() {
         (
             "[rpc.proxy.http.static_headers]\nX-A = \"a\\nb\"",
             "rpc.proxy.http.static_headers: \"X-A\" is no header",
+        ),
+        (
+            "[channel.without_namespace]\nsub_refresh_proxy_enabled = true",
+            "channel.proxy.sub_refresh.endpoint: is needed",
+        ),
+        ("[[proxies]]\nname = \"x\"\nendpoint = \"http://a\"", "2: proxies[0].name: must have two"),
+        ("[[proxies]]\nname = \"mine\"", "1: proxies[0].endpoint: is needed"),
+        (
+            "[[proxies]]\nname = \"default\"\nendpoint = \"http://a\"",
+            "2: proxies[0].name: is the name of those in",
+        ),
+        (
+            "[[proxies]]\nname = \"ab\"\nendpoint = \"http://a\"\n\
+             [[proxies]]\nname = \"ab\"\nendpoint = \"http://a\"",
+            "5: proxies[1].name: \"ab\" is there already",
+        ),
+        (
+            "[[rpc.namespaces]]\nname = \"ab\"\nproxy_name = \"mine\"",
+            "3: rpc.namespaces[0].proxy_name: there is no proxy \"mine\" in `proxies`",
+        ),
+        ("[[rpc.namespaces]]\nname = \"a:b\"", "2: rpc.namespaces[0].name: must have two"),
+        (
+            "[rpc]\nnamespace_boundary = \".\"\n[[rpc.namespaces]]\nname = \"a.b\"",
+            "4: rpc.namespaces[0].name: holds rpc.namespace_boundary",
+        ),
+        ("rpc.ping = { enabled = true, method = \"\" }", "1: rpc.ping.method: must not be empty"),
+        (
+            "rpc.proxy.http.status_to_code_transforms = [{ status_code = 200, to_error.code = 9 }]",
+            "[0].status_code: must be a status of HTTP other than 200, not 200",
+        ),
+        (
+            "rpc.proxy.http.status_to_code_transforms = [{ status_code = 400 }]",
+            "1: rpc.proxy.http.status_to_code_transforms[0]: needs either to_error or",
+        ),
+        (
+            "[[rpc.proxy.http.status_to_code_transforms]]\nstatus_code = 400\n\
+             to_disconnect.code = 1000",
+            "3: rpc.proxy.http.status_to_code_transforms[0].to_disconnect.code: must be from 3000",
+        ),
+        (
+            "rpc.proxy.http.tls = { enabled = true, cert_pem = \"/nowhere\" }",
+            "1: rpc.proxy.http.tls.cert_pem: and key_pem are a pair",
+        ),
+        (
+            "rpc.proxy.http.tls = { enabled = true, server_ca_pem = \"/nowhere\" }",
+            "1: rpc.proxy.http.tls.server_ca_pem: is neither PEM",
+        ),
+        (
+            "[rpc.proxy]\nendpoint = \"https://a/b\"\n\
+             http.tls = { enabled = true, server_name = \"c\" }",
+            "3: rpc.proxy.http.tls.server_name: must be the host of `endpoint`",
         ),
         // Channels.
         ("channel.max_length = 0", "1: channel.max_length: must not be zero"),
@@ -183,7 +234,7 @@ fn every_contradiction_is_named_with_its_line() {
         ),
         (
             "[channel.without_namespace]\nsubscribe_proxy_name = \"mine\"",
-            "\"mine\" is not supported; only \"default\" is",
+            "2: channel.without_namespace.subscribe_proxy_name: there is no proxy \"mine\"",
         ),
         // The server.
         ("http_server.internal_port = 8000", "1: http_server.internal_port: is the public port"),
@@ -277,7 +328,7 @@ fn every_contradiction_is_named_with_its_line() {
 fn all_mistakes_come_at_once_in_order() {
     let text = "\
 [client]
-insecure = 1
+insecure = 7
 ping_intervall = \"25s\"
 pong_timeout = 8
 
@@ -295,7 +346,7 @@ port = \"eighty\"
     assert_eq!(
         mistakes(text),
         [
-            "2: client.insecure: must be true or false, not 1",
+            "2: client.insecure: must be true or false, not 7",
             "3: client.ping_intervall: unknown key, did you mean ping_interval?",
             "4: client.pong_timeout: must be a duration with its unit, as \"25s\", \"100ms\" or \
              \"1h30m\", not 8",

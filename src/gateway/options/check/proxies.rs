@@ -1,0 +1,220 @@
+//! Proxies: that each one that is switched on exists, and can be asked.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use super::super::pem;
+use super::super::proxies::{DEFAULT_PROXY, proxy_name};
+use super::super::{Channel, Proxy, StatusTransform};
+use super::Check;
+
+impl Check<'_> {
+    pub(super) fn proxies(&mut self) {
+        let options = self.options;
+        let (client, channel) = (&options.client.proxy, &options.channel.proxy);
+        let namespaces = options.channel.namespaces.iter().map(|namespace| &namespace.options);
+        let rules: Vec<_> = namespaces.chain([&options.channel.without_namespace]).collect();
+        let default = |enabled: bool, name: &str| enabled && proxy_name(name) == DEFAULT_PROXY;
+        let rpc = options.rpc.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rpc = rpc.chain([&options.rpc.without_namespace]);
+        let used = [
+            ("client.proxy.connect", &client.connect.proxy, client.connect.enabled),
+            ("client.proxy.refresh", &client.refresh.proxy, client.refresh.enabled),
+            (
+                "channel.proxy.subscribe",
+                &channel.subscribe,
+                rules
+                    .iter()
+                    .any(|it| default(it.subscribe_proxy_enabled, &it.subscribe_proxy_name)),
+            ),
+            (
+                "channel.proxy.publish",
+                &channel.publish,
+                rules.iter().any(|it| default(it.publish_proxy_enabled, &it.publish_proxy_name)),
+            ),
+            (
+                "channel.proxy.sub_refresh",
+                &channel.sub_refresh,
+                rules
+                    .iter()
+                    .any(|it| default(it.sub_refresh_proxy_enabled, &it.sub_refresh_proxy_name)),
+            ),
+            (
+                "rpc.proxy",
+                &options.rpc.proxy,
+                rpc.any(|it| default(it.proxy_enabled, &it.proxy_name)),
+            ),
+        ];
+        for (table, proxy, used) in used {
+            self.proxy(table, proxy, used);
+        }
+        for (index, named) in options.proxies.iter().enumerate() {
+            let table = format!("proxies[{index}]");
+            self.name_of(&format!("{table}.name"), &named.name);
+            let known = options.proxies[..index].iter().any(|earlier| earlier.name == named.name);
+            let key = format!("{table}.name");
+            self.demand(!known, &key, format!("\"{}\" is there already", named.name));
+            let what = "is the name of those in client.proxy, channel.proxy and rpc.proxy";
+            self.demand(named.name != DEFAULT_PROXY, &key, what);
+            let there = !named.proxy.endpoint.is_empty();
+            self.demand(there, &format!("{table}.endpoint"), "is needed");
+            self.proxy(&table, &named.proxy, options.uses(&named.name));
+        }
+        self.rpc();
+        self.names();
+    }
+
+    /// A name as namespaces and proxies have it.
+    pub(super) fn name_of(&mut self, key: &str, name: &str) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let what = "must have two or more letters, digits, `-`, `_` or `.`";
+        let legal = name.len() >= 2 && name.chars().all(legal);
+        self.demand(legal, key, format!("{what}, not \"{name}\""));
+    }
+
+    fn rpc(&mut self) {
+        let rpc = &self.options.rpc;
+        for (index, namespace) in rpc.namespaces.iter().enumerate() {
+            let key = format!("rpc.namespaces[{index}].name");
+            self.name_of(&key, &namespace.name);
+            let known = rpc.namespaces[..index].iter().any(|one| one.name == namespace.name);
+            self.demand(!known, &key, format!("\"{}\" is there already", namespace.name));
+            let boundary = &rpc.namespace_boundary;
+            let within = !boundary.is_empty() && namespace.name.contains(boundary.as_str());
+            let what = "holds rpc.namespace_boundary, so that no method could be in it";
+            self.demand(!within, &key, what);
+        }
+        let named = !rpc.ping.enabled || !rpc.ping.method.is_empty();
+        self.demand(named, "rpc.ping.method", "must not be empty");
+    }
+
+    /// Every name that is used is one.
+    fn names(&mut self) {
+        let options = self.options;
+        let known: BTreeSet<_> = options.proxies.iter().map(|named| named.name.as_str()).collect();
+        let mut used = Vec::new();
+        let namespaces = options.channel.namespaces.iter().enumerate();
+        let namespaces = namespaces.map(|(index, one)| (Some(index), &one.options));
+        for (index, rules) in namespaces.chain([(None, &options.channel.without_namespace)]) {
+            for (key, name) in [
+                ("subscribe_proxy_name", &rules.subscribe_proxy_name),
+                ("publish_proxy_name", &rules.publish_proxy_name),
+                ("sub_refresh_proxy_name", &rules.sub_refresh_proxy_name),
+            ] {
+                used.push((Channel::key_of(index, key), name));
+            }
+        }
+        let namespaces = options.rpc.namespaces.iter().enumerate();
+        let key = |index| format!("rpc.namespaces[{index}].proxy_name");
+        used.extend(namespaces.map(|(index, one)| (key(index), &one.options.proxy_name)));
+        let rpc = &options.rpc.without_namespace;
+        used.push(("rpc.without_namespace.proxy_name".to_owned(), &rpc.proxy_name));
+        for (key, name) in used {
+            let there = proxy_name(name) == DEFAULT_PROXY || known.contains(name.as_str());
+            self.demand(there, &key, format!("there is no proxy \"{name}\" in `proxies`"));
+        }
+    }
+
+    fn proxy(&mut self, table: &str, proxy: &Proxy, used: bool) {
+        let key = |name: &str| format!("{table}.{name}");
+        if proxy.endpoint.is_empty() {
+            self.demand(!used, &key("endpoint"), "is needed: this proxy is switched on");
+        } else if let Err(what) = is_url(&proxy.endpoint) {
+            match used {
+                true => self.wrong(&key("endpoint"), what),
+                false => self.warn(true, &key("endpoint"), &what),
+            }
+        }
+        let timeout = proxy.timeout > Duration::ZERO;
+        self.demand(timeout, &key("timeout"), "must not be zero");
+        self.demand(proxy.concurrency > 0, &key("concurrency"), "must not be zero");
+        let least = 4 * self.options.websocket.message_size_limit.0 + (64 << 10);
+        let fits = proxy.endpoint.is_empty() || proxy.max_memory.0 >= least;
+        let what = format!("must be at least {least}: a question of websocket.message_size_limit");
+        self.demand(fits, &key("max_memory"), &what);
+        for (name, list) in
+            [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)]
+        {
+            for header in list {
+                if HeaderName::try_from(header.as_str()).is_err() {
+                    self.wrong(&key(name), format!("\"{header}\" is no header name"));
+                }
+            }
+        }
+        for (header, value) in &proxy.http.static_headers {
+            let named = HeaderName::try_from(header.as_str()).is_ok();
+            if !named || HeaderValue::try_from(value.as_str()).is_err() {
+                self.wrong(&key("http.static_headers"), format!("\"{header}\" is no header"));
+            }
+        }
+        for (index, transform) in proxy.http.status_to_code_transforms.iter().enumerate() {
+            self.transform(&key(&format!("http.status_to_code_transforms[{index}]")), transform);
+        }
+        self.tls_of(&key("http.tls"), proxy);
+    }
+
+    fn transform(&mut self, table: &str, transform: &StatusTransform) {
+        let StatusTransform { status_code, to_error, to_disconnect } = transform;
+        let legal = (100..=599).contains(status_code) && *status_code != 200;
+        let what = "must be a status of HTTP other than 200";
+        self.demand(legal, &format!("{table}.status_code"), format!("{what}, not {status_code}"));
+        let one = (to_error.code > 0) != (to_disconnect.code > 0);
+        self.demand(one, table, "needs either to_error or to_disconnect, with a code");
+        let code = matches!(to_disconnect.code, 0 | 3000..=4999);
+        self.demand(code, &format!("{table}.to_disconnect.code"), "must be from 3000 to 4999");
+        for (key, text) in [
+            ("to_error.message", &to_error.message),
+            ("to_disconnect.reason", &to_disconnect.reason),
+        ] {
+            let short = text.is_ascii() && text.len() <= REASON_MAX;
+            self.demand(short, &format!("{table}.{key}"), "must be at most 123 bytes of ASCII");
+        }
+    }
+
+    fn tls_of(&mut self, table: &str, proxy: &Proxy) {
+        let tls = &proxy.http.tls;
+        if !tls.enabled {
+            return;
+        }
+        let key = |name: &str| format!("{table}.{name}");
+        let pair = tls.cert_pem.is_empty() == tls.key_pem.is_empty();
+        self.demand(pair, &key("cert_pem"), "and key_pem are a pair: one of them is missing");
+        for (name, value) in [
+            ("cert_pem", tls.cert_pem.as_str()),
+            ("key_pem", tls.key_pem.reveal()),
+            ("server_ca_pem", &tls.server_ca_pem),
+        ] {
+            if !value.is_empty()
+                && let Err(what) = pem::load(value)
+            {
+                self.wrong(&key(name), what);
+            }
+        }
+        let host = proxy.endpoint.parse::<Uri>().ok();
+        let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
+        let same = tls.server_name.is_empty() || tls.server_name.eq_ignore_ascii_case(host);
+        let what = "must be the host of `endpoint`: another name is not supported";
+        self.demand(same, &key("server_name"), what);
+        self.warn(
+            tls.insecure_skip_verify,
+            &key("insecure_skip_verify"),
+            "whoever is on the way can answer in the backend's place",
+        );
+    }
+}
+
+/// As in a close frame.
+const REASON_MAX: usize = 123;
+
+pub(super) fn is_url(text: &str) -> Result<(), String> {
+    let schemes = ["http", "https"];
+    match text.parse::<Uri>() {
+        Ok(url) if url.scheme_str().is_some_and(|s| schemes.contains(&s)) => Ok(()),
+        Ok(url) if url.scheme_str() == Some("grpc") => {
+            Err("backends are asked over HTTP; write an http:// or https:// URL".to_owned())
+        }
+        _ => Err(format!("must be an http:// or https:// URL, not \"{text}\"")),
+    }
+}

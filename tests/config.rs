@@ -187,6 +187,147 @@ fn the_example_is_a_right_file() {
 }
 
 #[test]
+fn yaml_files_are_checked_too() {
+    let text = "client:\n  token:\n    hmac_secret_key: abc\n  insecur: true\n\
+                channel:\n  namespaces:\n\
+                \x20   - name: chat\n      history_size: 5\nadmin:\n";
+    let file = File::new("wrong.yaml", text);
+    let (status, out, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    let expected = [
+        "4: client.insecur: unknown key, did you mean insecure?",
+        "8: channel.namespaces[0].history_size: needs history_ttl beside it",
+    ];
+    let expected: Vec<_> = expected.iter().map(|one| format!("{}:{one}", file.name())).collect();
+    assert_eq!(errors.lines().collect::<Vec<_>>(), expected);
+    let broken = File::new("broken.yml", "client:\n  a: [1, 2\nb: 3\n");
+    let (status, _, errors) = run(&["config", "check", broken.name()], &[]);
+    assert_eq!(status, 1);
+    assert!(errors.starts_with(&format!("{}:", broken.name())), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn init_writes_fresh_secrets_and_overwrites_nothing() {
+    let mut seen = Vec::new();
+    for name in ["init.toml", "init.json", "init.yaml"] {
+        let file = File::new(name, "");
+        std::fs::remove_file(&file.0).unwrap();
+        let (status, out, errors) = run(&["config", "init", file.name()], &[]);
+        assert_eq!((status, out.trim(), errors.as_str()), (0, file.name(), ""));
+        assert_eq!(run(&["config", "check", file.name()], &[]), (0, "ok\n".into(), String::new()));
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&file.0).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+        let written = std::fs::read_to_string(&file.0).unwrap();
+        let secrets: Vec<_> = written
+            .split('"')
+            .filter(|word| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit()))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(secrets.len(), 4, "{written}");
+        seen.extend(secrets);
+        let (status, _, errors) = run(&["config", "init", file.name()], &[]);
+        assert_eq!(status, 1);
+        assert!(errors.contains("is there already"), "{errors}");
+        assert_eq!(std::fs::read_to_string(&file.0).unwrap(), written);
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 12);
+}
+
+#[test]
+fn variables_are_listed_as_they_are_heard() {
+    let text = "client:\n  allowed_origins: [\"http://a\", \"http://b\"]\n  token:\n\
+                \x20   hmac_secret_key: 'hush hush hush hush'\n\
+                channel:\n  namespaces:\n    - name: chat\n";
+    let file = File::new("env.yaml", text);
+    let (status, out, errors) = run(&["config", "env", file.name()], &[]);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    for line in [
+        "RINGHOLD_CLIENT_INSECURE=false",
+        "RINGHOLD_CLIENT_ALLOWED_ORIGINS='[\"http://a\",\"http://b\"]'",
+        "RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY='********'",
+        "RINGHOLD_CHANNEL_NAMESPACES_CHAT_HISTORY_TTL=0s",
+        "RINGHOLD_ENGINE_TYPE=memory",
+    ] {
+        assert!(out.lines().any(|one| one == line), "{line}: {out}");
+    }
+    // Heard back they change nothing.
+    let heard: Vec<(String, String)> = out
+        .lines()
+        .filter(|line| !line.contains("****"))
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
+        .collect();
+    let heard: Vec<_> = heard.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let (_, before, _) = run(&["config", "show", file.name()], &[]);
+    let (status, after, errors) = run(&["config", "show", file.name()], &heard);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_token_is_explained() {
+    let text = format!(
+        "[client.token]\nhmac_secret_key = \"{SECRET}\"\n\
+         [client]\ndisallow_anonymous_connection_tokens = true\n\
+         [[channel.namespaces]]\nname = \"chat\"\n"
+    );
+    let file = File::new("explain.toml", &text);
+    let made = |arguments: &[&str], secret: &str| {
+        let whole = [&["token", "--secret", secret][..], arguments].concat();
+        let (status, out, errors) = run(&whole, &[]);
+        assert_eq!((status, errors.as_str()), (0, ""));
+        out.trim().to_owned()
+    };
+    let check = |token: &str| {
+        let (status, out, errors) = run(&["token", "check", token, "--config", file.name()], &[]);
+        assert!(errors.is_empty(), "{errors}");
+        assert!(!out.contains(SECRET), "{out}");
+        (status, out)
+    };
+    let good = made(&["-u", "42", "--subscribe", "chat:1"], SECRET);
+    let (status, out) = check(&good);
+    assert_eq!(status, 0, "{out}");
+    for part in [
+        "kind:        connection token",
+        "alg:         HS256",
+        "sub:         42",
+        ", in ",
+        "checked by:  client.token.{hmac_secret_key}",
+        "verdict:     accepted",
+        "subscribed by the server to chat:1, in the namespace chat",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let mut forged = good.clone();
+    forged.truncate(good.len() - 8);
+    for (token, why) in [
+        (forged.as_str(), "refused: closed with 3500, invalid token"),
+        (&made(&["-u", "42"], "another secret, thirty-two chars"), "refused: closed with 3500"),
+        (&made(&["-u", ""], SECRET), "closed with 3507: it names no user"),
+        (&made(&["-u", "42", "--subscribe", "x:1"], SECRET), "error 102"),
+        (&made(&["-u", "42", "-c", "x:1"], SECRET), "error 102"),
+        ("junk", "refused: no JWT"),
+        ("a.b.c", "refused: no JWT"),
+        // {"alg":"none"} and {"sub":"42"}.
+        ("eyJhbGciOiJub25lIn0.eyJzdWIiOiI0MiJ9.", "refused: closed with 3500"),
+        // {"alg":"HS256"} and {"exp":1}, signed with nothing.
+        ("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.AAAA", " ago"),
+    ] {
+        let (status, out) = check(token);
+        assert_eq!(status, 1, "{out}");
+        assert!(out.contains(why), "{why}: {out}");
+    }
+    let (status, out) = check(&made(&["-u", "42", "-c", "$chat:1"], SECRET));
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains("for the user \"42\" and the channel $chat:1"), "{out}");
+}
+
+#[test]
 fn a_token_for_a_connection_is_accepted() {
     let (status, out, errors) =
         run(&["token", "--user", "42", "--secret", SECRET, "--info", "{\"name\": \"x\"}"], &[]);

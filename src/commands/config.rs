@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use ringhold::Server;
 use ringhold::control;
-use ringhold::gateway::options::{EXAMPLE, LoadError, Options, Sources};
+use ringhold::gateway::options::{EXAMPLE, LoadError, Options, Sources, stdin_name};
 
+use super::init;
 use super::output::{complain, print};
 use crate::control::logging;
 
@@ -25,7 +26,7 @@ enum ConfigCommand {
     /// One mistake per line, as FILE:LINE: KEY: WHAT, and exit status 1; without mistakes "ok" and
     /// 0. The environment counts, as it does for the server.
     Check {
-        /// The configuration file; - is standard input, TOML or a JSON object
+        /// The configuration file; - is standard input, TOML, YAML or a JSON object
         #[arg(value_name = "FILE")]
         file: PathBuf,
 
@@ -51,24 +52,57 @@ enum ConfigCommand {
 
     /// Print a commented file with every key and its default, to start from
     Example,
+
+    /// Write a short file with fresh secrets, to start from
+    ///
+    /// TOML, or by the end of its name JSON (.json) or YAML (.yaml, .yml). A file that is there
+    /// already stays as it is, and the exit status is 1.
+    Init {
+        /// The file to write
+        #[arg(value_name = "FILE", default_value = "ringhold.toml")]
+        file: PathBuf,
+    },
+
+    /// Print the environment variables that set keys, with the values that hold
+    ///
+    /// One line each, as NAME=VALUE, for shells and --env-file. With a file its namespaces and
+    /// proxies have theirs, too. Secrets are masked. CENTRIFUGO_ in place of RINGHOLD_ does as
+    /// well.
+    Env {
+        /// The configuration file
+        #[arg(value_name = "FILE", env = "RINGHOLD_CONFIG")]
+        file: Option<PathBuf>,
+    },
+}
+
+/// What is printed of a configuration that is right.
+enum Shows {
+    Nothing,
+    Options,
+    Variables,
 }
 
 pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let (file, sets, show, strict) = match arguments.command {
+    let (file, sets, shows, strict) = match arguments.command {
+        ConfigCommand::Init { file } => {
+            init::write(&file)?;
+            print(&format!("{}\n", file.display()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ConfigCommand::Env { file } => (file, Vec::new(), Shows::Variables, false),
         ConfigCommand::Example => {
             print(EXAMPLE)?;
             return Ok(ExitCode::SUCCESS);
         }
-        ConfigCommand::Check { file, strict } => (Some(file), Vec::new(), false, strict),
-        ConfigCommand::Show { file, sets } => (file, sets, true, false),
+        ConfigCommand::Check { file, strict } => (Some(file), Vec::new(), Shows::Nothing, strict),
+        ConfigCommand::Show { file, sets } => (file, sets, Shows::Options, false),
     };
     let loaded = match file {
         Some(file) if file == Path::new("-") => {
             let text = std::io::read_to_string(std::io::stdin())
                 .map_err(|error| format!("standard input: {error}"))?;
             // The name tells the format, and stands in front of each mistake.
-            let json = text.trim_start().starts_with('{');
-            let name = if json { "stdin.json" } else { "stdin" };
+            let name = stdin_name(&text);
             Options::from_text(&Sources::of_process(Some(name.into()), sets), &text)
                 .map_err(LoadError::Wrong)
         }
@@ -81,9 +115,15 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
         }
         Ok(loaded) => {
             warn(&loaded.warnings);
-            match show {
-                true => print(&(loaded.options.to_toml() + &ceiling(&loaded.options)))?,
-                false => print("ok\n")?,
+            match shows {
+                Shows::Options => print(&(loaded.options.to_toml() + &ceiling(&loaded.options)))?,
+                Shows::Variables => {
+                    let variables = loaded.options.variables("RINGHOLD").into_iter();
+                    let lines =
+                        variables.map(|(name, value)| format!("{name}={}\n", quoted(&value)));
+                    print(&lines.collect::<String>())?;
+                }
+                Shows::Nothing => print("ok\n")?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -93,6 +133,15 @@ pub(crate) fn run(arguments: ConfigArguments) -> Result<ExitCode, Box<dyn Error>
             complain(&error.to_string());
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// Text as a shell takes it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
+    match text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

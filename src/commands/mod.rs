@@ -3,7 +3,9 @@
 mod config;
 mod doctor;
 mod echo;
+mod explain;
 mod health;
+mod init;
 mod load;
 mod manual;
 mod options;
@@ -92,12 +94,13 @@ pub(crate) enum Command {
     /// A connection token, or with --channel a subscription token. It is signed with HS256 under
     /// the secret in --secret, or else in the configuration (--config, environment), whose
     /// audience, issuer and user claim go into the token, too. In production the application makes
-    /// its tokens itself, with the claims that Centrifugo documents.
+    /// its tokens itself, with the claims that Centrifugo documents. `token check` explains one.
     Token(Box<token::TokenArguments>),
 
     /// Check and show configuration files of the gateway
     ///
-    /// A file is TOML, or JSON if its name ends with .json, with Centrifugo's sections and keys.
+    /// A file is TOML, or by the end of its name JSON (.json) or YAML (.yaml, .yml), with
+    /// Centrifugo's sections and keys.
     /// Environment variables are stronger: RINGHOLD_ and the key in capitals with _ for dots, as
     /// RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY. CENTRIFUGO_ is understood as a prefix, too.
     Config(config::ConfigArguments),

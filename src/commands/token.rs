@@ -1,23 +1,37 @@
-//! `ringhold token`: makes tokens, for trying the server out and for scripts.
+//! `ringhold token`: makes tokens, for trying the server out and for scripts, and explains them.
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use ringhold::gateway::options::{Loaded, Options, Sources, Token};
 use ringhold::gateway::tokens::TokenRequest;
 
 use super::config::warn;
+use super::explain;
 use super::options::duration;
 use super::output::print;
 
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Explain a token: what it says, whether a server would accept it, and why not
+    ///
+    /// Signature, times, user and channels are checked against the configuration as the server
+    /// does. Exit status: 0 when it would be accepted, 1 otherwise.
+    Check(explain::CheckArguments),
+}
+
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct TokenArguments {
+    #[command(subcommand)]
+    command: Option<TokenCommand>,
+
     /// Whom the token is for; "" for nobody in particular
-    #[arg(short, long, value_name = "ID")]
-    user: String,
+    #[arg(short, long, value_name = "ID", required = true)]
+    user: Option<String>,
 
     /// Make a subscription token for this channel
     #[arg(short = 'c', long, value_name = "CHANNEL")]
@@ -50,6 +64,9 @@ pub(crate) struct TokenArguments {
 }
 
 pub(crate) fn run(arguments: TokenArguments) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(TokenCommand::Check(arguments)) = &arguments.command {
+        return explain::run(arguments);
+    }
     let Loaded { options, warnings } =
         Options::load(&Sources::of_process(arguments.config.clone(), Vec::new()))?;
     if arguments.config.is_some() {
@@ -93,9 +110,11 @@ impl TokenArguments {
             false => Some(i64::try_from(until).map_err(|_| "--ttl is too long")?),
         };
         let claim = given(&demands.user_id_claim).filter(|claim| claim != "sub");
-        let more = claim.map(|claim| (claim, self.user.clone().into()));
+        // Without a subcommand it is required.
+        let user = self.user.clone().unwrap_or_default();
+        let more = claim.map(|claim| (claim, user.clone().into()));
         Ok(TokenRequest {
-            sub: self.user.clone(),
+            sub: user,
             iat: i64::try_from(now)?,
             exp,
             channel: self.channel.clone(),

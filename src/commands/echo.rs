@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use ringhold::protocol::request::Request;
+use ringhold::tls::keys::{KeyPair, ServerKeys, ServerMaterials};
+use ringhold::tls::{TicketSecret, Version};
 use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server};
 
 use super::options::{EngineOptions, duration};
@@ -21,13 +24,24 @@ pub(crate) struct EchoArguments {
     #[command(flatten)]
     engine: EngineOptions,
 
+    /// Speak TLS with this chain of certificates: a PEM file, or its text
+    #[arg(long, requires = "tls_key", value_name = "PEM")]
+    tls_cert: Option<String>,
+
+    /// The key of that certificate
+    #[arg(long, requires = "tls_cert", value_name = "PEM")]
+    tls_key: Option<String>,
+
     /// Log the counters at this interval; 0s: never
     #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
     stats_interval: Duration,
 }
 
 pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> {
-    let config = arguments.engine.config();
+    let mut config = arguments.engine.config();
+    if let (Some(cert_pem), Some(key_pem)) = (arguments.tls_cert, arguments.tls_key) {
+        config.tls = Some(Arc::new(tls(cert_pem, key_pem)?));
+    }
     let drain = config.drain.clone();
     let running = Server::builder().config(config).start(|_| Echo::default())?;
     let control =
@@ -39,6 +53,21 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     control.finish();
     control::summarise(&stats);
     Ok(ExitCode::SUCCESS)
+}
+
+fn tls(cert_pem: String, key_pem: String) -> Result<ServerMaterials, Box<dyn Error>> {
+    let keys = ServerKeys {
+        certificates: vec![KeyPair { cert_pem, key_pem }],
+        client_ca_pem: None,
+        min_version: Version::Tls12,
+        tickets: TicketSecret::random()?,
+    };
+    let now = SystemTime::now();
+    let materials = ServerMaterials::load(&keys, now)?;
+    for warning in materials.warnings(now) {
+        tracing::warn!("{warning}");
+    }
+    Ok(materials)
 }
 
 /// State per connection: whether it wants fan-out. One byte, so that the density of the engine is

@@ -12,7 +12,7 @@ use super::config::Config;
 use super::core::Core;
 use super::handler::Handler;
 use super::ring::{LANES_MAX, Ring};
-use super::slots::Phase;
+use super::slots::{Flags, Phase};
 use super::worker::Worker;
 
 /// The state of accepting on one core.
@@ -222,6 +222,9 @@ impl Core {
         let tick = self.clock.tick();
         let hot = self.slots.open(slot, Phase::Handshake);
         hot.pulse.seen = tick;
+        if self.secure.is_on() {
+            hot.set(Flags::TLS | Flags::GREETING);
+        }
         if let Some(cold) = self.slots.cold(slot) {
             cold.set_peer(peer);
             let now_us = self.clock.now_us();

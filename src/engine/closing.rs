@@ -132,6 +132,18 @@ impl Core {
         self.leave(slot, true);
     }
 
+    /// Ends a connection below its messages: nothing can be said on it but the alert.
+    pub(crate) fn end_secure(&mut self, slot: u32, alert: Vec<u8>) {
+        self.drop_head(slot);
+        let Some(hot) = self.slots.get_mut(slot) else { return };
+        hot.set(Flags::DEAF);
+        self.counted.dropped_gone += self.outgoing.cut(hot);
+        self.outgoing.enter(slot, hot);
+        self.outgoing.push_sealed(slot, hot, alert, &self.clock);
+        self.conclude(slot, Cause::Protocol, CloseCode::ABNORMAL, "");
+        self.leave(slot, true);
+    }
+
     /// Ends a connection without a word: the peer is gone, or does not listen.
     pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
         let Some(hot) = self.slots.get(slot) else { return };
@@ -239,8 +251,13 @@ impl Core {
             // Closing a socket with unread input resets it, and a reset overtakes the close frame.
             hot.set(Flags::LINGER);
         }
+        let secure = hot.has(Flags::TLS);
         self.free_seat(slot);
         self.drop_partial(slot);
+        if secure {
+            // For close_notify, where nothing else is to be sent.
+            self.with_outbox(slot, |_| {});
+        }
         self.enter(slot, Event::Left);
         self.mark_dirty(slot);
     }
@@ -275,6 +292,9 @@ impl Core {
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.census.drop_surplus(hot);
+        if hot.has(Flags::TLS) {
+            self.secure.forget(slot, &mut self.inbound);
+        }
         self.enter(slot, Event::Released);
         if let Some(hot) = self.slots.get(slot) {
             self.work.close_when_detached(slot, hot);
@@ -285,6 +305,9 @@ impl Core {
     pub(crate) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
             self.inbound.clear(Place(partial.place));
+        }
+        if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) {
+            self.secure.drop_partial(slot, &mut self.inbound);
         }
     }
 }

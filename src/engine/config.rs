@@ -8,6 +8,7 @@ use super::outbox::Policy;
 use super::token::SLOTS_MAX;
 use crate::protocol::forwarded::{self, is_trusted};
 use crate::protocol::{CloseCode, Network};
+use crate::tls::keys::ServerMaterials;
 
 impl Config {
     /// Whether a request with this Origin header, if any, may connect.
@@ -207,6 +208,8 @@ pub struct Config {
     /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only
     /// outgoing connections.
     pub listen: Option<SocketAddr>,
+    /// What TLS on that address needs; `None`: it speaks plain HTTP.
+    pub tls: Option<std::sync::Arc<ServerMaterials>>,
     /// The way into the kernel.
     pub io: Io,
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
@@ -323,6 +326,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9001))),
+            tls: None,
             io: Io::Auto,
             workers: 0,
             pin: false,

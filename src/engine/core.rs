@@ -29,6 +29,7 @@ use super::patience::Watches;
 use super::publishing::{Fanout, Links};
 use super::ringwork::RingWork;
 use super::rng::Rng;
+use super::secure::Secure;
 use super::slots::{Flags, Slots};
 use super::timing::Timing;
 use super::value::Framing;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) inbound: Inbound,
     pub(crate) rates: Rates,
     /// Before a connection is open, or instead.
+    pub(crate) secure: Secure,
     pub(crate) handshakes: Handshakes,
     pub(crate) handover: Handover,
     pub(crate) dials: Dials,
@@ -179,6 +181,7 @@ impl Core {
             slots: Slots::default(),
             clock: Clock::new(limits.tick_ns),
             timing: Timing::default(),
+            secure: Secure::default(),
             handshakes: Handshakes::default(),
             handover: Handover::default(),
             dials: Dials::default(),
@@ -206,6 +209,7 @@ impl Core {
         self.rates.shrink();
         self.watches.shrink();
         self.compressor.shrink();
+        self.secure.shrink();
         self.handshakes.shrink();
         self.handover.shrink();
         self.dials.shrink();

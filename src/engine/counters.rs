@@ -73,6 +73,16 @@ counters! {
         subscriptions: Gauge,
         /// Memory of commands that wait in this core's mailbox.
         mailbox_bytes_held: Gauge,
+        /// TLS handshakes completed.
+        tls_handshakes: Total,
+        /// TLS handshakes that failed.
+        tls_handshake_failures: Total,
+        /// Connections to a TLS port whose first bytes were something else.
+        tls_not_tls: Total,
+        /// Connections that ended by a TLS record that no well-behaved peer sends, or an alert.
+        tls_bad_records: Total,
+        /// Connections whose peer ended without close_notify.
+        tls_truncated: Total,
         /// TCP connections accepted.
         accepted: Total,
         /// Opening handshakes completed, those of streams included.

@@ -84,6 +84,7 @@ mod reading;
 pub mod ring;
 mod ringwork;
 pub mod rng;
+mod secure;
 mod server;
 pub mod slots;
 pub mod sys;

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use super::ledger::{Ledger, UNRANKED, allocated, log2_16};
 pub use super::value::Data;
@@ -45,6 +45,8 @@ pub enum Class {
     Control,
     /// The close frame, or an HTTP answer; may not, and nothing follows it.
     Final,
+    /// Records of TLS; may not, and nothing overtakes them. Only others are before them.
+    Sealed,
 }
 
 #[derive(Debug)]
@@ -199,7 +201,7 @@ impl Outbox {
         self.bytes += data.len();
         if key == 0
             && let Some(last) = self.queue.back_mut()
-            && last.class != Class::Final
+            && !matches!(last.class, Class::Final | Class::Sealed)
             && last.data.extend(&data)
         {
             if last.class != Class::Head {
@@ -238,10 +240,90 @@ impl Outbox {
     /// Queues what begins the stream: a handshake. Nothing overtakes it, nothing drops it. Only
     /// another one, an interim response, can be before it.
     pub fn push_head(&mut self, data: Data) {
-        debug_assert!(self.queue.iter().all(|segment| segment.class == Class::Head));
+        debug_assert!(self
+            .queue
+            .iter()
+            .all(|segment| matches!(segment.class, Class::Head | Class::Sealed)));
         self.bytes += data.len();
         let glued = !self.queue.is_empty();
         self.queue.push_back(Segment { glued, ..Segment::new(data, Class::Head, 0) });
+    }
+
+    /// Whether records of TLS are queued.
+    pub(super) fn has_sealed(&self) -> bool {
+        self.queue.front().is_some_and(|first| first.class == Class::Sealed)
+    }
+
+    /// Queues records of TLS behind others, and before all that is not sealed.
+    pub(super) fn push_sealed(&mut self, bytes: Bytes, ledger: &mut Ledger) {
+        let at = self.queue.iter().take_while(|it| it.class == Class::Sealed).count();
+        if at == 0 && self.sent > 0 {
+            self.cut_sent(ledger);
+        }
+        self.bytes += bytes.len();
+        let glued = at > 0;
+        let segment = Segment { glued, ..Segment::new(Data::Own(bytes), Class::Sealed, 0) };
+        self.queue.insert(at, segment);
+    }
+
+    /// Makes the rest of what is partly sent a segment, which nothing may come before but records.
+    fn cut_sent(&mut self, ledger: &mut Ledger) {
+        let sent = std::mem::take(&mut self.sent);
+        let Some(first) = self.queue.front_mut() else { return };
+        if std::mem::take(&mut first.booked) {
+            self.booked -= 1;
+            self.own -= first.data.leave(ledger);
+        }
+        match &mut first.data {
+            Data::Cork(range) | Data::Arena(range) => range.start += sent,
+            Data::Own(bytes) => bytes.advance(sent),
+            Data::Shared(bytes, _) => {
+                first.data = Data::Own(Bytes::copy_from_slice(&bytes[sent..]));
+            }
+        }
+        first.glued = true;
+        if first.class == Class::Message {
+            first.class = Class::Run;
+        }
+    }
+
+    /// The slices of records that are queued, as [`Self::gather`] does.
+    pub(super) fn gather_sealed<'a>(
+        &'a self,
+        turn: Turn<'a>,
+        slices: &mut Vec<IoSlice<'a>>,
+    ) -> (u32, usize) {
+        let (mut count, mut bytes, mut skip) = (0, 0, self.sent);
+        let sealed = self.queue.iter().take_while(|it| it.class == Class::Sealed);
+        for segment in sealed.take(SLICES_MAX) {
+            let slice = &segment.data.resolve(turn)[skip..];
+            skip = 0;
+            bytes += slice.len();
+            count += 1;
+            slices.push(IoSlice::new(slice));
+        }
+        (count, bytes)
+    }
+
+    /// What is to be sealed next, at most `max` bytes of it. Returns how much it is.
+    pub(super) fn gather_plain<'a>(
+        &'a self,
+        turn: Turn<'a>,
+        parts: &mut Vec<&'a [u8]>,
+        max: usize,
+    ) -> usize {
+        let (mut bytes, mut skip) = (0, self.sent);
+        for segment in &self.queue {
+            let part = &segment.data.resolve(turn)[skip..];
+            skip = 0;
+            let part = &part[..part.len().min(max - bytes)];
+            if part.is_empty() {
+                break;
+            }
+            bytes += part.len();
+            parts.push(part);
+        }
+        bytes
     }
 
     /// Whether at most one message is queued.
@@ -445,7 +527,7 @@ impl Outbox {
     /// Segments at the front that nothing may overtake: the handshake, or those of a message whose
     /// first byte is sent.
     fn pinned(&self) -> usize {
-        let head = |s: &Segment| s.glued || s.class == Class::Head;
+        let head = |s: &Segment| s.glued || matches!(s.class, Class::Head | Class::Sealed);
         let started = self.sent > 0 || self.queue.front().is_some_and(head);
         match started {
             true => 1 + self.queue.iter().skip(1).take_while(|s| s.glued).count(),

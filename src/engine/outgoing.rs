@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::clock::Clock;
 use super::ledger::Ledger;
 use super::outbox::{Offer, Outbox, SEGMENT, Turn};
@@ -168,6 +170,30 @@ impl Outgoing {
         outbox.advance(taken, &mut self.ledger);
         if outbox.entered > 0 {
             self.ledger.enter(slot, outbox);
+        }
+    }
+
+    /// Bytes of a connection are sealed, and none of it is taken.
+    pub(super) fn consume(&mut self, slot: u32, hot: &mut Hot, plain: usize) {
+        let Some(outbox) = hot.outbox.as_mut() else { return };
+        outbox.advance(plain, &mut self.ledger);
+        if outbox.entered > 0 {
+            self.ledger.enter(slot, outbox);
+        }
+    }
+
+    /// Queues records of TLS before all that is not sealed.
+    pub(super) fn push_sealed(&mut self, slot: u32, hot: &mut Hot, bytes: Vec<u8>, clock: &Clock) {
+        if !bytes.is_empty() {
+            self.own += bytes.len();
+            self.open(slot, hot, clock).push_sealed(Bytes::from(bytes), &mut self.ledger);
+        }
+    }
+
+    /// Puts in front what is sealed and was not taken.
+    pub(super) fn put_back(&mut self, hot: &mut Hot, rest: Bytes) {
+        if let Some(outbox) = hot.outbox.as_mut() {
+            outbox.push_sealed(rest, &mut self.ledger);
         }
     }
 

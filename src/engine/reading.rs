@@ -64,7 +64,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return Ok(());
         }
         let Arena { bytes, batch } = &mut self.arena;
-        self.core.inbox.choose(&mut self.core.slots, batch);
+        self.core.inbox.choose(&mut self.core.slots, &self.core.secure, batch);
         self.calm.note_turn(batch.last().map_or(0, |last| last.range().end));
         self.ring.recv(bytes, batch)?;
         for at in 0..self.arena.batch.len() {
@@ -130,7 +130,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.await_more(slot, generation, again);
     }
 
-    fn on_end(&mut self, slot: u32) {
+    pub(super) fn on_end(&mut self, slot: u32) {
         let Some(hot) = self.core.slots.get(slot) else { return };
         let cause = match hot.phase() {
             // There is no other way for its client to say goodbye.
@@ -142,6 +142,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Phase::Lingering | Phase::Closing => Cause::Application,
             _ => Cause::Abrupt,
         };
+        if hot.has(Flags::TLS) {
+            self.core.count_truncation(slot);
+        }
         self.core.drop_connection(slot, cause);
     }
 

@@ -22,8 +22,10 @@ use super::ring::LANES_MAX;
 use super::ring::Ring;
 use super::rng::Rng;
 use super::sys::{self, EventFd};
+use super::secure::Secure;
 use super::uring::{Setup, SetupError, Uring};
 use super::worker::{Turn, Worker};
+use crate::tls::keys::ServerMaterials;
 
 /// The entry to the library: see [`Server::builder`].
 #[derive(Debug)]
@@ -69,6 +71,13 @@ impl Builder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.config.listen = Some(address);
+        self
+    }
+
+    /// Speaks TLS on that address; [`ServerMaterials::load`] reads certificates and keys.
+    #[must_use]
+    pub fn tls(mut self, keys: ServerMaterials) -> Self {
+        self.config.tls = Some(Arc::new(keys));
         self
     }
 
@@ -281,7 +290,11 @@ impl<H: Handler> Seat<H> {
         let handler = application(CoreStart { worker: self.worker, handle: handle.clone() });
         let rng = Rng::from_entropy();
         let index = self.worker as u16;
-        let core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
+        let setup = self.config.tls.as_ref().map(|keys| keys.setup()).transpose();
+        // What was loaded was tried then.
+        let setup = setup.map_err(io::Error::other)?;
+        let mut core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
+        core.secure = Secure::new(setup);
         let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");

@@ -14,7 +14,7 @@ use super::wheel::{Timer, Timers};
 use crate::protocol::Partial;
 use crate::protocol::extension::WINDOW_BITS_MAX;
 
-/// A set of facts about a connection, as bits, of which the upper three are to spare.
+/// A set of facts about a connection, as bits, of which the uppermost is to spare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
@@ -74,6 +74,10 @@ impl Flags {
     /// The lowest of the three bits that say by how many a window is smaller than the largest: see
     /// [`Hot::window_bits`].
     const WINDOW: u32 = 1 << 26;
+    /// Speaks TLS.
+    pub const TLS: u32 = 1 << 29;
+    /// Its TLS handshake is not complete: it is read from after all others, a few each turn.
+    pub const GREETING: u32 = 1 << 30;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
 }

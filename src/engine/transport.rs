@@ -1,4 +1,4 @@
-//! The ladder that what was received climbs: PROXY header, HTTP, frames.
+//! The ladder that what was received climbs: PROXY header, TLS, HTTP, frames.
 //!
 //! Owns the order of these steps, and nothing else. Each takes what is its own off the front and
 //! leaves the rest, which lies in the receive arena all the way up.
@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::handler::Handler;
 use super::ring::Ring;
+use super::secure::{End, Plaintext};
 use super::slots::{Flags, Hot, Phase};
 use super::worker::Worker;
 
@@ -48,7 +49,34 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 None => return,
             }
         }
-        // Here records of TLS become what they carry, where they lie.
+        let Some(hot) = self.core.slots.get(slot) else { return };
+        if hot.has(Flags::TLS) {
+            return self.climb_secure(slot, generation, range, again);
+        }
+        self.step(slot, generation, range, again);
+    }
+
+    /// Records of TLS become what they carry, where they lie.
+    fn climb_secure(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        let listens =
+            |hot: &Hot| matches!(hot.phase(), Phase::Handshake | Phase::Open | Phase::Closing);
+        if !self.core.slots.get(slot).is_some_and(listens) {
+            return;
+        }
+        let Plaintext { range, end } = self.open_records(slot, range);
+        if !range.is_empty() {
+            self.step(slot, generation, range, again);
+        }
+        let Some(end) = end else { return };
+        if self.core.slots.lookup(slot, generation).is_some_and(|hot| listens(hot)) {
+            match end {
+                End::Closed => self.on_end(slot),
+                End::Fault(fault) => self.core.on_secure_fault(slot, &fault),
+            }
+        }
+    }
+
+    fn step(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let Some(hot) = self.core.slots.get(slot) else { return };
         match Step::of(hot) {
             Step::Response => self.on_response(slot, range),

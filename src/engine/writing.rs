@@ -83,6 +83,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
         let mut wait = wait;
+        if core.secure.is_on() {
+            core.seal(&arena.bytes);
+        }
+        let mut sealed = core.secure.sealed().iter().peekable();
         let turn = core.outgoing.turn(&arena.bytes);
         for slot in core.outgoing.marked() {
             let Some(hot) = core.slots.get(*slot) else { continue };
@@ -95,6 +99,22 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 wait = Wait::No;
             }
             let Some(outbox) = &hot.outbox else { continue };
+            if hot.has(Flags::TLS) {
+                if outbox.has_sealed() {
+                    // Then, in another round, what is not sealed.
+                    wait = Wait::No;
+                    let (count, len) = outbox.gather_sealed(turn, &mut pieces);
+                    batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
+                } else if let Some(sealed) = sealed.next_if(|sealed| sealed.slot == *slot) {
+                    let staged = core.secure.staged(sealed);
+                    if sealed.plain < outbox.bytes() {
+                        wait = Wait::No;
+                    }
+                    pieces.push(IoSlice::new(staged));
+                    batch.push(Send { slot: *slot, pieces: 1, len: staged.len(), result: Ok(0) });
+                }
+                continue;
+            }
             match outbox.offer {
                 Offer::Waits => continue,
                 Offer::Made if outbox.can_wait() => {
@@ -118,8 +138,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         *memory = emptied(pieces);
         // Marks made from here on belong to the next flush.
         let flushed = core.outgoing.marked().len();
+        let mut next = 0;
         for sent in batch.iter() {
-            core.on_sent(sent);
+            if core.slots.get(sent.slot).is_some_and(|hot| hot.has(Flags::TLS)) {
+                core.on_sealed_sent(sent, &mut next);
+            } else {
+                core.on_sent(sent);
+            }
         }
         batch.clear();
         for at in 0..flushed {

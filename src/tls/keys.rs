@@ -353,6 +353,12 @@ impl From<PemError> for String {
     }
 }
 
+impl fmt::Debug for ServerMaterials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerMaterials").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyPair").field("cert_pem", &self.cert_pem).finish_non_exhaustive()

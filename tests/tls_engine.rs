@@ -1,0 +1,264 @@
+//! The engine over TLS, end to end: clients of rustls with tungstenite, OpenSSL, and what is no TLS.
+//!
+//! Method: an echo runs in this process on a free port. Messages of sizes around those of records
+//! go both ways, in each version and suite; then ends, faults and half records.
+
+#[path = "tls/peer.rs"]
+#[allow(dead_code)]
+mod peer;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use peer::{SHAPES, client_config, server_keys};
+use ringhold::protocol::request::Request;
+use ringhold::tls::keys::ServerMaterials;
+use ringhold::{
+    Answer, Closed, Conn, ConnId, Counters, Cx, Frame, Handler, Message, Running, Server,
+};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message as Ws, WebSocket};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Echo;
+
+impl Handler for Echo {
+    type State = ();
+    type Letter = ();
+
+    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<()> {
+        let _ = request;
+        Answer::accept(())
+    }
+
+    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+        conn.subscribe("/all");
+    }
+
+    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+        if message.data() == b"everybody" {
+            conn.publish("/all", &Frame::text("to all"));
+        } else {
+            let _ = conn.reply(message);
+        }
+    }
+
+    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, (): (), _: &Closed) {}
+}
+
+fn start() -> (Running<Echo>, SocketAddr) {
+    let keys = ServerMaterials::load(&server_keys(), SystemTime::now()).unwrap();
+    let running = Server::builder()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .workers(1)
+        .max_message(8 << 20)
+        .configure(|config| config.max_outbox = 32 << 20)
+        .tls(keys)
+        .start(|_| Echo)
+        .unwrap();
+    let address = running.address().unwrap();
+    (running, address)
+}
+
+fn finish(running: Running<Echo>) -> Counters {
+    running.handle().stop();
+    running.join().unwrap().counters
+}
+
+type Client = WebSocket<StreamOwned<ClientConnection, TcpStream>>;
+
+fn tcp(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn stream(address: SocketAddr, shape: usize) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let config = Arc::new(client_config(SHAPES[shape]));
+    StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp(address))
+}
+
+fn connect(address: SocketAddr, shape: usize) -> Client {
+    tungstenite::client("ws://localhost/echo", stream(address, shape)).unwrap().0
+}
+
+fn echoes(client: &mut Client, len: usize) {
+    let data: Vec<u8> = (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect();
+    client.send(Ws::binary(data.clone())).unwrap();
+    let answer = client.read().unwrap();
+    assert!(answer.into_data() == data, "{len} bytes");
+}
+
+#[test]
+fn messages_of_any_size_in_each_shape() {
+    let (running, address) = start();
+    for shape in 0..SHAPES.len() {
+        let mut client = connect(address, shape);
+        for len in [0, 1, 125, 126, 4000, 16_383, 16_384, 16_385, 70_000, 1 << 20] {
+            echoes(&mut client, len);
+        }
+        client.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).unwrap();
+        // The server's close frame, its close_notify, and the end.
+        while client.read().is_ok() {}
+        let mut rest = Vec::new();
+        assert_eq!(client.get_mut().read_to_end(&mut rest).unwrap(), 0);
+    }
+    let counters = finish(running);
+    assert_eq!((counters.tls_handshakes, counters.opened, counters.closed_clean), (4, 4, 4));
+    assert_eq!((counters.tls_bad_records, counters.tls_handshake_failures), (0, 0));
+    assert_eq!(counters.inbound_bytes_held, 0);
+}
+
+/// Many messages at once, more than a send buffer takes, from a client that does not read yet.
+#[test]
+fn a_slow_reader_gets_all_of_it_in_order() {
+    let (running, address) = start();
+    for shape in 0..SHAPES.len() {
+        let mut client = connect(address, shape);
+        const COUNT: usize = 120;
+        for n in 0..COUNT {
+            client.write(Ws::binary(vec![n as u8; 60_000])).unwrap();
+        }
+        client.flush().unwrap();
+        for n in 0..COUNT {
+            let answer = client.read().unwrap().into_data();
+            assert!(answer.len() == 60_000 && answer.iter().all(|byte| *byte == n as u8), "{n}");
+        }
+    }
+    let counters = finish(running);
+    assert!(counters.sends_short > 0, "the test blocks nobody");
+    assert_eq!(counters.tls_bad_records, 0);
+}
+
+#[test]
+fn records_come_in_single_bytes() {
+    let (running, address) = start();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut tls = ClientConnection::new(Arc::new(client_config(SHAPES[0])), name).unwrap();
+    let mut socket = tcp(address);
+    socket.set_nodelay(true).unwrap();
+    tls.writer()
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n\
+              \x82\x83\0\0\0\0abc",
+        )
+        .unwrap();
+    let mut heard = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while !heard.ends_with(b"\x82\x03abc") {
+        assert!(Instant::now() < deadline, "{heard:?}");
+        let mut out = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut out).unwrap();
+        }
+        for byte in out {
+            socket.write_all(&[byte]).unwrap();
+        }
+        let more = heard.is_empty() || !heard.ends_with(b"abc");
+        if more && !tls.wants_write() {
+            tls.read_tls(&mut socket).unwrap();
+            tls.process_new_packets().unwrap();
+            let _ = tls.reader().read_to_end(&mut heard);
+        }
+    }
+    finish(running);
+}
+
+#[test]
+fn one_publication_reaches_all() {
+    let (running, address) = start();
+    let mut clients: Vec<_> = (0..40).map(|n| connect(address, n % 4)).collect();
+    for client in &mut clients {
+        echoes(client, 10);
+    }
+    clients[0].send(Ws::text("everybody")).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.read().unwrap(), Ws::text("to all"));
+    }
+    finish(running);
+}
+
+#[test]
+fn keys_change_on_the_way() {
+    let (running, address) = start();
+    let mut client = connect(address, 0);
+    for round in 0..5 {
+        client.get_mut().conn.refresh_traffic_keys().unwrap();
+        echoes(&mut client, 1000 * round);
+    }
+    assert_eq!(finish(running).tls_bad_records, 0);
+}
+
+#[test]
+fn plain_http_is_answered_in_the_clear() {
+    let (running, address) = start();
+    let mut socket = tcp(address);
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(finish(running).tls_not_tls, 1);
+}
+
+#[test]
+fn a_damaged_record_ends_the_connection_with_an_alert() {
+    let (running, address) = start();
+    let mut client = connect(address, 0);
+    echoes(&mut client, 10);
+    client.get_mut().sock.write_all(&[23, 3, 3, 0, 30]).unwrap();
+    client.get_mut().sock.write_all(&[7; 30]).unwrap();
+    let error = client.read().unwrap_err().to_string();
+    assert!(error.contains("BadRecordMac"), "{error}");
+    let counters = finish(running);
+    assert_eq!((counters.tls_bad_records, counters.closed_protocol), (1, 1));
+}
+
+#[test]
+fn an_end_without_close_notify_is_counted() {
+    let (running, address) = start();
+    let mut client = connect(address, 0);
+    echoes(&mut client, 10);
+    client.get_mut().sock.shutdown(Shutdown::Write).unwrap();
+    while client.read().is_ok() {}
+    let mut client = connect(address, 1);
+    echoes(&mut client, 10);
+    client.get_mut().conn.send_close_notify();
+    client.get_mut().flush().unwrap();
+    while client.read().is_ok() {}
+    let counters = finish(running);
+    assert_eq!((counters.tls_truncated, counters.closed_abrupt), (1, 2));
+}
+
+/// Half a record, half a handshake, and nothing at all: no more than their bytes are held, and all
+/// is back at the end.
+#[test]
+fn who_is_silent_holds_what_it_sent() {
+    let (running, address) = start();
+    let mut halves = Vec::new();
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\x16", b""] {
+        let mut socket = tcp(address);
+        socket.write_all(bytes).unwrap();
+        halves.push(socket);
+    }
+    let mut client = connect(address, 0);
+    echoes(&mut client, 10);
+    client.get_mut().sock.write_all(&[23, 3, 3, 0x40, 0, 1, 2, 3]).unwrap();
+    let mut other = connect(address, 1);
+    echoes(&mut other, 10);
+    drop(halves);
+    drop(client);
+    thread::yield_now();
+    echoes(&mut other, 10);
+    let counters = finish(running);
+    assert_eq!(counters.inbound_bytes_held, 0);
+}

@@ -52,8 +52,7 @@ impl Inbox {
     /// The same for one that left input behind: it waits for its turn among those that do.
     pub(super) fn mark_eager(&mut self, slot: u32, hot: &mut Hot) -> usize {
         if !hot.set(Flags::READY) {
-            let queue =
-                if hot.has(Flags::GREETING) { &mut self.greeting } else { &mut self.eager };
+            let queue = if hot.has(Flags::GREETING) { &mut self.greeting } else { &mut self.eager };
             queue.push_back(slot);
             return queue.len();
         }
@@ -104,7 +103,9 @@ impl Inbox {
         };
         for _ in 0..self.ready.len() {
             let Some(slot) = self.ready.pop_front() else { break };
-            if batch.len() + kept == BATCH_MAX || !taken.add(slots.get_mut(slot), slot, secure, batch) {
+            if batch.len() + kept == BATCH_MAX
+                || !taken.add(slots.get_mut(slot), slot, secure, batch)
+            {
                 self.ready.push_front(slot);
                 break;
             }

@@ -240,10 +240,9 @@ impl Outbox {
     /// Queues what begins the stream: a handshake. Nothing overtakes it, nothing drops it. Only
     /// another one, an interim response, can be before it.
     pub fn push_head(&mut self, data: Data) {
-        debug_assert!(self
-            .queue
-            .iter()
-            .all(|segment| matches!(segment.class, Class::Head | Class::Sealed)));
+        debug_assert!(
+            self.queue.iter().all(|segment| matches!(segment.class, Class::Head | Class::Sealed))
+        );
         self.bytes += data.len();
         let glued = !self.queue.is_empty();
         self.queue.push_back(Segment { glued, ..Segment::new(data, Class::Head, 0) });

@@ -25,7 +25,7 @@ use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
 use crate::tls::keys::ServerSetup;
-use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, greet, length};
+use crate::tls::{Fault, Greeting, Limits, Opened, Reason, Record, Step, greet, length};
 
 /// See the module's text.
 #[derive(Default)]
@@ -189,19 +189,19 @@ impl Secure {
     }
 
     /// Takes one whole record.
-    fn take(
-        &mut self,
-        slot: u32,
-        record: &mut [u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Opened, Fault> {
+    fn take(&mut self, slot: u32, record: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Fault> {
         if let Some(layer) = self.records.get_mut(slot) {
             let opened = layer.open(&self.limits, record)?;
             layer.settle(out)?;
             return Ok(opened);
         }
+        let under_way = self.greetings.len();
         let greeting = match self.greetings.entry(slot) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if under_way >= GREETINGS_MAX => {
+                let text = "too many handshakes are under way".to_owned();
+                return Err(Fault::Greeting(Reason::Internal, text));
+            }
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
                 entry.insert(Box::new(Greeting::server(setup)?))
@@ -343,6 +343,9 @@ impl Core {
         self.counted.tls_truncated += u64::from(record.is_some_and(|it| !it.is_ended()));
     }
 }
+
+/// Handshakes under way: about 6 MiB. Who is silent has none.
+const GREETINGS_MAX: usize = 1024;
 
 /// Plaintext of one connection that a flush seals: four records.
 const SEALED_MAX: usize = 4 << 14;

@@ -139,8 +139,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         // Marks made from here on belong to the next flush.
         let flushed = core.outgoing.marked().len();
         let mut next = 0;
+        let secure = core.secure.is_on();
         for sent in batch.iter() {
-            if core.slots.get(sent.slot).is_some_and(|hot| hot.has(Flags::TLS)) {
+            if secure && core.slots.get(sent.slot).is_some_and(|hot| hot.has(Flags::TLS)) {
                 core.on_sealed_sent(sent, &mut next);
             } else {
                 core.on_sent(sent);

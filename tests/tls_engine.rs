@@ -1,4 +1,4 @@
-//! The engine over TLS, end to end: clients of rustls with tungstenite, OpenSSL, and what is no TLS.
+//! The engine over TLS, end to end: clients of rustls with tungstenite, and what is no TLS.
 //!
 //! Method: an echo runs in this process on a free port. Messages of sizes around those of records
 //! go both ways, in each version and suite; then ends, faults and half records.
@@ -21,6 +21,7 @@ use ringhold::{
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
+use socket2::{Domain, Socket, Type};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message as Ws, WebSocket};
@@ -81,14 +82,24 @@ fn tcp(address: SocketAddr) -> TcpStream {
     socket
 }
 
-fn stream(address: SocketAddr, shape: usize) -> StreamOwned<ClientConnection, TcpStream> {
-    let name = ServerName::try_from("localhost").unwrap();
-    let config = Arc::new(client_config(SHAPES[shape]));
-    StreamOwned::new(ClientConnection::new(config, name).unwrap(), tcp(address))
+fn connect(address: SocketAddr, shape: usize) -> Client {
+    open(tcp(address), shape)
 }
 
-fn connect(address: SocketAddr, shape: usize) -> Client {
-    tungstenite::client("ws://localhost/echo", stream(address, shape)).unwrap().0
+fn open(socket: TcpStream, shape: usize) -> Client {
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(client_config(SHAPES[shape])), name).unwrap();
+    tungstenite::client("ws://localhost/echo", StreamOwned::new(tls, socket)).unwrap().0
+}
+
+/// Its receive buffer is so small that what is sent to it waits on the server's side.
+fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
 }
 
 fn echoes(client: &mut Client, len: usize) {
@@ -118,13 +129,15 @@ fn messages_of_any_size_in_each_shape() {
     assert_eq!(counters.inbound_bytes_held, 0);
 }
 
+/// With 60,000 bytes each, more than the largest send buffer a kernel gives by default.
+const COUNT: usize = 120;
+
 /// Many messages at once, more than a send buffer takes, from a client that does not read yet.
 #[test]
 fn a_slow_reader_gets_all_of_it_in_order() {
     let (running, address) = start();
     for shape in 0..SHAPES.len() {
-        let mut client = connect(address, shape);
-        const COUNT: usize = 120;
+        let mut client = open(narrow(address), shape);
         for n in 0..COUNT {
             client.write(Ws::binary(vec![n as u8; 60_000])).unwrap();
         }

@@ -1,9 +1,9 @@
 //! TLS on the connections of a core: whose records are opened and sealed here.
 //!
-//! Owns the record layer of each connection that has one, handshakes under way, and records of which
-//! only a part is there. Never receives or sends. The invariant: a connection with [`Flags::TLS`]
-//! has at most one of a handshake and a record layer, and nothing here is left of one that is
-//! closed.
+//! Owns the record layer of each connection that has one, handshakes under way, and records of
+//! which only a part is there. Never receives or sends. The invariant: a connection with
+//! [`Flags::TLS`] has at most one of a handshake and a record layer, and nothing here is left of
+//! one that is closed.
 //!
 //! Records are opened in the receive arena, behind what was there of the first, and what they carry
 //! is moved together, so that the steps above see one range of plaintext. What leaves is plaintext
@@ -300,8 +300,8 @@ impl Core {
         self.end_secure(slot, alert);
     }
 
-    /// The kernel took something of what is sealed, or nothing. `next` is the next entry of what the
-    /// flush has sealed; who was offered older records has none.
+    /// The kernel took something of what is sealed, or nothing. `next` is the next entry of what
+    /// the flush has sealed; who was offered older records has none.
     pub(super) fn on_sealed_sent(&mut self, sent: &Send, next: &mut usize) {
         let Send { slot, len, result, .. } = *sent;
         let at = self.secure.sealed.get(*next).filter(|it| it.slot == slot).map(|_| *next);

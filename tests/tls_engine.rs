@@ -17,7 +17,7 @@ use peer::{SHAPES, client_config, server_keys};
 use ringhold::protocol::request::Request;
 use ringhold::tls::keys::ServerMaterials;
 use ringhold::{
-    Answer, Closed, Conn, ConnId, Counters, Cx, Frame, Handler, Message, Running, Server,
+    Answer, Closed, Config, Conn, ConnId, Counters, Cx, Frame, Handler, Message, Running, Server,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -44,8 +44,8 @@ impl Handler for Echo {
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
-        if message.data() == b"everybody" {
-            conn.publish("/all", &Frame::text("to all"));
+        if let Some(text) = message.data().strip_prefix(b"everybody") {
+            conn.publish("/all", &Frame::text(&"to all".repeat(1 + text.len())));
         } else {
             let _ = conn.reply(message);
         }
@@ -55,12 +55,17 @@ impl Handler for Echo {
 }
 
 fn start() -> (Running<Echo>, SocketAddr) {
+    start_with(|_| ())
+}
+
+fn start_with(change: impl FnOnce(&mut Config)) -> (Running<Echo>, SocketAddr) {
     let keys = ServerMaterials::load(&server_keys(), SystemTime::now()).unwrap();
     let running = Server::builder()
         .listen("127.0.0.1:0".parse().unwrap())
         .workers(1)
         .max_message(8 << 20)
         .configure(|config| config.max_outbox = 32 << 20)
+        .configure(change)
         .tls(keys)
         .start(|_| Echo)
         .unwrap();
@@ -201,6 +206,21 @@ fn one_publication_reaches_all() {
     finish(running);
 }
 
+/// More than is sealed at once: 60,000 bytes for each of 40.
+#[test]
+fn a_large_publication_leaves_in_portions() {
+    let (running, address) = start();
+    let mut clients: Vec<_> = (0..40).map(|n| connect(address, n % 4)).collect();
+    clients.iter_mut().for_each(|client| echoes(client, 10));
+    for round in 0..3 {
+        clients[round].send(Ws::text(format!("everybody{}", "x".repeat(9_999)))).unwrap();
+        for client in &mut clients {
+            assert_eq!(client.read().unwrap(), Ws::text("to all".repeat(10_000)));
+        }
+    }
+    finish(running);
+}
+
 #[test]
 fn keys_change_on_the_way() {
     let (running, address) = start();
@@ -274,4 +294,144 @@ fn who_is_silent_holds_what_it_sent() {
     echoes(&mut other, 10);
     let counters = finish(running);
     assert_eq!(counters.inbound_bytes_held, 0);
+}
+
+/// What a client says first.
+fn hello(shape: usize) -> Vec<u8> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut tls = ClientConnection::new(Arc::new(client_config(SHAPES[shape])), name).unwrap();
+    let mut out = Vec::new();
+    tls.write_tls(&mut out).unwrap();
+    out
+}
+
+/// Reads to the end, whatever comes.
+fn drain(mut socket: &TcpStream) -> Vec<u8> {
+    let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match socket.read(&mut piece) {
+            Ok(0) => return all,
+            Ok(count) => all.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The handshake timeout covers TLS and HTTP together, wherever a client stops.
+#[test]
+fn a_handshake_that_stops_anywhere_ends_in_time() {
+    let (running, address) = start_with(|config| {
+        config.handshake_timeout = Duration::from_millis(300);
+        config.tick = Duration::from_millis(10);
+    });
+    let whole = hello(0);
+    let mut stopped = Vec::new();
+    for bytes in [&whole[..0], &whole[..3], &whole[..whole.len() - 1], &whole[..]] {
+        let mut socket = tcp(address);
+        socket.write_all(bytes).unwrap();
+        stopped.push(socket);
+    }
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(client_config(SHAPES[0])), name).unwrap();
+    let mut silent = StreamOwned::new(tls, tcp(address));
+    silent.conn.complete_io(&mut silent.sock).unwrap();
+    let mut slow = {
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = ClientConnection::new(Arc::new(client_config(SHAPES[2])), name).unwrap();
+        StreamOwned::new(tls, tcp(address))
+    };
+    slow.write_all(b"GET / HTTP/1.1\r\nHost:").unwrap();
+    for socket in &stopped {
+        drain(socket);
+    }
+    for stream in [&mut silent, &mut slow] {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+    }
+    let counters = finish(running);
+    assert_eq!((counters.handshake_timeouts, counters.tls_handshakes), (6, 2));
+    assert_eq!(counters.inbound_bytes_held, 0);
+}
+
+/// A record has to come in time once it has begun, whatever its sender answers besides.
+#[test]
+fn a_record_that_stops_closes_as_a_message_does() {
+    let (running, address) = start_with(|config| {
+        config.upload_grace = Duration::from_millis(300);
+        config.tick = Duration::from_millis(10);
+    });
+    let mut patient = connect(address, 1);
+    let mut client = connect(address, 0);
+    echoes(&mut client, 10);
+    client.get_mut().sock.write_all(&[23, 3, 3, 0x20, 0, 1, 2, 3]).unwrap();
+    let closed = client.read().unwrap();
+    assert!(closed.is_close(), "{closed:?}");
+    let Ws::Close(Some(frame)) = closed else { panic!("{closed:?}") };
+    assert_eq!(frame.code, CloseCode::Policy);
+    echoes(&mut patient, 10);
+    let counters = finish(running);
+    assert_eq!((counters.closed_slow_upload, counters.inbound_bytes_held), (1, 0));
+}
+
+/// Handshakes are bounded in number: who begins one more ends the oldest, and who goes on with his
+/// gets in.
+#[test]
+fn too_many_handshakes_end_the_oldest() {
+    let (running, address) = start_with(|config| config.max_tls_handshakes = 8);
+    let hello = hello(0);
+    let begin = || {
+        let mut socket = tcp(address);
+        socket.write_all(&hello).unwrap();
+        // The server's part has come, so the handshake is under way.
+        socket.read_exact(&mut [0; 100]).unwrap();
+        socket
+    };
+    let crowd: Vec<_> = (0..20).map(|_| begin()).collect();
+    crowd[..12].iter().for_each(|socket| drop(drain(socket)));
+    let waiting = running.handle().stats().counters;
+    assert_eq!((waiting.tls_handshakes_waiting, waiting.tls_handshakes_evicted), (8, 12));
+    assert!(waiting.inbound_bytes_held > 8 * 4096, "{}", waiting.inbound_bytes_held);
+    let mut client = connect(address, 0);
+    echoes(&mut client, 10);
+    let waiting = running.handle().stats().counters;
+    assert_eq!((waiting.tls_handshakes_waiting, waiting.tls_handshakes_evicted), (7, 13));
+    assert_eq!((waiting.tls_connections, waiting.open), (1, 1));
+    let counters = finish(running);
+    assert_eq!((counters.tls_handshakes_waiting, counters.inbound_bytes_held), (0, 0));
+}
+
+/// What handshakes hold is part of the memory for input, and pays as other input does.
+#[test]
+fn handshakes_pay_with_the_memory_for_input() {
+    let (running, address) = start_with(|config| config.max_inbound = 64 << 10);
+    let hello = hello(0);
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        let mut socket = tcp(address);
+        socket.write_all(&hello).unwrap();
+        crowd.push(socket);
+    }
+    for _ in 0..5 {
+        let mut client = connect(address, 0);
+        echoes(&mut client, 1000);
+    }
+    let held = running.handle().stats().counters;
+    assert!(held.refused_inbound_full >= 20, "{}", held.refused_inbound_full);
+    assert!(held.inbound_bytes_held <= 64 << 10, "{}", held.inbound_bytes_held);
+    assert_eq!(finish(running).inbound_bytes_held, 0);
+}
+
+/// The memory ceiling has lines for it.
+#[test]
+fn the_ceiling_counts_record_layers() {
+    let keys = ServerMaterials::load(&server_keys(), SystemTime::now()).unwrap();
+    let plain = Config { max_connections: 1000, workers: 1, ..Config::default() };
+    let secure = Config { tls: Some(Arc::new(keys)), ..plain.clone() };
+    let layout = plain.layout(100_000, 1).unwrap();
+    let total = |config: &Config| config.ceiling(&layout, 0, |name| name).total();
+    let more = total(&secure) - total(&plain);
+    assert!(more > u64::from(layout.table) * 176 + (512 << 10), "{more}");
+    assert!(secure.ceiling(&layout, 0, |name| name).to_string().contains("record layers of TLS"));
 }

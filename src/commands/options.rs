@@ -106,6 +106,10 @@ struct LimitOptions {
     #[arg(long, default_value = "256MiB", value_name = "SIZE")]
     max_inbound: ByteSize,
 
+    /// TLS handshakes that may be under way per worker; one more ends the oldest
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    max_tls_handshakes: usize,
+
     /// Bytes per second in which a message must come once it has begun; then 1008. 0: no limit
     #[arg(long, default_value_t = 100, value_name = "N")]
     min_upload_rate: u32,
@@ -174,7 +178,7 @@ struct OutboxOptions {
 
 #[derive(Debug, Args)]
 struct DeadlineOptions {
-    /// Time for the opening handshake; then 408
+    /// Time for TLS and the opening handshake together; then 408, or the end
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     handshake_timeout: Duration,
 
@@ -297,6 +301,7 @@ impl EngineOptions {
             max_message,
             max_fragments: limits.max_fragments,
             max_inbound: size(limits.max_inbound),
+            max_tls_handshakes: limits.max_tls_handshakes,
             min_upload_rate: limits.min_upload_rate,
             upload_grace: limits.upload_grace,
             message_rate: limits.message_rate,

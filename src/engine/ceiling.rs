@@ -9,6 +9,7 @@ use std::fmt;
 
 use super::config::{Config, Layout};
 use super::outbox::SEGMENT;
+use super::secure::{RECORD_BYTES, STAGING_BYTES};
 use super::slots::{Cold, Hot};
 use crate::protocol::deflate::{DEFLATE_BYTES, INFLATE_BYTES, WINDOWS};
 
@@ -122,6 +123,17 @@ impl Config {
         ] {
             ceiling.add(Per::Core, what, named(option), bytes as u64);
         }
+        if self.tls.is_some() {
+            let records = table * RECORD_BYTES as u64;
+            ceiling.add(Per::Core, "record layers of TLS", named("max_connections"), records);
+            let (certificates, staging) = (TLS_SETUP, STAGING_BYTES as u64);
+            ceiling.add(
+                Per::Core,
+                "certificates, records on their way",
+                "",
+                certificates + staging,
+            );
+        }
         if self.compression.is_some() {
             let bytes = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES + 2 * self.max_message + 64;
             let what = "compressors, and what they work on";
@@ -146,6 +158,10 @@ const ADDRESS: u64 = 2 * 17;
 /// Of each core: 640 KiB of arena, 1 MiB of frames kept between turns, the ring's queues, the
 /// wheel's buckets, histograms, a stack.
 const CORE: u64 = 4 << 20;
+
+/// Chains, keys and settings of handshakes: every core has its own, and two while they are
+/// exchanged.
+const TLS_SETUP: u64 = 512 << 10;
 
 /// What is there before the first connection, in pages that are touched; with a control plane.
 const PROGRAM: u64 = 32 << 20;

@@ -124,6 +124,10 @@ impl Core {
 
     /// Ends a connection that never opened with an HTTP answer.
     pub(crate) fn end_with(&mut self, slot: u32, answer: Data) {
+        if self.is_greeting(slot) {
+            // It could not be sealed.
+            return self.end_secure(slot, Vec::new());
+        }
         self.drop_head(slot);
         self.with_outbox(slot, |outbox| outbox.push_final(answer));
         if let Some(hot) = self.slots.get_mut(slot) {
@@ -137,7 +141,7 @@ impl Core {
         self.drop_head(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.set(Flags::DEAF);
-        self.counted.dropped_gone += self.outgoing.cut(hot);
+        self.counted.dropped_gone += self.outgoing.keep_sealed(hot);
         self.outgoing.enter(slot, hot);
         self.outgoing.push_sealed(slot, hot, alert, &self.clock);
         self.conclude(slot, Cause::Protocol, CloseCode::ABNORMAL, "");
@@ -307,7 +311,7 @@ impl Core {
             self.inbound.clear(Place(partial.place));
         }
         if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) {
-            self.secure.drop_partial(slot, &mut self.inbound);
+            self.secure.drop_unfinished(slot, &mut self.inbound);
         }
     }
 }

@@ -210,6 +210,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// What TLS on that address needs; `None`: it speaks plain HTTP.
     pub tls: Option<std::sync::Arc<ServerMaterials>>,
+    /// TLS handshakes that may be under way, per worker; one more ends the oldest.
+    pub max_tls_handshakes: usize,
     /// The way into the kernel.
     pub io: Io,
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
@@ -238,7 +240,7 @@ pub struct Config {
     /// another one is answered with 403. A request without the header comes from no browser and
     /// passes. Empty: any (RFC 6455 section 10.2).
     pub origins: Vec<String>,
-    /// Time for TCP connect and the opening handshake.
+    /// Time for TCP connect, TLS and the opening handshake together.
     pub handshake_timeout: Duration,
     /// Bytes of a request head.
     pub max_head: usize,
@@ -248,11 +250,13 @@ pub struct Config {
     /// Fragments of one received message.
     pub max_fragments: u32,
     /// Bytes of memory for what is received and not complete, per worker: messages, heads and
-    /// bodies of requests. Beyond it the largest, and of those that are as large the oldest, is
-    /// closed with 1013, or refused with 503. A message that fits one receive needs none of it.
+    /// bodies of requests, TLS handshakes and records. Beyond it the largest, and of those that are
+    /// as large the oldest, is closed with 1013, or refused with 503. A message that fits one
+    /// receive needs none of it.
     pub max_inbound: usize,
-    /// Bytes per second in which a message must come once it has begun, on average; 0: it may take
-    /// for ever. Beyond [`Self::upload_grace`] its connection is closed with 1008.
+    /// Bytes per second in which a message, or a record of TLS, must come once it has begun, on
+    /// average; 0: it may take for ever. Beyond [`Self::upload_grace`] its connection is closed
+    /// with 1008.
     pub min_upload_rate: u32,
     /// How long a message may rest. Never more than this is saved up by one that comes fast.
     pub upload_grace: Duration,
@@ -327,6 +331,7 @@ impl Default for Config {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9001))),
             tls: None,
+            max_tls_handshakes: 4096,
             io: Io::Auto,
             workers: 0,
             pin: false,
@@ -404,6 +409,7 @@ impl Config {
             (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
             (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
             (!self.read_window.is_zero(), "the window of min-read-rate must not be zero"),
+            (self.max_tls_handshakes > 0, "max-tls-handshakes must be at least 1"),
             (self.mailbox > 0, "mailbox must be at least 1"),
             (self.mailbox_bytes > 0, "mailbox-bytes must be at least 1"),
             (self.turn_letters > 0, "a turn must take at least one letter"),

@@ -227,6 +227,8 @@ impl Core {
             deflate_bytes_held: self.compressor.memory() as u64,
             inbound_bytes_held: self.inbound.total() as u64,
             outbox_bytes_held: self.outgoing.ledger().total() as u64,
+            tls_connections: u64::from(self.secure.records()),
+            tls_handshakes_waiting: self.secure.greetings() as u64,
             blocked: self.outgoing.blocked(),
             timers: u64::from(self.timing.armed()),
             topics: self.fanout.topics().len() as u64,

@@ -73,16 +73,24 @@ counters! {
         subscriptions: Gauge,
         /// Memory of commands that wait in this core's mailbox.
         mailbox_bytes_held: Gauge,
+        /// Connections that speak TLS and whose handshake is done.
+        tls_connections: Gauge,
+        /// TLS handshakes under way.
+        tls_handshakes_waiting: Gauge,
         /// TLS handshakes completed.
         tls_handshakes: Total,
         /// TLS handshakes that failed.
         tls_handshake_failures: Total,
+        /// TLS handshakes given up, the oldest first, since too many were under way.
+        tls_handshakes_evicted: Total,
         /// Connections to a TLS port whose first bytes were something else.
         tls_not_tls: Total,
         /// Connections that ended by a TLS record that no well-behaved peer sends, or an alert.
         tls_bad_records: Total,
         /// Connections whose peer ended without close_notify.
         tls_truncated: Total,
+        /// Connections that ended because their TLS 1.2 key has protected all it may.
+        tls_keys_worn_out: Total,
         /// TCP connections accepted.
         accepted: Total,
         /// Opening handshakes completed, those of streams included.

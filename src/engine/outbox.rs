@@ -265,6 +265,21 @@ impl Outbox {
         self.queue.insert(at, segment);
     }
 
+    /// Drops all that is not sealed, also what is left of a message that is partly sent. Returns
+    /// how many messages that were.
+    pub(super) fn keep_sealed(&mut self, ledger: &mut Ledger) -> u64 {
+        let mut messages = 0;
+        while self.queue.back().is_some_and(|last| last.class != Class::Sealed) {
+            let Some(segment) = self.queue.pop_back() else { break };
+            // What was sent of the first is counted off already.
+            let sent = if self.queue.is_empty() { std::mem::take(&mut self.sent) } else { 0 };
+            self.bytes -= segment.data.len() - sent;
+            self.unbook(&segment, ledger);
+            messages += u64::from(segment.class == Class::Message);
+        }
+        messages
+    }
+
     /// Makes the rest of what is partly sent a segment, which nothing may come before but records.
     fn cut_sent(&mut self, ledger: &mut Ledger) {
         let sent = std::mem::take(&mut self.sent);

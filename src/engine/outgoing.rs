@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::clock::Clock;
 use super::ledger::Ledger;
 use super::outbox::{Offer, Outbox, SEGMENT, Turn};
+use super::secure::SEALED_MAX;
 use super::slots::{Flags, Hot, Slots};
 use super::value::Data;
 
@@ -182,6 +183,11 @@ impl Outgoing {
         }
     }
 
+    /// Drops all that is not sealed. Returns how many messages that were.
+    pub(super) fn keep_sealed(&mut self, hot: &mut Hot) -> u64 {
+        hot.outbox.as_mut().map_or(0, |outbox| outbox.keep_sealed(&mut self.ledger))
+    }
+
     /// Queues records of TLS before all that is not sealed.
     pub(super) fn push_sealed(&mut self, slot: u32, hot: &mut Hot, bytes: Vec<u8>, clock: &Clock) {
         if !bytes.is_empty() {
@@ -235,22 +241,24 @@ impl Outgoing {
         }
     }
 
-    /// Marks those in line whose turn has come, and takes what they have from `left`. Returns
-    /// whether something of that is left for others.
+    /// Marks those in line whose turn has come, and takes what they have from `left`. Returns what
+    /// is left for others.
     #[inline]
-    pub(super) fn call_in_line(&mut self, slots: &mut Slots, left: &mut usize) -> bool {
+    pub(super) fn call_in_line<'a>(&mut self, slots: &mut Slots, left: &'a mut usize) -> Share<'a> {
+        let bounded = *left != usize::MAX;
         while *left > 0
             && let Some((slot, generation)) = self.line.pop_front()
         {
             let Some(hot) = slots.lookup(slot, generation) else { continue };
+            let most = if hot.has(Flags::TLS) { SEALED_MAX } else { OFFER_MAX };
             let Some(outbox) = hot.outbox.as_mut() else { continue };
             if outbox.offer == Offer::Waits {
                 outbox.offer = Offer::Due;
-                *left = left.saturating_sub(cost(outbox.bytes()));
+                *left = left.saturating_sub(cost(outbox.bytes(), most));
                 self.mark(slot, hot);
             }
         }
-        *left > 0
+        Share { open: *left > 0, bounded, left }
     }
 
     /// Checks that who has to stand in line does.
@@ -281,10 +289,44 @@ impl Outgoing {
     }
 }
 
+/// What a round of sends may still offer.
+pub(super) struct Share<'a> {
+    /// Nobody stands in line any more.
+    open: bool,
+    bounded: bool,
+    left: &'a mut usize,
+}
+
+impl Share<'_> {
+    /// Whether an outbox is offered, of which one send takes `most` bytes. If it has to stand in
+    /// line now, somebody is in a hurry.
+    #[inline]
+    pub(super) fn offers(&mut self, outbox: &Outbox, most: usize, hurry: &mut bool) -> bool {
+        match outbox.offer {
+            Offer::Waits => false,
+            Offer::Made if outbox.can_wait() => {
+                if !self.open || *self.left == 0 {
+                    *hurry = true;
+                    return false;
+                }
+                *self.left = self.left.saturating_sub(cost(outbox.bytes(), most));
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// Bytes of one offer.
+    #[inline]
+    pub(super) fn most(&self) -> usize {
+        if self.bounded { OFFER_MAX } else { usize::MAX }
+    }
+}
+
 /// What the offer of so many bytes takes from a turn's share.
 #[inline]
-pub(super) fn cost(bytes: usize) -> usize {
-    bytes.min(OFFER_MAX) + OFFER
+fn cost(bytes: usize, most: usize) -> usize {
+    bytes.min(most) + OFFER
 }
 
 /// Bytes of one offer, where turns are bounded: a tenth of a millisecond of copying.

@@ -1,15 +1,15 @@
 //! TLS on the connections of a core: whose records are opened and sealed here.
 //!
-//! Owns the record layer of each connection that has one, handshakes under way, and records of
-//! which only a part is there. Never receives or sends. The invariant: a connection with
-//! [`Flags::TLS`] has at most one of a handshake and a record layer, and nothing here is left of
-//! one that is closed.
+//! Owns the record layer of each connection that has one, and what is not complete: handshakes
+//! under way and records of which only a part is there. Never receives or sends. The invariant: a
+//! connection with [`Flags::TLS`] has at most one of a handshake and a record layer, what is not
+//! complete is in the account of [`Inbound`], and nothing here is left of one that is closed.
 //!
 //! Records are opened in the receive arena, behind what was there of the first, and what they carry
 //! is moved together, so that the steps above see one range of plaintext. What leaves is plaintext
 //! until the flush, which seals it ([`Secure::seal`]): limits and drops know nothing of records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::core::Core;
 use super::handler::Handler;
 use super::inbound::{Inbound, Place};
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Share};
 use super::ring::{Ring, Send};
 use super::slots::{Flags, Phase, Slots};
 use super::table::SlotTable;
@@ -25,26 +25,52 @@ use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
 use crate::tls::keys::ServerSetup;
-use crate::tls::{Fault, Greeting, Limits, Opened, Reason, Record, Step, greet, length};
+use crate::tls::{Fault, Greeting, Limits, Opened, RECORD_MAX, Record, Step, greet, length};
 
 /// See the module's text.
 #[derive(Default)]
 pub(crate) struct Secure {
     setup: Option<ServerSetup>,
     limits: Limits,
+    /// Handshakes that may be under way.
+    greetings_max: usize,
     records: SlotTable<Record>,
-    greetings: HashMap<u32, Box<Greeting>>,
-    partial: HashMap<u32, PartialRecord>,
+    unfinished: HashMap<u32, Unfinished>,
+    /// Handshakes under way, and those among them and those that have ended by age: slots, and what
+    /// number each was.
+    greetings: usize,
+    ages: VecDeque<(u32, u64)>,
+    next_number: u64,
     /// What the flush at hand has sealed, and of whom, in the order of their marks.
     staging: Vec<u8>,
     sealed: Vec<Sealed>,
+    /// Connections of the flush at hand of which nothing can be sealed any more.
+    worn_out: Vec<u32>,
+    /// When something was last sealed.
+    sealed_ns: u64,
 }
 
-/// A record that came in part.
-struct PartialRecord {
+/// What is there of a connection that it cannot go on with yet.
+#[derive(Default)]
+struct Unfinished {
+    /// Its handshake, and what number that is.
+    greeting: Option<Box<Greeting>>,
+    number: u64,
+    /// A record that came in part.
     bytes: Vec<u8>,
-    /// Where it is accounted.
+    /// When that began.
+    since_ns: u64,
+    /// Where both are accounted.
     place: Place,
+}
+
+impl Unfinished {
+    /// Bytes of memory, its place in a table included.
+    fn memory(&self) -> usize {
+        let greeting = self.greeting.as_ref().map_or(0, |greeting| greeting.memory());
+        let places = 2 * size_of::<(u32, Self)>() + 4 * size_of::<(u32, u64)>();
+        greeting + self.bytes.capacity() + places
+    }
 }
 
 /// What was sealed of a connection.
@@ -55,6 +81,16 @@ pub(super) struct Sealed {
     pub(super) range: Range<usize>,
     /// How much of the outbox it is.
     pub(super) plain: usize,
+    /// Nothing was sealed: what was before waits in the outbox.
+    pub(super) older: bool,
+}
+
+/// What was sealed at once.
+pub(super) struct Portion {
+    /// Up to which mark.
+    pub(super) to: usize,
+    /// Somebody has to wait for the next round.
+    pub(super) hurry: bool,
 }
 
 /// What a received range came to.
@@ -72,20 +108,66 @@ pub(super) enum End {
     Fault(Fault),
 }
 
+/// The range that is opened, and what is told of it.
+struct Opening<'a> {
+    arena: &'a mut [u8],
+    inbound: &'a mut Inbound,
+    /// What the protocol has to answer.
+    out: Vec<u8>,
+    now_ns: u64,
+    /// Until when a record may come that has just begun, and what a byte of it is worth.
+    grace_ns: u64,
+    byte_ns: u64,
+    /// A handshake that makes room for this one.
+    evicted: Option<u32>,
+}
+
 impl Secure {
-    /// With what handshakes need, if there are any.
-    pub(super) fn new(setup: Option<ServerSetup>) -> Self {
-        Self { setup, ..Self::default() }
+    /// With what handshakes need, if there are any, of which so many may be under way.
+    pub(super) fn new(setup: Option<ServerSetup>, greetings_max: usize) -> Self {
+        Self { setup, greetings_max, ..Self::default() }
     }
 
     /// Whether accepted connections speak TLS.
+    #[inline]
     pub(super) fn is_on(&self) -> bool {
         self.setup.is_some()
     }
 
+    /// Handshakes under way.
+    pub(super) fn greetings(&self) -> usize {
+        self.greetings
+    }
+
+    /// Record layers there are.
+    pub(super) fn records(&self) -> u32 {
+        self.records.used()
+    }
+
+    /// Whether a connection's handshake is done.
+    pub(super) fn has_record(&self, slot: u32) -> bool {
+        self.records.get(slot).is_some()
+    }
+
     /// Bytes that are there of a record.
     pub(super) fn partial_len(&self, slot: u32) -> usize {
-        self.partial.get(&slot).map_or(0, |partial| partial.bytes.len())
+        self.unfinished.get(&slot).map_or(0, |it| it.bytes.len())
+    }
+
+    /// Where a record that came in part is accounted, and when it began.
+    pub(super) fn partial(&self, slot: u32) -> Option<(Place, u64)> {
+        let unfinished = self.unfinished.get(&slot).filter(|it| !it.bytes.is_empty())?;
+        Some((unfinished.place, unfinished.since_ns))
+    }
+
+    /// Memory of what is not complete, and where it is accounted.
+    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+        self.unfinished.get(&slot).map(|it| (it.place, it.memory()))
+    }
+
+    /// Connections of which something is not complete.
+    pub(super) fn unfinished(&self) -> usize {
+        self.unfinished.len()
     }
 
     /// What was sealed in the flush at hand.
@@ -97,82 +179,75 @@ impl Secure {
         &self.staging[sealed.range.clone()]
     }
 
-    /// Forgets a record that came in part.
-    pub(super) fn drop_partial(&mut self, slot: u32, inbound: &mut Inbound) {
-        if let Some(partial) = self.partial.remove(&slot) {
-            inbound.clear(partial.place);
+    /// Forgets a handshake under way and a record that came in part.
+    pub(super) fn drop_unfinished(&mut self, slot: u32, inbound: &mut Inbound) {
+        if let Some(unfinished) = self.unfinished.remove(&slot) {
+            inbound.clear(unfinished.place);
+            self.greetings -= usize::from(unfinished.greeting.is_some());
         }
     }
 
     /// Forgets a connection that is closed.
     pub(super) fn forget(&mut self, slot: u32, inbound: &mut Inbound) {
-        self.drop_partial(slot, inbound);
-        self.greetings.remove(&slot);
+        self.drop_unfinished(slot, inbound);
         self.records.remove(slot);
     }
 
     pub(super) fn shrink(&mut self) {
         self.records.shrink();
-        self.greetings.shrink_to_fit();
-        self.partial.shrink_to_fit();
+        self.unfinished.shrink_to_fit();
+        self.ages.shrink_to_fit();
+        self.release();
+    }
+
+    /// Gives the staging buffer back when nothing was sealed for a while. Every turn asks.
+    #[inline]
+    pub(super) fn rest(&mut self, now_ns: u64) {
+        if self.staging.capacity() > 0 && now_ns.saturating_sub(self.sealed_ns) > REST_NS {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
         self.staging = Vec::new();
         self.sealed = Vec::new();
+        self.worn_out = Vec::new();
     }
 
-    /// Puts what is there of a record in front of `start`, where room was left for it.
-    fn unite(&mut self, slot: u32, arena: &mut [u8], start: usize, inbound: &mut Inbound) -> usize {
-        let Some(partial) = self.partial.remove(&slot) else { return start };
-        inbound.clear(partial.place);
-        let begin = start - partial.bytes.len();
-        arena[begin..start].copy_from_slice(&partial.bytes);
-        begin
-    }
-
-    /// Keeps what is there of a record.
-    fn keep(&mut self, slot: u32, bytes: &[u8], inbound: &mut Inbound) {
-        if bytes.is_empty() {
-            return;
-        }
-        let mut partial = PartialRecord { bytes: bytes.to_vec(), place: Place::default() };
-        let memory = bytes.len() + 2 * size_of::<(u32, PartialRecord)>();
-        inbound.set(&mut partial.place, slot, memory);
-        self.partial.insert(slot, partial);
-    }
-
-    /// Opens every whole record of a range. What the protocol has to answer is appended to `out`.
-    fn open(
-        &mut self,
-        slot: u32,
-        arena: &mut [u8],
-        range: Range<usize>,
-        inbound: &mut Inbound,
-        out: &mut Vec<u8>,
-    ) -> Plaintext {
-        let begin = self.unite(slot, arena, range.start, inbound);
+    /// Opens every whole record of a range.
+    fn open(&mut self, slot: u32, range: Range<usize>, opening: &mut Opening<'_>) -> Plaintext {
+        // Mostly there is none, and the table is not looked into.
+        let mut unfinished = match self.unfinished.is_empty() {
+            true => Unfinished::default(),
+            false => self.unfinished.remove(&slot).unwrap_or_default(),
+        };
+        // In front of what was received, where room was left for it.
+        let before = unfinished.bytes.len();
+        let begin = range.start - before;
+        opening.arena[begin..range.start].copy_from_slice(&unfinished.bytes);
         let mut at = begin;
         // Where the plaintext lies that was found so far.
         let mut found = begin..begin;
         let end = loop {
-            let rest = &arena[at..range.end];
+            let rest = &opening.arena[at..range.end];
             let len = match self.records.get(slot) {
                 Some(_) => length(rest),
-                None => greet::length(rest, !self.greetings.contains_key(&slot))
-                    .inspect_err(|fault| greet::alert(fault, out)),
+                None => greet::length(rest, unfinished.greeting.is_none())
+                    .inspect_err(|fault| greet::alert(fault, &mut opening.out)),
             };
-            let record = match len {
-                Ok(Some(len)) if len <= rest.len() => &mut arena[at..at + len],
+            let next = match len {
+                Ok(Some(len)) if len <= rest.len() => at + len,
                 Ok(_) => break None,
                 Err(fault) => break Some(End::Fault(fault)),
             };
-            let next = at + record.len();
-            match self.take(slot, record, out) {
+            match self.take(slot, at..next, &mut unfinished, opening) {
                 Ok(Opened::Data(place)) => {
                     let place = at + place.start..at + place.end;
                     if found.is_empty() {
                         found = place;
                     } else {
                         let end = found.end + place.len();
-                        arena.copy_within(place, found.end);
+                        opening.arena.copy_within(place, found.end);
                         found.end = end;
                     }
                 }
@@ -182,60 +257,133 @@ impl Secure {
             }
             at = next;
         };
-        if end.is_none() {
-            self.keep(slot, &arena[at..range.end], inbound);
-        }
+        let rest = if end.is_none() { at..range.end } else { range.end..range.end };
+        let goes_on = at == begin && before > 0;
+        self.keep(slot, rest, unfinished, goes_on.then_some(range.len()), opening);
         Plaintext { range: found, end }
     }
 
+    /// Keeps what is not complete. `more` is how many bytes came of a record that was there in
+    /// part; one that has just begun has its grace.
+    fn keep(
+        &mut self,
+        slot: u32,
+        rest: Range<usize>,
+        mut unfinished: Unfinished,
+        more: Option<usize>,
+        opening: &mut Opening<'_>,
+    ) {
+        let Opening { arena, inbound, now_ns, grace_ns, byte_ns, .. } = opening;
+        let rest = &arena[rest];
+        if rest.is_empty() && unfinished.greeting.is_none() {
+            return inbound.clear(unfinished.place);
+        }
+        if more.is_none() {
+            unfinished.since_ns = *now_ns;
+        }
+        unfinished.bytes.clear();
+        // Exactly so much: many wait, and few bytes are missing of most.
+        if unfinished.bytes.capacity() > 2 * rest.len() {
+            unfinished.bytes = Vec::new();
+        }
+        unfinished.bytes.reserve_exact(rest.len());
+        unfinished.bytes.extend_from_slice(rest);
+        let memory = unfinished.memory();
+        inbound.set(&mut unfinished.place, slot, memory);
+        let limit_ns = *now_ns + *grace_ns;
+        let paid = more.map_or(u64::MAX, |more| more as u64 * *byte_ns);
+        inbound.pay(unfinished.place, paid, limit_ns);
+        self.unfinished.insert(slot, unfinished);
+    }
+
     /// Takes one whole record.
-    fn take(&mut self, slot: u32, record: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Fault> {
+    fn take(
+        &mut self,
+        slot: u32,
+        record: Range<usize>,
+        unfinished: &mut Unfinished,
+        opening: &mut Opening<'_>,
+    ) -> Result<Opened, Fault> {
+        let Opening { arena, out, evicted, .. } = opening;
+        let record = &mut arena[record];
         if let Some(layer) = self.records.get_mut(slot) {
             let opened = layer.open(&self.limits, record)?;
             layer.settle(out)?;
             return Ok(opened);
         }
-        let under_way = self.greetings.len();
-        let greeting = match self.greetings.entry(slot) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(_) if under_way >= GREETINGS_MAX => {
-                let text = "too many handshakes are under way".to_owned();
-                return Err(Fault::Greeting(Reason::Internal, text));
-            }
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
-                entry.insert(Box::new(Greeting::server(setup)?))
+        let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
+        let greeting = match &mut unfinished.greeting {
+            Some(greeting) => greeting,
+            none => {
+                let greeting = Greeting::server(setup)?;
+                if self.greetings >= self.greetings_max.max(1) {
+                    *evicted = oldest(&mut self.ages, &self.unfinished);
+                }
+                unfinished.number = self.next_number;
+                self.next_number += 1;
+                if self.ages.len() > 2 * self.greetings + ENDED_KEPT {
+                    let waits = |it: &Unfinished| it.greeting.as_ref().map(|_| it.number);
+                    let all = &self.unfinished;
+                    self.ages
+                        .retain(|(slot, number)| all.get(slot).and_then(waits) == Some(*number));
+                }
+                self.ages.push_back((slot, unfinished.number));
+                self.greetings += 1;
+                none.insert(Box::new(greeting))
             }
         };
-        if let Step::Done(welcome) = greeting.feed(record, out)? {
-            self.greetings.remove(&slot);
+        let step = greeting.feed(record, out);
+        if !matches!(step, Ok(Step::More)) {
+            unfinished.greeting = None;
+            self.greetings -= 1;
+        }
+        if let Step::Done(welcome) = step? {
             self.records.insert(slot, welcome.record);
         }
         Ok(Opened::Nothing)
     }
 
-    /// Seals what the marked connections have to send, up to [`SEALED_MAX`] bytes of each. One
-    /// whose kernel has not taken all of what was sealed before waits with the rest.
-    fn seal(&mut self, slots: &mut Slots, outgoing: &Outgoing, arena: &[u8]) {
+    /// Seals what the marked connections have to send, from the mark at `from` on, up to
+    /// [`SEALED_MAX`] bytes of each and [`STAGING`] in all: of those that are offered to the kernel
+    /// in this round. One whose kernel has not taken all of what was sealed before waits with the
+    /// rest.
+    fn seal(
+        &mut self,
+        slots: &mut Slots,
+        outgoing: &Outgoing,
+        arena: &[u8],
+        marks: Range<usize>,
+        share: &mut Share<'_>,
+    ) -> Portion {
         self.staging.clear();
         self.sealed.clear();
+        let mut hurry = false;
         let mut parts = Vec::new();
-        for slot in outgoing.marked() {
+        for (at, slot) in outgoing.marked()[..marks.end].iter().enumerate().skip(marks.start) {
+            if self.staging.len() >= STAGING {
+                return Portion { to: at, hurry };
+            }
             let Some(hot) = slots.get(*slot) else { continue };
             if !hot.has(Flags::TLS) || hot.phase() == Phase::Closed {
                 continue;
             }
-            let (Some(outbox), Some(record)) = (&hot.outbox, self.records.get_mut(*slot)) else {
-                continue;
-            };
-            if outbox.has_sealed() || record.is_shut() {
+            let Some(outbox) = &hot.outbox else { continue };
+            if !share.offers(outbox, SEALED_MAX, &mut hurry) {
                 continue;
             }
+            if outbox.has_sealed() {
+                self.sealed.push(Sealed { slot: *slot, range: 0..0, plain: 0, older: true });
+                continue;
+            }
+            let Some(record) = self.records.get_mut(*slot).filter(|it| !it.is_shut()) else {
+                continue;
+            };
             parts.clear();
             let plain = outbox.gather_plain(outgoing.turn(arena), &mut parts, SEALED_MAX);
             let start = self.staging.len();
             if record.seal(&self.limits, &parts, &mut self.staging).is_err() {
                 self.staging.truncate(start);
+                self.worn_out.push(*slot);
                 continue;
             }
             if hot.phase() == Phase::Flushing && plain == outbox.bytes() {
@@ -245,20 +393,41 @@ impl Secure {
             if range.is_empty() {
                 continue;
             }
-            self.sealed.push(Sealed { slot: *slot, range, plain });
+            self.sealed.push(Sealed { slot: *slot, range, plain, older: false });
         }
+        Portion { to: marks.end, hurry }
     }
+}
+
+/// The handshake that has been under way for longest.
+fn oldest(ages: &mut VecDeque<(u32, u64)>, unfinished: &HashMap<u32, Unfinished>) -> Option<u32> {
+    let waits = |(slot, number): &(u32, u64)| {
+        let of = unfinished.get(slot).filter(|it| it.greeting.is_some());
+        of.is_some_and(|it| it.number == *number)
+    };
+    while ages.front().is_some_and(|front| !waits(front)) {
+        ages.pop_front();
+    }
+    ages.front().map(|(slot, _)| *slot)
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Turns records into what they carry.
     pub(super) fn open_records(&mut self, slot: u32, range: Range<usize>) -> Plaintext {
         let Self { core, arena, .. } = self;
-        let mut out = Vec::new();
-        let before = core.secure.records.get(slot).is_some();
-        let plaintext =
-            core.secure.open(slot, &mut arena.bytes, range, &mut core.inbound, &mut out);
-        if !before && core.secure.records.get(slot).is_some() {
+        let mut opening = Opening {
+            arena: &mut arena.bytes,
+            inbound: &mut core.inbound,
+            out: Vec::new(),
+            now_ns: core.clock.now_ns(),
+            grace_ns: core.limits.upload_grace_ns,
+            byte_ns: core.limits.upload_byte_ns,
+            evicted: None,
+        };
+        let greeting = core.slots.get(slot).is_some_and(|hot| hot.has(Flags::GREETING));
+        let plaintext = core.secure.open(slot, range, &mut opening);
+        let Opening { out, evicted, .. } = opening;
+        if greeting && core.secure.has_record(slot) {
             core.counted.tls_handshakes += 1;
             if let Some(hot) = core.slots.get_mut(slot) {
                 hot.clear(Flags::GREETING);
@@ -267,6 +436,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if let Some(hot) = core.slots.get_mut(slot) {
             core.outgoing.push_sealed(slot, hot, out, &core.clock);
         }
+        if let Some(evicted) = evicted.filter(|evicted| *evicted != slot) {
+            core.counted.tls_handshakes_evicted += 1;
+            core.drop_connection(evicted, Cause::InboundFull);
+        }
+        core.watch_record(slot);
         core.enforce_inbound();
         plaintext
     }
@@ -274,9 +448,23 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
 impl Core {
     /// Seals what is to be sent, where there is TLS.
-    pub(super) fn seal(&mut self, arena: &[u8]) {
-        let Self { slots, outgoing, secure, .. } = self;
-        secure.seal(slots, outgoing, arena);
+    pub(super) fn seal(
+        &mut self,
+        arena: &[u8],
+        marks: Range<usize>,
+        share: &mut Share<'_>,
+    ) -> Portion {
+        let Self { slots, outgoing, secure, clock, .. } = self;
+        let portion = secure.seal(slots, outgoing, arena, marks, share);
+        if !secure.sealed.is_empty() {
+            secure.sealed_ns = clock.now_ns();
+        }
+        portion
+    }
+
+    /// Whether a connection speaks TLS and nothing can be sealed on it yet.
+    pub(super) fn is_greeting(&self, slot: u32) -> bool {
+        self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) && !self.secure.has_record(slot)
     }
 
     /// The peer, or what came of it, ended a connection below its messages.
@@ -284,11 +472,13 @@ impl Core {
         if *fault == Fault::NotTls {
             // In its own language.
             self.counted.tls_not_tls += 1;
+            self.secure.forget(slot, &mut self.inbound);
             if let Some(hot) = self.slots.get_mut(slot) {
                 hot.clear(Flags::TLS | Flags::GREETING);
             }
             return self.refuse(slot, Refusal::BadRequest("this port speaks TLS"));
         }
+        tracing::debug!(slot, fault = fault.name(), "TLS: {fault}");
         let mut alert = Vec::new();
         match self.secure.records.get_mut(slot) {
             Some(record) => {
@@ -300,12 +490,26 @@ impl Core {
         self.end_secure(slot, alert);
     }
 
+    /// Ends the connections of the flush at hand of which nothing can be sealed any more. Nothing
+    /// of their messages may be sent in part.
+    pub(super) fn end_worn_out(&mut self) {
+        while let Some(slot) = self.secure.worn_out.pop() {
+            self.counted.tls_keys_worn_out += 1;
+            let mut words = Vec::new();
+            if let Some(record) = self.secure.records.get_mut(slot) {
+                record.close(&mut words);
+            }
+            self.end_secure(slot, words);
+        }
+    }
+
     /// The kernel took something of what is sealed, or nothing. `next` is the next entry of what
     /// the flush has sealed; who was offered older records has none.
     pub(super) fn on_sealed_sent(&mut self, sent: &Send, next: &mut usize) {
         let Send { slot, len, result, .. } = *sent;
-        let at = self.secure.sealed.get(*next).filter(|it| it.slot == slot).map(|_| *next);
-        *next += usize::from(at.is_some());
+        let entry = self.secure.sealed.get(*next).filter(|it| it.slot == slot);
+        let at = entry.filter(|it| !it.older).map(|_| *next);
+        *next += usize::from(entry.is_some());
         self.counted.sends += 1;
         let Self { slots, outgoing, secure, watches, clock, counted, work, .. } = self;
         let Some(hot) = slots.get_mut(slot) else { return };
@@ -344,10 +548,25 @@ impl Core {
     }
 }
 
-/// Handshakes under way: about 6 MiB. Who is silent has none.
-const GREETINGS_MAX: usize = 1024;
+/// What a turn's sealed bytes take at most, and room for one more connection's: they stay in the L2
+/// cache from sealing to sending.
+const STAGING: usize = 256 << 10;
 
 /// Plaintext of one connection that a flush seals: four records.
-const SEALED_MAX: usize = 4 << 14;
+pub(super) const SEALED_MAX: usize = 4 << 14;
 
-const _: () = assert!(size_of::<Option<Record>>() == 176, "a table of them has no gaps");
+/// Bytes that TLS takes of a core besides its connections: what is sealed and of whom, twice since
+/// lists double; each record has at least 22 bytes.
+pub(super) const STAGING_BYTES: usize =
+    2 * (STAGING + 4 * RECORD_MAX) + 2 * STAGING / 22 * size_of::<Sealed>();
+
+/// Bytes of a connection's record layer.
+pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>();
+
+/// Nothing is sealed for so long before memory is given back.
+const REST_NS: u64 = 2_000_000_000;
+
+/// Entries of handshakes that have ended which may be among the ages.
+const ENDED_KEPT: usize = 64;
+
+const _: () = assert!(RECORD_BYTES == 176, "a table of them has no gaps");

@@ -294,7 +294,7 @@ impl<H: Handler> Seat<H> {
         // What was loaded was tried then.
         let setup = setup.map_err(io::Error::other)?;
         let mut core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
-        core.secure = Secure::new(setup);
+        core.secure = Secure::new(setup, core.config.max_tls_handshakes);
         let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");

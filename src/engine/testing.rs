@@ -199,6 +199,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             "topics are left",
         )?;
         check(core.handshakes.len() == 0 && core.dials.is_empty(), "handshakes are left")?;
+        check(core.secure.unfinished() == 0, "handshakes or records of TLS are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
@@ -248,6 +249,8 @@ struct Tally {
     partial: usize,
     subscriptions: usize,
     heads: usize,
+    unfinished: usize,
+    records: u64,
     watches: usize,
 }
 
@@ -300,7 +303,8 @@ impl Core {
         let partial = hot.partial.as_ref().map(|it| (Place(it.place), it.memory()));
         let head = self.handshakes.held(slot);
         let passing = self.handover.held(slot);
-        for (place, memory) in [partial, head, passing].into_iter().flatten() {
+        let unfinished = self.secure.held(slot);
+        for (place, memory) in [partial, head, passing, unfinished].into_iter().flatten() {
             let held = self.inbound.held(place);
             check(held == memory, &format!("{memory} bytes of input, {held} accounted"))?;
         }
@@ -361,6 +365,9 @@ impl Core {
         tally.heads += usize::from(self.handshakes.held(slot).is_some());
         tally.partial += self.handshakes.held(slot).map_or(0, |(_, memory)| memory);
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
+        tally.unfinished += usize::from(self.secure.held(slot).is_some());
+        tally.partial += self.secure.held(slot).map_or(0, |(_, memory)| memory);
+        tally.records += u64::from(self.secure.has_record(slot));
         tally.streams += u64::from(hot.phase() == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
         let key = key.filter(|_| self.config.max_per_address > 0 && hot.has(Flags::KNOWN));
@@ -396,6 +403,8 @@ impl Core {
                 self.fanout.topics().subscriptions() as u64,
                 tally.subscriptions as u64,
             ),
+            ("unfinished TLS", self.secure.unfinished() as u64, tally.unfinished as u64),
+            ("record layers", u64::from(self.secure.records()), tally.records),
             ("heads", self.handshakes.len() as u64, tally.heads as u64),
             ("watches", self.watches.len() as u64, tally.watches as u64),
         ];

@@ -192,7 +192,7 @@ impl Core {
         let limits = &self.limits;
         let heartbeat = limits.heartbeat.enabled.then(|| limits.heartbeat.due(&hot.pulse));
         let idle = (limits.idle > 0).then(|| hot.active.wrapping_add(limits.idle + 1));
-        let upload = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
+        let upload = self.progress_due(slot, hot);
         let due = [heartbeat, idle, self.look_due(slot, hot), upload];
         due.into_iter().flatten().reduce(earlier)
     }

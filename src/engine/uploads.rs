@@ -6,11 +6,14 @@
 //! that by what it may take at [`Config::min_upload_rate`](super::Config::min_upload_rate); no
 //! message is ever further ahead than the grace. Control frames and empty fragments are no
 //! progress.
+//!
+//! The same holds for a record of TLS, whose bytes cannot be looked at before it is whole: a
+//! message is not judged while a record is on its way that began in the message's time.
 
-use super::clock::is_after;
+use super::clock::{earlier, is_after};
 use super::core::Core;
 use super::inbound::Place;
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Hot, Phase};
 
 impl Core {
     /// The tick at which the message accounted at `place` has come too slowly.
@@ -23,13 +26,39 @@ impl Core {
         Some((ticks as u32).wrapping_add(2))
     }
 
+    /// The tick at which what is in progress on a connection has come too slowly: a record of TLS,
+    /// or a message.
+    pub(super) fn progress_due(&self, slot: u32, hot: &Hot) -> Option<u32> {
+        let message = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
+        let record = match hot.has(Flags::TLS) {
+            true => self.secure.partial(slot),
+            false => None,
+        };
+        let Some((place, since_ns)) = record else { return message };
+        let record = self.upload_due(place.0);
+        let since = (since_ns / self.limits.tick_ns) as u32;
+        match (message, record) {
+            (Some(message), Some(record)) if is_after(since, message) => {
+                Some(earlier(message, record))
+            }
+            (message, record) => record.or(message),
+        }
+    }
+
+    /// Arms the deadline of a record that has just begun, if none is armed before it.
+    pub(super) fn watch_record(&mut self, slot: u32) {
+        if self.secure.partial(slot).is_some() {
+            self.watch_upload(slot);
+        }
+    }
+
     /// Arms the deadline of a message that has just begun, if none is armed before it. What comes
     /// of the message only moves it away.
     pub(super) fn watch_upload(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase() == Phase::Open) else {
             return;
         };
-        let due = hot.partial.as_ref().and_then(|partial| self.upload_due(partial.place));
+        let due = self.progress_due(slot, hot);
         if due.is_some_and(|due| hot.timer.due().is_none_or(|armed| is_after(armed, due))) {
             self.arm(slot);
         }
@@ -39,9 +68,7 @@ impl Core {
     /// read; what has arrived is read before it is judged.
     pub(super) fn is_upload_slow(&mut self, slot: u32) -> bool {
         let Some(hot) = self.slots.get(slot) else { return false };
-        let Some(due) = hot.partial.as_ref().and_then(|it| self.upload_due(it.place)) else {
-            return false;
-        };
+        let Some(due) = self.progress_due(slot, hot) else { return false };
         if is_after(due, self.clock.tick()) {
             return false;
         }
@@ -57,6 +84,9 @@ impl Core {
         let limit_ns = self.clock.now_ns() + self.limits.upload_grace_ns;
         if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
             self.inbound.pay(Place(partial.place), u64::MAX, limit_ns);
+        }
+        if let Some((place, _)) = self.secure.partial(slot) {
+            self.inbound.pay(place, u64::MAX, limit_ns);
         }
     }
 }

@@ -143,6 +143,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// After a burst: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
         self.core.compressor.rest(self.core.clock.now_ns());
+        self.core.secure.rest(self.core.clock.now_ns());
         let Some(kept) = self.calm.look(self.core.slots.used(), self.core.clock.now_ns()) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! From outboxes to the kernel: one gathering send per connection and turn.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use super::clock::since;
 use super::core::Core;
@@ -8,8 +9,9 @@ use super::handler::Handler;
 use super::links::SlowPeer;
 use super::notices::Notice;
 use super::outbox::{Offer, Policy};
-use super::outgoing::{OFFER_MAX, cost};
+use super::outgoing::{OFFER_MAX, Share};
 use super::ring::{Ring, Send, Wait};
+use super::secure::Portion;
 use super::slots::{Flags, Phase};
 use super::value::{Cause, ConnId};
 use super::worker::Worker;
@@ -77,18 +79,58 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// One round of sends, which takes what it offers from `left`.
     fn flush_once(&mut self, wait: Wait, left: &mut usize) -> io::Result<()> {
+        let core = &mut self.core;
+        let mut share = core.outgoing.call_in_line(&mut core.slots, left);
+        // Marks made from here on belong to the next flush.
+        let flushed = core.outgoing.marked().len();
+        self.offer_all(flushed, wait, &mut share)?;
+        for at in 0..flushed {
+            self.core.settle(self.core.outgoing.marked()[at], &self.arena.bytes);
+        }
+        self.core.outgoing.drop_marks(flushed);
+        self.core.outgoing.end_turn();
+        Ok(())
+    }
+
+    /// Offers the kernel what the first `flushed` marks have to send: at once, or where that has to
+    /// be sealed, in portions that stay in the cache until they are sent.
+    fn offer_all(&mut self, flushed: usize, wait: Wait, share: &mut Share<'_>) -> io::Result<()> {
+        if !self.core.secure.is_on() {
+            return self.offer(0..flushed, wait, share).map(drop);
+        }
+        let (mut from, mut wait) = (0, wait);
+        loop {
+            let Portion { to, hurry } = self.core.seal(&self.arena.bytes, from..flushed, share);
+            let last = to == flushed;
+            if hurry {
+                wait = Wait::No;
+            }
+            if self.offer(from..to, if last { wait } else { Wait::No }, share)? {
+                wait = Wait::No;
+            }
+            if last {
+                self.core.end_worn_out();
+                return Ok(());
+            }
+            from = to;
+        }
+    }
+
+    /// Offers the kernel what these marks have to send. Returns whether somebody waits for what
+    /// comes of it.
+    fn offer(
+        &mut self,
+        marks: Range<usize>,
+        wait: Wait,
+        share: &mut Share<'_>,
+    ) -> io::Result<bool> {
         let Self { ring, core, arena, lists, done, .. } = self;
-        let most = if *left == usize::MAX { usize::MAX } else { OFFER_MAX };
-        let open = core.outgoing.call_in_line(&mut core.slots, left);
         let Lists { pieces: memory, batch } = lists;
         let mut pieces = emptied(std::mem::take(memory));
-        let mut wait = wait;
-        if core.secure.is_on() {
-            core.seal(&arena.bytes);
-        }
+        let mut hurry = false;
         let mut sealed = core.secure.sealed().iter().peekable();
         let turn = core.outgoing.turn(&arena.bytes);
-        for slot in core.outgoing.marked() {
+        for slot in &core.outgoing.marked()[marks] {
             let Some(hot) = core.slots.get(*slot) else { continue };
             debug_assert!(!hot.has(Flags::BLOCKED), "settled before");
             if hot.phase() == Phase::Closed {
@@ -96,48 +138,36 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             if hot.phase() == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
                 // Sends that succeed are silent, so whoever waits for one must not sleep on it.
-                wait = Wait::No;
+                hurry = true;
             }
             let Some(outbox) = &hot.outbox else { continue };
             if hot.has(Flags::TLS) {
-                if outbox.has_sealed() {
+                // Decided when it was sealed.
+                let Some(sealed) = sealed.next_if(|sealed| sealed.slot == *slot) else { continue };
+                let (count, len) = if sealed.older {
                     // Then, in another round, what is not sealed.
-                    wait = Wait::No;
-                    let (count, len) = outbox.gather_sealed(turn, &mut pieces);
-                    batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
-                } else if let Some(sealed) = sealed.next_if(|sealed| sealed.slot == *slot) {
+                    hurry = true;
+                    outbox.gather_sealed(turn, &mut pieces)
+                } else {
                     let staged = core.secure.staged(sealed);
-                    if sealed.plain < outbox.bytes() {
-                        wait = Wait::No;
-                    }
+                    hurry |= sealed.plain < outbox.bytes();
                     pieces.push(IoSlice::new(staged));
-                    batch.push(Send { slot: *slot, pieces: 1, len: staged.len(), result: Ok(0) });
-                }
+                    (1, staged.len())
+                };
+                batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
                 continue;
             }
-            match outbox.offer {
-                Offer::Waits => continue,
-                Offer::Made if outbox.can_wait() => {
-                    if !open || *left == 0 {
-                        wait = Wait::No;
-                        continue;
-                    }
-                    *left = left.saturating_sub(cost(outbox.bytes()));
-                }
-                _ => {}
+            if !share.offers(outbox, OFFER_MAX, &mut hurry) {
+                continue;
             }
-            let (count, len) = outbox.gather(turn, most, &mut pieces);
-            if len < outbox.bytes() {
-                wait = Wait::No;
-            }
+            let (count, len) = outbox.gather(turn, share.most(), &mut pieces);
+            hurry |= len < outbox.bytes();
             if len > 0 {
                 batch.push(Send { slot: *slot, pieces: count, len, result: Ok(0) });
             }
         }
-        ring.enter(batch, &pieces, wait, done)?;
+        ring.enter(batch, &pieces, if hurry { Wait::No } else { wait }, done)?;
         *memory = emptied(pieces);
-        // Marks made from here on belong to the next flush.
-        let flushed = core.outgoing.marked().len();
         let mut next = 0;
         let secure = core.secure.is_on();
         for sent in batch.iter() {
@@ -148,12 +178,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
         }
         batch.clear();
-        for at in 0..flushed {
-            core.settle(core.outgoing.marked()[at], &arena.bytes);
-        }
-        core.outgoing.drop_marks(flushed);
-        core.outgoing.end_turn();
-        Ok(())
+        Ok(hurry)
     }
 }
 

@@ -37,6 +37,7 @@ impl Options {
             max_message: self.websocket.message_size_limit.0,
             max_fragments: engine.max_fragments,
             max_inbound: engine.max_inbound.0,
+            max_tls_handshakes: engine.max_tls_handshakes,
             min_upload_rate: engine.min_upload_rate,
             upload_grace: engine.upload_grace,
             message_rate: engine.message_rate,

@@ -289,6 +289,8 @@ section! {
         /// Memory for what is received and not complete, per worker; beyond it the largest, then
         /// the oldest, is closed.
         max_inbound: Size = Size(256 << 20),
+        /// TLS handshakes that may be under way, per worker; one more ends the oldest.
+        max_tls_handshakes: usize = 4096,
         /// Bytes per second in which a message must come once it has begun. 0: no limit.
         min_upload_rate: u32 = 100,
         /// How long such a message may rest.

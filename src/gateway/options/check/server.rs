@@ -201,6 +201,8 @@ impl Check<'_> {
         let head = (256..=64 * 1024).contains(&engine.max_head.0);
         self.demand(head, "engine.max_head", "must be from 256 bytes to 64KiB");
         self.demand(engine.max_fragments > 0, "engine.max_fragments", "must not be zero");
+        let some = engine.max_tls_handshakes > 0;
+        self.demand(some, "engine.max_tls_handshakes", "must not be zero");
         self.demand(engine.mailbox > 0, "engine.mailbox", "must not be zero");
         let room = engine.mailbox_bytes >= self.options.websocket.message_size_limit;
         let what = "must be at least websocket.message_size_limit";

@@ -222,7 +222,7 @@ impl Core {
         let tick = self.clock.tick();
         let hot = self.slots.open(slot, Phase::Handshake);
         hot.pulse.seen = tick;
-        if self.secure.is_on() {
+        if self.secure.accepts() {
             hot.set(Flags::TLS | Flags::GREETING);
         }
         if let Some(cold) = self.slots.cold(slot) {

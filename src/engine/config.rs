@@ -8,7 +8,7 @@ use super::outbox::Policy;
 use super::token::SLOTS_MAX;
 use crate::protocol::forwarded::{self, is_trusted};
 use crate::protocol::{CloseCode, Network};
-use crate::tls::keys::ServerMaterials;
+use crate::tls::keys::{ClientMaterials, ServerMaterials};
 
 impl Config {
     /// Whether a request with this Origin header, if any, may connect.
@@ -212,6 +212,8 @@ pub struct Config {
     pub tls: Option<std::sync::Arc<ServerMaterials>>,
     /// TLS handshakes that may be under way, per worker; one more ends the oldest.
     pub max_tls_handshakes: usize,
+    /// What TLS of outgoing connections needs; `None`: those that ask for it do not open.
+    pub dial_tls: Option<std::sync::Arc<ClientMaterials>>,
     /// The way into the kernel.
     pub io: Io,
     /// Threads, each with its own ring, listener and connections. 0: one per processor, and as
@@ -332,6 +334,7 @@ impl Default for Config {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9001))),
             tls: None,
             max_tls_handshakes: 4096,
+            dial_tls: None,
             io: Io::Auto,
             workers: 0,
             pin: false,

@@ -19,6 +19,7 @@ use super::token::{Op, Token};
 use super::value::{Cause, DialTarget};
 use super::worker::Worker;
 use crate::protocol::response;
+use crate::tls;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -50,6 +51,15 @@ impl Dials {
     /// The application asks for a connection.
     pub(super) fn ask(&mut self, target: Arc<DialTarget>, local: Option<IpAddr>, tag: u64) {
         self.asked.push_back(Request { target, local, tag });
+    }
+
+    /// Appends the request of a dial, if it is one.
+    pub(super) fn write_request(&self, slot: u32, out: &mut Vec<u8>) {
+        let Some(dial) = self.begun.get(&slot) else { return };
+        let target = &dial.request.target;
+        let offer = target.compression.then(response::compression_offer);
+        let headers: Vec<_> = target.headers.iter().cloned().chain(offer).collect();
+        response::write_request(out, &target.host, &target.target, dial.key, &headers);
     }
 
     /// Whether connections are to be made.
@@ -87,6 +97,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let Some(request) = self.core.dials.asked.pop_front() else { return };
             let tag = request.tag;
             let peer = request.target.peer;
+            if request.target.tls.is_some() && !self.core.secure.dials() {
+                self.core.counted.connect_errors += 1;
+                let text = "no TLS is set up for outgoing connections";
+                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, text));
+                continue;
+            }
             match self.ring.socket(peer, request.local) {
                 Ok(slot) => {
                     self.vacate(slot);
@@ -112,16 +128,21 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if hot.phase() != Phase::Connecting {
             return;
         }
-        match result {
-            Ok(()) => self.core.on_tcp_established(slot),
-            Err(error) => {
-                self.core.counted.connect_errors += 1;
-                if let Some(dial) = self.core.dials.begun.remove(&slot) {
-                    let text = error.to_string();
-                    self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, &text));
-                }
-                self.core.drop_connection(slot, Cause::Broken);
-            }
+        let failure = match result {
+            Ok(()) => self.core.on_tcp_established(slot).err().map(|fault| fault.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(failure) = failure {
+            self.fail_dial(slot, &failure);
+            self.core.drop_connection(slot, Cause::Broken);
+        }
+    }
+
+    /// Tells the application that a dial will not open, if it has not.
+    pub(super) fn fail_dial(&mut self, slot: u32, failure: &str) {
+        if let Some(dial) = self.core.dials.begun.remove(&slot) {
+            self.core.counted.connect_errors += 1;
+            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, failure));
         }
     }
 
@@ -147,10 +168,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
             }
             Err(rejected) => {
-                self.core.counted.connect_errors += 1;
-                self.core.dials.begun.remove(&slot);
-                let text = rejected.to_string();
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                self.fail_dial(slot, &rejected.to_string());
                 self.core.drop_connection(slot, Cause::Broken);
             }
         }
@@ -158,8 +176,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// The slot of a dial is given back: if it has not opened, it never will.
     pub(super) fn end_dial(&mut self, slot: u32) {
-        if let Some(dial) = self.core.dials.begun.remove(&slot) {
-            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, dial.failure));
+        if let Some(Dial { request, failure, .. }) = self.core.dials.begun.remove(&slot) {
+            let failure = if failure.is_empty() { "this side gave up" } else { failure };
+            self.call_cx(|handler, cx| handler.dial_failed(cx, request.tag, failure));
         }
     }
 }
@@ -180,20 +199,23 @@ impl Core {
         token
     }
 
-    fn on_tcp_established(&mut self, slot: u32) {
-        let Some(dial) = self.dials.begun.get(&slot) else { return };
-        let target = &dial.request.target;
-        let (host, path) = (&target.host, &target.target);
-        let offer = target.compression.then(response::compression_offer);
-        let headers: Vec<_> = target.headers.iter().cloned().chain(offer).collect();
-        let data = self.outgoing.write(|cork| {
-            response::write_request(cork, host, path, dial.key, &headers);
-        });
-        self.with_outbox(slot, |outbox| outbox.push_head(data));
+    /// The request leaves, or before it the handshake of TLS.
+    fn on_tcp_established(&mut self, slot: u32) -> Result<(), tls::Fault> {
+        let Some(dial) = self.dials.begun.get(&slot) else { return Ok(()) };
+        let Some(hot) = self.slots.get_mut(slot) else { return Ok(()) };
+        if let Some(name) = &dial.request.target.tls {
+            let hello = self.secure.greet(slot, name, &mut self.inbound)?;
+            hot.set(Flags::TLS | Flags::GREETING);
+            self.outgoing.push_sealed(slot, hot, hello, &self.clock);
+        } else {
+            let data = self.outgoing.write(|cork| self.dials.write_request(slot, cork));
+            self.with_outbox(slot, |outbox| outbox.push_head(data));
+        }
         self.enter(slot, Event::Connected);
         if let Some(hot) = self.slots.get_mut(slot) {
             self.work.arm_poll(slot, hot);
         }
+        Ok(())
     }
 
     /// Remembers why an outgoing connection will not open. The first reason counts.

@@ -19,18 +19,19 @@ use super::handler::Handler;
 use super::inbound::{Inbound, Place};
 use super::outgoing::{Outgoing, Share};
 use super::ring::{Ring, Send};
-use super::slots::{Flags, Phase, Slots};
+use super::slots::{Flags, Hot, Phase, Slots};
 use super::table::SlotTable;
 use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
-use crate::tls::keys::ServerSetup;
+use crate::tls::keys::{ClientSetup, ServerSetup};
 use crate::tls::{Fault, Greeting, Limits, Opened, RECORD_MAX, Record, Step, greet, length};
 
 /// See the module's text.
 #[derive(Default)]
 pub(crate) struct Secure {
     setup: Option<ServerSetup>,
+    dials: Option<ClientSetup>,
     limits: Limits,
     /// Handshakes that may be under way.
     greetings_max: usize,
@@ -123,15 +124,50 @@ struct Opening<'a> {
 }
 
 impl Secure {
-    /// With what handshakes need, if there are any, of which so many may be under way.
-    pub(super) fn new(setup: Option<ServerSetup>, greetings_max: usize) -> Self {
-        Self { setup, greetings_max, ..Self::default() }
+    /// With what handshakes need, if there are any, of accepted connections, of which so many may
+    /// be under way, and of dials.
+    pub(super) fn new(
+        setup: Option<ServerSetup>,
+        dials: Option<ClientSetup>,
+        greetings_max: usize,
+    ) -> Self {
+        Self { setup, dials, greetings_max, ..Self::default() }
+    }
+
+    /// Whether there may be connections that speak TLS.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.setup.is_some() || self.dials.is_some()
     }
 
     /// Whether accepted connections speak TLS.
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
+    pub(super) fn accepts(&self) -> bool {
         self.setup.is_some()
+    }
+
+    /// Whether outgoing connections may speak TLS.
+    pub(super) fn dials(&self) -> bool {
+        self.dials.is_some()
+    }
+
+    /// Begins the handshake of a dial with the server of this name. Returns what is said first.
+    /// Nobody's handshake makes room for it, and it makes room for nobody's: the application has
+    /// asked for it.
+    pub(super) fn greet(
+        &mut self,
+        slot: u32,
+        name: &str,
+        inbound: &mut Inbound,
+    ) -> Result<Vec<u8>, Fault> {
+        let mut out = Vec::new();
+        let setup = self.dials.as_ref().ok_or(Fault::Closed)?;
+        let greeting = Box::new(Greeting::client(setup, name, &mut out)?);
+        let mut unfinished = Unfinished { greeting: Some(greeting), ..Unfinished::default() };
+        let memory = unfinished.memory();
+        inbound.set(&mut unfinished.place, slot, memory);
+        self.greetings += 1;
+        self.unfinished.insert(slot, unfinished);
+        Ok(out)
     }
 
     /// Handshakes under way.
@@ -230,9 +266,13 @@ impl Secure {
         let mut found = begin..begin;
         let end = loop {
             let rest = &opening.arena[at..range.end];
-            let len = match self.records.get(slot) {
-                Some(_) => length(rest),
-                None => greet::length(rest, unfinished.greeting.is_none())
+            let len = match (self.records.get(slot), &unfinished.greeting) {
+                (Some(_), _) => length(rest),
+                // What was dialled speaks something else.
+                (None, Some(greeting)) if greeting.is_new() => {
+                    greet::length(rest, false).map_err(|_| Fault::NotTls)
+                }
+                (None, greeting) => greet::length(rest, greeting.is_none())
                     .inspect_err(|fault| greet::alert(fault, &mut opening.out)),
             };
             let next = match len {
@@ -311,10 +351,10 @@ impl Secure {
             layer.settle(out)?;
             return Ok(opened);
         }
-        let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
         let greeting = match &mut unfinished.greeting {
             Some(greeting) => greeting,
             none => {
+                let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
                 let greeting = Greeting::server(setup)?;
                 if self.greetings >= self.greetings_max.max(1) {
                     *evicted = oldest(&mut self.ages, &self.unfinished);
@@ -426,12 +466,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         };
         let greeting = core.slots.get(slot).is_some_and(|hot| hot.has(Flags::GREETING));
         let plaintext = core.secure.open(slot, range, &mut opening);
-        let Opening { out, evicted, .. } = opening;
+        let Opening { mut out, evicted, .. } = opening;
         if greeting && core.secure.has_record(slot) {
             core.counted.tls_handshakes += 1;
             if let Some(hot) = core.slots.get_mut(slot) {
                 hot.clear(Flags::GREETING);
             }
+            core.seal_request(slot, &mut out);
         }
         if let Some(hot) = core.slots.get_mut(slot) {
             core.outgoing.push_sealed(slot, hot, out, &core.clock);
@@ -447,6 +488,16 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 impl Core {
+    /// Appends the sealed request of a dial, so that it leaves with the end of the handshake.
+    fn seal_request(&mut self, slot: u32, out: &mut Vec<u8>) {
+        let mut request = Vec::new();
+        self.dials.write_request(slot, &mut request);
+        if let Some(record) = self.secure.records.get_mut(slot).filter(|_| !request.is_empty()) {
+            // It is new, and has sealed nothing that could wear its key out.
+            let _ = record.seal(&self.secure.limits, &[&request], out);
+        }
+    }
+
     /// Seals what is to be sent, where there is TLS.
     pub(super) fn seal(
         &mut self,
@@ -469,7 +520,8 @@ impl Core {
 
     /// The peer, or what came of it, ended a connection below its messages.
     pub(super) fn on_secure_fault(&mut self, slot: u32, fault: &Fault) {
-        if *fault == Fault::NotTls {
+        let dialled = self.slots.get(slot).is_some_and(|hot| hot.has(Flags::CLIENT));
+        if *fault == Fault::NotTls && !dialled {
             // In its own language.
             self.counted.tls_not_tls += 1;
             self.secure.forget(slot, &mut self.inbound);
@@ -541,9 +593,12 @@ impl Core {
         }
     }
 
-    /// A connection speaks TLS, and its end came without close_notify.
+    /// A connection speaks TLS, and its end came: without close_notify, it may be anybody's doing.
+    /// Behind the peer's close frame nothing could be missing, and nothing is read.
     pub(super) fn count_truncation(&mut self, slot: u32) {
-        let record = self.secure.records.get(slot);
+        let awaited = |hot: &&Hot| matches!(hot.phase(), Phase::Open | Phase::Closing);
+        let hot = self.slots.get(slot).filter(awaited);
+        let record = hot.and_then(|_| self.secure.records.get(slot));
         self.counted.tls_truncated += u64::from(record.is_some_and(|it| !it.is_ended()));
     }
 }

@@ -291,10 +291,12 @@ impl<H: Handler> Seat<H> {
         let rng = Rng::from_entropy();
         let index = self.worker as u16;
         let setup = self.config.tls.as_ref().map(|keys| keys.setup()).transpose();
+        let dials = self.config.dial_tls.as_ref().map(|trust| trust.setup()).transpose();
         // What was loaded was tried then.
         let setup = setup.map_err(io::Error::other)?;
+        let dials = dials.map_err(io::Error::other)?;
         let mut core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
-        core.secure = Secure::new(setup, core.config.max_tls_handshakes);
+        core.secure = Secure::new(setup, dials, core.config.max_tls_handshakes);
         let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");

@@ -204,7 +204,11 @@ impl Core {
             Phase::Handshake => {
                 self.counted.handshake_timeouts += 1;
                 if hot.has(Flags::CLIENT) {
-                    self.blame_dial(slot, "no answer to the request within the handshake timeout");
+                    let failure = match hot.has(Flags::GREETING) {
+                        true => "no TLS handshake within the handshake timeout",
+                        false => "no answer to the request within the handshake timeout",
+                    };
+                    self.blame_dial(slot, failure);
                     self.drop_connection(slot, Cause::Broken);
                 } else {
                     self.refuse(slot, Refusal::Timeout);

@@ -71,7 +71,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if self.core.slots.lookup(slot, generation).is_some_and(|hot| listens(hot)) {
             match end {
                 End::Closed => self.on_end(slot),
-                End::Fault(fault) => self.core.on_secure_fault(slot, &fault),
+                End::Fault(fault) => {
+                    self.fail_dial(slot, &fault.to_string());
+                    self.core.on_secure_fault(slot, &fault);
+                }
             }
         }
     }

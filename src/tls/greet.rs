@@ -169,6 +169,11 @@ impl Greeting {
         }
     }
 
+    /// Whether nothing of the peer was fed yet.
+    pub fn is_new(&self) -> bool {
+        self.fed == 0
+    }
+
     /// Lets rustls work on what is held; whether the handshake is done.
     fn process(&mut self, out: &mut Vec<u8>) -> Result<bool, Fault> {
         CAUGHT.take();

@@ -64,6 +64,12 @@ pub struct ServerMaterials {
 /// cache line they fight for.
 pub struct ServerSetup(Arc<ServerConfig>);
 
+/// Loaded trust: [`ClientMaterials::setup`] makes of it what a core needs to dial.
+pub struct ClientMaterials {
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+}
+
 /// What handshakes share where we dial.
 #[derive(Clone)]
 pub struct ClientSetup(Arc<ClientConfig>);
@@ -190,22 +196,37 @@ impl ServerSetup {
     }
 }
 
-impl ClientSetup {
-    /// What dialling needs. There is no resumption: every handshake is a whole one.
-    pub fn new(trust: &Trust) -> Result<Self, KeyFault> {
+impl ClientMaterials {
+    /// Reads the certificates of who is trusted.
+    pub fn load(trust: &Trust) -> Result<Self, KeyFault> {
         let provider = Arc::new(provider());
         let verifier = verifier(trust, &provider)?;
-        let config = ClientConfig::builder_with_provider(provider)
+        let materials = Self { provider, verifier };
+        // Whatever rustls could refuse, it refuses now.
+        materials.setup()?;
+        Ok(materials)
+    }
+
+    /// What one core needs. There is no resumption: every handshake is a whole one.
+    pub fn setup(&self) -> Result<ClientSetup, KeyFault> {
+        let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions(Version::Tls12))
             .map_err(KeyFault::of("versions"))?
             .dangerous()
-            .with_custom_certificate_verifier(verifier);
+            .with_custom_certificate_verifier(Arc::clone(&self.verifier));
         let mut config = config.with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Catch);
-        Ok(Self(Arc::new(config)))
+        Ok(ClientSetup(Arc::new(config)))
+    }
+}
+
+impl ClientSetup {
+    /// What one core needs to dial whom it trusts.
+    pub fn new(trust: &Trust) -> Result<Self, KeyFault> {
+        ClientMaterials::load(trust)?.setup()
     }
 
     pub(super) fn config(&self) -> &Arc<ClientConfig> {
@@ -356,6 +377,12 @@ impl From<PemError> for String {
 impl fmt::Debug for ServerMaterials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerMaterials").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientMaterials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientMaterials").finish_non_exhaustive()
     }
 }
 

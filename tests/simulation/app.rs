@@ -559,7 +559,7 @@ impl Handler for App {
             let peer = SocketAddr::from(([10, 1, 0, 1], 80));
             let (host, target) = ("remote".to_owned(), "/".to_owned());
             let headers = Vec::new();
-            let target = DialTarget { peer, host, target, headers, compression: false };
+            let target = DialTarget { peer, host, target, headers, tls: None, compression: false };
             cx.dial(&Arc::new(target), None, begun as u64);
         }
         if self.rng.one_in(16) {

@@ -78,6 +78,7 @@ impl Crowd {
             host: plan.server.to_string(),
             target: plan.path.clone(),
             headers: Vec::new(),
+            tls: None,
             compression: false,
         });
         let client = Client {

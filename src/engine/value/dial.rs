@@ -13,6 +13,9 @@ pub struct DialTarget {
     pub target: String,
     /// Further headers.
     pub headers: Vec<(String, String)>,
+    /// Speak TLS, with the server of this name or address, which its certificate must have.
+    /// [`Config::dial_tls`](crate::Config::dial_tls) says whom to trust.
+    pub tls: Option<String>,
     /// Offer compression. A server that accepts it without keeping to no window is refused.
     pub compression: bool,
 }

@@ -232,6 +232,42 @@ fn every_subscriber_gets_every_message() {
     }
 }
 
+fn key_file(name: &str) -> String {
+    format!("{}/tests/tls/keys/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn each_workload_over_tls() {
+    let (cert, key) = (key_file("localhost.pem"), key_file("localhost.key"));
+    let server = Server::start(&["--workers", "2", "--tls-cert", &cert, "--tls-key", &key]);
+    assert!(server.url.starts_with("wss://127.0.0.1:"), "{}", server.url);
+    let fanout = format!("{}/fanout/news", server.url);
+    let ca = key_file("ca.pem");
+    for (workload, url) in [
+        (&["idle", "-d", "300ms", "--storm-after", "50ms"][..], &server.url),
+        (&["echo", "-d", "500ms", "-r", "1000"], &server.url),
+        (&["echo", "-d", "500ms", "-b", "70000", "--pipeline", "3"], &server.url),
+        (&["fanout", "-d", "500ms", "-r", "40", "--publishers", "3"], &fanout),
+    ] {
+        for trust in [&["--ca", &ca][..], &["--insecure"]] {
+            let arguments = [workload, &["--url", url, "-c", "100", "--threads", "2"], trust];
+            let (status, report, errors) = report(&arguments.concat());
+            assert_eq!(status, 0, "{report} {errors}");
+            assert_eq!(report["opening"]["opened"], 100);
+            assert_eq!(report["closing"]["clean"], 100);
+            let messages = &report["messages"];
+            assert_eq!(messages["expected"], messages["received"], "{messages}");
+        }
+    }
+    let arguments = ["idle", "--url", &server.url, "-c", "3", "--ca", &key_file("client.pem")];
+    let (status, _, errors) = report(&arguments);
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains("UnknownIssuer: name its authority by --ca"), "{errors}");
+    let (status, _, errors) = report(&["idle", "--url", &server.url, "--ca", "/no/file"]);
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains("authorities: No such file"), "{errors}");
+}
+
 #[test]
 fn clients_of_the_gateway_are_let_in_and_held() {
     let server = Server::serve("idle", GATEWAY);
@@ -494,8 +530,9 @@ fn a_message_that_comes_twice_is_found() {
 #[test]
 fn wrong_arguments_are_refused_with_a_reason() {
     for (arguments, reason) in [
-        (&["idle", "--url", "wss://localhost/"][..], "TLS proxy"),
-        (&["idle", "--url", "localhost"], "ws://"),
+        (&["idle", "--url", "localhost"][..], "ws://"),
+        (&["idle", "--url", "ws://localhost/", "--insecure"], "wss://"),
+        (&["idle", "--url", "wss://localhost/", "--insecure", "--ca", "x"], "--insecure"),
         (&["idle", "-c", "0"], "--connections"),
         (&["idle", "--sources", "here"], "not an address"),
         (&["echo", "-b", "19"], "20 bytes"),

@@ -43,11 +43,12 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
         config.tls = Some(Arc::new(tls(cert_pem, key_pem)?));
     }
     let drain = config.drain.clone();
+    let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let running = Server::builder().config(config).start(|_| Echo::default())?;
     let control =
         control::start(running.handle(), drain, arguments.stats_interval, Duties::default())?;
     if let Some(address) = running.address() {
-        control::announce(address, running.workers());
+        control::announce(scheme, address, running.workers());
     }
     let stats = running.join()?;
     control.finish();

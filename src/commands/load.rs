@@ -9,6 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
 use ringhold::gateway::wire::Encoding;
+use ringhold::tls::keys::Trust;
 
 use super::options::{duration, size};
 use super::output::print;
@@ -88,6 +89,15 @@ struct CommonOptions {
     /// /connection/websocket if the URL has none]
     #[arg(long, value_name = "URL")]
     url: Option<Target>,
+
+    /// Believe these authorities where the URL is wss:// (a PEM file, or its text) [default: whom
+    /// the host believes]
+    #[arg(long, value_name = "PEM", conflicts_with = "insecure")]
+    ca: Option<String>,
+
+    /// Believe any certificate
+    #[arg(long)]
+    insecure: bool,
 
     /// Connections over all threads
     #[arg(short = 'c', long, default_value_t = 100, value_name = "N",
@@ -274,9 +284,12 @@ impl LoadArguments {
             }
         };
         let target = target(common.url, gateway.as_ref());
+        let target = target.map_err(|text| clap::Error::raw(ErrorKind::InvalidValue, text))?;
+        let trust = trust(common.ca, common.insecure, &target)?;
         let plan = Plan {
             job,
-            target: target.map_err(|text| clap::Error::raw(ErrorKind::InvalidValue, text))?,
+            target,
+            trust,
             connections: common.connections,
             threads: common.threads,
             open_rate: common.open_rate,
@@ -348,6 +361,19 @@ fn target(given: Option<Target>, gateway: Option<&GatewayPlan>) -> Result<Target
             Ok(target(GATEWAY_URL)?.or_path(GATEWAY_PATH).and_query("cf_protocol=protobuf"))
         }
     }
+}
+
+/// Whose certificates are believed.
+fn trust(ca: Option<String>, insecure: bool, target: &Target) -> Result<Trust, clap::Error> {
+    if (insecure || ca.is_some()) && !target.tls {
+        let text = "--ca and --insecure need a wss:// URL\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+    }
+    Ok(match ca {
+        Some(source) => Trust::Authorities(source),
+        None if insecure => Trust::Anybody,
+        None => Trust::System,
+    })
 }
 
 impl StormOptions {

@@ -176,8 +176,8 @@ impl Control {
 }
 
 /// Says where the server listens: one line on standard output, for people and scripts.
-pub fn announce(address: SocketAddr, workers: usize) {
-    say(format!("listening on ws://{address}"));
+pub fn announce(scheme: &str, address: SocketAddr, workers: usize) {
+    say(format!("listening on {scheme}://{address}"));
     tracing::info!(%address, workers, "ready");
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use ringhold::tls::keys::ClientMaterials;
 use ringhold::{CloseCode, Config, Drain, Handle, Heartbeat, Running, Server, Stats};
 
 use super::board::{Board, Clock, Progress, Ticker};
@@ -32,6 +33,7 @@ pub(super) fn conduct<W: Workload>(
     target.compression = plan.compress;
     let target = Arc::new(target);
     let sources = sources(plan, target.peer)?;
+    let config = engine_config(plan)?;
     if let Some(pid) = plan.server_pid
         && Look::at(pid, false).is_none()
     {
@@ -53,7 +55,7 @@ pub(super) fn conduct<W: Workload>(
     });
     let lines = board.clone();
     let running = Server::builder()
-        .config(engine_config(plan))
+        .config(config)
         .start(move |core| {
             let (worker, workers) = (core.worker, core.handle.workers());
             let share = share(connections, worker, workers);
@@ -247,10 +249,13 @@ fn sources(plan: &Plan, peer: std::net::SocketAddr) -> Result<Vec<IpAddr>, Failu
 
 /// The engine as a client: no listener, no pings of its own, and no limit of its own on what the
 /// plan asks for.
-fn engine_config(plan: &Plan) -> Config {
+fn engine_config(plan: &Plan) -> Result<Config, Failure> {
     let size = plan.job.size();
-    Config {
+    let trust = plan.target.tls.then(|| ClientMaterials::load(&plan.trust)).transpose();
+    let trust = trust.map_err(|fault| Failure::Target(fault.to_string()))?;
+    Ok(Config {
         listen: None,
+        dial_tls: trust.map(Arc::new),
         workers: plan.threads,
         max_connections: plan.connections,
         handshake_timeout: plan.handshake_timeout,
@@ -264,7 +269,7 @@ fn engine_config(plan: &Plan) -> Config {
         min_upload_rate: 0,
         pause_reads: false,
         ..Config::default()
-    }
+    })
 }
 
 fn why_nothing(tally: &Tally) -> String {

@@ -40,6 +40,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ringhold::StartError;
+use ringhold::tls::keys::Trust;
 
 pub(crate) use content::{JSON_SIZE_MIN, SIZE_MIN};
 pub(crate) use gateway::{Credentials, GatewayPlan};
@@ -53,6 +54,8 @@ pub(crate) use target::{Sources, Target};
 pub(crate) struct Plan {
     pub(crate) job: Job,
     pub(crate) target: Target,
+    /// Whose certificates are believed, where TLS is spoken.
+    pub(crate) trust: Trust,
     pub(crate) connections: u32,
     /// 0: as many as processors, or as the limit of open files demands.
     pub(crate) threads: usize,

@@ -19,6 +19,7 @@ pub(crate) fn of_failure(error: &str) -> String {
         Some(libc::ENOBUFS | libc::ENOMEM) => "this host is out of memory for sockets",
         Some(libc::ETIMEDOUT) => "no answer: is the accept queue of the server full?",
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => "no route to the target",
+        _ if error.contains("UnknownIssuer") => "name its authority by --ca, or use --insecure",
         _ => return error.to_owned(),
     };
     format!("{error}: {remedy}")
@@ -65,6 +66,8 @@ mod tests {
         assert!(of_failure(&error).contains("--sources"), "{error}");
         let error = std::io::Error::from_raw_os_error(libc::EMFILE).to_string();
         assert!(of_failure(&error).contains("ulimit -n"), "{error}");
+        let error = "the handshake failed: invalid peer certificate: UnknownIssuer";
+        assert!(of_failure(error).contains("--ca"));
         assert_eq!(of_failure("the server answered with status 503").len(), 35);
     }
 

@@ -10,11 +10,13 @@ use std::str::FromStr;
 use http::Uri;
 use ringhold::DialTarget;
 
-/// A `ws://` URL, checked.
+/// A `ws://` or `wss://` URL, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// As given.
     pub(crate) url: String,
+    /// Whether TLS is spoken.
+    pub(crate) tls: bool,
     host: String,
     port: u16,
     /// Value of the Host header.
@@ -32,15 +34,14 @@ impl FromStr for Target {
             return Err("a WebSocket URL has no fragment (#)".to_owned());
         }
         let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => {
-                return Err("TLS is not spoken here: let a TLS proxy (stunnel, nginx, haproxy) \
-                            listen on this host, and give its ws:// address"
-                    .to_owned());
+        let tls = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
+            _ => {
+                let text = "not a WebSocket URL: write ws://HOST:PORT/PATH or wss://…";
+                return Err(text.to_owned());
             }
-            _ => return Err("not a WebSocket URL: write ws://HOST:PORT/PATH".to_owned()),
-        }
+        };
         let authority = uri.authority().ok_or("the host is missing")?;
         if authority.as_str().contains('@') {
             return Err("a WebSocket URL has no user name".to_owned());
@@ -54,8 +55,9 @@ impl FromStr for Target {
         }
         Ok(Self {
             url: url.to_owned(),
+            tls,
             host: host.to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
             authority: authority.as_str().to_owned(),
             resource: uri.path_and_query().map_or("/", |it| it.as_str()).to_owned(),
         })
@@ -91,6 +93,7 @@ impl Target {
             host: self.authority.clone(),
             target: self.resource.clone(),
             headers: Vec::new(),
+            tls: self.tls.then(|| self.host.clone()),
             compression: false,
         })
     }
@@ -184,6 +187,10 @@ mod tests {
         let dial = "ws://[::1]".parse::<Target>().unwrap().resolve().unwrap();
         assert_eq!(dial.peer, "[::1]:80".parse().unwrap());
         assert_eq!((dial.host.as_str(), dial.target.as_str()), ("[::1]", "/"));
+        assert_eq!(dial.tls, None);
+        let dial = "wss://[::1]/".parse::<Target>().unwrap().resolve().unwrap();
+        assert_eq!((dial.peer, dial.host.as_str()), ("[::1]:443".parse().unwrap(), "[::1]"));
+        assert_eq!(dial.tls.as_deref(), Some("::1"));
     }
 
     #[test]
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn other_urls_are_refused_with_a_reason() {
         for (url, reason) in [
-            ("wss://example.org/", "TLS proxy"),
+            ("wss://example.org:70000/", "port"),
             ("http://localhost/", "ws://"),
             ("localhost:9001", "ws://"),
             ("ws://localhost/#x", "fragment"),

@@ -28,8 +28,12 @@ pub enum Fault {
     Warnings,
     /// A handshake message that has no place after the handshake.
     HandshakeMessage(u8),
-    /// A KeyUpdate that is not whole, not alone in its record, or asks for something unknown.
+    /// A KeyUpdate of a wrong length.
     KeyUpdateForm,
+    /// A KeyUpdate that asks for something unknown.
+    KeyUpdateRequest(u8),
+    /// A KeyUpdate that does not end its record: what follows would be under the next key.
+    KeyUpdatePlace,
     /// More KeyUpdates in a row than make sense.
     KeyUpdates,
     /// More empty records in a row than make sense.
@@ -74,6 +78,7 @@ impl Fault {
             | Self::NoContent
             | Self::Warnings
             | Self::HandshakeMessage(_)
+            | Self::KeyUpdatePlace
             | Self::KeyUpdates
             | Self::EmptyRecords
             | Self::GreetingLength
@@ -81,6 +86,8 @@ impl Fault {
             Self::BadRecord => BAD_RECORD_MAC,
             Self::RecordLength => RECORD_OVERFLOW,
             Self::AlertForm | Self::KeyUpdateForm => DECODE_ERROR,
+            // RFC 8446 section 4.6.3.
+            Self::KeyUpdateRequest(_) => ILLEGAL_PARAMETER,
             Self::NotTls | Self::Alert(_) | Self::Closed | Self::KeyWornOut => return None,
             // rustls writes the alerts of its handshakes.
             Self::Greeting(..) => return None,
@@ -100,6 +107,8 @@ impl Fault {
             Self::Warnings => "warnings",
             Self::HandshakeMessage(_) => "handshake_message",
             Self::KeyUpdateForm => "key_update_form",
+            Self::KeyUpdateRequest(_) => "key_update_request",
+            Self::KeyUpdatePlace => "key_update_place",
             Self::KeyUpdates => "key_updates",
             Self::EmptyRecords => "empty_records",
             Self::Renegotiation => "renegotiation",
@@ -140,7 +149,11 @@ impl fmt::Display for Fault {
             Self::HandshakeMessage(kind) => {
                 write!(f, "handshake message {kind} has no place after the handshake")
             }
-            Self::KeyUpdateForm => f.write_str("a KeyUpdate is malformed or not alone"),
+            Self::KeyUpdateForm => f.write_str("a KeyUpdate is malformed"),
+            Self::KeyUpdateRequest(request) => {
+                write!(f, "a KeyUpdate asks for {request}, which has no meaning")
+            }
+            Self::KeyUpdatePlace => f.write_str("a KeyUpdate does not end its record"),
             Self::KeyUpdates => f.write_str("the peer sends KeyUpdates without data between them"),
             Self::EmptyRecords => f.write_str("the peer sends empty records without data between"),
             Self::Renegotiation => f.write_str("the peer insists on renegotiation"),
@@ -164,4 +177,5 @@ pub(super) const NO_RENEGOTIATION: u8 = 100;
 const UNEXPECTED_MESSAGE: u8 = 10;
 const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
+const ILLEGAL_PARAMETER: u8 = 47;
 const DECODE_ERROR: u8 = 50;

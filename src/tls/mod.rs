@@ -17,6 +17,7 @@ mod direction;
 mod fault;
 pub mod greet;
 pub mod keys;
+mod later;
 mod pem;
 mod record;
 mod tickets;

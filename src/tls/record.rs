@@ -15,6 +15,9 @@ use super::direction::{
     APPLICATION_DATA, Aead, CONTENT_MAX, Direction, HEADER, SECRET, Shape, Version,
 };
 use super::fault::{CLOSE_NOTIFY, Fault, NO_RENEGOTIATION, USER_CANCELED};
+#[cfg(test)]
+use super::later::NEW_SESSION_TICKET;
+use super::later::{KEY_UPDATE, Later};
 
 /// Both directions of one connection.
 pub struct Record {
@@ -67,9 +70,9 @@ struct Inward {
 }
 
 struct Outward {
-    shape: Shape,
-    /// What is still to come of a session ticket (client): it may span records.
-    ticket: u16,
+    version: Version,
+    /// What there is of a message after the handshake.
+    later: Later,
 }
 
 /// The peer said close_notify.
@@ -86,6 +89,8 @@ const OWES_REFUSAL: u8 = 1 << 4;
 const REFUSED: u8 = 1 << 5;
 /// We dialled.
 const CLIENT: u8 = 1 << 6;
+/// The AEAD is ChaCha20-Poly1305, else AES-128-GCM.
+const CHACHA20: u8 = 1 << 7;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(super) const ALERT: u8 = 21;
@@ -98,8 +103,6 @@ pub const RECORD_MAX: usize = HEADER + BODY_MAX;
 
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
 const WARNING: u8 = 1;
 pub(super) const FATAL: u8 = 2;
 
@@ -126,9 +129,9 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, Fault> {
 impl Record {
     /// The record layer over keys that a handshake left. `None` if a length is wrong.
     pub(super) fn new(role: Role, shape: Shape, read: Keys<'_>, write: Keys<'_>) -> Option<Self> {
-        let outward = Outward { shape, ticket: 0 };
+        let outward = Outward { version: shape.version, later: Later::default() };
         let Keys { secret, key, iv, next } = read;
-        let read = Direction::new(shape.aead, secret, key, iv, next, Inward::of(role))?;
+        let read = Direction::new(shape.aead, secret, key, iv, next, Inward::of(role, shape.aead))?;
         let Keys { secret, key, iv, next } = write;
         let write = Direction::new(shape.aead, secret, key, iv, next, outward)?;
         Some(Self { read, write })
@@ -143,15 +146,17 @@ impl Record {
             Role::Client => (server, client),
         };
         let shape = Shape { version: Version::Tls13, aead };
+        let outward = Outward { version: shape.version, later: Later::default() };
         Self {
-            read: Direction::of_secret(aead, read, Inward::of(role)),
-            write: Direction::of_secret(aead, write, Outward { shape, ticket: 0 }),
+            read: Direction::of_secret(aead, read, Inward::of(role, shape.aead)),
+            write: Direction::of_secret(aead, write, outward),
         }
     }
 
     /// Version and AEAD.
     pub fn shape(&self) -> Shape {
-        self.write.tally.shape
+        let aead = if self.has(CHACHA20) { Aead::ChaCha20Poly1305 } else { Aead::Aes128Gcm };
+        Shape { version: self.write.tally.version, aead }
     }
 
     /// Opens one whole record, as long as [`length`] says, in place.
@@ -187,7 +192,8 @@ impl Record {
             return Err(Fault::RecordType(record[0]));
         }
         let (kind, content) = self.read.open(shape, record)?;
-        if self.write.tally.ticket > 0 && kind != HANDSHAKE {
+        // RFC 8446 section 5.1: no data between the pieces of a message.
+        if self.write.tally.later.is_begun() && !matches!(kind, HANDSHAKE | ALERT) {
             return Err(Fault::RecordType(kind));
         }
         match kind {
@@ -232,49 +238,22 @@ impl Record {
 
     /// Messages of TLS 1.3 after the handshake.
     fn on_handshake(&mut self, limits: &Limits, content: &[u8]) -> Result<Opened, Fault> {
-        let Some(&kind) = content.first() else {
+        if content.is_empty() {
             // RFC 8446 section 5.1: no empty fragments of these.
             return Err(Fault::NoContent);
-        };
-        let of_ticket = self.write.tally.ticket > 0 || kind == NEW_SESSION_TICKET;
-        if of_ticket && self.has(CLIENT) {
-            return self.on_tickets(limits, content);
         }
-        if kind != KEY_UPDATE {
-            return Err(Fault::HandshakeMessage(kind));
-        }
-        let &[_, 0, 0, 1, request @ (0 | 1)] = content else {
-            return Err(Fault::KeyUpdateForm);
+        let client = self.has(CLIENT);
+        let Some(asks) = self.write.tally.later.take(client, content)? else {
+            // A ticket, or a piece, is an empty record for us.
+            count(&mut self.read.tally.empty_records, limits.empty_records)
+                .ok_or(Fault::EmptyRecords)?;
+            return Ok(Opened::Nothing);
         };
         count(&mut self.read.tally.key_updates, limits.key_updates).ok_or(Fault::KeyUpdates)?;
         self.read.advance(self.shape().aead);
-        if request == 1 {
+        if asks {
             self.set(OWES_KEY_UPDATE);
         }
-        Ok(Opened::Nothing)
-    }
-
-    /// Session tickets, which a client of ours does not use: they are passed over.
-    fn on_tickets(&mut self, limits: &Limits, mut content: &[u8]) -> Result<Opened, Fault> {
-        // Each is an empty record for us.
-        count(&mut self.read.tally.empty_records, limits.empty_records)
-            .ok_or(Fault::EmptyRecords)?;
-        let mut left = usize::from(self.write.tally.ticket);
-        loop {
-            let passed = left.min(content.len());
-            content = &content[passed..];
-            left -= passed;
-            match *content {
-                [] => break,
-                [NEW_SESSION_TICKET, 0, high, low, ref rest @ ..] => {
-                    left = usize::from(u16::from_be_bytes([high, low]));
-                    content = rest;
-                }
-                [kind, ..] => return Err(Fault::HandshakeMessage(kind)),
-            }
-        }
-        // At most the two bytes of a length.
-        self.write.tally.ticket = left as u16;
         Ok(Opened::Nothing)
     }
 
@@ -442,8 +421,10 @@ pub(super) struct Keys<'a> {
 }
 
 impl Inward {
-    fn of(role: Role) -> Self {
-        let flags = if role == Role::Client { CLIENT } else { 0 };
+    fn of(role: Role, aead: Aead) -> Self {
+        let role = if role == Role::Client { CLIENT } else { 0 };
+        let aead = if aead == Aead::ChaCha20Poly1305 { CHACHA20 } else { 0 };
+        let flags = role | aead;
         Self { key_updates: 0, empty_records: 0, warnings: 0, flags }
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 const CLIENT_SECRET: &str = "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5";
 const SERVER_SECRET: &str = "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643";
 const TIGHT: Limits = Limits { records_per_key: 3, key_updates: 2, empty_records: 2, warnings: 1 };
-const TLS12: [Shape; 2] = [
+const OLD: [Shape; 2] = [
     Shape { version: Version::Tls12, aead: Aead::Aes128Gcm },
     Shape { version: Version::Tls12, aead: Aead::ChaCha20Poly1305 },
 ];
@@ -181,7 +181,7 @@ fn a_record_of_more_content_than_allowed_is_refused() {
     let long = [7; CONTENT_MAX + 1];
     pair.peer.write.seal_unchecked(pair.peer.shape(), APPLICATION_DATA, &long, &mut record);
     assert_eq!(pair.receive(record), Err(Fault::RecordLength));
-    for shape in TLS12 {
+    for shape in OLD {
         let mut pair = Pair::tls12(shape, Role::Server);
         let mut record = Vec::new();
         pair.peer.write.seal_unchecked(shape, APPLICATION_DATA, &long, &mut record);
@@ -224,7 +224,7 @@ fn inner_types_without_a_meaning_are_refused() {
 #[test]
 fn short_records_are_bad_records() {
     let shapes = [Aead::Aes128Gcm, Aead::ChaCha20Poly1305].map(Pair::new);
-    let old = TLS12.map(|shape| Pair::tls12(shape, Role::Server));
+    let old = OLD.map(|shape| Pair::tls12(shape, Role::Server));
     for mut pair in shapes.into_iter().chain(old) {
         for len in 0..40 {
             let mut record = vec![APPLICATION_DATA, 3, 3, 0, len];
@@ -273,7 +273,7 @@ fn replays_drops_and_swaps_are_bad_records() {
         let results = order.map(|n| pair.receive(records[n].clone()));
         assert!(results.contains(&Err(Fault::BadRecord)), "{order:?}");
     }
-    for shape in TLS12 {
+    for shape in OLD {
         let mut pair = Pair::tls12(shape, Role::Server);
         let record = pair.record(APPLICATION_DATA, b"a");
         assert!(pair.receive(record.clone()).is_ok());
@@ -310,7 +310,7 @@ fn alerts_end_the_connection_but_for_few_warnings() {
     assert_eq!(pair.sent(ALERT, &[WARNING, USER_CANCELED]), Ok(Opened::Nothing));
     assert!(pair.data().is_ok());
     assert_eq!(pair.sent(ALERT, &[WARNING, USER_CANCELED]), Err(Fault::Warnings));
-    for shape in TLS12 {
+    for shape in OLD {
         let mut pair = Pair::tls12(shape, Role::Server);
         assert_eq!(pair.sent(ALERT, &[WARNING, 41]), Ok(Opened::Nothing));
         assert_eq!(pair.sent(ALERT, &[WARNING, 41]), Err(Fault::Warnings));
@@ -352,20 +352,51 @@ fn key_updates_are_few_in_a_row_and_answered_once() {
 }
 
 #[test]
-fn key_updates_are_whole_and_alone() {
-    let bad: [&[u8]; 7] = [
-        &[24, 0, 0, 1, 2],
-        &[24, 0, 0, 1],
-        &[24],
-        &[24, 0, 0, 2, 0, 0],
-        &[24, 0, 0, 0],
-        &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0],
-        &[24, 0, 0, 1, 0, 4],
+fn key_updates_have_a_form_a_meaning_and_a_place() {
+    use Fault::{KeyUpdateForm, KeyUpdatePlace, KeyUpdateRequest};
+    let bad: [(&[u8], Fault, u8); 8] = [
+        (&[24, 0, 0, 1, 2], KeyUpdateRequest(2), 47),
+        (&[24, 0, 0, 1, 255, 24], KeyUpdateRequest(255), 47),
+        (&[24, 0, 0, 2, 0, 0], KeyUpdateForm, 50),
+        (&[24, 0, 0, 0], KeyUpdateForm, 50),
+        (&[24, 1, 0, 1, 0], KeyUpdateForm, 50),
+        (&[24, 0, 1, 1, 0], KeyUpdateForm, 50),
+        // What follows would be under the next key.
+        (&[24, 0, 0, 1, 0, 24, 0, 0, 1, 0], KeyUpdatePlace, 10),
+        (&[24, 0, 0, 1, 0, 4], KeyUpdatePlace, 10),
     ];
-    for content in bad {
+    for (content, fault, alert) in bad {
         let mut pair = Pair::new(Aead::Aes128Gcm);
-        assert_eq!(pair.sent(HANDSHAKE, content), Err(Fault::KeyUpdateForm), "{content:?}");
+        assert_eq!(fault.alert(), Some(alert));
+        assert_eq!(pair.sent(HANDSHAKE, content), Err(fault), "{content:?}");
     }
+}
+
+#[test]
+fn key_updates_come_in_pieces_with_nothing_between() {
+    let whole = [KEY_UPDATE, 0, 0, 1, 1];
+    for cut in 1..5 {
+        let mut pair = Pair::new(Aead::Aes128Gcm);
+        assert_eq!(pair.sent(HANDSHAKE, &whole[..cut]), Ok(Opened::Nothing));
+        let record = pair.record(HANDSHAKE, &whole[cut..]);
+        pair.peer.write.advance(Aead::Aes128Gcm);
+        assert_eq!(pair.receive(record), Ok(Opened::Nothing));
+        assert!(pair.ours.owes() && pair.data().is_ok());
+        let mut pair = Pair::new(Aead::Aes128Gcm);
+        assert!(pair.sent(HANDSHAKE, &whole[..cut]).is_ok());
+        assert_eq!(pair.data(), Err(Fault::RecordType(APPLICATION_DATA)));
+        let mut pair = Pair::new(Aead::Aes128Gcm);
+        assert!(pair.sent(HANDSHAKE, &whole[..cut]).is_ok());
+        assert_eq!(pair.sent(HANDSHAKE, &[]), Err(Fault::NoContent));
+        let mut pair = Pair::new(Aead::Aes128Gcm);
+        assert!(pair.sent(HANDSHAKE, &whole[..cut]).is_ok());
+        assert_eq!(pair.sent(ALERT, &[FATAL, 40]), Err(Fault::Alert(40)));
+    }
+    // Pieces are empty records, of which two may come in a row.
+    let mut pair = Pair::new(Aead::Aes128Gcm);
+    assert!(pair.sent(HANDSHAKE, &whole[..1]).is_ok());
+    assert!(pair.sent(HANDSHAKE, &whole[1..2]).is_ok());
+    assert_eq!(pair.sent(HANDSHAKE, &whole[2..3]), Err(Fault::EmptyRecords));
 }
 
 #[test]
@@ -403,7 +434,7 @@ fn a_worn_key_is_changed() {
 
 #[test]
 fn a_worn_key_of_tls_12_seals_an_end_and_no_data() {
-    let mut pair = Pair::tls12(TLS12[0], Role::Server);
+    let mut pair = Pair::tls12(OLD[0], Role::Server);
     let mut out = Vec::new();
     pair.ours.seal(&TIGHT, &[b"x"], &mut out).unwrap();
     pair.ours.seal(&TIGHT, &[b"x"], &mut out).unwrap();
@@ -432,7 +463,7 @@ fn the_last_number_is_not_used_twice() {
 #[test]
 fn renegotiation_of_tls_12_is_refused_once_and_then_fatal() {
     for (shape, (role, asks)) in
-        TLS12.into_iter().zip([(Role::Server, CLIENT_HELLO), (Role::Client, HELLO_REQUEST)])
+        OLD.into_iter().zip([(Role::Server, CLIENT_HELLO), (Role::Client, HELLO_REQUEST)])
     {
         let mut pair = Pair::tls12(shape, role);
         assert_eq!(pair.sent(HANDSHAKE, &[asks, 0, 0, 0]), Ok(Opened::Nothing));
@@ -465,6 +496,16 @@ fn tickets_are_passed_over_by_a_client_however_they_lie() {
         assert_eq!(pair.sent(HANDSHAKE, piece), Ok(Opened::Nothing));
     }
     assert!(pair.data().is_ok());
+    // A key may change behind one, and headers come in pieces, too.
+    for cut in 0..5 {
+        let mut pair = Pair::of(Role::Client, Aead::Aes128Gcm);
+        let both = [&ticket(3)[..], &[KEY_UPDATE, 0, 0, 1, 0]].concat();
+        assert!(cut == 0 || pair.sent(HANDSHAKE, &both[..cut]).is_ok());
+        let record = pair.record(HANDSHAKE, &both[cut..]);
+        pair.peer.write.advance(Aead::Aes128Gcm);
+        assert_eq!(pair.receive(record), Ok(Opened::Nothing));
+        assert!(pair.data().is_ok(), "{cut}");
+    }
     // Nothing comes between the pieces of one.
     assert_eq!(pair.sent(HANDSHAKE, &three[..10]), Ok(Opened::Nothing));
     assert_eq!(pair.data(), Err(Fault::RecordType(APPLICATION_DATA)));

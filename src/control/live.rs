@@ -84,9 +84,10 @@ impl Live {
     async fn publish(&self, channel: String, new: NewPublication) -> Result<PublishResult, Error> {
         let rules = self.rules();
         let place = rules.namespaces.place(&channel)?;
-        place.rules.accept_data(&new.data)?;
+        let is_json = place.rules.accept_data(&new.data)?;
         let publish = Publish {
             data: new.data,
+            is_json,
             info: None,
             tags: new.tags,
             stream: place.rules.stream().filter(|_| !new.skip_history),

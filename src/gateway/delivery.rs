@@ -221,6 +221,12 @@ impl Delivery {
         }
     }
 
+    /// The payload is known to be JSON: nobody has to look.
+    #[must_use]
+    pub fn of_json(self) -> Self {
+        Self { is_json: OnceLock::from(true), ..self }
+    }
+
     /// The channel's name.
     pub fn channel(&self) -> &str {
         &self.name

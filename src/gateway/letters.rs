@@ -314,6 +314,8 @@ pub enum Question {
 pub struct Publish {
     /// The payload.
     pub data: Bytes,
+    /// The payload is known to be JSON; otherwise who needs that looks.
+    pub is_json: bool,
     /// The publisher, if it is a client.
     pub info: Option<Box<ClientInfo>>,
     /// What filters look at.

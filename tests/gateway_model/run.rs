@@ -319,6 +319,7 @@ impl Run {
         let versioned = stream.is_some() && self.rng.one_in(5);
         let publish = Publish {
             data: data.into(),
+            is_json: false,
             info: None,
             tags,
             stream,

@@ -74,7 +74,7 @@ impl Home {
         random: u64,
         now: Duration,
     ) -> Published {
-        let Publish { data, info, tags, stream, delta, version, version_epoch, .. } = publish;
+        let Publish { data, info, tags, stream, version, version_epoch, .. } = publish;
         let key = self.intern(name);
         let item = Item::new(now, data, info, tags, version);
         let (item, position) = match stream {
@@ -92,13 +92,19 @@ impl Home {
                 }
             }
         };
-        let delivery = self.deliver(key, item, delta);
+        let delivery = self.deliver(key, item, publish.delta, publish.is_json);
         let receivers = self.channels[key as usize].receivers();
         self.tidy(key);
         Published { answer: Answer::Published { position, suppressed: false, receivers }, delivery }
     }
 
-    fn deliver(&mut self, key: u32, item: Arc<Item>, delta: bool) -> Option<(u32, Arc<Delivery>)> {
+    fn deliver(
+        &mut self,
+        key: u32,
+        item: Arc<Item>,
+        delta: bool,
+        is_json: bool,
+    ) -> Option<(u32, Arc<Delivery>)> {
         let channel = &mut self.channels[key as usize];
         channel.seq += 1;
         channel.at_top = item.offset > 0;
@@ -113,7 +119,10 @@ impl Home {
             });
             base = last.filter(|_| delta).map(|last| last.payload());
         }
-        Some((key, self.delivery(key, Happening::Published { item, seq, base })))
+        let happening = Happening::Published { item, seq, base };
+        let name = self.channels[key as usize].name.clone();
+        let delivery = Delivery::new(self.id(key), name, happening);
+        Some((key, Arc::new(if is_json { delivery.of_json() } else { delivery })))
     }
 
     /// A part of the history. A stream without publications begins its life.

@@ -208,10 +208,9 @@ impl Gateway {
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
         }
-        if let Err(error) = place.rules.accept_data(&request.data) {
+        let is_json = place.rules.accept_data(&request.data).inspect_err(|_| {
             self.refused(id, Refused::Publication, "data of another format", channel);
-            return Err(error.into());
-        }
+        })?;
         match place.publish(self.asker(client, channel)) {
             Decision::Refuse(error) => {
                 self.refused(id, Refused::Publication, &error.message, channel);
@@ -223,12 +222,13 @@ impl Gateway {
             }
             Decision::Allow | Decision::VerifyToken => {
                 let reply = PublishReply { data: Some(request.data), ..PublishReply::default() };
-                self.publish_as(cx, id, ticket, &request.channel, reply)
+                self.publish_as(cx, id, ticket, &request.channel, reply, Some(is_json))
             }
         }
     }
 
-    /// Publishes what a client may publish.
+    /// Publishes what a client may publish. `is_json`: what the look at the data has shown, if
+    /// there was one.
     pub(super) fn publish_as(
         &mut self,
         cx: &mut Cx<'_>,
@@ -236,19 +236,24 @@ impl Gateway {
         ticket: Ticket,
         channel: &str,
         reply: PublishReply,
+        is_json: Option<bool>,
     ) -> Outcome {
         let client = self.client_of(id)?;
         let rules = self.desk.rules.clone();
         let place = rules.namespaces.place(channel)?;
         let options = &place.rules.options;
         let data = reply.data.unwrap_or_default();
-        // The backend may have put something else in its place.
-        place.rules.accept_data(&data)?;
+        let is_json = match is_json {
+            Some(is_json) => is_json,
+            // The backend may have put something else in its place.
+            None => place.rules.accept_data(&data)?,
+        };
         let mut info = self.client_info(id, client);
         let sub = self.desk.sessions.get_mut(id).and_then(|session| session.sub(channel));
         info.chan_info = sub.map(|sub| sub.info.clone()).unwrap_or_default();
         let publish = Publish {
             data,
+            is_json,
             info: Some(Box::new(info)),
             tags: reply.tags,
             stream: place.rules.stream().filter(|_| !reply.skip_history),

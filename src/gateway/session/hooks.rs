@@ -239,7 +239,7 @@ impl Gateway {
             }
             (HookReply::Publish(mut reply), About::Publish { channel, data }) => {
                 reply.data.get_or_insert(data);
-                self.publish_as(cx, id, ticket, &channel, reply)
+                self.publish_as(cx, id, ticket, &channel, reply, None)
             }
             (HookReply::Rpc(reply), _) => {
                 let result = RpcResult { data: reply.data };

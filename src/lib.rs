@@ -97,7 +97,7 @@ pub mod tls;
 pub use engine::{
     AddressPlace, Answer, Builder, Cause, Closed, Compression, Config, ConfigError, Conn, ConnId,
     CoreStart, CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Io,
-    LastWords, Message, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running, SendError,
-    Server, SlowPeer, StartError, Stats, Via,
+    LastWords, Message, Passed, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running,
+    SendError, Server, SlowPeer, StartError, Stats, Via,
 };
 pub use protocol::{CloseCode, Kind};

@@ -9,13 +9,11 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    AddressPlace, Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Plain, ProxyHeaders,
-    Via,
+    Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Passed, Plain, ProxyHeaders,
 };
 
 use crate::stories::{Frame, Peer, Site, wait_until};
@@ -54,14 +52,8 @@ impl Handler for Mirror {
         }
     }
 
-    fn passed(
-        &mut self,
-        _: &mut Cx<'_>,
-        socket: OwnedFd,
-        received: Vec<u8>,
-        via: Via,
-        _: AddressPlace,
-    ) {
+    fn passed(&mut self, _: &mut Cx<'_>, passed: Passed) {
+        let Passed { socket, received, via, .. } = passed;
         let mut socket = TcpStream::from(socket);
         let first = received.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let first = String::from_utf8_lossy(first);

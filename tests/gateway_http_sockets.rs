@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{KEY, Site, config};
 use ringhold::control::counts::Counts;
 use ringhold::control::http::{HandOver, HttpLimits, HttpServer, hand_over};
-use ringhold::{AddressPlace, Via};
+use ringhold::{AddressPlace, Passed, Via};
 
 /// Long enough for any machine; a test that runs into it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,9 +54,8 @@ impl Control {
     fn hand_over(&self, head: &[u8]) -> TcpStream {
         let (client, server, via) = Self::pair();
         let queue = self.queue.as_ref().unwrap();
-        queue
-            .serve_connection(server, Bytes::copy_from_slice(head), via, AddressPlace::default())
-            .unwrap();
+        let received = Bytes::copy_from_slice(head);
+        queue.serve(Passed { received, ..passed(server, via) }).unwrap();
         client
     }
 }
@@ -242,13 +241,17 @@ fn junk_is_refused() {
 fn a_full_queue_gives_the_connection_back() {
     let (queue, handed_over) = hand_over(1);
     let (_first, server, via) = Control::pair();
-    queue.serve_connection(server, Bytes::new(), via, AddressPlace::default()).unwrap();
+    queue.serve(passed(server, via)).unwrap();
     let (mut client, server, via) = Control::pair();
-    let mut back =
-        queue.serve_connection(server, Bytes::new(), via, AddressPlace::default()).unwrap_err();
+    let mut back = TcpStream::from(queue.serve(passed(server, via)).unwrap_err().socket);
     back.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
     drop(handed_over);
     let (_third, server, via) = Control::pair();
-    assert!(queue.serve_connection(server, Bytes::new(), via, AddressPlace::default()).is_err());
+    assert!(queue.serve(passed(server, via)).is_err());
+}
+
+fn passed(socket: TcpStream, via: Via) -> Passed {
+    let place = AddressPlace::default();
+    Passed { socket: socket.into(), received: Bytes::new(), via, place, tls: None }
 }

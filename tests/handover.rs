@@ -5,14 +5,11 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{
-    Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server, Via,
-};
+use ringhold::{Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server};
 
 use crate::stories::{Frame, Peer};
 use crate::support::PATIENCE;
@@ -40,15 +37,9 @@ impl Handler for Doorman {
         if request.path() == "/plain" { Plain::Pass } else { Plain::Refuse }
     }
 
-    fn passed(
-        &mut self,
-        _: &mut Cx<'_>,
-        socket: OwnedFd,
-        received: Vec<u8>,
-        via: Via,
-        _: ringhold::AddressPlace,
-    ) {
-        self.out.send((socket.into(), received, via.peer)).expect("the test listens");
+    fn passed(&mut self, _: &mut Cx<'_>, passed: ringhold::Passed) {
+        let ringhold::Passed { socket, received, via, .. } = passed;
+        self.out.send((socket.into(), received.to_vec(), via.peer)).expect("the test listens");
     }
 
     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, Seed};
 use ringhold::gateway::emulation::SessionNames;
@@ -24,7 +23,7 @@ use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::Question;
-use ringhold::{AddressPlace, Running, Server, Via};
+use ringhold::{Passed, Running, Server};
 
 use crate::support::stream::{escaped, request};
 use crate::support::wire::{self, FIN, TEXT};
@@ -61,8 +60,8 @@ impl ControlPlane for Nobody {
         Err(question)
     }
 
-    fn serve(&self, socket: TcpStream, _: Bytes, _: Via, _: AddressPlace) -> Result<(), TcpStream> {
-        Err(socket)
+    fn serve(&self, passed: Passed) -> Result<(), Passed> {
+        Err(passed)
     }
 
     fn want_keys(&self) {}

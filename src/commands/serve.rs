@@ -103,8 +103,8 @@ pub(crate) fn run(
     let config = Config { after_burst, ..options.engine_config() };
     let drain = config.drain.clone();
     let rules = Arc::new(Rulebook::new(options)?);
-    let (plane, outlets) = Plane::new(&rules.options, demo)?;
-    let server = Server::builder().config(config);
+    let (plane, outlets, tls) = Plane::new(&rules.options, demo)?;
+    let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
     let layout = server.layout()?;
     let cores = u16::try_from(layout.workers)?;
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
@@ -130,7 +130,7 @@ pub(crate) fn run(
             return Err(error.into());
         }
     };
-    let gate = plane.gate();
+    let (gate, certificates) = (plane.gate(), plane.certificates());
     let duties = Duties {
         begin: {
             let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
@@ -149,11 +149,15 @@ pub(crate) fn run(
         },
         reload: {
             let (live, arguments, notifier) = (live, arguments.clone(), notifier.clone());
+            let handle = running.handle();
             Box::new(move || {
                 notifier.reloading();
                 match first_run {
                     true => tracing::info!("nothing is configured, so there is nothing to reload"),
-                    false => reload(&live, gate.as_ref(), &arguments),
+                    false => match reload(&live, gate.as_ref(), &arguments) {
+                        true => certificates.reload(&live.rules().options, &handle),
+                        false => certificates.note_failure(),
+                    },
                 }
                 notifier.ready();
             })
@@ -196,8 +200,8 @@ fn is_taken(address: SocketAddr) -> bool {
     bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
-/// Takes over what can be taken over from the configuration as it is now.
-fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) {
+/// Takes over what can be taken over from the configuration as it is now. False: nothing is.
+fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) -> bool {
     let new = match Options::load(&arguments.sources()) {
         Ok(Loaded { options, warnings }) => {
             warn(&warnings);
@@ -205,7 +209,7 @@ fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) {
         }
         Err(error) => {
             tracing::error!(%error, "the configuration stays as it was");
-            return;
+            return false;
         }
     };
     let old = live.rules();
@@ -221,8 +225,12 @@ fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) {
             }
             live.replace_rules(|old| rules.keeping_fetched_keys(old));
             tracing::info!("channels and keys are those of the configuration as it is now");
+            true
         }
-        Err(error) => tracing::error!(error, "the configuration stays as it was"),
+        Err(error) => {
+            tracing::error!(error, "the configuration stays as it was");
+            false
+        }
     }
 }
 
@@ -246,8 +254,9 @@ fn improvise(options: &mut Options) -> Result<Demo, Box<dyn Error>> {
     options.health.enabled = true;
     options.prometheus.enabled = true;
     if options.client.allowed_origins.is_empty() {
+        let http = if options.http_server.tls.enabled { "https" } else { "http" };
         options.client.allowed_origins =
-            ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:*")).to_vec();
+            ["127.0.0.1", "localhost"].map(|host| format!("{http}://{host}:*")).to_vec();
     }
     options.channel.namespaces.push(Namespace {
         name: "demo".to_owned(),
@@ -294,9 +303,10 @@ fn announce(
     first_run: bool,
 ) -> Result<(), Box<dyn Error>> {
     let path = &options.websocket.handler_prefix;
+    let s = if options.http_server.tls.enabled { "s" } else { "" };
     tracing::info!(%address, workers, "ready");
     if !first_run {
-        control::say(format!("listening on ws://{address}{path}"));
+        control::say(format!("listening on ws{s}://{address}{path}"));
         return Ok(());
     }
     // An address of all interfaces is no address to go to.
@@ -307,20 +317,20 @@ fn announce(
     let key = options.http_api.key.reveal();
     let token = token(options.client.token.hmac_secret_key.reveal(), "you")?;
     control::say(format!(
-        "listening on ws://{address}{path}
+        "listening on ws{s}://{address}{path}
 
 Nothing is configured, so this run has secrets of its own, which end with it.
 
 Try it in two tabs:
-  http://{at}/
+  http{s}://{at}/
 
 Connect with an SDK of Centrifugo, as the user \"you\":
-  url    ws://{at}{path}
+  url    ws{s}://{at}{path}
   token  {token}
 
 Publish:
   curl -H 'X-API-Key: {key}' \\
-    -d '{{\"channel\":\"{DEMO}\",\"data\":{{\"text\":\"hello\"}}}}' http://{at}/api/publish
+    -d '{{\"channel\":\"{DEMO}\",\"data\":{{\"text\":\"hello\"}}}}' http{s}://{at}/api/publish
 
 Then write a configuration:
   ringhold config example > ringhold.toml

@@ -13,7 +13,9 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     let places = u64::from(server.http_connections) + u64::from(server.http_anonymous) + internal;
     let head = options.engine.max_head.0 as u64;
     let mut add = |what, option, bytes| ceiling.add(Per::Process, what, option, bytes);
-    add("HTTP connections", "http_server.http_connections", places * HTTP_PLACE);
+    let secure = server.tls.enabled || server.tls_inside().is_some();
+    let place = if secure { HTTP_PLACE + TLS_PLACE } else { HTTP_PLACE };
+    add("HTTP connections", "http_server.http_connections", places * place);
     add("HTTP connections handed over", "engine.max_head", HANDED_OVER * (head + RECEIVED));
     add("bodies of requests", "http_server.http_bodies", server.http_bodies.0 as u64);
     if options.prometheus.enabled {
@@ -30,6 +32,9 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
 
 /// Buffers of an HTTP connection, and a body so small that it does not count elsewhere.
 const HTTP_PLACE: u64 = (32 + 64) << 10;
+
+/// With TLS: a record on each way, and what a handshake may hold.
+const TLS_PLACE: u64 = (2 * 18 + 32) << 10;
 
 /// Connections of the internal port.
 const INTERNAL_PLACES: u64 = 256 + 64;

@@ -38,6 +38,12 @@ pub struct Counts {
     pub(crate) hooks_in_flight: Gauge,
     /// Hook calls refused on an engine thread because their proxy had no room.
     pub(crate) hooks_queue_full: Total,
+    /// Times certificates were loaded while the server ran.
+    pub(crate) tls_reloads: Total,
+    /// Times that failed, and what was there before stayed.
+    pub(crate) tls_reloads_failed: Total,
+    /// When the certificate that ends first ends, in seconds since 1970; 0 without TLS.
+    pub(crate) tls_not_after: Gauge,
     /// Key sets fetched.
     pub(crate) jwks_fetched: Total,
     /// Fetches of key sets that failed.
@@ -119,6 +125,10 @@ impl Gauge {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, amount: u64) {
+        self.0.store(amount, Ordering::Relaxed);
     }
 }
 

@@ -32,7 +32,9 @@ use super::health::{self, HealthConfig};
 use super::metrics;
 use super::replayed::Replayed;
 use super::room::{GivenUp, Room, RoomLimits, Seat};
-use crate::{AddressPlace, Proxies, Via};
+use super::secure::{Certificates, Secure, Wire};
+use crate::tls::Parts;
+use crate::{AddressPlace, Passed, Proxies, Via};
 
 /// What is served.
 #[derive(Clone, Debug, Default)]
@@ -234,8 +236,8 @@ impl HttpServer {
         Self { router, room: limits.room(), limits, ..self.clone() }
     }
 
-    /// Serves a connection of which the engine has read `head` already, in a task of its own.
-    /// Within a runtime.
+    /// Serves a connection of which `head` was read already, in a task of its own. Within a
+    /// runtime.
     pub fn serve_connection(
         &self,
         stream: TcpStream,
@@ -243,14 +245,45 @@ impl HttpServer {
         via: Via,
         counted: AddressPlace,
     ) {
-        let Some(seat) = self.seat(via.peer) else { return refuse(stream) };
-        let stream = stream.set_nonblocking(true).and_then(|()| {
-            // Answers leave at once.
-            stream.set_nodelay(true)?;
-            tokio::net::TcpStream::from_std(stream)
+        self.serve(Passed {
+            socket: stream.into(),
+            received: head,
+            via,
+            place: counted,
+            tls: None,
         });
-        match stream {
-            Ok(stream) => drop(tokio::spawn(self.clone().run(stream, head, via, (seat, counted)))),
+    }
+
+    /// The same of one that comes from the engine.
+    pub fn serve(&self, passed: Passed) {
+        let Passed { socket, received, via, place, tls } = passed;
+        let stream = TcpStream::from(socket);
+        let Some(seat) = self.seat(via.peer) else { return refuse(stream, tls) };
+        match asynchronous(stream) {
+            Ok(stream) => {
+                let wire = match tls {
+                    Some(parts) => Wire::Secure(Box::new(Secure::handed_over(stream, *parts))),
+                    None => Wire::Plain(stream),
+                };
+                tokio::spawn(self.clone().run(wire, received, via, (seat, place)));
+            }
+            Err(error) => self.failed(via.peer, &error),
+        }
+    }
+
+    /// Serves a connection that was just accepted where TLS is spoken.
+    fn serve_secure(&self, stream: TcpStream, certificates: &Certificates, via: Via) {
+        let Some(seat) = self.seat(via.peer) else {
+            // What would be said could not be sealed.
+            return;
+        };
+        match asynchronous(stream) {
+            Ok(stream) => {
+                let secure = Secure::accepted(stream, certificates.clone());
+                let wire = Wire::Secure(Box::new(secure));
+                let run = self.clone().run(wire, Bytes::new(), via, (seat, Default::default()));
+                tokio::spawn(run);
+            }
             Err(error) => self.failed(via.peer, &error),
         }
     }
@@ -258,6 +291,23 @@ impl HttpServer {
     /// Serves what comes in on a listener, until the end of the runtime. A PROXY header is not
     /// known here; `X-Forwarded-For` is.
     pub async fn accept(self, listener: std::net::TcpListener) -> io::Result<()> {
+        self.accept_all(listener, None).await
+    }
+
+    /// The same where clients speak TLS.
+    pub async fn accept_secure(
+        self,
+        listener: std::net::TcpListener,
+        certificates: Certificates,
+    ) -> io::Result<()> {
+        self.accept_all(listener, Some(certificates)).await
+    }
+
+    async fn accept_all(
+        self,
+        listener: std::net::TcpListener,
+        certificates: Option<Certificates>,
+    ) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
@@ -265,7 +315,13 @@ impl HttpServer {
                 Ok((stream, peer)) => match stream.into_std() {
                     Ok(stream) => {
                         let via = self.proxies.via(peer);
-                        self.serve_connection(stream, Bytes::new(), via, AddressPlace::default());
+                        match &certificates {
+                            Some(certificates) => self.serve_secure(stream, certificates, via),
+                            None => {
+                                let place = AddressPlace::default();
+                                self.serve_connection(stream, Bytes::new(), via, place);
+                            }
+                        }
                     }
                     Err(error) => self.failed(peer, &error),
                 },
@@ -282,8 +338,8 @@ impl HttpServer {
 
     /// Serves what the engine hands over, until all its senders are gone.
     pub async fn serve_handed_over(self, mut queue: HandedOver) {
-        while let Some((stream, head, via, counted)) = queue.connections.recv().await {
-            self.serve_connection(stream, head, via, counted);
+        while let Some(passed) = queue.connections.recv().await {
+            self.serve(passed);
         }
     }
 
@@ -299,7 +355,7 @@ impl HttpServer {
 
     async fn run(
         self,
-        stream: tokio::net::TcpStream,
+        stream: Wire<tokio::net::TcpStream>,
         head: Bytes,
         via: Via,
         (seat, _counted): (Seat, AddressPlace),
@@ -352,26 +408,34 @@ impl HttpServer {
 
 /// Tells a peer that there is no room. The send buffer of a connection that nothing was written to
 /// takes it whole.
-fn refuse(mut stream: TcpStream) {
+fn refuse(mut stream: TcpStream, tls: Option<Box<Parts>>) {
     let _ = stream.set_nonblocking(true);
     // Closing with bytes unread would take the answer back.
     let _ = stream.read(&mut [0; 4096]);
-    let _ = stream.write(NO_ROOM);
+    let _ = match tls {
+        Some(tls) => stream.write(&tls.last_words(NO_ROOM)),
+        None => stream.write(NO_ROOM),
+    };
+}
+
+fn asynchronous(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
+    stream.set_nonblocking(true)?;
+    // Answers leave at once.
+    stream.set_nodelay(true)?;
+    tokio::net::TcpStream::from_std(stream)
 }
 
 /// A way to [`HttpServer`] for engine threads: it never waits.
 #[derive(Clone, Debug)]
 pub struct HandOver {
-    connections: mpsc::Sender<Connection>,
+    connections: mpsc::Sender<Passed>,
 }
 
 /// The other end of [`HandOver`], for the control thread.
 #[derive(Debug)]
 pub struct HandedOver {
-    connections: mpsc::Receiver<Connection>,
+    connections: mpsc::Receiver<Passed>,
 }
-
-type Connection = (TcpStream, Bytes, Via, AddressPlace);
 
 /// A queue of at most `capacity` connections between engine threads and the control thread.
 pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
@@ -380,18 +444,10 @@ pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
 }
 
 impl HandOver {
-    /// Hands over a connection, with the bytes that were read of it. The error gives the socket
-    /// back: the queue is full, or the control plane has ended. 503 is the answer then.
-    pub fn serve_connection(
-        &self,
-        stream: TcpStream,
-        head: Bytes,
-        via: Via,
-        counted: AddressPlace,
-    ) -> Result<(), TcpStream> {
-        self.connections
-            .try_send((stream, head, via, counted))
-            .map_err(|error| error.into_inner().0)
+    /// Hands over a connection. The error gives it back: the queue is full, or the control plane has
+    /// ended. 503 is the answer then.
+    pub fn serve(&self, passed: Passed) -> Result<(), Passed> {
+        self.connections.try_send(passed).map_err(mpsc::error::TrySendError::into_inner)
     }
 }
 

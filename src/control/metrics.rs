@@ -375,6 +375,24 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
             "HTTP connections that ended with an error or a deadline",
             counts.http_failed.get(),
         ),
+        (
+            "tls_reloads",
+            Kind::Total,
+            "Times certificates were loaded while the server ran",
+            counts.tls_reloads.get(),
+        ),
+        (
+            "tls_reloads_failed",
+            Kind::Total,
+            "Times that failed, and the certificates stayed",
+            counts.tls_reloads_failed.get(),
+        ),
+        (
+            "tls_certificate_not_after_seconds",
+            Kind::Gauge,
+            "When the certificate that ends first ends, in seconds since 1970; 0 without TLS",
+            counts.tls_not_after.get(),
+        ),
         ("jwks_fetched", Kind::Total, "Key sets fetched", counts.jwks_fetched.get()),
         ("jwks_failed", Kind::Total, "Fetches of key sets that failed", counts.jwks_failed.get()),
         (

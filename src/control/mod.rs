@@ -15,6 +15,7 @@ pub mod backend;
 mod batch;
 pub mod body;
 mod ceiling;
+pub mod certificates;
 pub mod counts;
 pub mod demo;
 pub mod health;
@@ -30,6 +31,7 @@ pub mod process;
 pub mod proxy;
 mod replayed;
 mod room;
+pub mod secure;
 pub mod settings;
 mod turns;
 

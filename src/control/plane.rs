@@ -6,13 +6,13 @@
 //! engine thread wait.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::access::Gate;
+use super::certificates::CertificateKeeper;
 use super::counts::Counts;
 use super::demo::Demo;
 use super::http::{
@@ -28,7 +28,8 @@ use crate::gateway::options::{Options, Token};
 use crate::gateway::proxy::{Asking, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
-use crate::{AddressPlace, Handle, Proxies, Via};
+use crate::tls::keys::{KeyFault, ServerMaterials};
+use crate::{Handle, Passed, Proxies};
 
 /// The ways from the engine's threads to the control plane.
 pub struct Outlets {
@@ -47,14 +48,8 @@ impl ControlPlane for Outlets {
         self.hooks.forget(asking);
     }
 
-    fn serve(
-        &self,
-        socket: TcpStream,
-        received: Bytes,
-        via: Via,
-        place: AddressPlace,
-    ) -> Result<(), TcpStream> {
-        self.http.serve_connection(socket, received, via, place)
+    fn serve(&self, passed: Passed) -> Result<(), Passed> {
+        self.http.serve(passed)
     }
 
     fn want_keys(&self) {
@@ -72,6 +67,7 @@ pub struct Plane {
     /// Which tokens the keys are for, who fetches them, and who sees them.
     keys: Vec<(KeysFor, Jwks<KeySet>, JwksView<KeySet>)>,
     internal: Option<TcpListener>,
+    certificates: CertificateKeeper,
     http: HttpConfig,
     limits: HttpLimits,
     proxies: Proxies,
@@ -90,6 +86,8 @@ pub enum PlaneError {
     Hooks(HooksError),
     /// The HTTP client for key sets cannot be made.
     Keys(reqwest::Error),
+    /// Certificates cannot be loaded.
+    Certificates(KeyFault),
     /// Two things are at one path.
     Paths(PathTaken),
     /// The internal port cannot be listened on.
@@ -101,6 +99,7 @@ impl std::fmt::Display for PlaneError {
         match self {
             Self::Hooks(error) => error.fmt(f),
             Self::Keys(error) => write!(f, "the client of key sets: {}", outgoing::explain(error)),
+            Self::Certificates(error) => error.fmt(f),
             Self::Paths(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "listening on {address}: {error}"),
         }
@@ -110,9 +109,14 @@ impl std::fmt::Display for PlaneError {
 impl std::error::Error for PlaneError {}
 
 impl Plane {
-    /// Makes what the options ask for, and the cores' ways to it.
-    pub fn new(options: &Options, demo: Option<Demo>) -> Result<(Self, Arc<Outlets>), PlaneError> {
+    /// Makes what the options ask for, the cores' ways to it, and what they need to speak TLS.
+    pub fn new(
+        options: &Options,
+        demo: Option<Demo>,
+    ) -> Result<(Self, Arc<Outlets>, Option<ServerMaterials>), PlaneError> {
         let counts = Arc::new(Counts::default());
+        let (certificates, tls) =
+            CertificateKeeper::new(options, counts.clone()).map_err(PlaneError::Certificates)?;
         let hooks =
             Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
@@ -140,8 +144,18 @@ impl Plane {
         let limits = settings::http_limits(options);
         counts.http_bodies.resize(options.http_server.http_bodies.0);
         let proxies = options.proxies();
-        let plane = Self { counts, questions, connections, keys, internal, http, limits, proxies };
-        Ok((plane, outlets))
+        let plane = Self {
+            counts,
+            questions,
+            connections,
+            keys,
+            internal,
+            certificates,
+            http,
+            limits,
+            proxies,
+        };
+        Ok((plane, outlets, tls))
     }
 
     /// What is served over HTTP, of this gateway.
@@ -154,14 +168,24 @@ impl Plane {
         self.http.api.as_ref().map(|api| api.access.clone())
     }
 
+    /// The certificates, to be loaded again.
+    pub fn certificates(&self) -> CertificateKeeper {
+        self.certificates.clone()
+    }
+
     /// Starts the tasks, within the control thread's runtime.
     pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {
             let internal = server.internal(routes.internal);
+            let certificates = self.certificates.internal();
             tokio::spawn(async move {
-                if let Err(error) = internal.accept(listener).await {
+                let served = match certificates {
+                    Some(certificates) => internal.accept_secure(listener, certificates).await,
+                    None => internal.accept(listener).await,
+                };
+                if let Err(error) = served {
                     tracing::error!(%error, "the internal port is closed");
                 }
             });

@@ -86,7 +86,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replayed<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        // What is sealed is written here.
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.deadline(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

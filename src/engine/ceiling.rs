@@ -56,6 +56,14 @@ impl Ceiling {
         self.lines.push(CeilingLine { what, option, per, bytes });
     }
 
+    /// Adds the lines of TLS.
+    pub(crate) fn add_tls(&mut self, layout: &Layout, option: &'static str) {
+        let records = u64::from(layout.table) * RECORD_BYTES as u64;
+        self.add(Per::Core, "record layers of TLS", option, records);
+        let bytes = TLS_SETUP + STAGING_BYTES as u64;
+        self.add(Per::Core, "certificates, records on their way", "", bytes);
+    }
+
     /// The lines, in the order in which layers added them.
     pub fn lines(&self) -> &[CeilingLine] {
         &self.lines
@@ -124,15 +132,7 @@ impl Config {
             ceiling.add(Per::Core, what, named(option), bytes as u64);
         }
         if self.tls.is_some() {
-            let records = table * RECORD_BYTES as u64;
-            ceiling.add(Per::Core, "record layers of TLS", named("max_connections"), records);
-            let (certificates, staging) = (TLS_SETUP, STAGING_BYTES as u64);
-            ceiling.add(
-                Per::Core,
-                "certificates, records on their way",
-                "",
-                certificates + staging,
-            );
+            ceiling.add_tls(layout, named("max_connections"));
         }
         if self.compression.is_some() {
             let bytes = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES + 2 * self.max_message + 64;

@@ -1,12 +1,10 @@
 //! What an application implements, and what it is told.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::addresses::AddressPlace;
-use super::config::Via;
 use super::conn::{Conn, Cx, Message};
+use super::handover::Passed;
 use super::value::{Closed, ConnId};
 use crate::protocol::request::{Refusal, Request};
 
@@ -49,20 +47,9 @@ pub trait Handler: Sized + 'static {
         Plain::Refuse
     }
 
-    /// A connection left the engine: the socket, in blocking mode, and what was read from it, which
-    /// begins with the request's head. The engine has forgotten it. A PROXY header is not among it;
-    /// whose each request is, this one included, [`Proxies::client`](super::Proxies::client) says.
-    /// Drop `place` with the socket: until then it counts for
-    /// [`Config::max_per_address`](super::Config::max_per_address).
-    fn passed(
-        &mut self,
-        cx: &mut Cx<'_>,
-        socket: OwnedFd,
-        received: Vec<u8>,
-        via: Via,
-        place: AddressPlace,
-    ) {
-        let _ = (cx, socket, received, via, place);
+    /// A connection left the engine: see [`Passed`].
+    fn passed(&mut self, cx: &mut Cx<'_>, passed: Passed) {
+        let _ = (cx, passed);
     }
 
     /// The connection is open; sending is allowed from here on.

@@ -7,6 +7,9 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use bytes::Bytes;
+
+use super::addresses::AddressPlace;
 use super::config::Via;
 use super::core::Core;
 use super::handler::Handler;
@@ -17,6 +20,26 @@ use super::slots::{Flags, Phase};
 use super::token::Token;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
+use crate::tls::Parts;
+
+/// A connection that left the engine, which has forgotten it.
+#[derive(Debug)]
+pub struct Passed {
+    /// The socket, in blocking mode.
+    pub socket: OwnedFd,
+    /// What was read from it, in the clear: it begins with the request's head. A PROXY header is
+    /// not among it.
+    pub received: Bytes,
+    /// Whose each request is, the one in `received` included,
+    /// [`Proxies::client`](super::Proxies::client) says.
+    pub via: Via,
+    /// Drop it with the socket: until then it counts for
+    /// [`Config::max_per_address`](super::Config::max_per_address).
+    pub place: AddressPlace,
+    /// Where the connection speaks TLS: what goes on with it. Nothing may be written to the socket
+    /// in the clear.
+    pub tls: Option<Box<Parts>>,
+}
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -69,8 +92,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             (Ok(socket), Some(Passing { received, via, .. })) => {
                 core.counted.passed += 1;
                 let place = core.take_place(slot);
+                let tls = core.take_parts(slot).map(Box::new);
                 core.release(slot);
-                self.call_cx(|handler, cx| handler.passed(cx, socket, received, via, place));
+                let passed = Passed { socket, received: received.into(), via, place, tls };
+                self.call_cx(|handler, cx| handler.passed(cx, passed));
             }
             _ => {
                 core.counted.refused_not_websocket += 1;
@@ -93,6 +118,14 @@ impl Core {
         }
         self.enter(slot, Event::Passed);
         self.enforce_inbound();
+    }
+
+    /// What goes with a connection that speaks TLS.
+    fn take_parts(&mut self, slot: u32) -> Option<Parts> {
+        let (record, received) = self.secure.part(slot, &mut self.inbound)?;
+        let outbox = self.slots.get(slot).and_then(|hot| hot.outbox.as_ref());
+        let unsent = outbox.map(|outbox| outbox.sealed_bytes()).unwrap_or_default();
+        Some(Parts { record, received, unsent })
     }
 
     /// What was received of a connection that is being handed over, which is no longer kept.

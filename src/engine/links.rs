@@ -11,6 +11,7 @@ use super::publishing::Links;
 use super::ring::Doorbell;
 use super::value::{ConnId, Frame, SendError};
 use crate::protocol::CloseCode;
+use crate::tls::keys::{KeyFault, ServerMaterials, ServerSetup};
 
 /// What can be asked of a worker.
 pub(crate) enum Command<L> {
@@ -21,6 +22,8 @@ pub(crate) enum Command<L> {
     Stats(mpsc::Sender<(u16, Stats)>),
     Slow(mpsc::Sender<Vec<SlowPeer>>),
     Drain(Drain),
+    /// Handshakes go on with these keys.
+    Tls(ServerSetup),
     Stop,
 }
 
@@ -46,6 +49,7 @@ impl<L> Command<L> {
             Self::Publish(topic, frame) => topic.len() + frame.size(),
             Self::App(letter) => weigh(letter),
             Self::Drain(plan) => plan.reason.capacity(),
+            Self::Tls(_) => SETUP,
             Self::Stats(_) | Self::Slow(_) | Self::Stop => 0,
         }
     }
@@ -206,6 +210,18 @@ impl<H: Handler> Handle<H> {
         }
     }
 
+    /// Goes on with these certificates and keys, on every core: handshakes that begin from now on
+    /// use them, connections that are open keep what they have. On an error all stays as it is. For
+    /// servers that speak TLS.
+    pub fn replace_tls(&self, keys: &ServerMaterials) -> Result<(), KeyFault> {
+        let setups: Result<Vec<_>, _> = self.network.posts.iter().map(|_| keys.setup()).collect();
+        for (post, setup) in self.network.posts.iter().zip(setups?) {
+            // A worker that has ended needs none.
+            let _ = post.post_urgent(Command::Tls(setup));
+        }
+        Ok(())
+    }
+
     /// Ends every connection at once, without close frames.
     pub fn stop(&self) {
         for post in &self.network.posts {
@@ -254,3 +270,6 @@ impl<H: Handler> Handle<H> {
         answers
     }
 }
+
+/// What a chain, its key and what handshakes share take, roughly.
+const SETUP: usize = 16 << 10;

@@ -111,6 +111,7 @@ pub use config::{
 pub use conn::{Conn, Cx, Message};
 pub use counters::{CounterKind, Counters, Stats};
 pub use handler::{Answer, Handler, Plain};
+pub use handover::Passed;
 pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use outbox::Policy;

@@ -153,11 +153,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 self.on_streaming(slot, state, dialect, chunked);
             }
             Ok(Some((Verdict::Pass, _))) => {
-                if self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) {
-                    // Nobody else has its keys.
-                    let refusal = Refusal::Unavailable(self.core.config.retry_after);
-                    return self.core.refuse_with(slot, refusal, bodiless);
-                }
                 let Some(via) = head.via else { return };
                 let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
                 self.core.begin_pass(slot, received, via);

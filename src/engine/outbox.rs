@@ -280,6 +280,17 @@ impl Outbox {
         messages
     }
 
+    /// A copy of the records that are not sent.
+    pub(super) fn sealed_bytes(&self) -> Vec<u8> {
+        let (mut bytes, mut skip) = (Vec::new(), self.sent);
+        for segment in self.queue.iter().take_while(|it| it.class == Class::Sealed) {
+            // Records are made for one connection, and never lie in a turn's buffers.
+            bytes.extend_from_slice(&segment.data.resolve(Turn { cork: &[], arena: &[] })[skip..]);
+            skip = 0;
+        }
+        bytes
+    }
+
     /// Makes the rest of what is partly sent a segment, which nothing may come before but records.
     fn cut_sent(&mut self, ledger: &mut Ledger) {
         let sent = std::mem::take(&mut self.sent);

@@ -170,6 +170,13 @@ impl Secure {
         Ok(out)
     }
 
+    /// Handshakes go on with these keys; connections that are open keep theirs.
+    pub(super) fn replace_setup(&mut self, setup: ServerSetup) {
+        if self.setup.is_some() {
+            self.setup = Some(setup);
+        }
+    }
+
     /// Handshakes under way.
     pub(super) fn greetings(&self) -> usize {
         self.greetings
@@ -227,6 +234,15 @@ impl Secure {
     pub(super) fn forget(&mut self, slot: u32, inbound: &mut Inbound) {
         self.drop_unfinished(slot, inbound);
         self.records.remove(slot);
+    }
+
+    /// Takes out what goes with a connection that leaves the engine: its record layer, and what is
+    /// there of a record.
+    pub(super) fn part(&mut self, slot: u32, inbound: &mut Inbound) -> Option<(Record, Vec<u8>)> {
+        let record = self.records.remove(slot)?;
+        let unfinished = self.unfinished.remove(&slot).unwrap_or_default();
+        inbound.clear(unfinished.place);
+        Some((record, unfinished.bytes))
     }
 
     pub(super) fn shrink(&mut self) {

@@ -306,6 +306,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
             Command::Slow(to) => drop(to.send(self.core.slow_peers())),
             Command::Drain(plan) => self.begin_drain(plan),
+            Command::Tls(setup) => self.core.secure.replace_setup(setup),
             Command::Stop => self.cut_all(),
         }
     }

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,8 +32,7 @@ use super::wire::messages::ConnectRequest;
 use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
-    AddressPlace, Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message,
-    Plain, Via,
+    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Passed, Plain,
 };
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
@@ -51,14 +49,8 @@ pub trait ControlPlane: Send + Sync + 'static {
     }
 
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
-    /// `place` is kept as long as the connection.
-    fn serve(
-        &self,
-        socket: TcpStream,
-        received: Bytes,
-        via: Via,
-        place: AddressPlace,
-    ) -> Result<(), TcpStream>;
+    /// Its place is kept as long as the connection.
+    fn serve(&self, passed: Passed) -> Result<(), Passed>;
 
     /// A token names a key that is not in the set: it may be worth fetching anew.
     fn want_keys(&self);
@@ -494,19 +486,16 @@ impl Handler for Gateway {
         self.desk.plain(request, peer.ip(), body)
     }
 
-    fn passed(
-        &mut self,
-        _: &mut Cx<'_>,
-        socket: OwnedFd,
-        received: Vec<u8>,
-        via: Via,
-        place: AddressPlace,
-    ) {
-        if let Err(socket) = self.desk.control.serve(socket.into(), received.into(), via, place) {
+    fn passed(&mut self, _: &mut Cx<'_>, passed: Passed) {
+        if let Err(Passed { socket, tls, .. }) = self.desk.control.serve(passed) {
             use std::io::Write;
+            let socket = TcpStream::from(socket);
             // Fits an empty send buffer; whoever does not read it misses nothing.
             let _ = socket.set_nonblocking(true);
-            let _ = (&socket).write_all(NO_ROOM);
+            let _ = match tls {
+                Some(tls) => (&socket).write_all(&tls.last_words(NO_ROOM)),
+                None => (&socket).write_all(NO_ROOM),
+            };
         }
     }
 

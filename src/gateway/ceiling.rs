@@ -10,6 +10,10 @@ impl Options {
     pub fn ceiling(&self, layout: &Layout) -> Ceiling {
         let state = size_of::<Option<Session>>();
         let mut ceiling = self.engine_config().ceiling(layout, state, option_of);
+        if self.http_server.tls.enabled {
+            // Keys are loaded at the start only.
+            ceiling.add_tls(layout, "engine.max_connections");
+        }
         let engine = &self.engine;
         let cores = [
             ("what sessions keep", "client.max_session_memory", self.client.max_session_memory),

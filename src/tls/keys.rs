@@ -234,6 +234,11 @@ impl ClientSetup {
     }
 }
 
+/// Whether what names a PEM is a path, and not the PEM itself.
+pub fn is_path(source: &str) -> bool {
+    pem::is_path(source)
+}
+
 fn verifier(
     trust: &Trust,
     provider: &Arc<CryptoProvider>,
@@ -355,7 +360,8 @@ impl KeyFault {
         Self { what: what.to_owned(), why: why.to_owned() }
     }
 
-    fn of<E: ToString>(what: &str) -> impl FnOnce(E) -> Self {
+    /// For what could not be loaded.
+    pub(crate) fn of<E: ToString>(what: &str) -> impl FnOnce(E) -> Self {
         move |error| Self::new(what, &error.to_string())
     }
 }

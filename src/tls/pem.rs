@@ -26,6 +26,9 @@ pub(super) enum PemError {
 /// What each PEM text has.
 const MARK: &str = "-----BEGIN ";
 
+/// Bytes of a name that is taken for a path where a person reads.
+const PATH_MAX: usize = 200;
+
 pub(super) fn certificates(source: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let text = read(source)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -39,10 +42,13 @@ pub(super) fn private_key(source: &str) -> Result<PrivateKeyDer<'static>, PemErr
 
 /// What to call it where a person reads: the path, or that there is none.
 pub(super) fn name(source: &str) -> String {
-    match inline(source) {
-        Some(_) => "in the configuration".to_owned(),
-        None => source.to_owned(),
-    }
+    // What is no path is rather a key that was pasted without its frame.
+    if is_path(source) { source.to_owned() } else { "in the configuration".to_owned() }
+}
+
+/// Whether it is a path, and not the PEM itself or what is left of one.
+pub(super) fn is_path(source: &str) -> bool {
+    inline(source).is_none() && !source.contains('\n') && source.len() <= PATH_MAX
 }
 
 fn read(source: &str) -> Result<Zeroizing<Vec<u8>>, PemError> {

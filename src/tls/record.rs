@@ -429,9 +429,15 @@ impl Inward {
     }
 }
 
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self =
+        Self { records_per_key: 1 << 23, key_updates: 32, empty_records: 32, warnings: 4 };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { records_per_key: 1 << 23, key_updates: 32, empty_records: 32, warnings: 4 }
+        Self::DEFAULT
     }
 }
 

@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
     AddressPlace, Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle,
-    Handler, Message, Plain, SendError, Via,
+    Handler, Message, Passed, Plain, SendError,
 };
 
 use super::coverage::Coverage;
@@ -358,14 +357,8 @@ impl Handler for App {
         }
     }
 
-    fn passed(
-        &mut self,
-        cx: &mut Cx<'_>,
-        _: OwnedFd,
-        received: Vec<u8>,
-        _: Via,
-        place: AddressPlace,
-    ) {
+    fn passed(&mut self, cx: &mut Cx<'_>, passed: Passed) {
+        let Passed { received, place, .. } = passed;
         // It is served for a while.
         let mut journal = self.journal.borrow_mut();
         journal.places.push(place);

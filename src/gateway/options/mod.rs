@@ -21,6 +21,7 @@ mod rpc;
 mod server;
 mod suggest;
 mod tables;
+mod tls;
 mod values;
 mod yaml;
 
@@ -44,6 +45,7 @@ pub use server::{
     IoChoice, Log, LogFormat, Prometheus, ProxyProtocol, RatePolicyChoice, Shutdown, Sse,
     UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
+pub use tls::{Certificate, Tls, TlsVersion};
 pub(crate) use values::without_credentials;
 pub use values::{LONGEST, Secret, Size};
 

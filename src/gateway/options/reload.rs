@@ -1,7 +1,7 @@
 //! What a running server can take over from a changed configuration, and what it cannot.
 
 use super::field::{Field, Secrets, join};
-use super::{Client, Options};
+use super::{Client, Options, Tls};
 
 impl Options {
     /// Keys whose values differ and that only a restart brings into effect, by path.
@@ -19,7 +19,8 @@ impl Options {
         changed.iter().any(|path| is_reloadable(path))
     }
 
-    /// Takes over what a reload brings into effect: channel options, token keys and the API key.
+    /// Takes over what a reload brings into effect: channel options, token keys, the API key, and
+    /// certificates.
     pub fn reload(&mut self, new: &Self) {
         let proxies = std::mem::take(&mut self.channel.proxy);
         self.channel = new.channel.clone();
@@ -35,14 +36,29 @@ impl Options {
         self.client.token.jwks_public_endpoint = connections;
         self.client.subscription_token.token.jwks_public_endpoint = subscriptions;
         self.http_api.key = new.http_api.key.clone();
+        // Whether there is TLS was decided at the start.
+        let (old, server) = (&mut self.http_server, &new.http_server);
+        for (old, new) in
+            [(&mut old.tls, &server.tls), (&mut old.internal_tls, &server.internal_tls)]
+        {
+            *old = Tls { enabled: old.enabled, ..new.clone() };
+        }
     }
 }
 
 fn is_reloadable(path: &str) -> bool {
     let below = |table: &str| path == table || path.starts_with(&format!("{table}."));
-    let reloadable = ["channel", "client.token", "client.subscription_token", "http_api.key"];
+    let reloadable = [
+        "channel",
+        "client.token",
+        "client.subscription_token",
+        "http_api.key",
+        "http_server.tls",
+        "http_server.internal_tls",
+    ];
     reloadable.iter().any(|table| below(table))
         && !below("channel.proxy")
+        && !matches!(path, "http_server.tls.enabled" | "http_server.internal_tls.enabled")
         && !path.ends_with(".jwks_public_endpoint")
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::field::section;
+use super::tls::Tls;
 use super::values::{Secret, Size, choice};
 use crate::protocol::Network;
 
@@ -19,6 +20,13 @@ section! {
         /// Its port: the server API, metrics, health and the admin page move there from the public
         /// one. 0: there is none.
         internal_port: u16 = 0,
+        /// TLS on the public port, and on the internal one unless `tls_external` or `internal_tls`
+        /// says otherwise.
+        tls: Tls = Tls::default(),
+        /// TLS on the public port only.
+        tls_external: bool = false,
+        /// TLS on the internal port, with other certificates.
+        internal_tls: Tls = Tls::default(),
         /// Reverse proxies that are believed about the clients behind them, as addresses and
         /// blocks. Ours, like the next two.
         trusted_proxies: Vec<Network> = Vec::new(),
@@ -34,6 +42,14 @@ section! {
         /// Bytes that the bodies of requests to the server API hold together; one more is answered
         /// with 503.
         http_bodies: Size = Size(64 << 20),
+    }
+}
+
+impl HttpServer {
+    /// What the internal port speaks, if that is TLS.
+    pub fn tls_inside(&self) -> Option<&Tls> {
+        let of_both = Some(&self.tls).filter(|tls| tls.enabled && !self.tls_external);
+        Some(&self.internal_tls).filter(|tls| tls.enabled).or(of_both)
     }
 }
 

@@ -5,6 +5,7 @@ mod channels;
 mod client;
 mod proxies;
 mod server;
+mod tls;
 
 use super::Options;
 use super::reader::Reader;

@@ -26,6 +26,13 @@ impl Check<'_> {
         let fits = server.http_bodies.0 >= HTTP_BODIES_MIN;
         let what = "must be at least 32MiB: a body of 16MiB counts twice";
         self.demand(fits, "http_server.http_bodies", what);
+        self.tls("http_server.tls", &server.tls);
+        self.tls("http_server.internal_tls", &server.internal_tls);
+        self.warn(
+            server.tls_external && !server.tls.enabled,
+            "http_server.tls_external",
+            "changes nothing: http_server.tls is off",
+        );
         self.in_front();
         self.prefixes();
         let websocket = &options.websocket;

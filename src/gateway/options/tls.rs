@@ -1,0 +1,123 @@
+//! Sections about TLS, and what a handshake needs of them.
+//!
+//! Names are Centrifugo's; what is ours alone is marked. Reads no file: `tls::keys` does.
+
+use std::path::Path;
+
+use super::field::{join, section};
+use super::tables::tables;
+use super::values::{Secret, choice};
+use crate::tls::keys::{KeyPair, ServerKeys, is_path};
+use crate::tls::{TicketSecret, Version};
+
+section! {
+    /// `http_server.tls` and `http_server.internal_tls`: TLS on a listener. Each `*_pem` is the path
+    /// of a PEM file, PEM text, or base64 of PEM text; each `*_pem_file` a path.
+    pub struct Tls {
+        /// Speak TLS.
+        enabled: bool = false,
+        /// The chain of certificates, the host's own first.
+        cert_pem: String = String::new(),
+        /// The same by path.
+        cert_pem_file: String = String::new(),
+        /// Its key: PKCS#8, PKCS#1 or SEC1.
+        key_pem: Secret = Secret::default(),
+        /// The same by path.
+        key_pem_file: String = String::new(),
+        /// Authorities of client certificates, which are then required.
+        client_ca_pem: String = String::new(),
+        /// The same by path.
+        client_ca_pem_file: String = String::new(),
+        /// Further certificates, for the hosts that they name. Ours, like all below.
+        certificates: Vec<Certificate> = Vec::new(),
+        /// The lowest version that is spoken.
+        min_version: TlsVersion = TlsVersion::Tls12,
+        /// 32 random characters or more, the same on all servers behind one name: sessions then go
+        /// on over restarts and between servers. Empty: of this process alone.
+        ticket_key: Secret = Secret::default(),
+    }
+}
+
+section! {
+    /// One of `certificates`.
+    pub struct Certificate {
+        /// The chain of certificates, the host's own first.
+        cert_pem: String = String::new(),
+        /// Its key.
+        key_pem: Secret = Secret::default(),
+    }
+}
+
+choice! {
+    /// A version of TLS.
+    pub enum TlsVersion {
+        /// RFC 5246.
+        Tls12 = "1.2",
+        /// RFC 8446.
+        Tls13 = "1.3",
+    }
+}
+
+/// Bytes of the shortest `ticket_key`.
+pub(crate) const TICKET_KEY_MIN: usize = 32;
+
+impl Tls {
+    /// Paths in a configuration file begin at its folder.
+    pub(crate) fn begin_at(&mut self, folder: &Path) {
+        let begin = |path: &str| match !path.is_empty() && is_path(path) {
+            true => folder.join(path).display().to_string(),
+            false => path.to_owned(),
+        };
+        for path in [
+            &mut self.cert_pem,
+            &mut self.cert_pem_file,
+            &mut self.key_pem_file,
+            &mut self.client_ca_pem,
+            &mut self.client_ca_pem_file,
+        ] {
+            *path = begin(path);
+        }
+        self.key_pem = Secret::new(begin(self.key_pem.reveal()));
+        for one in &mut self.certificates {
+            one.cert_pem = begin(&one.cert_pem);
+            one.key_pem = Secret::new(begin(one.key_pem.reveal()));
+        }
+    }
+
+    /// What handshakes need, as `tls::keys` loads it; `own` seals tickets where no key is
+    /// configured.
+    pub fn keys(&self, own: &TicketSecret) -> ServerKeys {
+        let first = KeyPair {
+            cert_pem: either(&self.cert_pem, &self.cert_pem_file),
+            key_pem: either(self.key_pem.reveal(), &self.key_pem_file),
+        };
+        let named = self.certificates.iter().map(|one| KeyPair {
+            cert_pem: one.cert_pem.clone(),
+            key_pem: one.key_pem.reveal().to_owned(),
+        });
+        let authorities = either(&self.client_ca_pem, &self.client_ca_pem_file);
+        let configured = TicketSecret::from_bytes(self.ticket_key.reveal().as_bytes());
+        ServerKeys {
+            certificates: std::iter::once(first).chain(named).collect(),
+            client_ca_pem: (!authorities.is_empty()).then_some(authorities),
+            min_version: match self.min_version {
+                TlsVersion::Tls12 => Version::Tls12,
+                TlsVersion::Tls13 => Version::Tls13,
+            },
+            tickets: configured.unwrap_or_else(|| own.clone()),
+        }
+    }
+}
+
+fn either(text: &str, file: &str) -> String {
+    if text.is_empty() { file.to_owned() } else { text.to_owned() }
+}
+
+tables!(Certificate);
+
+impl Certificate {
+    /// The path of one's key, as mistakes name it.
+    pub(crate) fn key_of(table: &str, index: usize, key: &str) -> String {
+        join(&format!("{table}.certificates[{index}]"), key)
+    }
+}

@@ -389,7 +389,8 @@ fn pythons_client_asks_over_https() {
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):\n\
         \x20   context = ssl.create_default_context(cafile=sys.argv[1])\n\
         \x20   context.minimum_version = context.maximum_version = version\n\
-        \x20   client = http.client.HTTPSConnection('localhost', int(sys.argv[2]), context=context)\n\
+        \x20   port = int(sys.argv[2])\n\
+        \x20   client = http.client.HTTPSConnection('localhost', port, context=context)\n\
         \x20   for path in ('/health', '/metrics', '/admin/', '/health'):\n\
         \x20       client.request('GET', path)\n\
         \x20       answer = client.getresponse()\n\

@@ -444,8 +444,8 @@ pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
 }
 
 impl HandOver {
-    /// Hands over a connection. The error gives it back: the queue is full, or the control plane has
-    /// ended. 503 is the answer then.
+    /// Hands over a connection. The error gives it back: the queue is full, or the control plane
+    /// has ended. 503 is the answer then.
     pub fn serve(&self, passed: Passed) -> Result<(), Passed> {
         self.connections.try_send(passed).map_err(mpsc::error::TrySendError::into_inner)
     }

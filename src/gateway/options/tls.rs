@@ -11,8 +11,8 @@ use crate::tls::keys::{KeyPair, ServerKeys, is_path};
 use crate::tls::{TicketSecret, Version};
 
 section! {
-    /// `http_server.tls` and `http_server.internal_tls`: TLS on a listener. Each `*_pem` is the path
-    /// of a PEM file, PEM text, or base64 of PEM text; each `*_pem_file` a path.
+    /// `http_server.tls` and `http_server.internal_tls`: TLS on a listener. Each `*_pem` is the
+    /// path of a PEM file, PEM text, or base64 of PEM text; each `*_pem_file` a path.
     pub struct Tls {
         /// Speak TLS.
         enabled: bool = false,

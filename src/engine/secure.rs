@@ -282,13 +282,15 @@ impl Secure {
         let mut found = begin..begin;
         let end = loop {
             let rest = &opening.arena[at..range.end];
-            let len = match (self.records.get(slot), &unfinished.greeting) {
+            let len = match (self.records.get(slot), &mut unfinished.greeting) {
                 (Some(_), _) => length(rest),
                 // What was dialled speaks something else.
                 (None, Some(greeting)) if greeting.is_new() => {
                     greet::length(rest, false).map_err(|_| Fault::NotTls)
                 }
-                (None, greeting) => greet::length(rest, greeting.is_none())
+                (None, Some(greeting)) => greet::length(rest, false)
+                    .inspect_err(|fault| greeting.refuse(fault, &mut opening.out)),
+                (None, None) => greet::length(rest, true)
                     .inspect_err(|fault| greet::alert(fault, &mut opening.out)),
             };
             let next = match len {

@@ -20,7 +20,7 @@ pub enum Fault {
     RecordLength,
     /// A record that its key does not open: damaged, replayed, out of order or forged.
     BadRecord,
-    /// A record of padding only.
+    /// A record of padding only; or one of alerts or of handshake messages that holds none.
     NoContent,
     /// An alert that is none.
     AlertForm,
@@ -143,7 +143,7 @@ impl fmt::Display for Fault {
             Self::RecordVersion(version) => write!(f, "a record names version {version:#06x}"),
             Self::RecordLength => f.write_str("a record is longer than TLS allows"),
             Self::BadRecord => f.write_str("a record is damaged, replayed, out of order or forged"),
-            Self::NoContent => f.write_str("a record holds padding only"),
+            Self::NoContent => f.write_str("a record that may not be empty is empty"),
             Self::AlertForm => f.write_str("an alert is malformed"),
             Self::Warnings => f.write_str("the peer sends too many warnings"),
             Self::HandshakeMessage(kind) => {
@@ -174,8 +174,9 @@ pub(super) const CLOSE_NOTIFY: u8 = 0;
 pub(super) const USER_CANCELED: u8 = 90;
 /// TLS 1.2: no handshake but the first.
 pub(super) const NO_RENEGOTIATION: u8 = 100;
-const UNEXPECTED_MESSAGE: u8 = 10;
+pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
 const BAD_RECORD_MAC: u8 = 20;
-const RECORD_OVERFLOW: u8 = 22;
+pub(super) const RECORD_OVERFLOW: u8 = 22;
 const ILLEGAL_PARAMETER: u8 = 47;
-const DECODE_ERROR: u8 = 50;
+pub(super) const DECODE_ERROR: u8 = 50;
+pub(super) const INTERNAL_ERROR: u8 = 80;

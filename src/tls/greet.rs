@@ -14,13 +14,15 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{
-    CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, HandshakeKind, KeyLog,
-    ProtocolVersion,
+    CipherSuite, CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, HandshakeKind,
+    KeyLog, ProtocolVersion,
 };
 use zeroize::Zeroize;
 
 use super::direction::{Aead, HEADER, SECRET, Shape, Version};
-use super::fault::{Fault, Reason};
+use super::fault::{
+    DECODE_ERROR, Fault, INTERNAL_ERROR, RECORD_OVERFLOW, Reason, UNEXPECTED_MESSAGE,
+};
 use super::keys::{ClientSetup, ServerSetup};
 use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Record, Role};
 
@@ -110,8 +112,12 @@ pub fn length(bytes: &[u8], first: bool) -> Result<Option<usize>, Fault> {
 /// Appends the alert of `fault`, if it has one, in the clear: for a peer that has no keys yet.
 pub fn alert(fault: &Fault, out: &mut Vec<u8>) {
     if let Some(code) = fault.alert() {
-        out.extend_from_slice(&[ALERT, 3, 3, 0, 2, FATAL, code]);
+        clear_alert(code, out);
     }
+}
+
+fn clear_alert(code: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[ALERT, 3, 3, 0, 2, FATAL, code]);
 }
 
 impl Greeting {
@@ -147,26 +153,33 @@ impl Greeting {
     /// Takes one whole record, as long as [`length`] says. What is to be sent is appended to `out`,
     /// also with a fault: the alert.
     pub fn feed(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
-        let len = length(record, false).inspect_err(|fault| alert(fault, out))?;
+        let len = length(record, false).inspect_err(|fault| self.refuse(fault, out))?;
         if len != Some(record.len()) {
             return Err(Fault::RecordLength);
         }
         // An empty record counts for its header, so there is an end to them, too.
         self.fed += record.len();
         if self.fed > self.max {
-            self.side = Side::Over;
-            alert(&Fault::GreetingLength, out);
+            self.refuse(&Fault::GreetingLength, out);
             return Err(Fault::GreetingLength);
         }
         self.held.extend_from_slice(record);
         match self.process(out) {
             Ok(false) => Ok(Step::More),
-            Ok(true) => self.finish().map(|welcome| Step::Done(Box::new(welcome))),
+            Ok(true) => self.finish(out).map(|welcome| Step::Done(Box::new(welcome))),
             Err(fault) => {
                 self.side = Side::Over;
                 Err(fault)
             }
         }
+    }
+
+    /// Ends it for a fault that was found outside: appends its alert, if it has one.
+    pub fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>) {
+        if let Some(code) = fault.alert() {
+            self.put_own_alert(code, out);
+        }
+        self.side = Side::Over;
     }
 
     /// Whether nothing of the peer was fed yet.
@@ -194,8 +207,8 @@ impl Greeting {
                 Ok(Next::Blocked) => break false,
                 Ok(Next::Done) => break true,
                 Err(error) => {
-                    if !matches!(error, Error::AlertReceived(_)) {
-                        self.put_alert(out);
+                    if !matches!(error, Error::AlertReceived(_)) && !self.put_alert(out) {
+                        self.put_own_alert(alert_of(&error), out);
                     }
                     return Err(refused(&error));
                 }
@@ -209,8 +222,8 @@ impl Greeting {
     }
 
     /// After an error, what rustls still has to say, up to its alert. It keeps places of messages
-    /// in what is held, so that must be given again.
-    fn put_alert(&mut self, out: &mut Vec<u8>) {
+    /// in what is held, so that must be given again. Whether there was an alert.
+    fn put_alert(&mut self, out: &mut Vec<u8>) -> bool {
         // More records than it makes of one message.
         for _ in 0..8 {
             let start = out.len();
@@ -221,22 +234,54 @@ impl Greeting {
                 Side::Client(connection) => {
                     step(connection.process_tls_records(&mut self.held), out)
                 }
-                Side::Over => return,
+                Side::Over => return false,
             };
             self.held.drain(..discard);
             let is_alert = out.len() == start + ALERT_LEN || out.len() == start + SEALED_ALERT_LEN;
             if is_alert || !matches!(next, Ok(Next::Again)) {
-                return;
+                return is_alert;
             }
+        }
+        false
+    }
+
+    /// Puts an alert where rustls has none, which is so with some of its errors, if the peer can
+    /// read it: in the clear before there are keys; and a server's under the keys of TLS 1.3, with
+    /// which nothing is sealed before the client's last message.
+    fn put_own_alert(&mut self, code: u8, out: &mut Vec<u8>) {
+        self.secrets.merge(CAUGHT.take());
+        let (common, role): (&CommonState, _) = match &self.side {
+            Side::Server(connection) => (connection, Role::Server),
+            Side::Client(connection) => (connection, Role::Client),
+            Side::Over => return,
+        };
+        let is_new = common.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        if is_new && role == Role::Server && self.secrets.are_complete() {
+            let suite = common.negotiated_cipher_suite().map(|suite| suite.suite());
+            let aead = match suite {
+                Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => Aead::ChaCha20Poly1305,
+                _ => Aead::Aes128Gcm,
+            };
+            let Secrets { client, server } = &self.secrets;
+            Record::from_secrets(role, aead, *client, *server).alert(code, out);
+        } else if !is_new || role == Role::Server {
+            clear_alert(code, out);
         }
     }
 
-    fn finish(&mut self) -> Result<Welcome, Fault> {
-        let secrets = std::mem::take(&mut self.secrets);
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<Welcome, Fault> {
         // A handshake message behind the last one, or half of one, is nobody's.
-        if !self.held.is_empty() {
+        let is_last = self.held.is_empty();
+        let mut welcome = self.welcome()?;
+        if !is_last {
+            welcome.record.alert(UNEXPECTED_MESSAGE, out);
             return Err(Fault::Greeting(Reason::Malformed, "bytes behind the end".into()));
         }
+        Ok(welcome)
+    }
+
+    fn welcome(&mut self) -> Result<Welcome, Fault> {
+        let secrets = std::mem::take(&mut self.secrets);
         match std::mem::replace(&mut self.side, Side::Over) {
             Side::Server(connection) => {
                 let about = About::of(&connection)?;
@@ -436,6 +481,18 @@ const ALERT_LEN: usize = HEADER + 2;
 const SEALED_ALERT_LEN: usize = ALERT_LEN + 1 + 16;
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
+
+/// The alert of an error for which rustls has none.
+fn alert_of(error: &Error) -> u8 {
+    match error {
+        Error::InvalidMessage(_) => DECODE_ERROR,
+        Error::PeerSentOversizedRecord => RECORD_OVERFLOW,
+        Error::PeerMisbehaved(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => UNEXPECTED_MESSAGE,
+        _ => INTERNAL_ERROR,
+    }
+}
 
 fn internal(text: &str) -> Fault {
     Fault::Greeting(Reason::Internal, text.to_owned())

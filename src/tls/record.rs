@@ -218,7 +218,8 @@ impl Record {
 
     fn on_alert(&mut self, limits: &Limits, alert: &[u8]) -> Result<Opened, Fault> {
         let &[level, code] = alert else {
-            return Err(Fault::AlertForm);
+            // RFC 8446 section 5.4: no empty ones.
+            return Err(if alert.is_empty() { Fault::NoContent } else { Fault::AlertForm });
         };
         if code == CLOSE_NOTIFY {
             return Ok(Opened::Closed);
@@ -373,11 +374,16 @@ impl Record {
 
     /// Appends the alert of `fault`, if it has one, once; nothing is sealed or opened after it.
     pub fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>) {
-        self.set(BROKEN);
         match fault.alert() {
-            Some(alert) => self.last_words(FATAL, alert, out),
-            None => self.set(SHUT),
+            Some(code) => self.alert(code, out),
+            None => self.set(BROKEN | SHUT),
         }
+    }
+
+    /// Appends a fatal alert, once; nothing is sealed or opened after it.
+    pub(super) fn alert(&mut self, code: u8, out: &mut Vec<u8>) {
+        self.set(BROKEN);
+        self.last_words(FATAL, code, out);
     }
 
     fn last_words(&mut self, level: u8, alert: u8, out: &mut Vec<u8>) {

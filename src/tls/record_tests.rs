@@ -302,7 +302,9 @@ fn alerts_end_the_connection_but_for_few_warnings() {
     assert_eq!(pair.sent(ALERT, &[FATAL, 40]), Err(Fault::Alert(40)));
     let mut pair = Pair::new(Aead::Aes128Gcm);
     assert_eq!(pair.sent(ALERT, &[WARNING, NO_RENEGOTIATION]), Err(Fault::Alert(100)));
-    for malformed in [&[][..], &[1], &[1, 0, 0], &[1, 0, 1, 0]] {
+    let mut pair = Pair::new(Aead::Aes128Gcm);
+    assert_eq!(pair.sent(ALERT, &[]), Err(Fault::NoContent));
+    for malformed in [&[1][..], &[1, 0, 0], &[1, 0, 1, 0]] {
         let mut pair = Pair::new(Aead::Aes128Gcm);
         assert_eq!(pair.sent(ALERT, malformed), Err(Fault::AlertForm), "{malformed:?}");
     }

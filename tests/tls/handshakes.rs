@@ -273,6 +273,33 @@ fn a_handshake_without_an_end_is_cut() {
     assert_eq!((fault, &ours.out[..]), (Fault::RecordLength, &[21, 3, 3, 0, 2, 2, 22][..]));
 }
 
+/// rustls has no alert for some errors. In the clear or under keys: the peer can read ours.
+#[test]
+fn every_end_of_a_handshake_has_an_alert() {
+    // A message begun, and another kind of record in it.
+    let mut ours = Ours::server(server_setup(&server_keys()));
+    ours.receive(&[22, 3, 1, 0, 4, 1, 0, 2, 0]).unwrap();
+    let fault = ours.receive(&[20, 3, 3, 0, 1, 1]).unwrap_err();
+    assert!(matches!(fault, Fault::Greeting(Reason::Malformed, _)), "{fault:?}");
+    assert_eq!(ours.out, [21, 3, 3, 0, 2, 2, 10]);
+    // A message longer than rustls takes.
+    let mut ours = Ours::server(server_setup(&server_keys()));
+    let fault = ours.receive(&[22, 3, 1, 0, 4, 1, 1, 0, 0]).unwrap_err();
+    assert!(matches!(fault, Fault::Greeting(Reason::Malformed, _)), "{fault:?}");
+    assert_eq!(ours.out, [21, 3, 3, 0, 2, 2, 50]);
+    // After the server's first flight, with which the keys of TLS 1.3 change.
+    for shape in SHAPES {
+        let mut ours = Ours::server(server_setup(&server_keys()));
+        let mut peer = Peer::client(client_config(shape), "localhost");
+        ours.receive(&peer.out()).unwrap();
+        peer.receive(&std::mem::take(&mut ours.out)).unwrap();
+        assert_eq!(ours.receive(&[99]), Err(Fault::RecordType(99)));
+        let heard = peer.receive(&ours.out).unwrap_err();
+        let alert = rustls::AlertDescription::UnexpectedMessage;
+        assert_eq!(heard, rustls::Error::AlertReceived(alert), "{shape:?}");
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_a_handshake_ends_it() {
     let setup = server_keys();

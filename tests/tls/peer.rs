@@ -126,9 +126,10 @@ impl Ours {
     }
 
     fn refuse(&mut self, fault: &Fault) {
-        match &mut self.welcome {
-            Some(welcome) => welcome.record.refuse(fault, &mut self.out),
-            None => greet::alert(fault, &mut self.out),
+        match (&mut self.welcome, &mut self.greeting) {
+            (Some(welcome), _) => welcome.record.refuse(fault, &mut self.out),
+            (None, Some(greeting)) => greeting.refuse(fault, &mut self.out),
+            (None, None) => greet::alert(fault, &mut self.out),
         }
     }
 }

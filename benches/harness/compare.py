@@ -101,10 +101,10 @@ class Bench:
         others = host.Others()
         child = host.serve(command, port, self.server_cpus, log=log)
         try:
-            path = server.fanout_path if workload.kind == "fanout" else server.path
             seconds = workload.seconds(self.options.seconds)
             words = [self.binary, "load", *workload.arguments(rate), "--json"]
-            words += ["--url", f"ws://127.0.0.1:{port}{path}", "--server-pid", child.pid]
+            words += ["--url", server.url(workload, port), "--server-pid", child.pid]
+            words += ["--insecure"] if server.tls else []
             words += ["--duration", f"{seconds}s", "--warmup", f"{self.options.warmup}s"]
             # Only waited for where something is missing, as on a busy host.
             words += ["--linger", "10s", "--handshake-timeout", "60s"]
@@ -225,7 +225,8 @@ def arguments():
         "--server 'other=/opt/other --port {port}' --only 'echo-32-*' --rounds 7")
     add = parser.add_argument
     add("--servers", default=",".join(peers.BUILT_IN), metavar="LIST",
-        help="of those that are built in, and their order (%(default)s)")
+        help="of those that are built in, and their order (%(default)s); also "
+        + ", ".join(peers.OVER_TLS))
     add("--server", action="append", default=[], metavar="NAME=COMMAND",
         help="any other echo server; {port}, {payload} and {connections} are filled in, and the "
         "command must be the server itself, not a script that starts it")
@@ -233,6 +234,8 @@ def arguments():
         help="this --server sends what comes at a path (/fanout) to all who are there")
     add("--path", action="append", default=[], metavar="NAME=PATH",
         help="where this --server takes WebSocket connections, if not at /")
+    add("--tls", action="append", default=[], metavar="NAME",
+        help="this --server speaks TLS; {cert} and {key} in its command are a certificate and key")
     add("--only", default="*", metavar="PATTERNS",
         help="workloads, as in 'echo-32-*,fanout-*' (all); --list shows them")
     add("--rounds", type=int, default=5)
@@ -264,7 +267,7 @@ def custom(options):
             sys.exit(f"--server {text}: write NAME=COMMAND, with {{port}} in the command")
         fanout = command if name in fanouts else None
         path, fanout_path = paths.get(name) or "/", fanouts.get(name) or "/fanout"
-        yield peers.Server(name, command, fanout, path, fanout_path)
+        yield peers.Server(name, command, fanout, path, fanout_path, name in options.tls)
 
 
 def main():
@@ -275,7 +278,7 @@ def main():
     matches = lambda cell: any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)
     cells = [cell for cell in (QUICK if options.quick else workloads()) if matches(cell)]
     names = [name for name in options.servers.split(",") if name]
-    unknown = set(names) - set(peers.BUILT_IN)
+    unknown = set(names) - {*peers.BUILT_IN, *peers.OVER_TLS}
     if unknown or not cells or not re.fullmatch(r"[\w.-]+", options.name):
         sys.exit(f"unknown servers {sorted(unknown)}, no such workloads, or a bad --name")
     if options.list:

@@ -47,6 +47,8 @@ def arguments():
     add("--server", metavar="COMMAND",
         help="another server, with {port}; not more connections than its limit of open files")
     add("--options", default="", metavar="OPTIONS", help="for `ringhold echo`")
+    add("--tls", action="store_true",
+        help="over TLS, with the certificate of the tests (P-256); {cert} and {key} in --server")
     add("--open-rate", type=int, default=0, help="connections opened per second (no limit)")
     add("--ringhold", metavar="PROGRAM", help="this program, instead of building one")
     add("--holder", metavar="PROGRAM", help="this holder, instead of building one")
@@ -124,9 +126,10 @@ class Density:
         self.holder = options.holder or peers.build_benches("holder")["holder"]
         self.found = {"connections": self.count, "sample": self.sample, "host": host.facts()}
 
-    def load(self, port, count, *words):
+    def load(self, port, count, *words, tls=False):
+        url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/"
         words = [self.binary, "--log", "error", "load", *words, "--connections", count, "--json",
-                 "--url", f"ws://127.0.0.1:{port}/", "--handshake-timeout", "120s"]
+                 "--url", url, "--handshake-timeout", "120s", *(["--insecure"] if tls else [])]
         return host.Process(words)
 
     @staticmethod
@@ -176,9 +179,13 @@ class Density:
 
     def start(self, port):
         if self.options.server:
-            return host.serve(self.options.server.replace("{port}", str(port)), port,
-                              log=log("server"))
+            command = self.options.server
+            for name, value in ("port", port), ("cert", peers.CERT), ("key", peers.KEY):
+                command = command.replace(f"{{{name}}}", str(value))
+            return host.serve(command, port, log=log("server"))
         words = [self.binary, "echo", "--listen", f"127.0.0.1:{port}", "--stats-interval", "5s"]
+        if self.options.tls:
+            words += ["--tls-cert", peers.CERT, "--tls-key", peers.KEY]
         # Who comes back at once may find its former place not yet free.
         spare = self.count // (2 if self.options.storm else 50) + 64
         words += ["--max-connections", self.count + spare]
@@ -199,7 +206,8 @@ class Density:
                 words += ["--payload", "32", "--rate", options.rate, "--storm-after", "15s",
                           "--close-rate", "0", "--threads", 2 + int(1.6 * count / table)]
             print(f"opening {count:,} connections", flush=True)
-            load = self.load(port, count, "echo" if options.storm else "idle", *words)
+            kind = "echo" if options.storm else "idle"
+            load = self.load(port, count, kind, *words, tls=options.tls)
             try:
                 self.wait_open(base, count, load, 120 + count / 500)
                 print("all open; holding", flush=True)

@@ -15,6 +15,9 @@ PEERS = ROOT / "benches" / "peers"
 RUST_PEERS = ["tokio-tungstenite", "tokio-websockets", "fastwebsockets", "compio", "tokio-uring"]
 SCRIPT_PEERS = ["node-ws", "bun"]
 BUILT_IN = ["floor", "ringhold", *RUST_PEERS, *SCRIPT_PEERS]
+# The same programs over TLS, with the certificate of the tests (P-256).
+OVER_TLS = ["ringhold-tls", "node-ws-tls", "bun-tls"]
+CERT, KEY = (ROOT / "tests" / "tls" / "keys" / f"localhost.{it}" for it in ("pem", "key"))
 
 # One process, one worker, no compression; limits out of the way of 10,000 large messages.
 RINGHOLD = (
@@ -30,9 +33,14 @@ class Server:
     fanout: str | None = None  # The command for fan-out, if it can.
     path: str = "/"
     fanout_path: str = "/fanout"
+    tls: bool = False
     # Does not need a process's file descriptor per connection.
     direct: bool = False
     direct_fanout: bool = False
+
+    def url(self, workload, port):
+        path = self.fanout_path if workload.kind == "fanout" else self.path
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{port}{path}"
 
     def can(self, workload, table):
         """Whether it takes part; `table` is what a process's descriptors hold."""
@@ -46,6 +54,8 @@ class Server:
             "port": port,
             "payload": workload.large or workload.payload,
             "connections": workload.connections + 64,
+            "cert": CERT,
+            "key": KEY,
             "workers": 1 if workload.connections <= table * 0.85 else 0,
         }
         for name, value in numbers.items():
@@ -77,10 +87,13 @@ def build_benches(*names):
     return found
 
 
-def ringhold(binary):
+def ringhold(binary, tls=False):
     command = RINGHOLD.replace("{binary}", str(binary))
+    if tls:
+        command += f" --tls-cert {CERT} --tls-key {KEY}"
     many = command + " --max-connections {connections}"
-    return Server("ringhold", command, many, direct=True, direct_fanout=True)
+    name = "ringhold-tls" if tls else "ringhold"
+    return Server(name, command, many, tls=tls, direct=True, direct_fanout=True)
 
 
 def built_in(names, binary="ringhold", floors=None):
@@ -94,7 +107,11 @@ def built_in(names, binary="ringhold", floors=None):
                         f"{floors['fanout_floor']} {{port}} {{connections}}", direct_fanout=True),
         "node-ws": Server("node-ws", node, node),
         "bun": Server("bun", bun, bun),
+        "ringhold-tls": ringhold(binary, tls=True),
     }
+    for name, command in ("node-ws", node), ("bun", bun):
+        command += f" {CERT} {KEY}"
+        servers[f"{name}-tls"] = Server(f"{name}-tls", command, command, tls=True)
     for name in RUST_PEERS:
         servers[name] = Server(name, f"{PEERS}/target/release/{name} {{port}} {{payload}}")
     return [servers[name] for name in names]
@@ -106,6 +123,6 @@ def prepare(names, binary=None):
     floors = build_benches("floor", "fanout_floor") if "floor" in names else None
     if set(names) & set(RUST_PEERS):
         run(["cargo", "build", "--release"], PEERS)
-    if set(names) & set(SCRIPT_PEERS) and not (PEERS / "node_modules").exists():
+    if {name.removesuffix("-tls") for name in names} & set(SCRIPT_PEERS) and not (PEERS / "node_modules").exists():
         run(["npm", "ci"], PEERS)
     return binary, built_in(names, binary, floors)

@@ -88,6 +88,14 @@ class Servers(unittest.TestCase):
         many = compare.Workload("m", "echo", 90)
         self.assertEqual(server.command(many, 7, 100)[-1], "0")
 
+    def test_servers_over_tls_have_their_url_and_their_certificate(self):
+        for server in servers.built_in(servers.OVER_TLS):
+            words = server.command(compare.QUICK[0], 7, 100)
+            self.assertTrue({str(servers.CERT), str(servers.KEY)} <= set(words), words)
+            self.assertEqual(server.url(compare.QUICK[0], 7), "wss://127.0.0.1:7/")
+        fanout = next(it for it in compare.QUICK if it.kind == "fanout")
+        self.assertEqual(servers.Server("x", "", "").url(fanout, 7), "ws://127.0.0.1:7/fanout")
+
     def test_every_workload_belongs_to_a_section(self):
         kinds = {kind for kind, _, _ in report.SECTIONS}
         cells = compare.workloads() + compare.QUICK

@@ -1,9 +1,11 @@
 // Echo with Bun's own WebSocket server. Below /fanout, what one client sends is published to all.
-const port = Number(process.argv[2]);
+// With files of a certificate and its key, over TLS.
+const [port, cert, key] = process.argv.slice(2);
 
 Bun.serve({
   hostname: "127.0.0.1",
-  port,
+  port: Number(port),
+  tls: cert && { cert: Bun.file(cert), key: Bun.file(key) },
   fetch(request, server) {
     const fanout = new URL(request.url).pathname.startsWith("/fanout");
     if (server.upgrade(request, { data: { fanout } })) return undefined;
@@ -28,4 +30,4 @@ Bun.serve({
     },
   },
 });
-console.log(`listening on ws://127.0.0.1:${port}`);
+console.log(`listening on ${cert ? "wss" : "ws"}://127.0.0.1:${port}`);

@@ -1,9 +1,14 @@
-// Echo with ws on Node. Below /fanout, what one client sends is sent to all of them.
+// Echo with ws on Node. Below /fanout, what one client sends is sent to all of them. With files of a
+// certificate and its key, over TLS.
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import { WebSocketServer } from "ws";
 
-const port = Number(process.argv[2]);
-const http = createServer();
+const [port, cert, key] = process.argv.slice(2);
+const http = cert
+  ? createSecureServer({ cert: readFileSync(cert), key: readFileSync(key) })
+  : createServer();
 const server = new WebSocketServer({
   server: http,
   perMessageDeflate: false,
@@ -25,6 +30,6 @@ server.on("connection", (socket, request) => {
 });
 
 // Node sets TCP_NODELAY on a server's sockets by default.
-http.listen({ host: "127.0.0.1", port, backlog: 65535 }, () => {
-  console.log(`listening on ws://127.0.0.1:${port}`);
+http.listen({ host: "127.0.0.1", port: Number(port), backlog: 65535 }, () => {
+  console.log(`listening on ${cert ? "wss" : "ws"}://127.0.0.1:${port}`);
 });

@@ -88,10 +88,13 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "gateway")]
 pub mod control;
 pub mod engine;
+#[cfg(feature = "gateway")]
 pub mod gateway;
 pub mod protocol;
+#[cfg(feature = "tls")]
 pub mod tls;
 
 pub use engine::{

@@ -35,6 +35,8 @@ macro_rules! counters {
     };
 }
 
+// The gateway has a record of its own.
+#[cfg_attr(not(feature = "gateway"), allow(unused_imports))]
 pub(crate) use counters;
 
 /// Whether a counter only grows, or tells a present amount.

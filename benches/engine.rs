@@ -7,12 +7,12 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use ringhold::engine::ledger::Ledger;
-use ringhold::engine::outbox::{Data, Outbox, Turn};
-use ringhold::engine::rng::Rng;
-use ringhold::engine::slots::{NO_SUBSCRIPTION, Phase, Slots};
-use ringhold::engine::topics::Topics;
-use ringhold::engine::wheel::Wheel;
+use ringhold::internals::ledger::Ledger;
+use ringhold::internals::outbox::{Data, Outbox, Turn};
+use ringhold::internals::rng::Rng;
+use ringhold::internals::slots::{NO_SUBSCRIPTION, Phase, Slots};
+use ringhold::internals::topics::Topics;
+use ringhold::internals::wheel::Wheel;
 
 const CONNECTIONS: u32 = 100_000;
 

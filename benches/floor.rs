@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd, Napi, SubmitArgs};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
-use ringhold::engine::sys::Gate;
+use ringhold::internals::sys::Gate;
 use stream::{HEADER_MAX, Stream};
 use variants::{Accept, Buffers, Receive, Send, Variant};
 
@@ -162,7 +162,7 @@ impl Floor {
             multishot,
             batch: 0,
             spilled: Vec::new(),
-            messages: vec![(ringhold::engine::sys::empty_msghdr(), NO_PIECES); batch],
+            messages: vec![(ringhold::internals::sys::empty_msghdr(), NO_PIECES); batch],
             bundles: (0..batch).map(|_| None).collect(),
         })
     }

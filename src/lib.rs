@@ -10,8 +10,7 @@
 //! ```no_run
 //! use std::net::SocketAddr;
 //!
-//! use ringhold::protocol::request::Request;
-//! use ringhold::{Answer, Conn, Cx, Frame, Handler, Message, Server};
+//! use ringhold::{Answer, Conn, Cx, Frame, Handler, Message, Request, Server};
 //!
 //! struct Chat;
 //!
@@ -53,6 +52,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # One handler per core
+//!
+//! The closure given to [`Builder::start`] makes one [`Handler`] for each core, and a connection
+//! belongs to the core that accepted it. So **a `HashMap` of rooms or users in a handler is wrong**
+//! as soon as there are two cores: each knows its own part. Use a topic for what many hear
+//! ([`Conn::subscribe`], [`Cx::publish`]: the engine spreads it over cores), a topic of its own for
+//! a user with several connections, a [`ConnId`] for one connection (every core can send to it),
+//! and an `Arc<Mutex<..>>` that all handlers share for what is looked up rarely, such as names that
+//! must be unique. `examples/chat.rs` does all of it.
+//!
+//! # Examples
+//!
+//! `chat` with names and rooms over cores; `push` to one user from a tokio task; `echo` with
+//! tokens, limits and a graceful end; `http` beside WebSocket on one port; a `client`. Tests of
+//! an application need no socket: see [`testing`].
+//!
 //! # What calls what
 //!
 //! * [`Server::builder`] configures ([`Config`] has every knob with its default and unit) and
@@ -63,7 +78,10 @@
 //! * A [`ConnId`] may be kept anywhere for any time; once its connection is gone, every use of it
 //!   is refused with [`SendError::Gone`] and counted. It never reaches another connection.
 //! * A [`Handle`] reaches every core from any thread through bounded mailboxes:
-//!   [`Handle::send`], [`Handle::publish`], [`Handle::post`], [`Handle::stats`], [`Handle::drain`].
+//!   [`Handle::send`], [`Handle::publish`], [`Handle::subscribe`], [`Handle::post`],
+//!   [`Handle::stats`], [`Handle::drain`].
+//! * A letter ([`Handle::post`]) reaches the handler of one core, which finds the state of any of
+//!   its connections with [`Cx::state`]. [`Cx::set_timer`] calls a handler later.
 //!
 //! # What is guaranteed
 //!
@@ -78,10 +96,15 @@
 //!
 //! # Layers
 //!
-//! [`protocol`] is RFC 6455 and [`tls`] TLS without I/O, usable and testable on their own;
-//! [`engine`] is one core's world and the threads that run it; [`gateway`] is the Centrifugo client
-//! protocol as an application of the engine. Dependencies point from gateway to engine to protocol
-//! only. [`control`] is what the program `ringhold` has beside them: signals, HTTP, metrics.
+//! [`protocol`] is RFC 6455 and [`tls`] TLS without I/O, usable and testable on their own; what
+//! this page lists is the engine: one core's world and the threads that run it. The program
+//! `ringhold` is an application of it, the Centrifugo protocol, with a control plane beside it;
+//! their modules are in this package and no part of the interface.
+//!
+//! # Features
+//!
+//! `default-features = false` leaves the engine and [`protocol`]: 34 crates. `tls` adds [`tls`];
+//! `gateway`, `cli` and `allocator` are parts of the program and of no use to a library.
 //!
 //! Linux 6.1 or later with io_uring (`kernel.io_uring_disabled = 0`, and a seccomp profile that
 //! permits it); elsewhere [`Io::Epoll`] stands in, at more processor time per message.
@@ -89,18 +112,28 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 #[cfg(feature = "gateway")]
+#[doc(hidden)]
 pub mod control;
-pub mod engine;
+mod engine;
 #[cfg(feature = "gateway")]
+#[doc(hidden)]
 pub mod gateway;
 pub mod protocol;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use bytes::Bytes;
+
+pub use engine::harness as testing;
+#[doc(hidden)]
+pub use engine::internals;
 pub use engine::{
     AddressPlace, Answer, Builder, Cause, Closed, Compression, Config, ConfigError, Conn, ConnId,
-    CoreStart, CounterKind, Counters, Cx, DialTarget, Drain, Frame, Handle, Handler, Heartbeat, Io,
-    LastWords, Message, Passed, Plain, Policy, Proxies, ProxyHeaders, RatePolicy, Running,
-    SendError, Server, SlowPeer, StartError, Stats, Via,
+    CoreStart, CounterKind, Counters, Cx, DialTarget, Distribution, Drain, Frame, Handle, Handler,
+    Heartbeat, Io, LastWords, Layout, Message, Passed, Plain, Policy, Proxies, ProxyHeaders,
+    RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats, TimerId, Via, WORKERS_MAX,
 };
-pub use protocol::{CloseCode, Kind};
+#[doc(hidden)]
+pub use engine::{Ceiling, CeilingLine, Per};
+pub use protocol::request::Request;
+pub use protocol::{CloseCode, HttpResponse, Kind, Network, Refusal};

@@ -36,7 +36,7 @@ mod simulation {
     pub mod world;
 }
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use simulation::coverage::Coverage;
 use simulation::run::{Report, Run};
 

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plan::{ENDS, End, Plan};
-use ringhold::engine::sys::raise_open_files_limit;
+use ringhold::internals::sys::raise_open_files_limit;
 use seat::Place;
 use server::{Program, Stats};
 use tally::Tally;

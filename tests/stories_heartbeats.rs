@@ -54,7 +54,7 @@ fn fifteen_thousand_heartbeats_while_others_echo_at_full_speed() {
     assert!(answered >= 0.9999, "{answered}: {late} late, {missed} missed");
     assert_eq!(end.closed, 0, "nobody was given up");
     let drift = &stats.drift_us;
-    let p99 = Duration::from_micros(drift.value_at_quantile(0.99));
+    let p99 = Duration::from_micros(drift.quantile(0.99));
     assert!(p99 <= Duration::from_millis(100), "timers drift by {p99:?}");
     let echoes = stories::crowd::load(&busy.tally.echoes);
     assert!(echoes > 10_000, "only {echoes} echoes: nobody was busy");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringhold::protocol::request::Request;
 use ringhold::{
     Answer, Cause, CloseCode, Closed, Config, Conn, ConnId, Cx, Drain, Frame, Handler, Heartbeat,
-    Kind, LastWords, Message, Plain, Running, SendError, Server,
+    HttpResponse, Kind, LastWords, Message, Plain, Running, SendError, Server,
 };
 
 use crate::support::PATIENCE;
@@ -43,7 +43,7 @@ impl Handler for Host {
             ("/nothing", ..) => return Plain::Refuse,
             ("/answer", ..) => {
                 let headers = vec![("X-Answer".to_owned(), "yes".to_owned())];
-                return Plain::Answer { status: 204, headers };
+                return Plain::Answer(HttpResponse::new(204).headers(headers));
             }
             ("/ask", ..) => panic!("asked what it cannot answer"),
             (_, "POST", None) => return Plain::Body(1000),

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
-use ringhold::engine::ring::Doorbell;
-use ringhold::engine::sys::EventFd;
+use ringhold::internals::ring::Doorbell;
+use ringhold::internals::sys::EventFd;
 
 /// Prints medians of both ways, a few times in turn.
 pub(crate) fn measure(count: u32) -> io::Result<()> {

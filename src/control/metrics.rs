@@ -14,7 +14,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -31,7 +30,7 @@ use crate::gateway::api::ApiRequest;
 use crate::gateway::format::Transport;
 use crate::gateway::proxy::{HookFailure, HookKind};
 use crate::gateway::stats::{CommandKind, Durations};
-use crate::{CounterKind, Counters};
+use crate::{CounterKind, Counters, Distribution};
 
 pub(super) use self::json::{Helps, Values};
 
@@ -460,14 +459,12 @@ fn of_durations(durations: &Durations) -> Value {
 
 /// The engine's distributions are finer; they are told in the same buckets, which add up over
 /// servers as quantiles would not.
-fn of_histogram(histogram: &Histogram<u64>) -> Value {
+fn of_histogram(histogram: &Distribution) -> Value {
     let mut durations = [0; Durations::BOUNDS_US.len() + 1];
     let mut sum_us = 0.0;
-    for step in histogram.iter_recorded() {
-        let us = step.value_iterated_to();
-        durations[Durations::BOUNDS_US.partition_point(|bound| *bound < us)] +=
-            step.count_since_last_iteration();
-        sum_us += us as f64 * step.count_since_last_iteration() as f64;
+    for (us, count) in histogram.steps() {
+        durations[Durations::BOUNDS_US.partition_point(|bound| *bound < us)] += count;
+        sum_us += us as f64 * count as f64;
     }
     let bounds = Durations::BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
     Value::Distribution(sum_us / 1e6, bounds.zip(durations).collect())

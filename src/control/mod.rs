@@ -358,7 +358,7 @@ fn log_stats(stats: &Stats) {
     });
     for (name, histogram) in [("rtt_us", &stats.rtt_us), ("drift_us", &stats.drift_us)] {
         if !histogram.is_empty() {
-            let [p50, p99] = [0.5, 0.99].map(|q| histogram.value_at_quantile(q));
+            let [p50, p99] = [0.5, 0.99].map(|q| histogram.quantile(q));
             line.push_str(&format!(
                 " {name}_p50={p50} {name}_p99={p99} {name}_max={}",
                 histogram.max()

@@ -1,8 +1,8 @@
 //! What is asked of a host, and what follows from it before any check.
 
 use ringhold::Config;
-use ringhold::engine::config::Layout;
-use ringhold::engine::uring;
+use ringhold::Layout;
+use ringhold::internals::uring;
 
 use super::costs;
 use super::host::Host;
@@ -51,7 +51,7 @@ impl Demand {
         let unlimited = asked.or_else(|_| config(0).layout(u64::MAX, processors));
         // Only beyond what 4,096 workers hold is there no layout at all; the argument is smaller.
         let unlimited = unlimited.unwrap_or(Layout {
-            workers: ringhold::engine::config::WORKERS_MAX,
+            workers: ringhold::WORKERS_MAX,
             table: 1 << 20,
             connections: wish.connections,
         });

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ringhold::engine::sys::{self, EventFd};
-use ringhold::engine::uring::{Setup, Uring};
+use ringhold::internals::sys::{self, EventFd};
+use ringhold::internals::uring::{Setup, Uring};
 
 /// What the trial showed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,6 +64,7 @@ impl Default for Compression {
 
 /// What to do with a connection that sends more than its rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RatePolicy {
     /// Close with 1008.
     #[default]
@@ -74,6 +75,7 @@ pub enum RatePolicy {
 
 /// Whether connections begin with a header of the PROXY protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProxyHeaders {
     /// They do not; one is refused, whoever sends it.
     #[default]
@@ -383,7 +385,7 @@ impl Default for Config {
 
 /// A configuration that cannot work; says what and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError(pub String);
+pub struct ConfigError(pub(crate) String);
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,5 +1,6 @@
 //! What an application holds in its hands: messages, and the contexts of callbacks.
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::appointments::TimerId;
 use super::core::Core;
 use super::limits::Allowance;
 use super::slots::{Flags, Phase};
+use super::table::SlotTable;
 use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, Kind};
@@ -73,6 +76,8 @@ impl<'a> Message<'a> {
 /// A core, as seen from a callback.
 pub struct Cx<'a> {
     pub(crate) core: &'a mut Core,
+    /// The states of all connections (a `SlotTable`), where the callback has none of them.
+    pub(crate) states: Option<&'a mut dyn Any>,
 }
 
 impl Cx<'_> {
@@ -218,6 +223,56 @@ impl Cx<'_> {
         self.core.close_remote(id, code, reason)
     }
 
+    /// The state of a connection of this core, whose type is [`Handler::State`](super::Handler).
+    /// `None` if the connection is gone, or of another core.
+    ///
+    /// Not in the callbacks of one connection, which are given a [`Conn`]: they have that
+    /// connection's state as a parameter, and get `None` here. They reach another's by a letter to
+    /// their own core.
+    pub fn state<S: 'static>(&mut self, id: ConnId) -> Option<&mut S> {
+        debug_assert!(self.states.is_some(), "asked in the callback of a connection");
+        if id.worker != self.core.worker {
+            return None;
+        }
+        self.core.slots.lookup(id.slot, id.generation)?;
+        let table = self.states.as_mut()?.downcast_mut::<SlotTable<S>>();
+        debug_assert!(table.is_some(), "the type is not that of the handler's states");
+        table?.get_mut(id.slot)
+    }
+
+    /// Calls [`Handler::timer`](super::Handler::timer) with `tag` on this core, once, when this
+    /// time has passed, or in the next turn if it is zero. How many there may be is up to the
+    /// application: each takes about 50 bytes. Those of a core that has ended never ring.
+    pub fn set_timer(&mut self, after: Duration, tag: u64) -> TimerId {
+        let now_ns = self.core.clock.now_ns();
+        self.core.appointments.set(now_ns, after, tag)
+    }
+
+    /// Takes a timer back. False if it has rung already, or was set on another core.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.core.appointments.cancel(timer)
+    }
+
+    /// Subscribes any connection to a topic, of this core or another; nothing changes where it is
+    /// subscribed. Another core's answer is not awaited: `Ok` means that its mailbox took the wish.
+    ///
+    /// [`SendError::Gone`]: the connection is not open. [`SendError::Busy`]: its core's mailbox is
+    /// full.
+    pub fn subscribe_at(&mut self, id: ConnId, topic: &str) -> Result<(), SendError> {
+        self.core.subscribe_at(id, topic, true)
+    }
+
+    /// Ends a subscription of any connection, as [`Self::subscribe_at`] begins one.
+    pub fn unsubscribe_at(&mut self, id: ConnId, topic: &str) -> Result<(), SendError> {
+        self.core.subscribe_at(id, topic, false)
+    }
+
+    /// How many connections of this core are subscribed to a topic;
+    /// [`Handle::subscribers`](super::Handle::subscribers) asks all cores.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        self.core.fanout.topics().count(topic)
+    }
+
     /// Sends a frame to every subscriber of a topic on every core. The frame is shared, not copied.
     /// A core whose mailbox is full misses it, which is counted.
     pub fn publish(&mut self, topic: &str, frame: &Frame) {
@@ -264,7 +319,7 @@ impl<'a> DerefMut for Conn<'a> {
 
 impl<'a> Conn<'a> {
     pub(crate) fn new(core: &'a mut Core, slot: u32, generation: u32) -> Self {
-        Self { cx: Cx { core }, slot, generation }
+        Self { cx: Cx { core, states: None }, slot, generation }
     }
 
     /// Its identifier.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::addresses::Addresses;
+use super::appointments::Appointments;
 use super::census::Census;
 use super::clock::Clock;
 use super::compression::Compressor;
@@ -69,6 +70,7 @@ pub(crate) struct Core {
     /// To the application, and to others.
     pub(crate) notices: Notices,
     pub(crate) fanout: Fanout,
+    pub(crate) appointments: Appointments,
     pub(crate) stop_requested: bool,
 
     pub(crate) rng: Rng,
@@ -191,6 +193,7 @@ impl Core {
             rates: Rates::default(),
             watches: Watches::default(),
             notices: Notices::default(),
+            appointments: Appointments::default(),
             stop_requested: false,
             rng,
             counted: Counters::default(),

@@ -1,6 +1,6 @@
 //! What a core counts. Plain integers, written by their core only; other threads ask for a copy.
 
-use hdrhistogram::Histogram;
+use super::distribution::Distribution;
 
 /// Makes a record of counters, each a line of documentation, a name and a kind.
 macro_rules! counters {
@@ -41,6 +41,7 @@ pub(crate) use counters;
 
 /// Whether a counter only grows, or tells a present amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CounterKind {
     /// Only grows.
     Total,
@@ -267,34 +268,22 @@ counters! {
 }
 
 /// A copy of what a core knows about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Stats {
     /// Counters.
     pub counters: Counters,
     /// Heartbeat round-trip times in microseconds.
-    pub rtt_us: Histogram<u64>,
+    pub rtt_us: Distribution,
     /// How late timers fired, in microseconds after their tick.
-    pub drift_us: Histogram<u64>,
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        Self { counters: Counters::default(), rtt_us: histogram(), drift_us: histogram() }
-    }
+    pub drift_us: Distribution,
 }
 
 impl Stats {
     /// Adds another core's.
     pub fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
-        // Both have the same bounds, so adding cannot fail.
-        let _ = self.rtt_us.add(&other.rtt_us);
-        let _ = self.drift_us.add(&other.drift_us);
+        self.rtt_us.add(&other.rtt_us);
+        self.drift_us.add(&other.drift_us);
     }
-}
-
-/// 1 µs to 100 s with one significant digit, which tells values 6 % apart: 3 KiB. A second digit
-/// would be 20 KiB, of which a storm touches all, for each core and for each answer about it.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 100_000_000, 1).unwrap_or_else(|_| unreachable!("constants"))
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the one place where panics of callbacks are caught and counted.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::conn::{Conn, Cx};
@@ -9,9 +10,15 @@ use super::core::Core;
 use super::value::Cause;
 use crate::protocol::CloseCode;
 
-/// Calls the application outside of any connection; `None` if it panicked.
-pub(super) fn call<T>(core: &mut Core, callback: impl FnOnce(&mut Cx<'_>) -> T) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| callback(&mut Cx { core })));
+/// Calls the application outside of any connection; `None` if it panicked. `states` is the table of
+/// all connections' states.
+pub(super) fn call<T>(
+    core: &mut Core,
+    states: &mut dyn Any,
+    callback: impl FnOnce(&mut Cx<'_>) -> T,
+) -> Option<T> {
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| callback(&mut Cx { core, states: Some(states) })));
     if outcome.is_err() {
         core.counted.panics += 1;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::conn::{Conn, Cx, Message};
 use super::handover::Passed;
 use super::value::{Closed, ConnId};
+use crate::protocol::HttpResponse;
 use crate::protocol::request::{Refusal, Request};
 
 /// An application on one core. Every method is called by that core's thread, one at a time, so
@@ -104,6 +105,11 @@ pub trait Handler: Sized + 'static {
         let _ = (cx, tag, error);
     }
 
+    /// A timer rings that was set with [`Cx::set_timer`], with its tag.
+    fn timer(&mut self, cx: &mut Cx<'_>, tag: u64) {
+        let _ = (cx, tag);
+    }
+
     /// Called once per turn, after everything else. Returns how long the core may sleep at most, if
     /// the application has deadlines of its own.
     fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
@@ -114,6 +120,7 @@ pub trait Handler: Sized + 'static {
 
 /// The application's decision about an upgrade request.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Answer<S> {
     /// Switch protocols.
     Accept {
@@ -128,6 +135,10 @@ pub enum Answer<S> {
     },
     /// Answer with this status and close.
     Refuse(Refusal),
+    /// Answer with any status, headers and body, and close: to ask for a login, to send elsewhere,
+    /// to name a limit. Counted as a refusal from 400 on. See [`Plain::Answer`] for the limit of
+    /// the body.
+    Respond(HttpResponse),
 }
 
 impl<S> Answer<S> {
@@ -139,6 +150,7 @@ impl<S> Answer<S> {
 
 /// The application's decision about a request that does not ask for WebSocket.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Plain<S> {
     /// Answer with 426, 405 or 505: there is nothing here but WebSocket.
     Refuse,
@@ -148,13 +160,10 @@ pub enum Plain<S> {
     /// Read the body, of at most so many bytes, and ask again. Answered with 411 if its length is
     /// not said, with 413 if it is longer, with 408 if it takes longer than the handshake may.
     Body(usize),
-    /// Answer with a status and headers, and end the connection. The body is the status in words.
-    Answer {
-        /// The status; counted as a refusal from 400 on.
-        status: u16,
-        /// Headers of the response. Those with line breaks are left out.
-        headers: Vec<(String, String)>,
-    },
+    /// Answer and end the connection: a health check, a page. Counted as a refusal from 400 on. The
+    /// body counts for [`super::Config::max_outboxes`]; one that is longer than half of that, or
+    /// than what the turn has left of it, is not sent, and the answer is 503.
+    Answer(HttpResponse),
     /// Answer with 200 and keep the connection open, to send on it: it is a connection like any
     /// other, with [`Handler::open`], heartbeats, limits and [`Handler::close`], but no message
     /// comes on it. Messages are written without frames, one after the other.

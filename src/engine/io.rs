@@ -9,6 +9,7 @@ use super::uring::{self, SetupError};
 
 /// How a server reaches the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Io {
     /// io_uring, or epoll where the host refuses io_uring. The environment variable `RINGHOLD_IO`
     /// (`uring` or `epoll`) decides instead where it is set.

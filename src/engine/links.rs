@@ -18,6 +18,9 @@ pub(crate) enum Command<L> {
     Send(ConnId, Frame),
     Close(ConnId, CloseCode, String),
     Publish(Arc<str>, Frame),
+    /// Or the end of a subscription.
+    Subscribe(ConnId, Box<str>, bool),
+    Subscribers(Arc<str>, mpsc::Sender<usize>),
     App(L),
     Stats(mpsc::Sender<(u16, Stats)>),
     Slow(mpsc::Sender<Vec<SlowPeer>>),
@@ -50,6 +53,8 @@ impl<L> Command<L> {
             Self::App(letter) => weigh(letter),
             Self::Drain(plan) => plan.reason.capacity(),
             Self::Tls(_) => SETUP,
+            Self::Subscribe(_, topic, _) => topic.len(),
+            Self::Subscribers(topic, _) => topic.len(),
             Self::Stats(_) | Self::Slow(_) | Self::Stop => 0,
         }
     }
@@ -112,6 +117,10 @@ impl<L: Send + 'static> Links for Network<L> {
         self.post(id.worker(), Command::Close(id, code, reason.to_owned()))
     }
 
+    fn subscribe(&self, id: ConnId, topic: &str, joins: bool) -> Result<(), SendError> {
+        self.post(id.worker(), Command::Subscribe(id, topic.into(), joins))
+    }
+
     fn publish(&self, from: u16, topic: &Arc<str>, frame: &Frame) -> u64 {
         let others = (0..self.posts.len()).filter(|worker| *worker != usize::from(from));
         others
@@ -128,8 +137,8 @@ impl<L: Send + 'static> Links for Network<L> {
 }
 
 /// Reaches every core of a server from any thread. Cloning is cheap. Nothing here blocks on a core,
-/// except [`Handle::stats`], [`Handle::stats_by_core`] and [`Handle::slow_peers`], which wait for
-/// answers.
+/// except [`Handle::stats`], [`Handle::stats_by_core`], [`Handle::slow_peers`] and
+/// [`Handle::subscribers`], which wait for answers and must not be called in a callback.
 pub struct Handle<H: Handler> {
     network: Arc<Network<H::Letter>>,
 }
@@ -153,6 +162,24 @@ impl<H: Handler> Handle<H> {
     /// Starts the close handshake of a connection.
     pub fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
         self.network.close(id, code, reason)
+    }
+
+    /// Subscribes a connection to a topic. `Ok` means that its core's mailbox took the wish; for a
+    /// connection that is gone then, nothing happens.
+    pub fn subscribe(&self, id: ConnId, topic: &str) -> Result<(), SendError> {
+        self.network.subscribe(id, topic, true)
+    }
+
+    /// Ends a subscription, as [`Self::subscribe`] begins one.
+    pub fn unsubscribe(&self, id: ConnId, topic: &str) -> Result<(), SendError> {
+        self.network.subscribe(id, topic, false)
+    }
+
+    /// How many connections are subscribed to a topic, over all cores. Cores that do not answer
+    /// within a second are left out.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        let topic: Arc<str> = topic.into();
+        self.ask(|to| Command::Subscribers(topic.clone(), to)).into_iter().sum()
     }
 
     /// Sends a frame to every subscriber of a topic. Returns how many cores were too busy to take

@@ -7,8 +7,8 @@
 //!                               wheel, reading
 //! ```
 //!
-//! Where to start reading: [`worker`] is the loop in named steps; [`ring`] says what the kernel is
-//! asked for; [`slots`] is what a connection costs; `transport` is the ladder that input climbs;
+//! Where to start reading: `worker` is the loop in named steps; `ring` says what the kernel is
+//! asked for; `slots` is what a connection costs; `transport` is the ladder that input climbs;
 //! `phase` is the table of a connection's life, and `closing` how it ends. `core` composes the
 //! parts of a core, each of which keeps its fields to its own file.
 //!
@@ -37,11 +37,13 @@
 //! compression            7 x 384 KiB and 48 KiB, 2 x max_message                 compression
 //! a connection           92 bytes, the application's state, a timer in them             slots
 //! a subscription         20 bytes, and its topic's name once                            topics
+//! a timer of the application  24 bytes and its share of a tree                   appointments
 //! ```
 
 mod addresses;
 mod admission;
 mod alarm;
+mod appointments;
 mod calm;
 mod ceiling;
 mod census;
@@ -50,28 +52,30 @@ mod closing;
 mod compression;
 #[cfg(test)]
 mod compression_tests;
-pub mod config;
-pub mod conn;
+mod config;
+mod conn;
 mod core;
-pub mod counters;
+pub(crate) mod counters;
 mod dialling;
+mod distribution;
 mod drain;
-pub mod epoll;
+mod epoll;
 mod guard;
-pub mod handler;
+mod handler;
 mod handover;
+pub mod harness;
 mod heartbeat;
 mod inbound;
 mod inbox;
+pub mod internals;
 mod io;
-#[doc(hidden)]
-pub mod ledger;
+mod ledger;
 mod limits;
 mod links;
-pub mod mailbox;
+mod mailbox;
 mod notices;
 mod opening;
-pub mod outbox;
+mod outbox;
 mod outgoing;
 mod patience;
 #[cfg(test)]
@@ -81,39 +85,43 @@ mod proxies;
 mod publishing;
 mod queueing;
 mod reading;
-pub mod ring;
+mod ring;
 mod ringwork;
-pub mod rng;
+pub(crate) mod rng;
 mod secure;
 mod server;
-pub mod slots;
-pub mod sys;
+mod setup_error;
+mod signals;
+mod slots;
+mod sys;
 pub(crate) mod table;
-#[doc(hidden)]
-pub mod testing;
+mod testing;
 mod timing;
-pub mod token;
-pub mod topics;
+mod token;
+mod topics;
 mod transport;
 mod uploads;
-pub mod uring;
+mod uring;
 mod value;
-pub mod wheel;
-pub mod worker;
+mod wheel;
+mod worker;
 mod writing;
 
 pub use addresses::AddressPlace;
+pub use appointments::TimerId;
 pub use ceiling::{Ceiling, CeilingLine, Per};
 pub use config::{
     Compression, Config, ConfigError, Drain, Heartbeat, LastWords, Layout, Proxies, ProxyHeaders,
-    RatePolicy, Via,
+    RatePolicy, Via, WORKERS_MAX,
 };
 pub use conn::{Conn, Cx, Message};
 pub use counters::{CounterKind, Counters, Stats};
+pub use distribution::Distribution;
 pub use handler::{Answer, Handler, Plain};
 pub use handover::Passed;
 pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use outbox::Policy;
 pub use server::{Builder, CoreStart, Running, Server, StartError};
+pub use setup_error::SetupError;
 pub use value::{Cause, Closed, ConnId, DialTarget, Frame, SendError};

@@ -7,17 +7,22 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::config::Via;
 use super::core::Core;
 use super::guard;
 use super::handler::{Answer, Handler, Plain};
 use super::inbound::Place;
 use super::phase::Event;
+use super::queueing::CORK_MAX;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
+use super::table::SlotTable;
+use super::value::Data;
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
-use crate::protocol::{Agreement, stream};
+use crate::protocol::{Agreement, HttpResponse, stream};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -81,8 +86,8 @@ enum Verdict<S> {
         chunked: bool,
     },
     Pass,
-    /// The answer is written, and the last thing.
-    Answered(u16),
+    /// The head of the answer is written; its body follows, and is the last thing.
+    Answered(u16, Bytes),
     /// The body is needed; this is where it ends.
     Body {
         end: usize,
@@ -122,7 +127,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                         (None, None) => return,
                         (None, Some(peer)) => {
                             let asked = Asked { request: &request, bytes, len, peer };
-                            answer(&mut self.handler, &mut self.core, &asked)
+                            answer(&mut self.handler, &mut self.core, &mut self.states, &asked)
                                 .map(|verdict| Some((verdict, len)))
                         }
                     }
@@ -157,7 +162,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
                 self.core.begin_pass(slot, received, via);
             }
-            Ok(Some((Verdict::Answered(status), _))) => self.core.answer(slot, status),
+            Ok(Some((Verdict::Answered(status, body), _))) => {
+                self.core.answer(slot, status, body);
+                self.relieve();
+            }
             Ok(Some((Verdict::Body { end, expected }, _))) => {
                 let mut head = keep(head, copy, &self.arena.bytes);
                 head.end = end;
@@ -216,18 +224,19 @@ struct Asked<'a> {
 fn answer<H: Handler>(
     handler: &mut H,
     core: &mut Core,
+    states: &mut SlotTable<H::State>,
     asked: &Asked<'_>,
 ) -> Result<Verdict<H::State>, Refusal> {
     let Asked { request, peer, .. } = asked;
     let mut upgrade = match request.upgrade() {
         Ok(upgrade) => upgrade,
         Err(refusal) if request.asks_for_websocket() => return Err(refusal),
-        Err(refusal) => return answer_plain(handler, core, asked, refusal),
+        Err(refusal) => return answer_plain(handler, core, states, asked, refusal),
     };
     if !core.config.admits_origin(request.origin()) {
         return Err(Refusal::Forbidden);
     }
-    let decision = guard::call(core, |cx| handler.request(cx, request, *peer));
+    let decision = guard::call(core, states, |cx| handler.request(cx, request, *peer));
     match decision {
         Some(Answer::Accept { state, protocol, headers, dialect }) => {
             if core.compressor.offers() && handler.compresses(dialect) {
@@ -243,6 +252,7 @@ fn answer<H: Handler>(
             Ok(Verdict::Upgrade { state, dialect, compression: upgrade.compression })
         }
         Some(Answer::Refuse(refusal)) => Err(refusal),
+        Some(Answer::Respond(response)) => Ok(respond(core, request, &response)),
         None => Err(Refusal::Unavailable(core.config.retry_after)),
     }
 }
@@ -251,6 +261,7 @@ fn answer<H: Handler>(
 fn answer_plain<H: Handler>(
     handler: &mut H,
     core: &mut Core,
+    states: &mut SlotTable<H::State>,
     asked: &Asked<'_>,
     refusal: Refusal,
 ) -> Result<Verdict<H::State>, Refusal> {
@@ -258,22 +269,14 @@ fn answer_plain<H: Handler>(
     let mut body = None;
     // Once without the body, and once with it.
     for _ in 0..2 {
-        let asked = guard::call(core, |cx| handler.plain(cx, request, body, peer));
+        let asked = guard::call(core, states, |cx| handler.plain(cx, request, body, peer));
         let Some(decision) = asked else {
             return Err(Refusal::Unavailable(core.config.retry_after));
         };
         match decision {
             Plain::Refuse => return Err(refusal),
             Plain::Pass => return Ok(Verdict::Pass),
-            Plain::Answer { status, headers } => {
-                core.handshakes.answer.clear();
-                stream::write_answer(&mut core.handshakes.answer, status, &headers);
-                if request.method == "HEAD" {
-                    let end = core.handshakes.answer.windows(4).position(|it| it == b"\r\n\r\n");
-                    core.handshakes.answer.truncate(end.map_or(0, |end| end + 4));
-                }
-                return Ok(Verdict::Answered(status));
-            }
+            Plain::Answer(response) => return Ok(respond(core, request, &response)),
             Plain::Stream { state, headers, dialect } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
@@ -297,6 +300,13 @@ fn answer_plain<H: Handler>(
     }
     debug_assert!(false, "the application asks for the body that it has");
     Err(Refusal::Unavailable(core.config.retry_after))
+}
+
+/// Writes the head of an answer that is complete at once.
+fn respond<S>(core: &mut Core, request: &Request<'_>, response: &HttpResponse) -> Verdict<S> {
+    core.handshakes.answer.clear();
+    let body = response.write(&mut core.handshakes.answer, request.method == "HEAD");
+    Verdict::Answered(response.status(), body)
 }
 
 impl Core {
@@ -334,14 +344,27 @@ impl Core {
         self.with_outbox(slot, |outbox| outbox.push_head(data));
     }
 
-    /// Sends the answer that is written and ends the connection.
-    fn answer(&mut self, slot: u32, status: u16) {
+    /// Sends the answer whose head is written, and ends the connection.
+    fn answer(&mut self, slot: u32, status: u16, body: Bytes) {
+        if self.turn_size().saturating_add(body.len()) > self.limits.turn_hard {
+            self.counted.refused_application += 1;
+            return self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
+        }
         match status {
             400.. => self.counted.refused_application += 1,
             _ => self.counted.answered += 1,
         }
-        let answer = self.outgoing.write(|cork| cork.extend_from_slice(&self.handshakes.answer));
-        self.end_with(slot, answer);
+        let short = body.len() < CORK_MAX;
+        let head = self.outgoing.write(|cork| {
+            cork.extend_from_slice(&self.handshakes.answer);
+            cork.extend_from_slice(if short { &body } else { b"" });
+        });
+        if short {
+            return self.end_with(slot, head);
+        }
+        self.outgoing.note_own(body.len());
+        self.with_outbox(slot, |outbox| outbox.push_head(head));
+        self.end_with(slot, Data::Shared(body, 0));
     }
 
     /// Queues the head of the answer and makes the connection an open one.

@@ -19,6 +19,7 @@ pub use super::value::Data;
 
 /// What to do when a message would exceed the limit of an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Policy {
     /// Close the connection with 1008: a peer that misses a message must know.
     #[default]

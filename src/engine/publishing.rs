@@ -16,6 +16,8 @@ use crate::protocol::CloseCode;
 pub(crate) trait Links: Send + Sync {
     fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError>;
     fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError>;
+    /// Subscribes a connection, or ends that.
+    fn subscribe(&self, id: ConnId, topic: &str, joins: bool) -> Result<(), SendError>;
     /// Returns how many cores could not take it.
     fn publish(&self, from: u16, topic: &Arc<str>, frame: &Frame) -> u64;
     fn workers(&self) -> usize;
@@ -64,6 +66,28 @@ impl Core {
             Some(hot) => self.fanout.topics.unsubscribe(&mut hot.subscriptions, topic),
             None => false,
         }
+    }
+
+    /// Subscribes any connection to a topic, or ends that.
+    pub(crate) fn subscribe_at(
+        &mut self,
+        id: ConnId,
+        topic: &str,
+        joins: bool,
+    ) -> Result<(), SendError> {
+        if id.worker != self.worker {
+            let sent = self.fanout.links.subscribe(id, topic, joins);
+            return self.count_busy(sent);
+        }
+        let hot = self.slots.lookup(id.slot, id.generation);
+        if hot.is_none_or(|hot| hot.phase() != Phase::Open) {
+            return Err(SendError::Gone);
+        }
+        match joins {
+            true => self.subscribe(id.slot, topic),
+            false => self.unsubscribe(id.slot, topic),
+        };
+        Ok(())
     }
 
     /// Queues a frame for this core's subscribers.

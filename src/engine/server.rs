@@ -22,6 +22,7 @@ use super::ring::LANES_MAX;
 use super::ring::Ring;
 use super::rng::Rng;
 use super::secure::Secure;
+use super::signals::Watch;
 use super::sys::{self, EventFd};
 use super::uring::{Setup, SetupError, Uring};
 use super::worker::{Turn, Worker};
@@ -34,7 +35,7 @@ pub struct Server;
 impl Server {
     /// Starts from the defaults of [`Config`].
     pub fn builder() -> Builder {
-        Builder { config: Config::default() }
+        Builder { config: Config::default(), signals: false }
     }
 }
 
@@ -42,6 +43,7 @@ impl Server {
 #[derive(Clone, Debug)]
 pub struct Builder {
     config: Config,
+    signals: bool,
 }
 
 /// What a new core's application is told about its place.
@@ -102,6 +104,16 @@ impl Builder {
         self
     }
 
+    /// Goes away by itself: the first SIGTERM or SIGINT of the process begins the drain of
+    /// [`Config::drain`], a second one, a second or more later, ends what is left at once. A thread
+    /// waits for signals while the server runs; [`Running::join`] ends it, and from then on the
+    /// process ignores these signals.
+    #[must_use]
+    pub fn drain_on_signals(mut self) -> Self {
+        self.signals = true;
+        self
+    }
+
     /// How the connections will be spread, as things are: what a start decides.
     pub fn layout(&self) -> Result<Layout, StartError> {
         let open_files = sys::raise_open_files_limit();
@@ -131,8 +143,9 @@ impl Builder {
         let way = self.config.io.decide().map_err(StartError::Ring)?;
         let layout = self.layout()?;
         let mut config = self.config;
-        let (workers, table) = (layout.workers, layout.table);
+        let (workers, table, signals) = (layout.workers, layout.table, self.signals);
         config.max_connections = layout.connections;
+        let plan = config.drain.clone();
         let config = Arc::new(config);
         let (listeners, address) = listen(&config, workers)?;
         let doorbells = (0..workers)
@@ -167,13 +180,24 @@ impl Builder {
             threads.push(thread);
         }
         drop(ready);
-        let running = Running { handle: Handle::new(network), address, workers, threads };
+        let handle = Handle::new(network);
+        let mut running = Running { handle, address, workers, threads, signals: None };
         // Each worker says once how its start went.
         for outcome in started.iter().take(workers) {
             if let Err(error) = outcome {
                 running.handle.stop();
                 let _ = running.join();
                 return Err(StartError::Ring(error));
+            }
+        }
+        if signals {
+            match running.watch_signals(&plan) {
+                Ok(watch) => running.signals = Some(watch),
+                Err(error) => {
+                    running.handle.stop();
+                    let _ = running.join();
+                    return Err(StartError::Signals(error));
+                }
             }
         }
         Ok(running)
@@ -186,6 +210,7 @@ pub struct Running<H: Handler> {
     address: Option<SocketAddr>,
     workers: usize,
     threads: Vec<JoinHandle<io::Result<Stats>>>,
+    signals: Option<Watch>,
 }
 
 impl<H: Handler> Running<H> {
@@ -210,6 +235,14 @@ impl<H: Handler> Running<H> {
         self.threads.iter().filter(|thread| !thread.is_finished()).count()
     }
 
+    fn watch_signals(&self, plan: &Drain) -> io::Result<Watch> {
+        let (handle, plan) = (self.handle.clone(), plan.clone());
+        Watch::start(move |count| match count {
+            1 => handle.drain(&plan),
+            _ => handle.stop(),
+        })
+    }
+
     /// Starts to go away as configured.
     pub fn drain(&self, plan: &Drain) {
         self.handle.drain(plan);
@@ -225,6 +258,9 @@ impl<H: Handler> Running<H> {
                 Ok(Err(error)) => failed = Some(StartError::Worker(error)),
                 Err(_) => failed = Some(StartError::Worker(io::Error::other("a worker panicked"))),
             }
+        }
+        if let Some(watch) = self.signals {
+            watch.end();
         }
         failed.map_or(Ok(sum), Err)
     }
@@ -321,6 +357,7 @@ impl<H: Handler> Seat<H> {
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// The configuration cannot work.
     Config(ConfigError),
@@ -332,6 +369,8 @@ pub enum StartError {
     Thread(io::Error),
     /// A worker ended with an error.
     Worker(io::Error),
+    /// Signals cannot be waited for.
+    Signals(io::Error),
 }
 
 impl From<ConfigError> for StartError {
@@ -364,11 +403,23 @@ impl std::fmt::Display for StartError {
             Self::Ring(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "starting a thread: {error}"),
             Self::Worker(error) => write!(f, "a worker failed: {error}"),
+            Self::Signals(error) => write!(f, "waiting for signals: {error}"),
         }
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Ring(error) => Some(error),
+            Self::Listen(_, error)
+            | Self::Thread(error)
+            | Self::Worker(error)
+            | Self::Signals(error) => Some(error),
+        }
+    }
+}
 
 /// One listener per worker on the same port (SO_REUSEPORT, Linux 3.9): the kernel spreads
 /// connections by hash.

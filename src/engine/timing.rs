@@ -3,11 +3,9 @@
 //! Owns the wheel of deadlines, and what is measured of time: how late deadlines were found, how
 //! long answers took. The invariant: a phase that could last for ever has a deadline.
 
-use hdrhistogram::Histogram;
-
 use super::clock::{earlier, is_after, kept_young, later, since};
 use super::core::Core;
-use super::counters::Stats;
+use super::distribution::Distribution;
 use super::heartbeat::Verdict;
 use super::notices::Notice;
 use super::phase::Event;
@@ -19,7 +17,7 @@ use crate::protocol::frame::Opcode;
 use crate::protocol::request::Refusal;
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Timing {
     wheel: Wheel,
     /// Deadlines were found late, and moved, when they were last looked at.
@@ -27,15 +25,8 @@ pub(crate) struct Timing {
     /// When records were last swept, and which chunk of them is next.
     swept: u32,
     sweeping: usize,
-    rtt_us: Histogram<u64>,
-    drift_us: Histogram<u64>,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        let Stats { rtt_us, drift_us, .. } = Stats::default();
-        Self { wheel: Wheel::default(), forgave: false, swept: 0, sweeping: 0, rtt_us, drift_us }
-    }
+    rtt_us: Distribution,
+    drift_us: Distribution,
 }
 
 impl Timing {
@@ -65,7 +56,7 @@ impl Timing {
     }
 
     /// Copies of what was measured: round trips, and lateness.
-    pub(super) fn measured(&self) -> (Histogram<u64>, Histogram<u64>) {
+    pub(super) fn measured(&self) -> (Distribution, Distribution) {
         (self.rtt_us.clone(), self.drift_us.clone())
     }
 }
@@ -101,7 +92,7 @@ impl Core {
         self.timing.forgave = late && !self.timing.forgave;
         for (slot, due) in fired.drain(..) {
             let drift_us = self.clock.now_ns().saturating_sub(self.clock.ns_of(due)) / 1000;
-            let _ = self.timing.drift_us.record(drift_us.max(1));
+            self.timing.drift_us.record(drift_us.max(1));
             if self.timing.forgave {
                 self.timing.schedule(&mut self.slots, slot, tick.wrapping_add(FORGIVEN));
             } else {
@@ -355,7 +346,7 @@ impl Core {
         // Whose ping waited behind other bytes has no round trip to tell.
         if (plan.application || hot.has(Flags::STREAM)) && hot.pulse.rtt_us > 0 {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
-            let _ = self.timing.rtt_us.record(u64::from(hot.pulse.rtt_us));
+            self.timing.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }
         if plan.on_answer(&mut hot.pulse) {
             self.counted.heartbeats_answered += 1;
@@ -381,7 +372,7 @@ impl Core {
         }
         let micros = (elapsed / 1000).clamp(1, u64::from(u32::MAX));
         hot.pulse.rtt_us = micros as u32;
-        let _ = self.timing.rtt_us.record(micros);
+        self.timing.rtt_us.record(micros);
     }
 }
 

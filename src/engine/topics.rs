@@ -100,6 +100,11 @@ impl Topics {
         }
     }
 
+    /// How many are subscribed to a topic.
+    pub fn count(&self, name: &str) -> usize {
+        self.names.get(name).map_or(0, |key| self.topics[*key as usize].members.len())
+    }
+
     /// The slots subscribed to a topic.
     pub fn subscribers(&self, name: &str) -> impl Iterator<Item = u32> + '_ {
         let members = self.names.get(name).map(|key| self.topics[*key as usize].members.as_slice());
@@ -184,6 +189,7 @@ mod tests {
             let expected: BTreeSet<u32> =
                 model.iter().filter(|(n, _)| *n == name).map(|(_, s)| *s).collect();
             assert_eq!(subscribers, expected);
+            assert_eq!(topics.count(name), expected.len());
             assert_eq!(topics.subscriptions(), model.len());
         }
         for head in &mut heads {

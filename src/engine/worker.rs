@@ -123,6 +123,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.deliver_notices();
         self.pace_drain();
         self.receive()?;
+        self.ring_timers();
         self.ask_application();
         self.submit_ring_work();
         self.give_back();
@@ -170,7 +171,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let now = self.core.clock.now_ns();
         let mut end = self.core.next_deadline_ns().min(now + SLEEP_MAX_NS);
-        if let Some(at) = self.wake_at {
+        for at in [self.wake_at, self.core.appointments.next_ns()].into_iter().flatten() {
             end = end.min(at);
         }
         if self.drain.is_some() {
@@ -301,13 +302,33 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 let frame = &self.core.compressible(&frame);
                 self.core.publish_local(&topic, frame, None);
             }
+            Command::Subscribe(id, topic, joins) => {
+                let _ = self.core.subscribe_at(id, &topic, joins);
+            }
             Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
             // A receiver that has gone away needs no answer.
             Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
             Command::Slow(to) => drop(to.send(self.core.slow_peers())),
+            Command::Subscribers(topic, to) => {
+                let _ = to.send(self.core.fanout.topics().count(&topic));
+            }
             Command::Drain(plan) => self.begin_drain(plan),
             Command::Tls(setup) => self.core.secure.replace_setup(setup),
             Command::Stop => self.cut_all(),
+        }
+    }
+
+    /// Rings the application's timers that are due.
+    fn ring_timers(&mut self) {
+        let now = self.core.clock.now_ns();
+        if self.core.appointments.next_ns().is_none_or(|due| due > now) {
+            return;
+        }
+        let last = self.core.appointments.last();
+        while let Some(tag) = self.core.appointments.pop(now, last) {
+            self.call_cx(|handler, cx| handler.timer(cx, tag));
+            self.deliver_notices();
+            self.relieve();
         }
     }
 
@@ -341,7 +362,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         callback: impl FnOnce(&mut H, &mut Cx<'_>) -> T,
     ) -> T {
         let handler = &mut self.handler;
-        guard::call(&mut self.core, |cx| callback(handler, cx)).unwrap_or_default()
+        let states = &mut self.states;
+        guard::call(&mut self.core, states, |cx| callback(handler, cx)).unwrap_or_default()
     }
 
     /// Tells the application what happened during its last callback or step.

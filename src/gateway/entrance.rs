@@ -16,6 +16,8 @@ use super::session::Session;
 use super::wire::messages::ConnectRequest;
 use super::wire::{self, Encoding, Malformed};
 use crate::engine::{Plain, SendError};
+use crate::protocol::HttpResponse;
+use crate::protocol::parameters::unescape;
 use crate::protocol::request::Request;
 
 /// A path that is answered here.
@@ -221,7 +223,7 @@ fn body_max(options: &Options, entrance: Entrance) -> usize {
 }
 
 fn answer(status: u16, headers: Headers) -> Plain<()> {
-    Plain::Answer { status, headers }
+    Plain::Answer(HttpResponse::new(status).headers(headers))
 }
 
 /// What lets a page of an admitted origin read the answer, with its cookies.
@@ -264,50 +266,12 @@ pub(super) fn connect_request(content: &[u8]) -> Result<ConnectRequest, Malforme
 pub(super) fn query<'r>(request: &Request<'r>, name: &str) -> Option<Cow<'r, [u8]>> {
     let pairs = request.query().unwrap_or("").split('&');
     let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
-    Some(unescaped(value)).filter(|value| !value.is_empty())
-}
-
-/// A value of a query without its escapes. What is no escape stands for itself.
-fn unescaped(value: &str) -> Cow<'_, [u8]> {
-    if !value.contains(['%', '+']) {
-        return Cow::Borrowed(value.as_bytes());
-    }
-    let mut plain = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            (b'+', ..) => plain.push(b' '),
-            _ => plain.push(*byte),
-        }
-    }
-    Cow::Owned(plain)
+    Some(unescape(value)).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escapes_are_taken_out() {
-        for (escaped, plain) in [
-            ("", ""),
-            ("abc", "abc"),
-            ("a%20b+c", "a b c"),
-            ("%7B%22id%22%3a1%7D", "{\"id\":1}"),
-            ("%C3%A9", "é"),
-            ("100%", "100%"),
-            ("%2", "%2"),
-            ("%zz%41", "%zzA"),
-        ] {
-            assert_eq!(unescaped(escaped).as_ref(), plain.as_bytes(), "{escaped}");
-        }
-    }
 
     #[test]
     fn a_browser_that_names_no_page_is_known() {

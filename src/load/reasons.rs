@@ -44,12 +44,8 @@ pub(crate) fn of_loss(closed: &Closed) -> String {
         Cause::Slow | Cause::OutboxFull => "the server takes slower than is sent",
         Cause::InboundFull => "no memory for messages in progress",
         Cause::Panic => "the load generator failed",
-        Cause::Rate
-        | Cause::SlowUpload
-        | Cause::Idle
-        | Cause::Heartbeat
-        | Cause::Application
-        | Cause::Drain => "closed by the load generator",
+        // Rates, idleness, heartbeats, and what it decides itself.
+        _ => "closed by the load generator",
     };
     text.to_owned()
 }

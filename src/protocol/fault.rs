@@ -7,6 +7,7 @@ use super::CloseCode;
 
 /// A violation of RFC 6455, RFC 7692 or of a limit by the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Fault {
     /// A reserved bit is set that no extension gave a meaning there (section 5.2).
     ReservedBits,

@@ -9,10 +9,11 @@
 //! [`message`] puts frames together (what is unfinished waits in a [`Partial`]), [`close`] and
 //! [`fault`] name the ends. Compressed messages go through [`deflate`] where both ends agreed on it
 //! ([`extension`]). [`request`] (with [`Refusal`]) and [`response`] are the two halves of
-//! the opening handshake; [`stream`] is what a server says to who asks for no WebSocket. What
+//! the opening handshake; [`stream`] and [`HttpResponse`] answer who asks for no WebSocket. What
 //! proxies say about the client before that is read by [`proxy_header`] and [`forwarded`]; a
 //! [`Network`] says which of them are trusted.
 
+mod answer;
 pub mod close;
 pub mod deflate;
 pub mod extension;
@@ -23,6 +24,7 @@ mod head;
 pub mod mask;
 pub mod message;
 mod network;
+pub(crate) mod parameters;
 mod partial;
 pub mod proxy_header;
 mod refusal;
@@ -31,6 +33,7 @@ pub mod response;
 pub mod stream;
 pub mod utf8;
 
+pub use answer::HttpResponse;
 pub use close::{CloseCode, CloseFrame};
 pub use deflate::{Deflater, Inflater};
 pub use extension::Agreement;

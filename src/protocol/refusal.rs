@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 /// Why a request is refused, each with its HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// 400: not HTTP, no or several Host lines, a bad or missing key...
     BadRequest(&'static str),

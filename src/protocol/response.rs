@@ -11,6 +11,7 @@ use super::request::HEADERS_MAX;
 
 /// Why a server's answer is not a WebSocket connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rejected {
     /// The server answered with this HTTP status.
     Status(u16),

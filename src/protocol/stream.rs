@@ -1,5 +1,4 @@
-//! HTTP responses that go on: their heads, the chunks of their bodies (RFC 9112 section 7.1), and
-//! short answers that are complete at once.
+//! HTTP responses that go on: their heads, and the chunks of their bodies (RFC 9112 section 7.1).
 //!
 //! Owns what a response without WebSocket looks like on the wire. Never decides who gets one. The
 //! invariant: a payload is one chunk, and no payload, not even an empty one, ends the body; only
@@ -35,26 +34,6 @@ pub fn write_head(out: &mut Vec<u8>, chunked: bool, headers: &[(String, String)]
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a whole response of which the connection is over. Its body is one line of text, or none
-/// for 204. Header lines with control bytes are left out.
-pub fn write_answer(out: &mut Vec<u8>, status: u16, headers: &[(String, String)]) {
-    let phrase = phrase(status);
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "HTTP/1.1 {status} {phrase}\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        head::write_line(out, name, value);
-    }
-    if status == 204 {
-        out.extend_from_slice(b"\r\n");
-        return;
-    }
-    let length = phrase.len() + 1;
-    let _ = write!(
-        out,
-        "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{phrase}\n"
-    );
-}
-
 /// What comes before a payload of `len` bytes, which must not be 0, in its chunk; and how many of
 /// the bytes are it.
 pub fn chunk_head(len: usize) -> ([u8; CHUNK_HEAD_MAX], usize) {
@@ -77,22 +56,6 @@ pub fn append_chunk(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(&head[..used]);
     out.extend_from_slice(payload);
     out.extend_from_slice(CHUNK_TAIL);
-}
-
-/// The words beside a status (RFC 9110 section 15), for those that are answered here.
-fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        204 => "No Content",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        503 => "Service Unavailable",
-        _ => "Refused",
-    }
 }
 
 #[cfg(test)]
@@ -120,28 +83,6 @@ mod tests {
         let mut out = Vec::new();
         append_chunk(&mut out, b"");
         assert!(out.is_empty());
-    }
-
-    #[test]
-    fn answers_are_whole_and_cannot_be_split() {
-        let headers = [("X-A".to_owned(), "1\r\nX-B: 2".to_owned()), ("X-C".into(), "3".into())];
-        for status in [200, 204, 400, 403, 404, 405, 411, 413, 503] {
-            let mut out = Vec::new();
-            write_answer(&mut out, status, &headers);
-            let mut lines = [httparse::EMPTY_HEADER; 8];
-            let mut response = httparse::Response::new(&mut lines);
-            let head = response.parse(&out).unwrap().unwrap();
-            assert_eq!(response.code, Some(status));
-            let header = |name| {
-                let found = response.headers.iter().find(|header| header.name == name)?;
-                std::str::from_utf8(found.value).ok()
-            };
-            assert_eq!((header("X-A"), header("X-B"), header("X-C")), (None, None, Some("3")));
-            assert_eq!(header("Connection"), Some("close"));
-            let body = out.len() - head;
-            let said = header("Content-Length").map(|length| length.parse().unwrap());
-            assert_eq!(said.unwrap_or(0), body);
-        }
     }
 
     #[test]

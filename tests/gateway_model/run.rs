@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use ringhold::engine::rng::Rng;
 use ringhold::gateway::filter::Filter;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
@@ -18,6 +17,7 @@ use ringhold::gateway::outside::Link;
 use ringhold::gateway::stream::{Position, Read, StreamOptions};
 use ringhold::gateway::wire::messages::FilterNode;
 use ringhold::gateway::wire::{Disconnect, Encoding, Error, Unsubscribe};
+use ringhold::internals::rng::Rng;
 
 use super::client::{Client, Sub};
 use super::truth::Request;

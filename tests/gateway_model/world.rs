@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold::Frame;
-use ringhold::engine::rng::Rng;
 use ringhold::gateway::delivery::Happening;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
@@ -14,6 +13,7 @@ use ringhold::gateway::outside::{Event, Link, Outside, Refused};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::wire::Error;
 use ringhold::gateway::wire::messages::SubscribeResult;
+use ringhold::internals::rng::Rng;
 
 use super::truth::Truth;
 

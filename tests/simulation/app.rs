@@ -13,12 +13,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
     AddressPlace, Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle,
-    Handler, Message, Passed, Plain, SendError,
+    Handler, HttpResponse, Message, Passed, Plain, SendError,
 };
 
 use super::coverage::Coverage;
@@ -348,7 +348,7 @@ impl Handler for App {
                 let headers = vec![("X-Sim".to_owned(), "1".to_owned())];
                 return Plain::Stream { state, headers, dialect: self.rng.below(8) as u8 };
             }
-            ("/answer", ..) => return Plain::Answer { status: 204, headers: Vec::new() },
+            ("/answer", ..) => return Plain::Answer(HttpResponse::new(204)),
             _ => {}
         }
         match request.method == "GET" && self.rng.one_in(2) {

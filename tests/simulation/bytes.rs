@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ringhold::Policy;
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use ringhold::protocol::{Kind, mask};
 

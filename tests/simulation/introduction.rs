@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::{Proxies, ProxyHeaders};
 
 /// A few hosts of [`super::run`]'s are proxies: 0 and 1 of each family.

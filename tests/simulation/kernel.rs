@@ -20,9 +20,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringhold::engine::ring::{Completion, Readiness};
-use ringhold::engine::rng::Rng;
-use ringhold::engine::token::{Op, Token};
+use ringhold::internals::ring::{Completion, Readiness};
+use ringhold::internals::rng::Rng;
+use ringhold::internals::token::{Op, Token};
 
 use super::coverage::Coverage;
 use super::plan::Chaos;

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use ringhold::engine::ring::Completion;
+use ringhold::internals::ring::Completion;
 
 use super::kernel::{Kernel, Socket};
 

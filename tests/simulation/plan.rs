@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::{CloseCode, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
 
 use super::introduction;

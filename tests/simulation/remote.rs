@@ -2,7 +2,7 @@
 //! some are silent, refuse, lie or leave. They check that the engine's client half sends a valid
 //! client's stream.
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::{Decoder, Event, Partial, Refusal, Role, request};
 

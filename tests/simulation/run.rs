@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringhold::engine::ring::Doorbell;
-use ringhold::engine::rng::Rng;
-use ringhold::engine::testing::{Books, Shared};
-use ringhold::engine::worker::{Turn, Worker};
+use ringhold::internals::ring::Doorbell;
+use ringhold::internals::rng::Rng;
+use ringhold::internals::testing::{Books, Shared};
+use ringhold::internals::worker::{Turn, Worker};
 use ringhold::{Cause, CloseCode, Counters};
 
 use super::app::{App, Journal};
@@ -571,6 +571,7 @@ fn name(cause: Cause) -> &'static str {
         Cause::Panic => "closed: Panic",
         Cause::Application => "closed: Application",
         Cause::Drain => "closed: Drain",
+        _ => panic!("{cause:?} has no name here"),
     }
 }
 
@@ -595,6 +596,7 @@ fn counted(c: &Counters, cause: Cause) -> Option<u64> {
         Cause::Panic => c.closed_panic,
         Cause::Application => c.closed_application,
         Cause::Drain => c.closed_drain,
+        _ => panic!("{cause:?} has no counter here"),
     })
 }
 

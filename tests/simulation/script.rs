@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ringhold::engine::rng::Rng;
+use ringhold::internals::rng::Rng;
 use ringhold::protocol::{CloseCode, Kind};
 
 use super::app::BODY_MAX;

@@ -3,8 +3,8 @@
 
 use std::io::IoSlice;
 
-use ringhold::engine::ring::{Errno, Recv, Send};
-use ringhold::engine::rng::Rng;
+use ringhold::internals::ring::{Errno, Recv, Send};
+use ringhold::internals::rng::Rng;
 
 use super::kernel::Kernel;
 

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use ringhold::engine::ring::{Completion, Doorbell, Recv, Ring, Send, Wait};
-use ringhold::engine::testing::{ask_slow, ask_stats};
-use ringhold::engine::token::Token;
+use ringhold::internals::ring::{Completion, Doorbell, Recv, Ring, Send, Wait};
+use ringhold::internals::testing::{ask_slow, ask_stats};
+use ringhold::internals::token::Token;
 use ringhold::{CloseCode, Frame, Handle, SlowPeer, Stats};
 
 use super::app::{App, Journal, Mail, TOPICS};

@@ -5,6 +5,7 @@ use crate::protocol::CloseCode;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Cause {
     /// The peer closed: with a close frame, or a stream by ending its connection.
     Peer,
@@ -60,6 +61,7 @@ impl Cause {
 
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Closed {
     /// Who or what ended it.
     pub cause: Cause,

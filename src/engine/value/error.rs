@@ -2,6 +2,7 @@
 
 /// Why something was not queued for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SendError {
     /// The connection is closing or gone. Counted.
     Gone,

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::super::ProxyProtocol;
 use super::Check;
-use crate::engine::config::WORKERS_MAX;
+use crate::engine::WORKERS_MAX;
 
 impl Check<'_> {
     pub(super) fn server(&mut self) {

@@ -1,0 +1,16 @@
+//! What the program, the tests and the benches of this package use of the engine's inside.
+//!
+//! No part of the interface: anything here may change with any version.
+
+macro_rules! open {
+    ($($name:ident)+) => {
+        $(
+            #[allow(missing_docs)]
+            pub mod $name {
+                pub use super::super::$name::*;
+            }
+        )+
+    };
+}
+
+open! { epoll ledger mailbox outbox ring rng slots sys testing token topics uring wheel worker }

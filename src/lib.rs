@@ -103,7 +103,7 @@
 //!
 //! # Features
 //!
-//! `default-features = false` leaves the engine and [`protocol`]: 34 crates. `tls` adds [`tls`];
+//! `default-features = false` leaves the engine and [`protocol`]: 37 crates. `tls` adds [`tls`];
 //! `gateway`, `cli` and `allocator` are parts of the program and of no use to a library.
 //!
 //! Linux 6.1 or later with io_uring (`kernel.io_uring_disabled = 0`, and a seccomp profile that
@@ -121,6 +121,9 @@ pub mod gateway;
 pub mod protocol;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 
 pub use bytes::Bytes;
 

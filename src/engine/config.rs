@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::io::Io;
-use super::outbox::Policy;
 use super::token::SLOTS_MAX;
+use super::value::Policy;
 use crate::protocol::forwarded::{self, is_trusted};
 use crate::protocol::{CloseCode, Network};
 use crate::tls::keys::{ClientMaterials, ServerMaterials};

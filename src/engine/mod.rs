@@ -88,6 +88,7 @@ mod reading;
 mod ring;
 mod ringwork;
 pub(crate) mod rng;
+#[cfg_attr(not(feature = "tls"), allow(unreachable_code, unused_variables))]
 mod secure;
 mod server;
 mod setup_error;
@@ -121,7 +122,6 @@ pub use handler::{Answer, Handler, Plain};
 pub use handover::Passed;
 pub use io::Io;
 pub use links::{Handle, SlowPeer};
-pub use outbox::Policy;
 pub use server::{Builder, CoreStart, Running, Server, StartError};
 pub use setup_error::SetupError;
-pub use value::{Cause, Closed, ConnId, DialTarget, Frame, SendError};
+pub use value::{Cause, Closed, ConnId, DialTarget, Frame, Policy, SendError};

@@ -642,4 +642,5 @@ const REST_NS: u64 = 2_000_000_000;
 /// Entries of handshakes that have ended which may be among the ages.
 const ENDED_KEPT: usize = 64;
 
+#[cfg(feature = "tls")]
 const _: () = assert!(RECORD_BYTES == 176, "a table of them has no gaps");

@@ -26,7 +26,6 @@ use super::signals::Watch;
 use super::sys::{self, EventFd};
 use super::uring::{Setup, SetupError, Uring};
 use super::worker::{Turn, Worker};
-use crate::tls::keys::ServerMaterials;
 
 /// The entry to the library: see [`Server::builder`].
 #[derive(Debug)]
@@ -76,9 +75,11 @@ impl Builder {
         self
     }
 
-    /// Speaks TLS on that address; [`ServerMaterials::load`] reads certificates and keys.
+    /// Speaks TLS on that address; [`load`](crate::tls::keys::ServerMaterials::load) reads
+    /// certificates and keys.
+    #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(mut self, keys: ServerMaterials) -> Self {
+    pub fn tls(mut self, keys: crate::tls::keys::ServerMaterials) -> Self {
         self.config.tls = Some(Arc::new(keys));
         self
     }

@@ -171,7 +171,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let now = self.core.clock.now_ns();
         let mut end = self.core.next_deadline_ns().min(now + SLEEP_MAX_NS);
-        for at in [self.wake_at, self.core.appointments.next_ns()].into_iter().flatten() {
+        if let Some(at) = self.wake_at {
+            end = end.min(at);
+        }
+        if let Some(at) = self.core.appointments.next_ns() {
             end = end.min(at);
         }
         if self.drain.is_some() {

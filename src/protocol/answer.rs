@@ -123,10 +123,12 @@ fn phrase(status: u16) -> &'static str {
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
-        200..300 => "Successful",
-        300..400 => "Redirected",
-        400..500 => "Refused",
-        _ => "Failed",
+        _ => match status / 100 {
+            2 => "Successful",
+            3 => "Redirected",
+            4 => "Refused",
+            _ => "Failed",
+        },
     }
 }
 

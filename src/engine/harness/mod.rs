@@ -35,8 +35,8 @@
 //!
 //! The engine is the one that serves sockets; only the kernel is replaced, by one that takes what
 //! it is given at once. It does not dial (`dial_failed` is called), and hands no connection over
-//! (`Plain::Pass` is answered with 503). Everything happens on the thread of the test, so a
-//! callback that panics is caught and counted as ever.
+//! (`Plain::Pass` is answered with 503). It speaks no TLS. Everything happens on the thread of the
+//! test; a callback that panics is caught and counted as ever.
 
 mod client;
 mod memory;

@@ -8,6 +8,7 @@ mod dial;
 mod error;
 mod frame;
 mod id;
+mod policy;
 
 pub use cause::{Cause, Closed};
 pub use data::Data;
@@ -16,3 +17,4 @@ pub use error::SendError;
 pub use frame::Frame;
 pub(crate) use frame::{Framing, opcode};
 pub use id::ConnId;
+pub use policy::Policy;

@@ -134,7 +134,8 @@ pub use engine::{
     AddressPlace, Answer, Builder, Cause, Closed, Compression, Config, ConfigError, Conn, ConnId,
     CoreStart, CounterKind, Counters, Cx, DialTarget, Distribution, Drain, Frame, Handle, Handler,
     Heartbeat, Io, LastWords, Layout, Message, Passed, Plain, Policy, Proxies, ProxyHeaders,
-    RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats, TimerId, Via, WORKERS_MAX,
+    RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats, TimerId, Via,
+    WORKERS_MAX,
 };
 #[doc(hidden)]
 pub use engine::{Ceiling, CeilingLine, Per};

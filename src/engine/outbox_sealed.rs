@@ -11,12 +11,12 @@ use super::{Class, Data, Ledger, Outbox, SLICES_MAX, Segment, Turn};
 
 impl Outbox {
     /// Whether records of TLS are queued.
-    pub(super) fn has_sealed(&self) -> bool {
+    pub(in crate::engine) fn has_sealed(&self) -> bool {
         self.queue.front().is_some_and(|first| first.class == Class::Sealed)
     }
 
     /// Queues records of TLS behind others, and before all that is not sealed.
-    pub(super) fn push_sealed(&mut self, bytes: Bytes, ledger: &mut Ledger) {
+    pub(in crate::engine) fn push_sealed(&mut self, bytes: Bytes, ledger: &mut Ledger) {
         let at = self.queue.iter().take_while(|it| it.class == Class::Sealed).count();
         if at == 0 && self.sent > 0 {
             self.cut_sent(ledger);
@@ -29,7 +29,7 @@ impl Outbox {
 
     /// Drops all that is not sealed, also what is left of a message that is partly sent. Returns
     /// how many messages that were.
-    pub(super) fn keep_sealed(&mut self, ledger: &mut Ledger) -> u64 {
+    pub(in crate::engine) fn keep_sealed(&mut self, ledger: &mut Ledger) -> u64 {
         let mut messages = 0;
         while self.queue.back().is_some_and(|last| last.class != Class::Sealed) {
             let Some(segment) = self.queue.pop_back() else { break };
@@ -43,7 +43,7 @@ impl Outbox {
     }
 
     /// A copy of the records that are not sent.
-    pub(super) fn sealed_bytes(&self) -> Vec<u8> {
+    pub(in crate::engine) fn sealed_bytes(&self) -> Vec<u8> {
         let (mut bytes, mut skip) = (Vec::new(), self.sent);
         for segment in self.queue.iter().take_while(|it| it.class == Class::Sealed) {
             // Records are made for one connection, and never lie in a turn's buffers.
@@ -75,7 +75,7 @@ impl Outbox {
     }
 
     /// The slices of records that are queued, as [`Self::gather`] does.
-    pub(super) fn gather_sealed<'a>(
+    pub(in crate::engine) fn gather_sealed<'a>(
         &'a self,
         turn: Turn<'a>,
         slices: &mut Vec<IoSlice<'a>>,
@@ -93,7 +93,7 @@ impl Outbox {
     }
 
     /// What is to be sealed next, at most `max` bytes of it. Returns how much it is.
-    pub(super) fn gather_plain<'a>(
+    pub(in crate::engine) fn gather_plain<'a>(
         &'a self,
         turn: Turn<'a>,
         parts: &mut Vec<&'a [u8]>,

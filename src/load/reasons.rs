@@ -69,11 +69,7 @@ mod tests {
 
     #[test]
     fn losses_say_what_the_server_said() {
-        let closed = |cause, reason: &str| Closed {
-            cause,
-            code: CloseCode::GOING_AWAY,
-            reason: reason.to_owned(),
-        };
+        let closed = |cause, reason| Closed::new(cause, CloseCode::GOING_AWAY, reason);
         assert_eq!(of_loss(&closed(Cause::Peer, "bye")), "closed by the server with 1001: bye");
         assert_eq!(of_loss(&closed(Cause::Peer, "")), "closed by the server with 1001");
         assert!(of_loss(&closed(Cause::Abrupt, "")).contains("without a close frame"));

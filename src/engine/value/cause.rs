@@ -70,3 +70,10 @@ pub struct Closed {
     /// The peer's reason, if it gave one.
     pub reason: String,
 }
+
+impl Closed {
+    /// An end as the engine tells it, for tests of what an application makes of it.
+    pub fn new(cause: Cause, code: CloseCode, reason: &str) -> Self {
+        Self { cause, code, reason: reason.to_owned() }
+    }
+}

@@ -133,10 +133,11 @@ impl Gateway {
     fn end_subscription(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, server_side: bool) {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
+        // Also where the connection goes: until it has, nothing may be due again.
+        session.forget_sub(channel);
         if server_side {
             return self.desk.close(cx, id, &Disconnect::SUBSCRIPTION_EXPIRED);
         }
-        session.forget_sub(channel);
         if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, channel)) {
             self.desk.tell_unsubscribed(cx, id, channel, &Unsubscribe::EXPIRED);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use ringhold::protocol::request::Request;
-use ringhold::tls::keys::{KeyPair, ServerKeys, ServerMaterials};
+use ringhold::tls::keys::{KeyFault, KeyPair, ServerKeys, ServerMaterials};
 use ringhold::tls::{TicketSecret, Version};
 use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server};
 
@@ -24,7 +24,7 @@ pub(crate) struct EchoArguments {
     #[command(flatten)]
     engine: EngineOptions,
 
-    /// Speak TLS with this chain of certificates: a PEM file, or its text
+    /// Speak TLS with this chain of certificates: a PEM file, or its text. SIGHUP loads it again
     #[arg(long, requires = "tls_key", value_name = "PEM")]
     tls_cert: Option<String>,
 
@@ -39,14 +39,25 @@ pub(crate) struct EchoArguments {
 
 pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut config = arguments.engine.config();
-    if let (Some(cert_pem), Some(key_pem)) = (arguments.tls_cert, arguments.tls_key) {
-        config.tls = Some(Arc::new(tls(cert_pem, key_pem)?));
+    let pair = arguments.tls_cert.zip(arguments.tls_key);
+    let keys = pair.map(|(cert_pem, key_pem)| keys(cert_pem, key_pem)).transpose()?;
+    if let Some(keys) = &keys {
+        config.tls = Some(Arc::new(load(keys)?));
     }
     let drain = config.drain.clone();
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let running = Server::builder().config(config).start(|_| Echo::default())?;
-    let control =
-        control::start(running.handle(), drain, arguments.stats_interval, Duties::default())?;
+    let mut duties = Duties::default();
+    if let Some(keys) = keys {
+        let handle = running.handle();
+        duties.reload = Box::new(move || {
+            match load(&keys).and_then(|materials| handle.replace_tls(&materials)) {
+                Ok(()) => tracing::info!("certificates are those of the files as they are now"),
+                Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+            }
+        });
+    }
+    let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
     if let Some(address) = running.address() {
         control::announce(scheme, address, running.workers());
     }
@@ -56,15 +67,18 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn tls(cert_pem: String, key_pem: String) -> Result<ServerMaterials, Box<dyn Error>> {
-    let keys = ServerKeys {
+fn keys(cert_pem: String, key_pem: String) -> Result<ServerKeys, Box<dyn Error>> {
+    Ok(ServerKeys {
         certificates: vec![KeyPair { cert_pem, key_pem }],
         client_ca_pem: None,
         min_version: Version::Tls12,
         tickets: TicketSecret::random()?,
-    };
+    })
+}
+
+fn load(keys: &ServerKeys) -> Result<ServerMaterials, KeyFault> {
     let now = SystemTime::now();
-    let materials = ServerMaterials::load(&keys, now)?;
+    let materials = ServerMaterials::load(keys, now)?;
     for warning in materials.warnings(now) {
         tracing::warn!("{warning}");
     }

@@ -76,7 +76,27 @@ impl Builder {
     }
 
     /// Speaks TLS on that address; [`load`](crate::tls::keys::ServerMaterials::load) reads
-    /// certificates and keys.
+    /// certificates and keys, and [`Handle::replace_tls`] exchanges them while the server runs.
+    ///
+    /// ```no_run
+    /// use std::time::SystemTime;
+    ///
+    /// use ringhold::Server;
+    /// use ringhold::tls::keys::{KeyPair, ServerKeys, ServerMaterials};
+    /// use ringhold::tls::{TicketSecret, Version};
+    ///
+    /// let (cert_pem, key_pem) = ("host.pem".to_owned(), "host.key".to_owned());
+    /// let keys = ServerKeys {
+    ///     certificates: vec![KeyPair { cert_pem, key_pem }],
+    ///     client_ca_pem: None,
+    ///     min_version: Version::Tls12,
+    ///     tickets: TicketSecret::random()?,
+    /// };
+    /// let keys = ServerMaterials::load(&keys, SystemTime::now())?;
+    /// let server = Server::builder().listen("127.0.0.1:8443".parse()?).tls(keys);
+    /// # let _ = server;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, keys: crate::tls::keys::ServerMaterials) -> Self {

@@ -222,6 +222,8 @@ impl<T> Direction<T> {
         let content = opened.map_err(|_| Fault::BadRecord)?;
         let (kind, len) = match shape.version {
             Version::Tls12 => (outer, content.len()),
+            // RFC 8446 section 5.4: padding makes no room for more.
+            Version::Tls13 if content.len() > CONTENT_MAX + 1 => return Err(Fault::RecordLength),
             Version::Tls13 => {
                 let last = content.iter().rposition(|byte| *byte != 0).ok_or(Fault::NoContent)?;
                 (content[last], last)

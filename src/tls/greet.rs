@@ -19,7 +19,7 @@ use rustls::{
 };
 use zeroize::Zeroize;
 
-use super::direction::{Aead, HEADER, SECRET, Shape, Version};
+use super::direction::{APPLICATION_DATA, Aead, CONTENT_MAX, HEADER, SECRET, Shape, Version};
 use super::fault::{
     DECODE_ERROR, Fault, INTERNAL_ERROR, RECORD_OVERFLOW, Reason, UNEXPECTED_MESSAGE,
 };
@@ -106,7 +106,9 @@ pub fn length(bytes: &[u8], first: bool) -> Result<Option<usize>, Fault> {
         return Ok(None);
     };
     let len = usize::from(u16::from_be_bytes([high, low]));
-    if len > BODY_MAX { Err(Fault::RecordLength) } else { Ok(Some(HEADER + len)) }
+    // Only what is encrypted may be longer than its content (RFC 8446 section 5.1).
+    let max = if bytes[0] == APPLICATION_DATA { BODY_MAX } else { CONTENT_MAX };
+    if len > max { Err(Fault::RecordLength) } else { Ok(Some(HEADER + len)) }
 }
 
 /// Appends the alert of `fault`, if it has one, in the clear: for a peer that has no keys yet.

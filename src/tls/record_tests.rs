@@ -162,10 +162,24 @@ fn padding_is_stripped_and_counts_as_nothing() {
     let mut pair = Pair::new(Aead::ChaCha20Poly1305);
     let padded = [b"data".as_slice(), &[APPLICATION_DATA], &[0; 300]].concat();
     assert_eq!(pair.sent(0, &padded), Ok(Opened::Data(5..9)));
-    let full = [&[7; CONTENT_MAX][..], &[APPLICATION_DATA], &[0; 200]].concat();
-    let mut record = Vec::new();
-    pair.peer.write.seal_unchecked(pair.peer.shape(), 0, &full, &mut record);
-    assert_eq!(pair.receive(record), Ok(Opened::Data(5..5 + CONTENT_MAX)));
+    // Type and padding together have no more room than a type behind the longest content.
+    for (content, padding) in [(CONTENT_MAX, 0), (CONTENT_MAX - 8, 8), (1, CONTENT_MAX - 1)] {
+        for longer in [0, 1] {
+            let mut pair = Pair::new(Aead::Aes128Gcm);
+            let padding = vec![0; padding + longer];
+            let full = [&vec![7; content][..], &[APPLICATION_DATA], &padding[..]].concat();
+            // One zero is the type that sealing appends.
+            let full = &full[..full.len() - 1];
+            let kind = if padding.is_empty() { APPLICATION_DATA } else { 0 };
+            let mut record = Vec::new();
+            pair.peer.write.seal_unchecked(pair.peer.shape(), kind, full, &mut record);
+            let expected = match longer {
+                0 => Ok(Opened::Data(5..5 + content)),
+                _ => Err(Fault::RecordLength),
+            };
+            assert_eq!(pair.receive(record), expected, "{content} and {}", padding.len());
+        }
+    }
 }
 
 #[test]

@@ -16,19 +16,25 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringhold::{
-    Answer, CloseCode, Closed, Conn, ConnId, Cx, Frame, Handle, Handler, HttpResponse, Message,
-    Request, Running, Server, StartError,
+    Answer, CloseCode, Closed, Conn, ConnId, Cx, Frame, Handler, HttpResponse, Message, Request,
+    Running, Server, StartError,
 };
 
 type Names = Arc<Mutex<HashMap<String, ConnId>>>;
 
+/// Questions that may wait.
+const QUESTIONS_MAX: usize = 64;
+
 /// One core of the chat.
 pub struct Chat {
     names: Names,
-    handle: Handle<Chat>,
+    /// Who wants to know how many are in which room. All cores have to be asked, which takes a
+    /// moment, so no callback waits for it: a thread does.
+    questions: SyncSender<(ConnId, String)>,
 }
 
 /// What is kept of a connection.
@@ -77,7 +83,9 @@ impl Handler for Chat {
                 let _ = conn.text(&format!("* {name} is not here"));
             }
         } else if line == "/who" {
-            self.count(conn.id(), member.room.clone());
+            if self.questions.try_send((conn.id(), member.room.clone())).is_err() {
+                let _ = conn.text("* ask again later");
+            }
         } else {
             // Encoded once for all who are in the room, on whatever core.
             conn.publish(&member.room, &Frame::text(&format!("{}: {line}", member.name)));
@@ -92,18 +100,6 @@ impl Handler for Chat {
     }
 }
 
-impl Chat {
-    /// All cores have to be asked, which takes a moment, so no callback waits for it. (A thread for
-    /// each question is simple; a service would have one that answers all of them.)
-    fn count(&self, id: ConnId, room: String) {
-        let handle = self.handle.clone();
-        std::thread::spawn(move || {
-            let count = handle.subscribers(&room);
-            let _ = handle.send(id, &Frame::text(&format!("* {count} in {room}")));
-        });
-    }
-}
-
 fn lock(names: &Names) -> MutexGuard<'_, HashMap<String, ConnId>> {
     names.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -111,12 +107,23 @@ fn lock(names: &Names) -> MutexGuard<'_, HashMap<String, ConnId>> {
 /// Serves the chat on this address; port 0 is a free one.
 pub fn start(address: SocketAddr, cores: usize) -> Result<Running<Chat>, StartError> {
     let names = Names::default();
-    Server::builder()
+    let (questions, asked) = mpsc::sync_channel::<(ConnId, String)>(QUESTIONS_MAX);
+    let running = Server::builder()
         .listen(address)
         .workers(cores)
         .max_message(4 * 1024)
+        .configure(|config| config.message_rate = 50)
         .drain_on_signals()
-        .start(move |core| Chat { names: names.clone(), handle: core.handle })
+        .start(move |_core| Chat { names: names.clone(), questions: questions.clone() })?;
+    let handle = running.handle();
+    // Ends with the cores, which hold the other end.
+    std::thread::spawn(move || {
+        for (id, room) in asked {
+            let count = handle.subscribers(&room);
+            let _ = handle.send(id, &Frame::text(&format!("* {count} in {room}")));
+        }
+    });
+    Ok(running)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

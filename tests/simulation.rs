@@ -222,6 +222,7 @@ const EXPECTED: [(&str, u64); 112] = [
     ("sends left for the next turn", 600),
     ("mailbox found full by a core", 100),
     ("letter", 1000),
+    ("timer", 500),
     ("letter from outside", 1000),
     ("question", 1000),
     ("direct message", 700),

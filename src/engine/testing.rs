@@ -173,6 +173,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             "sleeps beyond a deadline",
         )?;
         check(
+            core.appointments.next_ns().is_none_or(|due| until <= due.max(core.clock.now_ns())),
+            "sleeps beyond a timer",
+        )?;
+        check(
             !core.outgoing.is_unoffered() && !core.notices.has_postponed(),
             "sleeps over what a flush left",
         )?;

@@ -137,6 +137,8 @@ pub struct App {
     quits: bool,
     /// Letters received, by sender.
     letters: HashMap<usize, u64>,
+    /// Timers that have not rung.
+    timers: usize,
 }
 
 pub struct State {
@@ -154,7 +156,8 @@ impl App {
         plan: &Plan,
     ) -> Self {
         let letters = HashMap::new();
-        Self { core, journal, handle, rng, wild: !plan.calm, quits: plan.quits, letters }
+        let (wild, quits) = (!plan.calm, plan.quits);
+        Self { core, journal, handle, rng, wild, quits, letters, timers: 0 }
     }
 
     fn check(&self, holds: bool, what: &str) {
@@ -272,6 +275,20 @@ impl App {
             1..4 => self.rng.below(2000) as usize,
             _ => self.rng.below(60) as usize,
         }
+    }
+
+    /// Looks at the state of one of all connections there have been, which is there as long as it
+    /// is of this core and open.
+    fn look(&mut self, cx: &mut Cx<'_>, which: usize) {
+        let journal = self.journal.borrow();
+        let Some((id, _)) = journal.kept.get(which % journal.kept.len().max(1)).copied() else {
+            return;
+        };
+        let mine = id.worker() == self.core && journal.opened.contains(&id);
+        let here = mine && !journal.closed.contains(&id);
+        drop(journal);
+        let found = cx.state::<State>(id).map(|state| state.id);
+        self.check(found == here.then_some(Some(id)), "a state was missing, or another's");
     }
 
     fn enter(&self, conn: &mut Conn<'_>, state: &State) {
@@ -514,7 +531,22 @@ impl Handler for App {
         if letter.fatal {
             resume_unwind(Box::new("in letter"));
         }
+        self.look(cx, letter.number as usize);
+        let pause = Duration::from_millis(letter.number % 7 * 3);
+        let timer = cx.set_timer(pause, (cx.now() + pause).as_nanos() as u64);
+        if letter.number.is_multiple_of(5) {
+            self.check(cx.cancel_timer(timer), "a timer was lost");
+        } else {
+            self.timers += 1;
+        }
         self.meddle(cx);
+    }
+
+    fn timer(&mut self, cx: &mut Cx<'_>, due: u64) {
+        self.count("timer");
+        self.check(self.timers > 0, "a timer rang twice, or was cancelled");
+        self.timers -= 1;
+        self.check(cx.now() >= Duration::from_nanos(due), "a timer rang too soon");
     }
 
     fn dialled(&mut self, cx: &mut Cx<'_>, tag: u64) -> Option<State> {

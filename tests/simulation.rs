@@ -134,7 +134,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 112] = [
+const EXPECTED: [(&str, u64); 113] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),

@@ -175,7 +175,7 @@ fn half_hellos_and_half_records() {
         assert!(field.metric("inbound_bytes_held") <= 4 << 20);
     }
     drop(crowd);
-    assert!(field.metric("closes_total{reason=\"slow_upload\"}") >= 1);
+    assert!(field.metric("closes_total{cause=\"slow_upload\"}") >= 1);
     field.finish();
 }
 
@@ -237,7 +237,8 @@ fn records_in_single_bytes() {
             field.get_on();
         }
     }
-    assert!(field.metric("inbound_bytes_held") <= 100 * 2048);
+    // Some of the hellos are whole by now.
+    assert!(field.metric("inbound_bytes_held") <= HANDSHAKES * (8 << 10) + 100 * 1024);
     drop(crowd);
     field.finish();
 }

@@ -125,6 +125,7 @@ pub mod tls;
 #[path = "no_tls.rs"]
 mod tls;
 
+#[doc(no_inline)]
 pub use bytes::Bytes;
 
 pub use engine::harness as testing;

@@ -52,6 +52,16 @@ pub(crate) struct Welcome {
 #[derive(Debug)]
 pub(crate) enum Record {}
 
+/// What a connection that leaves the engine takes with it of TLS: nothing without the feature
+/// `tls`.
+#[allow(dead_code, reason = "there are none")]
+#[derive(Debug)]
+pub struct Parts {
+    pub(crate) record: Record,
+    pub(crate) received: Vec<u8>,
+    pub(crate) unsent: Vec<u8>,
+}
+
 pub(crate) enum Greeting {}
 
 pub(crate) fn length(_: &[u8]) -> Result<Option<usize>, Fault> {
@@ -105,6 +115,10 @@ impl Greeting {
         match *self {}
     }
 
+    pub(crate) fn refuse(&mut self, _: &Fault, _: &mut Vec<u8>) {
+        match *self {}
+    }
+
     pub(crate) fn is_new(&self) -> bool {
         match *self {}
     }
@@ -136,14 +150,26 @@ pub(crate) mod keys {
     #[derive(Debug)]
     pub enum ClientMaterials {}
 
+    /// Why certificates or keys cannot be used: there are none without the feature `tls`.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub enum KeyFault {}
+
+    impl std::fmt::Display for KeyFault {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            match *self {}
+        }
+    }
+
+    impl std::error::Error for KeyFault {}
+
     impl ServerMaterials {
-        pub(crate) fn setup(&self) -> Result<ServerSetup, String> {
+        pub(crate) fn setup(&self) -> Result<ServerSetup, KeyFault> {
             match *self {}
         }
     }
 
     impl ClientMaterials {
-        pub(crate) fn setup(&self) -> Result<ClientSetup, String> {
+        pub(crate) fn setup(&self) -> Result<ClientSetup, KeyFault> {
             match *self {}
         }
     }

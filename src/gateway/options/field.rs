@@ -86,7 +86,7 @@ pub(crate) fn read_table(section: &mut dyn Field, node: &Node, path: &str, reade
             }
             None => {
                 let known = section.children().into_iter().map(|(key, _)| key).collect();
-                reader.unknown(entry.place.clone(), &path, known, &entry.node.value);
+                reader.unknown(entry.place.clone(), &path, known, &entry.node);
             }
         }
     }

@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::field::{Field, Secrets, join};
-use super::node::{Node, Place, Value};
+use super::node::{Entry, Node, Place, Value};
 use super::reader::{Mistakes, Reader};
-use super::{Options, check, suggest, yaml};
+use super::{Options, centrifugo, check, suggest, yaml};
 
 /// Where options come from, from weakest to strongest.
 #[derive(Clone, Debug, Default)]
@@ -192,16 +192,41 @@ fn read_variables(
     }
     let root = prefix.trim_end_matches('_');
     descend(options, root, "", &mut ours, reader);
+    let mut theirs = Vec::new();
     let mut known = Vec::new();
     suggest::leaves(options, "", &mut known);
     let known: Vec<_> = known.iter().map(|path| variable(root, path)).collect();
-    for ((name, _), _) in ours.iter().filter(|(_, heard)| !heard) {
+    for ((name, value), _) in ours.iter().filter(|(_, heard)| !heard) {
         if is_surroundings(&name[prefix.len()..]) {
+            continue;
+        }
+        if let Some(key) = centrifugo::key_of_variable(&name[prefix.len()..]) {
+            let place = Place::Variable(name.clone());
+            put(&mut theirs, key, &Node { value: Value::Raw(value.clone()), place });
             continue;
         }
         let near = suggest::nearest(name, &known);
         let hint = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
         reader.warnings.push(format!("environment variable {name} sets nothing{hint}"));
+    }
+    // Together, since one switches others on.
+    options.read(&Node { value: Value::Table(theirs), place: Place::Unknown }, "", reader);
+}
+
+/// Puts a value where its path leads, with the tables that are on the way.
+fn put(table: &mut Vec<Entry>, path: &str, node: &Node) {
+    let place = &node.place;
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    let Some(rest) = rest else {
+        return table.push(Entry { key: key.to_owned(), place: place.clone(), node: node.clone() });
+    };
+    let at = table.iter().position(|entry| entry.key == key).unwrap_or_else(|| {
+        let node = Node { value: Value::Table(Vec::new()), place: place.clone() };
+        table.push(Entry { key: key.to_owned(), place: place.clone(), node });
+        table.len() - 1
+    });
+    if let Value::Table(entries) = &mut table[at].node.value {
+        put(entries, rest, node);
     }
 }
 
@@ -315,15 +340,17 @@ pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
         let best = keys.iter().enumerate().filter(|(_, key)| fits(key));
         let Some((index, key)) = best.max_by_key(|(_, key)| key.len()) else {
             let first = rest.split('.').next().unwrap_or(rest);
-            let value = Value::Raw(value.to_owned());
-            return reader.unknown(Place::Flag, &join(&at, first), keys, &value);
+            // The rest of the path may be one of Centrifugo's.
+            let whole = join(&at, rest);
+            let said = if centrifugo::is_key(&whole) { whole } else { join(&at, first) };
+            return reader.unknown(Place::Flag, &said, keys, &flag(value));
         };
         at = if is_list { format!("{at}[{index}]") } else { join(&at, key) };
         rest = rest[key.len()..].trim_start_matches('.');
         match field.child(key) {
             Some(child) => field = child,
             None => {
-                return reader.unknown(Place::Flag, path, keys, &Value::Raw(value.to_owned()));
+                return reader.unknown(Place::Flag, path, keys, &flag(value));
             }
         }
     }
@@ -331,6 +358,9 @@ pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
         return reader.mistake(Place::Flag, path, "is a table; name one of its keys");
     }
     reader.found(&at, &Place::Flag);
-    let node = Node { value: Value::Raw(value.to_owned()), place: Place::Flag };
-    field.read(&node, &at, reader);
+    field.read(&flag(value), &at, reader);
+}
+
+fn flag(value: &str) -> Node {
+    Node { value: Value::Raw(value.to_owned()), place: Place::Flag }
 }

@@ -5,6 +5,7 @@
 //! environment variables, flags. Every mistake of a source is reported in one go, with its line and
 //! key. An unknown key is a mistake, since a setting that is not heard must not look as if it were.
 
+mod centrifugo;
 mod channel;
 mod check;
 mod client;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::node::{Place, Value};
-use super::suggest;
+use super::node::{Node, Place};
+use super::{centrifugo, suggest};
 
 /// Something wrong in a configuration: where, at which key, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,9 +77,17 @@ impl Reader {
 
     /// A key that no table has: says which one was probably meant. One of Centrifugo's that is off,
     /// or that nothing is lost without, is noted only, so that its files start here.
-    pub(crate) fn unknown(&mut self, place: Place, path: &str, known: Vec<String>, value: &Value) {
-        match suggest::note(path, value) {
-            Some(what) => self.notes.push(Mistake { place, key: path.to_owned(), what }),
+    pub(crate) fn unknown(&mut self, place: Place, path: &str, known: Vec<String>, node: &Node) {
+        match centrifugo::judge(path, node) {
+            Some(wrong) if wrong.is_empty() => {
+                let what = centrifugo::note(path);
+                self.notes.push(Mistake { place, key: path.to_owned(), what });
+            }
+            Some(wrong) => {
+                for (place, key, what) in wrong {
+                    self.mistake(place, &key, what);
+                }
+            }
             None => self.mistake(place, path, suggest::unknown(path, &known)),
         }
     }

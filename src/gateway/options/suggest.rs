@@ -1,18 +1,13 @@
-//! What to say about a key that there is not: the one that was probably meant, where it belongs,
-//! or that it is a setting of Centrifugo's that this server does not have.
+//! What to say about a key that there is not: the one that was probably meant, or where it belongs.
 
 use super::Options;
 use super::channel::Namespace;
 use super::field::{Field, join};
-use super::node::Value;
 
 /// Says what is wrong with the last part of `path`, whose table knows these keys.
 pub(crate) fn unknown(path: &str, siblings: &[String]) -> String {
     let plain = without_indices(path);
-    let (parent, key) = plain.rsplit_once('.').unwrap_or(("", &plain));
-    if let Some(hint) = foreign(parent, key) {
-        return format!("a setting of Centrifugo's that ringhold does not have{hint}");
-    }
+    let key = plain.rsplit_once('.').map_or(plain.as_str(), |(_, key)| key);
     if let Some(near) = nearest(key, siblings) {
         return format!("unknown key, did you mean {near}?");
     }
@@ -73,129 +68,6 @@ fn without_indices(path: &str) -> String {
     plain
 }
 
-/// What to say about a setting of Centrifugo's that keeps nobody from starting, if it is one.
-pub(crate) fn note(path: &str, value: &Value) -> Option<String> {
-    let plain = without_indices(path);
-    let (parent, key) = plain.rsplit_once('.').unwrap_or(("", &plain));
-    if let Some(hint) = find(NOTED, parent, key) {
-        return Some(format!("a setting of Centrifugo's that has no meaning here{hint}"));
-    }
-    let off = foreign(parent, key).is_some() && is_off(value);
-    off.then(|| "a setting of Centrifugo's that ringhold does not have, and that is off".to_owned())
-}
-
-/// Whether a value switches nothing on.
-fn is_off(value: &Value) -> bool {
-    match value {
-        Value::Bool(on) => !on,
-        Value::Integer(number) => *number == 0,
-        Value::Float(number) => *number == 0.0,
-        Value::Text(text) | Value::Raw(text) => {
-            matches!(text.as_str(), "" | "false" | "0" | "0s" | "[]" | "{}")
-        }
-        Value::List(list) => list.is_empty(),
-        Value::Table(entries) => match entries.iter().find(|entry| entry.key == "enabled") {
-            Some(switch) => is_off(&switch.node.value),
-            None => entries.iter().all(|entry| is_off(&entry.node.value)),
-        },
-        Value::Other(name) => *name == "null",
-    }
-}
-
-fn foreign(parent: &str, key: &str) -> Option<&'static str> {
-    find(FOREIGN, parent, key)
-}
-
-fn find(settings: &'static [(&str, &str, &str)], parent: &str, key: &str) -> Option<&'static str> {
-    let parent = match parent {
-        "channel.namespaces" | "channel.without_namespace" => "channel.*",
-        "client.token" | "client.subscription_token" => "client.*token",
-        _ if parent.contains(".proxy") || parent == "rpc.proxy" => "*.proxy",
-        parent => parent,
-    };
-    settings.iter().find(|(at, known, _)| *at == parent && *known == key).map(|(.., hint)| *hint)
-}
-
-/// Centrifugo's settings without which something would be unsafe or lost: table, key, what to do
-/// instead. Where they are off they are noted only.
-const FOREIGN: &[(&str, &str, &str)] = &[
-    ("", "broker", ": channels live in this process"),
-    ("", "presence_manager", ": presence lives in this process"),
-    ("", "map_broker", ""),
-    ("", "controller", ""),
-    ("", "shared_poll", ""),
-    ("", "grpc_api", ": use http_api"),
-    ("", "consumers", ": publish through http_api"),
-    ("", "webtransport", ""),
-    ("", "uni_grpc", ""),
-    ("http_server", "tls_autocert", ": have certbot or lego renew what http_server.tls names"),
-    ("client", "connection_rate_limit", ": use engine.accept_rate, per worker"),
-    ("client", "insecure_skip_token_signature_verify", ""),
-    ("client", "user_id_http_header", ""),
-    ("admin", "insecure", ": set admin.password"),
-    ("uni_websocket", "disable_disconnect_push", ""),
-    ("channel.*", "map_clients_presence_channel_prefix", ""),
-    ("channel.*", "map_users_presence_channel_prefix", ""),
-    ("channel.*", "map", ""),
-    ("channel.*", "shared_poll", ""),
-    ("channel.*", "subscribe_stream_proxy_enabled", ""),
-];
-
-/// Centrifugo's settings that nothing is lost without: table, key, why.
-const NOTED: &[(&str, &str, &str)] = &[
-    ("", "swagger", ""),
-    ("", "debug", ""),
-    ("", "init", ""),
-    ("", "opentelemetry", ": use prometheus"),
-    ("", "graphite", ": use prometheus"),
-    ("", "usage_stats", ": nothing is ever sent anywhere"),
-    ("", "node", ""),
-    ("", "pid_file", ""),
-    ("", "enable_unreleased_features", ""),
-    ("http_server", "http3", ""),
-    ("http_server.tls", "server_ca_pem", ": a server verifies no server"),
-    ("http_server.tls", "server_ca_pem_file", ": a server verifies no server"),
-    ("http_server.tls", "server_name", ": a server verifies no server"),
-    ("http_server.tls", "insecure_skip_verify", ": a server verifies no server"),
-    ("http_server.internal_tls", "server_ca_pem", ": a server verifies no server"),
-    ("http_server.internal_tls", "server_ca_pem_file", ": a server verifies no server"),
-    ("http_server.internal_tls", "server_name", ": a server verifies no server"),
-    ("http_server.internal_tls", "insecure_skip_verify", ": a server verifies no server"),
-    ("http_server", "h2c_external", ""),
-    ("log", "file", ": logs go to standard error"),
-    ("client", "presence_update_interval", ": presence follows the connections by itself"),
-    ("client", "channel_position_max_time_lag", ""),
-    ("client", "connect_code_to_unidirectional_disconnect", ""),
-    ("client.*token", "insecure_skip_jwks_endpoint_safety_check", ""),
-    ("engine", "redis", ": channels live in this process"),
-    ("websocket", "read_buffer_size", ": buffers belong to the worker, not to the connection"),
-    ("websocket", "write_buffer_size", ": buffers belong to the worker, not to the connection"),
-    ("websocket", "use_write_buffer_pool", ": buffers belong to the worker"),
-    ("admin", "web_path", ": the page is part of the program"),
-    ("admin", "web_proxy_address", ": the page is part of the program"),
-    ("uni_sse", "connect_code_to_http_response", ": errors are told in the stream"),
-    ("uni_http_stream", "connect_code_to_http_response", ": errors are told in the stream"),
-    ("uni_websocket", "message_size_limit", ": use websocket.message_size_limit"),
-    ("uni_websocket", "write_timeout", ": use websocket.write_timeout"),
-    ("uni_websocket", "join_push_messages", ": each push is a message of its own"),
-    ("uni_websocket", "disable_closing_handshake", ""),
-    ("uni_websocket", "read_buffer_size", ": buffers belong to the worker"),
-    ("uni_websocket", "write_buffer_size", ": buffers belong to the worker"),
-    ("uni_websocket", "use_write_buffer_pool", ": buffers belong to the worker"),
-    ("uni_websocket", "decompressed_message_size_limit", ": that of websocket holds"),
-    ("prometheus", "instrument_http_handlers", ""),
-    ("prometheus", "recovered_publications_histogram", ""),
-    ("prometheus", "native_histograms", ""),
-    ("channel.*", "subscribe_stream_proxy_name", ""),
-    ("channel.*", "subscribe_stream_proxy_bidirectional", ""),
-    ("*.proxy", "subscribe_stream", ""),
-    ("*.proxy", "map_publish", ""),
-    ("*.proxy", "map_remove", ""),
-    ("*.proxy", "shared_poll_refresh", ""),
-    ("*.proxy", "grpc", ": backends are asked over HTTP"),
-    ("*.proxy", "grpc_metadata", ": backends are asked over HTTP"),
-];
-
 /// So many keys are listed where none is near.
 const FEW: usize = 12;
 
@@ -237,53 +109,10 @@ mod tests {
             ("http_server.allowed_origins", "did you mean client.allowed_origins?"),
             ("health.zzzzzzzz", "known here: enabled, handler_prefix"),
             ("client.zzzzzzzzzz", "unknown key"),
-            ("consumers", "publish through http_api"),
-            ("grpc_api", "Centrifugo's that ringhold does not have: use http_api"),
-            ("channel.namespaces[0].map", "Centrifugo's"),
         ];
         for (path, expected) in cases {
             let said = of(path);
             assert!(said.contains(expected), "{path}: {said}");
-        }
-    }
-
-    #[test]
-    fn foreign_keys_are_not_ours() {
-        let mut ours = Vec::new();
-        leaves(&Options::default(), "", &mut ours);
-        for (parent, key, _) in
-            FOREIGN.iter().chain(NOTED).filter(|(parent, ..)| !parent.contains('*'))
-        {
-            let path = join(parent, key);
-            assert!(!ours.iter().any(|one| *one == path || one.starts_with(&format!("{path}."))));
-        }
-    }
-
-    #[test]
-    fn what_is_off_or_means_nothing_here_is_noted() {
-        let table = |key: &str, value| {
-            let place = super::super::node::Place::Unknown;
-            let node = super::super::node::Node { value, place: place.clone() };
-            Value::Table(vec![super::super::node::Entry { key: key.to_owned(), place, node }])
-        };
-        let on = || Value::Bool(true);
-        for (path, value, noted) in [
-            ("websocket.read_buffer_size", Value::Integer(4096), true),
-            ("client.subscription_token.insecure_skip_jwks_endpoint_safety_check", on(), true),
-            ("channel.proxy.subscribe.grpc", table("tls", on()), true),
-            ("grpc_api", table("enabled", on()), false),
-            ("grpc_api", table("enabled", Value::Bool(false)), true),
-            ("grpc_api", table("port", Value::Integer(10_000)), false),
-            ("consumers", Value::List(Vec::new()), true),
-            ("consumers", Value::List(vec![]), true),
-            ("http_server.tls", table("enabled", on()), false),
-            ("client.user_id_http_header", Value::Text("X-User".to_owned()), false),
-            ("client.user_id_http_header", Value::Text(String::new()), true),
-            ("channel.namespaces[3].subscribe_stream_proxy_enabled", on(), false),
-            ("channel.namespaces[3].subscribe_stream_proxy_enabled", Value::Bool(false), true),
-            ("client.ping_intervall", Value::Bool(false), false),
-        ] {
-            assert_eq!(note(path, &value).is_some(), noted, "{path} {value:?}");
         }
     }
 }

@@ -133,7 +133,7 @@ fn variables_that_set_nothing_are_told() {
     let loaded = environment(&[
         ("RINGHOLD_CLIENT_INSECUR", "true"),
         ("RINGHOLD_CLIENT", "x"),
-        ("CENTRIFUGO_GRPC_API_ENABLED", "true"),
+        ("CENTRIFUGO_GRPC_API_ENABLE", "true"),
         // These are about other things.
         ("RINGHOLD_LOG", "debug"),
         ("RINGHOLD_CONFIG", "x"),
@@ -145,6 +145,40 @@ fn variables_that_set_nothing_are_told() {
     assert_eq!(loaded.warnings.len(), 3, "{warnings}");
     assert!(warnings.contains("INSECUR sets nothing, did you mean RINGHOLD_CLIENT_INSECURE?"));
     assert_eq!(loaded.options, Options::default());
+}
+
+#[test]
+fn variables_of_centrifugo_that_are_missed_are_mistakes() {
+    let wrong = |variables: &[(&str, &str)]| from("", variables, &[]).unwrap_err().to_string();
+    let grpc = wrong(&[("CENTRIFUGO_GRPC_API_ENABLED", "true"), ("CENTRIFUGO_GRPC_API_PORT", "1")]);
+    assert_eq!(
+        grpc,
+        "environment CENTRIFUGO_GRPC_API_ENABLED: grpc_api.enabled: a setting of Centrifugo's \
+         that ringhold does not have: use http_api"
+    );
+    let redis = [("CENTRIFUGO_BROKER_TYPE", "redis"), ("CENTRIFUGO_BROKER_ENABLED", "true")];
+    assert!(wrong(&redis).contains("broker.type: a setting"), "{}", wrong(&redis));
+    let consumers = r#"[{"name": "a", "type": "kafka", "enabled": true}]"#;
+    assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].enabled"));
+    // What is off, or nothing is lost without.
+    let fine = [
+        ("CENTRIFUGO_GRPC_API_PORT", "10000"),
+        redis[0],
+        ("CENTRIFUGO_WEBSOCKET_READ_BUFFER_SIZE", "512"),
+        ("CENTRIFUGO_CONSUMERS", "[]"),
+    ];
+    let loaded = environment(&fine);
+    assert_eq!(loaded.warnings.len(), 4, "{:?}", loaded.warnings);
+    let note = &loaded.warnings[3];
+    assert!(note.contains("_BUFFER_SIZE: websocket.read_buffer_size: a setting"), "{note}");
+    for (set, expected) in [
+        ("grpc_api.enabled=true", "--set grpc_api.enabled: a setting of Centrifugo's that ringh"),
+        ("broker.type=nats", "--set broker.type: a setting of Centrifugo's that ringhold does"),
+    ] {
+        let wrong = from("", &[], &[set]).unwrap_err().to_string();
+        assert!(wrong.starts_with(expected), "{wrong}");
+    }
+    assert_eq!(from("", &[], &["grpc_api.port=10000"]).unwrap().warnings.len(), 1);
 }
 
 #[test]

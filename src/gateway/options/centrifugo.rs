@@ -1,0 +1,327 @@
+//! What becomes of Centrifugo's keys that are none of ours. `centrifugo.tsv` lists all keys there
+//! are; a rule below says of each that no section here has what is lost without it. The invariant,
+//! held by tests: every listed key is ours or has a rule, and the page `docs/centrifugo-keys.md` says
+//! the same.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use super::field::join;
+use super::node::{Node, Place, Value};
+
+/// A key of Centrifugo's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// Its path; `[]` stands for an element of a list.
+    pub(crate) path: &'static str,
+    /// `bool`, `int`, `duration`, `string`, `strings`, `map` or `list`.
+    pub(crate) kind: &'static str,
+    /// Its default, as text; empty: what is zero of its kind.
+    #[cfg_attr(not(test), allow(dead_code, reason = "what tests try each key with"))]
+    pub(crate) default: &'static str,
+}
+
+/// What becomes of a key that is none of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing is lost without it.
+    Noted,
+    /// Something would be unsafe or lost: where it is on, the server does not start.
+    Missed,
+    /// Likewise with any value but these.
+    Unless(&'static [&'static str]),
+}
+
+/// What is wrong about a key: where, its path, in words.
+pub(crate) type Wrong = (Place, String, String);
+
+/// All keys, in the order of their sections.
+pub(crate) fn keys() -> &'static [Key] {
+    static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let lines = include_str!("centrifugo.tsv").lines().filter(|line| !line.starts_with('#'));
+        let key = |line: &'static str| {
+            let mut parts = line.split('\t');
+            let mut next = || parts.next().unwrap_or_default();
+            Key { path: next(), kind: next(), default: next() }
+        };
+        lines.map(key).collect()
+    })
+}
+
+fn by_path() -> &'static BTreeMap<&'static str, Key> {
+    static INDEX: OnceLock<BTreeMap<&'static str, Key>> = OnceLock::new();
+    INDEX.get_or_init(|| keys().iter().map(|key| (key.path, *key)).collect())
+}
+
+/// The key that an environment variable of Centrifugo's names, without its prefix. Elements of
+/// lists have none.
+pub(crate) fn key_of_variable(name: &str) -> Option<&'static str> {
+    static INDEX: OnceLock<BTreeMap<String, &'static str>> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let single = keys().iter().filter(|key| !key.path.contains("[]"));
+        single.map(|key| (key.path.to_ascii_uppercase().replace('.', "_"), key.path)).collect()
+    });
+    index.get(name).copied()
+}
+
+/// Whether Centrifugo has a key of this path, or a table.
+pub(crate) fn is_key(path: &str) -> bool {
+    let plain = normal(path);
+    keys().iter().any(|key| key.path == plain || within(key.path, &plain))
+}
+
+/// What is wrong with a value at a path that no section has. `None`: it is no key of Centrifugo's
+/// either. Nothing: a note will do.
+pub(crate) fn judge(path: &str, node: &Node) -> Option<Vec<Wrong>> {
+    if !is_key(path) {
+        return None;
+    }
+    let mut wrong = Vec::new();
+    look(path, node, &mut wrong);
+    Some(wrong)
+}
+
+/// Whether a key stands below a table or list.
+fn within(path: &str, table: &str) -> bool {
+    path.strip_prefix(table).is_some_and(|rest| rest.starts_with('.') || rest.starts_with("[]"))
+}
+
+fn look(path: &str, node: &Node, wrong: &mut Vec<Wrong>) {
+    let plain = normal(path);
+    let key = by_path().get(plain.as_str());
+    match (&node.value, key) {
+        (Value::Other("null"), _) => {}
+        (Value::Table(entries), None) => {
+            let switched = by_path().contains_key(join(&plain, "enabled").as_str());
+            let on =
+                |entry: &super::node::Entry| entry.key == "enabled" && !is_off(&entry.node.value);
+            if switched && !entries.iter().any(on) {
+                return;
+            }
+            for entry in entries {
+                look(&join(path, &entry.key), &entry.node, wrong);
+            }
+        }
+        (Value::List(nodes), Some(key)) if key.kind == "list" => {
+            for (index, node) in nodes.iter().enumerate() {
+                look(&format!("{path}[{index}]"), node, wrong);
+            }
+        }
+        (Value::Raw(text), Some(key)) if key.kind == "list" && text.trim().starts_with('[') => {
+            match Node::from_json_text(text, &node.place) {
+                Ok(list) => look(path, &list, wrong),
+                Err(what) => wrong.push((node.place.clone(), path.to_owned(), what)),
+            }
+        }
+        (_, None) => {
+            wrong.push((node.place.clone(), path.to_owned(), "unknown key".to_owned()));
+        }
+        (value, Some(_)) => {
+            let Some((fate, why)) = rule(&plain) else { return };
+            let fine = match fate {
+                Fate::Noted => true,
+                Fate::Missed => is_off(value),
+                Fate::Unless(values) => match value {
+                    Value::Text(text) | Value::Raw(text) => values.contains(&text.as_str()),
+                    value => is_off(value),
+                },
+            };
+            if !fine {
+                let what = format!("a setting of Centrifugo's that ringhold does not have{why}");
+                wrong.push((node.place.clone(), path.to_owned(), what));
+            }
+        }
+    }
+}
+
+/// What to say of a setting that keeps nobody from starting.
+pub(crate) fn note(path: &str) -> String {
+    let plain = normal(path);
+    let missed = |key: &Key| {
+        let below = key.path == plain || within(key.path, &plain);
+        below && matches!(rule(key.path), Some((Fate::Missed | Fate::Unless(_), _)))
+    };
+    match keys().iter().any(missed) {
+        true => "a setting of Centrifugo's that ringhold does not have, and that is off".to_owned(),
+        false => {
+            let why = rule(&plain).map_or("", |(_, why)| why);
+            format!("a setting of Centrifugo's that has no meaning here{why}")
+        }
+    }
+}
+
+/// `a[3].b` as `a[].b`.
+fn normal(path: &str) -> String {
+    let mut plain = String::with_capacity(path.len());
+    let mut within = false;
+    for c in path.chars() {
+        match c {
+            '[' => {
+                within = true;
+                plain.push_str("[]");
+            }
+            ']' => within = false,
+            c if !within => plain.push(c),
+            _ => {}
+        }
+    }
+    plain
+}
+
+/// The same path in the words of the rules, where several sections have the same keys.
+fn shared(plain: &str) -> Option<String> {
+    let alike = [
+        ("channel.namespaces[]", "channel.*"),
+        ("channel.without_namespace", "channel.*"),
+        ("client.subscription_token", "client.*token"),
+        ("client.token", "client.*token"),
+        ("client.proxy.connect", "*.proxy"),
+        ("client.proxy.refresh", "*.proxy"),
+        ("channel.proxy.subscribe", "*.proxy"),
+        ("channel.proxy.publish", "*.proxy"),
+        ("channel.proxy.sub_refresh", "*.proxy"),
+        ("rpc.proxy", "*.proxy"),
+        ("proxies[]", "*.proxy"),
+    ];
+    let found = alike.iter().find_map(|(section, name)| {
+        let rest = plain.strip_prefix(section)?;
+        (rest.is_empty() || rest.starts_with('.')).then(|| format!("{name}{rest}"))
+    });
+    found
+}
+
+/// The rule that holds for a key or table: the longest that begins its path.
+pub(crate) fn rule(plain: &str) -> Option<(Fate, &'static str)> {
+    let name = shared(plain).unwrap_or_else(|| plain.to_owned());
+    let fits = |at: &str| name == at || within(&name, at);
+    let best = RULES.iter().filter(|(at, ..)| fits(at)).max_by_key(|(at, ..)| at.len())?;
+    Some((best.1, best.2))
+}
+
+/// Whether a value switches nothing on.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Bool(on) => !on,
+        Value::Integer(number) => *number == 0,
+        Value::Float(number) => *number == 0.0,
+        Value::Text(text) | Value::Raw(text) => {
+            matches!(text.as_str(), "" | "false" | "0" | "0s" | "[]" | "{}")
+        }
+        Value::List(list) => list.is_empty(),
+        Value::Table(entries) => entries.iter().all(|entry| is_off(&entry.node.value)),
+        Value::Other(name) => *name == "null",
+    }
+}
+
+/// A key or table, what becomes of it, and why or what to do instead.
+const RULES: &[(&str, Fate, &str)] = &[
+    // What would be unsafe or lost.
+    ("broker.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
+    ("presence_manager.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
+    ("controller.enabled", Fate::Missed, ONE_PROCESS),
+    ("grpc_api.enabled", Fate::Missed, ": use http_api"),
+    ("uni_grpc.enabled", Fate::Missed, ": use another transport"),
+    ("webtransport.enabled", Fate::Missed, ": use another transport"),
+    ("consumers[].enabled", Fate::Missed, ": publish through http_api"),
+    ("http_server.tls.enabled", Fate::Missed, TLS),
+    ("http_server.tls_autocert.enabled", Fate::Missed, TLS),
+    ("http_server.internal_tls.enabled", Fate::Missed, TLS),
+    ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
+    ("admin.insecure", Fate::Missed, ": set admin.password"),
+    ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
+    // What is not.
+    ("broker", Fate::Noted, ONE_PROCESS),
+    ("presence_manager", Fate::Noted, ONE_PROCESS),
+    ("controller", Fate::Noted, ONE_PROCESS),
+    ("engine.redis", Fate::Noted, ONE_PROCESS),
+    ("map_broker", Fate::Noted, KINDS),
+    ("shared_poll", Fate::Noted, KINDS),
+    ("channel.*.map", Fate::Noted, KINDS),
+    ("channel.*.shared_poll", Fate::Noted, KINDS),
+    ("channel.*.map_clients_presence_channel_prefix", Fate::Noted, KINDS),
+    ("channel.*.map_users_presence_channel_prefix", Fate::Noted, KINDS),
+    ("channel.proxy.map_publish", Fate::Noted, KINDS),
+    ("channel.proxy.map_remove", Fate::Noted, KINDS),
+    ("channel.proxy.shared_poll_refresh", Fate::Noted, KINDS),
+    ("channel.proxy.subscribe_stream", Fate::Noted, STREAM),
+    ("channel.*.subscribe_stream_proxy_name", Fate::Noted, STREAM),
+    ("channel.*.subscribe_stream_proxy_bidirectional", Fate::Noted, STREAM),
+    ("*.proxy.grpc", Fate::Noted, ": backends are asked over HTTP"),
+    (
+        "*.proxy.grpc_metadata",
+        Fate::Noted,
+        ": there is no gRPC transport whose metadata it could be",
+    ),
+    ("grpc_api", Fate::Noted, ": use http_api"),
+    ("uni_grpc", Fate::Noted, ": use another transport"),
+    ("webtransport", Fate::Noted, ": use another transport"),
+    ("consumers", Fate::Noted, ": publish through http_api"),
+    ("http_server.tls", Fate::Noted, TLS),
+    ("http_server.tls_autocert", Fate::Noted, TLS),
+    ("http_server.internal_tls", Fate::Noted, TLS),
+    ("http_server.tls_external", Fate::Noted, TLS),
+    ("http_server.http3", Fate::Noted, ": browsers fall back by themselves"),
+    ("http_server.h2c_external", Fate::Noted, ": proxies speak HTTP/1.1 to it"),
+    ("swagger", Fate::Noted, ": /api/openapi.json describes the API"),
+    ("debug", Fate::Noted, ""),
+    ("init", Fate::Noted, ": cookies of balancers come with the upgrade, too"),
+    ("opentelemetry", Fate::Noted, ": use prometheus"),
+    ("graphite", Fate::Noted, ": use prometheus"),
+    ("usage_stats", Fate::Noted, ": nothing is ever sent anywhere"),
+    ("node", Fate::Noted, ": there is one"),
+    ("pid_file", Fate::Noted, ""),
+    ("enable_unreleased_features", Fate::Noted, ": there are none"),
+    ("log.file", Fate::Noted, ": logs go to standard error"),
+    (
+        "client.presence_update_interval",
+        Fate::Noted,
+        ": presence follows the connections by itself",
+    ),
+    (
+        "client.channel_position_max_time_lag",
+        Fate::Noted,
+        ": within one process publications have no lag",
+    ),
+    ("client.user_id_http_header", Fate::Missed, ""),
+    ("client.connection_rate_limit", Fate::Missed, ": use engine.accept_rate, per worker"),
+    ("client.connect_code_to_unidirectional_disconnect", Fate::Noted, ": codes are the usual ones"),
+    (
+        "client.*token.insecure_skip_jwks_endpoint_safety_check",
+        Fate::Noted,
+        ": every endpoint that is configured is asked",
+    ),
+    ("websocket.read_buffer_size", Fate::Noted, BUFFERS),
+    ("websocket.write_buffer_size", Fate::Noted, BUFFERS),
+    ("websocket.use_write_buffer_pool", Fate::Noted, BUFFERS),
+    ("uni_websocket.read_buffer_size", Fate::Noted, BUFFERS),
+    ("uni_websocket.write_buffer_size", Fate::Noted, BUFFERS),
+    ("uni_websocket.use_write_buffer_pool", Fate::Noted, BUFFERS),
+    ("uni_websocket.message_size_limit", Fate::Noted, ": websocket.message_size_limit holds"),
+    ("uni_websocket.write_timeout", Fate::Noted, ": websocket.write_timeout holds"),
+    ("uni_websocket.decompressed_message_size_limit", Fate::Noted, ": that of websocket holds"),
+    ("uni_websocket.join_push_messages", Fate::Noted, ": each push is a message of its own"),
+    ("uni_websocket.disable_closing_handshake", Fate::Noted, ": every end has its close frame"),
+    ("uni_websocket.disable_disconnect_push", Fate::Noted, ": the close frame says it"),
+    ("uni_sse.connect_code_to_http_response", Fate::Noted, ": errors are told in the stream"),
+    (
+        "uni_http_stream.connect_code_to_http_response",
+        Fate::Noted,
+        ": errors are told in the stream",
+    ),
+    ("admin.web_path", Fate::Noted, ": the page is part of the program"),
+    ("admin.web_proxy_address", Fate::Noted, ": the page is part of the program"),
+    ("prometheus.instrument_http_handlers", Fate::Noted, ": calls are counted in any case"),
+    ("prometheus.recovered_publications_histogram", Fate::Noted, ": recoveries are counted"),
+    ("prometheus.native_histograms", Fate::Noted, ": histograms have buckets"),
+];
+
+const ONE_PROCESS: &str = ": channels live in this process";
+const KINDS: &str = ": subscriptions are streams";
+const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
+const TLS: &str = ": put a proxy with TLS in front";
+const BUFFERS: &str = ": buffers belong to the worker, not to the connection";
+
+#[cfg(test)]
+#[path = "centrifugo_tests.rs"]
+mod tests;

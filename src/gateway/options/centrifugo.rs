@@ -1,7 +1,7 @@
 //! What becomes of Centrifugo's keys that are none of ours. `centrifugo.tsv` lists all keys there
 //! are; a rule below says of each that no section here has what is lost without it. The invariant,
-//! held by tests: every listed key is ours or has a rule, and the page `docs/centrifugo-keys.md` says
-//! the same.
+//! held by tests: every listed key is ours or has a rule, and the page `docs/centrifugo-keys.md`
+//! says the same.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -224,9 +224,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("uni_grpc.enabled", Fate::Missed, ": use another transport"),
     ("webtransport.enabled", Fate::Missed, ": use another transport"),
     ("consumers[].enabled", Fate::Missed, ": publish through http_api"),
-    ("http_server.tls.enabled", Fate::Missed, TLS),
     ("http_server.tls_autocert.enabled", Fate::Missed, TLS),
-    ("http_server.internal_tls.enabled", Fate::Missed, TLS),
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
@@ -257,10 +255,13 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("uni_grpc", Fate::Noted, ": use another transport"),
     ("webtransport", Fate::Noted, ": use another transport"),
     ("consumers", Fate::Noted, ": publish through http_api"),
-    ("http_server.tls", Fate::Noted, TLS),
+    ("http_server.tls.server_ca_pem", Fate::Noted, NO_CLIENT),
+    ("http_server.tls.server_name", Fate::Noted, NO_CLIENT),
+    ("http_server.tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
+    ("http_server.internal_tls.server_ca_pem", Fate::Noted, NO_CLIENT),
+    ("http_server.internal_tls.server_name", Fate::Noted, NO_CLIENT),
+    ("http_server.internal_tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
     ("http_server.tls_autocert", Fate::Noted, TLS),
-    ("http_server.internal_tls", Fate::Noted, TLS),
-    ("http_server.tls_external", Fate::Noted, TLS),
     ("http_server.http3", Fate::Noted, ": browsers fall back by themselves"),
     ("http_server.h2c_external", Fate::Noted, ": proxies speak HTTP/1.1 to it"),
     ("swagger", Fate::Noted, ": /api/openapi.json describes the API"),
@@ -319,7 +320,8 @@ const RULES: &[(&str, Fate, &str)] = &[
 const ONE_PROCESS: &str = ": channels live in this process";
 const KINDS: &str = ": subscriptions are streams";
 const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
-const TLS: &str = ": put a proxy with TLS in front";
+const TLS: &str = ": have certbot or lego renew what http_server.tls names";
+const NO_CLIENT: &str = ": a server verifies no server";
 const BUFFERS: &str = ": buffers belong to the worker, not to the connection";
 
 #[cfg(test)]

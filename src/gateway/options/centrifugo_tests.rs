@@ -159,7 +159,7 @@ fn a_typo_within_a_foreign_table_is_told() {
     assert!(load(&json!({"grpc_apy": {"port": 1}})).is_err());
 }
 
-// --- The page --------------------------------------------------------------------------------------
+// --- The page ------------------------------------------------------------------------------------
 
 /// A row: key or table, and why.
 type Row = (String, &'static str);
@@ -198,11 +198,11 @@ fn page() -> String {
     }
     let mut text = format!(
         "# Centrifugo's keys\n\n\
-         Made by `GOLDEN=write cargo test --lib centrifugo`, which compares it with the program. Of \
-         the {} keys of Centrifugo 6.8\n(those of namespaces and proxies counted wherever they may \
-         stand) {} are supported, {} are noted, {} are refused where\nthey are on. Names here: \
-         `channel.*` is `channel.without_namespace` and each of `channel.namespaces`; `*.proxy` is \
-         each proxy\nof `client.proxy`, `channel.proxy`, `rpc.proxy` and `proxies`; \
+         `GOLDEN=write cargo test --lib centrifugo` makes this page of the program. Of the {} \
+         keys of Centrifugo 6.8 (those\nof namespaces and proxies counted wherever they may stand) \
+         {} are supported, {} are noted, {} are refused where they\nare on. Names here: \
+         `channel.*` is `channel.without_namespace` and each of `channel.namespaces`; `*.proxy` \
+         is each proxy of\n`client.proxy`, `channel.proxy`, `rpc.proxy` and `proxies`; \
          `client.*token` is `client.token` and `client.subscription_token`.\n\n\
          ## Supported\n\n| table | keys |\n|---|---|\n",
         keys().len(),
@@ -216,13 +216,15 @@ fn page() -> String {
         let _ = writeln!(text, "| {table} | {} |", keys.join(", "));
     }
     let plain = |why: &str| why.strip_prefix(": ").unwrap_or(why).to_owned();
-    text += "\n## Refused where they are on\n\nSomething would be unsafe or lost without them. Off, \
-             they are noted.\n\n| key | instead |\n|---|---|\n";
+    text += "\n## Refused where they are on\n\n\
+             Something would be unsafe or lost without them. Off, they are noted.\n\n\
+             | key | instead |\n|---|---|\n";
     for (row, why) in refused {
         let _ = writeln!(text, "| `{row}` | {} |", plain(why));
     }
-    text += "\n## Noted\n\nAccepted with a warning of one line; `config check --strict` takes it for a \
-             mistake.\n\n| key | why |\n|---|---|\n";
+    text += "\n## Noted\n\n\
+             Accepted with a warning each; `config check --strict` takes them for mistakes.\n\n\
+             | key | why |\n|---|---|\n";
     for (row, why) in noted {
         let _ = writeln!(text, "| `{row}` | {} |", plain(why));
     }

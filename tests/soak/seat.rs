@@ -310,7 +310,8 @@ impl<'a> Life<'a> {
                 }
             }
         }
-        let enough = self.place.plan.write_timeout + Duration::from_secs(1);
+        // A peer that stops is found between one and one and a half times the limit.
+        let enough = self.place.plan.write_timeout * 3 / 2 + Duration::from_secs(2);
         if pause(&mut self.stop, enough).await {
             self.place.tally.cut.add(1);
             return Ok(false);

@@ -184,11 +184,10 @@ fn shared(plain: &str) -> Option<String> {
         ("rpc.proxy", "*.proxy"),
         ("proxies[]", "*.proxy"),
     ];
-    let found = alike.iter().find_map(|(section, name)| {
+    alike.iter().find_map(|(section, name)| {
         let rest = plain.strip_prefix(section)?;
         (rest.is_empty() || rest.starts_with('.')).then(|| format!("{name}{rest}"))
-    });
-    found
+    })
 }
 
 /// The rule that holds for a key or table: the longest that begins its path.

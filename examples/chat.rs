@@ -37,7 +37,7 @@ pub struct Chat {
     questions: SyncSender<(ConnId, String)>,
 }
 
-/// What is kept of a connection.
+/// The state of a connection.
 pub struct Member {
     name: String,
     room: String,

@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-/// Connects to `path` at this address. What comes, and what fails, is received as lines.
+/// Connects to `path` at this address. Messages and failures arrive as lines.
 pub fn start(
     address: SocketAddr,
     path: &str,

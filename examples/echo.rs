@@ -5,7 +5,7 @@
 //! websocat -H 'Authorization: Bearer secret-of-ann' ws://127.0.0.1:9001/
 //! ```
 //!
-//! Who is not known is told 401, who has too many connections 429. SIGTERM lets clients go over
+//! An unknown user gets 401, a user with too many connections 429. SIGTERM lets clients go over
 //! some seconds, so that they do not all come back at once.
 
 use std::collections::HashMap;

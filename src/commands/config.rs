@@ -75,7 +75,7 @@ enum ConfigCommand {
     },
 }
 
-/// What is printed of a configuration that is right.
+/// The output for a valid configuration.
 enum Shows {
     Nothing,
     Options,

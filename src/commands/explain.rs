@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode, Box<dyn Error>
     Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is in a token, as lines, and whether a server would accept it.
+/// The content of a token, as lines, and the server's verdict.
 fn explain(rules: &Rulebook, token: &str, now: i64) -> (String, bool) {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
@@ -87,7 +87,7 @@ fn explain(rules: &Rulebook, token: &str, now: i64) -> (String, bool) {
     (text, verdict.is_ok())
 }
 
-/// What a part of the token says, whether it may be believed or not.
+/// The object in a part of the token; nothing is verified here.
 fn object(part: &str) -> Option<serde_json::Map<String, Value>> {
     let bytes = URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok()?;
     serde_json::from_slice(&bytes).ok()

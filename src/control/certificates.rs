@@ -1,4 +1,4 @@
-//! The certificates of both ports: loaded at the start, and again when the server is told to.
+//! The certificates of both ports: loaded at the start, and again at a reload.
 //!
 //! Owns what seals tickets where no key is configured, so that a reload keeps sessions. The
 //! invariant: what was loaded is in use on all cores or on none; a load that fails changes nothing.
@@ -18,11 +18,11 @@ use crate::{Handle, Handler};
 pub struct CertificateKeeper {
     own: TicketSecret,
     counts: Arc<Counts>,
-    /// What the internal port speaks, if that is TLS.
+    /// The internal port's TLS, if it has any.
     internal: Option<Certificates>,
 }
 
-/// What was loaded.
+/// The loaded certificates of both ports.
 #[derive(Debug)]
 pub struct LoadedCertificates {
     /// For the public port, if it speaks TLS.
@@ -43,7 +43,7 @@ impl CertificateKeeper {
         Ok((keeper, public))
     }
 
-    /// What the internal port speaks, if that is TLS.
+    /// The internal port's TLS, if it has any.
     pub fn internal(&self) -> Option<Certificates> {
         self.internal.clone()
     }

@@ -42,7 +42,7 @@ pub struct Counts {
     pub(crate) tls_reloads: Total,
     /// Times that failed, and what was there before stayed.
     pub(crate) tls_reloads_failed: Total,
-    /// When the certificate that ends first ends, in seconds since 1970; 0 without TLS.
+    /// The earliest end of a certificate, in seconds since 1970; 0 without TLS.
     pub(crate) tls_not_after: Gauge,
     /// Key sets fetched.
     pub(crate) jwks_fetched: Total,

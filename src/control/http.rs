@@ -274,7 +274,7 @@ impl HttpServer {
     /// Serves a connection that was just accepted where TLS is spoken.
     fn serve_secure(&self, stream: TcpStream, certificates: &Certificates, via: Via) {
         let Some(seat) = self.seat(via.peer) else {
-            // What would be said could not be sealed.
+            // Before the handshake no answer can be sealed.
             return;
         };
         match asynchronous(stream) {

@@ -53,7 +53,7 @@ pub(crate) enum Wire<S> {
 pub(crate) struct Secure<S> {
     socket: S,
     state: State,
-    /// What was received, up to `start` worked off; `plain` of it was opened and is not taken.
+    /// Received bytes, worked off up to `start`; `plain` of them are opened and not taken.
     received: Vec<u8>,
     start: usize,
     plain: std::ops::Range<usize>,
@@ -146,7 +146,7 @@ impl<S> Secure<S> {
         io::Error::new(io::ErrorKind::InvalidData, fault.to_string())
     }
 
-    /// What is worked off makes room.
+    /// Drops the bytes that are worked off.
     fn tidy(&mut self) {
         if self.start == self.received.len() {
             self.received.clear();

@@ -210,11 +210,11 @@ pub struct Config {
     /// Address to listen on. Port 0 lets the kernel choose one for all workers. `None`: only
     /// outgoing connections.
     pub listen: Option<SocketAddr>,
-    /// What TLS on that address needs; `None`: it speaks plain HTTP.
+    /// Certificates and keys for TLS on that address; `None`: plain HTTP.
     pub tls: Option<std::sync::Arc<ServerMaterials>>,
     /// TLS handshakes that may be under way, per worker; one more ends the oldest.
     pub max_tls_handshakes: usize,
-    /// What TLS of outgoing connections needs; `None`: those that ask for it do not open.
+    /// Trust for TLS of outgoing connections; `None`: dials that ask for TLS fail.
     pub dial_tls: Option<std::sync::Arc<ClientMaterials>>,
     /// The way into the kernel.
     pub io: Io,

@@ -1,4 +1,4 @@
-//! What the program, the tests and the benches of this package use of the engine's inside.
+//! The engine's inside, as far as the program, the tests and the benches of this package use it.
 //!
 //! No part of the interface: anything here may change with any version.
 

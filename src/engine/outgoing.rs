@@ -289,7 +289,7 @@ impl Outgoing {
     }
 }
 
-/// What a round of sends may still offer.
+/// The rest of a turn's share of sends.
 pub(super) struct Share<'a> {
     /// Nobody stands in line any more.
     open: bool,
@@ -323,7 +323,7 @@ impl Share<'_> {
     }
 }
 
-/// What the offer of so many bytes takes from a turn's share.
+/// The part of a turn's share that an offer of so many bytes takes.
 #[inline]
 fn cost(bytes: usize, most: usize) -> usize {
     bytes.min(most) + OFFER
@@ -332,7 +332,7 @@ fn cost(bytes: usize, most: usize) -> usize {
 /// Bytes of one offer, where turns are bounded: a tenth of a millisecond of copying.
 pub(super) const OFFER_MAX: usize = 512 << 10;
 
-/// What an offer counts besides its bytes.
+/// Bytes that each offer counts besides its own.
 const OFFER: usize = 512;
 
 /// Outboxes kept for reuse per core: one turn's worth, about 30 KiB.

@@ -42,7 +42,7 @@ pub(crate) struct Secure {
     greetings: usize,
     ages: VecDeque<(u32, u64)>,
     next_number: u64,
-    /// What the flush at hand has sealed, and of whom, in the order of their marks.
+    /// Records sealed by the flush at hand, in the order of their connections' marks.
     staging: Vec<u8>,
     sealed: Vec<Sealed>,
     /// Connections of the flush at hand of which nothing can be sealed any more.
@@ -51,7 +51,7 @@ pub(crate) struct Secure {
     sealed_ns: u64,
 }
 
-/// What is there of a connection that it cannot go on with yet.
+/// A connection's handshake under way, or a record that came in part.
 #[derive(Default)]
 struct Unfinished {
     /// Its handshake, and what number that is.
@@ -74,7 +74,7 @@ impl Unfinished {
     }
 }
 
-/// What was sealed of a connection.
+/// The records sealed for a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Sealed {
     pub(super) slot: u32,
@@ -86,7 +86,7 @@ pub(super) struct Sealed {
     pub(super) older: bool,
 }
 
-/// What was sealed at once.
+/// One round of sealing.
 pub(super) struct Portion {
     /// Up to which mark.
     pub(super) to: usize,
@@ -94,7 +94,7 @@ pub(super) struct Portion {
     pub(super) hurry: bool,
 }
 
-/// What a received range came to.
+/// The plaintext of a received range.
 pub(super) struct Plaintext {
     /// Where it lies.
     pub(super) range: Range<usize>,
@@ -102,7 +102,7 @@ pub(super) struct Plaintext {
     pub(super) end: Option<End>,
 }
 
-/// What ends a connection below its messages.
+/// An end of a connection below its messages.
 pub(super) enum End {
     /// The peer's close_notify.
     Closed,
@@ -113,7 +113,7 @@ pub(super) enum End {
 struct Opening<'a> {
     arena: &'a mut [u8],
     inbound: &'a mut Inbound,
-    /// What the protocol has to answer.
+    /// The protocol's answers.
     out: Vec<u8>,
     now_ns: u64,
     /// Until when a record may come that has just begun, and what a byte of it is worth.
@@ -213,7 +213,7 @@ impl Secure {
         self.unfinished.len()
     }
 
-    /// What was sealed in the flush at hand.
+    /// The records sealed in the flush at hand.
     pub(super) fn sealed(&self) -> &[Sealed] {
         &self.sealed
     }
@@ -284,7 +284,7 @@ impl Secure {
             let rest = &opening.arena[at..range.end];
             let len = match (self.records.get(slot), &mut unfinished.greeting) {
                 (Some(_), _) => length(rest),
-                // What was dialled speaks something else.
+                // The dialled server speaks something else.
                 (None, Some(greeting)) if greeting.is_new() => {
                     greet::length(rest, false).map_err(|_| Fault::NotTls)
                 }
@@ -592,7 +592,7 @@ impl Core {
             Err(error) => return self.drop_connection(slot, Cause::of_error(error)),
         };
         counted.bytes_out += taken as u64;
-        // What is sealed is no longer plaintext, whether it is taken or not.
+        // Sealed bytes leave the outbox even if the kernel does not take them.
         let plain = at.map_or(taken, |at| secure.sealed[at].plain);
         if taken > 0 {
             watches.note_taken(slot, hot, taken);

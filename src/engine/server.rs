@@ -349,7 +349,7 @@ impl<H: Handler> Seat<H> {
         let index = self.worker as u16;
         let setup = self.config.tls.as_ref().map(|keys| keys.setup()).transpose();
         let dials = self.config.dial_tls.as_ref().map(|trust| trust.setup()).transpose();
-        // What was loaded was tried then.
+        // Loading has tried the same.
         let setup = setup.map_err(io::Error::other)?;
         let dials = dials.map_err(io::Error::other)?;
         let mut core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);

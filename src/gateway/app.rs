@@ -601,7 +601,7 @@ impl Handler for Gateway {
 
     fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
         let now = cx.now();
-        // What becomes due meanwhile, whatever arms it, waits for the next turn.
+        // Deadlines that become due meanwhile wait for the next turn.
         for _ in 0..self.desk.timers.len() {
             let Some((link, what)) = self.desk.timers.due(now) else { break };
             self.desk.unix = unix_now();

@@ -14,7 +14,7 @@ use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role};
 
-/// What came to a client.
+/// A message or an end that a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
@@ -215,7 +215,7 @@ impl Pipe {
         self.room() > 0
     }
 
-    /// What the server sent and the client has not read.
+    /// Bytes that the server sent and the client has not read.
     pub(super) fn unread(&self) -> usize {
         self.outbound.len()
     }
@@ -322,5 +322,5 @@ fn parse(bytes: &[u8]) -> Option<(HttpAnswer, usize)> {
     }
 }
 
-/// What the server's kernel takes for a client that does not read, in bytes.
+/// Send buffer of a client that does not read, in bytes.
 const WINDOW: usize = 64 * 1024;

@@ -135,7 +135,7 @@ impl<H: Handler> World<H> {
         Duration::from_nanos(self.clock.get() - START_NS)
     }
 
-    /// What all cores count together.
+    /// The counters of all cores together.
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();
         for core in &self.cores {
@@ -159,7 +159,7 @@ impl<H: Handler> World<H> {
         let mut calm = 0;
         for _ in 0..TURNS_MAX {
             calm = if self.turn() { calm + 1 } else { 0 };
-            // What one core did in the first may have reached another.
+            // The first pass of a core may have reached another core.
             if calm == 2 {
                 return;
             }

@@ -428,7 +428,7 @@ mod tests {
             });
             let place = namespaces.resolve("chat:1").unwrap();
             for (data, formats) in cases {
-                // What a binary channel takes may be JSON by chance.
+                // Data of a binary channel may be JSON by chance.
                 let known = format != Binary;
                 let expected = if formats.contains(&format) { Ok(known) } else { Err(107) };
                 let found = place.rules.accept_data(data).map_err(|error| error.code);

@@ -1,4 +1,4 @@
-//! What becomes of Centrifugo's keys that are none of ours. `centrifugo.tsv` lists all keys there
+//! The fate of Centrifugo's keys that are none of ours. `centrifugo.tsv` lists all keys there
 //! are; a rule below says of each that no section here has what is lost without it. The invariant,
 //! held by tests: every listed key is ours or has a rule, and the page `docs/centrifugo-keys.md`
 //! says the same.
@@ -21,7 +21,7 @@ pub(crate) struct Key {
     pub(crate) default: &'static str,
 }
 
-/// What becomes of a key that is none of ours.
+/// The fate of a key that is none of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Nothing is lost without it.
@@ -32,7 +32,7 @@ pub(crate) enum Fate {
     Unless(&'static [&'static str]),
 }
 
-/// What is wrong about a key: where, its path, in words.
+/// A mistake about a key: its place, its path, in words.
 pub(crate) type Wrong = (Place, String, String);
 
 /// All keys, in the order of their sections.
@@ -135,7 +135,7 @@ fn look(path: &str, node: &Node, wrong: &mut Vec<Wrong>) {
     }
 }
 
-/// What to say of a setting that keeps nobody from starting.
+/// The note for a setting that keeps nobody from starting.
 pub(crate) fn note(path: &str) -> String {
     let plain = normal(path);
     let missed = |key: &Key| {
@@ -215,7 +215,7 @@ fn is_off(value: &Value) -> bool {
 
 /// A key or table, what becomes of it, and why or what to do instead.
 const RULES: &[(&str, Fate, &str)] = &[
-    // What would be unsafe or lost.
+    // Unsafe to ignore, or a loss.
     ("broker.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
     ("presence_manager.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
     ("controller.enabled", Fate::Missed, ONE_PROCESS),
@@ -227,7 +227,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
-    // What is not.
+    // Harmless.
     ("broker", Fate::Noted, ONE_PROCESS),
     ("presence_manager", Fate::Noted, ONE_PROCESS),
     ("controller", Fate::Noted, ONE_PROCESS),

@@ -27,7 +27,7 @@ fn ours() -> BTreeSet<String> {
     found.into_iter().chain(rows).collect()
 }
 
-/// What Centrifugo would write for a key by itself.
+/// Centrifugo's own default for a key.
 fn sample(key: &Key) -> Json {
     let last = key.path.rsplit_once("[].").map_or("", |(_, last)| last);
     match (key.kind, key.default) {
@@ -105,7 +105,7 @@ fn every_key_is_ours_or_has_a_rule_and_every_rule_a_key() {
     }
 }
 
-/// What `centrifugo defaultconfig` writes.
+/// The output of `centrifugo defaultconfig`.
 #[test]
 fn its_whole_default_configuration_starts() {
     let mut document = json!({});

@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// What stands behind a value.
+/// The text behind a value.
 ///
 /// # Errors
 /// Neither of the three; says so without repeating what may be a key.
@@ -32,7 +32,7 @@ fn is_pem(text: &[u8]) -> bool {
 
 const MARK: &[u8] = b"-----BEGIN ";
 
-/// What is longer is a key with a mistake in it rather than the name of a file.
+/// Longer text is a key with a mistake in it rather than the name of a file.
 const NAME_MAX: usize = 256;
 
 #[cfg(test)]

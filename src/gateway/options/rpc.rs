@@ -13,7 +13,7 @@ section! {
         without_namespace: RpcOptions = RpcOptions::default(),
         /// The same by namespace.
         namespaces: Vec<RpcNamespace> = Vec::new(),
-        /// What ends the namespace in a method's name. Empty: no namespaces.
+        /// The end of the namespace in a method's name. Empty: no namespaces.
         namespace_boundary: String = ":".to_owned(),
         /// A method that the server answers itself, with nothing.
         ping: RpcPing = RpcPing::default(),
@@ -36,7 +36,7 @@ section! {
         /// Letters, digits, `_`, `-` and `.`, at least two; unique.
         name: String = String::new(),
         ..
-        /// What holds for its methods.
+        /// The rules of its methods.
         options: RpcOptions,
     }
 }
@@ -53,7 +53,7 @@ section! {
     }
 }
 
-/// What becomes of a call.
+/// The route of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// The server answers itself, with nothing.

@@ -46,7 +46,7 @@ section! {
 }
 
 impl HttpServer {
-    /// What the internal port speaks, if that is TLS.
+    /// The internal port's TLS, if it has any.
     pub fn tls_inside(&self) -> Option<&Tls> {
         let of_both = Some(&self.tls).filter(|tls| tls.enabled && !self.tls_external);
         Some(&self.internal_tls).filter(|tls| tls.enabled).or(of_both)

@@ -1,4 +1,4 @@
-//! What to say about a key that there is not: the one that was probably meant, or where it belongs.
+//! Advice about an unknown key: the key that was probably meant, or its right place.
 
 use super::Options;
 use super::channel::Namespace;

@@ -160,7 +160,7 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     assert!(wrong(&redis).contains("broker.type: a setting"), "{}", wrong(&redis));
     let consumers = r#"[{"name": "a", "type": "kafka", "enabled": true}]"#;
     assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].enabled"));
-    // What is off, or nothing is lost without.
+    // Off, or no loss.
     let fine = [
         ("CENTRIFUGO_GRPC_API_PORT", "10000"),
         redis[0],

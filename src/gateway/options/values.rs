@@ -503,7 +503,7 @@ mod tests {
         assert!(Vec::<DeltaType>::parse(&raw("fossil vcdiff")).unwrap_err().contains("vcdiff"));
     }
 
-    /// What Centrifugo takes for a value of another type, without a loss.
+    /// Values that Centrifugo takes for another type, without a loss.
     #[test]
     fn types_are_as_loose_as_centrifugos() {
         let text = |text: &str| Value::Text(text.to_owned());

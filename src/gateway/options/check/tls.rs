@@ -54,7 +54,7 @@ impl Check<'_> {
         self.materials(table, tls);
     }
 
-    /// What is named can be loaded.
+    /// Demands that the named certificates and keys load.
     fn materials(&mut self, table: &str, tls: &Tls) {
         let own = match TicketSecret::random() {
             Ok(own) => own,

@@ -258,7 +258,7 @@ impl Outgoing {
                 self.mark(slot, hot);
             }
         }
-        Share { open: *left > 0, bounded, left }
+        Share { bounded, left }
     }
 
     /// Checks that who has to stand in line does.
@@ -291,9 +291,8 @@ impl Outgoing {
 
 /// The rest of a turn's share of sends.
 pub(super) struct Share<'a> {
-    /// Nobody stands in line any more.
-    open: bool,
     bounded: bool,
+    /// More than 0 only once nobody stands in line.
     left: &'a mut usize,
 }
 
@@ -305,7 +304,7 @@ impl Share<'_> {
         match outbox.offer {
             Offer::Waits => false,
             Offer::Made if outbox.can_wait() => {
-                if !self.open || *self.left == 0 {
+                if *self.left == 0 {
                     *hurry = true;
                     return false;
                 }

@@ -134,7 +134,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 113] = [
+const EXPECTED: [(&str, u64); 115] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),
@@ -164,6 +164,8 @@ const EXPECTED: [(&str, u64); 113] = [
     ("outbox drops", 100),
     ("conflated", 40),
     ("read pauses", 100),
+    ("costly input", 20),
+    ("letters left for the next turn", 100),
     ("panics", 100),
     ("refused 503", 200),
     ("refused 408", 100),

@@ -246,6 +246,8 @@ counters! {
         pings_in: Total,
         /// Times reading paused because of backpressure, a rate, or commands that wait for others.
         read_pauses: Total,
+        /// Connections whose input took long while others waited, and is taken up behind theirs.
+        reads_costly: Total,
         /// Turns of the core's loop.
         turns: Total,
         /// Times a turn sent before its end because it had queued much.

@@ -1,7 +1,8 @@
 //! Who is to be received from, and how much at once.
 //!
-//! Owns the two queues of connections: those that became readable, and those that left input behind
-//! when they were last received from. Never receives. The invariant: a connection with
+//! Owns the queues of connections: those that became readable; those that left input behind when
+//! they were last received from, or whose input takes long; those in a TLS handshake. Never
+//! receives. The invariant: a connection with
 //! [`Flags::READY`] is in one of them, where its first entry stands for it; entries of others, who
 //! have left, are passed over, and taken out where they are many.
 
@@ -16,10 +17,27 @@ use super::slots::{Flags, Hot, Pace, Phase, Slots};
 pub(crate) struct Inbox {
     /// Slots that became readable.
     ready: VecDeque<u32>,
-    /// Slots that were read from and have more.
+    /// Slots that were read from and have more, and those whose input takes long.
     eager: VecDeque<u32>,
     /// Slots whose TLS handshake is not complete.
     greeting: VecDeque<u32>,
+    /// The last batch took longer than a turn should.
+    slow: bool,
+    /// The batch that was chosen has somebody whose input takes long.
+    costly: bool,
+    /// Receives of that batch before the first of a TLS handshake.
+    before_greetings: usize,
+}
+
+/// How the time is taken that a batch needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timing {
+    /// Not at all.
+    None,
+    /// Of the whole batch.
+    Whole,
+    /// Of each receive.
+    Each,
 }
 
 /// What a batch uses of its turn's share.
@@ -31,15 +49,17 @@ struct Taken {
     bytes: usize,
     /// How many they may become.
     limit: usize,
+    /// Whether somebody's input takes long.
+    costly: bool,
 }
 
 impl Inbox {
     /// Puts a connection into its queue for the next batch of receives. Returns how long that is.
     #[inline]
     pub(super) fn mark_ready(&mut self, slot: u32, hot: &mut Hot) -> usize {
-        let queue = match hot.flags.0 & (Flags::CHATTY | Flags::GREETING) {
+        let queue = match hot.flags.0 & (Flags::CHATTY | Flags::COSTLY | Flags::GREETING) {
             0 => &mut self.ready,
-            Flags::CHATTY => &mut self.eager,
+            late if late & Flags::GREETING == 0 => &mut self.eager,
             _ => &mut self.greeting,
         };
         if !hot.set(Flags::READY) {
@@ -95,7 +115,7 @@ impl Inbox {
         // What is ready now; those put back during the batch wait for the next one. Last come a few
         // of those that have more to say, with a share that is kept for them: neither kind keeps
         // out the other, and who says little is answered first.
-        let eager = self.eager.len().min(EAGER_MAX);
+        let eager = self.eager.len().min(if self.slow { 1 } else { EAGER_MAX });
         let kept = if eager == 0 { 0 } else { EAGER_MAX };
         let mut taken = Taken {
             limit: if eager == 0 { TURN_BYTES } else { TURN_BYTES / 2 },
@@ -118,6 +138,8 @@ impl Inbox {
                 break;
             }
         }
+        self.costly = taken.costly;
+        self.before_greetings = batch.len();
         // After everybody else: each may cost 0.1 ms, for which all others wait.
         let most = if batch.is_empty() { GREETING_ALONE_MAX } else { GREETING_MAX };
         for _ in 0..self.greeting.len().min(most) {
@@ -127,6 +149,36 @@ impl Inbox {
                 break;
             }
         }
+    }
+
+    /// How many receives of the chosen batch come before the first of a TLS handshake.
+    pub(super) fn before_greetings(&self) -> usize {
+        self.before_greetings
+    }
+
+    /// How the time of a batch of so many receives is to be taken. Who is alone keeps nobody
+    /// waiting, and pays for no look at the clock.
+    pub(super) fn timing(&self, batch: usize) -> Timing {
+        match batch {
+            _ if self.slow || self.costly => Timing::Each,
+            0..TIMED_MIN => Timing::None,
+            _ => Timing::Whole,
+        }
+    }
+
+    /// Notes how long a whole batch took, 0 if that is not known.
+    pub(super) fn note_time(&mut self, batch_ns: u64) {
+        self.slow = batch_ns > BATCH_NS;
+    }
+
+    /// Notes how long the input of one connection took, in a batch that is timed so. Whose input
+    /// takes long is taken up behind the others' from now on, until it does not. Returns whether
+    /// that is new.
+    pub(super) fn weigh(&mut self, hot: &mut Hot, ns: u64) -> bool {
+        if ns < COSTLY_NS / 4 {
+            hot.clear(Flags::COSTLY);
+        }
+        self.slow && ns > COSTLY_NS && !hot.set(Flags::COSTLY)
     }
 }
 
@@ -161,6 +213,7 @@ impl Taken {
             hot.set(Flags::READY);
             return false;
         }
+        self.costly |= hot.has(Flags::COSTLY);
         self.bytes += lead + size;
         self.arena += lead;
         let (generation, start, room) = (hot.generation, self.arena as u32, size as u32);
@@ -194,11 +247,22 @@ const TURN_BYTES: usize = 2 * RECEIVE_MAX;
 /// Connections with input left behind that a turn takes up again.
 const EAGER_MAX: usize = 4;
 
+/// What a batch may take before each of its receives is timed, in nanoseconds.
+const BATCH_NS: u64 = 1_000_000;
+
+/// What a receive may take before its connection is taken up behind others, in nanoseconds: the
+/// time of some dozen messages. A batch of receives that each take
+/// less is done within 5 ms.
+const COSTLY_NS: u64 = 20_000;
+
+/// Receives in a batch that is timed.
+const TIMED_MIN: usize = 4;
+
 /// Connections in a TLS handshake that a turn takes up.
 const GREETING_MAX: usize = 4;
 
-/// The same in a turn that has nobody else.
-const GREETING_ALONE_MAX: usize = 32;
+/// The same in a turn that has nobody else, who may come meanwhile.
+const GREETING_ALONE_MAX: usize = 8;
 
 /// What a chatty connection is received from at once, in bytes: at most 85 frames.
 const CHATTY_SIZE: usize = 512;
@@ -208,3 +272,54 @@ const BATCH_MAX: usize = 240;
 
 /// Bytes of the arena that a batch takes at most.
 pub(super) const BATCH_BYTES: usize = TURN_BYTES + BATCH_MAX * STAGGER;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(inbox: &mut Inbox, slots: &mut Slots) -> Vec<u32> {
+        let mut batch = Vec::new();
+        inbox.choose(slots, &Secure::default(), &mut batch);
+        batch.iter().map(|recv| recv.slot).collect()
+    }
+
+    #[test]
+    fn whose_input_takes_long_comes_last_and_few_at_a_time() {
+        let (mut inbox, mut slots) = (Inbox::default(), Slots::default());
+        for slot in 0..20 {
+            slots.open(slot, Phase::Open);
+        }
+        let ready = |inbox: &mut Inbox, slots: &mut Slots, all: &[u32]| {
+            all.iter()
+                .for_each(|slot| drop(inbox.mark_ready(*slot, slots.get_mut(*slot).unwrap())));
+        };
+        let everybody: Vec<u32> = (0..20).collect();
+        ready(&mut inbox, &mut slots, &everybody);
+        assert_eq!(choose(&mut inbox, &mut slots), everybody, "in the order in which they came");
+        assert_eq!(inbox.timing(TIMED_MIN - 1), Timing::None, "nobody pays for few");
+        assert_eq!(inbox.timing(20), Timing::Whole);
+
+        assert!(!inbox.weigh(slots.get_mut(0).unwrap(), 1_000_000), "it keeps nobody waiting");
+        inbox.note_time(BATCH_NS + 1);
+        assert_eq!(inbox.timing(1), Timing::Each);
+        for slot in 0..10 {
+            assert!(inbox.weigh(slots.get_mut(slot).unwrap(), COSTLY_NS + 1));
+            assert!(!inbox.weigh(slots.get_mut(slot).unwrap(), COSTLY_NS + 1), "known already");
+        }
+        assert!(!inbox.weigh(slots.get_mut(10).unwrap(), COSTLY_NS), "as quick as it should be");
+
+        ready(&mut inbox, &mut slots, &everybody);
+        let mut expected: Vec<u32> = (10..20).collect();
+        expected.push(0);
+        assert_eq!(choose(&mut inbox, &mut slots), expected, "the others first, then one of them");
+        assert_eq!(inbox.timing(11), Timing::Each);
+        inbox.note_time(BATCH_NS);
+        assert_eq!(choose(&mut inbox, &mut slots), [1, 2, 3, 4], "some more of them");
+        assert_eq!(inbox.timing(1), Timing::Each, "to find out whether it still takes long");
+
+        inbox.weigh(slots.get_mut(1).unwrap(), COSTLY_NS / 4 - 1);
+        ready(&mut inbox, &mut slots, &[1, 15]);
+        let expected = [1, 15, 5, 6, 7, 8];
+        assert_eq!(choose(&mut inbox, &mut slots), expected, "it does not any more");
+    }
+}

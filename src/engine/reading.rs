@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::guard;
 use super::handler::Handler;
 use super::inbound::Place;
-use super::inbox::{APPETITE_STEPS, BATCH_BYTES, receive_size};
+use super::inbox::{APPETITE_STEPS, BATCH_BYTES, Timing, receive_size};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Hot, Phase};
@@ -67,13 +67,36 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.inbox.choose(&mut self.core.slots, &self.core.secure, batch);
         self.calm.note_turn(batch.last().map_or(0, |last| last.range().end));
         self.ring.recv(bytes, batch)?;
-        for at in 0..self.arena.batch.len() {
-            let received = self.arena.batch[at];
-            self.on_received(received);
+        let messages = self.core.inbox.before_greetings();
+        self.work_off(0..messages);
+        for at in messages..self.arena.batch.len() {
+            self.on_received(self.arena.batch[at]);
             self.deliver_notices();
         }
         self.arena.batch.clear();
         Ok(())
+    }
+
+    /// Acts on a part of the batch, and finds out whose input takes long if the others have to wait
+    /// for it.
+    fn work_off(&mut self, part: Range<usize>) {
+        let timing = self.core.inbox.timing(part.len());
+        let began = if timing == Timing::None { 0 } else { self.ring.now() };
+        let mut last = began;
+        for at in part {
+            let received = self.arena.batch[at];
+            self.on_received(received);
+            self.deliver_notices();
+            if timing == Timing::Each {
+                let now = self.ring.now();
+                self.core.weigh(&received, now - last);
+                last = now;
+            }
+        }
+        if timing == Timing::Whole {
+            last = self.ring.now();
+        }
+        self.core.inbox.note_time(last - began);
     }
 
     fn on_received(&mut self, received: Recv) {
@@ -307,6 +330,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 impl Core {
+    #[cold]
+    fn weigh(&mut self, received: &Recv, ns: u64) {
+        let Some(hot) = self.slots.lookup(received.slot, received.generation) else { return };
+        self.counted.reads_costly += u64::from(self.inbox.weigh(hot, ns));
+    }
+
     /// The application wants no more input of a connection for now. A stream's client has none, but
     /// its end must be heard.
     pub(crate) fn hold(&mut self, slot: u32, generation: u32) {

@@ -14,7 +14,7 @@ use super::wheel::{Timer, Timers};
 use crate::protocol::Partial;
 use crate::protocol::extension::WINDOW_BITS_MAX;
 
-/// A set of facts about a connection, as bits, of which the uppermost is to spare.
+/// A set of facts about a connection, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
@@ -78,6 +78,8 @@ impl Flags {
     pub const TLS: u32 = 1 << 29;
     /// Its TLS handshake is not complete: it is read from after all others, a few each turn.
     pub const GREETING: u32 = 1 << 30;
+    /// Its input takes long: it is read from after others, a few each turn.
+    pub const COSTLY: u32 = 1 << 31;
     /// Reasons not to read.
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
 }

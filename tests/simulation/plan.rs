@@ -33,6 +33,8 @@ pub struct Chaos {
     pub skewed: bool,
     /// The first core gets less of a processor than the others.
     pub lagging: bool,
+    /// What passes between two looks at the clock, at most.
+    pub slow_us: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +69,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
         queue: pick(rng, &[1, 3, 12, 1 << 20]) as usize,
         skewed: rng.one_in(3),
         lagging: rng.one_in(4),
+        slow_us: 0,
     };
     let workers = pick(rng, &[1, 2, 2, 3, 4]) as usize;
     let mut config = Config { accept_rate: pick(rng, &[0, 0, 20, 200]), ..times(rng) };
@@ -131,6 +134,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
     };
     let insist_ns = rng.one_in(3).then(|| u64::from(rng.below(deadline + 1)) * 1_000_000);
     let quits = !calm && rng.one_in(4);
+    chaos.slow_us = pick(rng, &[0, 0, 0, 0, 0, 300, 3000]);
     Plan { calm, config, workers, table, lanes, chaos, peers, end_ns, insist_ns, quits, drain }
 }
 

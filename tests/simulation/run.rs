@@ -433,6 +433,8 @@ impl Run {
         seen.add("outbox drops", counters.dropped_full);
         seen.add("conflated", counters.conflated);
         seen.add("read pauses", counters.read_pauses);
+        seen.add("costly input", counters.reads_costly);
+        seen.add("letters left for the next turn", counters.mailbox_late);
         seen.add("accept pauses", counters.accept_pauses);
         seen.add("sends left for the next turn", counters.sends_late);
         seen.add("stale completions", counters.stale_completions);

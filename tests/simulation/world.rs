@@ -256,7 +256,11 @@ impl SimRing {
 
 impl Ring for SimRing {
     fn now(&self) -> u64 {
-        self.world.borrow().kernel.now
+        let kernel = &mut self.world.borrow_mut().kernel;
+        if kernel.chaos.slow_us > 0 {
+            kernel.now += 1000 * u64::from(kernel.rng.below(kernel.chaos.slow_us));
+        }
+        kernel.now
     }
 
     fn accept(&mut self, lane: u32) {

@@ -290,8 +290,9 @@ mod tests {
             slots.open(slot, Phase::Open);
         }
         let ready = |inbox: &mut Inbox, slots: &mut Slots, all: &[u32]| {
-            all.iter()
-                .for_each(|slot| drop(inbox.mark_ready(*slot, slots.get_mut(*slot).unwrap())));
+            for slot in all {
+                inbox.mark_ready(*slot, slots.get_mut(*slot).unwrap());
+            }
         };
         let everybody: Vec<u32> = (0..20).collect();
         ready(&mut inbox, &mut slots, &everybody);

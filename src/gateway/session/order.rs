@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::queue::Queue;
-use super::shares::{COMMAND, SIGNATURE, at_rate};
+use super::shares::{COMMAND, DELIVERY, SIGNATURE, at_rate};
 use super::{BACKLOG, HELD, OPEN, RUNNING, Session, link};
 use crate::engine::{ConnId, Cx};
 use crate::gateway::app::{Desk, Gateway, Later, unix_now};
@@ -119,6 +119,7 @@ impl Gateway {
                 break;
             }
             self.desk.pace.spend(link(id), COMMAND);
+            let delivered = self.hub.counters().sent;
             let outcome = match commands.next() {
                 None => break,
                 Some(Ok(command)) => self.command(cx, id, command),
@@ -136,6 +137,9 @@ impl Gateway {
                 Err(disconnect) => self.desk.close(cx, id, &disconnect),
             }
             self.settle(cx);
+            // Who makes this core deliver pays for it, as for the bytes of an answer.
+            let delivered = self.hub.counters().sent.wrapping_sub(delivered) as usize;
+            self.desk.pace.spend(link(id), delivered.saturating_mul(DELIVERY));
             if !cx.is_open_at(id) {
                 break;
             }

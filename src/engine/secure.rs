@@ -266,6 +266,11 @@ impl Secure {
         self.worn_out = Vec::new();
     }
 
+    /// Appends the record layer's answer to what was opened, if it owes one.
+    fn settle(&mut self, slot: u32, out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.records.get_mut(slot).map_or(Ok(()), |record| record.settle(out))
+    }
+
     /// Opens every whole record of a range.
     fn open(&mut self, slot: u32, range: Range<usize>, opening: &mut Opening<'_>) -> Plaintext {
         // Mostly there is none, and the table is not looked into.
@@ -365,9 +370,7 @@ impl Secure {
         let Opening { arena, out, evicted, .. } = opening;
         let record = &mut arena[record];
         if let Some(layer) = self.records.get_mut(slot) {
-            let opened = layer.open(&self.limits, record)?;
-            layer.settle(out)?;
-            return Ok(opened);
+            return layer.open(&self.limits, record);
         }
         let greeting = match &mut unfinished.greeting {
             Some(greeting) => greeting,
@@ -483,8 +486,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             evicted: None,
         };
         let greeting = core.slots.get(slot).is_some_and(|hot| hot.has(Flags::GREETING));
-        let plaintext = core.secure.open(slot, range, &mut opening);
+        let mut plaintext = core.secure.open(slot, range, &mut opening);
         let Opening { mut out, evicted, .. } = opening;
+        let outbox = core.slots.get(slot).and_then(|hot| hot.outbox.as_ref());
+        // One answer stands for many. A peer that reads none gets it with the next record, so
+        // that answers never add up.
+        if plaintext.end.is_none() && !outbox.is_some_and(|outbox| outbox.has_sealed()) {
+            plaintext.end = core.secure.settle(slot, &mut out).err().map(End::Fault);
+        }
         if greeting && core.secure.has_record(slot) {
             core.counted.tls_handshakes += 1;
             if let Some(hot) = core.slots.get_mut(slot) {

@@ -140,6 +140,11 @@ impl Hub {
         HubCounters { home: self.home.counters(), ..self.counters }
     }
 
+    /// Messages that this core has delivered to its subscribers.
+    pub fn sent(&self) -> u64 {
+        self.counters.sent
+    }
+
     /// What there is.
     pub fn gauges(&self) -> HubGauges {
         HubGauges {

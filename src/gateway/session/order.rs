@@ -119,7 +119,7 @@ impl Gateway {
                 break;
             }
             self.desk.pace.spend(link(id), COMMAND);
-            let delivered = self.hub.counters().sent;
+            let sent = self.hub.sent();
             let outcome = match commands.next() {
                 None => break,
                 Some(Ok(command)) => self.command(cx, id, command),
@@ -138,8 +138,8 @@ impl Gateway {
             }
             self.settle(cx);
             // Who makes this core deliver pays for it, as for the bytes of an answer.
-            let delivered = self.hub.counters().sent.wrapping_sub(delivered) as usize;
-            self.desk.pace.spend(link(id), delivered.saturating_mul(DELIVERY));
+            let deliveries = (self.hub.sent() - sent) as usize;
+            self.desk.pace.spend(link(id), deliveries * DELIVERY);
             if !cx.is_open_at(id) {
                 break;
             }

@@ -131,7 +131,7 @@ fn nanos(time: Duration) -> u64 {
 /// What a command costs, in bytes of answers: a command and 2 KiB take a microsecond or two.
 pub(in crate::gateway) const COMMAND: usize = 2048;
 
-/// What a delivery costs that a command brings about: about a third of a microsecond.
+/// Cost of a delivery that a command causes, in the same bytes: a third of a microsecond.
 pub(in crate::gateway) const DELIVERY: usize = 512;
 
 /// What one connection may cost in a turn: 32 commands.

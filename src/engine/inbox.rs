@@ -2,9 +2,9 @@
 //!
 //! Owns the queues of connections: those that became readable; those that left input behind when
 //! they were last received from, or whose input takes long; those in a TLS handshake. Never
-//! receives. The invariant: a connection with
-//! [`Flags::READY`] is in one of them, where its first entry stands for it; entries of others, who
-//! have left, are passed over, and taken out where they are many.
+//! receives. The invariant: a connection with [`Flags::READY`] is in one of them, where its first
+//! entry stands for it; entries of others, who have left, are passed over, and taken out where they
+//! are many.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,7 @@ pub(crate) struct Inbox {
     before_greetings: usize,
 }
 
-/// How the time is taken that a batch needs.
+/// The measurement of a batch's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timing {
     /// Not at all.
@@ -151,13 +151,13 @@ impl Inbox {
         }
     }
 
-    /// How many receives of the chosen batch come before the first of a TLS handshake.
+    /// Receives of the chosen batch before the first one of a TLS handshake.
     pub(super) fn before_greetings(&self) -> usize {
         self.before_greetings
     }
 
-    /// How the time of a batch of so many receives is to be taken. Who is alone keeps nobody
-    /// waiting, and pays for no look at the clock.
+    /// Chooses the measurement for a batch of so many receives. A small batch delays nobody, so it
+    /// reads no clock.
     pub(super) fn timing(&self, batch: usize) -> Timing {
         match batch {
             _ if self.slow || self.costly => Timing::Each,
@@ -166,14 +166,14 @@ impl Inbox {
         }
     }
 
-    /// Notes how long a whole batch took, 0 if that is not known.
+    /// Notes the time of a whole batch in nanoseconds, 0 for a batch without a measurement.
     pub(super) fn note_time(&mut self, batch_ns: u64) {
         self.slow = batch_ns > BATCH_NS;
     }
 
-    /// Notes how long the input of one connection took, in a batch that is timed so. Whose input
-    /// takes long is taken up behind the others' from now on, until it does not. Returns whether
-    /// that is new.
+    /// Notes the time that one connection's input took, in nanoseconds. In a slow batch, long input
+    /// puts its connection behind the others; short input puts it back. Returns whether the
+    /// connection has just become costly.
     pub(super) fn weigh(&mut self, hot: &mut Hot, ns: u64) -> bool {
         if ns < COSTLY_NS / 4 {
             hot.clear(Flags::COSTLY);
@@ -247,15 +247,14 @@ const TURN_BYTES: usize = 2 * RECEIVE_MAX;
 /// Connections with input left behind that a turn takes up again.
 const EAGER_MAX: usize = 4;
 
-/// What a batch may take before each of its receives is timed, in nanoseconds.
+/// Time of a batch above which the next batch times each receive, in nanoseconds.
 const BATCH_NS: u64 = 1_000_000;
 
-/// What a receive may take before its connection is taken up behind others, in nanoseconds: the
-/// time of some dozen messages. A batch of receives that each take
-/// less is done within 5 ms.
+/// Time of a receive above which its connection waits behind others, in nanoseconds: some dozen
+/// messages. A batch whose receives each take less is done within 5 ms.
 const COSTLY_NS: u64 = 20_000;
 
-/// Receives in a batch that is timed.
+/// Fewest receives of a batch that is timed.
 const TIMED_MIN: usize = 4;
 
 /// Connections in a TLS handshake that a turn takes up.

@@ -33,7 +33,7 @@ pub struct Chaos {
     pub skewed: bool,
     /// The first core gets less of a processor than the others.
     pub lagging: bool,
-    /// What passes between two looks at the clock, at most.
+    /// Longest time between two readings of the clock in a turn, in microseconds.
     pub slow_us: u32,
 }
 

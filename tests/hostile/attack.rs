@@ -144,7 +144,7 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
 
     let mut report = std::thread::scope(|scope| {
         // Ends the witnesses when anything here fails.
-        let alarm = Alarm(shared);
+        let alarms = (Alarm(shared), elsewhere.map(|it| Alarm(&it.shared)));
         let threads: Vec<_> = witnesses
             .into_iter()
             .map(|witness| scope.spawn(move || witness.testify(shared)))
@@ -191,7 +191,7 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
             witness.leave();
         }
         let stood: Vec<_> = threads.into_iter().map(|it| joined(it, "a witness")).collect();
-        drop(alarm);
+        drop(alarms);
 
         settled(&gateway, &seated);
         let mut times = [Times::default(), Times::default()];

@@ -7,13 +7,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Returns what this thread's heap has free. The allocator does so while it is used; a core whose
 /// crowd has left uses it no more (165 bytes per former connection stayed resident).
-#[cfg(feature = "allocator")]
 pub(crate) fn give_back() {
+    #[cfg(feature = "allocator")]
     // SAFETY: takes no pointer, and may be called by any thread at any time that is not inside the
     // allocator, which nothing that calls this is.
-    unsafe { libmimalloc_sys::mi_collect(true) }
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+    // Cryptography is C and has glibc's heaps, which keep what many handshakes at once needed.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and locks what it walks (glibc 2.8).
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
-
-/// The system's allocator decides for itself.
-#[cfg(not(feature = "allocator"))]
-pub(crate) fn give_back() {}

@@ -17,6 +17,10 @@ pub(super) struct Calm {
     before: u32,
     /// Connections at the last look.
     seen: u32,
+    /// TLS handshakes at the last look.
+    handshakes: u64,
+    /// There were many at once since memory was last given back.
+    storm: bool,
     /// When to look again.
     look_ns: u64,
 }
@@ -28,10 +32,10 @@ impl Calm {
         self.touched = self.touched.max(arena);
     }
 
-    /// Whether memory is to be given back, and from which byte of the arena on: once per burst, at
-    /// each halving of a crowd, and when no more of it leave. Every turn asks, and an idle core has
-    /// one each second.
-    pub(super) fn look(&mut self, used: u32, now_ns: u64) -> Option<usize> {
+    /// Whether memory is to be given back, and from which byte of the arena on: once per burst of
+    /// input or of TLS handshakes, at each halving of a crowd, and when no more of it leave. Every
+    /// turn asks, and an idle core has one each second. `handshakes`: how many there were in all.
+    pub(super) fn look(&mut self, used: u32, handshakes: u64, now_ns: u64) -> Option<usize> {
         self.crowd = self.crowd.max(used);
         self.before = self.before.max(used);
         if now_ns < self.look_ns {
@@ -42,9 +46,13 @@ impl Calm {
         let recent = std::mem::take(&mut self.recent);
         let kept = recent.max(ARENA_KEPT);
         let left = self.crowd >= CROWD && used <= self.crowd / 2 && used < self.before;
-        if !(left && (still || used <= self.before / 2)) && self.touched <= 2 * kept {
+        let new = handshakes - std::mem::replace(&mut self.handshakes, handshakes);
+        self.storm |= new >= u64::from(CROWD);
+        let over = self.storm && new <= u64::from(CROWD / 8);
+        if !(over || left && (still || used <= self.before / 2)) && self.touched <= 2 * kept {
             return None;
         }
+        self.storm &= !over;
         self.before = used;
         self.touched = self.touched.min(kept);
         if still || used == 0 {
@@ -73,13 +81,13 @@ mod tests {
     #[test]
     fn the_arena_of_a_burst_is_given_back_once() {
         let mut calm = Calm::default();
-        assert_eq!(calm.look(5, 0), None);
+        assert_eq!(calm.look(5, 0, 0), None);
         calm.note_turn(BURST);
-        assert_eq!(calm.look(5, 1), None, "not yet");
-        assert_eq!(calm.look(5, LOOK_NS), None, "it was in use since the last look");
+        assert_eq!(calm.look(5, 0, 1), None, "not yet");
+        assert_eq!(calm.look(5, 0, LOOK_NS), None, "it was in use since the last look");
         calm.note_turn(30_000);
-        assert_eq!(calm.look(5, 2 * LOOK_NS), Some(30_000), "what is used is kept");
-        assert_eq!(calm.look(5, 4 * LOOK_NS), None, "once");
+        assert_eq!(calm.look(5, 0, 2 * LOOK_NS), Some(30_000), "what is used is kept");
+        assert_eq!(calm.look(5, 0, 4 * LOOK_NS), None, "once");
     }
 
     #[test]
@@ -87,7 +95,17 @@ mod tests {
         let mut calm = Calm::default();
         for turn in 0..100 {
             calm.note_turn(BURST);
-            assert_eq!(calm.look(10_000 + turn, u64::from(turn) * LOOK_NS / 2), None);
+            assert_eq!(calm.look(10_000 + turn, 0, u64::from(turn) * LOOK_NS / 2), None);
+        }
+    }
+
+    #[test]
+    fn a_storm_of_handshakes_is_noticed_when_it_is_over() {
+        let mut calm = Calm::default();
+        let looks = [(300, false), (700, false), (730, true), (750, false), (900, false)];
+        for (look, (handshakes, back)) in (1..).zip(looks) {
+            let told = calm.look(2000, handshakes, look * LOOK_NS).is_some();
+            assert_eq!(told, back, "{handshakes} handshakes");
         }
     }
 
@@ -97,7 +115,7 @@ mod tests {
         let mut looks = 0;
         let mut look = |used| {
             looks += 1;
-            calm.look(used, looks * LOOK_NS).is_some()
+            calm.look(used, 0, looks * LOOK_NS).is_some()
         };
         assert!(!look(1000) && !look(501));
         assert!(look(500) && !look(300) && look(250) && look(100));

@@ -145,7 +145,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     fn give_back(&mut self) {
         self.core.compressor.rest(self.core.clock.now_ns());
         self.core.secure.rest(self.core.clock.now_ns());
-        let Some(kept) = self.calm.look(self.core.slots.used(), self.core.clock.now_ns()) else {
+        let handshakes = self.core.counted.tls_handshakes;
+        let used = self.core.slots.used();
+        let Some(kept) = self.calm.look(used, handshakes, self.core.clock.now_ns()) else {
             return;
         };
         // What is about to leave from where it was received lies before this.

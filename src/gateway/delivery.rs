@@ -277,8 +277,7 @@ impl Delivery {
     fn encode(&self, variant: Variant) -> Option<Frame> {
         let Variant { format, compact, form } = variant;
         let (encoding, envelope) = (format.encoding(), format.envelope());
-        let mut batch = Vec::new();
-        match &self.happening {
+        let body = match &self.happening {
             Happening::Published { item, .. } => {
                 let is_json = || *self.is_json.get_or_init(|| wire::is_json(&item.data));
                 if encoding == Encoding::Json && !is_json() {
@@ -293,27 +292,29 @@ impl Delivery {
                     Form::Whole => Payload::Text,
                     Form::Patch => self.patch(encoding).map_or(Payload::Text, Payload::Patch),
                 };
-                wire::encode_publication(
-                    encoding,
-                    envelope,
-                    subject,
-                    &item.wire(),
-                    payload,
-                    &mut batch,
-                );
+                let about = item.data.len() + self.name.len() + AROUND;
+                return Some(format.frame_of(about, |out| {
+                    let publication = item.wire();
+                    wire::encode_publication(
+                        encoding,
+                        envelope,
+                        subject,
+                        &publication,
+                        payload,
+                        out,
+                    );
+                }));
             }
             Happening::Join(client, who) => {
-                let info = Some(who.wire(*client));
-                let push = self.push(compact, PushBody::Join(JoinPush { info }));
-                wire::encode_push(encoding, envelope, &push, &mut batch);
+                PushBody::Join(JoinPush { info: Some(who.wire(*client)) })
             }
             Happening::Leave(client, who) => {
-                let info = Some(who.wire(*client));
-                let push = self.push(compact, PushBody::Leave(LeavePush { info }));
-                wire::encode_push(encoding, envelope, &push, &mut batch);
+                PushBody::Leave(LeavePush { info: Some(who.wire(*client)) })
             }
-        }
-        Some(format.frame(batch))
+        };
+        let mut element = Vec::new();
+        wire::encode_push(encoding, envelope, &self.push(compact, body), &mut element);
+        Some(format.frame(element))
     }
 
     fn push(&self, compact: bool, body: PushBody) -> Push {
@@ -324,6 +325,9 @@ impl Delivery {
         Push { id, channel, body: Some(body) }
     }
 }
+
+/// Keys, numbers and braces around a payload, and a publisher that has little to say of itself.
+const AROUND: usize = 160;
 
 /// The patch that makes `base` into `data`, if it is shorter and can travel in this encoding.
 fn patch_for(encoding: Encoding, base: &[u8], data: &[u8]) -> Option<Bytes> {

@@ -185,6 +185,19 @@ impl Format {
             false => Frame::chunk(&buffer),
         }
     }
+
+    /// The same with an element of about so many bytes, which `put` appends to a buffer with
+    /// something in it.
+    pub fn frame_of(self, bytes: usize, put: impl FnOnce(&mut Vec<u8>)) -> Frame {
+        let room = if self.is_websocket() { Frame::ROOM } else { 0 };
+        let mut buffer = Vec::with_capacity(room + bytes);
+        buffer.resize(room, 0);
+        put(&mut buffer);
+        match self.is_websocket() {
+            true => Frame::in_place(self.kind(), buffer).compressible(),
+            false => self.frame(buffer),
+        }
+    }
 }
 
 /// What is said before a connection ends, whatever ends it: the disconnect push. For

@@ -456,6 +456,9 @@ mod tests {
             wire::encode_ping(encoding, &mut batch);
             for subject in [Subject::Channel("c"), Subject::Id(9)] {
                 let (envelope, payload) = (Envelope::Reply, Payload::Verbatim);
+                if encoding == Encoding::Json {
+                    batch.push(b'\n');
+                }
                 wire::encode_publication(
                     encoding,
                     envelope,

@@ -130,6 +130,15 @@ impl Field<'_> {
         self.shared.wait_rounds(rounds);
     }
 
+    /// Waits until the kernel has taken all that outboxes hold.
+    pub(crate) fn wait_for_readers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric("outbox_bytes_held") > 0 {
+            assert!(Instant::now() < deadline, "the crowd does not get it");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until a metric is at least this.
     pub(crate) fn wait_for(&self, metric: &str, least: u64) {
         let deadline = Instant::now() + PATIENCE;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Data;
 use crate::protocol::Kind;
-use crate::protocol::frame::{self, HEADER_MAX, Opcode};
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 
 /// How what is sent on a connection is framed.
@@ -56,6 +56,26 @@ impl Frame {
         let header = (wire.len() - payload.len()) as u8;
         Self { wire: wire.into(), header, chunk: false, kind, key: 0, twin: None }
     }
+
+    /// A message that lies in `buffer` behind [`Self::ROOM`] bytes, which become its header. A
+    /// large one is not copied.
+    pub(crate) fn in_place(kind: Kind, mut buffer: Vec<u8>) -> Self {
+        let payload = buffer.len() - Self::ROOM;
+        // What the buffer has too much would be held and not counted.
+        if payload < COPIED || buffer.capacity() - buffer.len() > payload / 8 {
+            return Self::new(kind, &buffer[Self::ROOM..]);
+        }
+        let mut bytes = [0; HEADER_MAX];
+        let header = Header { fin: true, opcode: opcode(kind), mask: None, len: payload as u64 };
+        let used = header.write(&mut bytes);
+        let start = Self::ROOM - used;
+        buffer[start..Self::ROOM].copy_from_slice(&bytes[..used]);
+        let wire = Bytes::from(buffer).slice(start..);
+        Self { wire, header: used as u8, chunk: false, kind, key: 0, twin: None }
+    }
+
+    /// Room for a header in front of a payload: see [`Self::in_place`].
+    pub(crate) const ROOM: usize = frame::header_len(usize::MAX, false);
 
     /// A piece for streams.
     pub fn chunk(payload: &[u8]) -> Self {
@@ -159,6 +179,9 @@ impl Frame {
     }
 }
 
+/// Payloads of less are copied, so that none of their memory is room that nobody needs.
+const COPIED: usize = 4 << 10;
+
 /// The place for a compressed twin.
 const TWIN: usize = 64;
 
@@ -166,5 +189,33 @@ pub(crate) fn opcode(kind: Kind) -> Opcode {
     match kind {
         Kind::Text => Opcode::Text,
         Kind::Binary => Opcode::Binary,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_place_is_as_one_that_was_copied() {
+        for len in [0, 1, 125, 126, COPIED - 1, COPIED, 65_535, 65_536, 200_000] {
+            for spare in [0, 100, len] {
+                let payload = vec![b'x'; len];
+                let mut buffer = Vec::with_capacity(Frame::ROOM + len + spare);
+                buffer.resize(Frame::ROOM, 0);
+                buffer.extend_from_slice(&payload);
+                let at = buffer[Frame::ROOM..].as_ptr();
+                let (placed, copied) =
+                    (Frame::in_place(Kind::Text, buffer), Frame::new(Kind::Text, &payload));
+                assert_eq!(placed.wire, copied.wire, "{len} bytes");
+                assert_eq!(placed.payload(), payload, "{len} bytes");
+                let stayed = len >= COPIED && spare <= len / 8;
+                assert_eq!(
+                    placed.payload().as_ptr() == at,
+                    stayed,
+                    "{len} bytes, {spare} to spare"
+                );
+            }
+        }
     }
 }

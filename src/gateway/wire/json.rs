@@ -108,6 +108,7 @@ pub(super) fn presence(id: u32, members: &[u8], batch: &mut Vec<u8>) {
 }
 
 pub(super) fn push(envelope: Envelope, push: &Push, batch: &mut Vec<u8>) {
+    separate(batch);
     enclose(envelope, batch, |o| o.fields(push));
 }
 
@@ -133,7 +134,6 @@ pub(super) fn ping(batch: &mut Vec<u8>) {
 }
 
 fn enclose(envelope: Envelope, batch: &mut Vec<u8>, push: impl FnOnce(&mut Object<'_>)) {
-    separate(batch);
     match envelope {
         Envelope::Bare => write(batch, push),
         Envelope::Reply => write(batch, |o| o.object("push", push)),

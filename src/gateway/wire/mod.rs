@@ -223,8 +223,8 @@ pub fn encode_push(encoding: Encoding, envelope: Envelope, push: &Push, batch: &
     }
 }
 
-/// Appends the push of a publication, which is not copied for it. Its raw fields must be JSON for a
-/// JSON client: see [`is_json`].
+/// Appends the push of a publication, which is not copied for it, and no separator before it. Its
+/// raw fields must be JSON for a JSON client: see [`is_json`].
 pub fn encode_publication(
     encoding: Encoding,
     envelope: Envelope,

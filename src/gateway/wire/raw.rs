@@ -51,7 +51,7 @@ fn depth(value: &[u8]) -> usize {
 
 /// Whether a valid value can be embedded as it is.
 pub(super) fn is_one_line(value: &[u8]) -> bool {
-    !value.contains(&b'\n') && !value.contains(&b'\r')
+    memchr::memchr2(b'\n', b'\r', value).is_none()
 }
 
 /// A valid value without line breaks. Within strings JSON has them escaped only, so those that

@@ -1,10 +1,11 @@
 //! `/metrics`: everything that is counted, in the text format of OpenMetrics (Prometheus).
 //!
 //! `collect` is the one list of metrics; the exposition and the table in `docs/metrics.md` are
-//! both made from it. Names are stable. All begin with `ringhold_`; a total ends in `_total`,
-//! as the format demands.
+//! both made from it. Names are stable. All begin with `ringhold_`, but those that all programs
+//! have in common, `process_`; a total ends in `_total`, as the format demands.
 
 mod json;
+mod own;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,7 @@ pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All metrics as text.
 pub fn exposition(snapshot: &Snapshot, counts: &Counts) -> String {
-    let mut registry = Registry::with_prefix("ringhold");
+    let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics(collect(snapshot, counts))));
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -91,7 +92,7 @@ pub fn table() -> String {
         };
         let labels = metric.labels.join("; ");
         let (name, help) = (&metric.name, &metric.help);
-        table.push_str(&format!("| `ringhold_{name}{suffix}` | {kind} | {labels} | {help} |\n"));
+        table.push_str(&format!("| `{name}{suffix}` | {kind} | {labels} | {help} |\n"));
     }
     table
 }
@@ -154,6 +155,8 @@ fn collect(snapshot: &Snapshot, counts: &Counts) -> Vec<Metric> {
     gateway(&mut all, snapshot);
     control(&mut all, counts);
     memory(&mut all, snapshot);
+    all.iter_mut().for_each(|metric| metric.name.insert_str(0, "ringhold_"));
+    own::collect(&mut all, &process::Taken::now().unwrap_or_default());
     all
 }
 
@@ -504,6 +507,9 @@ fn encode(
             encoder.encode_counter::<NoLabelSet, _, u64>(number, None)
         }
         (Value::Number(number), _) => encoder.encode_gauge(number),
+        (Value::Real(real), Kind::Total) => {
+            encoder.encode_counter::<NoLabelSet, _, f64>(real, None)
+        }
         (Value::Real(real), _) => encoder.encode_gauge(real),
         (Value::Distribution(sum, buckets), _) => {
             let count = buckets.iter().map(|(_, number)| number).sum();

@@ -85,7 +85,8 @@ fn start() -> Running<Gateway> {
     let names = Arc::new(SessionNames::new("here".to_owned()));
     let limits = HomeLimits::default();
     let posts = Budget::new(0);
-    let seed = Seed { placement, limits, rules, control: Arc::new(Nobody), names, posts };
+    let seed =
+        Seed { placement, limits, rules, control: Arc::new(Nobody), names, posts, broker: None };
     let server = Server::builder().config(config).workers(1);
     server.start(move |core| Gateway::new(core, &seed)).expect("the server starts")
 }

@@ -117,7 +117,15 @@ pub(crate) fn run(
     };
     let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
     let posts = Budget::new(rules.options.emulation.max_waiting.0);
-    let start = Seed { placement, limits, rules: rules.clone(), control: outlets, names, posts };
+    let start = Seed {
+        placement,
+        limits,
+        rules: rules.clone(),
+        control: outlets,
+        names,
+        posts,
+        broker: None,
+    };
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;

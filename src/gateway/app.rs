@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::account::{Budget, Held};
+use super::broker::{self, Broker};
 use super::emulation::SessionNames;
 use super::entrance;
 use super::format::Format;
@@ -117,6 +118,8 @@ pub struct Seed {
     pub names: Arc<SessionNames>,
     /// Bytes that streams' clients have posted and that are on their way to their sessions.
     pub posts: Arc<Budget>,
+    /// Set if a broker orders the channels; else each home core orders its own.
+    pub broker: Option<Arc<dyn Broker>>,
 }
 
 /// The application on one core.
@@ -133,6 +136,9 @@ pub(super) struct Desk {
     pub(super) names: Arc<SessionNames>,
     pub(super) posts: Arc<Budget>,
     pub(super) handle: Handle<Gateway>,
+    pub(super) broker: Option<Arc<dyn Broker>>,
+    /// The broker was asked something in this turn.
+    asked: bool,
     /// Of the request that was just accepted: it opens next, before any other.
     pub(super) arriving: Option<Arriving>,
     pub(super) sessions: Sessions,
@@ -214,6 +220,13 @@ impl Outside for World<'_, '_> {
         let _ = self.desk.handle.post_urgent(core, Letter::Hub(letter));
     }
 
+    fn broker(&mut self, request: broker::Request) -> Result<(), Refused> {
+        let Some(broker) = &self.desk.broker else { return Err(Refused) };
+        broker.request(self.desk.core, request).map_err(|_| Refused)?;
+        self.desk.asked = true;
+        Ok(())
+    }
+
     fn send(&mut self, link: Link, frame: &Frame) {
         self.desk.send_at(self.cx, link, frame, None);
     }
@@ -240,6 +253,8 @@ impl Gateway {
                 names: seed.names.clone(),
                 posts: seed.posts.clone(),
                 handle: start.handle,
+                broker: seed.broker.clone(),
+                asked: false,
                 arriving: None,
                 sessions: Sessions::default(),
                 timers: Timers::default(),
@@ -611,6 +626,11 @@ impl Handler for Gateway {
         let more = self.take_up(cx);
         let hub = self.with_hub(cx, |hub, out| hub.turn(out));
         self.settle(cx);
+        if std::mem::take(&mut self.desk.asked)
+            && let Some(broker) = &self.desk.broker
+        {
+            broker.ring(self.desk.core);
+        }
         self.desk.refusals.write(None);
         let debts = self.desk.debts.sweep(now);
         if more {

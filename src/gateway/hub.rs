@@ -261,6 +261,7 @@ impl Hub {
             Letter::Leave { user, client } => self.seats.leave(&user, client),
             Letter::Entered { link, ticket } => out.event(link, Event::Entered { ticket }),
             Letter::Evict { link, disconnect } => out.event(link, Event::Close(&disconnect)),
+            Letter::Batch(_) => {}
         }
     }
 

@@ -18,6 +18,7 @@ use bytes::Bytes;
 pub use api::{Action, CoreInfo, Refresh, ServerSubscribe, Survey, Surveyed, UserOrder};
 pub use reply::{Gather, Reply};
 
+use super::broker;
 use super::delivery::{Delivery, Item};
 use super::filter::Filter;
 use super::outside::{Link, SubKey};
@@ -127,6 +128,8 @@ pub enum Letter {
         /// What to close it with.
         disconnect: Box<Disconnect>,
     },
+    /// From the broker's thread: what happened, in this order.
+    Batch(Vec<broker::Happening>),
 }
 
 /// Everything the home core needs to know of a new subscriber.

@@ -22,6 +22,7 @@
 pub mod account;
 pub mod api;
 pub mod app;
+pub mod broker;
 mod ceiling;
 pub mod channels;
 pub mod delivery;

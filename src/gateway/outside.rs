@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::broker;
 use super::letters::{Answer, Letter, UserOrder};
 use super::wire::messages::SubscribeResult;
 use super::wire::{Disconnect, Error, Unsubscribe};
@@ -55,6 +56,13 @@ pub trait Outside {
     /// these than were asked for by letters that found room, or than there are subscriptions.
     /// A core that has ended drops it.
     fn post_urgent(&mut self, core: usize, letter: Letter);
+
+    /// Asks the broker, where there is one. The answer comes as [`Letter::Batch`], never within the
+    /// call.
+    fn broker(&mut self, request: broker::Request) -> Result<(), Refused> {
+        let _ = request;
+        Err(Refused)
+    }
 
     /// Queues a message for a connection of this core. If it cannot be queued the connection must
     /// be closed: the hub takes a message that it sent for delivered. So no policy that drops.

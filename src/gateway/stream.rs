@@ -21,24 +21,37 @@ use super::delivery::Item;
 use super::filter::Filter;
 use super::wire::Error;
 
-/// One life of a stream: 8 letters.
+/// One life of a stream: 8 letters where it began here, and up to 16 bytes of text where another
+/// server began it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch([u8; 8]);
+pub struct Epoch([u8; Epoch::MAX]);
 
 impl Epoch {
+    /// Bytes of the longest; shorter ones are filled up with zeros.
+    pub const MAX: usize = 16;
+
     /// From random bits; about 45 of them are used.
     pub fn new(mut random: u64) -> Self {
         const LETTERS: &[u8; 52] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        Self(std::array::from_fn(|_| {
-            let letter = LETTERS[(random % 52) as usize];
+        let mut text = [0; Self::MAX];
+        for letter in &mut text[..8] {
+            *letter = LETTERS[(random % 52) as usize];
             random /= 52;
-            letter
-        }))
+        }
+        Self(text)
+    }
+
+    /// From its text. `None` if that is empty, longer than [`Self::MAX`] bytes or has a zero byte.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::MAX];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        (!text.is_empty() && !text.contains('\0')).then_some(Self(bytes))
     }
 
     /// As it travels.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::MAX);
+        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 }
 
@@ -120,8 +133,8 @@ pub struct Stream {
     version: Option<Box<Version>>,
 }
 
-// Every positioned channel has one.
-const _: () = assert!(size_of::<Stream>() <= 88);
+// Every positioned channel has one, and the heap has no class between 80 and 96.
+const _: () = assert!(size_of::<Stream>() <= 96);
 
 impl Stream {
     /// A new life: nothing was published yet.

@@ -30,6 +30,10 @@ impl Letter {
             Self::Enter(letter) => size_of_val(&**letter) + letter.user.len(),
             Self::Leave { user, .. } => user.len(),
             Self::Entered { .. } | Self::Evict { .. } => SMALL,
+            Self::Batch(batch) => {
+                let held: usize = batch.iter().map(|happening| happening.size()).sum();
+                size_of_val(&batch[..]) + held
+            }
             Self::Order(_) | Self::OrderHere(_) | Self::Survey(_) | Self::SurveyHere(_) => SMALL,
         }
     }

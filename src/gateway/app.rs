@@ -199,6 +199,11 @@ impl Outside for World<'_, '_> {
         self.cx.now()
     }
 
+    fn unix_millis(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    }
+
     fn random(&mut self) -> u64 {
         self.cx.random()
     }
@@ -245,7 +250,12 @@ impl Gateway {
     pub fn new(start: CoreStart<Self>, seed: &Seed) -> Self {
         let core = start.worker as u16;
         Self {
-            hub: Hub::new(core, seed.placement, seed.limits),
+            hub: match &seed.broker {
+                Some(broker) => {
+                    Hub::with_broker(core, seed.placement, seed.limits, broker.limits())
+                }
+                None => Hub::new(core, seed.placement, seed.limits),
+            },
             desk: Desk {
                 core,
                 rules: own(&seed.rules),

@@ -87,6 +87,11 @@ impl Item {
         self.more.as_ref().map_or(0, |more| more.version)
     }
 
+    /// Whether it is the same publication, whenever it came and wherever it is.
+    pub fn says_as(&self, other: &Self) -> bool {
+        self.data == other.data && self.more == other.more
+    }
+
     /// As it travels.
     pub fn wire(self: &Arc<Self>) -> Publication {
         let own = |(key, tag): &(Box<str>, Box<str>)| (key.to_string(), tag.to_string());

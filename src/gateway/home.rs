@@ -13,6 +13,8 @@
 //! has to give. What goes that way is counted, and a client that wanted
 //! to recover it is told so like after any other expiry.
 
+pub(super) mod line;
+mod mirror;
 mod publish;
 mod subscribe;
 mod sweep;
@@ -35,6 +37,7 @@ use super::placement::Placement;
 use super::presence::Roster;
 use super::stream::{Epoch, Stream, StreamOptions};
 
+use line::Lines;
 pub(super) use publish::COPIES_MAX;
 use sweep::Sweep;
 
@@ -111,6 +114,8 @@ struct Channel {
     hears: u32,
     /// Place in the list of channels with retained publications.
     stored: u32,
+    /// Its line, if a broker orders it.
+    line: u32,
     /// The last publication is the stream's top.
     at_top: bool,
 }
@@ -199,6 +204,8 @@ pub struct Home {
     copied: VecDeque<u32>,
     /// Channels with listeners that missed something. May name channels that have gone.
     missed: Vec<u32>,
+    /// Of channels that a broker orders.
+    lines: Lines,
     sweep: Sweep,
     counters: HomeCounters,
 }
@@ -224,6 +231,7 @@ impl Home {
             copies: 0,
             copied: VecDeque::new(),
             missed: Vec::new(),
+            lines: Lines::default(),
             sweep: Sweep::default(),
             counters: HomeCounters::default(),
         }
@@ -244,6 +252,7 @@ impl Home {
             && self.idle == 0
             && self.copies == 0
             && self.copied.is_empty()
+            && self.lines.is_empty()
     }
 
     /// Channels with subscribers.
@@ -313,6 +322,7 @@ impl Home {
             last: None,
             hears: 0,
             stored: NONE,
+            line: NONE,
             at_top: false,
         }) as u32;
         self.idle += 1;
@@ -458,6 +468,7 @@ impl Home {
         let channel = self.channels.remove(key as usize);
         self.held.record -= channel.share().record;
         self.idle -= 1;
+        self.lines.remove(channel.line);
         let hash = self.placement.hash(&channel.name);
         if let Ok(entry) = self.names.find_entry(hash, |of| *of == key) {
             entry.remove();

@@ -18,14 +18,18 @@
 //! ```
 
 mod asking;
+mod mirror;
 mod orders;
 mod subscribing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use mirror::MirrorCounters;
 pub use subscribing::Subscribe;
 
+use self::mirror::Mirror;
+use super::broker;
 use super::delivery::Delivery;
 use super::format::Format;
 use super::home::{Home, HomeCounters, HomeLimits};
@@ -91,6 +95,8 @@ pub struct Hub {
     locals: Locals,
     home: Home,
     seats: Seats,
+    /// Set if a broker orders the channels.
+    mirror: Option<Box<Mirror>>,
     /// A core was behind with deliveries, the last time when it had one.
     congested: bool,
     /// Kept for its memory.
@@ -109,10 +115,27 @@ impl Hub {
             locals: Locals::new(placement),
             home: Home::new(core, placement, limits),
             seats: Seats::default(),
+            mirror: None,
             congested: false,
             lost: Vec::new(),
             counters: HubCounters::default(),
         }
+    }
+
+    /// The hub of one core, with channels that a broker orders.
+    pub fn with_broker(
+        core: u16,
+        placement: Placement,
+        limits: HomeLimits,
+        broker: broker::Limits,
+    ) -> Self {
+        let mirror = Mirror::new(core, broker, limits.position_check);
+        Self { mirror: Some(Box::new(mirror)), ..Self::new(core, placement, limits) }
+    }
+
+    /// What happened to channels that a broker orders.
+    pub fn mirror_counters(&self) -> Option<MirrorCounters> {
+        self.mirror.as_ref().map(|mirror| mirror.counters)
     }
 
     /// Which core is the home of what.
@@ -166,6 +189,7 @@ impl Hub {
             && self.locals.is_empty()
             && self.home.is_empty()
             && self.seats.len() == 0
+            && self.mirror.as_ref().is_none_or(|mirror| mirror.is_empty())
     }
 
     /// A connection has opened its session. It must be taken out with [`Self::disconnect`].
@@ -245,7 +269,7 @@ impl Hub {
             Letter::Subscribe(letter) => self.subscribe_at_home(out, *letter),
             Letter::Subscribed(letter) => self.subscribed(out, *letter),
             Letter::Unsubscribe(letter) => self.unsubscribe_at_home(out, &letter),
-            Letter::Inform(letter) => self.home.inform(*letter),
+            Letter::Inform(letter) => self.inform_at_home(out, *letter),
             Letter::Deliver(delivery) => self.deliver(out, &delivery),
             Letter::Tops(tops) => self.compare(out, &tops),
             Letter::Ask(ask) => self.forward(out, ask),
@@ -261,7 +285,7 @@ impl Hub {
             Letter::Leave { user, client } => self.seats.leave(&user, client),
             Letter::Entered { link, ticket } => out.event(link, Event::Entered { ticket }),
             Letter::Evict { link, disconnect } => out.event(link, Event::Close(&disconnect)),
-            Letter::Batch(_) => {}
+            Letter::Batch(batch) => self.batch(out, batch),
         }
     }
 
@@ -273,6 +297,10 @@ impl Hub {
             // A core that does not take them gets those of the next sweep.
             let _ = self.post_tops(out, core, tops);
         }
+        let next = match self.mirror.is_some() {
+            true => [next, self.turn_mirrored(out)].into_iter().flatten().min(),
+            false => next,
+        };
         if !self.home.has_missed() {
             return next;
         }

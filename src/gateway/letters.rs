@@ -229,12 +229,19 @@ pub struct SubscribedLetter {
     /// How many others were told that it came.
     pub(super) told: u32,
     pub(super) recovered: Option<Recovered>,
+    /// It cannot be had now: the broker is away.
+    pub(super) refused: Option<Box<Error>>,
 }
 
 impl SubscribedLetter {
     /// From the session's request.
     pub fn ticket(&self) -> u64 {
         self.ticket
+    }
+
+    /// Whether the subscriber does not want to be in: what it missed cannot be had.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.recovered.as_ref().is_some_and(|it| it.or_reject && it.items.is_none())
     }
 
     /// The stream's top, if the subscriber wanted a position.
@@ -260,6 +267,8 @@ pub struct Recovered {
 pub struct UnsubscribeLetter {
     pub(super) channel: Arc<str>,
     pub(super) core: u16,
+    /// Which of that core.
+    pub(super) sub: SubKey,
     /// Set if it was a member.
     pub(super) member: Option<ClientId>,
     pub(super) hears: bool,

@@ -125,6 +125,7 @@ struct Channel {
 /// What there is to know of a subscription that ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
+    pub(super) sub: SubKey,
     pub(super) channel: Arc<str>,
     pub(super) server_side: bool,
     pub(super) joins: bool,
@@ -393,6 +394,7 @@ impl Locals {
         }
         self.tidy(sub.channel);
         Ended {
+            sub: SubKey(key),
             channel: name,
             server_side: sub.is(SERVER_SIDE),
             joins: sub.is(JOINS),

@@ -35,6 +35,11 @@ pub trait Outside {
     /// Monotonic time, the same during one call of the hub.
     fn now(&self) -> Duration;
 
+    /// The time of day in milliseconds since 1970, for those who read it elsewhere.
+    fn unix_millis(&self) -> i64 {
+        0
+    }
+
     /// 64 random bits. Epochs are made of them: two lives of a stream must not draw the same.
     fn random(&mut self) -> u64;
 

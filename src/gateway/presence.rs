@@ -25,6 +25,19 @@ pub struct Roster {
     copies: [Option<Bytes>; 2],
 }
 
+/// Somebody who was in a channel.
+#[derive(Debug)]
+pub struct Left {
+    /// The connection.
+    pub client: ClientId,
+    /// Who it was.
+    pub who: Who,
+    /// It was shown.
+    pub present: bool,
+    /// Others shall be told.
+    pub announced: bool,
+}
+
 #[derive(Debug)]
 struct Entry {
     who: Who,
@@ -52,10 +65,10 @@ impl Roster {
         told
     }
 
-    /// Lets a member out. Returns who it was if others shall be told.
-    pub fn leave(&mut self, client: ClientId) -> Option<Who> {
-        let entry = self.remove(client)?;
-        entry.announced.then_some(entry.who)
+    /// Lets a member out. Returns who it was.
+    pub fn leave(&mut self, client: ClientId) -> Option<Left> {
+        let Entry { who, present, announced } = self.remove(client)?;
+        Some(Left { client, who, present, announced })
     }
 
     /// What others see of a member has changed. Returns whether it is one.
@@ -94,7 +107,8 @@ impl Roster {
         self.shown().map(|(id, who)| (id, who.clone())).collect()
     }
 
-    fn shown(&self) -> impl Iterator<Item = (ClientId, &Who)> {
+    /// Everybody who is shown, and who it is.
+    pub fn shown(&self) -> impl Iterator<Item = (ClientId, &Who)> {
         let shown = self.members.iter().filter(|(_, entry)| entry.present);
         shown.map(|(id, entry)| (*id, &entry.who))
     }
@@ -124,6 +138,11 @@ impl Roster {
     /// Makes them anew when they are wanted.
     pub fn forget_copies(&mut self) {
         self.copies = [const { None }; 2];
+    }
+
+    /// Who somebody is, if it is shown.
+    pub fn who(&self, client: ClientId) -> Option<&Who> {
+        self.members.get(&client).filter(|entry| entry.present).map(|entry| &entry.who)
     }
 
     /// How many are shown.
@@ -176,12 +195,12 @@ mod tests {
 
         assert!(roster.enter(member(1, "ann", true, true)).is_none(), "is in already");
         assert_eq!(roster.stats(), PresenceStatsResult { num_clients: 2, num_users: 1 });
-        assert!(roster.leave(ClientId::new(2)).is_none());
-        assert!(roster.leave(ClientId::new(1)).is_some());
+        assert!(!roster.leave(ClientId::new(2)).unwrap().announced);
+        assert!(roster.leave(ClientId::new(1)).unwrap().announced);
         assert!(roster.leave(ClientId::new(1)).is_none(), "it has left");
         assert_eq!(roster.stats(), PresenceStatsResult::default());
         assert!(!roster.is_empty() && roster.users.is_empty());
-        assert_eq!(roster.leave(ClientId::new(3)).unwrap().user.as_ref(), "bob");
+        assert_eq!(roster.leave(ClientId::new(3)).unwrap().who.user.as_ref(), "bob");
         assert!(roster.is_empty());
     }
 

@@ -72,7 +72,7 @@ pub struct Position<E = Epoch> {
 
 impl Position<String> {
     /// An empty epoch is any.
-    fn is_of(&self, epoch: &Epoch) -> bool {
+    pub(super) fn is_of(&self, epoch: &Epoch) -> bool {
         self.epoch.is_empty() || self.epoch == epoch.as_str()
     }
 }
@@ -231,6 +231,10 @@ impl Stream {
         }
         self.top += 1;
         item.offset = self.top;
+        Added::Top(self.retain(item, options, now))
+    }
+
+    fn retain(&mut self, item: Item, options: &StreamOptions, now: Duration) -> Arc<Item> {
         let item = Arc::new(item);
         let size = options.size.max(1) as usize;
         while self.items.len() >= size {
@@ -244,7 +248,63 @@ impl Stream {
         self.bytes += item.cost();
         self.items.push_back(item.clone());
         self.items_until = until(now, options.ttl);
-        Added::Top(item)
+        item
+    }
+
+    /// A stream as another server has it, of which nothing is retained here.
+    pub fn at(position: Position, options: &StreamOptions, now: Duration) -> Self {
+        Self { top: position.offset, ..Self::new(position.epoch, options, now) }
+    }
+
+    /// Takes the publication after the top, as another server has ordered it.
+    pub fn follow(&mut self, mut item: Item, options: &StreamOptions, now: Duration) -> Arc<Item> {
+        self.expire(now);
+        self.top += 1;
+        item.offset = self.top;
+        self.retain(item, options, now)
+    }
+
+    /// The top is further on, and what is before it cannot be had.
+    pub fn skip_to(&mut self, top: u64) {
+        if top > self.top {
+            self.clear();
+            self.top = top;
+        }
+    }
+
+    /// Takes publications that came before the first one that is retained, as far as they lead up to
+    /// it without a gap and there is room for them.
+    pub fn prepend(&mut self, older: Vec<Item>, options: &StreamOptions, now: Duration) {
+        self.expire(now);
+        if self.items.is_empty() {
+            self.items_until = until(now, options.ttl);
+        }
+        let mut items: VecDeque<_> = std::mem::take(&mut self.items);
+        for item in older.into_iter().rev() {
+            let first = self.top + 1 - items.len() as u64;
+            if items.len() >= options.size.max(1) as usize || item.offset + 1 > first {
+                continue;
+            }
+            if item.offset + 1 < first {
+                break;
+            }
+            let item = Arc::new(item);
+            self.bytes += item.cost();
+            items.push_front(item);
+        }
+        items.shrink_to_fit();
+        self.items = items;
+    }
+
+    /// How many are retained.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The retained publication with this offset.
+    pub fn get(&self, offset: u64) -> Option<&Arc<Item>> {
+        let place = (offset + self.items.len() as u64).checked_sub(self.top + 1)?;
+        self.items.get(usize::try_from(place).ok()?)
     }
 
     fn is_stale(&self, version: u64, epoch: &str) -> bool {

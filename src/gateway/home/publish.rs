@@ -98,7 +98,8 @@ impl Home {
         Published { answer: Answer::Published { position, suppressed: false, receivers }, delivery }
     }
 
-    fn deliver(
+    /// The next publication of a channel, for its listeners if there are any.
+    pub(super) fn deliver(
         &mut self,
         key: u32,
         item: Arc<Item>,

@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::{Home, Listener};
 use crate::gateway::delivery::{Delivery, Happening, Item};
 use crate::gateway::letters::{
-    InformLetter, Recover, RecoverMode, Recovered, SubscribeLetter, SubscribedLetter,
-    UnsubscribeLetter,
+    ClientId, InformLetter, Recover, RecoverMode, Recovered, SubscribeLetter, SubscribedLetter,
+    UnsubscribeLetter, Who,
 };
+use crate::gateway::presence::Left;
+use crate::gateway::stream::Position;
 
 impl Home {
     /// One more subscriber. Gives the answer, and what the others and it are to be told after it.
@@ -24,30 +26,52 @@ impl Home {
             (Some(recover), Some(_)) => Some(self.recover(key, recover, &letter)),
             _ => None,
         };
-        let is_in = recovered.as_ref().is_none_or(|it| !it.or_reject || it.items.is_some());
+        self.arrive(key, &letter);
+        let (answer, joined) = self.admit(key, letter, top, recovered);
+        let joined = joined.filter(|_| answer.told > 0);
+        let join = joined.map(|(client, who)| self.delivery(key, Happening::Join(client, who)));
+        self.make_room();
+        (answer, join.map(|join| (key, join)))
+    }
+
+    /// One more subscriber, whom publications reach from here on.
+    pub(super) fn arrive(&mut self, key: u32, letter: &SubscribeLetter) {
         self.listen(key, letter.core);
+        self.channels[key as usize].hears += u32::from(letter.hears);
+    }
+
+    /// The answer to a subscriber who has arrived, and who it is if others shall be told.
+    pub(super) fn admit(
+        &mut self,
+        key: u32,
+        letter: SubscribeLetter,
+        top: Option<Position>,
+        recovered: Option<Recovered>,
+    ) -> (SubscribedLetter, Option<(ClientId, Who)>) {
+        let is_in = recovered.as_ref().is_none_or(|it| !it.or_reject || it.items.is_some());
         if letter.member.is_some() {
             self.forget_copies(key);
         }
         let channel = &mut self.channels[key as usize];
-        channel.hears += u32::from(letter.hears);
-        let seq = channel.seq;
+        let (seq, hears) = (channel.seq, channel.hears);
         let member = letter.member.filter(|_| is_in);
         let client = member.as_ref().map(|member| member.client);
         let joined = member.and_then(|it| channel.roster.get_or_insert_default().enter(it));
-        let hears = channel.hears > 0;
-        let join = client
-            .zip(joined)
-            .filter(|_| hears)
-            .map(|(client, who)| (key, self.delivery(key, Happening::Join(client, who))));
-        self.make_room();
-        let told = if join.is_some() { self.channels[key as usize].hears } else { 0 };
+        let joined = client.zip(joined);
+        let told = if joined.is_some() { hears } else { 0 };
         let SubscribeLetter { sub, nonce, ticket, .. } = letter;
-        let channel = self.id(key);
-        (SubscribedLetter { channel, sub, nonce, ticket, seq, top, told, recovered }, join)
+        let (channel, refused) = (self.id(key), None);
+        let answer =
+            SubscribedLetter { channel, sub, nonce, ticket, seq, top, told, recovered, refused };
+        (answer, joined)
     }
 
-    fn recover(&mut self, key: u32, recover: &Recover, letter: &SubscribeLetter) -> Recovered {
+    pub(super) fn recover(
+        &mut self,
+        key: u32,
+        recover: &Recover,
+        letter: &SubscribeLetter,
+    ) -> Recovered {
         let Recover { since, mode, limit, max_bytes, or_reject } = recover;
         let filter = letter.filter.as_deref();
         let stream = self.channels[key as usize].stream.as_ref();
@@ -106,6 +130,18 @@ impl Home {
         now: Duration,
     ) -> Option<(u32, Arc<Delivery>)> {
         let key = self.find(&letter.channel)?;
+        let Departed { left, idle } = self.depart(key, letter)?;
+        if idle {
+            self.rest(key, now);
+            return None;
+        }
+        let hears = self.channels[key as usize].hears > 0;
+        let Left { client, who, .. } = left.filter(|left| hears && left.announced)?;
+        Some((key, self.delivery(key, Happening::Leave(client, who))))
+    }
+
+    /// One subscriber less. If it was the last one, [`Self::rest`] has to follow.
+    pub(super) fn depart(&mut self, key: u32, letter: &UnsubscribeLetter) -> Option<Departed> {
         if letter.member.is_some() {
             self.forget_copies(key);
         }
@@ -116,28 +152,35 @@ impl Home {
         channel.listeners[place].count -= 1;
         let gone = channel.listeners[place].count == 0;
         let roster = channel.roster.as_mut();
-        let left = letter.member.and_then(|client| Some((client, roster?.leave(client)?)));
+        let left = letter.member.and_then(|client| roster?.leave(client));
         if channel.roster.as_ref().is_some_and(|roster| roster.is_empty()) {
             channel.roster = None;
         }
         let idle = gone && channel.listeners.len() == 1;
-        if idle {
-            self.change(key, |channel| {
-                channel.listeners = Vec::new();
-                channel.last = None;
-                if channel.stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
-                    channel.stream = None;
-                }
-            });
-            self.tidy(key);
-            self.make_room();
-            return None;
-        }
-        if gone {
+        if gone && !idle {
             channel.listeners.swap_remove(place);
         }
-        let hears = channel.hears > 0;
-        let (client, who) = left.filter(|_| hears)?;
-        Some((key, self.delivery(key, Happening::Leave(client, who))))
+        Some(Departed { left, idle })
     }
+
+    /// Nobody listens to a channel any more.
+    pub(super) fn rest(&mut self, key: u32, now: Duration) {
+        self.change(key, |channel| {
+            channel.listeners = Vec::new();
+            channel.last = None;
+            if channel.stream.as_ref().is_some_and(|stream| stream.is_over(now)) {
+                channel.stream = None;
+            }
+        });
+        self.tidy(key);
+        self.make_room();
+    }
+}
+
+/// What one subscriber less comes to.
+pub(super) struct Departed {
+    /// Who it was, if others could see it.
+    pub(super) left: Option<Left>,
+    /// It was the last one.
+    pub(super) idle: bool,
 }

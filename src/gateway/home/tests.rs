@@ -248,7 +248,13 @@ fn the_last_subscriber_leaves_only_the_history() {
         assert!(published.delivery.is_some());
         for core in [0, 3] {
             let member = Some(ClientId::new(1));
-            let letter = UnsubscribeLetter { channel: channel.into(), core, member, hears: true };
+            let letter = UnsubscribeLetter {
+                channel: channel.into(),
+                core,
+                sub: SubKey(0),
+                member,
+                hears: true,
+            };
             home.unsubscribe(&letter, seconds(1));
         }
     }

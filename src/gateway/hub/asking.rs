@@ -39,6 +39,9 @@ impl Hub {
         {
             return out.post_urgent(core.into(), Letter::Ask(Box::new(ask)));
         }
+        if self.mirror.is_some() {
+            return self.ask_mirrored(out, ask);
+        }
         let Ask { channel, question, asker } = ask;
         let (now, random) = (out.now(), out.random());
         let answer = match question {
@@ -67,7 +70,12 @@ impl Hub {
         self.answer(out, asker, answer);
     }
 
-    fn answer(&mut self, out: &mut dyn Outside, asker: Asker, answer: Result<Answer, Error>) {
+    pub(super) fn answer(
+        &mut self,
+        out: &mut dyn Outside,
+        asker: Asker,
+        answer: Result<Answer, Error>,
+    ) {
         match asker {
             Asker::Client { core, link, ticket } => {
                 let letter = AnswerLetter { link, ticket, answer };

@@ -144,15 +144,18 @@ impl Hub {
 
     /// Takes back at the home core what a subscription asked for.
     pub(super) fn withdraw(&mut self, out: &mut dyn Outside, ended: Ended, client: ClientId) {
-        let Ended { channel, member, joins, .. } = ended;
+        let Ended { sub, channel, member, joins, .. } = ended;
         let home = self.placement.home(&channel);
         let member = member.then_some(client);
-        let letter = UnsubscribeLetter { channel, core: self.core, member, hears: joins };
+        let letter = UnsubscribeLetter { channel, core: self.core, sub, member, hears: joins };
         self.post_urgent(out, home, Letter::Unsubscribe(letter));
     }
 
     /// Home: one more subscriber.
     pub(super) fn subscribe_at_home(&mut self, out: &mut dyn Outside, letter: SubscribeLetter) {
+        if self.mirror.is_some() {
+            return self.subscribe_mirrored(out, letter);
+        }
         let core = letter.core;
         let random = out.random();
         let (answer, join) = self.home.subscribe(letter, random, out.now());
@@ -168,6 +171,9 @@ impl Hub {
         out: &mut dyn Outside,
         letter: &UnsubscribeLetter,
     ) {
+        if self.mirror.is_some() {
+            return self.unsubscribe_mirrored(out, letter);
+        }
         if let Some((key, delivery)) = self.home.unsubscribe(letter, out.now()) {
             self.fan_out(out, key, &delivery);
         }
@@ -180,12 +186,14 @@ impl Hub {
         self.counters.subscribed += 1;
         let (sub, ticket, link) = (letter.sub, letter.ticket, confirmed.link);
         let told = letter.told;
-        let rejected =
-            letter.recovered.as_ref().is_some_and(|it| it.or_reject && it.items.is_none());
+        let refused = match &letter.refused {
+            Some(error) => Some((**error).clone()),
+            None => letter.is_rejected().then_some(Error::UNRECOVERABLE_POSITION),
+        };
         let channel = confirmed.channel.clone();
         let channel = &channel;
-        if rejected {
-            let result = Err(Error::UNRECOVERABLE_POSITION);
+        if let Some(error) = refused {
+            let result = Err(error);
             out.event(link, Event::Subscribed { sub, ticket, channel, told, result });
             if let Some(client) = self.locals.client(sub) {
                 self.end(out, client, sub, None);

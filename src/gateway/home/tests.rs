@@ -132,8 +132,13 @@ fn the_account_is_the_sum_of_what_is_held() {
                 listening[at] += 1;
             }
             1 if listening[at] > 0 => {
-                let letter =
-                    UnsubscribeLetter { channel: name, core: 0, member: None, hears: false };
+                let letter = UnsubscribeLetter {
+                    channel: name,
+                    core: 0,
+                    sub: SubKey(0),
+                    member: None,
+                    hears: false,
+                };
                 home.unsubscribe(&letter, now);
                 listening[at] -= 1;
             }

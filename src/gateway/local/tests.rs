@@ -19,6 +19,7 @@ fn answer(begun: &Begun, channel: u64) -> SubscribedLetter {
         top: None,
         told: 0,
         recovered: None,
+        refused: None,
     }
 }
 

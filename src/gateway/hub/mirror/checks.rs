@@ -43,6 +43,8 @@ const META_PARTS: u32 = 10;
 pub(super) struct Round {
     next: usize,
     due: Duration,
+    /// When this time around began.
+    began: Duration,
     /// How often all of them have had their turn.
     times: u64,
 }
@@ -58,6 +60,9 @@ impl Round {
         if lines == 0 || now < self.due {
             return 0..0;
         }
+        if self.next == 0 {
+            self.began = now;
+        }
         self.due = now + (period / STEPS).max(Duration::from_millis(1));
         let start = self.next.min(lines);
         let end = (start + lines / STEPS as usize + 1).min(lines);
@@ -65,6 +70,7 @@ impl Round {
         if end == lines {
             self.next = 0;
             self.times += 1;
+            self.due = self.due.max(self.began + period);
         }
         start..end
     }

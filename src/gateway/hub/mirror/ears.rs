@@ -95,6 +95,7 @@ impl Hub {
         let Self { home, mirror: Some(mirror), .. } = self else { return };
         mirror.ears.note(&scope, false);
         mirror.returning.retain(|returning| !is_same(&returning.scope, &scope));
+        mirror.listens.retain(|name| !scope.has(name));
         let all = home.lines();
         let mut waiting = Vec::new();
         for number in 0..all {

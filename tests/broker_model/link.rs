@@ -1,0 +1,256 @@
+//! The simulated broker's thread of one node: two connections to the server, which carry things in
+//! order, break between sending and answering, and come back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringhold::gateway::broker::{
+    Fault, Happening, Life, Limits, Message, Outcome, Request, Scope, Ticket,
+};
+
+use super::server::Server;
+
+/// A request on its way.
+#[derive(Debug)]
+struct Job {
+    core: usize,
+    request: Request,
+    ticket: Option<Ticket>,
+    until: Duration,
+}
+
+/// What a core is to hear.
+pub type Said = (usize, Happening);
+
+pub struct Link {
+    node: usize,
+    pub limits: Limits,
+    /// What the cores asked, and the thread has not read.
+    queue: VecDeque<Job>,
+    /// On its way to the server.
+    sent: VecDeque<Job>,
+    /// On its way back.
+    replies: VecDeque<(Job, Outcome)>,
+    /// What was under way when the connection broke.
+    broken: VecDeque<Job>,
+    /// On its way from the server, in order: what is to be said to the channel's home.
+    pushes: VecDeque<Push>,
+    pub commands_up: bool,
+    pub subs_up: bool,
+    /// The server that the last connection for messages went to.
+    run: Option<u64>,
+    /// Unanswered requests by core.
+    under_way: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub enum Push {
+    Listening(Arc<str>),
+    Message(Arc<str>, Message),
+}
+
+impl Link {
+    pub fn new(node: usize, cores: usize, limits: Limits) -> Self {
+        Self {
+            node,
+            limits,
+            queue: VecDeque::new(),
+            sent: VecDeque::new(),
+            replies: VecDeque::new(),
+            broken: VecDeque::new(),
+            pushes: VecDeque::new(),
+            commands_up: false,
+            subs_up: false,
+            run: None,
+            under_way: vec![0; cores],
+        }
+    }
+
+    /// A core asks.
+    pub fn request(&mut self, core: usize, request: Request, now: Duration) -> Result<(), Request> {
+        if self.under_way[core] >= self.limits.requests {
+            return Err(request);
+        }
+        self.under_way[core] += 1;
+        let ticket = request.ticket();
+        self.queue.push_back(Job { core, request, ticket, until: now + self.limits.deadline });
+        Ok(())
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.sent.is_empty()
+            && self.replies.is_empty()
+            && self.broken.is_empty()
+            && self.pushes.is_empty()
+    }
+
+    fn answer(&mut self, job: &Job, answer: Result<Outcome, Fault>) -> Option<Said> {
+        self.under_way[job.core] -= 1;
+        job.ticket.map(|ticket| (job.core, Happening::Answer(ticket, answer)))
+    }
+
+    /// Reads one request of a core.
+    pub fn take(&mut self, server: &mut Server) -> Option<Said> {
+        let job = self.queue.pop_front()?;
+        match &job.request {
+            Request::Listen(names) => {
+                self.under_way[job.core] -= 1;
+                for name in names.iter().filter(|_| self.subs_up) {
+                    server.subscribe(name, self.node);
+                    self.pushes.push_back(Push::Listening(name.clone()));
+                }
+                None
+            }
+            Request::Ignore(names) => {
+                self.under_way[job.core] -= 1;
+                for name in names.iter().filter(|_| self.subs_up) {
+                    server.unsubscribe(name, self.node);
+                }
+                None
+            }
+            _ if !self.commands_up => self.answer(&job, Err(Fault::Away)),
+            _ => {
+                self.sent.push_back(job);
+                None
+            }
+        }
+    }
+
+    /// The server does one request. Gives what it passes on.
+    pub fn execute(&mut self, server: &mut Server, now: Duration) -> Option<(Arc<str>, Message)> {
+        let job = self.sent.pop_front()?;
+        let (outcome, passed) = server.execute(&job.request, self.node, now);
+        self.replies.push_back((job, outcome));
+        passed
+    }
+
+    /// One reply arrives.
+    pub fn reply(&mut self) -> Option<Said> {
+        let (job, outcome) = self.replies.pop_front()?;
+        self.answer(&job, Ok(outcome))
+    }
+
+    pub fn push(&mut self, push: Push) {
+        self.pushes.push_back(push);
+    }
+
+    /// One message arrives.
+    pub fn pushed(&mut self) -> Option<Push> {
+        self.pushes.pop_front()
+    }
+
+    /// A message overtakes another.
+    pub fn swap(&mut self, place: usize) {
+        let (one, other) = (place, place + 1);
+        if other < self.pushes.len()
+            && let (Push::Message(..), Push::Message(..)) = (&self.pushes[one], &self.pushes[other])
+        {
+            self.pushes.swap(one, other);
+        }
+    }
+
+    pub fn pushes(&self) -> usize {
+        self.pushes.len()
+    }
+
+    /// Answers what has waited too long. What is sent may still be done.
+    pub fn expire(&mut self, now: Duration) -> Vec<Said> {
+        let mut said = Vec::new();
+        let late = |job: &mut Job| match job.until <= now {
+            true => job.ticket.take().map(|ticket| (job.core, ticket)),
+            false => None,
+        };
+        let replies = self.replies.iter_mut().map(|(job, _)| job);
+        let all = self.sent.iter_mut().chain(replies).chain(&mut self.broken);
+        for (core, ticket) in all.filter_map(late) {
+            said.push((core, Happening::Answer(ticket, Err(Fault::Late))));
+        }
+        let before = self.broken.len();
+        let mut gone = Vec::new();
+        self.broken.retain(|job| {
+            let over = job.until <= now;
+            if over {
+                gone.push(job.core);
+            }
+            !over
+        });
+        assert_eq!(before, self.broken.len() + gone.len());
+        gone.into_iter().for_each(|core| self.under_way[core] -= 1);
+        said
+    }
+
+    /// The connection for requests breaks. Some of what was sent is done all the same.
+    pub fn drop_commands(
+        &mut self,
+        server: &mut Server,
+        done: usize,
+        now: Duration,
+    ) -> Vec<(Arc<str>, Message)> {
+        let mut passed = Vec::new();
+        self.commands_up = false;
+        for _ in 0..done {
+            passed.extend(self.execute(server, now));
+        }
+        let replies = std::mem::take(&mut self.replies);
+        let unsent = std::mem::take(&mut self.sent);
+        let all: Vec<_> = replies.into_iter().map(|(job, _)| job).chain(unsent).collect();
+        for job in all {
+            match job.ticket {
+                Some(_) => self.broken.push_back(job),
+                // Nobody waits for it.
+                None => self.under_way[job.core] -= 1,
+            }
+        }
+        passed
+    }
+
+    /// There is one again: what is unknown is found out, or done again, in order.
+    pub fn connect_commands(&mut self, server: &mut Server, now: Duration) -> Vec<Said> {
+        let mut said = self.expire(now);
+        self.commands_up = true;
+        for job in std::mem::take(&mut self.broken) {
+            let Request::Publish(_, publish) = &job.request else {
+                self.sent.push_back(job);
+                continue;
+            };
+            if !publish.idempotency_key.is_empty() {
+                self.sent.push_back(job);
+                continue;
+            }
+            if publish.stream.is_none() {
+                said.extend(self.answer(&job, Err(Fault::Unknown)));
+                continue;
+            }
+            let mark = (self.node, publish.sequence);
+            match server.find(&publish.channel, mark, now) {
+                Some(position) => {
+                    let position = Some(position);
+                    let found = Outcome::Published { position, suppressed: false };
+                    said.extend(self.answer(&job, Ok(found)));
+                }
+                None => self.sent.push_back(job),
+            }
+        }
+        said
+    }
+
+    /// The connection for messages breaks, and what was under way is lost.
+    pub fn drop_subs(&mut self, server: &mut Server) -> Happening {
+        self.subs_up = false;
+        server.forget(self.node);
+        self.pushes.clear();
+        Happening::Deaf(Scope::All)
+    }
+
+    pub fn connect_subs(&mut self, server: &Server) -> Happening {
+        self.subs_up = true;
+        let life = match self.run {
+            Some(run) if run != server.run => Life::Other,
+            _ => Life::Same,
+        };
+        self.run = Some(server.run);
+        Happening::Back(Scope::All, life)
+    }
+}

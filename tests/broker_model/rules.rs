@@ -1,0 +1,1 @@
+//! Single rules, in the same world.

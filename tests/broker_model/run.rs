@@ -495,9 +495,10 @@ impl Run {
                     let place = (channel.to_owned(), position.epoch, position.offset);
                     let log = self.world.server.log.get(&place).into_iter().flatten();
                     assert!(log.into_iter().any(|logged| logged.data == data), "{place:?}");
-                    if at_home && orderly {
+                    // Where nothing is trimmed, what was done before the connection broke is found.
+                    if at_home && orderly && channel.starts_with("long") {
                         let before = last.insert((node, channel, position.epoch), position.offset);
-                        assert!(before < Some(position.offset), "out of order {channel} {before:?} {position:?} {data:?}");
+                        assert!(before < Some(position.offset), "{channel}: out of order");
                     }
                 }
                 Ok(Answer::Published { .. }) => self.covered.suppressed += 1,

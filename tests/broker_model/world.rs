@@ -30,6 +30,9 @@ pub enum Seen {
 
 /// What lies between the cores of a node, and its link.
 pub struct Between {
+    node: usize,
+    /// Whether `BROKER_TRACE` is set: what cores ask and hear is printed.
+    traces: bool,
     pub now: Duration,
     pub rng: Rng,
     /// By destination and sender.
@@ -91,13 +94,7 @@ impl Outside for Port<'_> {
     }
 
     fn broker(&mut self, request: Request) -> Result<(), Refused> {
-            eprintln!(
-                "{:?} core {} asks {}",
-                self.between.now,
-                self.core,
-                format!("{request:?}").chars().take(300).collect::<String>()
-            );
-        }
+        self.between.trace(|| format!("core {} asks {request:?}", self.core));
         let now = self.between.now;
         self.between.link.request(self.core, request, now).map_err(|_| Refused)
     }
@@ -135,6 +132,8 @@ impl Node {
         Self {
             hubs: (0..cores).map(hub).collect(),
             between: Between {
+                node,
+                traces: std::env::var_os("BROKER_TRACE").is_some(),
                 now: Duration::from_secs(1000),
                 rng: Rng::new(seed),
                 queues,
@@ -232,13 +231,8 @@ impl Node {
                     let names: Vec<_> = spilt.into_iter().collect();
                     batch.push(Happening::Suspect(Scope::Channels(names.into())));
                 }
-                    for b in &batch {
-                        eprintln!(
-                            "{:?} core {to}/{cores} hears {}",
-                            self.between.now,
-                            format!("{b:?}").chars().take(400).collect::<String>()
-                        );
-                    }
+                for happening in &batch {
+                    self.between.trace(|| format!("core {to} hears {happening:?}"));
                 }
                 self.at(to, |hub, out| hub.letter(out, Letter::Batch(batch)));
             }
@@ -392,8 +386,7 @@ impl World {
 
     /// Another server takes over: every connection is lost, and what was not saved.
     pub fn fail_over(&mut self, state: State) {
-            eprintln!("FAILOVER");
-        }
+        self.nodes[0].between.trace(|| "another server takes over".to_owned());
         for node in 0..self.nodes.len() {
             self.drop_commands(node);
             self.drop_subs(node);
@@ -436,5 +429,14 @@ impl World {
             }
         }
         panic!("it does not come to rest");
+    }
+}
+
+impl Between {
+    fn trace(&self, line: impl FnOnce() -> String) {
+        if self.traces {
+            let line: String = line().chars().take(400).collect();
+            println!("{:?} node {} {line}", self.now, self.node);
+        }
     }
 }

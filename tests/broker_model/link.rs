@@ -1,7 +1,7 @@
 //! The simulated broker's thread of one node: two connections to the server, which carry things in
 //! order, break between sending and answering, and come back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Link {
     run: Option<u64>,
     /// Unanswered requests by core.
     under_way: Vec<usize>,
+    /// What was asked so far, by kind.
+    pub asked: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl Link {
             subs_up: false,
             run: None,
             under_way: vec![0; cores],
+            asked: BTreeMap::new(),
         }
     }
 
@@ -73,6 +76,7 @@ impl Link {
             return Err(request);
         }
         self.under_way[core] += 1;
+        *self.asked.entry(request.name()).or_default() += 1;
         let ticket = request.ticket();
         self.queue.push_back(Job { core, request, ticket, until: now + self.limits.deadline });
         Ok(())

@@ -1,1 +1,351 @@
-//! Single rules, in the same world.
+//! Single rules, in the same world: one node, whose every step is chosen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use ringhold::gateway::broker::{Happening, Life, Limits, Message, Part, Request, Scope};
+use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::hub::Subscribe;
+use ringhold::gateway::letters::{
+    Answer, ClientId, Letter, Publish, Question, Recover, RecoverMode,
+};
+use ringhold::gateway::local::Wants;
+use ringhold::gateway::outside::{ClientKey, Link};
+use ringhold::gateway::stream::{Position, Read};
+use ringhold::gateway::wire::messages::{Publication, SubscribeResult};
+use ringhold::gateway::wire::{Encoding, Error};
+use ringhold::internals::rng::Rng;
+
+use super::run::{CHECK, PRESENCE_TTL, stream};
+use super::server::Server;
+use super::world::{Asked, Faults, Node, Seen, World};
+
+const LONG: &str = "long:1";
+const PLAIN: &str = "plain:1";
+
+/// One node of one core, connected to a server.
+fn world() -> World {
+    let mut world = unconnected();
+    world.settle(Duration::ZERO);
+    world
+}
+
+fn unconnected() -> World {
+    let limits = HomeLimits { position_check: CHECK, ..HomeLimits::default() };
+    let broker = Limits { presence_ttl: PRESENCE_TTL, ..Limits::default() };
+    let node = Node::new(0, 1, 1, limits, broker);
+    let faults = Faults { loses: 0, doubles: 0, swaps: 0 };
+    World::new(Rng::new(5), Server::new(PRESENCE_TTL), vec![node], faults)
+}
+
+fn connect(world: &mut World, number: u64) -> (Link, ClientKey) {
+    let (link, id) = (Link(number), ClientId::new(number.into()));
+    world.nodes[0].between.inbox.insert(link, Vec::new());
+    let key = world.nodes[0].at(0, |hub, _| hub.connect(link, id, "ann", Encoding::Protobuf));
+    (link, key)
+}
+
+/// Subscribes a new connection; `since` makes it recover.
+fn subscribe(world: &mut World, number: u64, channel: &str, since: Option<(u64, &str)>) -> Link {
+    let (link, key) = connect(world, number);
+    let stream = stream(channel);
+    let subscribe = Subscribe {
+        ticket: number,
+        wants: Wants { positioned: stream.is_some(), ..Wants::default() },
+        stream,
+        recover: since.map(|(offset, epoch)| Recover {
+            since: Position { offset, epoch: epoch.to_owned() },
+            mode: RecoverMode::Stream,
+            limit: 0,
+            max_bytes: 0,
+            or_reject: false,
+        }),
+        present: true,
+        ..Subscribe::default()
+    };
+    world.nodes[0].at(0, |hub, out| hub.subscribe(out, key, channel, subscribe)).expect("it may");
+    link
+}
+
+fn publish(world: &mut World, channel: &str, text: &str) -> Asked {
+    let publish = Publish {
+        data: Bytes::from(text.to_owned()),
+        stream: stream(channel),
+        ..Publish::default()
+    };
+    world.nodes[0].ask(0, channel, Question::Publish(publish))
+}
+
+fn seen(world: &mut World, link: Link) -> Vec<Seen> {
+    std::mem::take(world.nodes[0].between.inbox.get_mut(&link).expect("it is connected"))
+}
+
+/// The answer to a subscription, if there is one.
+fn answer(world: &mut World, link: Link) -> Option<Result<SubscribeResult, Error>> {
+    seen(world, link).into_iter().find_map(|seen| match seen {
+        Seen::Subscribed { result, .. } => Some(result),
+        _ => None,
+    })
+}
+
+fn asked(world: &World, kind: &str) -> u64 {
+    world.nodes[0].between.link.asked.get(kind).copied().unwrap_or(0)
+}
+
+fn hears(world: &mut World, happening: Happening) {
+    world.nodes[0].at(0, |hub, out| hub.letter(out, Letter::Batch(vec![happening])));
+}
+
+/// What the server would pass on.
+fn message(world: &mut World, offset: u64, text: &str) -> Happening {
+    let (epoch, _) = world.server.position(LONG, world.now).expect("it has a position");
+    let data = Bytes::from(text.to_owned());
+    let data = Publication { data, ..Publication::default() }.encode_to_vec().into();
+    Happening::Message(LONG.into(), Message::Published { epoch, offset, data })
+}
+
+#[test]
+fn a_crowd_that_returns_costs_one_question() {
+    let mut world = world();
+    for number in 0..20 {
+        publish(&mut world, LONG, &format!("{number}"));
+    }
+    world.settle(Duration::ZERO);
+    let epoch = world.server.position(LONG, world.now).unwrap().0;
+    let links: Vec<_> = (1..=100)
+        .map(|number| subscribe(&mut world, number, LONG, Some((number % 20, epoch.as_str()))))
+        .collect();
+    world.settle(Duration::ZERO);
+    for (number, link) in (1..).zip(links) {
+        let result = answer(&mut world, link).expect("answered").expect("subscribed");
+        assert!(result.recovered);
+        assert_eq!(result.publications.len() as u64, 20 - number % 20);
+    }
+    assert_eq!((asked(&world, "listen"), asked(&world, "history")), (1, 1));
+    // Who comes later finds everything here.
+    let link = subscribe(&mut world, 200, LONG, Some((3, epoch.as_str())));
+    assert!(answer(&mut world, link).expect("at once").expect("subscribed").recovered);
+}
+
+#[test]
+fn equal_questions_are_asked_once_and_anew_after_a_change() {
+    let mut world = world();
+    let read = Read { limit: -1, max: 300, ..Read::default() };
+    let history = || Question::History { stream: stream(LONG).unwrap(), read: read.clone() };
+    let before: Vec<_> = (0..10).map(|_| world.nodes[0].ask(0, LONG, history())).collect();
+    let published = publish(&mut world, LONG, "1");
+    let after: Vec<_> = (0..10).map(|_| world.nodes[0].ask(0, LONG, history())).collect();
+    world.settle(Duration::ZERO);
+    assert!(published.get().expect("answered").is_ok());
+    let count = |asked: &Asked| match asked.get() {
+        Some(Ok(Answer::History(history))) => history.publications.len(),
+        other => panic!("{other:?}"),
+    };
+    assert!(before.iter().all(|asked| count(asked) == 0));
+    assert!(after.iter().all(|asked| count(asked) == 1), "who has published sees it");
+    assert_eq!(asked(&world, "history"), 2);
+    let presence: Vec<_> =
+        (0..10).map(|_| world.nodes[0].ask(0, LONG, Question::Presence)).collect();
+    world.settle(Duration::ZERO);
+    assert!(presence.iter().all(|asked| asked.get() == Some(Ok(Answer::Presence(Vec::new())))));
+    assert_eq!(asked(&world, "presence"), 1);
+}
+
+#[test]
+fn without_a_broker_everything_fails_soon_and_nobody_is_closed() {
+    let mut world = unconnected();
+    let (plain, long) =
+        (subscribe(&mut world, 1, PLAIN, None), subscribe(&mut world, 2, LONG, None));
+    let result = answer(&mut world, plain).expect("history-less channels are there at once");
+    assert!(result.is_ok());
+    let published = publish(&mut world, LONG, "1");
+    while world.work(0) || world.nodes[0].step() {}
+    assert_eq!(published.get(), Some(Err(Error::INTERNAL)), "at once");
+    world.pass(Duration::from_secs(3));
+    world.nodes[0].turn(0);
+    assert!(answer(&mut world, long).is_none(), "it waits");
+    world.pass(Duration::from_secs(1));
+    world.nodes[0].turn(0);
+    assert_eq!(answer(&mut world, long), Some(Err(Error::INTERNAL)), "as long as it may");
+    // The subscription that was accepted begins with the connection.
+    world.settle(Duration::ZERO);
+    publish(&mut world, PLAIN, "2");
+    world.settle(Duration::ZERO);
+    assert!(matches!(seen(&mut world, plain)[..], [Seen::Frame(_)]));
+}
+
+#[test]
+fn a_live_channel_serves_while_the_connection_is_lost_and_is_checked_after() {
+    let mut world = world();
+    let first = subscribe(&mut world, 1, LONG, None);
+    world.settle(Duration::ZERO);
+    publish(&mut world, LONG, "1");
+    world.settle(Duration::ZERO);
+    assert_eq!(seen(&mut world, first).len(), 2);
+    world.drop_subs(0);
+    // Published elsewhere.
+    world.connect_commands(0);
+    publish(&mut world, LONG, "2");
+    while world.work(0) || world.nodes[0].step() {}
+    let second = subscribe(&mut world, 2, LONG, None);
+    assert_eq!(answer(&mut world, second).expect("at once").expect("subscribed").offset, 1);
+    assert!(seen(&mut world, first).is_empty());
+    let tops = asked(&world, "tops");
+    world.settle(Duration::ZERO);
+    assert_eq!(asked(&world, "tops"), tops + 1);
+    for link in [first, second] {
+        assert!(matches!(seen(&mut world, link)[..], [Seen::Frame(_)]), "repaired");
+    }
+}
+
+#[test]
+fn a_channel_is_ignored_when_nobody_comes_back() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    world.settle(Duration::ZERO);
+    let reads = asked(&world, "history");
+    let leave = |world: &mut World, number: u64, link: Link| {
+        world.nodes[0].at(0, |hub, out| {
+            let key = hub.users().of("ann").map(|(key, _)| key).next().expect("connected");
+            hub.disconnect(out, key);
+        });
+        world.nodes[0].between.inbox.remove(&link).expect("connected");
+        assert!(number > 0);
+    };
+    leave(&mut world, 1, link);
+    world.settle(Duration::from_secs(1));
+    let link = subscribe(&mut world, 2, LONG, None);
+    assert!(answer(&mut world, link).expect("at once").is_ok());
+    world.settle(Duration::from_secs(5));
+    assert_eq!((asked(&world, "ignore"), asked(&world, "history")), (0, reads));
+    leave(&mut world, 2, link);
+    world.settle(Duration::from_secs(3));
+    assert_eq!((asked(&world, "ignore"), world.server.subscriptions()), (1, 0));
+    assert!(world.nodes[0].hubs[0].is_empty());
+}
+
+#[test]
+fn only_channels_of_a_lost_part_are_asked_for_again() {
+    #[derive(Debug)]
+    struct Long;
+    impl Part for Long {
+        fn has(&self, channel: &str) -> bool {
+            channel.starts_with("long")
+        }
+    }
+    let mut world = world();
+    let plain = subscribe(&mut world, 1, PLAIN, None);
+    subscribe(&mut world, 2, LONG, None);
+    world.settle(Duration::ZERO);
+    let part = Scope::Part(Arc::new(Long));
+    let listens = asked(&world, "listen");
+    hears(&mut world, Happening::Deaf(part.clone()));
+    world.nodes[0].turn(0);
+    assert_eq!(asked(&world, "listen"), listens);
+    let other = subscribe(&mut world, 3, "long:2", None);
+    world.settle(Duration::from_millis(10));
+    assert!(answer(&mut world, other).is_none(), "there is no connection for it");
+    assert_eq!(asked(&world, "listen"), listens);
+    hears(&mut world, Happening::Back(part, Life::Same));
+    world.settle(Duration::ZERO);
+    assert_eq!(asked(&world, "listen"), listens + 1);
+    assert!(answer(&mut world, other).expect("answered").is_ok());
+    assert!(answer(&mut world, plain).expect("answered").is_ok());
+}
+
+#[test]
+fn what_comes_before_its_turn_is_held_within_bounds() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    for number in 1..=3 {
+        publish(&mut world, LONG, &format!("{number}"));
+    }
+    world.settle(Duration::ZERO);
+    seen(&mut world, link);
+    (4..=200).for_each(|number| _ = publish(&mut world, LONG, &format!("{number}")));
+    let mut messages = Vec::new();
+    let World { nodes, server, now, .. } = &mut world;
+    while nodes[0].between.link.take(server).is_some() || messages.len() < 197 {
+        messages.extend(nodes[0].between.link.execute(server, *now));
+    }
+    // 4 is missing, and so are all that were held when they became too many.
+    for (_, message) in messages.into_iter().skip(1) {
+        hears(&mut world, Happening::Message(LONG.into(), message));
+    }
+    let counters = world.nodes[0].hubs[0].mirror_counters().unwrap();
+    assert_eq!((counters.gaps, asked(&world, "history")), (1, 2));
+    assert!(seen(&mut world, link).is_empty());
+    world.settle(Duration::ZERO);
+    let seen = seen(&mut world, link);
+    assert_eq!(seen.len(), 197);
+    assert!(seen.iter().all(|seen| matches!(seen, Seen::Frame(_))));
+    assert!(asked(&world, "history") <= 4);
+}
+
+#[test]
+fn a_server_that_does_not_know_what_it_passed_on_has_forked() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    publish(&mut world, LONG, "1");
+    world.settle(Duration::ZERO);
+    seen(&mut world, link);
+    let before = world.server.position(LONG, world.now).unwrap().0;
+    let message = message(&mut world, 9, "9");
+    hears(&mut world, message);
+    world.settle(Duration::ZERO);
+    assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 1);
+    assert_ne!(world.server.position(LONG, world.now).unwrap().0, before);
+    assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
+}
+
+#[test]
+fn members_are_renewed_by_channel_and_added_where_they_are_missing() {
+    let mut world = world();
+    (1..=50).for_each(|number| _ = subscribe(&mut world, number, LONG, None));
+    world.settle(Duration::ZERO);
+    assert_eq!((asked(&world, "presence_add"), asked(&world, "presence_renew")), (50, 0));
+    world.settle(3 * PRESENCE_TTL);
+    assert_eq!(world.server.members(LONG, world.now).len(), 50);
+    let renewals = asked(&world, "presence_renew");
+    assert!((8..=10).contains(&renewals), "{renewals}");
+    assert_eq!(asked(&world, "presence_add"), 50);
+    // The server forgets everything.
+    world.fail_over(Default::default());
+    world.settle(PRESENCE_TTL);
+    assert_eq!(world.server.members(LONG, world.now).len(), 50);
+    assert_eq!(asked(&world, "presence_add"), 51, "in one request");
+}
+
+#[test]
+fn what_is_no_publication_is_counted_and_checked() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    world.settle(Duration::ZERO);
+    seen(&mut world, link);
+    let epoch = world.server.position(LONG, world.now).unwrap().0;
+    let data = Bytes::from_static(b"\xff\xff\xff");
+    let broken = Message::Published { epoch, offset: 1, data: data.clone() };
+    for message in [broken, Message::Passed(data.clone()), Message::Join(data)] {
+        hears(&mut world, Happening::Message(LONG.into(), message));
+    }
+    assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().malformed, 3);
+    world.settle(Duration::ZERO);
+    assert!(seen(&mut world, link).is_empty());
+    assert_eq!(asked(&world, "tops"), 1);
+}
+
+#[test]
+fn a_queue_that_is_full_is_told_and_not_waited_for() {
+    let limits = HomeLimits::default();
+    let mut node = Node::new(0, 1, 1, limits, Limits { requests: 1, ..Limits::default() });
+    let refused = node.at(0, |_, out| {
+        let leave = || Request::Leave(PLAIN.into(), Bytes::new());
+        (out.broker(leave()).is_ok(), out.broker(leave()).is_ok())
+    });
+    assert_eq!(refused, (true, false));
+    let asked = node.ask(0, PLAIN, Question::Presence);
+    assert_eq!(asked.get(), Some(Err(Error::TOO_MANY_REQUESTS)));
+}

@@ -96,6 +96,8 @@ pub(in crate::gateway) struct Wait {
     bytes: usize,
     /// There were more.
     pub(in crate::gateway) dropped: bool,
+    /// The highest place among all of them; of the last epoch, if there are several.
+    pub(in crate::gateway) highest: Option<(Epoch, u64)>,
     /// The question under way.
     pub(in crate::gateway) reading: Option<Reading>,
 }
@@ -142,6 +144,8 @@ pub(in crate::gateway) struct Reading {
     pub(in crate::gateway) limit: u32,
     /// Where the stream was when it was asked.
     pub(in crate::gateway) at: Option<(Epoch, u64)>,
+    /// How far messages had come then: the server had published that much.
+    pub(in crate::gateway) heard: Option<(Epoch, u64)>,
 }
 
 /// All lines of a core.
@@ -225,6 +229,11 @@ impl Home {
     pub(in crate::gateway) fn hold(&mut self, key: u32, held: Held) -> bool {
         let total = self.lines.held;
         let wait = self.wait(key);
+        let place = (held.epoch, held.item.offset);
+        wait.highest = match wait.highest {
+            Some((epoch, offset)) if epoch == place.0 => Some((epoch, offset.max(place.1))),
+            _ => Some(place),
+        };
         let (before, cost) = (wait.bytes, held.item.cost());
         let full = wait.held.len() >= HELD_MESSAGES
             || wait.bytes + cost > HELD_BYTES
@@ -254,6 +263,7 @@ impl Home {
             return (Vec::new(), false);
         };
         let bytes = std::mem::take(&mut wait.bytes);
+        wait.highest = None;
         let released = (std::mem::take(&mut wait.held), std::mem::take(&mut wait.dropped));
         self.lines.held -= bytes;
         released

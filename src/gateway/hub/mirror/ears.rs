@@ -96,6 +96,8 @@ impl Hub {
         mirror.ears.note(&scope, false);
         mirror.returning.retain(|returning| !is_same(&returning.scope, &scope));
         mirror.listens.retain(|name| !scope.has(name));
+        // What is not acknowledged may never be; of other parts a few more are asked for at once.
+        mirror.unheard = 0;
         let all = home.lines();
         let mut waiting = Vec::new();
         for number in 0..all {
@@ -104,14 +106,10 @@ impl Hub {
                 continue;
             }
             let Some(line) = home.line_at(number) else { continue };
-            mirror.unheard -= usize::from(line.is(ASKED) && !line.is(HEARD)).min(mirror.unheard);
             line.set(ASKED | HEARD, false);
             if line.wait.as_ref().is_some_and(|wait| !wait.subscribers.is_empty()) {
                 waiting.push(key);
             }
-        }
-        if matches!(scope, Scope::All) {
-            mirror.unheard = 0;
         }
         // Those that need no position need not wait for the next connection.
         for key in waiting {

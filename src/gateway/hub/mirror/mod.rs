@@ -235,17 +235,17 @@ impl Hub {
         let again = self.do_again(out, now);
         let lingering = self.stop_lingering(out, now);
         let returning = self.go_on_returning(now);
-        self.flush_listens(out);
+        let listens = self.flush_listens(out);
         let positions = self.check_positions(out, now);
         let renewals = self.renew_presence(out, now);
-        let rounds = [positions, renewals, returning];
+        let rounds = [positions, renewals, returning, listens];
         [late, again, lingering].into_iter().chain(rounds).flatten().min()
     }
 
     /// Asks for messages of the channels that need them, a few at a time.
-    fn flush_listens(&mut self, out: &mut dyn Outside) {
+    fn flush_listens(&mut self, out: &mut dyn Outside) -> Option<Duration> {
         while !self.mirror().listens.is_empty() && self.mirror().unheard < 2 * PIECE {
-            let Self { home, mirror: Some(mirror), .. } = self else { return };
+            let Self { home, mirror: Some(mirror), .. } = self else { return None };
             let piece = mirror.listens.len().min(PIECE);
             let mut names = Vec::with_capacity(piece);
             for name in mirror.listens.drain(..piece) {
@@ -260,10 +260,11 @@ impl Hub {
             let count = names.len();
             if let Err(Refused) = self.tell_broker(out, Request::Listen(names.clone())) {
                 names.into_iter().rev().for_each(|name| self.mirror().listens.push_front(name));
-                return;
+                return Some(out.now() + RETRY);
             }
             self.mirror().unheard += count;
         }
+        None
     }
 
     fn do_again(&mut self, out: &mut dyn Outside, now: Duration) -> Option<Duration> {

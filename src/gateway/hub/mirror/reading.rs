@@ -70,7 +70,8 @@ impl Hub {
         };
         self.mirror().counters.reads += 1;
         let wait = self.home.wait(key);
-        wait.reading = Some(Reading { ticket, since, limit, at });
+        let heard = wait.highest;
+        wait.reading = Some(Reading { ticket, since, limit, at, heard });
         for waiting in &mut wait.subscribers {
             if is_positioned(waiting) && covers(since, waiting) {
                 waiting.settled_by = Some(ticket);
@@ -246,7 +247,8 @@ impl Hub {
             return false;
         }
         let print = self.home.line(key).map_or(0, |line| line.print);
-        let lower = reading.at.is_some_and(|(epoch, at)| epoch == ours.epoch && past.top < at);
+        let had = [reading.at, reading.heard].into_iter().flatten();
+        let lower = had.into_iter().any(|(epoch, at)| epoch == ours.epoch && past.top < at);
         let top = past.entries.iter().find(|entry| entry.offset == ours.offset);
         lower || print != 0 && top.is_some_and(|entry| fingerprint(&entry.data) != print)
     }

@@ -1,11 +1,11 @@
-//! Several nodes on one broker, in a world made of a seed: hubs of one to three cores each, a server
-//! that orders the channels, and connections that lose, double and delay messages and break between
-//! sending and answering; the server fails over with a lost tail, trims, expires and comes back
-//! empty. Without sockets, on a virtual clock.
+//! Several nodes on one broker, in a world made of a seed: hubs of one to three cores each, a
+//! server that orders the channels, and connections that lose, double and delay messages and break
+//! between sending and answering; the server fails over with a lost tail, trims, expires and comes
+//! back empty. Without sockets, on a virtual clock.
 //!
 //! What must hold: within an epoch every positioned subscriber gets each offset once and in order,
-//! until it is told; every question is answered once; at the end all agree with the server, and when
-//! everybody has gone no table has anything in it. In gentle worlds, where everything can be
+//! until it is told; every question is answered once; at the end all agree with the server, and
+//! when everybody has gone no table has anything in it. In gentle worlds, where everything can be
 //! repaired, nobody is told at all.
 //!
 //! `cargo test` runs fixed seeds; `BROKER_SEEDS=100000 cargo test --release --test broker_model

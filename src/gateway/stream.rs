@@ -272,8 +272,8 @@ impl Stream {
         }
     }
 
-    /// Takes publications that came before the first one that is retained, as far as they lead up to
-    /// it without a gap and there is room for them.
+    /// Takes publications that came before the first one that is retained, as far as they lead up
+    /// to it without a gap and there is room for them.
     pub fn prepend(&mut self, older: Vec<Item>, options: &StreamOptions, now: Duration) {
         self.expire(now);
         if self.items.is_empty() {

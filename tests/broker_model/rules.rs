@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use ringhold::gateway::broker::{Happening, Life, Limits, Message, Part, Request, Scope};
+use ringhold::gateway::broker::{Happening, Life, Limits, Message, Part, Request, Scope, Ticket};
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
 use ringhold::gateway::letters::{
@@ -304,18 +304,18 @@ fn a_server_that_does_not_know_what_it_passed_on_has_forked() {
 #[test]
 fn members_are_renewed_by_channel_and_added_where_they_are_missing() {
     let mut world = world();
-    (1..=50).for_each(|number| _ = subscribe(&mut world, number, LONG, None));
+    (1..=50).for_each(|number| _ = subscribe(&mut world, number, PLAIN, None));
     world.settle(Duration::ZERO);
     assert_eq!((asked(&world, "presence_add"), asked(&world, "presence_renew")), (50, 0));
     world.settle(3 * PRESENCE_TTL);
-    assert_eq!(world.server.members(LONG, world.now).len(), 50);
+    assert_eq!(world.server.members(PLAIN, world.now).len(), 50);
     let renewals = asked(&world, "presence_renew");
     assert!((8..=10).contains(&renewals), "{renewals}");
     assert_eq!(asked(&world, "presence_add"), 50);
     // The server forgets everything.
     world.fail_over(Default::default());
     world.settle(PRESENCE_TTL);
-    assert_eq!(world.server.members(LONG, world.now).len(), 50);
+    assert_eq!(world.server.members(PLAIN, world.now).len(), 50);
     assert_eq!(asked(&world, "presence_add"), 51, "in one request");
 }
 
@@ -335,6 +335,33 @@ fn what_is_no_publication_is_counted_and_checked() {
     world.settle(Duration::ZERO);
     assert!(seen(&mut world, link).is_empty());
     assert_eq!(asked(&world, "tops"), 1);
+}
+
+#[test]
+fn a_history_that_another_node_removed_is_not_answered_from_memory() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    publish(&mut world, LONG, "1");
+    world.settle(Duration::ZERO);
+    let read = Read { limit: -1, max: 300, ..Read::default() };
+    let stream = stream(LONG).unwrap();
+    let count = |world: &mut World| {
+        let question = Question::History { stream, read: read.clone() };
+        let asked = world.nodes[0].ask(0, LONG, question);
+        world.settle(Duration::ZERO);
+        match asked.get() {
+            Some(Ok(Answer::History(history))) => history.publications.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let reads = asked(&world, "history");
+    assert_eq!((count(&mut world), asked(&world, "history")), (1, reads), "from memory");
+    world.server.execute(&Request::HistoryRemove(Ticket(0), LONG.into()), 1, world.now);
+    hears(&mut world, Happening::Message(LONG.into(), Message::Removed));
+    assert_eq!((count(&mut world), asked(&world, "history")), (0, reads + 1));
+    publish(&mut world, LONG, "2");
+    world.settle(Duration::ZERO);
+    assert_eq!(seen(&mut world, link).len(), 3, "the position has stayed");
 }
 
 #[test]

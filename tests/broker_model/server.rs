@@ -108,7 +108,7 @@ impl Server {
             Request::History(_, history) => (self.history(history, now), None),
             Request::HistoryRemove(_, channel) => {
                 self.state.streams.remove(&**channel);
-                (Outcome::Done, None)
+                (Outcome::Done, Some((channel.clone(), Message::Removed)))
             }
             Request::Tops(_, tops) => {
                 let tops = tops.iter().map(|top| self.top(top, now)).collect();

@@ -1,8 +1,9 @@
 //! What the home cores ask of a broker, and what a broker tells them.
 //!
-//! Owns the shapes; knows no connection, no protocol of a server and no thread. A broker is a server
-//! outside (Redis) that orders channels for several nodes: it gives offsets and epochs, keeps
-//! histories, presence and idempotency results, and passes publications on to all nodes that listen.
+//! Owns the shapes; knows no connection, no protocol of a server and no thread. A broker is a
+//! server outside (Redis) that orders channels for several nodes: it gives offsets and epochs,
+//! keeps histories, presence and idempotency results, and passes publications on to all nodes that
+//! listen.
 //!
 //! # Who calls what, on which thread
 //! A channel's home core makes all requests about it, by [`Outside::broker`], which ends in
@@ -14,9 +15,9 @@
 //!
 //! # Order
 //! Requests of one core about one channel take effect in the order in which they were made, also
-//! where the broker's thread repeats some of them. Happenings reach a core in the order in which the
-//! thread learned of them. Nothing is promised between a message and the answer to the request that
-//! caused it: offsets order what has to be ordered.
+//! where the broker's thread repeats some of them. Happenings reach a core in the order in which
+//! the thread learned of them. Nothing is promised between a message and the answer to the request
+//! that caused it: offsets order what has to be ordered.
 //!
 //! # Answers
 //! Each request with a ticket is answered once: by its result, or by a [`Fault`] at the latest when
@@ -27,9 +28,9 @@
 //! # Bounds
 //! Each core may have [`Limits::requests`] requests of [`Limits::bytes`] bytes unanswered; one more
 //! is refused, and its asker is told error 111. `Listen` and `Ignore` count until they are read by
-//! the thread. Batches with messages are posted with `post_reserved`: one that a core's full mailbox
-//! does not take is dropped, and [`Happening::Suspect`] for its channels follows. Batches without
-//! messages are posted with `post_urgent`: they are no more than requests and connections.
+//! the thread. Batches with messages are posted with `post_reserved`: one that a core's full
+//! mailbox does not take is dropped, and [`Happening::Suspect`] for its channels follows. Batches
+//! without messages are posted with `post_urgent`: they are no more than requests and connections.
 //!
 //! [`Outside::broker`]: super::outside::Outside::broker
 //! [`Letter::Batch`]: super::letters::Letter::Batch
@@ -92,8 +93,8 @@ pub enum Request {
     /// [`Happening::Listening`] when the server has acknowledged it, however long that takes; asked
     /// again for a channel that is listened to already, it is acknowledged again. With a lost
     /// connection it is forgotten, also when it was not acknowledged yet: the core hears
-    /// [`Happening::Deaf`], and asks anew after [`Happening::Back`]. So the thread need not remember
-    /// who listens. Asked for while there is no connection, it is dropped.
+    /// [`Happening::Deaf`], and asks anew after [`Happening::Back`]. So the thread need not
+    /// remember who listens. Asked for while there is no connection, it is dropped.
     Listen(Vec<Arc<str>>),
     /// No more messages of these channels, at most [`PIECE`] of them. Some may still come.
     Ignore(Vec<Arc<str>>),
@@ -109,8 +110,8 @@ pub enum Request {
     HistoryRemove(Ticket, Arc<str>),
     /// Positions of channels, at most [`PIECE`] of them. Answered by [`Outcome::Tops`].
     Tops(Ticket, Vec<TopOf>),
-    /// A new epoch for a channel, unless it has another than the old one by now, or none. Offsets go
-    /// on, and the history stays. Answered by [`Outcome::Renewed`].
+    /// A new epoch for a channel, unless it has another than the old one by now, or none. Offsets
+    /// go on, and the history stays. Answered by [`Outcome::Renewed`].
     Renew(Ticket, Box<Renew>),
     /// These are in the channel, at most [`PIECE`] of them. Answered by [`Outcome::Done`].
     PresenceAdd(Ticket, Arc<str>, Vec<Present>),
@@ -148,8 +149,8 @@ pub struct Publish {
     /// A version is compared with those of the same epoch only; empty compares with all.
     pub version_epoch: String,
     /// Unique for this core and the life of the process. With the node's id and the core's number,
-    /// which the thread adds, the mark by which a publication is found again in the stream after its
-    /// answer was lost.
+    /// which the thread adds, the mark by which a publication is found again in the stream after
+    /// its answer was lost.
     pub sequence: u64,
 }
 
@@ -304,6 +305,8 @@ pub enum Message {
     Join(Bytes),
     /// Somebody went: `ClientInfo` in Protobuf.
     Leave(Bytes),
+    /// The history was removed, by whichever node; the position stays. At most once.
+    Removed,
 }
 
 /// The result of a request.
@@ -477,10 +480,11 @@ impl Happening {
 
 impl Message {
     /// What it carries.
-    pub fn data(&self) -> &Bytes {
+    pub fn data(&self) -> &[u8] {
         match self {
             Self::Published { data, .. } => data,
             Self::Passed(data) | Self::Join(data) | Self::Leave(data) => data,
+            Self::Removed => &[],
         }
     }
 }

@@ -39,6 +39,8 @@ pub(in crate::gateway) const DUE: u16 = 16;
 pub(in crate::gateway) const VERIFY: u16 = 32;
 /// The stream has forked, and a new epoch is asked for.
 pub(in crate::gateway) const FORKED: u16 = 64;
+/// A question for its history is to be repeated.
+pub(in crate::gateway) const RETRIES: u16 = 256;
 /// A subscriber takes patches.
 pub(in crate::gateway) const PATCHED: u16 = 128;
 

@@ -11,18 +11,12 @@ use crate::gateway::home::line::{BEHIND, DUE, FORKED, HEARD, KNOWN, VERIFY, seco
 use crate::gateway::outside::Outside;
 use crate::gateway::stream::Epoch;
 
-/// A channel whose position is to be checked.
-#[derive(Clone, Debug)]
-pub(super) struct Check {
-    pub(super) channel: Arc<str>,
-    /// With what is at the top.
-    pub(super) verify: bool,
-}
-
 /// A check that is under way.
 #[derive(Debug)]
 pub(super) struct Checked {
-    check: Check,
+    channel: Arc<str>,
+    /// With what is at the top.
+    verify: bool,
     /// Where the stream was then, and what was at the top.
     epoch: Epoch,
     offset: u64,
@@ -173,7 +167,7 @@ impl Hub {
             let meta_ttl = self.prolongs(key, options.meta_ttl).then_some(options.meta_ttl);
             let entry = if verify && print != 0 { offset } else { 0 };
             tops.push(TopOf { channel: channel.clone(), entry, meta_ttl });
-            checked.push(Checked { check: Check { channel, verify }, epoch, offset, print });
+            checked.push(Checked { channel, verify, epoch, offset, print });
         }
         for key in forked {
             self.renew(out, key);
@@ -209,11 +203,12 @@ impl Hub {
     }
 
     fn check_again(&mut self, out: &mut dyn Outside, checked: Vec<Checked>) {
-        for Checked { check, .. } in checked {
+        for Checked { channel, .. } in checked {
             // With the next connection everything is checked.
-            let Some((_, line)) = self.home.line_of(&check.channel) else { continue };
-            if line.is(HEARD) {
-                self.repeat(out, Again::Check(check));
+            let Some((_, line)) = self.home.line_of(&channel) else { continue };
+            if line.is(HEARD) && !line.is(DUE) {
+                line.set(DUE, true);
+                self.repeat(out, Again::Check(channel));
             }
         }
     }
@@ -237,7 +232,7 @@ impl Hub {
     }
 
     fn compare_top(&mut self, out: &mut dyn Outside, checked: &Checked, top: Option<Top>) {
-        let Some((key, line)) = self.home.line_of(&checked.check.channel) else { return };
+        let Some((key, line)) = self.home.line_of(&checked.channel) else { return };
         if !line.is(KNOWN) || line.is(FORKED) {
             return;
         }
@@ -250,7 +245,7 @@ impl Hub {
         }
         // Without its top it may be anything, but nothing says so.
         let line = self.home.draw_line(key);
-        line.set(VERIFY, line.is(VERIFY) && !checked.check.verify);
+        line.set(VERIFY, line.is(VERIFY) && !checked.verify);
         let behind = line.is(BEHIND);
         if same.is_some_and(|top| top.top <= ours.offset) {
             self.is_right(key, out.now());
@@ -265,11 +260,11 @@ impl Hub {
 
 /// Whether the server has lost what it had given us, or has something else in its place.
 fn is_fork(checked: &Checked, top: &Top) -> bool {
-    let Checked { check, offset, print, .. } = checked;
+    let Checked { verify, offset, print, .. } = checked;
     let other = match &top.entry {
         Some(entry) => *print != 0 && fingerprint(entry) != *print,
         // Not trimmed, and not there.
         None => *print != 0 && top.first != 0 && top.first <= *offset,
     };
-    top.top < *offset || check.verify && other
+    top.top < *offset || *verify && other
 }

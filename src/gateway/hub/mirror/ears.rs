@@ -1,5 +1,5 @@
-//! Which channels this core hears of: what was asked for, what the server has acknowledged, and what
-//! a lost connection took away.
+//! Which channels this core hears of: what was asked for, what the server has acknowledged, and
+//! what a lost connection took away.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -65,6 +65,7 @@ impl Hub {
                 let leave = member(&info).map(|(client, who)| Happening::Leave(client, who));
                 self.announce(out, key, leave);
             }
+            Message::Removed => self.home.remove_history(channel),
         }
     }
 

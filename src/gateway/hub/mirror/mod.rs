@@ -1,11 +1,11 @@
 //! The hub of a node whose channels a broker orders.
 //!
-//! The home core of a channel stays its only reader on this node. It hands out requests and takes in
-//! happenings; Redis gives offsets, and publications of this node's own clients come back like all
-//! others. A channel with subscribers is listened to: its stream follows the server's, and what lies
-//! in it is answered from it. A gap, a silence or a lost connection is made good by one question
-//! per channel, whoever waits for it; only what cannot be had any more is told to those who must not
-//! miss it.
+//! The home core of a channel stays its only reader on this node. It hands out requests and takes
+//! in happenings; Redis gives offsets, and publications of this node's own clients come back like
+//! all others. A channel with subscribers is listened to: its stream follows the server's, and what
+//! lies in it is answered from it. A gap, a silence or a lost connection is made good by one
+//! question per channel, whoever waits for it; only what cannot be had any more is told to those
+//! who must not miss it.
 //!
 //! ```text
 //! nobody ─ subscribe ─► joining ─ acknowledged, read ─► live ◄─ read, delivered ─ behind
@@ -30,11 +30,11 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::gateway::broker::{Happening, Limits, PIECE, Request, Ticket};
-use crate::gateway::home::line::{ASKED, HEARD};
+use crate::gateway::home::line::{ASKED, DUE, HEARD, RETRIES};
 use crate::gateway::outside::{Outside, Refused};
 use crate::gateway::stream::StreamOptions;
 use asking::{Kind, Pending};
-use checks::{Check, Round};
+use checks::Round;
 use ears::{Ears, Returning};
 use subscribers::Deadline;
 
@@ -118,7 +118,7 @@ pub(super) struct Mirror {
 #[derive(Debug)]
 enum Again {
     Read(Arc<str>),
-    Check(Check),
+    Check(Arc<str>),
     Renew(Arc<str>),
     Ignore(Arc<str>),
 }
@@ -271,7 +271,8 @@ impl Hub {
         while self.mirror().again.front().is_some_and(|(due, _)| *due <= now) {
             match self.mirror().again.pop_front().map(|(_, again)| again) {
                 Some(Again::Read(channel)) => {
-                    if let Some((key, _)) = self.home.line_of(&channel) {
+                    if let Some((key, line)) = self.home.line_of(&channel) {
+                        line.set(RETRIES, false);
                         self.read(out, key);
                     }
                 }
@@ -280,7 +281,12 @@ impl Hub {
                         self.renew(out, key);
                     }
                 }
-                Some(Again::Check(check)) => self.doubt(&check.channel, check.verify),
+                Some(Again::Check(channel)) => {
+                    let Self { home, mirror: Some(mirror), .. } = self else { return None };
+                    if home.line_of(&channel).is_some_and(|(_, line)| line.is(DUE)) {
+                        mirror.due.push_back(channel);
+                    }
+                }
                 Some(Again::Ignore(channel)) => self.mirror().lingering.push_back((now, channel)),
                 None => break,
             }

@@ -1,5 +1,5 @@
-//! Who is in channels, on all nodes: the home core tells the broker who comes and goes, and from time
-//! to time who is still there, for whole channels and not one by one.
+//! Who is in channels, on all nodes: the home core tells the broker who comes and goes, and from
+//! time to time who is still there, for whole channels and not one by one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::gateway::presence::Left;
 const RENEWALS: u32 = 3;
 
 impl Hub {
-    /// Somebody is in a channel from here on, or is seen otherwise. What gets lost is made good when
-    /// the channel is renewed.
+    /// Somebody is in a channel from here on, or is seen otherwise. What gets lost is made good
+    /// when the channel is renewed.
     pub(super) fn add_present(
         &mut self,
         out: &mut dyn Outside,

@@ -10,7 +10,9 @@ use super::messages::{fingerprint, item};
 use super::{Again, Hub, Pending};
 use crate::gateway::broker::{Fault, History, Past, Renew, Request, Ticket};
 use crate::gateway::delivery::Item;
-use crate::gateway::home::line::{BEHIND, FORKED, Held, KNOWN, Reading, VERIFY, Wait, Waiting};
+use crate::gateway::home::line::{
+    BEHIND, FORKED, Held, KNOWN, RETRIES, Reading, VERIFY, Wait, Waiting,
+};
 use crate::gateway::letters::{Letter, RecoverMode};
 use crate::gateway::outside::Outside;
 use crate::gateway::stream::{Epoch, Position, StreamOptions};
@@ -66,7 +68,7 @@ impl Hub {
         let asked =
             self.ask_broker(out, pending, |ticket| Request::History(ticket, Box::new(request)));
         let Ok(ticket) = asked else {
-            return self.repeat(out, Again::Read(name));
+            return self.repeat_read(out, key);
         };
         self.mirror().counters.reads += 1;
         let wait = self.home.wait(key);
@@ -117,11 +119,18 @@ impl Hub {
 
     /// Asks again in a while, if anything waits for it. What only waits for a connection does not.
     fn read_again(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
-        let Some((_, line)) = self.home.line_of(channel) else { return };
+        let Some((key, line)) = self.home.line_of(channel) else { return };
         let waits = line.wait.as_ref().is_some_and(|wait| !wait.subscribers.is_empty());
         if waits || line.is(BEHIND) && line.is_certain() {
-            self.repeat(out, Again::Read(channel.clone()));
+            self.repeat_read(out, key);
         }
+    }
+
+    fn repeat_read(&mut self, out: &mut dyn Outside, key: u32) {
+        let Some(channel) = self.home.name(key).cloned() else { return };
+        let Some(line) = self.home.line(key).filter(|line| !line.is(RETRIES)) else { return };
+        line.set(RETRIES, true);
+        self.repeat(out, Again::Read(channel));
     }
 
     fn merge(&mut self, out: &mut dyn Outside, key: u32, reading: &Reading, past: Past) {
@@ -255,8 +264,10 @@ impl Hub {
 
     /// A stream has forked: its epoch must end, on all nodes.
     pub(super) fn fork(&mut self, out: &mut dyn Outside, key: u32) {
-        self.mirror().counters.forks += 1;
-        self.renew(out, key);
+        if self.home.line(key).is_some_and(|line| !line.is(FORKED)) {
+            self.mirror().counters.forks += 1;
+            self.renew(out, key);
+        }
     }
 
     /// Asks for a new epoch.

@@ -341,6 +341,7 @@ fn what_is_no_publication_is_counted_and_checked() {
 fn a_history_that_another_node_removed_is_not_answered_from_memory() {
     let mut world = world();
     let link = subscribe(&mut world, 1, LONG, None);
+    world.settle(Duration::ZERO);
     publish(&mut world, LONG, "1");
     world.settle(Duration::ZERO);
     let read = Read { limit: -1, max: 300, ..Read::default() };

@@ -15,6 +15,9 @@ use ringhold::gateway::letters::ClientId;
 use ringhold::gateway::stream::Epoch;
 use ringhold::gateway::wire::messages::Publication;
 
+/// A place in a stream.
+pub type Place = (Epoch, u64);
+
 /// Node, and the number that the node's core gave.
 pub type Mark = (usize, u64);
 
@@ -51,7 +54,7 @@ struct Shown {
 pub struct State {
     metas: BTreeMap<String, Meta>,
     streams: BTreeMap<String, Stream>,
-    results: HashMap<(String, String), (Duration, Option<(Epoch, u64)>)>,
+    results: HashMap<(String, String), (Duration, Option<Place>)>,
     presence: BTreeMap<String, BTreeMap<ClientId, Shown>>,
 }
 

@@ -8,6 +8,8 @@
 #[path = "tls/peer.rs"]
 #[allow(dead_code)]
 mod peer;
+#[path = "tls/raw.rs"]
+mod raw;
 #[path = "tls/site.rs"]
 #[allow(dead_code)]
 mod site;
@@ -18,15 +20,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use peer::{SHAPES, client_config, path};
-use rustls::ClientConnection;
+use raw::Raw;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ConnectionTrafficSecrets};
 use serde_json::{Value, json};
 use site::{Stream, ask, connected, dial, metric, secure, tcp};
 use tungstenite::{Message, WebSocket};
 
 use crate::support::PATIENCE;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, PATH};
 
 /// Handshakes that may be under way.
 const HANDSHAKES: u64 = 64;
@@ -239,6 +243,121 @@ fn records_in_single_bytes() {
     }
     // Some of the hellos are whole by now.
     assert!(field.metric("inbound_bytes_held") <= HANDSHAKES * (8 << 10) + 100 * 1024);
+    drop(crowd);
+    field.finish();
+}
+
+/// Seals handshake messages of TLS 1.2 behind what a client of rustls has sent.
+struct Renegotiator {
+    socket: TcpStream,
+    key: LessSafeKey,
+    salt: [u8; 4],
+    next: u64,
+}
+
+impl Renegotiator {
+    fn new(field: &Field) -> Self {
+        let mut config = client_config(SHAPES[2]);
+        config.enable_secret_extraction = true;
+        let stream = dial(field.address(), &Arc::new(config), "localhost").unwrap();
+        let secrets = stream.conn.dangerous_extract_secrets().unwrap();
+        let (next, ConnectionTrafficSecrets::Aes128Gcm { key, iv }) = secrets.tx else {
+            panic!("another suite");
+        };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
+        Self { socket: stream.sock, key, salt: *iv.as_ref().first_chunk().unwrap(), next }
+    }
+
+    /// Appends a record of this type.
+    fn seal(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+        let number = self.next.to_be_bytes();
+        self.next += 1;
+        let nonce: Vec<u8> = [&self.salt[..], &number].concat();
+        let len = |len: usize| (len as u16).to_be_bytes();
+        let aad = [&number[..], &[kind, 3, 3], &len(content.len())].concat();
+        let mut sealed = content.to_vec();
+        let nonce = Nonce::try_assume_unique_for_key(&nonce).unwrap();
+        self.key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut sealed).unwrap();
+        out.extend_from_slice(&[kind, 3, 3]);
+        out.extend_from_slice(&len(8 + sealed.len()));
+        out.extend_from_slice(&number);
+        out.extend_from_slice(&sealed);
+    }
+
+    /// Types of the records that come up to the end.
+    fn hear(mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.socket.read_to_end(&mut bytes);
+        let (mut kinds, mut rest) = (Vec::new(), &bytes[..]);
+        while let Some((head, body)) = rest.split_first_chunk::<5>() {
+            kinds.push(head[0]);
+            let len = usize::from(u16::from_be_bytes([head[3], head[4]]));
+            rest = body.get(len..).unwrap_or_default();
+        }
+        kinds
+    }
+}
+
+/// A hello on a connection of TLS 1.2 is refused once, and ends the connection when it comes again.
+#[test]
+fn floods_of_renegotiation() {
+    const HELLO: &[u8] = &[1, 0, 0, 0];
+    let mut field = Field::new();
+    let mut silent = Vec::new();
+    for round in 0..20 {
+        // Two hundred at once; one at a time among requests; and one, from many that read nothing.
+        let mut flood = Renegotiator::new(&field);
+        let mut bytes = Vec::new();
+        (0..200).for_each(|_| flood.seal(22, HELLO, &mut bytes));
+        push(&flood.socket, &bytes);
+        // no_renegotiation, unless more of them came with the first; then the fatal one.
+        let heard = flood.hear();
+        assert!((1..=2).contains(&heard.len()) && heard.iter().all(|kind| *kind == 21));
+        let mut mixed = Renegotiator::new(&field);
+        for number in 0..200 {
+            let mut bytes = Vec::new();
+            let kind = if number % 2 == 0 { 22 } else { 23 };
+            mixed.seal(kind, if kind == 22 { HELLO } else { b"G" }, &mut bytes);
+            push(&mixed.socket, &bytes);
+        }
+        if round % 2 == 0 {
+            drop(mixed);
+        } else {
+            let heard = mixed.hear();
+            assert!(heard.is_empty() || heard.starts_with(&[21]), "{heard:?}");
+        }
+        for _ in 0..10 {
+            let mut one = Renegotiator::new(&field);
+            let mut bytes = Vec::new();
+            one.seal(22, HELLO, &mut bytes);
+            push(&one.socket, &bytes);
+            silent.push(one);
+        }
+        field.get_on();
+    }
+    assert!(field.metric("tls_bad_records_total") >= 20);
+    assert!(field.metric("inbound_bytes_held") <= 4 << 20);
+    drop(silent);
+    field.finish();
+}
+
+/// KeyUpdates that ask for ours, each with data behind it, from clients that read nothing.
+#[test]
+fn floods_of_key_updates() {
+    let mut field = Field::new();
+    let mut crowd: Vec<Raw> = (0..20)
+        .map(|_| {
+            let mut client = Raw::connect(tcp(field.address()));
+            client.upgrade(PATH);
+            client
+        })
+        .collect();
+    for _ in 0..50 {
+        // Who is closed for it is closed.
+        crowd.retain_mut(|client| (0..20).all(|_| client.ask()));
+        field.get_on();
+        assert!(field.metric("outbox_bytes_held") < 1 << 20);
+    }
     drop(crowd);
     field.finish();
 }

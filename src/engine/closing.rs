@@ -139,6 +139,7 @@ impl Core {
     /// Ends a connection below its messages: nothing can be said on it but the alert.
     pub(crate) fn end_secure(&mut self, slot: u32, alert: Vec<u8>) {
         self.drop_head(slot);
+        self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.set(Flags::DEAF);
         self.counted.dropped_gone += self.outgoing.keep_sealed(hot);

@@ -68,14 +68,18 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.step(slot, generation, range, again);
         }
         let Some(end) = end else { return };
-        if self.core.slots.lookup(slot, generation).is_some_and(|hot| listens(hot)) {
-            match end {
-                End::Closed => self.on_end(slot),
-                End::Fault(fault) => {
-                    self.fail_dial(slot, &fault.to_string());
-                    self.core.on_secure_fault(slot, &fault);
-                }
+        let Some(hot) = self.core.slots.lookup(slot, generation) else { return };
+        let listens = listens(hot);
+        // Who takes a connection over could not tell the peer of a fault behind its request: the
+        // record layer tells of each once.
+        let tells = listens || hot.phase() == Phase::Passing;
+        match end {
+            End::Closed if listens => self.on_end(slot),
+            End::Fault(fault) if tells => {
+                self.fail_dial(slot, &fault.to_string());
+                self.core.on_secure_fault(slot, &fault);
             }
+            _ => {}
         }
     }
 

@@ -113,6 +113,9 @@
 
 #[cfg(feature = "gateway")]
 #[doc(hidden)]
+pub mod broker;
+#[cfg(feature = "gateway")]
+#[doc(hidden)]
 pub mod control;
 mod engine;
 #[cfg(feature = "gateway")]

@@ -23,7 +23,7 @@ const UNSAFE: [(&str, &str); 9] = [
 const LONG: [(&str, &str); 0] = [];
 
 /// A layer, and what it must not name.
-const LAYERS: [(&str, &[&str]); 5] = [
+const LAYERS: [(&str, &[&str]); 6] = [
     (
         "src/tls",
         &[
@@ -41,9 +41,17 @@ const LAYERS: [(&str, &[&str]); 5] = [
         &["crate::engine", "crate::load", "std::net::", "std::time", "std::fs", "std::os"],
     ),
     ("src/engine", &["crate::load", "crate::gateway", "crate::control", "crate::commands"]),
+    ("src/broker", &["crate::load", "crate::control", "crate::commands", "crate::protocol"]),
     (
         "src/gateway",
-        &["crate::load", "crate::control", "crate::commands", "io_uring::", "engine::ring"],
+        &[
+            "crate::load",
+            "crate::broker",
+            "crate::control",
+            "crate::commands",
+            "io_uring::",
+            "engine::ring",
+        ],
     ),
     ("src/load", &["crate::control"]),
 ];

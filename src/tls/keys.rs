@@ -234,6 +234,31 @@ impl ClientSetup {
     }
 }
 
+/// What a client needs whose stream rustls itself carries: the broker's, of which there are few.
+/// `identity` is who we are, where the other end asks.
+///
+/// # Errors
+/// A certificate or key cannot be loaded, or they do not fit together.
+pub fn stream_client(
+    trust: &Trust,
+    identity: Option<&KeyPair>,
+) -> Result<Arc<ClientConfig>, KeyFault> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = verifier(trust, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(Version::Tls12))
+        .map_err(KeyFault::of("versions"))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some(pair) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let what = format!("certificate {}", pem::name(&pair.cert_pem));
+    let chain = pem::certificates(&pair.cert_pem).map_err(KeyFault::of(&what))?;
+    let of_key = format!("key {}", pem::name(&pair.key_pem));
+    let key = pem::private_key(&pair.key_pem).map_err(KeyFault::of(&of_key))?;
+    let config = builder.with_client_auth_cert(chain, key).map_err(KeyFault::of(&what))?;
+    Ok(Arc::new(config))
+}
+
 /// Whether what names a PEM is a path, and not the PEM itself.
 pub fn is_path(source: &str) -> bool {
     pem::is_path(source)

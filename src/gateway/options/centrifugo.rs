@@ -216,9 +216,23 @@ fn is_off(value: &Value) -> bool {
 /// A key or table, what becomes of it, and why or what to do instead.
 const RULES: &[(&str, Fate, &str)] = &[
     // Unsafe to ignore, or a loss.
-    ("broker.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
-    ("presence_manager.type", Fate::Unless(&["", "memory"]), ONE_PROCESS),
-    ("controller.enabled", Fate::Missed, ONE_PROCESS),
+    ("broker.type", Fate::Unless(&["", "memory"]), ENGINE),
+    ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
+    ("controller.enabled", Fate::Missed, ": the broker of the engine carries all there is"),
+    ("engine.redis.cluster_address", Fate::Missed, NO_CLUSTER),
+    ("engine.redis.sentinel_address", Fate::Missed, NO_SENTINEL),
+    ("engine.redis.sentinel_master_name", Fate::Missed, NO_SENTINEL),
+    ("engine.redis.history_use_lists", Fate::Missed, ": histories are streams"),
+    (
+        "engine.redis.presence_hash_field_ttl",
+        Fate::Missed,
+        ": members have their time in a sorted set",
+    ),
+    (
+        "engine.redis.presence_user_mapping",
+        Fate::Missed,
+        ": users are counted from the members' data",
+    ),
     ("grpc_api.enabled", Fate::Missed, ": use http_api"),
     ("uni_grpc.enabled", Fate::Missed, ": use another transport"),
     ("webtransport.enabled", Fate::Missed, ": use another transport"),
@@ -228,10 +242,16 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
     // Harmless.
-    ("broker", Fate::Noted, ONE_PROCESS),
-    ("presence_manager", Fate::Noted, ONE_PROCESS),
-    ("controller", Fate::Noted, ONE_PROCESS),
-    ("engine.redis", Fate::Noted, ONE_PROCESS),
+    ("broker", Fate::Noted, ENGINE),
+    ("presence_manager", Fate::Noted, ENGINE),
+    ("controller", Fate::Noted, ": the broker of the engine carries all there is"),
+    ("engine.redis", Fate::Noted, NO_SENTINEL),
+    (
+        "engine.redis.replica_client.enabled",
+        Fate::Noted,
+        ": the primary is asked, as by Centrifugo's open edition",
+    ),
+    ("engine.redis.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
     ("map_broker", Fate::Noted, KINDS),
     ("shared_poll", Fate::Noted, KINDS),
     ("channel.*.map", Fate::Noted, KINDS),
@@ -316,7 +336,9 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("prometheus.native_histograms", Fate::Noted, ": histograms have buckets"),
 ];
 
-const ONE_PROCESS: &str = ": channels live in this process";
+const ENGINE: &str = ": engine.type and engine.redis say where channels live";
+const NO_SENTINEL: &str = ": Sentinel is not supported yet, give engine.redis.address the primary";
+const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine.redis.address is";
 const KINDS: &str = ": subscriptions are streams";
 const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
 const TLS: &str = ": have certbot or lego renew what http_server.tls names";

@@ -17,6 +17,7 @@ mod origins;
 pub(crate) mod pem;
 mod proxies;
 mod reader;
+mod redis;
 mod reload;
 mod rpc;
 mod server;
@@ -39,6 +40,7 @@ pub use proxies::{
     ProxyTls, StatusTransform, ToDisconnect, ToError,
 };
 pub use reader::{Mistake, Mistakes};
+pub use redis::{Failover, Redis, RedisPlace, RedisServer, RedisTls};
 pub(crate) use rpc::Route;
 pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
 pub use server::{

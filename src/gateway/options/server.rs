@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::field::section;
+use super::redis::Redis;
 use super::tls::Tls;
 use super::values::{Secret, Size, choice};
 use crate::protocol::Network;
@@ -275,10 +276,13 @@ impl Log {
 }
 
 section! {
-    /// `engine`: workers, limits and deadlines. All of it ours, but `type`.
+    /// `engine`: where channels live; workers, limits and deadlines. All of it ours, but `type` and
+    /// `redis`.
     pub struct Engine {
-        /// Where channels live: only `memory` there is.
+        /// Where channels live.
         kind as "type": EngineType = EngineType::Memory,
+        /// The Redis that orders them.
+        redis: Redis = Redis::default(),
         /// Worker threads. 0: one per processor, or as many as the limit of open files demands.
         workers: usize = 0,
         /// Bind each worker to a processor.
@@ -346,6 +350,8 @@ choice! {
     pub enum EngineType {
         /// In this process.
         Memory = "memory" | "",
+        /// In Redis, for several nodes.
+        Redis = "redis",
     }
 }
 

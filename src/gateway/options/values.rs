@@ -243,8 +243,8 @@ impl Leaf for Vec<String> {
         list(value, String::parse)
     }
 
-    fn show(&self, _: Secrets) -> toml::Value {
-        toml::Value::Array(self.iter().map(|text| text.as_str().into()).collect())
+    fn show(&self, secrets: Secrets) -> toml::Value {
+        toml::Value::Array(self.iter().map(|text| text.show(secrets)).collect())
     }
 }
 

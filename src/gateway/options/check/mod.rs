@@ -4,6 +4,7 @@
 mod channels;
 mod client;
 mod proxies;
+mod redis;
 mod server;
 mod tls;
 
@@ -20,6 +21,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     check.server();
     check.admin();
     check.engine();
+    check.redis();
 }
 
 /// A check under way.

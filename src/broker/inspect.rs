@@ -1,0 +1,268 @@
+//! Whether a Redis is fit to order channels: what `ringhold doctor --config` says of it.
+//!
+//! Connects as the server does, asks for settings, and changes nothing. The invariant: what may not
+//! be asked is a remark that says so; nothing is assumed to be well.
+
+use std::time::Instant;
+
+use super::config::Config;
+use super::dial::{DialError, Facts, Purpose, Target, dial};
+use super::link::{Link, Lost};
+use super::resp::{Reply, command};
+
+/// How well something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// As it should be.
+    Fine,
+    /// Could not be asked.
+    Unknown,
+    /// It works, at a price.
+    Better,
+    /// It does not work, or not reliably.
+    Short,
+}
+
+/// One thing about a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Stable name of what was looked at.
+    pub check: &'static str,
+    /// How it is.
+    pub grade: Grade,
+    /// What there is.
+    pub found: String,
+    /// What follows if nothing is done.
+    pub consequence: Option<&'static str>,
+    /// A line that mends it, for `redis-cli`.
+    pub mend: Option<&'static str>,
+}
+
+impl Remark {
+    fn new(check: &'static str, grade: Grade, found: impl Into<String>) -> Self {
+        Self { check, grade, found: found.into(), consequence: None, mend: None }
+    }
+
+    fn because(mut self, what: &'static str) -> Self {
+        self.consequence = Some(what);
+        self
+    }
+
+    fn mend(mut self, line: &'static str) -> Self {
+        self.mend = Some(line);
+        self
+    }
+}
+
+/// Looks at all servers of a configuration. Takes a few seconds at most for each.
+///
+/// # Errors
+/// There is no runtime.
+pub fn inspect(config: &Config) -> std::io::Result<Vec<Remark>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(async {
+        let mut remarks = Vec::new();
+        for target in &config.targets {
+            remarks.extend(look(target).await);
+        }
+        remarks
+    }))
+}
+
+async fn look(target: &Target) -> Vec<Remark> {
+    let place = &target.server.place;
+    let reached = dial(target, Purpose::Commands).await;
+    let (mut link, identity) = match reached {
+        Ok(reached) => reached,
+        Err(error) => {
+            let found = format!("{place}: {error}");
+            let remark = Remark::new("redis", Grade::Short, found);
+            return vec![remark.because("clients get error 100 and /health answers 503")];
+        }
+    };
+    let protocol = if identity.resp3 { 3 } else { 2 };
+    let found = format!("{place}: version {}, protocol {protocol}", identity.version);
+    let mut remarks = vec![Remark::new("redis", Grade::Fine, found), version(&identity.version)];
+    let within = target.server.io_timeout;
+    match tokio::time::timeout(within, settings(&mut link)).await {
+        Ok(Ok(settings)) => remarks.extend(judge(&settings)),
+        Ok(Err(error)) => {
+            remarks.push(Remark::new("redis settings", Grade::Unknown, error.to_string()));
+        }
+        Err(_) => {
+            let what = format!("no answer within {within:?}");
+            remarks.push(Remark::new("redis settings", Grade::Unknown, what));
+        }
+    }
+    remarks
+}
+
+/// What was asked for; `None` where it may not be.
+#[derive(Debug, Default)]
+struct Settings {
+    facts: Facts,
+    pubsub_buffer: Option<String>,
+    min_replicas: Option<String>,
+    timeout: Option<String>,
+}
+
+async fn settings(link: &mut Link) -> Result<Settings, DialError> {
+    command(link.output(), &["INFO"]);
+    for key in ["client-output-buffer-limit", "min-replicas-to-write", "timeout"] {
+        command(link.output(), &["CONFIG", "GET", key]);
+    }
+    let mut answers: Vec<Option<String>> = Vec::new();
+    while answers.len() < 4 {
+        link.exchange().await?;
+        link.replies(Instant::now(), |reply| {
+            answers.push(text(&reply));
+            Ok::<(), Lost>(())
+        })?;
+    }
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().flatten();
+    let facts = Facts::of(&next().unwrap_or_default());
+    Ok(Settings { facts, pubsub_buffer: next(), min_replicas: next(), timeout: next() })
+}
+
+/// Of a text, or of the value behind a name.
+fn text(reply: &Reply<'_>) -> Option<String> {
+    let value = match reply {
+        Reply::List(pair) => pair.get(1)?,
+        other => other,
+    };
+    value.str().map(str::to_owned)
+}
+
+fn version(version: &str) -> Remark {
+    let number = version.rsplit(' ').next().unwrap_or_default();
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    match (major, minor) {
+        (0, _) => Remark::new("redis version", Grade::Unknown, format!("\"{version}\"")),
+        _ if (major, minor) >= (6, 2) => Remark::new("redis version", Grade::Fine, version),
+        _ => Remark::new("redis version", Grade::Short, version)
+            .because("6.2 or later is needed, or a Valkey"),
+    }
+}
+
+fn judge(settings: &Settings) -> Vec<Remark> {
+    vec![
+        memory(&settings.facts),
+        buffers(settings.pubsub_buffer.as_deref()),
+        replicas(&settings.facts, settings.min_replicas.as_deref()),
+        idle(settings.timeout.as_deref()),
+    ]
+}
+
+fn memory(facts: &Facts) -> Remark {
+    let check = "redis maxmemory-policy";
+    match facts.maxmemory_policy.as_str() {
+        "" => Remark::new(check, Grade::Unknown, "INFO does not tell it"),
+        "noeviction" => Remark::new(check, Grade::Fine, "noeviction"),
+        policy => Remark::new(check, Grade::Better, policy)
+            .because(
+                "where memory is short histories and positions vanish early, and clients load \
+                 their state anew; without it publications are refused instead",
+            )
+            .mend("CONFIG SET maxmemory-policy noeviction"),
+    }
+}
+
+/// `normal 0 0 0 slave … pubsub 33554432 8388608 60`.
+fn buffers(limits: Option<&str>) -> Remark {
+    let check = "redis client-output-buffer-limit";
+    let Some(limits) = limits else {
+        return Remark::new(check, Grade::Unknown, "CONFIG GET is not allowed");
+    };
+    let mut words = limits.split_whitespace().skip_while(|word| *word != "pubsub").skip(1);
+    let mut next = || words.next().and_then(|word| word.parse::<u64>().ok());
+    let (hard, soft) = (next(), next());
+    match (hard, soft) {
+        (Some(hard), Some(soft)) => {
+            let found = format!("pubsub {hard} {soft}");
+            let enough = |limit: u64, bytes: u64| limit == 0 || limit >= bytes;
+            match enough(hard, BUFFER) && enough(soft, BUFFER / 4) {
+                true => Remark::new(check, Grade::Fine, found),
+                false => Remark::new(check, Grade::Better, found)
+                    .because("a burst of messages cuts the connection; what is kept is repaired")
+                    .mend(
+                        "CONFIG SET client-output-buffer-limit \
+                         \"pubsub 33554432 8388608 60\"",
+                    ),
+            }
+        }
+        _ => Remark::new(check, Grade::Unknown, limits),
+    }
+}
+
+/// The default of Redis.
+const BUFFER: u64 = 32 << 20;
+
+fn replicas(facts: &Facts, min: Option<&str>) -> Remark {
+    let check = "redis replication";
+    let found = |min: &str| format!("{} replicas, min-replicas-to-write {min}", facts.replicas);
+    match (facts.replicas, min) {
+        (0, _) => Remark::new(check, Grade::Fine, "no replicas"),
+        (_, None) => Remark::new(check, Grade::Unknown, found("unknown")),
+        (_, Some("0")) => Remark::new(check, Grade::Better, found("0"))
+            .because(
+                "a primary that is cut off takes publications that are lost when a replica \
+                 takes over; nodes find out, and clients load their state anew",
+            )
+            .mend("CONFIG SET min-replicas-to-write 1"),
+        (_, Some(min)) => Remark::new(check, Grade::Fine, found(min)),
+    }
+}
+
+fn idle(timeout: Option<&str>) -> Remark {
+    let check = "redis timeout";
+    match timeout.map(|text| text.parse::<u64>()) {
+        None => Remark::new(check, Grade::Unknown, "CONFIG GET is not allowed"),
+        Some(Ok(seconds @ 1..=10)) => Remark::new(check, Grade::Better, format!("{seconds} s"))
+            .because("idle connections are closed before they are asked whether they live")
+            .mend("CONFIG SET timeout 0"),
+        Some(_) => Remark::new(check, Grade::Fine, timeout.unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_lose_something_are_remarked_on() {
+        let facts = |policy: &str, replicas| Facts {
+            maxmemory_policy: policy.to_owned(),
+            replicas,
+            ..Facts::default()
+        };
+        assert_eq!(memory(&facts("noeviction", 0)).grade, Grade::Fine);
+        assert_eq!(memory(&facts("allkeys-lru", 0)).grade, Grade::Better);
+        assert_eq!(memory(&facts("", 0)).grade, Grade::Unknown);
+        assert_eq!(replicas(&facts("", 0), None).grade, Grade::Fine);
+        assert_eq!(replicas(&facts("", 2), Some("0")).grade, Grade::Better);
+        assert_eq!(replicas(&facts("", 2), Some("1")).grade, Grade::Fine);
+        assert_eq!(replicas(&facts("", 2), None).grade, Grade::Unknown);
+        let limits = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60";
+        assert_eq!(buffers(Some(limits)).grade, Grade::Fine);
+        assert_eq!(buffers(Some("pubsub 0 0 0")).grade, Grade::Fine);
+        assert_eq!(buffers(Some("pubsub 1048576 8388608 60")).grade, Grade::Better);
+        assert_eq!(buffers(Some("normal 0 0 0")).grade, Grade::Unknown);
+        assert_eq!(idle(Some("0")).grade, Grade::Fine);
+        assert_eq!(idle(Some("5")).grade, Grade::Better);
+    }
+
+    #[test]
+    fn versions_count_from_6_2() {
+        for (text, grade) in [
+            ("7.0.15", Grade::Fine),
+            ("6.2.0", Grade::Fine),
+            ("6.0.16", Grade::Short),
+            ("valkey 9.1.2", Grade::Fine),
+            ("", Grade::Unknown),
+        ] {
+            assert_eq!(version(text).grade, grade, "{text}");
+        }
+    }
+}

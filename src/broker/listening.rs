@@ -1,0 +1,277 @@
+//! The connection that brings what is published: which channels the server was asked to pass on,
+//! and what it has acknowledged.
+//!
+//! Owns what was asked and not acknowledged, never who listens: the home cores know. So a channel
+//! costs nothing here. Knows no socket. The invariant: questions about a channel leave in their
+//! order, and a piece is acknowledged once, when all its channels are.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::layout::{self, Layout};
+use super::link::Lost;
+use super::post::Post;
+use super::resp::{Command, Fault, Reply, command};
+use super::tally::Tally;
+use crate::gateway::broker::Happening;
+
+/// Channels of one core that begin or end to be listened to.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// Whose.
+    pub(super) core: u16,
+    /// They begin.
+    pub(super) begins: bool,
+    /// The channels.
+    pub(super) names: Vec<Arc<str>>,
+}
+
+/// Pieces that may be unacknowledged. So the server sets the pace: what others ask of it waits for
+/// no more than 2,048 channels, 5 ms of its time, and 100,000 are listened to again within half a
+/// second.
+const WINDOW: usize = 4;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Listening {
+    post: Rc<Post>,
+    tally: Arc<Tally>,
+    /// `io_timeout`.
+    patience: Duration,
+    waiting: VecDeque<Piece>,
+    sent: VecDeque<Sent>,
+    /// The server was asked whether it is there.
+    pinged: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    piece: Piece,
+    at: Instant,
+    acknowledged: usize,
+}
+
+impl Listening {
+    /// Nothing is listened to.
+    pub(super) fn new(post: Rc<Post>, tally: Arc<Tally>, patience: Duration) -> Self {
+        let (waiting, sent) = (VecDeque::new(), VecDeque::new());
+        Self { post, tally, patience, waiting, sent, pinged: None }
+    }
+
+    /// More to ask. For a connection that is there.
+    pub(super) fn submit(&mut self, piece: Piece) {
+        if !piece.names.is_empty() {
+            self.waiting.push_back(piece);
+        }
+    }
+
+    /// Writes what may be asked now.
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+        while self.sent.len() < WINDOW {
+            let Some(piece) = self.waiting.pop_front() else { return };
+            let mut command = Command::begin(out, 1 + piece.names.len());
+            command.part(if piece.begins { "SUBSCRIBE" } else { "UNSUBSCRIBE" });
+            piece.names.iter().for_each(|name| _ = command.joined(&layout.messages(name)));
+            drop(command);
+            if piece.begins {
+                self.tally.listens.add(piece.names.len() as u64);
+            }
+            self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+        }
+    }
+
+    /// Writes a question that only wants to hear whether somebody is there.
+    pub(super) fn ping(&mut self, out: &mut Vec<u8>, now: Instant) {
+        command(out, &["PING"]);
+        self.pinged = Some(now);
+    }
+
+    /// Whether an answer to that is awaited.
+    pub(super) fn is_pinged(&self) -> bool {
+        self.pinged.is_some()
+    }
+
+    /// What the server says next.
+    ///
+    /// # Errors
+    /// The connection is of no use any more.
+    pub(super) fn reply(&mut self, reply: &Reply<'_>, layout: &Layout) -> Result<(), Lost> {
+        // Whatever it is, somebody is there.
+        self.pinged = None;
+        if let Reply::Error(what) = reply {
+            return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
+        }
+        match reply.list() {
+            // Version 2 and 3 differ in nothing else.
+            Some([kind, name, payload]) if kind.text() == Some(b"message") => {
+                self.message(layout, name, payload);
+            }
+            Some([kind, ..]) if kind.text() == Some(b"subscribe") => self.acknowledge(true)?,
+            Some([kind, ..]) if kind.text() == Some(b"unsubscribe") => self.acknowledge(false)?,
+            // An answer to PING, or something that is said without having been asked.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn message(&self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>) {
+        let channel = name.text().and_then(|name| layout.channel(name));
+        let message = payload.text().and_then(layout::message);
+        match channel.zip(message) {
+            Some((channel, message)) => {
+                self.tally.messages.add(1);
+                self.post.message(channel, message);
+            }
+            None => self.tally.messages_malformed.add(1),
+        }
+    }
+
+    fn acknowledge(&mut self, begins: bool) -> Result<(), Lost> {
+        let unasked = Lost::Protocol(Fault::End);
+        let Some(sent) = self.sent.front_mut() else { return Err(unasked) };
+        if sent.piece.begins != begins {
+            return Err(unasked);
+        }
+        sent.acknowledged += 1;
+        if sent.acknowledged < sent.piece.names.len() {
+            return Ok(());
+        }
+        if let Some(Sent { piece: Piece { core, begins: true, names }, .. }) = self.sent.pop_front()
+        {
+            self.post.tell(core, Happening::Listening(names));
+        }
+        Ok(())
+    }
+
+    /// The connection is lost, and with it all that was asked.
+    pub(super) fn lost(&mut self) {
+        self.waiting = VecDeque::new();
+        self.sent = VecDeque::new();
+        self.pinged = None;
+    }
+
+    /// When the server will have been silent for too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let sent = self.sent.front().map(|sent| sent.at);
+        let oldest = sent.into_iter().chain(self.pinged).min();
+        oldest.map(|at| at + self.patience)
+    }
+
+    /// Channels that are asked for and not acknowledged.
+    #[cfg(test)]
+    fn unacknowledged(&self) -> usize {
+        let sent = self.sent.iter().map(|sent| sent.piece.names.len() - sent.acknowledged);
+        sent.sum::<usize>() + self.waiting.iter().map(|piece| piece.names.len()).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::layout::Tags;
+    use super::super::post::tests::Desk;
+    use super::*;
+    use crate::gateway::broker::Message;
+    use crate::gateway::placement::Placement;
+
+    struct Bench {
+        listening: Listening,
+        layout: Layout,
+        desk: Desk,
+        post: Rc<Post>,
+        out: Vec<u8>,
+    }
+
+    fn bench() -> Bench {
+        let desk = Desk::default();
+        let post = Rc::new(Post::new(Box::new(desk.clone()), Placement::new(1, 1), Arc::default()));
+        let listening = Listening::new(post.clone(), Arc::default(), Duration::from_secs(4));
+        Bench { listening, layout: Layout::new("p", Tags::Plain), desk, post, out: Vec::new() }
+    }
+
+    impl Bench {
+        fn ask(&mut self, begins: bool, names: &[&str]) {
+            let names = names.iter().map(|name| (*name).into()).collect();
+            self.listening.submit(Piece { core: 0, begins, names });
+            self.send();
+        }
+
+        fn send(&mut self) {
+            self.listening.send(&mut self.out, &self.layout, Instant::now());
+        }
+
+        fn hear(&mut self, wire: &str) -> Result<(), Lost> {
+            self.listening.reply(&Reply::parse(wire.as_bytes()).unwrap(), &self.layout)
+        }
+
+        fn said(&self) -> Vec<Happening> {
+            self.post.flush(Instant::now());
+            std::mem::take(&mut *self.desk.said.borrow_mut()).into_iter().flatten().collect()
+        }
+    }
+
+    fn acknowledged(kind: char, word: &str, name: &str) -> String {
+        format!("{kind}3\r\n+{word}\r\n+p.client.{name}\r\n:1\r\n")
+    }
+
+    #[test]
+    fn a_piece_is_acknowledged_when_all_of_it_is() {
+        for kind in ['>', '*'] {
+            let mut bench = bench();
+            bench.ask(true, &["a", "b"]);
+            bench.ask(false, &["a"]);
+            bench.hear(&acknowledged(kind, "subscribe", "a")).unwrap();
+            let message = format!("{kind}3\r\n+message\r\n$10\r\np.client.a\r\n$2\r\nhi\r\n");
+            bench.hear(&message).unwrap();
+            bench.hear(&acknowledged(kind, "subscribe", "b")).unwrap();
+            bench.hear(&acknowledged(kind, "unsubscribe", "a")).unwrap();
+            let said = bench.said();
+            let hi = Message::Passed(Bytes::from_static(b"hi"));
+            assert!(
+                matches!(&said[0], Happening::Message(name, it) if **name == *"a" && *it == hi)
+            );
+            let Happening::Listening(names) = &said[1] else { panic!("{said:?}") };
+            assert_eq!((names.len(), said.len()), (2, 2));
+            assert_eq!(bench.listening.unacknowledged(), 0);
+        }
+    }
+
+    #[test]
+    fn the_server_sets_the_pace() {
+        let mut bench = bench();
+        for n in 0..10 {
+            bench.ask(true, &[&n.to_string()]);
+        }
+        let asked = |bench: &Bench| bench.out.windows(9).filter(|it| it == b"SUBSCRIBE").count();
+        assert_eq!(asked(&bench), WINDOW);
+        bench.hear(&acknowledged('>', "subscribe", "0")).unwrap();
+        bench.send();
+        assert_eq!((asked(&bench), bench.listening.unacknowledged()), (WINDOW + 1, 9));
+        bench.listening.lost();
+        assert_eq!((bench.listening.unacknowledged(), bench.listening.deadline()), (0, None));
+    }
+
+    #[test]
+    fn what_was_not_asked_ends_the_connection() {
+        let mut bench = bench();
+        assert!(bench.hear(&acknowledged('>', "subscribe", "a")).is_err());
+        bench.ask(true, &["a"]);
+        assert!(bench.hear(&acknowledged('>', "unsubscribe", "a")).is_err());
+        assert!(matches!(bench.hear("-NOPERM no\r\n"), Err(Lost::Refused(_))));
+    }
+
+    #[test]
+    fn anything_answers_a_ping() {
+        let mut bench = bench();
+        let now = Instant::now();
+        for answer in ["+PONG\r\n", "*2\r\n$4\r\npong\r\n$0\r\n\r\n"] {
+            bench.listening.ping(&mut bench.out, now);
+            assert_eq!(bench.listening.deadline(), Some(now + Duration::from_secs(4)));
+            bench.hear(answer).unwrap();
+            assert!(!bench.listening.is_pinged());
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Redis as the broker of several nodes: one thread that asks it what the home cores want, and
+//! tells them what happens there.
+//!
+//! From the bottom up: the protocol ([`resp`]), a connection ([`link`]) and how it comes about
+//! ([`dial`]); Centrifugo's layout ([`layout`]), [`scripts`], and what is written for each request
+//! ([`requests`]) and read from its replies ([`answers`]). Then what is under way: requests
+//! ([`work`]), channels to listen to ([`listening`]), a connection through its lives ([`side`]), one
+//! server with both of its connections ([`shard`]). The cores' requests come by [`queue`], what
+//! happens leaves by [`post`]; [`thread`] ties it together. What others see of it is [`tally`];
+//! [`inspect`] is for an operator who wants to know whether a server is fit.
+//!
+//! The shapes of requests and happenings are the gateway's ([`crate::gateway::broker`]). The
+//! invariants: each request with a ticket is answered once, at the latest when its time has passed;
+//! nothing is kept per channel but what is under way; all that waits is bounded by the cores'
+//! accounts in [`queue`].
+
+pub mod answers;
+pub mod config;
+pub mod dial;
+pub mod inspect;
+mod join;
+pub mod layout;
+pub mod link;
+mod listening;
+mod post;
+pub mod queue;
+pub mod requests;
+pub mod resp;
+pub mod scripts;
+mod shard;
+mod side;
+pub mod tally;
+mod thread;
+mod work;
+
+pub use config::{Config, ConfigError};
+pub use post::Cores;
+pub use queue::Queue;
+pub use thread::{Thread, View, start};

@@ -1,0 +1,416 @@
+//! What is asked of Redis for each request: commands, and how many replies they have.
+//!
+//! Owns no state. Which commands may be sent a second time after a connection broke is said here,
+//! too, beside the commands.
+
+use std::time::Duration;
+
+use super::layout::{JOIN, LEAVE, Layout};
+use super::resp::Command;
+use super::scripts::{Digests, Script};
+use crate::gateway::broker::{History, Kept, Present, Publish, Renew, Request, TopOf};
+use crate::gateway::letters::ClientId;
+
+/// What all commands have in common.
+#[derive(Debug)]
+pub struct Dialect {
+    /// How keys are named.
+    pub layout: Layout,
+    /// How scripts are.
+    pub digests: Digests,
+    /// Names this process in marks: random, so that no two that use one Redis have the same.
+    pub node: Box<str>,
+    /// How long a member is there.
+    pub presence_ttl: Duration,
+}
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The core.
+    pub core: u16,
+    /// Unix time.
+    pub unix: Duration,
+    /// It was sent before, and what became of it is unknown.
+    pub again: bool,
+}
+
+/// Whether a request may be sent again after the connection on which it was sent broke, when it may
+/// have been done already.
+pub fn may_repeat(request: &Request) -> bool {
+    match request {
+        // Found by its mark, or known by its key.
+        Request::Publish(_, publish) => {
+            publish.stream.is_some() || !publish.idempotency_key.is_empty()
+        }
+        // Twice would be told twice.
+        Request::Join(..) | Request::Leave(..) => false,
+        // With the connection their purpose is gone.
+        Request::Listen(_) | Request::Ignore(_) => false,
+        // Done twice they are done once. Removing a history might take what was published between,
+        // which whoever removes it has to expect of another publisher anyway.
+        Request::History(..)
+        | Request::HistoryRemove(..)
+        | Request::Tops(..)
+        | Request::Renew(..)
+        | Request::PresenceAdd(..)
+        | Request::PresenceRemove(..)
+        | Request::PresenceRenew(..)
+        | Request::Presence(..)
+        | Request::PresenceStats(..) => true,
+    }
+}
+
+impl Dialect {
+    /// Writes the commands of a request. Returns how many replies come; 0: there was nothing to ask.
+    pub fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> usize {
+        let layout = &self.layout;
+        match request {
+            Request::Listen(_) | Request::Ignore(_) => 0,
+            Request::Publish(_, publish) => self.publish(out, publish, asked),
+            Request::Join(channel, info) => self.tell(out, channel, JOIN, info),
+            Request::Leave(channel, info) => self.tell(out, channel, LEAVE, info),
+            Request::History(_, history) => self.history(out, history),
+            Request::HistoryRemove(_, channel) => {
+                Command::begin(out, 2).part("DEL").joined(&layout.stream(channel));
+                1
+            }
+            Request::Tops(_, tops) => tops.iter().map(|top| self.top(out, top)).sum(),
+            Request::Renew(_, renew) => self.renew(out, renew),
+            Request::PresenceAdd(_, channel, members) => {
+                self.presence_add(out, channel, members, asked)
+            }
+            Request::PresenceRemove(_, channel, members) => {
+                if members.is_empty() {
+                    return 0;
+                }
+                for (name, key) in
+                    [("HDEL", layout.members(channel)), ("ZREM", layout.expiry(channel))]
+                {
+                    let mut command = Command::begin(out, 2 + members.len());
+                    command.part(name).joined(&key);
+                    members.iter().for_each(|it| _ = command.part(it.client.to_string()));
+                }
+                2
+            }
+            Request::PresenceRenew(_, channel, members) => {
+                if members.is_empty() {
+                    return 0;
+                }
+                self.expiry(out, channel, members.iter().copied(), asked)
+            }
+            Request::Presence(_, channel) | Request::PresenceStats(_, channel) => {
+                let mut command = self.script(out, Script::Presence, 2, 1);
+                command.joined(&layout.expiry(channel)).joined(&layout.members(channel));
+                command.number(asked.unix.as_secs());
+                1
+            }
+        }
+    }
+
+    fn script<'a>(
+        &self,
+        out: &'a mut Vec<u8>,
+        script: Script,
+        keys: usize,
+        arguments: usize,
+    ) -> Command<'a> {
+        let mut command = Command::begin(out, 3 + keys + arguments);
+        command.part("EVALSHA").part(self.digests.of(script)).number(keys as u64);
+        command
+    }
+
+    fn tell(&self, out: &mut Vec<u8>, channel: &str, kind: &[u8], data: &[u8]) -> usize {
+        let name = self.layout.messages(channel);
+        Command::begin(out, 3).part("PUBLISH").joined(&name).joined(&[kind, data]);
+        1
+    }
+
+    fn publish(&self, out: &mut Vec<u8>, publish: &Publish, asked: Asked) -> usize {
+        let layout = &self.layout;
+        let (channel, key) = (&*publish.channel, publish.idempotency_key.as_str());
+        let result_ttl = millis(publish.idempotency_ttl).max(1);
+        let Some(kept) = &publish.stream else {
+            if key.is_empty() {
+                return self.tell(out, channel, b"", &publish.data);
+            }
+            let mut command = self.script(out, Script::PublishOnce, 1, 4);
+            command.joined(&layout.result(channel, key));
+            command.part(&publish.data).part("PUBLISH").joined(&layout.messages(channel));
+            command.number(result_ttl);
+            return 1;
+        };
+        let Kept { size, ttl, meta_ttl, renew, fresh } = kept;
+        let keys = if key.is_empty() { 2 } else { 3 };
+        let mut command = self.script(out, Script::Publish, keys, 14);
+        command.joined(&layout.stream(channel)).joined(&layout.meta(channel));
+        if !key.is_empty() {
+            command.joined(&layout.result(channel, key));
+        }
+        command.part(&publish.data).number(u64::from(*size).max(1));
+        command.number(life(*ttl).max(1)).number(life(*meta_ttl)).part(flag(*renew));
+        command.part(fresh.as_str()).part("PUBLISH").joined(&layout.messages(channel));
+        let mark = format!("{}.{}.{}", self.node, asked.core, publish.sequence);
+        command.part(mark).part(flag(asked.again)).part(flag(publish.delta));
+        command.number(publish.version).part(&publish.version_epoch).number(result_ttl);
+        1
+    }
+
+    fn history(&self, out: &mut Vec<u8>, history: &History) -> usize {
+        let History { channel, since, limit, reverse, meta_ttl, fresh } = history;
+        let mut command = self.script(out, Script::History, 2, 6);
+        command.joined(&self.layout.stream(channel)).joined(&self.layout.meta(channel));
+        let limit = match (since, reverse) {
+            // There is nothing below the first, and nothing above the last there can be.
+            (Some(0 | 1), true) | (Some(u64::MAX), false) => 0,
+            _ => *limit,
+        };
+        match (since, reverse) {
+            (None, false) => command.part("XRANGE").part("-").part("+"),
+            (None, true) => command.part("XREVRANGE").part("+").part("-"),
+            (Some(since), false) => {
+                command.part("XRANGE").number(since.saturating_add(1)).part("+")
+            }
+            (Some(since), true) => {
+                command.part("XREVRANGE").number(since.saturating_sub(1)).part("-")
+            }
+        };
+        command.number(limit.into()).number(life(*meta_ttl)).part(fresh.as_str());
+        1
+    }
+
+    /// Answered by as many replies as [`parts_of`] says.
+    fn top(&self, out: &mut Vec<u8>, top: &TopOf) -> usize {
+        let (stream, meta) = (self.layout.stream(&top.channel), self.layout.meta(&top.channel));
+        Command::begin(out, 4).part("HMGET").joined(&meta).part("s").part("e");
+        if top.entry > 0 {
+            let (from, to) = (top.entry, top.entry);
+            let mut command = Command::begin(out, 4);
+            command.part("XRANGE").joined(&stream).number(from).number(to);
+            drop(command);
+            let mut command = Command::begin(out, 6);
+            command.part("XRANGE").joined(&stream).part("-").part("+").part("COUNT").part("1");
+        }
+        if let Some(meta_ttl) = top.meta_ttl.filter(|ttl| !ttl.is_zero()) {
+            Command::begin(out, 3).part("PEXPIRE").joined(&meta).number(life(meta_ttl));
+        }
+        parts_of(top)
+    }
+
+    fn renew(&self, out: &mut Vec<u8>, renew: &Renew) -> usize {
+        let Renew { channel, old, fresh, meta_ttl } = renew;
+        let mut command = self.script(out, Script::Renew, 1, 3);
+        command.joined(&self.layout.meta(channel));
+        command.part(old.as_str()).part(fresh.as_str()).number(life(*meta_ttl));
+        1
+    }
+
+    fn presence_add(
+        &self,
+        out: &mut Vec<u8>,
+        channel: &str,
+        members: &[Present],
+        asked: Asked,
+    ) -> usize {
+        if members.is_empty() {
+            return 0;
+        }
+        let mut command = Command::begin(out, 2 + 2 * members.len());
+        command.part("HSET").joined(&self.layout.members(channel));
+        members.iter().for_each(|it| _ = command.part(it.client.to_string()).part(&it.info));
+        drop(command);
+        1 + self.expiry(out, channel, members.iter().map(|it| it.client), asked)
+    }
+
+    /// Members' time begins anew. Three replies: how many were not there; whether there was data;
+    /// and one that says nothing.
+    fn expiry(
+        &self,
+        out: &mut Vec<u8>,
+        channel: &str,
+        members: impl ExactSizeIterator<Item = ClientId>,
+        asked: Asked,
+    ) -> usize {
+        let until = asked.unix.saturating_add(self.presence_ttl).as_secs();
+        let (expiry, data) = (self.layout.expiry(channel), self.layout.members(channel));
+        let mut command = Command::begin(out, 2 + 2 * members.len());
+        command.part("ZADD").joined(&expiry);
+        members.for_each(|client| _ = command.number(until).part(client.to_string()));
+        drop(command);
+        for key in [data, expiry] {
+            let ttl = millis(self.presence_ttl);
+            Command::begin(out, 3).part("PEXPIRE").joined(&key).number(ttl);
+        }
+        3
+    }
+}
+
+/// Replies about one of several positions.
+pub fn parts_of(top: &TopOf) -> usize {
+    let renewed = top.meta_ttl.is_some_and(|ttl| !ttl.is_zero());
+    1 + if top.entry > 0 { 2 } else { 0 } + usize::from(renewed)
+}
+
+fn flag(on: bool) -> &'static str {
+    if on { "1" } else { "0" }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A tenth longer, in milliseconds, so that it need not begin anew each time. 0 stays 0.
+fn life(time: Duration) -> u64 {
+    // Redis adds its clock to it, and takes no more than 63 bits.
+    let millis = millis(time).min(1 << 50);
+    millis + millis / 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Tags;
+    use super::super::resp::{Bounds, Reply, Scanner};
+    use super::*;
+    use crate::gateway::broker::{Absent, Ticket};
+    use crate::gateway::stream::Epoch;
+
+    const ASKED: Asked = Asked { core: 3, unix: Duration::from_secs(1000), again: false };
+
+    /// The commands in words.
+    fn written(request: &Request, asked: Asked) -> (usize, Vec<String>) {
+        let dialect = Dialect {
+            layout: Layout::new("p", Tags::Plain),
+            digests: Digests::new(),
+            node: "node".into(),
+            presence_ttl: Duration::from_secs(60),
+        };
+        let mut out = Vec::new();
+        let replies = dialect.write(&mut out, request, asked);
+        let (mut at, mut commands) = (0, Vec::new());
+        while at < out.len() {
+            let len = Scanner::new(Bounds::default()).scan(&out[at..]).unwrap().expect("whole");
+            let command = Reply::parse(&out[at..at + len]).unwrap();
+            let parts = command.list().unwrap().iter().filter_map(Reply::str);
+            let parts: Vec<_> =
+                parts.map(|part| if part.len() == 40 { "SHA" } else { part }).collect();
+            commands.push(parts.join(" "));
+            at += len;
+        }
+        (replies, commands)
+    }
+
+    fn publish(stream: Option<Kept>, key: &str) -> Request {
+        let publish = Publish {
+            channel: "ch".into(),
+            data: "data".into(),
+            stream,
+            delta: false,
+            idempotency_key: key.to_owned(),
+            idempotency_ttl: Duration::from_secs(300),
+            version: 7,
+            version_epoch: "ve".to_owned(),
+            sequence: 42,
+        };
+        Request::Publish(Ticket(1), Box::new(publish))
+    }
+
+    fn kept() -> Kept {
+        Kept {
+            size: 10,
+            ttl: Duration::from_secs(100),
+            meta_ttl: Duration::ZERO,
+            renew: true,
+            fresh: Epoch::parse("fresh").unwrap(),
+        }
+    }
+
+    #[test]
+    fn publications_take_the_cheapest_way() {
+        let one = |stream, key| written(&publish(stream, key), ASKED);
+        assert_eq!(one(None, ""), (1, vec!["PUBLISH p.client.ch data".to_owned()]));
+        let once = "EVALSHA SHA 1 p.result.ch.k data PUBLISH p.client.ch 300000".to_owned();
+        assert_eq!(one(None, "k"), (1, vec![once]));
+        let (head, tail) = ("EVALSHA SHA", "data 10 110000 0 1 fresh PUBLISH p.client.ch");
+        let plain =
+            format!("{head} 2 p.stream.ch p.stream.meta.ch {tail} node.3.42 0 0 7 ve 300000");
+        assert_eq!(one(Some(kept()), ""), (1, vec![plain]));
+        let keys = "3 p.stream.ch p.stream.meta.ch p.result.ch.k";
+        let keyed = format!("{head} {keys} {tail} node.3.42 1 0 7 ve 300000");
+        let again = Asked { again: true, ..ASKED };
+        assert_eq!(written(&publish(Some(kept()), "k"), again), (1, vec![keyed]));
+        assert!(!may_repeat(&publish(None, "")) && may_repeat(&publish(None, "k")));
+        assert!(may_repeat(&publish(Some(kept()), "")));
+    }
+
+    #[test]
+    fn histories_are_read_from_where_they_are_asked() {
+        let read = |since, limit, reverse| {
+            let history = History {
+                channel: "ch".into(),
+                since,
+                limit,
+                reverse,
+                meta_ttl: Duration::from_secs(10),
+                fresh: Epoch::parse("fresh").unwrap(),
+            };
+            let (_, commands) = written(&Request::History(Ticket(1), Box::new(history)), ASKED);
+            let head = "EVALSHA SHA 2 p.stream.ch p.stream.meta.ch ";
+            let command = commands[0].strip_prefix(head).expect("the script");
+            command.strip_suffix(" 11000 fresh").expect("its end").to_owned()
+        };
+        assert_eq!(read(None, 5, false), "XRANGE - + 5");
+        assert_eq!(read(None, 5, true), "XREVRANGE + - 5");
+        assert_eq!(read(Some(0), 5, false), "XRANGE 1 + 5");
+        assert_eq!(read(Some(7), 5, true), "XREVRANGE 6 - 5");
+        assert!(read(Some(1), 5, true).ends_with(" 0"), "there is nothing below the first");
+        assert!(read(Some(u64::MAX), 5, false).ends_with(" 0"));
+    }
+
+    #[test]
+    fn positions_are_asked_for_in_one_pipeline() {
+        let top =
+            |channel: &str, entry, meta_ttl| TopOf { channel: channel.into(), entry, meta_ttl };
+        let tops = vec![top("a", 0, None), top("b", 9, Some(Duration::from_secs(1)))];
+        let (replies, commands) = written(&Request::Tops(Ticket(1), tops), ASKED);
+        let expected = [
+            "HMGET p.stream.meta.a s e",
+            "HMGET p.stream.meta.b s e",
+            "XRANGE p.stream.b 9 9",
+            "XRANGE p.stream.b - + COUNT 1",
+            "PEXPIRE p.stream.meta.b 1100",
+        ];
+        assert_eq!((replies, &commands[..]), (5, &expected.map(str::to_owned)[..]));
+    }
+
+    #[test]
+    fn members_are_added_renewed_and_removed() {
+        let client = ClientId::new(1);
+        let id = client.to_string();
+        let present = Present { client, user: "ann".into(), info: "info".into() };
+        let add = Request::PresenceAdd(Ticket(1), "ch".into(), vec![present]);
+        let renewal = [
+            format!("ZADD p.presence.expire.ch 1060 {id}"),
+            "PEXPIRE p.presence.data.ch 60000".to_owned(),
+            "PEXPIRE p.presence.expire.ch 60000".to_owned(),
+        ];
+        let (replies, commands) = written(&add, ASKED);
+        assert_eq!((replies, &commands[1..]), (4, &renewal[..]));
+        assert_eq!(commands[0], format!("HSET p.presence.data.ch {id} info"));
+        let renew = Request::PresenceRenew(Ticket(1), "ch".into(), vec![client]);
+        assert_eq!(written(&renew, ASKED), (3, renewal.to_vec()));
+        let absent = Absent { client, user: "ann".into() };
+        let remove = Request::PresenceRemove(Ticket(1), "ch".into(), vec![absent]);
+        let expected = [("HDEL", "data"), ("ZREM", "expire")]
+            .map(|(command, key)| format!("{command} p.presence.{key}.ch {id}"));
+        assert_eq!(written(&remove, ASKED), (2, expected.to_vec()));
+        let nobody = Request::PresenceRenew(Ticket(1), "ch".into(), Vec::new());
+        assert_eq!(written(&nobody, ASKED).0, 0);
+    }
+
+    #[test]
+    fn lives_fit_redis() {
+        assert_eq!(life(Duration::ZERO), 0);
+        assert_eq!(life(Duration::from_secs(1)), 1100);
+        assert!(i64::try_from(life(Duration::MAX)).is_ok());
+    }
+}

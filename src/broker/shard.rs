@@ -1,0 +1,360 @@
+//! One server: a connection for commands, one for what is published, and what the cores hear of
+//! both.
+//!
+//! Owns when the cores are told [`Happening::Deaf`] and [`Happening::Back`]: deaf when the
+//! connection that brings messages is lost; back when both are there and lead to the same run of
+//! the same server. The invariant: one turn reads each socket once and works it off, then posts, so
+//! neither connection keeps the other waiting; nothing but the sockets and the clock makes it wait.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Sleep;
+
+use super::dial::{Identity, Purpose, Target};
+use super::link::Lost;
+use super::listening::{Listening, Piece};
+use super::post::Post;
+use super::requests::Dialect;
+use super::side::{Side, Turn};
+use super::tally::{Condition, Tally};
+use super::work::{Job, Work};
+use crate::gateway::broker::{Happening, Life, Scope};
+
+/// What comes to a shard from the cores, within the thread.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    state: RefCell<Arrived>,
+}
+
+#[derive(Debug, Default)]
+struct Arrived {
+    jobs: VecDeque<Box<Job>>,
+    pieces: VecDeque<Piece>,
+    ending: bool,
+    waker: Option<Waker>,
+}
+
+impl Inbox {
+    /// A request.
+    pub(super) fn job(&self, job: Box<Job>) {
+        self.state.borrow_mut().jobs.push_back(job);
+    }
+
+    /// Channels to begin or end to listen to.
+    pub(super) fn piece(&self, piece: Piece) {
+        self.state.borrow_mut().pieces.push_back(piece);
+    }
+
+    /// There will be no more.
+    pub(super) fn end(&self) {
+        self.state.borrow_mut().ending = true;
+    }
+
+    /// Wakes the shard.
+    pub(super) fn ring(&self) {
+        if let Some(waker) = self.state.borrow_mut().waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Shard {
+    inbox: Rc<Inbox>,
+    commands: Side,
+    messages: Side,
+    work: Work,
+    listening: Listening,
+    dialect: Rc<Dialect>,
+    post: Rc<Post>,
+    tally: Arc<Tally>,
+    condition: Arc<Condition>,
+    place: String,
+    /// `io_timeout`.
+    patience: Duration,
+    /// Its channels.
+    scope: Scope,
+    /// What is believed of another run.
+    other: Life,
+    /// The run that the cores were told of last; nothing: none yet.
+    run: Option<Option<String>>,
+    /// Both connections are there.
+    is_up: bool,
+    /// The cores were told so.
+    told: bool,
+    timer: Pin<Box<Sleep>>,
+    /// When a full mailbox is tried again.
+    retry: Option<Instant>,
+    logged: Option<(String, Instant)>,
+}
+
+/// What a shard is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    /// How requests are written.
+    pub(super) dialect: Rc<Dialect>,
+    /// The way to the cores.
+    pub(super) post: Rc<Post>,
+    /// What is counted.
+    pub(super) tally: Arc<Tally>,
+    /// How it is with the server.
+    pub(super) condition: Arc<Condition>,
+    /// Its channels.
+    pub(super) scope: Scope,
+    /// What is believed of another run: [`Life::Other`] or [`Life::Lost`].
+    pub(super) other: Life,
+}
+
+/// A server that says nothing for so long is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The same complaint is not made more often.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// What one turn has found.
+#[derive(Debug, Default)]
+struct Found {
+    commands: Option<Turn>,
+    messages: Option<Turn>,
+}
+
+impl Shard {
+    /// Of this server. Connects when it runs.
+    pub(super) fn new(target: Target, inbox: Rc<Inbox>, parts: Parts) -> Self {
+        let Parts { dialect, post, tally, condition, scope, other } = parts;
+        let patience = target.server.io_timeout;
+        let place = target.server.place.to_string();
+        let target = Rc::new(target);
+        Self {
+            inbox,
+            commands: Side::new(target.clone(), Purpose::Commands),
+            messages: Side::new(target, Purpose::Messages),
+            work: Work::new(post.clone(), tally.clone(), dialect.clone(), patience),
+            listening: Listening::new(post.clone(), tally.clone(), patience),
+            dialect,
+            post,
+            tally,
+            condition,
+            place,
+            patience,
+            scope,
+            other,
+            run: None,
+            is_up: false,
+            told: false,
+            timer: Box::pin(tokio::time::sleep(SILENCE)),
+            retry: None,
+            logged: None,
+        }
+    }
+
+    /// Serves until the inbox ends and all that came is answered.
+    pub(super) async fn run(mut self) {
+        loop {
+            let found = poll_fn(|cx| self.poll(cx)).await;
+            let now = Instant::now();
+            if let Some(turn) = found.messages {
+                self.on_messages(turn, now);
+            }
+            if let Some(turn) = found.commands {
+                self.on_commands(turn, now);
+            }
+            let ending = self.take_in();
+            self.reunite();
+            self.send(now);
+            self.check_time(now);
+            self.retry = self.post.flush(now);
+            if ending && self.work.is_empty() {
+                return;
+            }
+            self.set_timer(now);
+        }
+    }
+
+    /// Looks at everything that may have happened.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
+        let mut found = Found::default();
+        if let Poll::Ready(turn) = self.messages.poll(cx) {
+            found.messages = Some(turn);
+        }
+        if let Poll::Ready(turn) = self.commands.poll(cx) {
+            found.commands = Some(turn);
+        }
+        let late = self.timer.as_mut().poll(cx).is_ready();
+        let mut arrived = self.inbox.state.borrow_mut();
+        let some = !arrived.jobs.is_empty() || !arrived.pieces.is_empty();
+        // Ending is looked at in the turn that it causes; what is unanswered then has deadlines.
+        let ends = arrived.ending && self.work.is_empty();
+        if some || ends || late || found.commands.is_some() || found.messages.is_some() {
+            return Poll::Ready(found);
+        }
+        arrived.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn take_in(&mut self) -> bool {
+        let mut arrived = self.inbox.state.borrow_mut();
+        let is_up = self.messages.up().is_some();
+        for piece in arrived.pieces.drain(..).filter(|_| is_up) {
+            self.listening.submit(piece);
+        }
+        for job in arrived.jobs.drain(..) {
+            self.work.submit(job);
+        }
+        arrived.ending
+    }
+
+    fn on_commands(&mut self, turn: Turn, now: Instant) {
+        match turn {
+            Turn::Made(identity) => {
+                self.work.back();
+                self.made("commands", &identity);
+            }
+            Turn::Failed(error) => {
+                self.failed("commands", error.name(), &error.to_string(), now);
+                self.work.away();
+            }
+            Turn::Received => {
+                let Self { commands, work, .. } = self;
+                let Some(up) = commands.up() else { return };
+                if let Err(lost) = up.link.replies(now, |reply| work.reply(&reply, now)) {
+                    self.lose_commands(&lost, now);
+                }
+            }
+            Turn::Lost(lost) => self.lose_commands(&lost, now),
+        }
+    }
+
+    fn on_messages(&mut self, turn: Turn, now: Instant) {
+        match turn {
+            Turn::Made(identity) => self.made("messages", &identity),
+            Turn::Failed(error) => {
+                self.failed("messages", error.name(), &error.to_string(), now);
+            }
+            Turn::Received => {
+                let Self { messages, listening, dialect, .. } = self;
+                let Some(up) = messages.up() else { return };
+                let read = up.link.replies(now, |reply| listening.reply(&reply, &dialect.layout));
+                if let Err(lost) = read {
+                    self.lose_messages(&lost, now);
+                }
+            }
+            Turn::Lost(lost) => self.lose_messages(&lost, now),
+        }
+    }
+
+    fn made(&mut self, purpose: &'static str, identity: &Identity) {
+        *self.tally.maps().connects.entry(purpose).or_default() += 1;
+        tracing::debug!(server = %self.place, purpose, version = %identity.version, "connected");
+    }
+
+    fn failed(&mut self, purpose: &'static str, name: &'static str, what: &str, now: Instant) {
+        *self.tally.maps().failed.entry(name).or_default() += 1;
+        self.complain(purpose, what, now);
+    }
+
+    fn lose_commands(&mut self, lost: &Lost, now: Instant) {
+        self.lose("commands", lost, now);
+        self.commands.drop_link();
+        self.work.lost(now);
+    }
+
+    fn lose_messages(&mut self, lost: &Lost, now: Instant) {
+        self.lose("messages", lost, now);
+        self.messages.drop_link();
+        self.listening.lost();
+        self.told = false;
+        self.post.tell_all(&Happening::Deaf(self.scope.clone()));
+    }
+
+    fn lose(&mut self, purpose: &'static str, lost: &Lost, now: Instant) {
+        *self.tally.maps().lost.entry(lost.name()).or_default() += 1;
+        self.complain(purpose, &lost.to_string(), now);
+    }
+
+    fn complain(&mut self, purpose: &'static str, what: &str, now: Instant) {
+        self.is_up = false;
+        self.condition.down(what.to_owned());
+        let said =
+            self.logged.as_ref().is_some_and(|(said, at)| said == what && *at + REPEAT > now);
+        if !said {
+            tracing::warn!(server = %self.place, purpose, "broker: {what}");
+            self.logged = Some((what.to_owned(), now));
+        }
+    }
+
+    /// Whether both connections lead to the same run; then the cores hear of it.
+    fn reunite(&mut self) {
+        if self.is_up {
+            return;
+        }
+        let Some((commands, messages)) = self.commands.identity().zip(self.messages.identity())
+        else {
+            return;
+        };
+        if commands.run_id != messages.run_id {
+            // One of them is behind the times. Which one shows when both are made anew.
+            let now = Instant::now();
+            self.lose_commands(&Lost::Moved, now);
+            self.lose_messages(&Lost::Moved, now);
+            return;
+        }
+        let (run, version) = (commands.run_id.clone(), commands.version.clone());
+        self.condition.up(&version);
+        (self.is_up, self.logged) = (true, None);
+        if self.told {
+            return;
+        }
+        let life = match &self.run {
+            None => Life::Same,
+            Some(before) if before.is_some() && *before == run => Life::Same,
+            Some(_) => self.other,
+        };
+        (self.told, self.run) = (true, Some(run));
+        tracing::info!(server = %self.place, %version, ?life, "the broker is there");
+        self.post.tell_all(&Happening::Back(self.scope.clone(), life));
+    }
+
+    fn send(&mut self, now: Instant) {
+        let Self { commands, messages, work, listening, dialect, .. } = self;
+        if let Some(up) = commands.up() {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            work.send(up.link.output(), now, unix);
+            if work.is_settled() && up.link.heard() + SILENCE <= now {
+                work.ping(up.link.output(), now);
+            }
+        }
+        if let Some(up) = messages.up() {
+            listening.send(up.link.output(), &dialect.layout, now);
+            if !listening.is_pinged() && up.link.heard() + SILENCE <= now {
+                listening.ping(up.link.output(), now);
+            }
+        }
+    }
+
+    fn check_time(&mut self, now: Instant) {
+        if self.work.expire(now) {
+            self.lose_commands(&Lost::Silent(self.patience), now);
+        }
+        if self.listening.deadline().is_some_and(|at| at <= now) {
+            self.lose_messages(&Lost::Silent(self.patience), now);
+        }
+    }
+
+    fn set_timer(&mut self, now: Instant) {
+        let silence = [self.commands.up(), self.messages.up()]
+            .map(|up| up.map(|up| up.link.heard() + SILENCE));
+        let deadlines = [self.work.deadline(), self.listening.deadline(), self.retry];
+        let next = silence.into_iter().chain(deadlines).flatten().filter(|at| *at > now).min();
+        let next = next.unwrap_or(now + SILENCE);
+        self.timer.as_mut().reset(next.into());
+    }
+}

@@ -1,0 +1,167 @@
+//! What the broker's thread counts, and how it is with its connections: for metrics and health.
+//!
+//! Written by that thread, read by the control plane's. Labels are those that the code names, so
+//! their number is bounded.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::gateway::stats::Durations;
+
+/// Counters of the broker.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Messages that came through channels.
+    pub messages: Count,
+    /// Such that could not be read.
+    pub messages_malformed: Count,
+    /// Messages that a core's full mailbox did not take; it repairs what it can.
+    pub messages_refused: Count,
+    /// Channels whose messages the server was asked to pass on.
+    pub listens: Count,
+    /// Requests that were sent a second time, after a connection broke.
+    pub repeated: Count,
+    maps: Mutex<Maps>,
+}
+
+/// Counters with labels.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    /// Connections made, by purpose.
+    pub connects: BTreeMap<&'static str, u64>,
+    /// Connections lost, by reason.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// Attempts that made none, by reason.
+    pub failed: BTreeMap<&'static str, u64>,
+    /// Requests by what they want and what became of them.
+    pub requests: BTreeMap<(&'static str, &'static str), u64>,
+    /// From a request to its answer, by what it wants; of those that the server answered.
+    pub durations: BTreeMap<&'static str, Durations>,
+}
+
+/// Only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// So many more.
+    pub fn add(&self, number: u64) {
+        self.0.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// So far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Tally {
+    /// To count with labels.
+    pub fn maps(&self) -> MutexGuard<'_, Maps> {
+        // Plain numbers are as good after a panic as before.
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How it is with one server.
+#[derive(Debug)]
+pub struct Condition {
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    /// Where it is.
+    place: String,
+    up: bool,
+    ever: bool,
+    since: Instant,
+    reason: String,
+    version: String,
+}
+
+/// A copy of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Where the server is.
+    pub place: String,
+    /// There are connections to it.
+    pub up: bool,
+    /// What is wrong, if it counts: there was no contact yet, or none for [`PATIENCE`].
+    pub unhealthy: Option<String>,
+    /// The server's version, as it said at the last contact.
+    pub version: String,
+}
+
+/// So long may a server be away before clients are better sent elsewhere.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Condition {
+    /// Of a server that was not reached yet.
+    pub fn new(place: String) -> Self {
+        let reason = "not reached yet".to_owned();
+        let (since, version) = (Instant::now(), String::new());
+        let state = State { place, up: false, ever: false, since, reason, version };
+        Self { state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is there.
+    pub fn up(&self, version: &str) {
+        let mut state = self.state();
+        (state.up, state.ever, state.since) = (true, true, Instant::now());
+        version.clone_into(&mut state.version);
+        state.reason.clear();
+    }
+
+    /// It is away, and why.
+    pub fn down(&self, reason: String) {
+        let mut state = self.state();
+        if state.up {
+            (state.up, state.since) = (false, Instant::now());
+        }
+        state.reason = reason;
+    }
+
+    /// As it is at this moment.
+    pub fn report(&self, now: Instant) -> Report {
+        let state = self.state();
+        let away = now.saturating_duration_since(state.since);
+        let counts = !state.up && (!state.ever || away >= PATIENCE);
+        let unhealthy = counts.then(|| {
+            let secs = away.as_secs();
+            format!("redis {} away for {secs} s: {}", state.place, state.reason)
+        });
+        Report {
+            place: state.place.clone(),
+            up: state.up,
+            unhealthy,
+            version: state.version.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_counts_as_away_at_first_and_after_a_while() {
+        let condition = Condition::new("h:1".to_owned());
+        let unhealthy = |after| condition.report(Instant::now() + after).unhealthy;
+        condition.down("refused".to_owned());
+        assert_eq!(unhealthy(Duration::ZERO).unwrap(), "redis h:1 away for 0 s: refused");
+        condition.up("7.0.15");
+        assert_eq!(unhealthy(PATIENCE * 2), None);
+        condition.down("closed".to_owned());
+        assert_eq!(unhealthy(Duration::ZERO), None, "it may be back at once");
+        condition.down("no route".to_owned());
+        assert!(unhealthy(PATIENCE).unwrap().ends_with("no route"));
+        assert_eq!(condition.report(Instant::now()).version, "7.0.15");
+    }
+}

@@ -1,0 +1,213 @@
+//! The broker's thread: takes what the cores ask, and hands it to the server in charge.
+//!
+//! A runtime of its own, neither a core's nor the control plane's: a large request to the server
+//! API must not delay what is published, nor a slow Redis the answer about health. One thread,
+//! because one writer per connection keeps a channel's order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::config::Config;
+use super::join::Joined;
+use super::layout::shard;
+use super::listening::Piece;
+use super::post::{Cores, Post};
+use super::queue::{Queue, Taken};
+use super::requests::Dialect;
+use super::scripts::Digests;
+use super::shard::{Inbox, Parts, Shard};
+use super::tally::{Condition, Tally};
+use super::work::{Job, Part};
+use crate::gateway::broker::{self, Life, Request, Scope};
+use crate::gateway::placement::Placement;
+
+/// The thread, while it runs.
+#[derive(Debug)]
+pub struct Thread {
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+}
+
+/// What it shares with the control plane.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What is counted.
+    pub tally: Arc<Tally>,
+    /// How it is with each server.
+    pub conditions: Arc<[Arc<Condition>]>,
+    /// What waits for answers.
+    pub queue: Arc<Queue>,
+}
+
+impl View {
+    /// Of a thread that is about to start.
+    pub fn new(config: &Config, queue: Arc<Queue>) -> Self {
+        let places = config.targets.iter().map(|target| target.server.place.to_string());
+        let conditions = places.map(|place| Arc::new(Condition::new(place))).collect();
+        Self { tally: Arc::default(), conditions, queue }
+    }
+}
+
+/// Starts the thread. `cores` are made on it: the mailboxes of the cores that `queue` is of.
+pub fn start<C: Cores + 'static>(
+    config: Config,
+    view: View,
+    placement: Placement,
+    cores: impl FnOnce() -> C + Send + 'static,
+) -> io::Result<Thread> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let queue = view.queue.clone();
+    let run = move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, serve(config, view, placement, Box::new(cores())));
+    };
+    let thread = std::thread::Builder::new().name("ringhold-broker".to_owned()).spawn(run)?;
+    Ok(Thread { queue, thread })
+}
+
+impl Thread {
+    /// Ends the thread after the cores have ended: what they asked last is answered, or has had its
+    /// time.
+    pub fn finish(self) {
+        self.queue.end();
+        let _ = self.thread.join();
+    }
+}
+
+/// Channels that one of several servers is in charge of.
+#[derive(Debug)]
+struct Share {
+    shard: usize,
+    shards: usize,
+}
+
+impl broker::Part for Share {
+    fn has(&self, channel: &str) -> bool {
+        shard(channel, self.shards) == self.shard
+    }
+}
+
+async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn Cores>) {
+    let post = Rc::new(Post::new(cores, placement, view.tally.clone()));
+    let dialect = Rc::new(Dialect {
+        layout: config.layout,
+        digests: Digests::new(),
+        node: config.node,
+        presence_ttl: config.limits.presence_ttl,
+    });
+    let shards = config.targets.len();
+    let mut tasks = Vec::new();
+    let mut inboxes = Vec::new();
+    for (index, target) in config.targets.into_iter().enumerate() {
+        let scope = match shards {
+            1 => Scope::All,
+            _ => Scope::Part(Arc::new(Share { shard: index, shards })),
+        };
+        let parts = Parts {
+            dialect: dialect.clone(),
+            post: post.clone(),
+            tally: view.tally.clone(),
+            condition: view.conditions[index].clone(),
+            scope,
+            other: if config.renew { Life::Lost } else { Life::Other },
+        };
+        let inbox = Rc::new(Inbox::default());
+        let shard = Shard::new(target, inbox.clone(), parts);
+        tasks.push(tokio::task::spawn_local(shard.run()));
+        inboxes.push(inbox);
+    }
+    let router = Router { inboxes };
+    let mut taken = VecDeque::new();
+    loop {
+        view.queue.arrival().await;
+        view.queue.take(&mut taken);
+        taken.drain(..).for_each(|taken| router.route(taken));
+        let ending = view.queue.is_ending();
+        for inbox in &router.inboxes {
+            if ending {
+                inbox.end();
+            }
+            inbox.ring();
+        }
+        if ending {
+            break;
+        }
+    }
+    for task in tasks {
+        // One that panicked has said so.
+        let _ = task.await;
+    }
+}
+
+/// Which server each request goes to.
+struct Router {
+    inboxes: Vec<Rc<Inbox>>,
+}
+
+impl Router {
+    fn shard(&self, channel: &str) -> usize {
+        match self.inboxes.len() {
+            1 => 0,
+            shards => shard(channel, shards),
+        }
+    }
+
+    fn route(&self, taken: Taken) {
+        let channel = match &taken.request {
+            Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
+            Request::Tops(..) if self.inboxes.len() > 1 => return self.tops(taken),
+            Request::Tops(_, tops) => tops.first().map(|top| &top.channel),
+            Request::Publish(_, publish) => Some(&publish.channel),
+            Request::History(_, history) => Some(&history.channel),
+            Request::Renew(_, renew) => Some(&renew.channel),
+            Request::Join(channel, _)
+            | Request::Leave(channel, _)
+            | Request::HistoryRemove(_, channel)
+            | Request::PresenceAdd(_, channel, _)
+            | Request::PresenceRemove(_, channel, _)
+            | Request::PresenceRenew(_, channel, _)
+            | Request::Presence(_, channel)
+            | Request::PresenceStats(_, channel) => Some(channel),
+        };
+        let shard = channel.map_or(0, |channel| self.shard(channel));
+        self.inboxes[shard].job(Job::new(taken, None));
+    }
+
+    fn pieces(&self, taken: Taken) {
+        let core = taken.core;
+        let (begins, names) = match taken.into_request() {
+            Request::Listen(names) => (true, names),
+            Request::Ignore(names) => (false, names),
+            _ => return,
+        };
+        if let [inbox] = &self.inboxes[..] {
+            return inbox.piece(Piece { core, begins, names });
+        }
+        let mut parts: Vec<_> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        names.into_iter().for_each(|name| parts[self.shard(&name)].push(name));
+        for (inbox, names) in self.inboxes.iter().zip(parts) {
+            inbox.piece(Piece { core, begins, names });
+        }
+    }
+
+    /// A question about several servers' channels.
+    fn tops(&self, mut taken: Taken) {
+        let Request::Tops(ticket, tops) = &mut taken.request else { return };
+        let (ticket, tops) = (*ticket, std::mem::take(tops));
+        let shards = self.inboxes.len();
+        let (whole, parts) = Joined::split(tops, |channel| self.shard(channel), shards);
+        if parts.is_empty() {
+            return self.inboxes[0].job(Job::new(taken, None));
+        }
+        let whole = Rc::new(RefCell::new(whole));
+        for (shard, tops) in parts {
+            let part = taken.part(Request::Tops(ticket, tops));
+            let place = Part { whole: whole.clone(), shard };
+            self.inboxes[shard].job(Job::new(part, Some(place)));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Requests to one server that are not answered yet: those that wait for a connection, and those
+//! that were sent.
+//!
+//! Owns their order and their ends: each is answered once, by its result or by a fault. Knows no
+//! socket. The invariant: what was sent is ahead of what waits, also after a connection broke and
+//! what was sent waits again, so that requests about one channel take effect in their order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answers::{Gathered, Trouble};
+use super::dial;
+use super::join::Joined;
+use super::link::Lost;
+use super::post::Post;
+use super::queue::Taken;
+use super::requests::{Asked, Dialect, may_repeat};
+use super::resp::{Reply, command};
+use super::scripts::Script;
+use super::tally::Tally;
+use crate::gateway::broker::{Fault, Happening, Outcome};
+
+/// A request and what came of it so far.
+#[derive(Debug)]
+pub(super) struct Job {
+    taken: Taken,
+    /// A part of what a core wants, which asked several servers.
+    part: Option<Part>,
+    /// It was sent before, and may have been done.
+    again: bool,
+    /// Times that the server had forgotten its script.
+    forgotten: u8,
+    /// Replies that it has in all.
+    replies: usize,
+    gathered: Gathered,
+}
+
+/// Which part of a whole.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Where the parts meet.
+    pub(super) whole: Rc<RefCell<Joined>>,
+    /// This one.
+    pub(super) shard: usize,
+}
+
+/// What was sent.
+#[derive(Debug)]
+enum Sent {
+    Job(Box<Job>),
+    /// A script, of which the server says only that it is there.
+    Script,
+    /// To hear whether somebody is there.
+    Ping(Instant),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Work {
+    post: Rc<Post>,
+    tally: Arc<Tally>,
+    dialect: Rc<Dialect>,
+    /// `io_timeout`.
+    patience: Duration,
+    waiting: VecDeque<Box<Job>>,
+    sent: VecDeque<Sent>,
+    /// Of what was sent, what has to be sent again because a script was forgotten. It is ahead of
+    /// the rest.
+    forgotten: VecDeque<Box<Job>>,
+    /// There is no connection, and an attempt to make one has failed.
+    away: bool,
+}
+
+impl Job {
+    /// That nobody has worked on yet.
+    pub(super) fn new(taken: Taken, part: Option<Part>) -> Box<Self> {
+        let gathered = Gathered::default();
+        Box::new(Self { taken, part, again: false, forgotten: 0, replies: 0, gathered })
+    }
+}
+
+/// Times that a request is sent because the server has forgotten its script.
+const FORGOTTEN_MAX: u8 = 3;
+
+impl Work {
+    /// Nothing is asked yet.
+    pub(super) fn new(
+        post: Rc<Post>,
+        tally: Arc<Tally>,
+        dialect: Rc<Dialect>,
+        patience: Duration,
+    ) -> Self {
+        let (waiting, sent, forgotten) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { post, tally, dialect, patience, waiting, sent, forgotten, away: false }
+    }
+
+    /// A request. Without a connection in sight it is answered at once.
+    pub(super) fn submit(&mut self, job: Box<Job>) {
+        match self.away {
+            true => self.answer(job, Err(Fault::Away)),
+            false => self.waiting.push_back(job),
+        }
+    }
+
+    /// Writes what waits to a connection.
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, now: Instant, unix: Duration) {
+        if !self.forgotten.is_empty() {
+            if !self.sent.is_empty() {
+                // What was sent behind it may be of the same channel: first it comes back.
+                return;
+            }
+            for script in Script::ALL {
+                dial::load(out, script);
+                self.sent.push_back(Sent::Script);
+            }
+            while let Some(job) = self.forgotten.pop_back() {
+                self.waiting.push_front(job);
+            }
+        }
+        while let Some(mut job) = self.waiting.pop_front() {
+            if self.is_late(&job, now) {
+                self.answer(job, Err(Fault::Late));
+                continue;
+            }
+            let asked = Asked { core: job.taken.core, unix, again: job.again };
+            job.gathered = Gathered::default();
+            job.replies = self.dialect.write(out, &job.taken.request, asked);
+            match job.replies {
+                0 => self.finish(job, now),
+                _ => self.sent.push_back(Sent::Job(job)),
+            }
+        }
+    }
+
+    /// Writes a question that only wants to hear whether somebody is there.
+    pub(super) fn ping(&mut self, out: &mut Vec<u8>, now: Instant) {
+        command(out, &["PING"]);
+        self.sent.push_back(Sent::Ping(now));
+    }
+
+    /// The next reply.
+    ///
+    /// # Errors
+    /// The connection is of no use any more. What was sent on it stays sent until [`Self::lost`].
+    pub(super) fn reply(&mut self, reply: &Reply<'_>, now: Instant) -> Result<(), Lost> {
+        if matches!(reply, Reply::Push(_)) {
+            return Ok(());
+        }
+        let Some(Sent::Job(job)) = self.sent.front_mut() else {
+            // A reply that nobody waits for: the count is off, and no answer can be believed.
+            return match self.sent.pop_front() {
+                Some(_) => Ok(()),
+                None => Err(Lost::Protocol(super::resp::Fault::End)),
+            };
+        };
+        match reply {
+            Reply::Error(what) => match Trouble::of(what) {
+                Trouble::NoScript if job.forgotten < FORGOTTEN_MAX => {
+                    job.forgotten += 1;
+                    if let Some(Sent::Job(job)) = self.sent.pop_front() {
+                        self.forgotten.push_back(job);
+                    }
+                    return Ok(());
+                }
+                Trouble::NotPrimary => return Err(Lost::NotPrimary),
+                Trouble::Unauthorised => {
+                    return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
+                }
+                Trouble::NoScript | Trouble::Denied => {
+                    let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);
+                    let request = job.taken.request.name();
+                    tracing::warn!(request, %what, "the broker refuses a request");
+                    job.gathered.fail(Fault::Denied);
+                }
+            },
+            reply => job.gathered.take(&job.taken.request, reply, job.again),
+        }
+        if job.gathered.came() == job.replies
+            && let Some(Sent::Job(job)) = self.sent.pop_front()
+        {
+            self.finish(job, now);
+        }
+        Ok(())
+    }
+
+    /// The connection is lost. What may be done twice waits for the next one, ahead of the rest.
+    pub(super) fn lost(&mut self, now: Instant) {
+        // What the server had no script for was not done.
+        let mut again: Vec<_> = self.forgotten.drain(..).collect();
+        for sent in std::mem::take(&mut self.sent) {
+            let Sent::Job(mut job) = sent else { continue };
+            if self.is_late(&job, now) {
+                self.answer(job, Err(Fault::Late));
+            } else if may_repeat(&job.taken.request) {
+                job.again = true;
+                self.tally.repeated.add(1);
+                again.push(job);
+            } else {
+                self.answer(job, Err(Fault::Unknown));
+            }
+        }
+        for job in again.into_iter().rev() {
+            self.waiting.push_front(job);
+        }
+    }
+
+    /// An attempt to make a connection has failed: what was never sent waits no longer, nor will
+    /// what comes.
+    pub(super) fn away(&mut self) {
+        self.away = true;
+        for job in std::mem::take(&mut self.waiting) {
+            match job.again {
+                true => self.waiting.push_back(job),
+                false => self.answer(job, Err(Fault::Away)),
+            }
+        }
+    }
+
+    /// There is a connection.
+    pub(super) fn back(&mut self) {
+        self.away = false;
+    }
+
+    /// Answers what has waited for too long. True if the server is late with what was sent: then
+    /// the connection is of no use any more.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        while self.waiting.front().is_some_and(|job| self.is_late(job, now)) {
+            if let Some(job) = self.waiting.pop_front() {
+                self.answer(job, Err(Fault::Late));
+            }
+        }
+        self.oldest_sent().is_some_and(|at| at + self.patience <= now)
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.front().map(|job| job.taken.at);
+        let oldest = waiting.into_iter().chain(self.oldest_sent()).min();
+        oldest.map(|at| at + self.patience)
+    }
+
+    fn oldest_sent(&self) -> Option<Instant> {
+        let forgotten = self.forgotten.front().map(|job| job.taken.at);
+        forgotten.or_else(|| {
+            self.sent.iter().find_map(|sent| match sent {
+                Sent::Job(job) => Some(job.taken.at),
+                Sent::Ping(at) => Some(*at),
+                Sent::Script => None,
+            })
+        })
+    }
+
+    /// Whether the server owes no reply.
+    pub(super) fn is_settled(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Whether nothing is unanswered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.sent.is_empty() && self.forgotten.is_empty()
+    }
+
+    fn is_late(&self, job: &Job, now: Instant) -> bool {
+        job.taken.at + self.patience <= now
+    }
+
+    fn finish(&mut self, mut job: Box<Job>, now: Instant) {
+        let result = std::mem::take(&mut job.gathered).result(&job.taken.request);
+        let took = now.saturating_duration_since(job.taken.at);
+        let name = job.taken.request.name();
+        self.tally.maps().durations.entry(name).or_default().record(took);
+        self.answer(job, result);
+    }
+
+    fn answer(&self, job: Box<Job>, result: Result<Outcome, Fault>) {
+        let Job { taken, part, .. } = *job;
+        let outcome = result.as_ref().map_or_else(|fault| fault.name(), |_| "ok");
+        *self.tally.maps().requests.entry((taken.request.name(), outcome)).or_default() += 1;
+        let result = match part {
+            None => Some(result),
+            Some(Part { whole, shard }) => whole.borrow_mut().part(shard, result),
+        };
+        if let Some((ticket, result)) = taken.request.ticket().zip(result) {
+            self.post.tell(taken.core, Happening::Answer(ticket, result));
+        }
+    }
+}
+
+/// Of a server's error in the log.
+const WORDS_MAX: usize = 200;
+
+#[cfg(test)]
+#[path = "work_tests.rs"]
+mod tests;

@@ -402,7 +402,7 @@ fn the_json_keys_are_stable_and_documented() {
     let readme = fs::read_to_string(tuning().join("README.md")).unwrap();
     let words = top.iter().chain(&need).chain(&finding_keys).chain(&["line", "place"]);
     let verdicts = [OK, "unknown", BETTER, SHORT];
-    let places = ["sysctl", "shell", "systemd", "boot", "argument"];
+    let places = ["sysctl", "shell", "systemd", "boot", "argument", "redis"];
     for word in words.chain(&verdicts).chain(&places) {
         assert!(readme.contains(&format!("`{word}`")), "tuning/README.md does not explain {word}");
     }

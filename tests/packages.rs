@@ -307,6 +307,16 @@ fn the_compose_file_names_what_there_is() {
     for path in ["../seccomp-ringhold.json", "../nginx.conf", "../../Cargo.toml", "Dockerfile"] {
         assert!(here.join(path).exists(), "{path}");
     }
+    let nodes = std::fs::read_to_string(here.join("compose-redis.yaml")).expect("the other one");
+    for variable in nodes.lines().filter_map(|line| line.trim().strip_prefix("RINGHOLD_")) {
+        let (name, value) = variable.split_once(": ").expect("a value");
+        let value = value.trim_matches('"');
+        let mut check = clean(PROGRAM);
+        check.args(["config", "show"]).env(format!("RINGHOLD_{name}"), value);
+        let shown = run(&mut check, LIMIT);
+        shown.assert_success();
+        assert!(!shown.stderr.contains("sets nothing"), "{}", shown.stderr);
+    }
     let image = std::fs::read_to_string(here.join("Dockerfile")).expect("the Dockerfile");
     let health = image.lines().find_map(|line| line.split_once("CMD [").map(|(_, rest)| rest));
     assert_eq!(health, Some("\"/usr/bin/ringhold\", \"health\"]"));

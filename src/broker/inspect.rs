@@ -87,11 +87,11 @@ async fn look(target: &Target) -> Vec<Remark> {
     match tokio::time::timeout(within, settings(&mut link)).await {
         Ok(Ok(settings)) => remarks.extend(judge(&settings)),
         Ok(Err(error)) => {
-            remarks.push(Remark::new("redis settings", Grade::Unknown, error.to_string()));
+            remarks.push(Remark::new("redis-settings", Grade::Unknown, error.to_string()));
         }
         Err(_) => {
             let what = format!("no answer within {within:?}");
-            remarks.push(Remark::new("redis settings", Grade::Unknown, what));
+            remarks.push(Remark::new("redis-settings", Grade::Unknown, what));
         }
     }
     remarks
@@ -139,9 +139,9 @@ fn version(version: &str) -> Remark {
     let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     match (major, minor) {
-        (0, _) => Remark::new("redis version", Grade::Unknown, format!("\"{version}\"")),
-        _ if (major, minor) >= (6, 2) => Remark::new("redis version", Grade::Fine, version),
-        _ => Remark::new("redis version", Grade::Short, version)
+        (0, _) => Remark::new("redis-version", Grade::Unknown, format!("\"{version}\"")),
+        _ if (major, minor) >= (6, 2) => Remark::new("redis-version", Grade::Fine, version),
+        _ => Remark::new("redis-version", Grade::Short, version)
             .because("6.2 or later is needed, or a Valkey"),
     }
 }
@@ -156,7 +156,7 @@ fn judge(settings: &Settings) -> Vec<Remark> {
 }
 
 fn memory(facts: &Facts) -> Remark {
-    let check = "redis maxmemory-policy";
+    let check = "redis-memory";
     match facts.maxmemory_policy.as_str() {
         "" => Remark::new(check, Grade::Unknown, "INFO does not tell it"),
         "noeviction" => Remark::new(check, Grade::Fine, "noeviction"),
@@ -171,7 +171,7 @@ fn memory(facts: &Facts) -> Remark {
 
 /// `normal 0 0 0 slave … pubsub 33554432 8388608 60`.
 fn buffers(limits: Option<&str>) -> Remark {
-    let check = "redis client-output-buffer-limit";
+    let check = "redis-buffers";
     let Some(limits) = limits else {
         return Remark::new(check, Grade::Unknown, "CONFIG GET is not allowed");
     };
@@ -200,7 +200,7 @@ fn buffers(limits: Option<&str>) -> Remark {
 const BUFFER: u64 = 32 << 20;
 
 fn replicas(facts: &Facts, min: Option<&str>) -> Remark {
-    let check = "redis replication";
+    let check = "redis-replication";
     let found = |min: &str| format!("{} replicas, min-replicas-to-write {min}", facts.replicas);
     match (facts.replicas, min) {
         (0, _) => Remark::new(check, Grade::Fine, "no replicas"),
@@ -216,7 +216,7 @@ fn replicas(facts: &Facts, min: Option<&str>) -> Remark {
 }
 
 fn idle(timeout: Option<&str>) -> Remark {
-    let check = "redis timeout";
+    let check = "redis-timeout";
     match timeout.map(|text| text.parse::<u64>()) {
         None => Remark::new(check, Grade::Unknown, "CONFIG GET is not allowed"),
         Some(Ok(seconds @ 1..=10)) => Remark::new(check, Grade::Better, format!("{seconds} s"))

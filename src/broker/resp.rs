@@ -19,11 +19,15 @@ pub struct Bounds {
     pub elements: usize,
 }
 
+impl Bounds {
+    /// 64 MiB: what a history of large publications may be. 1,048,576 elements: as many members of a
+    /// channel.
+    pub const MAX: Self = Self { bytes: 64 << 20, elements: 1 << 20 };
+}
+
 impl Default for Bounds {
-    /// 256 MiB: what a history of large publications may be. 1,048,576 elements: presence of half as
-    /// many clients.
     fn default() -> Self {
-        Self { bytes: 256 << 20, elements: 1 << 20 }
+        Self::MAX
     }
 }
 

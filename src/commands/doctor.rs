@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use ringhold::broker::Config;
+use ringhold::broker::inspect::{Remark, inspect};
+use ringhold::gateway::options::{Options, Sources};
 
 use super::output::print;
 use crate::doctor::{self, Profile, Wish};
@@ -56,6 +59,10 @@ pub(crate) struct DoctorArguments {
     /// /sys. No ring is tried then
     #[arg(long, value_name = "DIR", value_parser = directory)]
     root: Option<PathBuf>,
+
+    /// Look at what this configuration needs besides the host, too: the Redis that it names
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>> {
@@ -70,7 +77,8 @@ pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>
     };
     let trial = arguments.root.is_none();
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/"));
-    let report = doctor::examine(&root, &process, wish, trial);
+    let remarks = arguments.config.map_or_else(|| Ok(Vec::new()), servers)?;
+    let report = doctor::examine(&root, &process, wish, trial, remarks);
     if arguments.json {
         print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
@@ -78,6 +86,15 @@ pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>
         print(&report.text(!plain && std::io::stdout().is_terminal()).to_string())?;
     }
     Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is to be said of the servers that a configuration names.
+fn servers(file: PathBuf) -> Result<Vec<Remark>, Box<dyn Error>> {
+    let options = Options::load(&Sources::of_process(Some(file), Vec::new()))?.options;
+    Ok(match Config::new(&options, "doctor")? {
+        Some(config) => inspect(&config)?,
+        None => Vec::new(),
+    })
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

@@ -14,7 +14,7 @@ use super::output::print;
 
 #[derive(Debug, Args)]
 pub(crate) struct HealthArguments {
-    /// What to ask: the server's /health or /ready
+    /// What to ask: the server's /health, /ready or /live
     #[arg(
         long,
         default_value = "http://127.0.0.1:8000/health",

@@ -11,6 +11,7 @@ use clap::Args;
 use ringhold::Config;
 use ringhold::Server;
 use ringhold::control::access::Gate;
+use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
 use ringhold::control::live::Live;
 use ringhold::control::logging::Format;
@@ -109,6 +110,8 @@ pub(crate) fn run(
     let cores = u16::try_from(layout.workers)?;
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
+    let node = uuid::Uuid::new_v4().simple().to_string();
+    let broker = Beginning::new(&rules.options, placement, &node[..NODE])?;
     let limits = HomeLimits {
         history_bytes: rules.options.engine.max_history.0,
         filter_bytes: rules.options.engine.max_filters.0,
@@ -124,12 +127,14 @@ pub(crate) fn run(
         control: outlets,
         names,
         posts,
-        broker: None,
+        broker: broker.as_ref().map(Beginning::queue),
     };
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;
-    let live = Arc::new(Live::new(running.handle(), placement, rules.clone(), address.to_string()));
+    let live = Live::new(running.handle(), placement, rules.clone(), address.to_string());
+    let live = Arc::new(live.with_broker(broker.as_ref().map(Beginning::view)));
+    let broker = broker.map(|broker| broker.start(running.handle())).transpose()?;
     let routes = match plane.routes(&live) {
         Ok(routes) => routes,
         Err(error) => {
@@ -177,6 +182,9 @@ pub(crate) fn run(
     announce(&rules.options, address, running.workers(), first_run)?;
     notifier.ready();
     let stats = running.join()?;
+    if let Some(broker) = broker {
+        broker.finish();
+    }
     control.finish();
     control::summarise(&stats);
     Ok(ExitCode::SUCCESS)
@@ -346,6 +354,10 @@ Then write a configuration:
     ));
     Ok(())
 }
+
+/// Digits that name this process in Redis, of 4 bits each: enough for any number of nodes, and in
+/// each publication.
+const NODE: usize = 12;
 
 /// The channel of the demo page.
 const DEMO: &str = "demo:chat";

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::broker;
 use crate::gateway::api::{ApiReply, ApiRequest};
 use crate::gateway::inspect::{Connection, Found, Search, SlowEnd};
 use crate::gateway::stats::GatewayStats;
@@ -40,6 +41,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether the server is going away: it still serves, but should be sent nobody new.
     fn draining(&self) -> bool;
+
+    /// Why new clients are better sent elsewhere though the server lives: the broker is away.
+    fn broken(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Everything that is counted.
@@ -51,6 +57,8 @@ pub struct Snapshot {
     pub gateway: GatewayStats,
     /// By the engine on each core, with the core's number. Their sum is `engine`.
     pub cores: Vec<(u16, Counters)>,
+    /// By the broker's thread, if there is one.
+    pub broker: Option<broker::View>,
 }
 
 impl Snapshot {

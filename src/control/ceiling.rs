@@ -2,7 +2,8 @@
 
 use super::{logging, settings};
 use crate::engine::{Ceiling, Layout, Per};
-use crate::gateway::options::Options;
+use crate::broker::resp::Bounds;
+use crate::gateway::options::{EngineType, Options};
 
 /// The most memory that a server of these options takes, whatever clients do. Not in it: answers of
 /// the API, as large as what the holder of a key asks for.
@@ -21,6 +22,15 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     if options.prometheus.enabled {
         let readers = u64::from(server.http_anonymous) + internal;
         add("pages of metrics", "http_server.http_anonymous", readers * METRICS_PAGE);
+    }
+    if options.engine.kind == EngineType::Redis {
+        let redis = &options.engine.redis;
+        let cores = layout.workers as u64;
+        // Each twice: as it was asked, and as it is written.
+        let bytes = cores * 2 * redis.requests_bytes.0 as u64;
+        add("requests to Redis", "engine.redis.requests_bytes", bytes);
+        let servers = redis.address.len() as u64;
+        add("answers of Redis", "engine.redis.address", servers * 2 * REPLY);
     }
     let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
     if hooks > 0 {
@@ -42,6 +52,9 @@ const INTERNAL_PLACES: u64 = 256 + 64;
 /// Connections between the engine and the control plane, and what was received on each.
 const HANDED_OVER: u64 = 1024;
 const RECEIVED: u64 = 64 << 10;
+
+/// The longest answer of Redis, one per connection.
+const REPLY: u64 = Bounds::MAX.bytes as u64;
 
 /// A page of metrics until it is taken.
 const METRICS_PAGE: u64 = 256 << 10;

@@ -95,7 +95,7 @@ impl HttpConfig {
             paths.extend([api.prefix.clone(), format!("{}/openapi.json", api.prefix)]);
         }
         if let Some(health) = &self.health {
-            paths.extend([health.live.clone(), health.ready.clone()]);
+            paths.extend([health.health.clone(), health.ready.clone(), health.live.clone()]);
         }
         paths.extend(self.metrics.clone());
         if let Some(admin) = &self.admin {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::backend::{Backend, SlowNow, SlowReport, Snapshot};
+use crate::broker;
 use crate::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult,
     NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult, UserConnections,
@@ -37,6 +38,7 @@ pub struct Live {
     name: String,
     started: Instant,
     draining: AtomicBool,
+    broker: Option<broker::View>,
 }
 
 impl Live {
@@ -55,7 +57,13 @@ impl Live {
             name,
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            broker: None,
         }
+    }
+
+    /// With a broker.
+    pub fn with_broker(self, broker: Option<broker::View>) -> Self {
+        Self { broker, ..self }
     }
 
     /// The rules that hold now.
@@ -335,7 +343,8 @@ impl Backend for Live {
         let handle = self.handle.clone();
         // It waits for the cores, and so not on the control thread.
         let engine = tokio::task::spawn_blocking(move || handle.stats_by_core()).await;
-        Snapshot::new(engine.unwrap_or_default(), self.gateway_stats().await)
+        let snapshot = Snapshot::new(engine.unwrap_or_default(), self.gateway_stats().await);
+        Snapshot { broker: self.broker.clone(), ..snapshot }
     }
 
     async fn channels(&self, search: Search) -> Result<Found, Error> {
@@ -388,6 +397,12 @@ impl Backend for Live {
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    fn broken(&self) -> Option<String> {
+        let now = Instant::now();
+        let conditions = self.broker.iter().flat_map(|broker| broker.conditions.iter());
+        conditions.filter_map(|condition| condition.report(now).unhealthy).next()
     }
 }
 

@@ -4,6 +4,7 @@
 //! both made from it. Names are stable. All begin with `ringhold_`, but those that all programs
 //! have in common, `process_`; a total ends in `_total`, as the format demands.
 
+mod broker;
 mod json;
 mod own;
 
@@ -154,6 +155,7 @@ fn collect(snapshot: &Snapshot, counts: &Counts) -> Vec<Metric> {
     engine(&mut all, snapshot);
     gateway(&mut all, snapshot);
     control(&mut all, counts);
+    broker::collect(&mut all, snapshot.broker.as_ref());
     memory(&mut all, snapshot);
     all.iter_mut().for_each(|metric| metric.name.insert_str(0, "ringhold_"));
     own::collect(&mut all, &process::Taken::now().unwrap_or_default());

@@ -14,6 +14,7 @@ pub mod api;
 pub mod backend;
 mod batch;
 pub mod body;
+pub mod broker;
 mod ceiling;
 pub mod certificates;
 pub mod counts;

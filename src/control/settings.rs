@@ -19,7 +19,7 @@ use crate::gateway::wire::{Disconnect, Error};
 pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
     let api = &options.http_api;
     let health =
-        HealthConfig { live: path(&options.health.handler_prefix), ..HealthConfig::default() };
+        HealthConfig { health: path(&options.health.handler_prefix), ..HealthConfig::default() };
     HttpConfig {
         api: (!api.disabled).then(|| ApiConfig {
             prefix: path(&api.handler_prefix),

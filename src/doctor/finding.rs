@@ -32,6 +32,8 @@ pub(crate) enum Place {
     Boot,
     /// An argument of ringhold.
     Argument,
+    /// `redis-cli`; to keep it, the configuration of Redis.
+    Redis,
 }
 
 /// A line that mends what was found.
@@ -58,7 +60,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    fn new(check: &'static str, verdict: Verdict, found: String) -> Self {
+    pub(super) fn new(check: &'static str, verdict: Verdict, found: String) -> Self {
         Self { check, verdict, found, needed: None, consequence: None, mend: Vec::new() }
     }
 

@@ -127,6 +127,7 @@ impl Text<'_> {
                 Place::Systemd => "  (systemd unit, [Service])",
                 Place::Boot => "  (kernel command line)",
                 Place::Argument => "  (argument of ringhold)",
+                Place::Redis => "  (redis-cli; to keep it: redis.conf)",
             };
             writeln!(f, "{indent}{lead} {line}{place}")?;
         }

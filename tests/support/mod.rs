@@ -10,6 +10,7 @@ pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod front;
 pub(crate) mod gateway;
+pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod wire;

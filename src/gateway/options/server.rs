@@ -205,7 +205,8 @@ section! {
 }
 
 section! {
-    /// `health`: whether the server lives (`/health`) and takes new connections (`/ready`).
+    /// `health`: whether the server is well (`/health`), takes new connections (`/ready`) and lives
+    /// (`/live`).
     pub struct Health {
         /// Serve it.
         enabled: bool = false,

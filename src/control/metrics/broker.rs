@@ -1,0 +1,114 @@
+//! What the broker's thread counts. Without a broker the metrics are there and have no series, or
+//! are 0.
+
+use std::time::Instant;
+
+use super::{Kind, Metric, Value, list, of_durations};
+use crate::broker::View;
+use crate::broker::link::Lost;
+use crate::broker::tally::{Maps, Tally};
+
+pub(super) fn collect(all: &mut Vec<Metric>, broker: Option<&View>) {
+    servers(all, broker);
+    let nothing = Tally::default();
+    let tally = broker.map_or(&nothing, |broker| &broker.tally);
+    let queue = broker.map(|broker| &broker.queue);
+    for (name, kind, help, value) in [
+        (
+            "broker_queue",
+            Kind::Gauge,
+            "Requests to the broker that are not answered",
+            queue.map_or(0, |queue| queue.unanswered() as u64),
+        ),
+        (
+            "broker_queue_bytes",
+            Kind::Gauge,
+            "Memory of such requests",
+            queue.map_or(0, |queue| queue.bytes() as u64),
+        ),
+        ("broker_messages", Kind::Total, "Messages from the broker", tally.messages.get()),
+        (
+            "broker_messages_malformed",
+            Kind::Total,
+            "Messages from the broker that could not be read",
+            tally.messages_malformed.get(),
+        ),
+        (
+            "broker_messages_refused",
+            Kind::Total,
+            "Messages from the broker that a worker's full mailbox did not take; what has a history \
+             is repaired",
+            tally.messages_refused.get(),
+        ),
+        (
+            "broker_listens",
+            Kind::Total,
+            "Channels whose messages the broker was asked for",
+            tally.listens.get(),
+        ),
+        (
+            "broker_repeated",
+            Kind::Total,
+            "Requests sent again after a connection broke",
+            tally.repeated.get(),
+        ),
+    ] {
+        all.push(Metric::new(name, kind, help).number(value));
+    }
+    let mut maps = tally.maps().clone();
+    for outcome in OUTCOMES {
+        // Who watches for the first of a kind sees it only where there was none before.
+        maps.requests.entry(("publish", outcome)).or_default();
+    }
+    labelled(all, &maps);
+}
+
+fn servers(all: &mut Vec<Metric>, broker: Option<&View>) {
+    let help = "1: there are connections to the broker";
+    let mut up = Metric::new("broker_up", Kind::Gauge, help).label("server", "its address");
+    let now = Instant::now();
+    for condition in broker.iter().flat_map(|broker| broker.conditions.iter()) {
+        let report = condition.report(now);
+        up.add(vec![("server", report.place)], Value::Number(report.up.into()));
+    }
+    all.push(up);
+}
+
+fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
+    let help = "Connections to the broker made";
+    let mut made = Metric::new("broker_connects", Kind::Total, help);
+    for (purpose, number) in &maps.connects {
+        made.add(vec![("purpose", (*purpose).to_owned())], Value::Number(*number));
+    }
+    all.push(made.label("purpose", "`commands`, `messages`"));
+    let help = "Connections to the broker lost";
+    let mut lost = Metric::new("broker_disconnects", Kind::Total, help);
+    for (reason, number) in &maps.lost {
+        lost.add(vec![("reason", (*reason).to_owned())], Value::Number(*number));
+    }
+    all.push(lost.label("reason", &list(&Lost::NAMES)));
+    let help = "Attempts to connect to the broker that failed";
+    let mut failed = Metric::new("broker_connects_failed", Kind::Total, help);
+    for (reason, number) in &maps.failed {
+        failed.add(vec![("reason", (*reason).to_owned())], Value::Number(*number));
+    }
+    let reasons = "`connect`, `tls`, `timeout`, `unauthorised`, `database`, `not_primary`, \
+                   `cluster`, `forbidden`, `lost`";
+    all.push(failed.label("reason", reasons));
+    let help = "Requests to the broker answered";
+    let mut requests = Metric::new("broker_requests", Kind::Total, help);
+    for ((op, outcome), number) in &maps.requests {
+        let labels = vec![("op", (*op).to_owned()), ("outcome", (*outcome).to_owned())];
+        requests.add(labels, Value::Number(*number));
+    }
+    all.push(requests.label("op", "what is asked").label("outcome", &list(&OUTCOMES)));
+    let help = "From a request to the broker to its answer, of those that it answered";
+    let mut seconds = Metric::new("broker_request_seconds", Kind::Histogram, help);
+    for (op, durations) in &maps.durations {
+        seconds.add(vec![("op", (*op).to_owned())], of_durations(durations));
+    }
+    all.push(seconds.label("op", "as above"));
+}
+
+/// What becomes of requests: their result, or the names of `gateway::broker::Fault`.
+const OUTCOMES: [&str; 6] = ["ok", "away", "late", "unknown", "denied", "malformed"];

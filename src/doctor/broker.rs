@@ -1,0 +1,24 @@
+//! What a configuration needs besides the host: the Redis that it names.
+
+use ringhold::broker::inspect::{Grade, Remark};
+
+use super::finding::{Finding, Place, Verdict};
+
+/// A remark about a server as a finding.
+pub(crate) fn finding(remark: Remark) -> Finding {
+    let Remark { check, grade, found, consequence, mend } = remark;
+    let verdict = match grade {
+        Grade::Fine => Verdict::Ok,
+        Grade::Unknown => Verdict::Unknown,
+        Grade::Better => Verdict::CouldBeBetter,
+        Grade::Short => Verdict::FallsShort,
+    };
+    let mut finding = Finding::new(check, verdict, found);
+    if let Some(consequence) = consequence {
+        finding = finding.because(consequence);
+    }
+    match mend {
+        Some(line) => finding.mend(Place::Redis, line),
+        None => finding,
+    }
+}

@@ -1,0 +1,19 @@
+//! The broker's thread against real servers and scripted ones, without a gateway: what the cores
+//! ask is answered once, whatever happens to the connection, and what is in Redis then is what
+//! Centrifugo's layout says.
+//!
+//! Method: a rig stands for two cores. It asks as they do and collects what they would hear; what
+//! Redis holds is looked at with `redis-cli`. Without `redis-server` the tests say so.
+
+mod support;
+
+#[path = "broker_link/failures.rs"]
+mod failures;
+#[path = "broker_link/layout.rs"]
+mod layout;
+#[path = "broker_link/rig.rs"]
+mod rig;
+#[path = "broker_link/scripted.rs"]
+mod scripted;
+#[path = "broker_link/ways.rs"]
+mod ways;

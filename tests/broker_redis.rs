@@ -1,0 +1,291 @@
+//! Two nodes on one Redis: what is published on one is received on the other, in order and once,
+//! whatever happens to Redis meanwhile.
+//!
+//! Method: two `ringhold serve` and a `redis-server` as child processes, clients of the protocol on
+//! both nodes, numbered publications. Without `redis-server` the tests say so.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::PATIENCE;
+use support::gateway::{Gateway, Session};
+use support::redis::Redis;
+
+const TABLES: &str = r#"
+[client]
+channel_position_check_delay = "1s"
+[health]
+enabled = true
+[prometheus]
+enabled = true
+[[channel.namespaces]]
+name = "kept"
+history_size = 1000
+history_ttl = "60s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+allow_history_for_subscriber = true
+[[channel.namespaces]]
+name = "plain"
+allow_subscribe_for_client = true
+[[channel.namespaces]]
+name = "room"
+presence = true
+join_leave = true
+force_push_join_leave = true
+allow_subscribe_for_client = true
+allow_presence_for_subscriber = true
+"#;
+
+fn node(redis: &Redis, keys: &str) -> Gateway {
+    let address = format!("address = [\"127.0.0.1:{}\"]\n", redis.port());
+    let tables = format!("{TABLES}[engine.redis]\n{address}{keys}");
+    let node = Gateway::start_listening("", "type = \"redis\"", &tables);
+    healthy(&node);
+    node
+}
+
+fn nodes() -> Option<(Redis, Gateway, Gateway)> {
+    let redis = Redis::start()?;
+    let (one, two) = (node(&redis, ""), node(&redis, ""));
+    Some((redis, one, two))
+}
+
+fn status(node: &Gateway, path: &str) -> (u16, String) {
+    let address = node.address();
+    let request = support::stream::request("GET", path, &["Connection: close"], b"");
+    let mut stream = support::stream::send(address, &request);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn healthy(node: &Gateway) {
+    until("a healthy node", || status(node, "/health").0 == 200);
+}
+
+fn publish(node: &Gateway, channel: &str, data: &Value) -> Value {
+    node.api_reply("publish", &json!({"channel": channel, "data": data}))
+}
+
+/// The numbers of the next publications.
+fn numbers(session: &mut Session, channel: &str, count: usize) -> Vec<u64> {
+    (0..count).map(|_| session.publication(channel)["data"].as_u64().expect("a number")).collect()
+}
+
+#[test]
+fn what_is_published_on_one_node_is_received_on_the_other() {
+    let Some((redis, one, two)) = nodes() else { return };
+    for channel in ["kept:a", "plain:a"] {
+        let mut here = one.connected("ann");
+        let mut there = two.connected("bob");
+        here.subscribe(channel);
+        there.subscribe(channel);
+        for n in 1..=100 {
+            let node = if n % 3 == 0 { &two } else { &one };
+            assert!(publish(node, channel, &json!(n)).get("error").is_none());
+        }
+        let expected: Vec<u64> = (1..=100).collect();
+        assert_eq!(numbers(&mut here, channel, 100), expected);
+        assert_eq!(numbers(&mut there, channel, 100), expected);
+    }
+    let history = two.api("history", json!({"channel": "kept:a", "limit": 3, "reverse": true}));
+    let data: Vec<_> = history["publications"].as_array().unwrap().iter().collect();
+    assert_eq!(data.iter().map(|it| &it["data"]).collect::<Vec<_>>(), [100, 99, 98]);
+    assert_eq!(history["offset"], 100);
+    one.api("history_remove", json!({"channel": "kept:a"}));
+    assert_eq!(redis.cli(&["EXISTS", "centrifugo.stream.kept:a"]), "0");
+    let history = two.api("history", json!({"channel": "kept:a", "limit": 10}));
+    assert_eq!((history["publications"].as_array().map_or(0, Vec::len), &history["offset"]), (0, &json!(100)));
+}
+
+#[test]
+fn a_client_recovers_on_the_other_node() {
+    let Some((_redis, one, two)) = nodes() else { return };
+    let mut session = one.connected("ann");
+    let subscribed = session.subscribe("kept:a");
+    publish(&one, "kept:a", &json!(1));
+    let seen = session.publication("kept:a");
+    drop(session);
+    for n in 2..=5 {
+        publish(&one, "kept:a", &json!(n));
+    }
+    let mut session = two.connected("ann");
+    let since = json!({
+        "channel": "kept:a",
+        "recover": true,
+        "epoch": subscribed["epoch"],
+        "offset": seen["offset"],
+    });
+    let recovered = session.result("subscribe", since);
+    assert_eq!(recovered["recovered"], true);
+    let missed = recovered["publications"].as_array().expect("publications");
+    assert_eq!(missed.iter().map(|it| &it["data"]).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    publish(&one, "kept:a", &json!(6));
+    assert_eq!(numbers(&mut session, "kept:a", 1), [6]);
+}
+
+#[test]
+fn a_key_publishes_once_over_all_nodes() {
+    let Some((_redis, one, two)) = nodes() else { return };
+    let mut session = two.connected("bob");
+    session.subscribe("kept:a");
+    let keyed = json!({"channel": "kept:a", "data": 1, "idempotency_key": "k"});
+    let first = one.api("publish", keyed.clone());
+    let second = two.api("publish", keyed);
+    assert_eq!(first["offset"], second["offset"]);
+    publish(&one, "kept:a", &json!(2));
+    assert_eq!(numbers(&mut session, "kept:a", 2), [1, 2]);
+}
+
+#[test]
+fn presence_counts_all_nodes() {
+    let Some((redis, one, two)) = nodes() else { return };
+    let mut here = one.connected("ann");
+    here.subscribe("room:a");
+    let mut there = two.connected("bob");
+    there.subscribe("room:a");
+    let users = |node: &Gateway| {
+        let presence = node.api("presence", json!({"channel": "room:a"}));
+        let members = presence["presence"].as_object().expect("members").values();
+        let mut users: Vec<_> =
+            members.map(|member| member["user"].as_str().unwrap().to_owned()).collect();
+        users.sort();
+        users
+    };
+    for node in [&one, &two] {
+        until("both members", || users(node) == ["ann", "bob"]);
+        let stats = node.api("presence_stats", json!({"channel": "room:a"}));
+        assert_eq!((&stats["num_clients"], &stats["num_users"]), (&json!(2), &json!(2)));
+    }
+    let joins = |session: &mut Session| loop {
+        let push = session.push();
+        if push["join"]["info"]["user"] == "bob" {
+            break;
+        }
+    };
+    joins(&mut here);
+    drop(there);
+    until("only one member", || users(&one) == ["ann"]);
+    loop {
+        let push = here.push();
+        if push["leave"]["info"]["user"] == "bob" {
+            break;
+        }
+    }
+    assert_eq!(redis.cli(&["HLEN", "centrifugo.presence.data.room:a"]), "1");
+    one.stop();
+    // A graceful end takes its members along.
+    assert_eq!(redis.cli(&["EXISTS", "centrifugo.presence.data.room:a"]), "0");
+}
+
+#[test]
+fn a_killed_redis_that_comes_back_empty_costs_no_client() {
+    let Some((mut redis, one, two)) = nodes() else { return };
+    let mut sessions = [one.connected("ann"), two.connected("bob")];
+    for session in &mut sessions {
+        session.subscribe("kept:a");
+        session.subscribe("plain:a");
+    }
+    for n in 1..=3 {
+        publish(&one, "kept:a", &json!(n));
+    }
+    for session in &mut sessions {
+        assert_eq!(numbers(session, "kept:a", 3), [1, 2, 3]);
+    }
+    redis.kill();
+    until("error 100", || publish(&one, "kept:a", &json!(99))["error"]["code"] == 100);
+    until("a sick node", || {
+        let (code, body) = status(&two, "/health");
+        code == 503 && body.contains("redis 127.0.0.1")
+    });
+    assert_eq!((status(&two, "/ready").0, status(&two, "/live").0), (503, 200));
+    // Who is there may still subscribe to what is live here.
+    redis.restart();
+    for node in [&one, &two] {
+        healthy(node);
+    }
+    // Whoever had a position is told once, and is not closed.
+    for session in &mut sessions {
+        let push = session.push();
+        assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("kept:a"), &json!(2500)));
+        let since = json!({"channel": "kept:a", "recover": true, "epoch": "xxxx", "offset": 3});
+        let subscribed = session.result("subscribe", since);
+        assert_ne!(subscribed["recovered"], true);
+    }
+    for n in 10..=12 {
+        publish(&two, "kept:a", &json!(n));
+        publish(&two, "plain:a", &json!(n));
+    }
+    for session in &mut sessions {
+        let mut seen = Vec::new();
+        while seen.len() < 6 {
+            let push = session.push();
+            let channel = push["channel"].as_str().unwrap().to_owned();
+            seen.push((channel, push["pub"]["data"].as_u64().expect("a number")));
+        }
+        for channel in ["kept:a", "plain:a"] {
+            let of: Vec<_> = seen.iter().filter(|(name, _)| name == channel).collect();
+            assert_eq!(of.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [10, 11, 12], "{seen:?}");
+        }
+        session.no_push();
+    }
+}
+
+#[test]
+fn subscriptions_that_are_killed_lose_and_double_nothing() {
+    let Some((redis, one, two)) = nodes() else { return };
+    let mut sessions = [one.connected("ann"), two.connected("bob")];
+    for session in &mut sessions {
+        session.subscribe("kept:a");
+    }
+    const COUNT: u64 = 300;
+    for n in 1..=COUNT {
+        let node = if n % 2 == 0 { &one } else { &two };
+        assert!(publish(node, "kept:a", &json!(n)).get("error").is_none());
+        if n % 20 == 0 {
+            redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        }
+    }
+    let expected: Vec<u64> = (1..=COUNT).collect();
+    for session in &mut sessions {
+        assert_eq!(numbers(session, "kept:a", COUNT as usize), expected);
+        session.no_push();
+    }
+}
+
+#[test]
+fn a_redis_that_stops_for_three_seconds_loses_nothing() {
+    let Some((redis, one, two)) = nodes() else { return };
+    let mut session = two.connected("bob");
+    session.subscribe("kept:a");
+    publish(&one, "kept:a", &json!(1));
+    redis.signal(Signal::STOP);
+    let begun = Instant::now();
+    let late = std::thread::spawn(move || {
+        let answer = publish(&one, "kept:a", &json!(2));
+        (answer, one)
+    });
+    // What a node holds itself is answered meanwhile.
+    session.result("ping", json!({}));
+    std::thread::sleep(Duration::from_secs(3).saturating_sub(begun.elapsed()));
+    redis.signal(Signal::CONT);
+    let (answer, one) = late.join().unwrap();
+    assert!(answer.get("error").is_none(), "{answer}");
+    publish(&one, "kept:a", &json!(3));
+    assert_eq!(numbers(&mut session, "kept:a", 3), [1, 2, 3]);
+    session.no_push();
+}

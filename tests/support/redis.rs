@@ -1,0 +1,141 @@
+//! A real `redis-server` as a child process, in a folder of its own, ended by id.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{PATIENCE, find_program, skip, wait_for};
+
+/// A running server. Nothing is kept on disk unless its arguments say so.
+pub(crate) struct Redis {
+    program: PathBuf,
+    child: Option<Child>,
+    port: u16,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    /// What `redis-cli` needs to be let in.
+    access: Vec<String>,
+}
+
+impl Redis {
+    /// Starts one on a free port. `None`, and said: it is not installed.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[], &[])
+    }
+
+    /// With more arguments; `access` is what `redis-cli` then needs.
+    pub(crate) fn start_with(arguments: &[&str], access: &[&str]) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Some(program) = find_program(&["redis-server"]) else {
+            skip("redis-server is not installed");
+            return None;
+        };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("redis-{}-{number}", std::process::id());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let (arguments, access) = (own(arguments), own(access));
+        let mut redis = Self { program, child: None, port: 0, folder, arguments, access };
+        // Another process may take the port before the server does.
+        for _ in 0..5 {
+            redis.port = free_port();
+            if redis.launch() {
+                return Some(redis);
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// Whether it answers.
+    fn launch(&mut self) -> bool {
+        let port = self.port.to_string();
+        let mut command = Command::new(&self.program);
+        command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
+        command.args(["--save", "", "--dir"]).arg(&self.folder).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("redis-server starts"));
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.try_cli(&["PING"]).is_some_and(|answer| answer.contains("PONG")) {
+                return true;
+            }
+            if let Some(child) = &mut self.child
+                && child.try_wait().is_ok_and(|status| status.is_some())
+            {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What `redis-cli` says of a command.
+    pub(crate) fn cli(&self, command: &[&str]) -> String {
+        self.try_cli(command).unwrap_or_else(|| panic!("no answer to {command:?}"))
+    }
+
+    fn try_cli(&self, command: &[&str]) -> Option<String> {
+        let port = self.port.to_string();
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-h", "127.0.0.1", "-p", &port]).args(&self.access).args(command);
+        let output = cli.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    /// The same in lines.
+    pub(crate) fn lines(&self, command: &[&str]) -> Vec<String> {
+        self.cli(command).lines().map(str::to_owned).collect()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("it can be signalled");
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill_process(Pid::from_child(&child), Signal::KILL).expect("it can be ended");
+            wait_for(&mut child, PATIENCE);
+        }
+    }
+
+    /// Starts it again on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.launch() {
+            assert!(Instant::now() < deadline, "redis-server does not start again");
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}

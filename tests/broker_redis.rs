@@ -108,8 +108,9 @@ fn what_is_published_on_one_node_is_received_on_the_other() {
     assert_eq!(history["offset"], 100);
     one.api("history_remove", json!({"channel": "kept:a"}));
     assert_eq!(redis.cli(&["EXISTS", "centrifugo.stream.kept:a"]), "0");
-    let history = two.api("history", json!({"channel": "kept:a", "limit": 10}));
-    assert_eq!((history["publications"].as_array().map_or(0, Vec::len), &history["offset"]), (0, &json!(100)));
+    let history = one.api("history", json!({"channel": "kept:a", "limit": 10}));
+    assert!(history["publications"].as_array().is_none_or(Vec::is_empty), "{history}");
+    assert_eq!(history["offset"], 100);
 }
 
 #[test]

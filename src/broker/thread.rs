@@ -10,8 +10,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::config::Config;
+use super::dial::Target;
 use super::join::Joined;
 use super::layout::shard;
 use super::listening::Piece;
@@ -22,7 +24,7 @@ use super::scripts::Digests;
 use super::shard::{Inbox, Parts, Shard};
 use super::tally::{Condition, Tally};
 use super::work::{Job, Part};
-use crate::gateway::broker::{self, Life, Request, Scope};
+use crate::gateway::broker::{self, Happening, Life, Request, Scope};
 use crate::gateway::placement::Placement;
 
 /// The thread, while it runs.
@@ -116,8 +118,7 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
             other: if config.renew { Life::Lost } else { Life::Other },
         };
         let inbox = Rc::new(Inbox::default());
-        let shard = Shard::new(target, inbox.clone(), parts);
-        tasks.push(tokio::task::spawn_local(shard.run()));
+        tasks.push(tokio::task::spawn_local(keep(target, inbox.clone(), parts)));
         inboxes.push(inbox);
     }
     let router = Router { inboxes };
@@ -138,10 +139,31 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
         }
     }
     for task in tasks {
-        // One that panicked has said so.
+        // Each ends in its time.
         let _ = task.await;
     }
 }
+
+/// Runs a shard to its end, and begins anew where a fault of ours ends it.
+async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
+    loop {
+        let shard = Shard::new(target.clone(), inbox.clone(), parts.clone());
+        match tokio::task::spawn_local(shard.run()).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(%error, "the broker's thread begins anew: please report it");
+                parts.condition.down(error.to_string());
+                parts.post.tell_all(&Happening::Deaf(parts.scope.clone()));
+                parts.post.flush(Instant::now());
+                // Nothing that ends it again and again may take all of the processor.
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Before a shard begins anew.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Which server each request goes to.
 struct Router {

@@ -72,6 +72,8 @@ pub(super) struct Work {
     forgotten: VecDeque<Box<Job>>,
     /// There is no connection, and an attempt to make one has failed.
     away: bool,
+    /// When the log was last told of an error.
+    complained: Option<Instant>,
 }
 
 impl Job {
@@ -94,7 +96,17 @@ impl Work {
         patience: Duration,
     ) -> Self {
         let (waiting, sent, forgotten) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { post, tally, dialect, patience, waiting, sent, forgotten, away: false }
+        Self {
+            post,
+            tally,
+            dialect,
+            patience,
+            waiting,
+            sent,
+            forgotten,
+            away: false,
+            complained: None,
+        }
     }
 
     /// A request. Without a connection in sight it is answered at once.
@@ -170,9 +182,12 @@ impl Work {
                     return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
                 }
                 Trouble::NoScript | Trouble::Denied => {
-                    let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);
-                    let request = job.taken.request.name();
-                    tracing::warn!(request, %what, "the broker refuses a request");
+                    if self.complained.is_none_or(|at| at + REPEAT <= now) {
+                        self.complained = Some(now);
+                        let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);
+                        let request = job.taken.request.name();
+                        tracing::warn!(request, %what, "the broker refuses a request");
+                    }
                     job.gathered.fail(Fault::Denied);
                 }
             },
@@ -288,6 +303,23 @@ impl Work {
         }
     }
 }
+
+impl Drop for Work {
+    /// Only a fault of ours leaves something here.
+    fn drop(&mut self) {
+        let sent = std::mem::take(&mut self.sent).into_iter().filter_map(|sent| match sent {
+            Sent::Job(job) => Some(job),
+            Sent::Script | Sent::Ping(_) => None,
+        });
+        let rest = self.forgotten.drain(..).chain(sent).chain(self.waiting.drain(..));
+        for job in rest.collect::<Vec<_>>() {
+            self.answer(job, Err(Fault::Unknown));
+        }
+    }
+}
+
+/// Of the log: one error in so long; all are counted.
+const REPEAT: Duration = Duration::from_secs(1);
 
 /// Of a server's error in the log.
 const WORDS_MAX: usize = 200;

@@ -12,6 +12,7 @@
 //! | `P.presence.data.CH` | hash: client to `ClientInfo` in Protobuf |
 //! | `P.presence.expire.CH` | sorted set: client by the Unix time at which it vanishes |
 //! | `P.client.CH` | the messages |
+//! | `P.ringhold.removed` | ours: channels whose history was removed, for nodes that hold some of it |
 
 use bytes::Bytes;
 
@@ -82,6 +83,16 @@ impl Layout {
     /// Of the channel's messages.
     pub fn messages<'a>(&'a self, channel: &'a str) -> Name<'a> {
         self.name(".client.", channel)
+    }
+
+    /// Of what nodes tell each other about histories that are removed.
+    pub fn removals(&self) -> Name<'_> {
+        [self.prefix.as_bytes(), b".ringhold.removed", b"", b"", b""]
+    }
+
+    /// Whether this is that name.
+    pub fn is_removals(&self, name: &[u8]) -> bool {
+        name.strip_prefix(self.prefix.as_bytes()) == Some(b".ringhold.removed")
     }
 
     /// The channel whose messages have this name.

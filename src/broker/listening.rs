@@ -15,7 +15,7 @@ use super::link::Lost;
 use super::post::Post;
 use super::resp::{Command, Fault, Reply, command};
 use super::tally::Tally;
-use crate::gateway::broker::Happening;
+use crate::gateway::broker::{Happening, Message};
 
 /// Channels of one core that begin or end to be listened to.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub(super) struct Piece {
 /// no more than 2,048 channels, 5 ms of its time, and 100,000 are listened to again within half a
 /// second.
 const WINDOW: usize = 4;
+
+/// Who is told of nothing.
+const NOBODY: u16 = u16::MAX;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -58,6 +61,14 @@ impl Listening {
     pub(super) fn new(post: Rc<Post>, tally: Arc<Tally>, patience: Duration) -> Self {
         let (waiting, sent) = (VecDeque::new(), VecDeque::new());
         Self { post, tally, patience, waiting, sent, pinged: None }
+    }
+
+    /// The connection is there: what nodes tell each other is listened to first.
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+        Command::begin(out, 2).part("SUBSCRIBE").joined(&layout.removals());
+        let names = vec![Arc::from("")];
+        let piece = Piece { core: NOBODY, begins: true, names };
+        self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
     }
 
     /// More to ask. For a connection that is there.
@@ -117,6 +128,12 @@ impl Listening {
     }
 
     fn message(&self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>) {
+        if name.text().is_some_and(|name| layout.is_removals(name)) {
+            return match payload.str() {
+                Some(channel) => self.post.message(channel, Message::Removed),
+                None => self.tally.messages_malformed.add(1),
+            };
+        }
         let channel = name.text().and_then(|name| layout.channel(name));
         let message = payload.text().and_then(layout::message);
         match channel.zip(message) {
@@ -138,9 +155,11 @@ impl Listening {
         if sent.acknowledged < sent.piece.names.len() {
             return Ok(());
         }
-        if let Some(Sent { piece: Piece { core, begins: true, names }, .. }) = self.sent.pop_front()
-        {
-            self.post.tell(core, Happening::Listening(names));
+        match self.sent.pop_front() {
+            Some(Sent { piece: Piece { core, begins: true, names }, .. }) if core != NOBODY => {
+                self.post.tell(core, Happening::Listening(names));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -174,7 +193,6 @@ mod tests {
     use super::super::layout::Tags;
     use super::super::post::tests::Desk;
     use super::*;
-    use crate::gateway::broker::Message;
     use crate::gateway::placement::Placement;
 
     struct Bench {
@@ -237,6 +255,22 @@ mod tests {
             assert_eq!((names.len(), said.len()), (2, 2));
             assert_eq!(bench.listening.unacknowledged(), 0);
         }
+    }
+
+    #[test]
+    fn removed_histories_are_told_and_their_subscription_is_nobodys() {
+        let mut bench = bench();
+        bench.listening.begin(&mut bench.out, &bench.layout, Instant::now());
+        bench.ask(true, &["a"]);
+        bench.hear(&acknowledged('>', "subscribe", "x")).unwrap();
+        bench.hear(">3\r\n+message\r\n$18\r\np.ringhold.removed\r\n$2\r\nch\r\n").unwrap();
+        bench.hear(&acknowledged('>', "subscribe", "a")).unwrap();
+        let said = bench.said();
+        let removed = |it: &Happening| {
+            matches!(it, Happening::Message(name, Message::Removed) if **name == *"ch")
+        };
+        assert!(removed(&said[0]) && matches!(said[1], Happening::Listening(_)));
+        assert_eq!(said.len(), 2);
     }
 
     #[test]

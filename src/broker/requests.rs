@@ -72,7 +72,8 @@ impl Dialect {
             Request::Leave(channel, info) => self.tell(out, channel, LEAVE, info),
             Request::History(_, history) => self.history(out, history),
             Request::HistoryRemove(_, channel) => {
-                Command::begin(out, 2).part("DEL").joined(&layout.stream(channel));
+                let mut command = self.script(out, Script::Remove, 1, 2);
+                command.joined(&layout.stream(channel)).joined(&layout.removals()).part(&**channel);
                 1
             }
             Request::Tops(_, tops) => tops.iter().map(|top| self.top(out, top)).sum(),

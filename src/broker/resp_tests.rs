@@ -76,7 +76,9 @@ impl Sent {
             Self::Double(text) => Reply::Bulk(text.as_bytes()),
             Self::Boolean(on) => Reply::Integer(i64::from(*on)),
             Self::Bulk(text) | Self::Verbatim(text) => Reply::Bulk(text),
-            Self::List(list) | Self::Set(list) => Reply::List(list.iter().map(Sent::read).collect()),
+            Self::List(list) | Self::Set(list) => {
+                Reply::List(list.iter().map(Sent::read).collect())
+            }
             Self::Push(list) => Reply::Push(list.iter().map(Sent::read).collect()),
             Self::Map(pairs) => {
                 let all = pairs.iter().flat_map(|(key, value)| [key, value]);

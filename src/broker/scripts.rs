@@ -15,6 +15,8 @@ pub enum Script {
     PublishOnce,
     /// Read a history.
     History,
+    /// Forget a history.
+    Remove,
     /// A new epoch.
     Renew,
     /// Who is there?
@@ -23,8 +25,14 @@ pub enum Script {
 
 impl Script {
     /// All of them, in the order of [`Digests`].
-    pub const ALL: [Self; 5] =
-        [Self::Publish, Self::PublishOnce, Self::History, Self::Renew, Self::Presence];
+    pub const ALL: [Self; 6] = [
+        Self::Publish,
+        Self::PublishOnce,
+        Self::History,
+        Self::Remove,
+        Self::Renew,
+        Self::Presence,
+    ];
 
     /// Its text.
     pub fn text(self) -> &'static str {
@@ -32,6 +40,7 @@ impl Script {
             Self::Publish => include_str!("scripts/publish.lua"),
             Self::PublishOnce => include_str!("scripts/publish_once.lua"),
             Self::History => include_str!("scripts/history.lua"),
+            Self::Remove => include_str!("scripts/remove.lua"),
             Self::Renew => include_str!("scripts/renew.lua"),
             Self::Presence => include_str!("scripts/presence.lua"),
         }

@@ -235,7 +235,13 @@ impl Shard {
 
     fn on_messages(&mut self, turn: Turn, now: Instant) {
         match turn {
-            Turn::Made(identity) => self.made("messages", &identity),
+            Turn::Made(identity) => {
+                let Self { messages, listening, dialect, .. } = self;
+                if let Some(up) = messages.up() {
+                    listening.begin(up.link.output(), &dialect.layout, now);
+                }
+                self.made("messages", &identity);
+            }
             Turn::Failed(error) => {
                 self.failed("messages", error.name(), &error.to_string(), now);
             }

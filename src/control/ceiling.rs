@@ -1,8 +1,8 @@
 //! The control plane's lines of the memory ceiling.
 
 use super::{logging, settings};
-use crate::engine::{Ceiling, Layout, Per};
 use crate::broker::resp::Bounds;
+use crate::engine::{Ceiling, Layout, Per};
 use crate::gateway::options::{EngineType, Options};
 
 /// The most memory that a server of these options takes, whatever clients do. Not in it: answers of

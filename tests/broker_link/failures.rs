@@ -157,7 +157,10 @@ fn a_subscription_that_is_killed_is_told_at_once() {
         for piece in texts.chunks(500) {
             rig.listen(piece);
         }
-        assert_eq!(redis.cli(&["PUBSUB", "NUMSUB", "centrifugo.client.c7"]).lines().last(), Some("1"));
+        assert_eq!(
+            redis.cli(&["PUBSUB", "NUMSUB", "centrifugo.client.c7"]).lines().last(),
+            Some("1")
+        );
         let lives = rig.lives.len();
         redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         rig.until("the loss and the return", |rig| rig.lives.len() == lives + 2);

@@ -76,7 +76,9 @@ fn a_publication_is_kept_and_passed_on() {
 fn what_centrifugo_publishes_is_understood() {
     let Some((redis, mut rig)) = rig() else { return };
     rig.listen(&["ch"]);
-    for payload in ["__p1:7:abcdefgh__one", "__d1:8:abcdefgh:3:one:3:two", "__j__who", "bare", "__?"] {
+    for payload in
+        ["__p1:7:abcdefgh__one", "__d1:8:abcdefgh:3:one:3:two", "__j__who", "bare", "__?"]
+    {
         redis.cli(&["PUBLISH", "p.client.ch", payload]);
     }
     rig.until("four messages", |rig| rig.messages.len() == 4);
@@ -86,8 +88,12 @@ fn what_centrifugo_publishes_is_understood() {
         data: data.into(),
     };
     let messages: Vec<_> = rig.messages.iter().map(|(_, message)| message.clone()).collect();
-    let expected =
-        [placed(7, "one"), placed(8, "two"), Message::Join("who".into()), Message::Passed("bare".into())];
+    let expected = [
+        placed(7, "one"),
+        placed(8, "two"),
+        Message::Join("who".into()),
+        Message::Passed("bare".into()),
+    ];
     assert_eq!(messages, expected);
     assert_eq!(rig.view.tally.messages_malformed.get(), 1);
     // A stream of its nodes has no marks, and an epoch of digits.
@@ -109,8 +115,8 @@ fn deltas_carry_the_publication_before() {
         rig.result(request(one)).unwrap();
     }
     rig.until("both", |rig| rig.messages.len() == 2);
-    let data: Vec<_> = rig.messages.iter().map(|(_, message)| message.data().clone()).collect();
-    assert_eq!(data, ["one", "three"]);
+    let data: Vec<_> = rig.messages.iter().map(|(_, message)| message.data()).collect();
+    assert_eq!(data, [&b"one"[..], b"three"]);
     assert!(redis.cli(&["XREVRANGE", "p.stream.ch", "+", "-"]).contains("three"));
     rig.finish();
 }
@@ -119,10 +125,8 @@ fn deltas_carry_the_publication_before() {
 fn keys_and_versions_suppress() {
     let Some((redis, mut rig)) = rig() else { return };
     rig.listen(&["ch", "plain"]);
-    let keyed = |sequence| Publish {
-        idempotency_key: "k".to_owned(),
-        ..publish("ch", "one", sequence)
-    };
+    let keyed =
+        |sequence| Publish { idempotency_key: "k".to_owned(), ..publish("ch", "one", sequence) };
     assert_eq!(offset(rig.result(request(keyed(1)))), 1);
     let position = Some((epoch("freshone"), 1));
     let known = Ok(Outcome::Published { position, suppressed: true });
@@ -150,10 +154,7 @@ fn keys_and_versions_suppress() {
     };
     let big = 9_007_199_254_740_993;
     assert_eq!(offset(rig.result(request(version(big, "a", 5)))), 2);
-    let stale = Ok(Outcome::Published {
-        position: Some((epoch("freshone"), 2)),
-        suppressed: true,
-    });
+    let stale = Ok(Outcome::Published { position: Some((epoch("freshone"), 2)), suppressed: true });
     assert_eq!(rig.result(request(version(big - 1, "a", 6))), stale, "beyond what Lua can count");
     assert_eq!(rig.result(request(version(big, "", 7))), stale);
     assert_eq!(offset(rig.result(request(version(big + 1, "a", 8)))), 3);
@@ -183,10 +184,16 @@ fn histories_are_read_in_all_directions() {
         (Some(99), 10, true, &[5, 4, 3, 2, 1]),
     ] {
         let past = history(&mut rig, since, limit, reverse);
-        assert_eq!((offsets(&past), past.top), (expected.to_vec(), 5), "{since:?} {limit} {reverse}");
+        assert_eq!(
+            (offsets(&past), past.top),
+            (expected.to_vec(), 5),
+            "{since:?} {limit} {reverse}"
+        );
     }
     let removed = rig.result(|ticket| Request::HistoryRemove(ticket, "ch".into()));
     assert_eq!(removed, Ok(Outcome::Done));
+    let told = ("ch".to_owned(), Message::Removed);
+    rig.until("nodes to hear of it", |rig| rig.messages.contains(&told));
     let past = history(&mut rig, None, 10, false);
     assert_eq!((past.top, past.entries.len()), (5, 0), "the position stays");
     assert_eq!(offset(rig.result(request(publish("ch", "d6", 6)))), 6);

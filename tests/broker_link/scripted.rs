@@ -69,6 +69,7 @@ fn greeting(command: &[String]) -> Option<Vec<u8>> {
         ["ROLE"] => b"*1\r\n+master\r\n".to_vec(),
         ["INFO"] => b"$17\r\nredis_version:7.0\r\n".to_vec(),
         ["SCRIPT", _] => b"$1\r\nx\r\n".to_vec(),
+        ["SUBSCRIBE", _] => b">3\r\n+subscribe\r\n$1\r\nx\r\n:1\r\n".to_vec(),
         ["PING"] => b"+PONG\r\n".to_vec(),
         _ => return None,
     })
@@ -80,7 +81,8 @@ fn plain(sequence: u64) -> Publish {
 
 #[test]
 fn answers_in_single_bytes() {
-    let server = Server::start(1, Arc::new(|_| Some(b">1\r\n+noise\r\n|1\r\n+a\r\n+b\r\n:7\r\n".to_vec())));
+    let server =
+        Server::start(1, Arc::new(|_| Some(b">1\r\n+noise\r\n|1\r\n+a\r\n+b\r\n:7\r\n".to_vec())));
     let mut rig = Rig::connected(&server.address);
     let published = Ok(Outcome::Published { position: None, suppressed: false });
     for n in 0..10 {

@@ -110,7 +110,11 @@ fn tls_with_and_without_a_certificate_of_ours() {
         let identity = format!("cert_pem = \"{ours}\"\nkey_pem = \"{our_key}\"\n");
         let at = |host: &str| format!("address = [\"rediss://{host}:{secure}\"]\n");
         let tls = |more: &str| format!("[engine.redis.tls]\n{more}");
-        round_trip(Rig::connected(&format!("{}{}", at("localhost"), tls(&(trust.clone() + &identity)))));
+        round_trip(Rig::connected(&format!(
+            "{}{}",
+            at("localhost"),
+            tls(&(trust.clone() + &identity))
+        )));
         // By a name that is not in the certificate.
         let name = format!("{trust}{identity}server_name = \"elsewhere.example\"\n");
         Rig::start(&format!("{}{}", at("localhost"), tls(&name))).complains("no TLS handshake");
@@ -162,11 +166,8 @@ fn nobody_there_a_stranger_and_a_replica() {
 #[test]
 fn several_servers_share_the_channels() {
     let (Some(first), Some(second)) = (Redis::start(), Redis::start()) else { return };
-    let addresses = format!(
-        "address = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n",
-        first.port(),
-        second.port()
-    );
+    let addresses =
+        format!("address = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n", first.port(), second.port());
     let mut rig = Rig::start(&addresses);
     rig.until("both brokers to be there", |rig| rig.lives.len() == 2);
     let names: Vec<String> = (0..40).map(|n| format!("c{n}")).collect();
@@ -187,9 +188,8 @@ fn several_servers_share_the_channels() {
     let answer = rig.result(|ticket| ringhold::gateway::broker::Request::Tops(ticket, asked));
     let Ok(Outcome::Tops(tops)) = answer else { panic!("{answer:?}") };
     assert!(tops.iter().all(|top| top.as_ref().is_some_and(|top| top.top == 1)));
-    let counts = [&first, &second].map(|redis| {
-        redis.lines(&["KEYS", "centrifugo.stream.c*"]).len()
-    });
+    let counts =
+        [&first, &second].map(|redis| redis.lines(&["KEYS", "centrifugo.stream.c*"]).len());
     assert_eq!(counts[0] + counts[1], 40);
     assert!(counts[0] > 8 && counts[1] > 8, "{counts:?}");
     rig.finish();

@@ -218,7 +218,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     // Unsafe to ignore, or a loss.
     ("broker.type", Fate::Unless(&["", "memory"]), ENGINE),
     ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
-    ("controller.enabled", Fate::Missed, ": the broker of the engine carries all there is"),
+    ("controller.enabled", Fate::Missed, ": nodes send each other no control messages yet"),
     ("engine.redis.cluster_address", Fate::Missed, NO_CLUSTER),
     ("engine.redis.sentinel_address", Fate::Missed, NO_SENTINEL),
     ("engine.redis.sentinel_master_name", Fate::Missed, NO_SENTINEL),
@@ -244,7 +244,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     // Harmless.
     ("broker", Fate::Noted, ENGINE),
     ("presence_manager", Fate::Noted, ENGINE),
-    ("controller", Fate::Noted, ": the broker of the engine carries all there is"),
+    ("controller", Fate::Noted, ": nodes send each other no control messages yet"),
     ("engine.redis", Fate::Noted, NO_SENTINEL),
     (
         "engine.redis.replica_client.enabled",

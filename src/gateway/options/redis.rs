@@ -250,7 +250,7 @@ fn number(text: &str) -> Result<u32, String> {
 
 fn host_and_port(text: &str) -> Result<RedisPlace, String> {
     // A password that stands in the wrong place must not be repeated.
-    if text.contains('@') || text.contains(char::is_whitespace) {
+    if text.contains(['@', '/']) || text.contains(char::is_whitespace) {
         return Err("must be host:port or a URL".to_owned());
     }
     let bracketed = |text: &str| text.starts_with('[') && text.ends_with(']');

@@ -301,7 +301,58 @@ fn every_contradiction_is_named_with_its_line() {
         ("log.level = \"info,ringhold::engine=loud\"", "1: log.level: must be error"),
         ("http_api.error_mode = \"loud\"", "1: http_api.error_mode: must be one of"),
         // The engine.
-        ("engine.type = \"redis\"", "1: engine.type: \"redis\" is not supported"),
+        ("engine.type = \"nats\"", "1: engine.type: must be one of \"memory\", \"redis\""),
+        // The broker.
+        (
+            "[engine]\ntype = \"redis\"\nredis.address = []",
+            "3: engine.redis.address: is needed",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.address = [\"h:1\", \"redis+cluster://h\"]",
+            "3: engine.redis.address: number 2 names a cluster",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.address = [\"h/1\", \"redis://h:6379/2\"]",
+            "3: engine.redis.address: number 1 must be host:port or a URL",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.address = [\"h\", \"redis://h:6379/2\"]",
+            "3: engine.redis.address: names a server twice",
+        ),
+        ("[engine]\ntype = \"redis\"\nredis.prefix = \"\"", "3: engine.redis.prefix: must not"),
+        (
+            "[engine]\ntype = \"redis\"\nredis.io_timeout = \"2m\"",
+            "3: engine.redis.io_timeout: must be from 1ms to 1m",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.connect_timeout = \"0s\"",
+            "3: engine.redis.connect_timeout: must be from 1ms",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.presence_ttl = \"1s\"",
+            "3: engine.redis.presence_ttl: must be at least 3s",
+        ),
+        ("[engine]\ntype = \"redis\"\nredis.requests = 0", "3: engine.redis.requests: must not"),
+        (
+            "[engine]\ntype = \"redis\"\nredis.requests_bytes = 1",
+            "3: engine.redis.requests_bytes: must be at least",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.client_name = \"a b\"",
+            "3: engine.redis.client_name: must have no spaces",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.user = \"a\"",
+            "engine.redis.password: is needed: there is a user",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.tls.cert_pem = \"x\"",
+            "engine.redis.tls.key_pem: and cert_pem belong together",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.tls.server_ca_pem = \"/nowhere.pem\"",
+            "engine.redis.tls: authorities: No such file",
+        ),
         ("engine.tick = \"2s\"", "1: engine.tick: must be from 1ms to 1s"),
         ("engine.workers = 5000", "1: engine.workers: must be at most 4096"),
         ("engine.max_head = 1", "1: engine.max_head: must be from 256 bytes"),

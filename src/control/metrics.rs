@@ -155,7 +155,7 @@ fn collect(snapshot: &Snapshot, counts: &Counts) -> Vec<Metric> {
     engine(&mut all, snapshot);
     gateway(&mut all, snapshot);
     control(&mut all, counts);
-    broker::collect(&mut all, snapshot.broker.as_ref());
+    broker::collect(&mut all, snapshot);
     memory(&mut all, snapshot);
     all.iter_mut().for_each(|metric| metric.name.insert_str(0, "ringhold_"));
     own::collect(&mut all, &process::Taken::now().unwrap_or_default());

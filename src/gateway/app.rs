@@ -315,6 +315,7 @@ impl Gateway {
     fn snapshot(&self) -> GatewayStats {
         let mut stats = self.desk.stats.clone();
         let (gauges, hub) = (self.hub.gauges(), self.hub.counters());
+        stats.mirror = self.hub.mirror_counters().unwrap_or_default();
         let c = &mut stats.counters;
         c.clients = gauges.clients as u64;
         c.users = gauges.users as u64;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::format::Transport;
+use super::hub::MirrorCounters;
 use crate::engine::counters::counters;
 
 counters! {
@@ -127,6 +128,8 @@ const COMMANDS: usize = CommandKind::ALL.len();
 pub struct GatewayStats {
     /// Plain counters.
     pub counters: GatewayCounters,
+    /// Of channels that a broker orders.
+    pub mirror: MirrorCounters,
     /// Connections there are and were, by transport.
     transports: [(u64, u64); TRANSPORTS],
     /// Time from a command's arrival to its reply.
@@ -202,6 +205,7 @@ impl GatewayStats {
     /// Adds another core's.
     pub fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
+        self.mirror.add(&other.mirror);
         for (sum, part) in self.transports.iter_mut().zip(&other.transports) {
             sum.0 += part.0;
             sum.1 += part.1;

@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
-use super::{Kind, Metric, Value, list, of_durations};
+use super::{Kind, Metric, Snapshot, Value, list, of_durations};
 use crate::broker::View;
 use crate::broker::link::Lost;
 use crate::broker::tally::{Maps, Tally};
 
-pub(super) fn collect(all: &mut Vec<Metric>, broker: Option<&View>) {
+pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
+    let broker = snapshot.broker.as_ref();
     servers(all, broker);
     let nothing = Tally::default();
     let tally = broker.map_or(&nothing, |broker| &broker.tally);
@@ -61,6 +62,9 @@ pub(super) fn collect(all: &mut Vec<Metric>, broker: Option<&View>) {
         maps.requests.entry(("publish", outcome)).or_default();
     }
     labelled(all, &maps);
+    for (name, help, value) in snapshot.gateway.mirror.each() {
+        all.push(Metric::new(format!("broker_{name}"), Kind::Total, help).number(value));
+    }
 }
 
 fn servers(all: &mut Vec<Metric>, broker: Option<&View>) {

@@ -18,6 +18,7 @@
 
 mod asking;
 mod checks;
+mod counts;
 mod ears;
 mod messages;
 mod presence;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use regex::Regex;
 use serde_json::json;
 use support::gateway::{Gateway, program, token};
-use support::{Finished, find_program, install_once, run, skip};
+use support::{Finished, find_program, packages, run, skip};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const LIMIT: Duration = Duration::from_secs(300);
@@ -35,10 +35,17 @@ struct Block {
 
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(ROOT);
-    let mut found: Vec<_> = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "tuning/README.md"]
-        .iter()
-        .map(|name| root.join(name))
-        .collect();
+    let mut found: Vec<_> = [
+        "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "tuning/README.md",
+        "examples/fastapi/README.md",
+        "examples/web/README.md",
+    ]
+    .iter()
+    .map(|name| root.join(name))
+    .collect();
     let pages =
         std::fs::read_dir(root.join("docs")).expect("docs").map(|page| page.unwrap().path());
     found.extend(pages.filter(|page| page.extension().is_some_and(|kind| kind == "md")));
@@ -126,8 +133,12 @@ fn every_configuration_is_one() {
     assert!(wrong.stderr.starts_with("stdin:2: client.allowed_origin"), "{}", wrong.stderr);
     let json = fed(ringhold(&["config", "check", "-"]), "{\"client\": {\"insecure\": 7}}");
     assert!(json.stderr.starts_with("stdin.json:1: client.insecure"), "{}", json.stderr);
-    // The configuration that packages install, and that of the chart.
-    for file in ["tuning/dist/ringhold.toml", "tuning/kubernetes/ringhold.yaml"] {
+    // The configuration that packages install, that of the chart, and that of an example.
+    for file in [
+        "tuning/dist/ringhold.toml",
+        "tuning/kubernetes/ringhold.yaml",
+        "examples/web/ringhold.toml",
+    ] {
         let text = std::fs::read_to_string(Path::new(ROOT).join(file)).expect("a file");
         let text = match text.split_once("ringhold.toml: |\n") {
             Some((_, rest)) => {
@@ -328,25 +339,13 @@ fn commands_run() {
 
 #[test]
 fn javascript_runs() {
-    let (Some(node), Some(npm)) = (find_program(&["node", "nodejs"]), find_program(&["npm"]))
-    else {
-        return skip("node or npm is not installed");
+    let Some(node) = find_program(&["node", "nodejs"]) else {
+        return skip("node is not installed");
     };
+    let Some(folder) = packages::javascript("docs-packages") else { return };
     let site = Site::start("docs-js");
-    let source = Path::new(ROOT).join("tests/gateway/js");
-    let files = ["package.json", "package-lock.json", ".npmrc"];
-    let read = |file| std::fs::read_to_string(source.join(file)).expect("a file");
-    let folder = site.folder.join("packages");
-    let ready = install_once(&folder, &files.map(read).concat(), || {
-        for file in files {
-            std::fs::write(folder.join(file), read(file)).expect("a copy");
-        }
-        run(Command::new(&npm).arg("ci").current_dir(&folder), LIMIT).success()
-    });
-    if !ready {
-        return skip("the packages cannot be installed");
-    }
     for block in blocks_of("js run") {
+        // Beside its packages.
         let file = folder.join("block.mjs");
         std::fs::write(&file, site.here(&block.text)).expect("a file");
         let finished = site.run(Command::new(&node).arg(&file));
@@ -357,26 +356,13 @@ fn javascript_runs() {
 
 #[test]
 fn python_runs() {
-    let Some(python) = find_program(&["python3"]) else {
-        return skip("python3 is not installed");
-    };
-    let site = Site::start("docs-python");
     let requirements = Path::new(ROOT).join("tests/gateway/python/requirements.txt");
-    let folder = site.folder.join("environment");
-    let inside = folder.join("bin/python");
-    let inputs = std::fs::read_to_string(&requirements).expect("requirements");
-    let ready = install_once(&folder, &inputs, || {
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        run(Command::new(&python).args(["-m", "venv"]).arg(&folder), LIMIT).success()
-            && run(Command::new(&inside).args(pip).arg(&requirements), LIMIT).success()
-    });
-    if !ready {
-        return skip("the packages cannot be installed");
-    }
+    let Some(python) = packages::python("docs-environment", &requirements) else { return };
+    let site = Site::start("docs-python");
     for block in blocks_of("python run") {
         let file = site.folder.join("block.py");
         std::fs::write(&file, site.here(&block.text)).expect("a file");
-        let finished = site.run(Command::new(&inside).arg(&file));
+        let finished = site.run(Command::new(&python).arg(&file));
         assert!(finished.success(), "{}: {}", block.place, finished.stderr);
         assert_eq!(finished.stdout.trim(), "hello from Python", "{}", block.place);
     }

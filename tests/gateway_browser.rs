@@ -9,8 +9,6 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::json;
@@ -19,6 +17,7 @@ use support::client::Client;
 use support::front::{Front, Kind};
 use support::gateway::{Gateway, Session, address, program, token};
 use support::server::Server;
+use support::site::site;
 use support::{find_program, run, skip};
 
 const MESSAGES: &str =
@@ -152,23 +151,6 @@ fn two_tabs_talk() {
     assert!(exceptions.is_empty(), "{exceptions:?}");
 }
 
-/// Serves an empty page at a free port, until the test's process ends. Returns the page's origin.
-fn elsewhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let origin = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\
-                  Connection: close\r\n\r\n<!doctype html>",
-            );
-        }
-    });
-    origin
-}
-
 const STREAMS: &str = r#"
 [sse]
 enabled = true
@@ -187,7 +169,7 @@ fn event_sources_of_another_origin_listen_and_come_back() {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let origin = elsewhere();
+    let origin = site(Vec::new());
     let gateway = Gateway::start(&format!("[client]\nallowed_origins = [\"{origin}\"]\n{STREAMS}"));
     let base = format!("http://{}", gateway.address());
     let mut browser = Browser::start(&chromium, "gateway-browser-streams");
@@ -279,7 +261,7 @@ fn an_event_source_survives_its_proxy_and_its_server() {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let origin = elsewhere();
+    let origin = site(Vec::new());
     let tables = format!("[client]\nallowed_origins = [\"{origin}\"]\n{STREAMS}");
     let keys = Kind::Nginx.server_keys();
     let mut gateway = Gateway::start_listening(keys, "", &tables);

@@ -13,14 +13,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use support::gateway::{API_KEY, Gateway, SECRET};
-use support::{count_of, find_program, install_once, raise_open_files, run, skip};
+use support::{count_of, packages, raise_open_files, run};
 
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/suite.py");
 const REQUIREMENTS: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/requirements.txt");
 const CONFIG: &str = include_str!("gateway/sdk.toml");
 
-/// Setting up needs a package index; the suite needs a minute.
+/// The suite needs a minute.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Python in its environment; `None` where something is missing, which has been said.
@@ -28,35 +28,7 @@ fn python() -> Option<PathBuf> {
     // One test sets up, the others find it done.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().expect("no test fails in here");
-    let Some(python) = find_program(&["python3"]) else {
-        skip("python3 is not installed");
-        return None;
-    };
-    let version = ["-c", "import sys; sys.exit(sys.version_info < (3, 11))"];
-    if !run(Command::new(&python).args(version), LIMIT).success() {
-        skip("python3 is older than 3.11");
-        return None;
-    }
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateway-python");
-    let in_environment = environment.join("bin/python");
-    let requirements = std::fs::read_to_string(REQUIREMENTS).expect("requirements.txt");
-    let mut failure = String::new();
-    let ready = install_once(&environment, &requirements, || {
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        let venv = run(Command::new(&python).args(["-m", "venv"]).arg(&environment), LIMIT);
-        failure = format!("{}{}", venv.stdout, venv.stderr);
-        if !venv.success() {
-            return false;
-        }
-        let pip = run(Command::new(&in_environment).args(pip).arg(REQUIREMENTS), LIMIT);
-        failure = format!("{}{}", pip.stdout, pip.stderr);
-        pip.success()
-    });
-    if !ready {
-        skip(&format!("the environment cannot be set up: {failure}"));
-        return None;
-    }
-    Some(in_environment)
+    packages::python("gateway-python", Path::new(REQUIREMENTS))
 }
 
 fn features(protocol: &str) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::gateway::{address, program};
 use support::server::Server;
-use support::{Finished, PATIENCE, Program, find_program, install_once, run, skip};
+use support::{Finished, PATIENCE, Program, find_program, install_once, packages, run, skip};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
@@ -270,23 +270,10 @@ fn environment(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_manifests_are_those_of_the_chart_and_valid() {
-    let Some(python) = find_program(&["python3"]) else {
-        return skip("python3 is not installed");
-    };
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-python");
     let requirements = file("tests/packages/requirements.txt");
-    let inside = environment.join("bin/python");
-    let inputs = std::fs::read_to_string(&requirements).expect("requirements");
-    let ready = install_once(&environment, &inputs, || {
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        let venv = run(Command::new(&python).args(["-m", "venv"]).arg(&environment), LIMIT);
-        venv.success() && run(Command::new(&inside).args(pip).arg(&requirements), LIMIT).success()
-    });
-    if !ready {
-        return skip("the packages cannot be installed");
-    }
+    let Some(python) = packages::python("packages-python", &requirements) else { return };
     let finished: Finished = run(
-        Command::new(inside)
+        Command::new(python)
             .arg(file("tests/packages/manifests.py"))
             .arg(file("tuning/helm/ringhold"))
             .arg(file("tuning/kubernetes/ringhold.yaml")),

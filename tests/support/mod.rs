@@ -10,8 +10,10 @@ pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod front;
 pub(crate) mod gateway;
+pub(crate) mod packages;
 pub(crate) mod redis;
 pub(crate) mod server;
+pub(crate) mod site;
 pub(crate) mod stream;
 pub(crate) mod wire;
 

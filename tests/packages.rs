@@ -1,5 +1,5 @@
-//! What is shipped, as whoever installs it meets it: the Debian package, the root of the container
-//! under its seccomp profile, the manifests.
+//! What is shipped, as whoever installs it meets it: the packages for Debian and rpm, the root of the
+//! container under its seccomp profile, the manifests.
 //!
 //! Method: `tuning/dist/build.sh` packages the program of this test run. The package is unpacked
 //! into a bare Debian root where one can be made (root, debootstrap, a package archive), and the
@@ -48,8 +48,9 @@ fn clean(name: impl AsRef<std::ffi::OsStr>) -> Command {
 
 // --- The Debian package --------------------------------------------------------------------------
 
-/// The package, made of this program; `None` where something is missing, which has been said.
-fn package(name: &str) -> Option<PathBuf> {
+/// A folder with all packages, made of this program; `None` where something is missing, which has
+/// been said.
+fn packages_of(name: &str) -> Option<PathBuf> {
     if find_program(&["dpkg-deb"]).is_none() || find_program(&["python3"]).is_none() {
         skip("dpkg-deb or python3 is not installed");
         return None;
@@ -58,8 +59,21 @@ fn package(name: &str) -> Option<PathBuf> {
     let build = file("tuning/dist/build.sh");
     run(clean(build).args(["--program", PROGRAM, "--level", "0", "--out"]).arg(&out), LIMIT)
         .assert_success();
-    let mut found = std::fs::read_dir(&out).expect("packages").map(|entry| entry.unwrap().path());
-    found.find(|path| path.extension().is_some_and(|kind| kind == "deb"))
+    Some(out)
+}
+
+/// The one file with this extension.
+fn only(folder: &Path, extension: &str) -> PathBuf {
+    let files = std::fs::read_dir(folder).expect("packages").map(|entry| entry.unwrap().path());
+    let found: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|kind| kind == extension)).collect();
+    assert_eq!(found.len(), 1, "{extension}: {found:?}");
+    found.into_iter().next().expect("one")
+}
+
+/// The Debian package.
+fn package(name: &str) -> Option<PathBuf> {
+    packages_of(name).map(|folder| only(&folder, "deb"))
 }
 
 #[test]
@@ -84,18 +98,66 @@ fn the_package_has_what_it_says() {
         let line = content.stdout.lines().find(|line| line.ends_with(&format!(" {name}")));
         assert!(line.is_some_and(|line| line.contains("root/root")), "{name}\n{}", content.stdout);
     }
-    let sums = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
-    let sums = sums.filter(|path| path.extension().is_some_and(|kind| kind == "sha256"));
-    for sums in sums {
-        run(Command::new("sha256sum").arg("-c").arg(sums).current_dir(out), LIMIT).assert_success();
+    let sums = only(out, "sha256");
+    let checked = run(Command::new("sha256sum").arg("-c").arg(sums).current_dir(out), LIMIT);
+    checked.assert_success();
+    for file in std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let sum = checked.stdout.contains(&format!("{name}: OK"));
+        assert!(sum || name.ends_with(".sha256"), "{name} has no sum");
     }
-    let mut bill = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
-    let bill = bill.find(|path| path.extension().is_some_and(|kind| kind == "json")).unwrap();
-    let bill: Value = serde_json::from_str(&std::fs::read_to_string(bill).unwrap()).unwrap();
+    let bill = std::fs::read_to_string(only(out, "json")).unwrap();
+    let bill: Value = serde_json::from_str(&bill).unwrap();
     assert_eq!(bill["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
     let names: Vec<_> =
         bill["components"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
     assert!(names.contains(&Some("io-uring")) && !names.contains(&Some("proptest")), "{names:?}");
+}
+
+#[test]
+fn the_package_for_rpm_has_what_it_says() {
+    if ["rpm", "rpmbuild"].iter().any(|program| find_program(&[program]).is_none()) {
+        return skip("rpm or rpmbuild is not installed");
+    }
+    let Some(folder) = packages_of("packages-rpm") else { return };
+    let package = only(&folder, "rpm");
+    let ask = |words: &[&str]| {
+        let finished = run(Command::new("rpm").arg("-qp").args(words).arg(&package), LIMIT);
+        finished.assert_success();
+        finished.stdout
+    };
+    let format = "%{NAME} %{VERSION} %{LICENSE} %{ARCH}";
+    let machine = std::env::consts::ARCH;
+    let expected = format!("ringhold {} MIT OR Apache-2.0 {machine}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(ask(&["--queryformat", format]), expected);
+    let files = ask(&["--queryformat", "[%{FILENAMES} %{FILEMODES:perms} %{FILEUSERNAME}\n]"]);
+    for (name, mode) in [
+        ("/usr/bin/ringhold", "-rwxr-xr-x"),
+        ("/etc/ringhold.toml", "-rw-r--r--"),
+        ("/usr/lib/systemd/system/ringhold.service", "-rw-r--r--"),
+        ("/usr/share/man/man1/ringhold-serve.1.gz", "-rw-r--r--"),
+        ("/usr/share/bash-completion/completions/ringhold", "-rw-r--r--"),
+        ("/usr/share/zsh/site-functions/_ringhold", "-rw-r--r--"),
+        ("/usr/share/fish/vendor_completions.d/ringhold.fish", "-rw-r--r--"),
+        ("/usr/share/licenses/ringhold/LICENSE-MIT", "-rw-r--r--"),
+        ("/usr/share/doc/ringhold/seccomp-ringhold.json", "-rw-r--r--"),
+    ] {
+        let line = format!("{name} {mode} root");
+        assert!(files.lines().any(|found| found == line), "no {line:?} in\n{files}");
+    }
+    for elsewhere in ["vendor-completions", "copyright", ".build-id"] {
+        assert!(!files.contains(elsewhere), "{elsewhere} in\n{files}");
+    }
+    // An upgrade leaves the configuration alone, and what the program needs is found in it.
+    assert_eq!(ask(&["--configfiles"]), "/etc/ringhold.toml\n");
+    assert!(ask(&["--requires"]).contains("libc.so.6(GLIBC_2."), "{}", ask(&["--requires"]));
+    // Nothing starts by itself; what is removed is stopped; what is upgraded runs on.
+    let scripts = ask(&["--scripts"]);
+    for words in ["daemon-reload", "disable --now ringhold.service", "try-restart ringhold.service"]
+    {
+        assert!(scripts.contains(words), "{scripts}");
+    }
+    assert!(!scripts.contains("enable --now"), "{scripts}");
 }
 
 /// A bare Debian, made once; `None` where it cannot be made, which has been said.

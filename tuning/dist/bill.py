@@ -4,6 +4,7 @@
 From `cargo metadata`, so that a checkout needs no further tool.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,8 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def metadata():
-    target = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
-    target = next(line.split()[1] for line in target.splitlines() if line.startswith("host:"))
+    options = argparse.ArgumentParser()
+    options.add_argument("--target", help="of the program; default: this machine's")
+    target = options.parse_args().target
+    if target is None:
+        version = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
+        target = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
     words = ["cargo", "metadata", "--format-version=1", "--locked", "--filter-platform", target]
     return json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 

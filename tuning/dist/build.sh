@@ -1,29 +1,47 @@
 #!/usr/bin/env bash
-# Makes what is shipped: a Debian package, an archive, checksums, a bill of materials. Needs cargo, dpkg-deb and Python 3; no
-# network but for crates.
-# Usage: tuning/dist/build.sh [--program PROGRAM] [--out FOLDER] [--level N]
+# Makes what is shipped: packages for Debian and for Fedora's kind, an archive, checksums, a bill of materials. Needs cargo, dpkg-deb
+# and Python 3, and rpmbuild for the .rpm; no network but for crates.
+# Usage: tuning/dist/build.sh [--target TRIPLE] [--program PROGRAM] [--out FOLDER] [--level N]
+#   --target   build for another machine or C library; docs/install.md says what that needs
 #   --program  package this one instead of building target/dist/ringhold
 #   --out      default: target/dist-packages
 #   --level    of compression, 0 to 9; default: 9
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-program='' out=target/dist-packages level=9
+program='' out=target/dist-packages level=9 target=''
 while [ $# -gt 0 ]; do
     case $1 in
+        --target) target=$2; shift 2 ;;
         --program) program=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --level) level=$2; shift 2 ;;
-        *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,9p' "$0" >&2; exit 2 ;;
     esac
 done
+here=$(rustc -vV | sed -n 's/^host: //p')
 if [ -z "$program" ]; then
-    cargo build --profile dist --locked --bin ringhold
-    program=target/dist/ringhold
+    if [ -n "$target" ] && [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
+        echo "build.sh: Rust's library for $target is not installed; rustup target add $target brings it" >&2
+        exit 1
+    fi
+    cargo build --profile dist --locked --bin ringhold ${target:+--target "$target"}
+    program=target/${target:+$target/}dist/ringhold
+fi
+target=${target:-$here}
+# A program for another machine cannot print its own manual here.
+speaker=$program
+if ! "$program" --version > /dev/null 2>&1; then
+    cargo build --locked --bin ringhold
+    speaker=target/debug/ringhold
 fi
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-architecture=$(dpkg --print-architecture)
+case $target in
+    x86_64-*) architecture=amd64 machine=x86_64 ;;
+    aarch64-*) architecture=arm64 machine=aarch64 ;;
+    *) echo "build.sh: no package is made for $target" >&2; exit 1 ;;
+esac
 name=ringhold_${version}_$architecture
 # The same commit makes the same package.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || date +%s)
@@ -54,20 +72,24 @@ TEXT
 put "$work/copyright.whole" /usr/share/doc/ringhold/copyright
 gzip -9nc CHANGELOG.md > "$work/changelog.gz"
 put "$work/changelog.gz" /usr/share/doc/ringhold/changelog.gz
-"$program" man "$work/man"
+"$speaker" man "$work/man"
 for page in "$work"/man/*.1; do
     gzip -9n "$page"
     put "$page.gz" "/usr/share/man/man1/$(basename "$page").gz"
 done
-"$program" completions bash > "$work/bash"
-"$program" completions zsh > "$work/zsh"
-"$program" completions fish > "$work/fish"
+"$speaker" completions bash > "$work/bash"
+"$speaker" completions zsh > "$work/zsh"
+"$speaker" completions fish > "$work/fish"
 put "$work/bash" /usr/share/bash-completion/completions/ringhold
 put "$work/zsh" /usr/share/zsh/vendor-completions/_ringhold
 put "$work/fish" /usr/share/fish/vendor_completions.d/ringhold.fish
 
-# The C library's oldest version that has all symbols.
-libc=$(grep -ao 'GLIBC_2\.[0-9]*' "$program" | sort -uV | tail -1 | cut -d_ -f2)
+# The C library's oldest version that has all symbols; a static program needs none.
+libc=$(grep -ao 'GLIBC_2\.[0-9]*' "$program" | sort -uV | tail -1 | cut -d_ -f2) || true
+depends=''
+case $target in
+    *-gnu) depends="Depends: libc6 (>= $libc), libgcc-s1" ;;
+esac
 mkdir "$root/DEBIAN"
 cat > "$root/DEBIAN/control" << TEXT
 Package: ringhold
@@ -76,8 +98,8 @@ Architecture: $architecture
 Maintainer: the authors of ringhold
 Section: net
 Priority: optional
-Depends: libc6 (>= $libc), libgcc-s1
-Recommends: ca-certificates
+${depends:+$depends
+}Recommends: ca-certificates
 Installed-Size: $(du -sk "$root" | cut -f1)
 Description: WebSocket push gateway on io_uring
  Keeps many browsers and apps connected to an application and delivers its
@@ -114,6 +136,21 @@ dpkg-deb --root-owner-group -Zxz -z"$level" --build "$root" "$out/$name.deb" > /
 rm -r "$root/DEBIAN"
 tar --create --use-compress-program="xz -$level" --file "$out/$name.tar.xz" --directory "$root" --sort=name --owner=0 --group=0 \
     --mtime="@$SOURCE_DATE_EPOCH" .
-python3 tuning/dist/bill.py > "$out/$name.cdx.json"
-(cd "$out" && sha256sum "$name.deb" "$name.tar.xz" "$name.cdx.json" > "$name.sha256")
-ls -l "$out/$name".*
+python3 tuning/dist/bill.py --target "$target" > "$out/$name.cdx.json"
+made=("$name.deb" "$name.tar.xz" "$name.cdx.json")
+
+# And for rpm, by its own tool, from the same tree: the folders of Fedora, requirements as rpm finds them in the program.
+if command -v rpmbuild > /dev/null; then
+    install -d "$root/usr/share/zsh/site-functions"
+    mv "$root/usr/share/zsh/vendor-completions/_ringhold" "$root/usr/share/zsh/site-functions/"
+    rmdir "$root/usr/share/zsh/vendor-completions"
+    rm "$root/usr/share/doc/ringhold/copyright"
+    for file in LICENSE-MIT LICENSE-APACHE; do put "$file" "/usr/share/licenses/ringhold/$file"; done
+    rpmbuild -bb --quiet --target "$machine" --define "_topdir $work/rpm" --define "_rpmdir $work/rpms" --define "version $version" \
+        --define "tree $root" --define "_binary_payload w$level.xzdio" tuning/dist/ringhold.spec
+    cp "$work/rpms/$machine/ringhold-$version-1.$machine.rpm" "$out/"
+    made+=("ringhold-$version-1.$machine.rpm")
+else
+    echo "build.sh: no rpmbuild here, so no .rpm (Debian has it in the package rpm)" >&2
+fi
+(cd "$out" && sha256sum "${made[@]}" > "$name.sha256" && ls -l "${made[@]}" "$name.sha256")

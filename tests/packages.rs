@@ -116,7 +116,7 @@ fn the_package_has_what_it_says() {
 
 #[test]
 fn the_package_for_rpm_has_what_it_says() {
-    if ["rpm", "rpmbuild"].iter().any(|program| find_program(&[program]).is_none()) {
+    if ["rpm", "rpmbuild"].iter().any(|program| find_program(&[*program]).is_none()) {
         return skip("rpm or rpmbuild is not installed");
     }
     let Some(folder) = packages_of("packages-rpm") else { return };

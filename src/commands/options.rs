@@ -63,6 +63,10 @@ struct CompressionOptions {
     /// Shortest message that is compressed
     #[arg(long, default_value = "256B", value_name = "SIZE", requires = "compress")]
     compress_min: ByteSize,
+
+    /// Longest message that is compressed; everybody else on its core waits for it
+    #[arg(long, default_value = "256KiB", value_name = "SIZE", requires = "compress")]
+    compress_max: ByteSize,
 }
 
 #[derive(Debug, Args)]
@@ -313,6 +317,7 @@ impl EngineOptions {
             compression: compression.compress.then(|| Compression {
                 level: compression.compress_level,
                 min_size: size(compression.compress_min),
+                max_size: size(compression.compress_max),
                 ..Compression::default()
             }),
             max_outbox,

@@ -8,10 +8,11 @@
 use std::fmt;
 
 use super::config::{Config, Layout};
+use super::inbox::RECEIVE_MAX;
 use super::outbox::SEGMENT;
 use super::secure::{RECORD_BYTES, STAGING_BYTES};
 use super::slots::{Cold, Hot};
-use crate::protocol::deflate::{DEFLATE_BYTES, INFLATE_BYTES, WINDOWS};
+use crate::protocol::deflate::{DEFLATE_BYTES, INFLATE_BYTES, WINDOWS, payload_max};
 
 /// How often a line counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +135,13 @@ impl Config {
         if self.tls.is_some() {
             ceiling.add_tls(layout, named("max_connections"));
         }
-        if self.compression.is_some() {
-            let bytes = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES + 2 * self.max_message + 64;
+        if let Some(compression) = &self.compression {
+            let states = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES;
+            // What is inflated, what is compressed, and how much longer a message may come than
+            // it is, twice while it grows.
+            let grown = payload_max(self.max_message) - self.max_message;
+            let bytes = [self.max_message, compression.max_size, 2 * grown, RECEIVE_MAX];
+            let bytes = bytes.into_iter().fold(states, usize::saturating_add);
             let what = "compressors, and what they work on";
             ceiling.add(Per::Core, what, named("compression"), bytes as u64);
         }

@@ -306,11 +306,12 @@ impl Core {
         }
     }
 
-    /// Forgets a message in progress.
+    /// Forgets a message in progress, and what was received behind it.
     pub(crate) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
             self.inbound.clear(Place(partial.place));
         }
+        self.leftovers.drop_of(slot, &mut self.inbound);
         if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) {
             self.secure.drop_unfinished(slot, &mut self.inbound);
         }

@@ -142,6 +142,11 @@ impl Client {
         }
     }
 
+    fn is_subscribed(&mut self) {
+        self.text(b"here?");
+        self.echoes(b"here?", false);
+    }
+
     fn echoes(&mut self, message: &[u8], compressed: bool) {
         assert_eq!(self.next(), Seen::Message(compressed, message.to_vec()));
     }
@@ -265,11 +270,8 @@ fn a_publication_is_compressed_once_for_all_cores() {
     let server = serve(Some(Compression::default()));
     let mut clients: Vec<_> = (0..12).map(|_| Client::connect(&server, OFFER)).collect();
     let mut plain = Client::connect(&server, "");
-    let mut small = Client::connect(&server, "permessage-deflate; server_max_window_bits=9");
-    // All are subscribed when each has had an answer.
-    for client in clients.iter_mut().chain([&mut plain, &mut small]) {
-        client.text(b"here?");
-        client.echoes(b"here?", false);
+    for client in clients.iter_mut().chain([&mut plain]) {
+        client.is_subscribed();
     }
     let message = [b"all", &text(1000)[..]].concat();
     for _ in 0..3 {
@@ -278,12 +280,71 @@ fn a_publication_is_compressed_once_for_all_cores() {
             client.echoes(&message, true);
         }
         plain.echoes(&message, false);
-        small.echoes(&message, true);
     }
     let counters = end(server);
-    // One for all, and one for the window that is shorter than the message.
-    assert_eq!(counters.deflate_messages, 3 * 2);
-    assert_eq!(counters.deflate_shared, 3 * 11);
+    assert_eq!((counters.deflate_messages, counters.deflate_shared), (3, 3 * 11));
+}
+
+#[test]
+fn small_windows_share_a_publication_too() {
+    let server = serve(Some(Compression::default()));
+    let small = |bits: u8| format!("permessage-deflate; server_max_window_bits={bits}");
+    // As many as there are cores, and more, of each.
+    let crowd = (0..6).flat_map(|_| 8..=15);
+    let mut clients: Vec<_> =
+        crowd.map(|bits| (bits, Client::connect(&server, &small(bits)))).collect();
+    clients.iter_mut().for_each(|(_, client)| client.is_subscribed());
+    let publish = |clients: &mut Vec<(u8, Client)>, len: usize| {
+        let message = [b"all", &text(len - 3)[..]].concat();
+        clients[0].1.text(&message);
+        for (bits, client) in clients {
+            client.echoes(&message, *bits > 8);
+        }
+        let counters = server.handle().stats().counters;
+        (counters.deflate_messages, counters.deflate_shared, counters.deflate_skipped_window)
+    };
+    // Those of 9 to 11 bits have one form in common, all with a larger window another one.
+    assert_eq!(publish(&mut clients, 4096), (2, 6 * 7 - 2, 6));
+    // Those of 12 bits have a third one.
+    assert_eq!(publish(&mut clients, 5000), (2 + 3, 2 * 6 * 7 - 5, 12));
+    end(server);
+}
+
+#[test]
+fn long_messages_go_as_they_are() {
+    let server = serve(Some(Compression { max_size: 10_000, ..Compression::default() }));
+    let mut client = Client::connect(&server, OFFER);
+    client.is_subscribed();
+    for (len, compressed) in [(10_000, true), (10_001, false), (LIMIT, false)] {
+        client.deflated(&text(len));
+        client.echoes(&text(len), compressed);
+        let message = [b"all", &text(len - 3)[..]].concat();
+        client.text(&message);
+        client.echoes(&message, compressed);
+    }
+    let counters = end(server);
+    assert_eq!((counters.deflate_messages, counters.deflate_skipped_large), (2, 4));
+}
+
+#[test]
+fn what_cannot_be_compressed_comes_up_to_the_limit() {
+    let server = serve(Some(Compression::default()));
+    let mut client = Client::connect(&server, OFFER);
+    // A poor encoder: stored blocks, and short ones.
+    let stored = |message: &[u8]| {
+        let block = |piece: &[u8]| {
+            let len = piece.len() as u16;
+            [&[0], &len.to_le_bytes()[..], &(!len).to_le_bytes(), piece].concat()
+        };
+        [message.chunks(256).flat_map(block).collect(), vec![0]].concat()
+    };
+    let message = text(LIMIT);
+    assert!(stored(&message).len() > LIMIT + 1000);
+    client.payload(&stored(&message));
+    client.echoes(&message, true);
+    client.payload(&stored(&text(LIMIT + 1)));
+    assert_eq!(client.next(), Seen::Close(CloseCode::TOO_BIG.0));
+    end(server);
 }
 
 #[test]

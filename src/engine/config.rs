@@ -51,6 +51,9 @@ pub struct Compression {
     pub level: u8,
     /// Bytes of the shortest message that is compressed.
     pub min_size: usize,
+    /// Bytes of the longest message that is compressed: for so long everybody else on its core
+    /// waits. See `docs/compression.md` for what that takes.
+    pub max_size: usize,
     /// Bytes that a received message may be inflated to. 0: [`Config::max_message`], which is also
     /// the most.
     pub max_inflated: usize,
@@ -58,7 +61,7 @@ pub struct Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { level: 3, min_size: 256, max_inflated: 0 }
+        Self { level: 3, min_size: 256, max_size: 256 * 1024, max_inflated: 0 }
     }
 }
 

@@ -21,6 +21,7 @@ use super::handover::Handover;
 use super::heartbeat;
 use super::inbound::Inbound;
 use super::inbox::{Inbox, RECEIVE_MAX};
+use super::leftovers::Leftovers;
 use super::limits::Rates;
 use super::notices::Notices;
 use super::opening::Handshakes;
@@ -52,6 +53,7 @@ pub(crate) struct Core {
 
     /// From the kernel: who is to be received from, and what of it is not complete.
     pub(crate) inbox: Inbox,
+    pub(crate) leftovers: Leftovers,
     pub(crate) inbound: Inbound,
     pub(crate) rates: Rates,
     /// Before a connection is open, or instead.
@@ -189,6 +191,7 @@ impl Core {
             dials: Dials::default(),
             outgoing: Outgoing::default(),
             inbox: Inbox::default(),
+            leftovers: Leftovers::default(),
             work: RingWork::default(),
             rates: Rates::default(),
             watches: Watches::default(),
@@ -207,6 +210,7 @@ impl Core {
         self.slots.shrink();
         self.outgoing.shrink();
         self.inbox.shrink();
+        self.leftovers.shrink();
         self.work.shrink();
         self.notices.shrink();
         self.rates.shrink();

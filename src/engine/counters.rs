@@ -166,6 +166,8 @@ counters! {
         deflate_shared: Total,
         /// Messages not compressed because they are short.
         deflate_skipped_small: Total,
+        /// Messages not compressed because they are long.
+        deflate_skipped_large: Total,
         /// Messages not compressed because they would not get shorter.
         deflate_skipped_grew: Total,
         /// Messages not compressed because they are longer than a window of 256 bytes.
@@ -248,6 +250,9 @@ counters! {
         read_pauses: Total,
         /// Connections whose input took long while others waited, and is taken up behind theirs.
         reads_costly: Total,
+        /// Receives of which something had to wait for a later turn, since what it is inflated to
+        /// takes long.
+        reads_left: Total,
         /// Turns of the core's loop.
         turns: Total,
         /// Times a turn sent before its end because it had queued much.

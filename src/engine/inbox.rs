@@ -4,10 +4,11 @@
 //! they were last received from, or whose input takes long; those in a TLS handshake. Never
 //! receives. The invariant: a connection with [`Flags::READY`] is in one of them, where its first
 //! entry stands for it; entries of others, who have left, are passed over, and taken out where they
-//! are many.
+//! are many. Of whom input was received that had to wait, that is taken up in place of a receive.
 
 use std::collections::VecDeque;
 
+use super::leftovers::{Leftovers, RESUMED_MAX};
 use super::ring::Recv;
 use super::secure::Secure;
 use super::slots::{Flags, Hot, Pace, Phase, Slots};
@@ -25,8 +26,19 @@ pub(crate) struct Inbox {
     slow: bool,
     /// The batch that was chosen has somebody whose input takes long.
     costly: bool,
-    /// Receives of that batch before the first of a TLS handshake.
-    before_greetings: usize,
+    /// Connections in place of whose receives something is taken up that waits.
+    resumed: Vec<Recv>,
+}
+
+/// What a turn works off, in this order: the `early` first of [`Inbox::resumed`], the `messages`
+/// first receives, the rest of those resumed, the rest of the receives, which are of TLS
+/// handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) early: usize,
+    pub(super) messages: usize,
+    /// Bytes of the arena that all of it takes.
+    pub(super) bytes: usize,
 }
 
 /// The measurement of a batch's time.
@@ -41,8 +53,10 @@ pub(super) enum Timing {
 }
 
 /// What a batch uses of its turn's share.
-#[derive(Default)]
-struct Taken {
+struct Taken<'a> {
+    secure: &'a Secure,
+    leftovers: &'a Leftovers,
+    resumed: &'a mut Vec<Recv>,
     /// Bytes of the arena, gaps included.
     arena: usize,
     /// Bytes in all.
@@ -94,6 +108,7 @@ impl Inbox {
         self.ready.shrink_to_fit();
         self.eager.shrink_to_fit();
         self.greeting.shrink_to_fit();
+        self.resumed.shrink_to_fit();
     }
 
     /// Takes those out of the queues that have left: where many come and go, they would add up.
@@ -111,49 +126,64 @@ impl Inbox {
     }
 
     /// Takes connections from the queues as long as the arena has room.
-    pub(super) fn choose(&mut self, slots: &mut Slots, secure: &Secure, batch: &mut Vec<Recv>) {
+    pub(super) fn choose(
+        &mut self,
+        slots: &mut Slots,
+        secure: &Secure,
+        leftovers: &Leftovers,
+        batch: &mut Vec<Recv>,
+    ) -> Chosen {
         // What is ready now; those put back during the batch wait for the next one. Last come a few
         // of those that have more to say, with a share that is kept for them: neither kind keeps
         // out the other, and who says little is answered first.
         let eager = self.eager.len().min(if self.slow { 1 } else { EAGER_MAX });
         let kept = if eager == 0 { 0 } else { EAGER_MAX };
+        self.resumed.clear();
         let mut taken = Taken {
+            secure,
+            leftovers,
+            resumed: &mut self.resumed,
+            arena: 0,
+            bytes: 0,
             limit: if eager == 0 { TURN_BYTES } else { TURN_BYTES / 2 },
-            ..Taken::default()
+            costly: false,
         };
         for _ in 0..self.ready.len() {
             let Some(slot) = self.ready.pop_front() else { break };
-            if batch.len() + kept == BATCH_MAX
-                || !taken.add(slots.get_mut(slot), slot, secure, batch)
+            if batch.len() + taken.resumed.len() + kept == BATCH_MAX
+                || !taken.add(slots.get_mut(slot), slot, batch)
             {
                 self.ready.push_front(slot);
                 break;
             }
         }
+        let early = taken.resumed.len();
         taken.limit = TURN_BYTES;
         for _ in 0..eager {
             let Some(slot) = self.eager.pop_front() else { break };
-            if !taken.add(slots.get_mut(slot), slot, secure, batch) {
+            if !taken.add(slots.get_mut(slot), slot, batch) {
                 self.eager.push_front(slot);
                 break;
             }
         }
         self.costly = taken.costly;
-        self.before_greetings = batch.len();
+        let messages = batch.len();
         // After everybody else: each may cost 0.1 ms, for which all others wait.
-        let most = if batch.is_empty() { GREETING_ALONE_MAX } else { GREETING_MAX };
+        let alone = batch.is_empty() && taken.resumed.is_empty();
+        let most = if alone { GREETING_ALONE_MAX } else { GREETING_MAX };
         for _ in 0..self.greeting.len().min(most) {
             let Some(slot) = self.greeting.pop_front() else { break };
-            if !taken.add(slots.get_mut(slot), slot, secure, batch) {
+            if !taken.add(slots.get_mut(slot), slot, batch) {
                 self.greeting.push_front(slot);
                 break;
             }
         }
+        Chosen { early, messages, bytes: taken.arena }
     }
 
-    /// Receives of the chosen batch before the first one of a TLS handshake.
-    pub(super) fn before_greetings(&self) -> usize {
-        self.before_greetings
+    /// Connections of which something is taken up that waits.
+    pub(super) fn resumed(&self) -> &[Recv] {
+        &self.resumed
     }
 
     /// Chooses the measurement for a batch of so many receives. A small batch delays nobody, so it
@@ -182,16 +212,10 @@ impl Inbox {
     }
 }
 
-impl Taken {
-    /// Puts a connection into the batch if it is to be read. False if the batch has no room left
-    /// for it.
-    fn add(
-        &mut self,
-        hot: Option<&mut Hot>,
-        slot: u32,
-        secure: &Secure,
-        batch: &mut Vec<Recv>,
-    ) -> bool {
+impl Taken<'_> {
+    /// Puts a connection into the batch if it is to be read, or among those that are resumed. False
+    /// if there is no room left for it.
+    fn add(&mut self, hot: Option<&mut Hot>, slot: u32, batch: &mut Vec<Recv>) -> bool {
         let Some(hot) = hot else { return true };
         if !hot.clear(Flags::READY) {
             return true;
@@ -203,12 +227,15 @@ impl Taken {
             Phase::Open if hot.has(Flags::HELD) => return true,
             _ => {}
         }
-        let size = match hot.has(Flags::CHATTY) {
-            true => CHATTY_SIZE,
-            false => receive_size(hot.pace.appetite()),
+        let left = self.leftovers.len(slot);
+        let size = match left {
+            0 if hot.has(Flags::CHATTY) => CHATTY_SIZE,
+            0 => receive_size(hot.pace.appetite()),
+            left => left.min(RESUMED_MAX),
         };
         // In front of what is received lies what is there of a record.
-        let lead = if hot.has(Flags::TLS) { secure.partial_len(slot) } else { 0 };
+        let receives = left == 0;
+        let lead = if receives && hot.has(Flags::TLS) { self.secure.partial_len(slot) } else { 0 };
         if self.bytes + lead + size > self.limit {
             hot.set(Flags::READY);
             return false;
@@ -219,7 +246,12 @@ impl Taken {
         let (generation, start, room) = (hot.generation, self.arena as u32, size as u32);
         // Equal offsets would compete for the same cache sets.
         self.arena += size + STAGGER;
-        batch.push(Recv { slot, generation, start, room, result: Ok(0), more: false });
+        let chosen = Recv { slot, generation, start, room, result: Ok(0), more: !receives };
+        if receives {
+            batch.push(chosen)
+        } else {
+            self.resumed.push(chosen)
+        }
         true
     }
 }
@@ -278,7 +310,7 @@ mod tests {
 
     fn choose(inbox: &mut Inbox, slots: &mut Slots) -> Vec<u32> {
         let mut batch = Vec::new();
-        inbox.choose(slots, &Secure::default(), &mut batch);
+        inbox.choose(slots, &Secure::default(), &Leftovers::default(), &mut batch);
         batch.iter().map(|recv| recv.slot).collect()
     }
 

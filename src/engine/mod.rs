@@ -34,7 +34,7 @@
 //! queues of the ready    (2n + 64) x 8 bytes, of the throttled x 12                     inbox
 //! marks of a turn        n x 4 bytes in each of dirty, releases, shutdowns, installs;
 //!                        n x 16 in polls; 3n notices of 64 bytes             outgoing, ringwork
-//! compression            7 x 384 KiB and 48 KiB, 2 x max_message                 compression
+//! compression            3 x 384 KiB, 48 KiB, a message inflated, one compressed  compression
 //! a connection           92 bytes, the application's state, a timer in them             slots
 //! a subscription         20 bytes, and its topic's name once                            topics
 //! a timer of the application  24 bytes and its share of a tree                   appointments
@@ -70,6 +70,7 @@ mod inbox;
 pub mod internals;
 mod io;
 mod ledger;
+mod leftovers;
 mod limits;
 mod links;
 mod mailbox;

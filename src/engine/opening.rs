@@ -194,7 +194,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
         self.deliver_notices();
         if !rest.is_empty() {
-            self.decode(slot, generation, rest, false);
+            self.read(slot, generation, rest, false);
         }
     }
 

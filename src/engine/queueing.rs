@@ -98,13 +98,10 @@ impl Core {
     /// A shared frame's bytes for a connection; `None` if it needs a copy of its own.
     fn wire_of(&mut self, slot: u32, frame: &Frame) -> Option<Data> {
         let framing = self.framing(slot);
-        if framing == Framing::Frames && frame.can_be_shared_compressed() {
-            if let Some(twin) = self.deflated_frame(slot, frame) {
-                return Some(twin);
-            }
-            // Its window is too small for what others share.
-            if self.compresses_alone(slot, frame.payload().len()) {
-                return None;
+        if framing == Framing::Frames {
+            let twin = self.deflated_frame(slot, frame);
+            if twin.is_some() {
+                return twin;
             }
         }
         frame.wire(framing)

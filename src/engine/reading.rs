@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::guard;
 use super::handler::Handler;
 use super::inbound::Place;
-use super::inbox::{APPETITE_STEPS, BATCH_BYTES, Timing, receive_size};
+use super::inbox::{APPETITE_STEPS, BATCH_BYTES, Chosen, Timing, receive_size};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
 use super::slots::{Flags, Hot, Phase};
@@ -57,6 +57,13 @@ enum Source<'a> {
     Inflated(&'a [u8]),
 }
 
+/// The measurement of a batch.
+struct Watch {
+    timing: Timing,
+    /// When the one before was done.
+    last: u64,
+}
+
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Receives once from as many ready connections as the arena has room for.
     pub(super) fn receive(&mut self) -> io::Result<()> {
@@ -64,12 +71,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return Ok(());
         }
         let Arena { bytes, batch } = &mut self.arena;
-        self.core.inbox.choose(&mut self.core.slots, &self.core.secure, batch);
-        self.calm.note_turn(batch.last().map_or(0, |last| last.range().end));
+        let Core { inbox, slots, secure, leftovers, compressor, .. } = &mut self.core;
+        let chosen = inbox.choose(slots, secure, leftovers, batch);
+        compressor.begin_turn();
+        self.calm.note_turn(chosen.bytes);
         self.ring.recv(bytes, batch)?;
-        let messages = self.core.inbox.before_greetings();
-        self.work_off(0..messages);
-        for at in messages..self.arena.batch.len() {
+        self.work_off(chosen);
+        for at in chosen.messages..self.arena.batch.len() {
             self.on_received(self.arena.batch[at]);
             self.deliver_notices();
         }
@@ -77,26 +85,38 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         Ok(())
     }
 
-    /// Acts on a part of the batch, and finds out whose input takes long if the others have to wait
-    /// for it.
-    fn work_off(&mut self, part: Range<usize>) {
-        let timing = self.core.inbox.timing(part.len());
+    /// Acts on what was chosen but for handshakes, and finds out whose input takes long if the
+    /// others have to wait for it.
+    fn work_off(&mut self, chosen: Chosen) {
+        let Chosen { early, messages, .. } = chosen;
+        let resumed = self.core.inbox.resumed().len();
+        let timing = self.core.inbox.timing(messages + resumed);
         let began = if timing == Timing::None { 0 } else { self.ring.now() };
-        let mut last = began;
-        for at in part {
-            let received = self.arena.batch[at];
-            self.on_received(received);
-            self.deliver_notices();
-            if timing == Timing::Each {
-                let now = self.ring.now();
-                self.core.weigh(&received, now - last);
-                last = now;
-            }
+        let mut watch = Watch { timing, last: began };
+        for at in 0..early {
+            self.work_off_one(&mut watch, self.core.inbox.resumed()[at], Self::resume);
+        }
+        for at in 0..messages {
+            self.work_off_one(&mut watch, self.arena.batch[at], Self::on_received);
+        }
+        for at in early..resumed {
+            self.work_off_one(&mut watch, self.core.inbox.resumed()[at], Self::resume);
         }
         if timing == Timing::Whole {
-            last = self.ring.now();
+            watch.last = self.ring.now();
         }
-        self.core.inbox.note_time(last - began);
+        self.core.inbox.note_time(watch.last - began);
+    }
+
+    #[inline]
+    fn work_off_one(&mut self, watch: &mut Watch, one: Recv, act: impl Fn(&mut Self, Recv)) {
+        act(self, one);
+        self.deliver_notices();
+        if watch.timing == Timing::Each {
+            let now = self.ring.now();
+            self.core.weigh(&one, now - watch.last);
+            watch.last = now;
+        }
     }
 
     fn on_received(&mut self, received: Recv) {
@@ -131,6 +151,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.counted.bytes_in += count as u64;
         let tick = core.clock.tick();
         hot.pace.note_input(since(tick, hot.pulse.seen) <= core.limits.lively);
+        if hot.has(Flags::DEFLATE) {
+            core.compressor.begin_portion(hot);
+        }
         // The error behind the last byte was announced together with it.
         let full = count == received.room as usize;
         let again = received.more || full || hot.has(Flags::BROKEN);
@@ -171,14 +194,33 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.drop_connection(slot, cause);
     }
 
-    /// Decodes every event in a piece of the arena.
-    pub(super) fn decode(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+    /// Decodes every event in a piece of the arena that was just received; what takes too long is
+    /// left for a later turn.
+    pub(super) fn read(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        let done = self.decode(slot, generation, range.clone(), again);
+        if done < range.len() {
+            self.core.leave_over(slot, &self.arena.bytes[range.start + done..range.end]);
+        }
+    }
+
+    /// Decodes events in a piece of the arena, as many as the connection's portion of this turn
+    /// allows. Returns how much of it that is.
+    pub(super) fn decode(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        range: Range<usize>,
+        again: bool,
+    ) -> usize {
         let mut at = 0;
         loop {
             let core = &mut self.core;
-            let Some(hot) = core.slots.get_mut(slot) else { return };
+            let Some(hot) = core.slots.get_mut(slot) else { return range.len() };
             if !matches!(hot.phase(), Phase::Open | Phase::Closing) || hot.has(Flags::DEAF) {
-                return;
+                return range.len();
+            }
+            if core.compressor.is_spent(hot) {
+                break;
             }
             let decoder = if hot.has(Flags::CLIENT) { &core.client } else { &core.server };
             let input = &mut self.arena.bytes[range.clone()];
@@ -214,11 +256,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 Err(fault) => {
                     self.core.on_fault(slot, fault);
+                    at = range.len();
                     break;
                 }
             }
         }
         self.core.enforce_inbound();
+        at
     }
 
     fn on_arrival(
@@ -359,6 +403,7 @@ impl Core {
     fn await_more(&mut self, slot: u32, generation: u32, again: bool) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         match again {
+            _ if self.leftovers.len(slot) > 0 => self.mark_ready(slot),
             true => self.mark_eager(slot),
             false => self.work.await_input(slot, hot),
         }

@@ -204,6 +204,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         )?;
         check(core.handshakes.len() == 0 && core.dials.is_empty(), "handshakes are left")?;
         check(core.secure.unfinished() == 0, "handshakes or records of TLS are left")?;
+        check(core.leftovers.count() == 0, "input is left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
@@ -254,6 +255,7 @@ struct Tally {
     subscriptions: usize,
     heads: usize,
     unfinished: usize,
+    left: usize,
     records: u64,
     watches: usize,
 }
@@ -294,6 +296,9 @@ impl Core {
         let looked_at = hot.has(Flags::READY | Flags::HELD);
         check(unheard || looked_at || hot.has(Flags::POLL), "nobody listens")?;
         self.audit_timer(slot, hot)?;
+        let left = self.leftovers.held(slot).is_some();
+        check(!left || looked_at, "input waits, and nobody takes it up")?;
+        check(!left || matches!(hot.phase(), Phase::Open | Phase::Closing), "input of the gone")?;
         check(hot.watched == self.watches.contains(slot), "watched, or not")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
@@ -308,7 +313,8 @@ impl Core {
         let head = self.handshakes.held(slot);
         let passing = self.handover.held(slot);
         let unfinished = self.secure.held(slot);
-        for (place, memory) in [partial, head, passing, unfinished].into_iter().flatten() {
+        let left = self.leftovers.held(slot);
+        for (place, memory) in [partial, head, passing, unfinished, left].into_iter().flatten() {
             let held = self.inbound.held(place);
             check(held == memory, &format!("{memory} bytes of input, {held} accounted"))?;
         }
@@ -371,6 +377,8 @@ impl Core {
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
         tally.unfinished += usize::from(self.secure.held(slot).is_some());
         tally.partial += self.secure.held(slot).map_or(0, |(_, memory)| memory);
+        tally.left += usize::from(self.leftovers.held(slot).is_some());
+        tally.partial += self.leftovers.held(slot).map_or(0, |(_, memory)| memory);
         tally.records += u64::from(self.secure.has_record(slot));
         tally.streams += u64::from(hot.phase() == Phase::Open && hot.has(Flags::STREAM));
         let key = peer.map(|peer| address_key(peer.ip()));
@@ -408,6 +416,7 @@ impl Core {
                 tally.subscriptions as u64,
             ),
             ("unfinished TLS", self.secure.unfinished() as u64, tally.unfinished as u64),
+            ("waiting input", self.leftovers.count() as u64, tally.left as u64),
             ("record layers", u64::from(self.secure.records()), tally.records),
             ("heads", self.handshakes.len() as u64, tally.heads as u64),
             ("watches", self.watches.len() as u64, tally.watches as u64),

@@ -58,8 +58,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Records of TLS become what they carry, where they lie.
     fn climb_secure(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
-        let listens =
-            |hot: &Hot| matches!(hot.phase(), Phase::Handshake | Phase::Open | Phase::Closing);
         if !self.core.slots.get(slot).is_some_and(listens) {
             return;
         }
@@ -67,7 +65,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if !range.is_empty() {
             self.step(slot, generation, range, again);
         }
-        let Some(end) = end else { return };
+        if let Some(end) = end.and_then(|end| self.core.end_now(slot, end)) {
+            self.on_secure_end(slot, generation, end);
+        }
+    }
+
+    /// The record layer's end of a connection, behind all that came before.
+    pub(super) fn on_secure_end(&mut self, slot: u32, generation: u32, end: End) {
         let Some(hot) = self.core.slots.lookup(slot, generation) else { return };
         let listens = listens(hot);
         // Who takes a connection over could not tell the peer of a fault behind its request: the
@@ -88,8 +92,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         match Step::of(hot) {
             Step::Response => self.on_response(slot, range),
             Step::Request => self.on_request(slot, range),
-            Step::Frames => self.decode(slot, generation, range, again),
+            Step::Frames => self.read(slot, generation, range, again),
             Step::Nobody => {}
         }
     }
+}
+
+/// Whether somebody reads what was received of a connection.
+fn listens(hot: &Hot) -> bool {
+    matches!(hot.phase(), Phase::Handshake | Phase::Open | Phase::Closing)
 }

@@ -181,7 +181,7 @@ impl Format {
     pub fn frame(self, mut buffer: Vec<u8>) -> Frame {
         self.wrap(&mut buffer, 0);
         match self.is_websocket() {
-            true => Frame::new(self.kind(), &buffer).compressible(),
+            true => Frame::new(self.kind(), &buffer),
             false => Frame::chunk(&buffer),
         }
     }
@@ -194,7 +194,7 @@ impl Format {
         buffer.resize(room, 0);
         put(&mut buffer);
         match self.is_websocket() {
-            true => Frame::in_place(self.kind(), buffer).compressible(),
+            true => Frame::in_place(self.kind(), buffer),
             false => self.frame(buffer),
         }
     }

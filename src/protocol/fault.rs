@@ -43,11 +43,13 @@ pub enum Fault {
     MessageTooBig,
     /// A message over the configured limit of fragments.
     TooManyFragments,
+    /// A compressed message in more blocks than one of the limit may have.
+    TooManyBlocks,
 }
 
 impl Fault {
     /// Every fault, for counters and tables.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ReservedBits,
         Self::ReservedOpcode,
         Self::FragmentedControl,
@@ -65,13 +67,16 @@ impl Fault {
         Self::CloseReason,
         Self::MessageTooBig,
         Self::TooManyFragments,
+        Self::TooManyBlocks,
     ];
 
     /// The close code that answers this fault: 1002, 1007 or 1009 (section 7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::InvalidUtf8 | Self::BadDeflate | Self::CloseReason => CloseCode::INVALID_DATA,
-            Self::MessageTooBig | Self::TooManyFragments => CloseCode::TOO_BIG,
+            Self::MessageTooBig | Self::TooManyFragments | Self::TooManyBlocks => {
+                CloseCode::TOO_BIG
+            }
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
@@ -96,6 +101,7 @@ impl Fault {
             Self::CloseReason => "close reason is not UTF-8",
             Self::MessageTooBig => "message too big",
             Self::TooManyFragments => "too many fragments",
+            Self::TooManyBlocks => "too many blocks in a compressed message",
         }
     }
 
@@ -114,6 +120,7 @@ impl Fault {
                 | Self::CloseReason
                 | Self::MessageTooBig
                 | Self::TooManyFragments
+                | Self::TooManyBlocks
         )
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Data;
 use crate::protocol::Kind;
+use crate::protocol::deflate::{WINDOWS, Window};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 
@@ -33,10 +34,13 @@ pub struct Frame {
     chunk: bool,
     kind: Kind,
     key: u64,
-    /// The same message compressed, for all who share it, on whatever core; `None` in it if that is
-    /// not shorter.
-    twin: Option<Arc<OnceLock<Option<Bytes>>>>,
+    /// The same message compressed, for all who share it, on whatever core. Made when somebody
+    /// wants one, so that nobody pays for it where nothing is compressed.
+    twins: OnceLock<Arc<Twins>>,
 }
+
+/// A compressed message for each window; `None` in it if that is not shorter.
+type Twins = [OnceLock<Option<Bytes>>; WINDOWS];
 
 impl Frame {
     /// A text message.
@@ -54,7 +58,7 @@ impl Frame {
         let mut wire = Vec::with_capacity(payload.len() + HEADER_MAX);
         frame::append(&mut wire, opcode(kind), payload, None);
         let header = (wire.len() - payload.len()) as u8;
-        Self { wire: wire.into(), header, chunk: false, kind, key: 0, twin: None }
+        Self { wire: wire.into(), header, chunk: false, kind, key: 0, twins: OnceLock::new() }
     }
 
     /// A message that lies in `buffer` behind [`Self::ROOM`] bytes, which become its header. A
@@ -71,7 +75,7 @@ impl Frame {
         let start = Self::ROOM - used;
         buffer[start..Self::ROOM].copy_from_slice(&bytes[..used]);
         let wire = Bytes::from(buffer).slice(start..);
-        Self { wire, header: used as u8, chunk: false, kind, key: 0, twin: None }
+        Self { wire, header: used as u8, chunk: false, kind, key: 0, twins: OnceLock::new() }
     }
 
     /// Room for a header in front of a payload: see [`Self::in_place`].
@@ -83,7 +87,14 @@ impl Frame {
         let mut wire = Vec::with_capacity(payload.len() + around);
         stream::append_chunk(&mut wire, payload);
         let header = wire.len().saturating_sub(payload.len() + CHUNK_TAIL.len()) as u8;
-        Self { wire: wire.into(), header, chunk: true, kind: Kind::Binary, key: 0, twin: None }
+        Self {
+            wire: wire.into(),
+            header,
+            chunk: true,
+            kind: Kind::Binary,
+            key: 0,
+            twins: OnceLock::new(),
+        }
     }
 
     /// With a key, other than 0, for [`crate::Policy::Conflate`]: in a full outbox it replaces an
@@ -93,12 +104,14 @@ impl Frame {
         Self { key, ..self }
     }
 
-    /// With a place for its compressed twin, so that it is compressed once for all receivers that
-    /// have agreed on that. Without it each has a copy compressed of its own.
+    /// With a place for its compressed twins that its clones share: so it is compressed once for
+    /// all receivers that have agreed on that, or, where some have agreed on smaller windows and it
+    /// is longer, once for each of three sizes of windows. Without it a clone that was made before
+    /// the first compressed one is compressed again.
     #[must_use]
-    pub fn compressible(mut self) -> Self {
-        if !self.chunk && self.twin.is_none() {
-            self.twin = Some(Arc::default());
+    pub fn compressible(self) -> Self {
+        if !self.chunk {
+            self.twins.get_or_init(Arc::default);
         }
         self
     }
@@ -149,41 +162,42 @@ impl Frame {
             true => Self::new(self.kind, self.payload()),
             false => Self::chunk(self.payload()),
         };
-        let other = Self { kind: self.kind, key: self.key, ..other };
-        if self.chunk { other.compressible() } else { other }
+        Self { kind: self.kind, key: self.key, ..other }
     }
 
-    /// Whether there is a place for its compressed twin.
-    #[inline]
-    pub(crate) fn can_be_shared_compressed(&self) -> bool {
-        self.twin.is_some()
+    /// Whether its clones share a place for its compressed twins.
+    pub(crate) fn is_compressible(&self) -> bool {
+        self.chunk || self.twins.get().is_some()
     }
 
-    /// The wire of its compressed twin, which the first core that asks makes; `None` if it has
-    /// none.
-    pub(crate) fn twin(&self, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Bytes> {
-        self.twin.as_ref()?.get_or_init(|| make().map(Bytes::from)).clone()
+    /// The wire of its compressed twin for a window, which the first core that asks makes; `None`
+    /// if it has none.
+    pub(crate) fn twin(
+        &self,
+        window: Window,
+        make: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Option<Bytes> {
+        let twins = self.twins.get_or_init(Arc::default);
+        twins[window.index()].get_or_init(|| make().map(Bytes::from)).clone()
     }
 
     /// Bytes of memory that it takes, shared by all its clones.
     pub fn size(&self) -> usize {
-        let twin = self.twin.as_ref().map_or(0, |twin| {
-            TWIN + match twin.get() {
-                // It may be made while the frame is held.
-                None => self.wire.len(),
-                Some(None) => 0,
-                Some(Some(wire)) => wire.len(),
-            }
-        });
-        self.wire.len() + HEADER_MAX + twin
+        self.wire.len() + HEADER_MAX + self.twins.get().map_or(0, |twins| self.size_of(twins))
+    }
+
+    fn size_of(&self, twins: &Twins) -> usize {
+        let made = |twin: &Option<Bytes>| twin.as_ref().map_or(0, Bytes::len);
+        let known = twins.iter().filter_map(OnceLock::get);
+        let sizes = known.clone().map(made).sum::<usize>();
+        // Others may be made while the frame is held.
+        let others = Window::count(self.payload().len()).saturating_sub(known.count());
+        size_of::<Twins>() + sizes + others * self.wire.len()
     }
 }
 
 /// Payloads of less are copied, so that none of their memory is room that nobody needs.
 const COPIED: usize = 4 << 10;
-
-/// The place for a compressed twin.
-const TWIN: usize = 64;
 
 pub(crate) fn opcode(kind: Kind) -> Opcode {
     match kind {
@@ -217,5 +231,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_it_takes_is_what_there_is() {
+        let plain = Frame::text(&"x".repeat(5000));
+        let size = plain.size();
+        assert_eq!(size, 5000 + 4 + HEADER_MAX, "nothing for twins that nobody wants");
+        // All clones have one place: the twins that there are, and those that may come.
+        let frame = plain.compressible();
+        let clone = frame.clone();
+        let window = |bits| Window::of(5000, bits).unwrap();
+        assert_eq!(frame.size(), size + size_of::<Twins>() + 3 * 5004);
+        assert_eq!(frame.twin(window(15), || Some(vec![0; 100])).unwrap().len(), 100);
+        assert_eq!(clone.size(), size + size_of::<Twins>() + 100 + 2 * 5004);
+        assert_eq!(clone.twin(window(12), || None), None);
+        assert_eq!(frame.size(), size + size_of::<Twins>() + 100 + 5004);
+        let twin = clone.twin(window(13), || unreachable!("it is there"));
+        assert_eq!(twin.unwrap().len(), 100, "the message fits in that window");
+        // Shorter ones have fewer.
+        let short = Frame::text(&"x".repeat(300)).compressible();
+        assert_eq!(short.size(), 304 + HEADER_MAX + size_of::<Twins>() + 304);
     }
 }

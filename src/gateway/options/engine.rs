@@ -78,7 +78,8 @@ impl Options {
             () => return None,
         };
         let max_inflated = websocket.decompressed_message_size_limit.0;
-        Some(Compression { level, min_size: min_size.0, max_inflated })
+        let max_size = self.engine.compression_max_size.0;
+        Some(Compression { level, min_size: min_size.0, max_size, max_inflated })
     }
 
     /// Pings at the announced interval, neither more nor less often: clients rely on it.

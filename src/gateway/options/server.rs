@@ -333,6 +333,8 @@ section! {
         max_history: Size = Size(256 << 20),
         /// Memory of a worker for tag filters of subscriptions; one more gets error 106.
         max_filters: Size = Size(64 << 20),
+        /// Bytes of the longest message that is compressed: everybody else on its worker waits.
+        compression_max_size: Size = Size(256 * 1024),
         /// Stop reading from a peer that does not read.
         pause_reads: bool = true,
         /// Time for the peer to finish a close handshake.

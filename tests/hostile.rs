@@ -24,6 +24,8 @@ mod support;
 mod attack;
 #[path = "hostile/backend.rs"]
 mod backend;
+#[path = "hostile/deflate.rs"]
+mod deflate;
 #[path = "hostile/entrance.rs"]
 mod entrance;
 #[path = "hostile/field.rs"]
@@ -144,6 +146,16 @@ attacks! {
     frames_out_of_order = frames::OUT_OF_ORDER;
     frames_handshakes = frames::HANDSHAKES;
     frames_pipelined_requests = frames::PIPELINED_REQUESTS;
+    deflate_bombs = deflate::BOMBS;
+    deflate_bombs_in_pieces = deflate::BOMBS_IN_PIECES;
+    deflate_bombs_in_fragments = deflate::BOMBS_IN_FRAGMENTS;
+    deflate_empty_blocks = deflate::EMPTY_BLOCKS;
+    deflate_final_blocks = deflate::FINAL_BLOCKS;
+    deflate_bad_streams = deflate::BAD_STREAMS;
+    deflate_elsewhere = deflate::ELSEWHERE;
+    deflate_small_windows = deflate::SMALL_WINDOWS;
+    deflate_large_replies = deflate::LARGE_REPLIES;
+    deflate_negotiations = deflate::NEGOTIATIONS;
 }
 
 processes! {

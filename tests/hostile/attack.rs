@@ -11,6 +11,7 @@ use super::vitals::{self, Metrics};
 use super::witness::{Alarm, Habits, Shared, Times, Witness, visit};
 use super::{backend, measure};
 use crate::support::PATIENCE;
+use crate::support::deflate::OFFER;
 use crate::support::gateway::Gateway;
 
 /// What all servers here are configured with.
@@ -74,7 +75,7 @@ pub(crate) struct Attack {
 impl Attack {
     /// A script beside witnesses with all habits but the backend's.
     pub(crate) const fn new(script: fn(&Field<'_>)) -> Self {
-        let habits = Habits { in_pieces: false, calls: false, operator: true, newcomers: true };
+        let habits = Habits::ORDINARY;
         let (http_server, engine, tables) = ("", "", "");
         let connections = 4096;
         Self { connections, http_server, engine, tables, habits, script, after: &[], growth: 32 }
@@ -128,7 +129,7 @@ pub(crate) struct Report {
 pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
     let gateway = Gateway::start_whole(&attack.config(time.is_some()));
     let empty = Metrics::of(&gateway);
-    let (witnesses, beside) = seat(&gateway);
+    let (witnesses, beside) = seat(&gateway, attack.habits.compressed);
     let shared = Shared::new(attack.habits, witnesses.len());
     let shared = &shared;
     let mut control = time.map(|_| Control::start());
@@ -253,15 +254,22 @@ impl Control {
 }
 
 /// Connects witnesses, some on each core. Says of each whether the attack is on its core.
-fn seat(gateway: &Gateway) -> (Vec<Witness>, Vec<bool>) {
+fn seat(gateway: &Gateway, compressed: bool) -> (Vec<Witness>, Vec<bool>) {
     let mut seats: [Vec<_>; 2] = [Vec::new(), Vec::new()];
     let mut surplus = Vec::new();
+    // The first of each core has what is offered.
+    let offers = |seats: &[Vec<_>; 2]| match compressed && seats.iter().any(Vec::is_empty) {
+        true => &[OFFER][..],
+        false => &[],
+    };
     for number in 0..64 {
         if seats.iter().all(|seats| seats.len() == EACH) {
             break;
         }
-        let (session, core) = connected_somewhere(gateway, &format!("witness-{number}"));
-        if seats[core].len() < EACH {
+        let lines = offers(&seats);
+        let (mut session, core) = connected_somewhere(gateway, &format!("witness-{number}"), lines);
+        assert_eq!(session.client().deflates(), !lines.is_empty());
+        if seats[core].len() < if lines.is_empty() { EACH } else { 1 } {
             seats[core].push(session);
         } else {
             surplus.push(session);

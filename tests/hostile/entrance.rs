@@ -14,7 +14,7 @@ use crate::support::stream::{Stream, request};
 use crate::support::wire::{CLOSE, FIN, PING, frame};
 
 /// Nobody but the witnesses: the places of others are what the attack is about.
-const ALONE: Habits = Habits { in_pieces: false, calls: false, operator: false, newcomers: false };
+const ALONE: Habits = Habits { operator: false, newcomers: false, ..Habits::ORDINARY };
 
 /// Seats of a small server.
 const SEATS: usize = 24;

@@ -16,6 +16,7 @@ use super::vitals::Metrics;
 use super::witness::Shared;
 use crate::support::PATIENCE;
 use crate::support::client::Client;
+use crate::support::deflate::OFFER;
 use crate::support::gateway::{Gateway, PATH, Session, token_of};
 use crate::support::wire::{CLOSE, FIN, TEXT, UPGRADE, frame, request};
 
@@ -92,12 +93,22 @@ impl Field<'_> {
         Session::open_on(Client::on(socket.into()), target, &[])
     }
 
+    /// A WebSocket of this user with compression.
+    pub(crate) fn deflating(&self, user: &str) -> Foe {
+        self.foe(self.gateway.connected_with(user, &[OFFER]).into_client())
+    }
+
     /// WebSockets of a user, all on the core that is attacked.
     pub(crate) fn gang(&self, count: usize, user: &str) -> Vec<Foe> {
+        self.gang_with(count, user, &[])
+    }
+
+    /// Likewise, with more header lines.
+    pub(crate) fn gang_with(&self, count: usize, user: &str, lines: &[&str]) -> Vec<Foe> {
         let mut others = Vec::new();
         let mut gang = Vec::new();
         while gang.len() < count && others.len() < 16 * count {
-            let (session, core) = connected_somewhere(self.gateway, user);
+            let (session, core) = connected_somewhere(self.gateway, user, lines);
             if core == ATTACKED {
                 gang.push(self.foe(session.into_client()));
             } else {
@@ -110,8 +121,20 @@ impl Field<'_> {
 
     /// People who are subscribed to a channel and read.
     pub(crate) fn crowd(&self, count: usize, channel: &str) -> Crowd {
+        self.crowd_with(count, channel, |_| Vec::new())
+    }
+
+    /// Likewise, each with header lines of its own.
+    pub(crate) fn crowd_with(
+        &self,
+        count: usize,
+        channel: &str,
+        lines: impl Fn(usize) -> Vec<String>,
+    ) -> Crowd {
         let join = |number: usize| {
-            let mut session = self.gateway.connected(&format!("member-{number}"));
+            let lines = lines(number);
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let mut session = self.gateway.connected_with(&format!("member-{number}"), &lines);
             session.subscribe(channel);
             session.into_client()
         };
@@ -156,9 +179,13 @@ impl Field<'_> {
 }
 
 /// A session of a user, and the core that has it. Nobody else may come or go meanwhile.
-pub(crate) fn connected_somewhere(gateway: &Gateway, user: &str) -> (Session, usize) {
+pub(crate) fn connected_somewhere(
+    gateway: &Gateway,
+    user: &str,
+    lines: &[&str],
+) -> (Session, usize) {
     let before = Metrics::of(gateway).cores();
-    let session = gateway.connected(user);
+    let session = gateway.connected_with(user, lines);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let cores = Metrics::of(gateway).cores();

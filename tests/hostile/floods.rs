@@ -115,7 +115,7 @@ concurrency = 8
 pub(crate) const RPC_FLOOD: Attack = Attack {
     tables: RPC,
     growth: 48,
-    habits: Habits { in_pieces: false, calls: true, operator: true, newcomers: true },
+    habits: Habits { calls: true, ..Habits::ORDINARY },
     ..Attack::new(|field| {
         let mut foes = field.gang(1, "caller");
         let line = command(2, "rpc", &json!({"method": "x", "data": {}}));

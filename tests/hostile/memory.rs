@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::attack::{After, Attack};
 use super::field::{Field, Foe, batch, command, text};
 use super::vitals::{self, Metrics};
+use super::witness::Habits;
 use crate::support::gateway::{token, token_of, unix};
 use crate::support::stream::{Stream, request};
 use crate::support::wire::{FIN, TEXT, frame};
@@ -454,12 +455,7 @@ pub(crate) const UNFINISHED_MESSAGES: Attack = Attack {
     engine: "max_inbound = \"2MiB\"",
     growth: 24,
     after: &[After::Counted("closes_total{cause=\"inbound_full\"}", 1)],
-    habits: super::witness::Habits {
-        in_pieces: true,
-        calls: false,
-        operator: true,
-        newcomers: true,
-    },
+    habits: Habits { in_pieces: true, ..Habits::ORDINARY },
     ..Attack::new(|field| {
         // Ever smaller ones, so that in the end there is no room at all on either core.
         let sizes: Vec<usize> = [60_000; 80]

@@ -10,7 +10,7 @@ use crate::support::PATIENCE;
 use crate::support::gateway::Gateway;
 
 /// What must be back when the attackers have left, and by how much it may differ.
-const GAUGES: [(&str, u64); 14] = [
+const GAUGES: [(&str, u64); 15] = [
     // The connection that asks for the metrics may count.
     ("connections", 1),
     ("open", 0),
@@ -21,6 +21,7 @@ const GAUGES: [(&str, u64); 14] = [
     // Each witness has a few; which are armed is a question of the moment.
     ("timers", 16),
     ("topics", 0),
+    ("deflate_connections", 0),
     ("subscriptions", 0),
     ("gateway_clients", 0),
     ("gateway_users", 0),

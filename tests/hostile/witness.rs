@@ -35,6 +35,14 @@ pub(crate) struct Habits {
     pub(crate) operator: bool,
     /// Newcomers are there.
     pub(crate) newcomers: bool,
+    /// Every second witness has compression, and publishes what is worth it.
+    pub(crate) compressed: bool,
+}
+
+impl Habits {
+    /// With everybody but the backend, and without compression.
+    pub(crate) const ORDINARY: Self =
+        Self { in_pieces: false, calls: false, operator: true, newcomers: true, compressed: false };
 }
 
 /// What the driver and the witnesses share.
@@ -125,7 +133,10 @@ impl Witness {
                 self.ask(shared, "rpc", &json!({"method": "witness", "data": {}}));
             } else {
                 published += 1;
-                let data = json!({"witness": self.number, "number": published});
+                let mut data = json!({"witness": self.number, "number": published});
+                if shared.habits.compressed {
+                    data["more"] = json!("as it is said ".repeat(50));
+                }
                 self.ask(shared, "publish", &json!({"channel": CHANNEL, "data": data}));
             }
             times[phase].push(start.elapsed());

@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::PATIENCE;
 use super::server::Server;
-use super::wire::{CLOSE, FIN, PONG, RSV1, RSV2, RSV3, TEXT, close_payload, frame, upgrade};
+use super::wire::{BINARY, CLOSE, FIN, PONG, RSV1, RSV2, RSV3, TEXT};
+use super::wire::{close_payload, frame, upgrade};
+use super::{PATIENCE, deflate};
+
+/// First bytes of whole messages.
+const FIN_TEXT: u8 = FIN | TEXT;
+const FIN_BINARY: u8 = FIN | BINARY;
 
 /// The longest frame a test may receive: nothing here echoes more than 16 MiB.
 const FRAME_MAX: u64 = 17 << 20;
@@ -31,6 +36,10 @@ impl Head {
 /// One connection.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
+    /// Compression was offered and agreed on: all messages are sent compressed.
+    deflates: bool,
+    /// Frames that came compressed.
+    pub(crate) inflated: u64,
 }
 
 impl Client {
@@ -55,7 +64,7 @@ impl Client {
         stream.set_nodelay(true).expect("set_nodelay");
         stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("set_write_timeout");
-        Self { stream: BufReader::new(stream) }
+        Self { stream: BufReader::new(stream), deflates: false, inflated: 0 }
     }
 
     /// A connection after the opening handshake.
@@ -116,7 +125,12 @@ impl Client {
 
     /// Sends a masked frame.
     pub(crate) fn send_frame(&self, first: u8, payload: &[u8]) {
-        self.send(&frame(first, payload));
+        match first {
+            FIN_TEXT | FIN_BINARY if self.deflates => {
+                self.send(&deflate::deflated(first & !FIN, payload));
+            }
+            _ => self.send(&frame(first, payload)),
+        }
     }
 
     /// Sends each byte in a write of its own. Where the segments are cut is up to the kernel, so
@@ -155,7 +169,15 @@ impl Client {
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
         let status = status.unwrap_or_else(|| panic!("status line {first:?}"));
-        Head { status, lines: lines.iter().map(split).collect() }
+        let head = Head { status, lines: lines.iter().map(split).collect() };
+        let extensions = head.values("sec-websocket-extensions");
+        self.deflates = extensions.iter().any(|it| it.starts_with("permessage-deflate"));
+        head
+    }
+
+    /// Whether compression was agreed on.
+    pub(crate) fn deflates(&self) -> bool {
+        self.deflates
     }
 
     /// Reads a refusal with one of these statuses, its body, and the end of the connection.
@@ -170,10 +192,24 @@ impl Client {
         head
     }
 
-    /// Reads the next frame: its first byte and its payload.
+    /// Reads the next frame: its first byte and its payload. One that came compressed looks as if
+    /// it had not.
     pub(crate) fn read_frame(&mut self) -> (u8, Vec<u8>) {
+        let (first, payload) = self.read_frame_as_it_is();
+        if first & RSV1 == 0 {
+            return (first, payload);
+        }
+        assert!(matches!(first & !RSV1, FIN_TEXT | FIN_BINARY), "7692 5: {first:#x}");
+        self.inflated += 1;
+        let message = deflate::inflate(&payload);
+        assert!(payload.len() < message.len(), "compressed, and not shorter");
+        (first & !RSV1, message)
+    }
+
+    fn read_frame_as_it_is(&mut self) -> (u8, Vec<u8>) {
         let start = self.take(2);
-        assert_eq!(start[0] & (RSV1 | RSV2 | RSV3), 0, "5.2: reserved bits, no extension agreed");
+        let reserved = if self.deflates { RSV2 | RSV3 } else { RSV1 | RSV2 | RSV3 };
+        assert_eq!(start[0] & reserved, 0, "5.2: reserved bits, no extension agreed");
         assert_eq!(start[1] & 0x80, 0, "5.1: a server must not mask");
         let len = match start[1] {
             126 => u64::from(u16::from_be_bytes(self.take(2).try_into().expect("2 bytes"))),

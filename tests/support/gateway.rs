@@ -128,7 +128,12 @@ impl Gateway {
 
     /// A session connected as this user; "" is with no token.
     pub(crate) fn connected(&self, user: &str) -> Session {
-        let mut session = self.session();
+        self.connected_with(user, &[])
+    }
+
+    /// Likewise with more header lines.
+    pub(crate) fn connected_with(&self, user: &str, lines: &[&str]) -> Session {
+        let mut session = self.session_at(PATH, lines);
         session.connect(&match user {
             "" => json!({}),
             user => json!({"token": token_of(user)}),

@@ -8,6 +8,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod deflate;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod packages;

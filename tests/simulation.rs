@@ -25,6 +25,7 @@ mod simulation {
     pub mod introduction;
     pub mod kernel;
     pub mod listener;
+    pub mod packing;
     pub mod peer;
     pub mod plan;
     pub mod remote;
@@ -134,7 +135,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 115] = [
+const EXPECTED: [(&str, u64); 122] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),
@@ -165,6 +166,13 @@ const EXPECTED: [(&str, u64); 115] = [
     ("conflated", 40),
     ("read pauses", 100),
     ("costly input", 20),
+    ("compression agreed on", 180),
+    ("input left for a later turn", 50),
+    ("messages compressed", 800),
+    ("compressed messages shared", 100),
+    ("messages too long to be compressed", 250),
+    ("messages inflated", 900),
+    ("messages that cannot be inflated", 5),
     ("letters left for the next turn", 100),
     ("panics", 100),
     ("refused 503", 200),
@@ -185,7 +193,7 @@ const EXPECTED: [(&str, u64); 115] = [
     ("stream: prefix", 1),
     ("stream: heartbeat", 60),
     ("stream: told to go on", 3),
-    ("stream: bytes without chunks", 200_000),
+    ("stream: bytes without chunks", 50_000),
     ("stream: last words", 30),
     ("stream: end", 40),
     ("last words in a frame", 200),

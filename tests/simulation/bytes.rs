@@ -9,10 +9,23 @@ use ringhold::protocol::{Kind, mask};
 
 /// Appends a frame of a client.
 pub fn put(out: &mut VecDeque<u8>, fin: bool, opcode: Opcode, payload: &[u8], mask: u32) {
+    put_with(out, 0, fin, opcode, payload, mask);
+}
+
+/// The same with reserved bits.
+pub fn put_with(
+    out: &mut VecDeque<u8>,
+    reserved: u8,
+    fin: bool,
+    opcode: Opcode,
+    payload: &[u8],
+    mask: u32,
+) {
     let mask = mask.to_ne_bytes();
     let header = Header { fin, opcode, mask: Some(mask), len: payload.len() as u64 };
     let mut bytes = [0; HEADER_MAX];
     let used = header.write(&mut bytes);
+    bytes[0] |= reserved;
     let mut masked = bytes[..used].to_vec();
     debug_assert_eq!(used, frame::header_len(payload.len(), true));
     mask::append(&mut masked, payload, mask);

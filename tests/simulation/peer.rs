@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 
 use ringhold::Policy;
-use ringhold::protocol::frame::Opcode;
-use ringhold::protocol::{CloseCode, Decoder, Event, Kind, Partial, Role, response};
+use ringhold::protocol::frame::{Opcode, RSV1};
+use ringhold::protocol::{Arrival, CloseCode, Decoder, Event, Kind, Partial, Role, response};
 
-use super::bytes::{Numbers, Order, content, put, refused};
+use super::bytes::{Numbers, Order, content, put, put_with, refused};
 use super::introduction::Introduction;
 use super::kernel::Kernel;
+use super::packing;
 use super::plan::Plan;
 use super::script::{Character, Script, Step};
 use super::streamer::Streamer;
@@ -46,12 +47,17 @@ pub struct Peer {
     pub echoes: u64,
     pub pongs: u64,
     pings: VecDeque<Vec<u8>>,
+    /// The window, in bits, that it offers compression with; whether that was agreed on.
+    offer: Option<u8>,
+    packs: bool,
     close_sent: Option<CloseCode>,
     pub close_received: Option<CloseCode>,
     /// It no longer looks at what it receives.
     pub away_ns: Option<u64>,
     /// Whether a missing echo is a fault.
     pub strict: bool,
+    /// Bytes of a message of a burst.
+    burst: usize,
     /// When it connected, and how long it must at least be given for its request.
     since_ns: u64,
     patience_ns: u64,
@@ -80,10 +86,13 @@ impl Peer {
             echoes: 0,
             pongs: 0,
             pings: VecDeque::new(),
+            offer: plan.offer(index),
+            packs: false,
             close_sent: None,
             close_received: None,
             away_ns: None,
             strict: plan.config.outbox_policy == Policy::CloseSlow,
+            burst: (plan.config.max_message - 20).min(70_000),
             since_ns: 0,
             patience_ns,
             sent: 0,
@@ -127,6 +136,7 @@ impl Peer {
         let mut lines = self.introduction.lines.clone();
         let origin = self.introduction.origin;
         lines.extend(origin.map(|origin| ("Origin".to_owned(), origin.to_owned())));
+        lines.extend(self.offer.map(packing::offer));
         response::write_request(&mut request, "sim", &self.script.path, self.key, &lines);
         if let Some(bytes) = &self.script.request {
             request.clone_from(bytes);
@@ -189,12 +199,18 @@ impl Peer {
             }
             Stage::Upgrading => {
                 self.head.extend_from_slice(bytes);
-                match response::parse(&self.head, self.key, 4096) {
+                let offers = self.offer.is_some();
+                match response::parse_offered(&self.head, self.key, 4096, offers) {
                     Ok(None) => Ok(()),
-                    Ok(Some((len, _))) => {
+                    Ok(Some(answer)) => {
                         self.stage = Stage::Open;
                         kernel.seen.count("peer upgraded");
-                        let mut rest = self.head.split_off(len);
+                        if answer.compression.is_some() {
+                            kernel.seen.count("compression agreed on");
+                            self.packs = true;
+                            self.burst(kernel);
+                        }
+                        let mut rest = self.head.split_off(answer.len);
                         self.on_frames(&mut rest, kernel)
                     }
                     Err(response::Rejected::Status(status)) => {
@@ -223,11 +239,21 @@ impl Peer {
                     false => Err("bytes behind the close frame".to_owned()),
                 };
             }
-            let event = decoder.decode(&mut self.partial, bytes, &mut at);
-            let Some(event) = event.map_err(|fault| format!("no server's stream: {fault}"))? else {
-                return Ok(());
+            let arrival = match self.packs {
+                true => decoder.decode_deflated(&mut self.partial, bytes, &mut at),
+                false => {
+                    let event = decoder.decode(&mut self.partial, bytes, &mut at);
+                    event.map(|event| event.map(Arrival::Event))
+                }
             };
-            self.on_event(event, bytes, kernel)?;
+            match arrival.map_err(|fault| format!("no server's stream: {fault}"))? {
+                None => return Ok(()),
+                Some(Arrival::Event(event)) => self.on_event(event, bytes, kernel)?,
+                Some(Arrival::Deflated(kind, payload)) => {
+                    let message = packing::inflate(kind, payload.bytes(bytes))?;
+                    self.on_message(kind, &message, kernel)?;
+                }
+            }
         }
     }
 
@@ -344,7 +370,13 @@ impl Peer {
                 self.pings.push_back(payload.clone());
                 self.control(Opcode::Ping, &payload);
             }
-            Step::Raw(bytes) => self.out.extend(bytes),
+            Step::Raw(bytes) => {
+                let violates = self.script.character == Character::Violator && bytes.len() < 100;
+                match violates && self.packs {
+                    true => self.out.extend(packing::violation(self.index)),
+                    false => self.out.extend(bytes),
+                }
+            }
             Step::Close(code) => self.close(code),
             Step::AwaitEchoes => {}
             Step::Rest(us) => self.script.pace_us = us,
@@ -385,6 +417,30 @@ impl Peer {
     fn message(&mut self, kind: Kind, len: usize, fragments: usize, kernel: &mut Kernel) {
         self.sent += 1;
         let payload = content(kind, len, self.sent, &mut kernel.rng);
+        self.write_message(kind, &payload, fragments, kernel);
+        self.expected.push_back((kind, payload));
+    }
+
+    /// Some that are inflated to much, all at once.
+    fn burst(&mut self, kernel: &mut Kernel) {
+        if self.script.character != Character::Flooder || self.script.eager {
+            return;
+        }
+        self.script.appetite = self.script.appetite.max(2000);
+        for _ in 0..6 {
+            self.sent += 1;
+            let mut payload = format!("E{} ", self.sent).into_bytes();
+            payload.resize(self.burst, b' ');
+            self.write_message(Kind::Binary, &payload, 1, kernel);
+            self.expected.push_back((Kind::Binary, payload));
+        }
+    }
+
+    /// Writes frames with a message, compressed now and then.
+    fn write_message(&mut self, kind: Kind, message: &[u8], fragments: usize, kernel: &mut Kernel) {
+        let packs = self.packs && !self.sent.is_multiple_of(4);
+        let packed = packs.then(|| packing::deflate(message, self.sent % 4 == 1));
+        let payload = packed.as_deref().unwrap_or(message);
         let step = payload.len().div_ceil(fragments).max(1);
         let chunks: Vec<&[u8]> = match payload.is_empty() {
             true => vec![&[]],
@@ -397,14 +453,15 @@ impl Peer {
                 (0, Kind::Binary) => Opcode::Binary,
                 _ => Opcode::Continuation,
             };
-            put(&mut self.out, index == last, opcode, chunk, kernel.rng.draw() as u32);
+            let reserved = if packs && index == 0 { RSV1 } else { 0 };
+            let mask = kernel.rng.draw() as u32;
+            put_with(&mut self.out, reserved, index == last, opcode, chunk, mask);
             if index < last && kernel.rng.one_in(4) {
                 let ping = vec![index as u8; 1 + index % 100];
                 put(&mut self.out, true, Opcode::Ping, &ping, 7);
                 self.pings.push_back(ping);
             }
         }
-        self.expected.push_back((kind, payload));
     }
 
     fn control(&mut self, opcode: Opcode, payload: &[u8]) {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use ringhold::internals::rng::Rng;
-use ringhold::{CloseCode, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
+use ringhold::{CloseCode, Compression, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
 
 use super::introduction;
 use super::kernel;
@@ -53,6 +53,16 @@ pub struct Plan {
     /// Whether applications may stop their cores.
     pub quits: bool,
     pub drain: Drain,
+    /// Which clients offer compression, as bits.
+    offers: u64,
+}
+
+impl Plan {
+    /// The window, in bits, that a client offers compression with.
+    pub fn offer(&self, peer: usize) -> Option<u8> {
+        let offers = self.offers >> (peer % 64) & 1 == 1;
+        offers.then_some([15, 9, 15, 12, 15, 8, 15, 10][peer * 7 % 8])
+    }
 }
 
 pub fn draw(rng: &mut Rng) -> Plan {
@@ -135,7 +145,27 @@ pub fn draw(rng: &mut Rng) -> Plan {
     let insist_ns = rng.one_in(3).then(|| u64::from(rng.below(deadline + 1)) * 1_000_000);
     let quits = !calm && rng.one_in(4);
     chaos.slow_us = pick(rng, &[0, 0, 0, 0, 0, 300, 3000]);
-    Plan { calm, config, workers, table, lanes, chaos, peers, end_ns, insist_ns, quits, drain }
+    config.compression = rng.one_in(2).then(|| Compression {
+        level: 1 + rng.below(9) as u8,
+        min_size: pick(rng, &[0, 1, 50, 256]) as usize,
+        max_size: pick(rng, &[100, 5000, 1 << 20, 1 << 20]) as usize,
+        max_inflated: 0,
+    });
+    let offers = rng.draw();
+    Plan {
+        calm,
+        config,
+        workers,
+        table,
+        lanes,
+        chaos,
+        peers,
+        end_ns,
+        insist_ns,
+        quits,
+        drain,
+        offers,
+    }
 }
 
 fn times(rng: &mut Rng) -> Config {

@@ -434,6 +434,12 @@ impl Run {
         seen.add("conflated", counters.conflated);
         seen.add("read pauses", counters.read_pauses);
         seen.add("costly input", counters.reads_costly);
+        seen.add("input left for a later turn", counters.reads_left);
+        seen.add("messages compressed", counters.deflate_messages);
+        seen.add("compressed messages shared", counters.deflate_shared);
+        seen.add("messages too long to be compressed", counters.deflate_skipped_large);
+        seen.add("messages inflated", counters.inflate_messages);
+        seen.add("messages that cannot be inflated", counters.inflate_failed);
         seen.add("letters left for the next turn", counters.mailbox_late);
         seen.add("accept pauses", counters.accept_pauses);
         seen.add("sends left for the next turn", counters.sends_late);

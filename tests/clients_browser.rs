@@ -90,27 +90,30 @@ fn expect_report(reports: &Receiver<Report>, path: &str) -> String {
 
 #[test]
 fn chromium() {
+    suite("plain", &[], "");
+}
+
+#[test]
+fn chromium_with_compression() {
+    suite("compressed", &["--compress"], "?compressed");
+}
+
+fn suite(name: &str, options: &[&str], query: &str) {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-browser");
+    let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-browser-{name}"));
     if profile.exists() {
         std::fs::remove_dir_all(&profile).expect("an old profile can be removed");
     }
     let (page, reports) = serve_page();
-    let server = Server::start(&[
-        "--max-connections",
-        "256",
-        "--heartbeat-start",
-        "1s",
-        "--heartbeat-floor",
-        "1s",
-    ]);
+    let common = ["--max-connections", "256", "--heartbeat-start", "1s", "--heartbeat-floor", "1s"];
+    let server = Server::start(&[&common[..], options].concat());
     let _browser = Program::start(
         Command::new(chromium)
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.display()))
-            .arg(format!("http://{page}/#{}", server.url())),
+            .arg(format!("http://{page}/#{}{query}", server.url())),
     );
 
     let checked = expect_report(&reports, "/checked");

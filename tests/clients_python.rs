@@ -7,8 +7,9 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use support::server::Server;
@@ -21,14 +22,20 @@ const REQUIREMENTS: &str =
 /// Setting up needs a package index; the suite needs seconds.
 const LIMIT: Duration = Duration::from_secs(300);
 
-#[test]
-fn websockets_for_python() {
+/// Python in an environment with the library; `None` where something is missing, which has been
+/// said.
+fn environment() -> Option<PathBuf> {
+    // One test sets up, the others find it done.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().expect("no test fails in here");
     let Some(python) = find_program(&["python3"]) else {
-        return skip("python3 is not installed");
+        skip("python3 is not installed");
+        return None;
     };
     let version = ["-c", "import sys; sys.exit(sys.version_info < (3, 11))"];
     if !run(Command::new(&python).args(version), LIMIT).success() {
-        return skip("python3 is older than 3.11");
+        skip("python3 is older than 3.11");
+        return None;
     }
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-python");
     let in_environment = environment.join("bin/python");
@@ -46,18 +53,30 @@ fn websockets_for_python() {
         pip.success()
     });
     if !ready {
-        return skip(&format!("the environment cannot be set up: {failure}"));
+        skip(&format!("the environment cannot be set up: {failure}"));
+        return None;
     }
+    Some(in_environment)
+}
 
-    let server = Server::start(&[
-        "--max-connections",
-        "2048",
-        "--heartbeat-start",
-        "1s",
-        "--heartbeat-floor",
-        "1s",
-    ]);
-    let suite = run(Command::new(&in_environment).arg(SUITE).arg(server.url()), LIMIT);
+const OPTIONS: [&str; 6] =
+    ["--max-connections", "2048", "--heartbeat-start", "1s", "--heartbeat-floor", "1s"];
+
+#[test]
+fn websockets_for_python() {
+    suite(&[], &[], ("offers", 1));
+}
+
+/// The library offers compression unless told not to.
+#[test]
+fn websockets_for_python_with_compression() {
+    suite(&["--compress"], &["compressed"], ("windows", 238));
+}
+
+fn suite(options: &[&str], arguments: &[&str], offers: (&str, u64)) {
+    let Some(python) = environment() else { return };
+    let server = Server::start(&[&OPTIONS[..], options].concat());
+    let suite = run(Command::new(python).arg(SUITE).arg(server.url()).args(arguments), LIMIT);
     suite.assert_success();
     for (check, count) in [
         ("text", 17),
@@ -66,7 +85,7 @@ fn websockets_for_python() {
         ("pings", 226),
         ("close_codes", 13),
         ("faults", 2),
-        ("offers", 1),
+        offers,
         ("keepalive", 3),
         ("order", 3000),
         ("connects", 1000),

@@ -16,6 +16,8 @@ mod behind;
 mod channels;
 #[path = "gateway_protocol/commands.rs"]
 mod commands;
+#[path = "gateway_protocol/compression.rs"]
+mod compression;
 #[path = "gateway_protocol/connecting.rs"]
 mod connecting;
 #[path = "gateway_protocol/event_streams.rs"]

@@ -67,10 +67,24 @@ fn suite(file: &str, gateway: &Gateway, protocol: &str, transport: &str) -> Opti
     Some(command)
 }
 
+/// Compression, of which the SDK's WebSockets on Node offer what they are asked for.
+const COMPRESSION: &str = r#"
+[websocket]
+compression = true
+compression_min_size = "32B"
+[prometheus]
+enabled = true
+"#;
+
 fn features(protocol: &str, transport: &str) {
-    raise_open_files();
     let gateway = Gateway::start(CONFIG);
-    let Some(mut command) = suite("suite.mjs", &gateway, protocol, transport) else { return };
+    features_of(&gateway, protocol, transport);
+    gateway.stop();
+}
+
+fn features_of(gateway: &Gateway, protocol: &str, transport: &str) {
+    raise_open_files();
+    let Some(mut command) = suite("suite.mjs", gateway, protocol, transport) else { return };
     let suite = run(&mut command, LIMIT);
     suite.assert_success();
     for (check, count) in [
@@ -95,7 +109,6 @@ fn features(protocol: &str, transport: &str) {
     ] {
         assert!(count_of(&suite.stdout, check) >= count, "{check}: {}", suite.stdout);
     }
-    gateway.stop();
 }
 
 #[test]
@@ -106,6 +119,31 @@ fn centrifuge_in_json() {
 #[test]
 fn centrifuge_in_protobuf() {
     features("protobuf", "websocket");
+}
+
+#[test]
+fn centrifuge_in_json_compressed() {
+    compressed("json");
+}
+
+#[test]
+fn centrifuge_in_protobuf_compressed() {
+    compressed("protobuf");
+}
+
+/// All features: whole publications, deltas, replies, recovery.
+fn compressed(protocol: &str) {
+    let gateway = Gateway::start(&format!("{COMPRESSION}{CONFIG}"));
+    features_of(&gateway, protocol, "websocket");
+    was_compressed(&gateway);
+    gateway.stop();
+}
+
+/// If the suite ran at all, what it was sent was compressed.
+fn was_compressed(gateway: &Gateway) {
+    let shared = gateway.metric("deflate_shared_total");
+    let ran = gateway.metric("opened_total") > 0;
+    assert!(!ran || shared > 10, "{shared} deliveries shared a compressed message");
 }
 
 #[test]
@@ -125,10 +163,17 @@ fn centrifuge_over_http_streams_in_protobuf() {
 
 /// The server is replaced under a thousand clients and a publisher.
 fn restart(protocol: &str, transport: &str) {
-    raise_open_files();
     let mut gateway = Gateway::start(CONFIG);
-    let Some(mut command) = suite("restart.mjs", &gateway, protocol, transport) else { return };
-    let flag = format!("gateway-restart-{protocol}-{transport}");
+    restart_of(&mut gateway, protocol, transport, 0);
+    gateway.stop();
+}
+
+/// `words` are in each publication.
+fn restart_of(gateway: &mut Gateway, protocol: &str, transport: &str, words: usize) {
+    raise_open_files();
+    let Some(mut command) = suite("restart.mjs", gateway, protocol, transport) else { return };
+    command.env("WORDS", words.to_string());
+    let flag = format!("gateway-restart-{protocol}-{transport}-{words}");
     let flag = Path::new(env!("CARGO_TARGET_TMPDIR")).join(flag);
     let _ = std::fs::remove_file(&flag);
     let mut suite = Program::start(command.arg(&flag));
@@ -143,7 +188,6 @@ fn restart(protocol: &str, transport: &str) {
     assert_eq!(count_of(&suite.stdout, "clients"), 1000);
     assert!(count_of(&suite.stdout, "reconnects") >= 3000, "{}", suite.stdout);
     assert!(count_of(&suite.stdout, "deliveries") >= 50_000, "{}", suite.stdout);
-    gateway.stop();
 }
 
 #[test]
@@ -154,4 +198,13 @@ fn a_restart_under_load_in_json() {
 #[test]
 fn a_restart_under_load_in_protobuf() {
     restart("protobuf", "websocket");
+}
+
+/// Publications of half a kilobyte, compressed for all who follow.
+#[test]
+fn a_restart_under_load_compressed() {
+    let mut gateway = Gateway::start(&format!("{COMPRESSION}{CONFIG}"));
+    restart_of(&mut gateway, "json", "websocket", 100);
+    was_compressed(&gateway);
+    gateway.stop();
 }

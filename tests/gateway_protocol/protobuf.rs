@@ -2,6 +2,7 @@
 //! by field, so that a wrong tag on both sides of the server's own code does not go unseen.
 
 use crate::support::client::Client;
+use crate::support::deflate::OFFER;
 use crate::support::gateway::{Gateway, PATH, token_of};
 use crate::support::wire::{BINARY, CLOSE, FIN};
 
@@ -158,18 +159,26 @@ struct Session {
 
 impl Session {
     fn open(gateway: &Gateway) -> Self {
+        Self::open_with(gateway, &[])
+    }
+
+    fn open_with(gateway: &Gateway, lines: &[&str]) -> Self {
         let line = "Sec-WebSocket-Protocol: centrifuge-protobuf";
-        let (head, client) = gateway.upgrade_head(PATH, &[line]);
+        let (head, client) = gateway.upgrade_head(PATH, &[&[line], lines].concat());
         assert_eq!(head.values("sec-websocket-protocol"), ["centrifuge-protobuf"]);
         Self { client, heard: std::collections::VecDeque::new() }
     }
 
     fn connected(gateway: &Gateway, user: &str) -> Self {
-        let mut session = Self::open(gateway);
+        Self::open(gateway).connect(user)
+    }
+
+    fn connect(mut self, user: &str) -> Self {
+        let session = &mut self;
         let request = Message::default().bytes(1, token_of(user));
         let reply = session.ask(&command(1, CONNECT, &request));
         assert_eq!(reply.message(CONNECTED).text(1).len(), 36, "{reply:?}");
-        session
+        self
     }
 
     fn say(&mut self, bytes: &[u8]) {
@@ -319,6 +328,22 @@ fn errors_and_closes_are_those_of_json() {
     close(false, &framed(&command(1, SUBSCRIBE, &on("a"))), 3501);
     let junk = Message::default().bytes(1, "junk");
     close(false, &framed(&command(1, CONNECT, &junk)), 3500);
+    gateway.stop();
+}
+
+#[test]
+fn compressed_it_is_the_same() {
+    let compression = "[websocket]\ncompression = true\ncompression_min_size = \"64B\"\n";
+    let gateway = Gateway::start(&format!("{compression}{EVERYTHING}"));
+    let mut session = Session::open_with(&gateway, &[OFFER]).connect("42");
+    assert!(session.client.deflates());
+    session.ask(&command(2, SUBSCRIBE, &on("plain:a")));
+    let data = b"\x00\xff many bytes like others ".repeat(40);
+    session.say(&framed(&command(3, 7, &on("plain:a").bytes(2, &data))));
+    let (first, second) = (session.next(), session.next());
+    let push = if first.num(1) == 3 { second } else { first };
+    assert_eq!(push.message(PUSH).message(PUBLICATION).raw(4), data);
+    assert_eq!(session.client.inflated, 1, "the publication, and no secret or short reply");
     gateway.stop();
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::deflate::OFFER;
 use crate::support::gateway::{Gateway, Session};
 
 const STREAM: &str = "[channel.without_namespace]\nhistory_size = 5\nhistory_ttl = \"60s\"\n\
@@ -326,6 +327,38 @@ fn delta_session(gateway: &Gateway, more: Value) -> (Session, Value) {
     let result = session.result("subscribe", request);
     assert_eq!(result["delta"], json!(true), "{result}");
     (session, result)
+}
+
+/// Patches that are long enough are compressed, and shared as whole publications are.
+#[test]
+fn deltas_are_compressed() {
+    let compression = "[websocket]\ncompression = true\n[prometheus]\nenabled = true\n";
+    let gateway = Gateway::start(&format!("{compression}{DELTA}delta_publish = true\n"));
+    let mut sessions: Vec<Session> =
+        (0..4).map(|_| gateway.connected_with("42", &[OFFER])).collect();
+    for session in &mut sessions {
+        let request = json!({"channel": "a", "delta": "fossil"});
+        assert_eq!(session.result("subscribe", request)["delta"], json!(true));
+    }
+    let kept = (0..300).map(|n| format!("{n} words ")).collect::<String>();
+    let changed = |n: u32| (n..n + 100).map(|n| format!("{n} others ")).collect::<String>();
+    let data = |n: u32| json!({"changed": changed(n * 1000), "kept": kept});
+    for n in 0..3 {
+        gateway.api("publish", json!({"channel": "a", "data": data(n)}));
+    }
+    for session in &mut sessions {
+        let before = session.client().inflated;
+        for n in 0..3 {
+            let one = session.publication("a");
+            assert_eq!(one.get("delta").is_some(), n > 0, "{one}");
+            let text = one["data"].as_str().expect("data is a string");
+            assert!(n == 0 || (300..2000).contains(&text.len()), "{}", text.len());
+        }
+        assert_eq!(session.client().inflated - before, 3);
+    }
+    assert_eq!(gateway.metric("deflate_messages_total"), 3);
+    assert_eq!(gateway.metric("deflate_shared_total"), 3 * 3);
+    gateway.stop();
 }
 
 #[test]

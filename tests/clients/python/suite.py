@@ -1,6 +1,8 @@
 """The echo server as Python's `websockets` client meets it.
 
-Usage: suite.py URL
+Usage: suite.py URL [compressed]
+
+With the second argument the server compresses, for whoever offers it, as the library does.
 
 Opens real client connections to URL, compares what comes back with what was sent, and prints one
 line `name=number` for each kind of check with how many were made. Ends with 0 if all of them held.
@@ -15,6 +17,7 @@ import time
 
 import websockets
 from websockets.asyncio.client import connect
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 # Far beyond what a loaded machine needs for one check; a check ends early when it is done.
 PATIENCE_S = 60
@@ -121,6 +124,33 @@ async def offers(url):
     return 1
 
 
+async def windows(url):
+    """Compression is agreed on, whatever the library asks for; most messages come compressed."""
+    words = " ".join(f"{number} words" for number in range(20_000))
+    asked = [
+        {},
+        {"server_no_context_takeover": True, "client_no_context_takeover": True},
+        {"client_max_window_bits": True},
+        *({"server_max_window_bits": bits} for bits in range(9, 16)),
+        *({"client_max_window_bits": bits} for bits in range(9, 16)),
+    ]
+    echoes = 0
+    for parameters in asked:
+        factory = ClientPerMessageDeflateFactory(**parameters)
+        async with client(url, compression=None, extensions=[factory]) as ws:
+            (extension,) = ws.protocol.extensions
+            assert extension.name == "permessage-deflate", extension
+            assert extension.remote_no_context_takeover, extension
+            assert extension.local_no_context_takeover, extension
+            for size in [0, 1, 255, 256, 1000, 40_000, len(words)]:
+                for message in [words[:size], words[:size].encode()]:
+                    await echo(ws, message)
+                    echoes += 1
+            await ws.send([words[at : at + 999] for at in range(0, 50_000, 999)])
+            assert await ws.recv() == words[:50_949]
+    return echoes
+
+
 async def keepalive(url):
     """The library's own heartbeat: pings on a timer, with a deadline for each pong."""
     async with client(url, ping_interval=0.05, ping_timeout=PATIENCE_S) as ws:
@@ -180,8 +210,8 @@ CHECKS = [
 ]
 
 
-async def main(url):
-    for check in CHECKS:
+async def main(url, compressed=None):
+    for check in [windows if compressed and check is offers else check for check in CHECKS]:
         async with asyncio.timeout(PATIENCE_S):
             print(f"{check.__name__}={await check(url)}", flush=True)
 
@@ -189,4 +219,4 @@ async def main(url):
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -14,6 +14,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { api, closeAll, connected, more, unpack, until } from './kit.mjs';
 
 const CLIENTS = 1000;
+// So many words besides its number are in each publication.
+const WORDS = Number(process.env.WORDS ?? 0);
+const value = (number) => (WORDS ? `${number} ${'words '.repeat(WORDS)}` : number);
 const CHANNELS = Array.from({ length: 10 }, (_, n) => `log:restart-${n}`);
 
 // Per channel and epoch: what the server said it has published, by offset.
@@ -32,8 +35,9 @@ async function publishAlways() {
   while (publishing) {
     const channel = CHANNELS[(id += 1) % CHANNELS.length];
     try {
-      const { offset, epoch } = await api('publish', { channel, data: id });
-      noted(channel, epoch).set(offset, id);
+      const data = value(id);
+      const { offset, epoch } = await api('publish', { channel, data });
+      noted(channel, epoch).set(offset, data);
     } catch {
       // Nobody knows whether this one is published. It is not asked for, but must not come twice.
       failures += 1;

@@ -18,7 +18,7 @@ use criterion::{
 use futures_util::FutureExt;
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::utf8::{self, Utf8};
-use ringhold::protocol::{Decoder, Role, mask, request, response};
+use ringhold::protocol::{Decoder, Deflater, Fault, Inflater, Kind, Role, mask, request, response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::protocol::WebSocketContext;
@@ -329,5 +329,66 @@ fn handshake(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, masking, decode, encode, text, handshake);
+/// Records of prices, as a gateway publishes them.
+fn records(size: usize) -> Vec<u8> {
+    let mut draw = 7692_u64;
+    let mut next = || {
+        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        draw >> 33
+    };
+    let mut text = String::from(r#"{"push":{"channel":"prices","pub":{"data":["#);
+    while text.len() < size {
+        let (bid, ask, volume) = (next() % 50_000_000, next() % 50_000_000, next() % (1 << 20));
+        let (bid, ask) = (bid as f64 / 10_000.0, ask as f64 / 10_000.0);
+        text += &format!(r#"{{"bid":{bid},"ask":{ask},"volume":{volume},"open":true}},"#);
+    }
+    text.truncate(size);
+    text.into_bytes()
+}
+
+/// Messages compressed and inflated, and those that are made to take long.
+fn compression(c: &mut Criterion) {
+    let mut group = group(c, "compression");
+    for size in [256, 1 << 10, 4 << 10, 16 << 10] {
+        let message = records(size);
+        let mut payload = Vec::new();
+        Deflater::new(3).deflate(&message, 15, &mut payload).expect("shorter");
+        group.throughput(Throughput::Bytes(size as u64));
+        for level in [3, 6] {
+            let mut deflater = Deflater::new(level);
+            let mut out = Vec::new();
+            let id = BenchmarkId::new(format!("deflate-{level}"), size);
+            group.bench_with_input(id, &message, |b, message| {
+                b.iter(|| {
+                    out.clear();
+                    deflater.deflate(black_box(message), 15, &mut out)
+                });
+            });
+        }
+        let mut inflater = Inflater::default();
+        group.bench_with_input(BenchmarkId::new("inflate", size), &payload, |b, payload| {
+            b.iter(|| inflater.message(Kind::Text, black_box(payload), 1 << 20).map(<[u8]>::len));
+        });
+    }
+    // At a limit of 64 KiB: what would be 16 MiB; as many blocks as there may be.
+    const LIMIT: usize = 64 << 10;
+    let mut bomb = Vec::new();
+    Deflater::new(9).deflate(&vec![0; 16 << 20], 15, &mut bomb).expect("shorter");
+    let blocks = b"\x00\x00\x00\xff\xff".repeat(13_000);
+    group.throughput(Throughput::Bytes(LIMIT as u64));
+    for (name, payload, fault) in
+        [("bomb", &bomb, Fault::MessageTooBig), ("bomb-of-blocks", &blocks, Fault::TooManyBlocks)]
+    {
+        let mut inflater = Inflater::default();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let found = inflater.message(Kind::Binary, black_box(payload), LIMIT);
+                assert_eq!(found, Err(fault));
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, masking, decode, encode, text, handshake, compression);
 criterion_main!(benches);

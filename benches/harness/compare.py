@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 
 import host
+import packed
 import report
 import servers as peers
 
@@ -255,6 +256,12 @@ def arguments():
     add("--ringhold", metavar="PROGRAM", help="this program, instead of building one")
     add("--quick", action="store_true", help="small workloads, once: does everything work?")
     add("--list", action="store_true", help="the workloads, and how long they take")
+    add("--packed", action="store_true",
+        help="instead of all that: compression beside none, with its table of targets")
+    add("--anchors", default="", metavar="LIST",
+        help="--packed: these, too, of node-ws and bun, which compress for each subscriber")
+    add("--size", type=int, default=1024, help="--packed: bytes of a message (%(default)s)")
+    add("--level", type=int, default=3, help="--packed: of compression (%(default)s)")
     return parser.parse_args()
 
 
@@ -272,6 +279,8 @@ def custom(options):
 
 def main():
     options = arguments()
+    if options.packed:
+        return packed.main(options)
     if options.quick:
         options.rounds, options.seconds, options.warmup, options.tries = 1, 0.3, 0.1, 1
     patterns = options.only.split(",")

@@ -1,6 +1,7 @@
 // Echo with Bun's own WebSocket server. Below /fanout, what one client sends is published to all.
-// With files of a certificate and its key, over TLS.
+// With files of a certificate and its key, over TLS. With PACKED in the environment, compressed.
 const [port, cert, key] = process.argv.slice(2);
+const compress = Boolean(process.env.PACKED);
 
 Bun.serve({
   hostname: "127.0.0.1",
@@ -12,7 +13,7 @@ Bun.serve({
     return new Response("WebSocket only", { status: 426 });
   },
   websocket: {
-    perMessageDeflate: false,
+    perMessageDeflate: compress,
     maxPayloadLength: 64 * 1024 * 1024,
     backpressureLimit: 64 * 1024 * 1024,
     closeOnBackpressureLimit: false,
@@ -21,12 +22,12 @@ Bun.serve({
     },
     message(socket, message) {
       if (!socket.data.fanout) {
-        socket.send(message);
+        socket.send(message, compress);
         return;
       }
       // publish() leaves out the sender.
-      socket.publish("all", message);
-      socket.send(message);
+      socket.publish("all", message, compress);
+      socket.send(message, compress);
     },
   },
 });

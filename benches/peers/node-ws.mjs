@@ -1,5 +1,5 @@
 // Echo with ws on Node. Below /fanout, what one client sends is sent to all of them. With files of a
-// certificate and its key, over TLS.
+// certificate and its key, over TLS. With PACKED in the environment, compressed.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSecureServer } from "node:https";
@@ -11,7 +11,7 @@ const http = cert
   : createServer();
 const server = new WebSocketServer({
   server: http,
-  perMessageDeflate: false,
+  perMessageDeflate: process.env.PACKED ? { threshold: 256 } : false,
   maxPayload: 64 * 1024 * 1024,
 });
 const subscribers = new Set();

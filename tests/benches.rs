@@ -93,6 +93,28 @@ fn servers_are_compared() {
     }
 }
 
+/// Both forms of each measurement run, and each target has its row.
+#[test]
+fn compression_is_compared() {
+    if python().is_none() {
+        return;
+    }
+    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare-packed");
+    let mut command = Command::new(format!("{BENCHES}/compare.sh"));
+    command.args(["--packed", "--quick", "--ringhold", PROGRAM, "--results"]).arg(&results);
+    let finished = run(&mut command, LIMIT);
+    assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
+    let read = |ending: &str| std::fs::read_to_string(results.join(format!("packed.{ending}")));
+    let table = read("md").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).count();
+    assert_eq!(rows, 1 + 7, "{table}");
+    let figures: Value = serde_json::from_str(&read("json").unwrap()).unwrap();
+    let bytes = |form: &str| {
+        figures["runs"][format!("fanout-20 ringhold {form}")][0]["bytes"].as_f64().unwrap()
+    };
+    assert!(bytes("compressed") < 0.5 * bytes("plain"), "{figures}");
+}
+
 /// Builds the bare loop, as the tests are built, and returns where it is.
 fn floor() -> PathBuf {
     let mut command = Command::new(env!("CARGO"));

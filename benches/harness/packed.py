@@ -293,7 +293,7 @@ def commands(options, binary):
     """The servers by name: how each is started without compression and with it."""
     found = {}
     plain = peers.RINGHOLD.replace("{binary}", str(binary)).replace("{workers}", "1")
-    plain += " --max-connections 12000"
+    plain += " --max-connections 12000 --no-heartbeat"
     found["ringhold"] = (plain, f"{plain} --compress --compress-level {options.level}")
     for name in options.anchors.split(","):
         if name:

@@ -116,14 +116,18 @@ impl Compressor {
         self.deflater.memory() + self.inflater.memory() + self.payload.capacity()
     }
 
-    /// Frees the memory when nobody has needed it for a while. Every turn asks.
+    /// Frees the memory when nobody has needed it for a while, and says so. Every turn asks.
     #[inline]
-    pub(super) fn rest(&mut self, now_ns: u64) {
+    pub(super) fn rest(&mut self, now_ns: u64) -> bool {
         if self.agreed > 0 {
             self.needed_ns = now_ns;
-        } else if now_ns.saturating_sub(self.needed_ns) > REST_NS && self.memory() > 0 {
+            return false;
+        }
+        let rests = now_ns.saturating_sub(self.needed_ns) > REST_NS && self.memory() > 0;
+        if rests {
             self.release();
         }
+        rests
     }
 
     /// Frees what it can: with nobody here all, else what long messages needed.

@@ -143,7 +143,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// After a burst: what its turns needed is more than those to come will.
     fn give_back(&mut self) {
-        self.core.compressor.rest(self.core.clock.now_ns());
+        if self.core.compressor.rest(self.core.clock.now_ns()) {
+            // Large blocks, which the allocator would keep.
+            self.core.config.after_burst.iter().for_each(|collect| collect());
+        }
         self.core.secure.rest(self.core.clock.now_ns());
         let handshakes = self.core.counted.tls_handshakes;
         let used = self.core.slots.used();

@@ -14,10 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use peer::{SHAPES, client_config, server_keys};
+use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::request::Request;
+use ringhold::protocol::{Deflater, response};
 use ringhold::tls::keys::ServerMaterials;
 use ringhold::{
-    Answer, Closed, Config, Conn, ConnId, Counters, Cx, Frame, Handler, Message, Running, Server,
+    Answer, Closed, Compression, Config, Conn, ConnId, Counters, Cx, Frame, Handler, Message,
+    Running, Server,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -274,6 +277,51 @@ fn an_end_without_close_notify_is_counted() {
 
 /// Half a record, half a handshake, and nothing at all: no more than their bytes are held, and all
 /// is back at the end.
+/// Messages that take longer than a turn should are worked off before the close_notify behind them.
+#[test]
+fn an_end_comes_behind_compressed_messages() {
+    let (running, address) = start_with(|config| config.compression = Some(Compression::default()));
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(client_config(SHAPES[0])), name).unwrap();
+    let mut stream = StreamOwned::new(tls, tcp(address));
+    let (offer, mut request) = (response::compression_offer(), Vec::new());
+    response::write_request(&mut request, "localhost", "/echo", [7; 16], &[offer]);
+    stream.write_all(&request).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.windows(18).any(|it| it == b"permessage-deflate"));
+    let (mut payload, mut wire) = (Vec::new(), Vec::new());
+    Deflater::new(9).deflate(&vec![b' '; 200_000], 15, &mut payload).unwrap();
+    frame::append_deflated(&mut wire, Opcode::Text, &payload, Some(*b"mask"));
+    // Everything in as few records as there can be, and the end with it.
+    let all = wire.repeat(50);
+    assert!(all.len() < 16_384, "{}", all.len());
+    stream.conn.writer().write_all(&all).unwrap();
+    stream.conn.send_close_notify();
+    let mut records = Vec::new();
+    while stream.conn.wants_write() {
+        stream.conn.write_tls(&mut records).unwrap();
+    }
+    stream.sock.write_all(&records).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let counters = loop {
+        let counters = running.handle().stats().counters;
+        if counters.closed == 1 {
+            break counters;
+        }
+        assert!(Instant::now() < deadline, "{counters:?}");
+        thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!((counters.messages_in, counters.inflate_messages), (50, 50));
+    assert!(counters.reads_left > 0);
+    assert_eq!((counters.inbound_bytes_held, counters.tls_truncated), (0, 0));
+    finish(running);
+}
+
 #[test]
 fn who_is_silent_holds_what_it_sent() {
     let (running, address) = start();

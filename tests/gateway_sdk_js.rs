@@ -139,11 +139,11 @@ fn compressed(protocol: &str) {
     gateway.stop();
 }
 
-/// If the suite ran at all, what it was sent was compressed.
+/// If the suite ran at all, what its thousand clients were sent was compressed once for many.
 fn was_compressed(gateway: &Gateway) {
     let shared = gateway.metric("deflate_shared_total");
     let ran = gateway.metric("opened_total") > 0;
-    assert!(!ran || shared > 10, "{shared} deliveries shared a compressed message");
+    assert!(!ran || shared > 5000, "{shared} deliveries shared a compressed message");
 }
 
 #[test]

@@ -42,11 +42,22 @@ export function token(claims) {
 
 export const soon = (seconds) => Math.floor(Date.now() / 1000) + seconds;
 
+// Browsers make each event of a socket a task of its own. The package relies on that: it hands
+// messages on in promises. Where `ws` has inflated a message and the connection is gone already,
+// 'close' follows within the same task, and the message would be handed on to nobody.
+class Socket extends WebSocket {
+  get onclose() { return super.onclose; }
+
+  set onclose(listener) {
+    super.onclose = listener && ((event) => setImmediate(() => listener.call(this, event)));
+  }
+}
+
 const open = new Set();
 
 export function client(options = {}) {
   const made = new Centrifuge(over, {
-    websocket: WebSocket,
+    websocket: Socket,
     eventsource: EventSource,
     emulationEndpoint: `${base}/emulation`,
     minReconnectDelay: 20,

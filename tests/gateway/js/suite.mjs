@@ -402,15 +402,16 @@ const checks = {
     return 3;
   },
 
-  // A thousand at once, each with a subscription and a message.
+  // A thousand at once, each with a subscription and messages long enough to be compressed.
   async crowd() {
     const channel = fresh('log');
+    const texts = numbers(10).map((n) => `${n} ${'words '.repeat(20)}`);
     const all = await Promise.all(numbers(1000).map((n) => connected(`${n}`)));
     const subs = await Promise.all(all.map((one) => subscribed(one, channel)));
-    for (const n of numbers(10)) await api('publish', { channel, data: n });
+    for (const data of texts) await api('publish', { channel, data });
     for (const sub of subs) {
       await until('ten', () => sub.seen.length === 10);
-      assert.deepEqual(datas(sub), numbers(10));
+      assert.deepEqual(datas(sub), texts);
     }
     return all.length;
   },

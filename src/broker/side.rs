@@ -32,7 +32,7 @@ pub(super) struct Side {
 enum State {
     Waiting(Pin<Box<Sleep>>),
     Dialling(Dialling),
-    Up(Up),
+    Up(Box<Up>),
 }
 
 /// A connection that is there.
@@ -98,7 +98,8 @@ impl Side {
                     return Poll::Ready(match ready!(attempt.as_mut().poll(cx)) {
                         Ok((link, identity)) => {
                             let told = identity.clone();
-                            self.state = State::Up(Up { link, identity, since: Instant::now() });
+                            let up = Up { link, identity, since: Instant::now() };
+                            self.state = State::Up(Box::new(up));
                             Turn::Made(told)
                         }
                         Err(error) => {

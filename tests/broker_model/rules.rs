@@ -365,6 +365,34 @@ fn a_history_that_another_node_removed_is_not_answered_from_memory() {
     assert_eq!(seen(&mut world, link).len(), 3, "the position has stayed");
 }
 
+/// The answer to a question overtakes the message: who needs no position waits for the message.
+#[test]
+fn who_listened_before_the_first_position_misses_nothing() {
+    let mut world = world();
+    let (link, key) = connect(&mut world, 1);
+    let plain = Subscribe { ticket: 1, ..Subscribe::default() };
+    world.nodes[0].at(0, |hub, out| hub.subscribe(out, key, LONG, plain)).expect("it may");
+    world.settle(Duration::ZERO);
+    publish(&mut world, LONG, "1");
+    let World { nodes, server, now, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    let (_, late) = nodes[0].between.link.execute(server, *now).expect("it is published");
+    let positioned = subscribe(&mut world, 2, LONG, None);
+    world.settle(Duration::ZERO);
+    assert_eq!(answer(&mut world, positioned).expect("answered").expect("subscribed").offset, 1);
+    assert!(matches!(seen(&mut world, link)[..], [Seen::Subscribed { .. }]));
+    for _ in 0..2 {
+        hears(&mut world, Happening::Message(LONG.into(), late.clone()));
+    }
+    assert!(matches!(seen(&mut world, link)[..], [Seen::Frame(_)]), "once");
+    assert!(seen(&mut world, positioned).is_empty());
+    publish(&mut world, LONG, "2");
+    world.settle(Duration::ZERO);
+    for link in [link, positioned] {
+        assert!(matches!(seen(&mut world, link)[..], [Seen::Frame(_)]));
+    }
+}
+
 #[test]
 fn a_queue_that_is_full_is_told_and_not_waited_for() {
     let limits = HomeLimits::default();

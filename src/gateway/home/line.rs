@@ -56,7 +56,8 @@ pub(in crate::gateway) struct Line {
     /// Which of the options that the core has met; [`NO_STREAM`] is none.
     pub(in crate::gateway) options: u16,
     flags: u16,
-    /// Of the publication at the top; 0 if nobody here has seen it.
+    /// Of the publication at the top; 0 if nobody here has seen it. Of a stream that is not known:
+    /// the highest offset that came.
     pub(in crate::gateway) print: u64,
     pub(in crate::gateway) wait: Option<Box<Wait>>,
 }
@@ -102,6 +103,9 @@ pub(in crate::gateway) struct Wait {
     pub(in crate::gateway) highest: Option<(Epoch, u64)>,
     /// The question under way.
     pub(in crate::gateway) reading: Option<Reading>,
+    /// What was published above the one offset and up to the other was in the answer that made the
+    /// stream known, and may still be on its way to those who listened before.
+    pub(in crate::gateway) untold: Option<(u64, u64)>,
 }
 
 impl Wait {
@@ -115,6 +119,7 @@ impl Wait {
             && self.held.is_empty()
             && !self.dropped
             && self.reading.is_none()
+            && self.untold.is_none()
     }
 }
 

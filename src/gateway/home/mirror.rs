@@ -125,9 +125,16 @@ impl Home {
         self.id(key)
     }
 
-    /// How many subscribers a channel has here, and how many of them hear of joins and leaves.
+    /// How many subscribers a channel has here.
     pub(in crate::gateway) fn audience(&self, name: &str) -> u32 {
         self.find(name).map_or(0, |key| self.channels[key as usize].receivers())
+    }
+
+    /// Whether a channel has subscribers beside those who wait for an answer.
+    pub(in crate::gateway) fn has_others(&mut self, key: u32) -> bool {
+        let Some(line) = self.line(key) else { return false };
+        let waiting = line.wait.as_ref().map_or(0, |wait| wait.subscribers.len());
+        self.channels[key as usize].receivers() as usize > waiting
     }
 
     /// Who is in a channel on this node.
@@ -206,6 +213,18 @@ impl Home {
     ) -> Option<(u32, Arc<Delivery>)> {
         let patched = self.line(key).is_some_and(|line| line.is(PATCHED));
         let delivery = self.deliver(key, Arc::new(item), patched, false);
+        self.channels[key as usize].at_top = false;
+        delivery
+    }
+
+    /// A publication that is in the stream already, for those who need no position. It may be older
+    /// than the last one they got, so no patch is based on it.
+    pub(in crate::gateway) fn pass_late(
+        &mut self,
+        key: u32,
+        item: Item,
+    ) -> Option<(u32, Arc<Delivery>)> {
+        let delivery = self.deliver(key, Arc::new(item), false, false);
         self.channels[key as usize].at_top = false;
         delivery
     }

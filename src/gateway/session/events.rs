@@ -108,7 +108,8 @@ impl Desk {
             }
             (Some(Waits::Command(_)), Err(error)) => self.fail(cx, id, ticket, error),
             (Some(Waits::Connect), Ok(result)) => self.connect_part(cx, id, channel, result),
-            (Some(Waits::Connect), Err(_)) => self.close(cx, id, &Disconnect::SERVER_ERROR),
+            // The broker is away: it has waited as long as it may, and comes back later.
+            (Some(Waits::Connect), Err(_)) => self.close(cx, id, &Disconnect::FORCE_RECONNECT),
             (Some(Waits::Api), Ok(result)) => {
                 self.announce(cx, id, channel, result);
                 // An unsubscribe may have waited for it.

@@ -124,7 +124,7 @@ impl Hub {
     ) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
         let (period, lines) = (mirror.position_check, home.lines());
-        let silent = u32::try_from(period.as_secs()).unwrap_or(u32::MAX);
+        let silent = u32::try_from(period.as_secs().max(1)).unwrap_or(u32::MAX);
         let mut doubts = Vec::new();
         for number in mirror.positions.step(lines, period, now) {
             let Some(line) = home.line_at(number) else { continue };

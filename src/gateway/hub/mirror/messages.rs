@@ -88,6 +88,7 @@ impl Hub {
         let Some(line) = self.home.line(key) else { return };
         if !line.is(KNOWN) {
             // Nobody here has a position so far.
+            line.print = line.print.max(item.offset);
             let wanted = line.wait.as_ref().is_some_and(|wait| wait.wants_position());
             let held = Held { epoch, item: item.clone(), print, told: true };
             if wanted && !self.home.hold(key, held) {
@@ -119,6 +120,12 @@ impl Hub {
         let now = out.now();
         let Some(options) = self.options(key) else { return };
         self.is_right(key, now);
+        // Messages come in order: what is not here by now does not come any more.
+        if let Some(wait) = self.home.line(key).and_then(|line| line.wait.as_mut())
+            && wait.untold.take().is_some()
+        {
+            self.home.tidy_wait(key);
+        }
         if let Some((key, delivery)) = self.home.follow(key, item, &options, now) {
             self.fan_out(out, key, &delivery);
         }
@@ -133,6 +140,11 @@ impl Hub {
         };
         match differs {
             Some(true) => self.fork(out, key),
+            _ if self.is_untold(key, item.offset) => {
+                if let Some((key, delivery)) = self.home.pass_late(key, item) {
+                    self.fan_out(out, key, &delivery);
+                }
+            }
             Some(false) => self.mirror().counters.duplicates += 1,
             None => {
                 self.mirror().counters.duplicates += 1;
@@ -141,6 +153,18 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether a publication that is in the stream has not come to those who listened before the
+    /// stream was known: then it comes in order, and once.
+    fn is_untold(&mut self, key: u32, offset: u64) -> bool {
+        let wait = self.home.line(key).and_then(|line| line.wait.as_mut());
+        let Some(untold) = wait.and_then(|wait| wait.untold.as_mut()) else { return false };
+        let is_untold = offset > untold.0 && offset <= untold.1;
+        if is_untold {
+            untold.0 = offset;
+        }
+        is_untold
     }
 
     /// A publication that has no place, or none that anybody here minds.

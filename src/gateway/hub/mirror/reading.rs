@@ -185,6 +185,10 @@ impl Hub {
                     self.tell_lost(out, key, u64::MAX);
                 }
                 let base = lead(&merge.items, top);
+                let heard = self.home.line(key).map_or(0, |line| line.print);
+                if ours.is_none() && heard < top && self.home.has_others(key) {
+                    self.home.wait(key).untold = Some((heard, top));
+                }
                 merge.items.retain(|next| next.item.offset > base);
                 self.home.adopt(key, Position { offset: base, epoch }, &options, now);
                 // What came of it before it was known is for those who need no position.

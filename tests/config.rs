@@ -125,6 +125,27 @@ fn every_mistake_has_its_line_and_key() {
 }
 
 #[test]
+fn every_mistake_of_a_list_is_named() {
+    let text = "[client]\nallowed_origins = [\"https://[a\", \"b.org\", \"https://c.org/\"]\n\
+                [http_server]\ntrusted_proxies = [\n  \"10.0.0.0/99\",\n  \"10.0.0.0/8\",\n  \"x\",\n]\n";
+    let file = File::new("lists.toml", text);
+    let (status, _, errors) = run(&["config", "check", file.name()], &[]);
+    assert_eq!(status, 1);
+    let lines: Vec<_> = errors.lines().collect();
+    let begins = [
+        "2: client.allowed_origins: \"https://[a\": ",
+        "2: client.allowed_origins: \"b.org\" lacks its scheme",
+        "2: client.allowed_origins: \"https://c.org/\" has a path",
+        "5: http_server.trusted_proxies: \"10.0.0.0/99\" ",
+        "7: http_server.trusted_proxies: ",
+    ];
+    assert_eq!(lines.len(), begins.len(), "{errors}");
+    for (line, begin) in lines.iter().zip(begins) {
+        assert!(line.starts_with(&format!("{}:{begin}", file.name())), "{line} is not {begin}");
+    }
+}
+
+#[test]
 fn json_files_are_checked_too() {
     let file = File::new("wrong.json", "{\n  \"client\": {\n    \"insecur\": true\n  }\n}\n");
     let (status, _, errors) = run(&["config", "check", file.name()], &[]);

@@ -22,14 +22,15 @@ use ringhold::control::logging::Format;
 
 use crate::control::logging;
 
-/// A WebSocket connection server on io_uring. Without a command it runs `serve`, with the options
-/// that follow.
+/// A WebSocket connection server on io_uring. Without a command it runs `serve`: `ringhold --port
+/// 9000` is `ringhold serve --port 9000`.
 ///
 /// Exit status: 0 when it ended as asked, 1 when it could not start or failed or `doctor` found
 /// something to mend, 2 when the arguments are wrong, 3 when `load` found something lost or too
 /// slow.
 #[derive(Debug, Parser)]
-#[command(name = "ringhold", version, long_version = LONG_VERSION, max_term_width = 100)]
+#[command(name = "ringhold", version, long_version = LONG_VERSION, max_term_width = 100,
+          override_usage = "ringhold [serve] [OPTIONS]\n       ringhold <COMMAND> [OPTIONS]")]
 pub(crate) struct Arguments {
     /// What to log on standard error: error, warn, info, debug, or per module as in
     /// `info,ringhold::engine=debug` [default: info]

@@ -35,7 +35,7 @@ use super::options::duration;
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ServeArguments {
-    /// Configuration: TOML, or JSON if the name ends with .json
+    /// Configuration: TOML, or JSON or YAML if its name ends so
     #[arg(short, long, value_name = "FILE", env = "RINGHOLD_CONFIG")]
     config: Option<PathBuf>,
 

@@ -112,13 +112,17 @@ impl Ticker {
         Self { watched: std::io::stderr().is_terminal(), shown: None, last: Progress::default() }
     }
 
-    /// Shows where things are, a few times per second.
-    pub(crate) fn show(&mut self, step: &str, now: Progress) {
+    /// Shows where things are, a few times per second. `left` is the time that the step still has,
+    /// where that is known.
+    pub(crate) fn show(&mut self, step: &str, left: Option<Duration>, now: Progress) {
         let elapsed = self.shown.map_or(Duration::MAX, |at| at.elapsed());
         if !self.watched || elapsed < SHOW_EVERY {
             return;
         }
-        let text = describe(step, now, self.last, elapsed);
+        let mut text = describe(step, now, self.last, elapsed);
+        if let Some(left) = left {
+            text.push_str(&time_left(left));
+        }
         let mut out = std::io::stderr().lock();
         // Nobody is told if the terminal is gone.
         let _ = write!(out, "\r\x1b[K{text}").and_then(|()| out.flush());
@@ -153,6 +157,11 @@ fn describe(step: &str, now: Progress, last: Progress, elapsed: Duration) -> Str
     text
 }
 
+/// Whole seconds, so that the last one is the one that runs.
+fn time_left(left: Duration) -> String {
+    format!("  {} s left", left.as_millis().div_ceil(1000))
+}
+
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
@@ -182,5 +191,8 @@ mod tests {
         assert_eq!(text, "opening: 299 open  400 opened/s  1 lost");
         let first = describe("opening", last, Progress::default(), Duration::MAX);
         assert_eq!(first, "opening: 100 open");
+        for (left, text) in [(0, "  0 s left"), (1, "  1 s left"), (9_001, "  10 s left")] {
+            assert_eq!(time_left(Duration::from_millis(left)), text);
+        }
     }
 }

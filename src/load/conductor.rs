@@ -147,8 +147,9 @@ impl<W: Workload> Run<'_, W> {
         let since = Instant::now();
         loop {
             let now = self.board.sum();
-            ticker.show(step, now);
             let elapsed = since.elapsed();
+            let left = (limit != Duration::MAX).then(|| limit.saturating_sub(elapsed));
+            ticker.show(step, left, now);
             let interrupted = self.interrupted.load(Ordering::Relaxed);
             if elapsed >= limit || done(now) || interrupted || self.has_failed() {
                 return;
@@ -172,7 +173,7 @@ impl<W: Workload> Run<'_, W> {
         let mut last = (self.board.sum().seen, Instant::now());
         loop {
             let now = self.board.sum();
-            ticker.show("settling", now);
+            ticker.show("settling", None, now);
             if now.seen != last.0 {
                 last = (now.seen, Instant::now());
             }

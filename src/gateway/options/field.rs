@@ -2,7 +2,7 @@
 //! `section!` macro declares a table of keys with types, defaults and docs in one place, so that
 //! reading, defaults, `config show`, environment names and suggestions cannot disagree.
 
-use super::node::{Node, Value};
+use super::node::{Node, Place, Value};
 use super::reader::Reader;
 
 /// One key: a single value, or a table of further keys.
@@ -47,13 +47,23 @@ pub(crate) trait Leaf: Sized {
     fn parse(value: &Value) -> Result<Self, String>;
 
     fn show(&self, secrets: Secrets) -> toml::Value;
+
+    /// Where what is wrong, once [`Leaf::parse`] has said `what`: of a list every item, each at its
+    /// own place.
+    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
+        vec![(node.place.clone(), what)]
+    }
 }
 
 impl<T: Leaf> Field for T {
     fn read(&mut self, node: &Node, path: &str, reader: &mut Reader) {
         match T::parse(&node.value) {
             Ok(value) => *self = value,
-            Err(what) => reader.mistake(node.place.clone(), path, what),
+            Err(what) => {
+                for (place, what) in T::mistakes(node, what) {
+                    reader.mistake(place, path, what);
+                }
+            }
         }
     }
 

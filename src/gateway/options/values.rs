@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::channel::DeltaType;
 use super::field::{Leaf, Secrets};
-use super::node::Value;
+use super::node::{Node, Place, Value};
 use crate::protocol::Network;
 
 /// A number of bytes, written `65536`, `"64KiB"` or `"1MiB"`.
@@ -243,6 +243,10 @@ impl Leaf for Vec<String> {
         list(value, String::parse)
     }
 
+    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
+        mistakes_of(node, what, String::parse)
+    }
+
     fn show(&self, secrets: Secrets) -> toml::Value {
         toml::Value::Array(self.iter().map(|text| text.show(secrets)).collect())
     }
@@ -269,6 +273,10 @@ impl Leaf for Vec<Network> {
         list(value, Network::parse)
     }
 
+    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
+        mistakes_of(node, what, Network::parse)
+    }
+
     fn show(&self, secrets: Secrets) -> toml::Value {
         toml::Value::Array(self.iter().map(|one| Leaf::show(one, secrets)).collect())
     }
@@ -277,6 +285,10 @@ impl Leaf for Vec<Network> {
 impl Leaf for Vec<DeltaType> {
     fn parse(value: &Value) -> Result<Self, String> {
         list(value, DeltaType::parse)
+    }
+
+    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
+        mistakes_of(node, what, DeltaType::parse)
     }
 
     fn show(&self, secrets: Secrets) -> toml::Value {
@@ -329,6 +341,17 @@ fn list<T>(value: &Value, item: impl Fn(&Value) -> Result<T, String>) -> Result<
         Value::Text(_) => Ok(Vec::new()),
         other => Err(format!("must be a list as [\"a\", \"b\"], not {}", described(other))),
     }
+}
+
+/// Every item that is wrong, where it is a list of its own lines; else `what` is wrong with it.
+fn mistakes_of<T>(
+    node: &Node,
+    what: String,
+    item: impl Fn(&Value) -> Result<T, String>,
+) -> Vec<(Place, String)> {
+    let Value::List(nodes) = &node.value else { return vec![(node.place.clone(), what)] };
+    let wrong = |node: &Node| item(&node.value).err().map(|what| (node.place.clone(), what));
+    nodes.iter().filter_map(wrong).collect()
 }
 
 /// Short values are repeated to the person who wrote them.

@@ -64,8 +64,10 @@ impl Check<'_> {
     fn origins(&mut self) {
         let key = "client.allowed_origins";
         let origins = &self.options.client.allowed_origins;
-        if let Err(what) = Origins::new(origins) {
-            self.wrong(key, what);
+        for origin in origins {
+            if let Err(what) = Origins::new(std::slice::from_ref(origin)) {
+                self.wrong(key, what);
+            }
         }
         for origin in origins.iter().filter(|origin| *origin != "*" && *origin != "null") {
             let rest = origin.split_once("://").map(|(_, rest)| rest);

@@ -13,7 +13,8 @@ use super::reader::Reader;
 
 /// Reports everything in these options that cannot work, and what the operator should know.
 pub(crate) fn check(options: &Options, reader: &mut Reader) {
-    let mut check = Check { options, reader };
+    let unread = reader.mistakes.len();
+    let mut check = Check { options, reader, unread };
     check.client();
     check.tokens();
     check.proxies();
@@ -28,12 +29,14 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
 struct Check<'a> {
     options: &'a Options,
     reader: &'a mut Reader,
+    /// So many mistakes, the first, are of values that could not even be read.
+    unread: usize,
 }
 
 impl Check<'_> {
-    /// A mistake at a key. One that could not even be read is not talked about twice.
+    /// A mistake at a key. A value that could not even be read is not talked about twice.
     fn wrong(&mut self, key: &str, what: impl Into<String>) {
-        if !self.reader.mistakes.iter().any(|mistake| mistake.key == key) {
+        if !self.reader.mistakes[..self.unread].iter().any(|mistake| mistake.key == key) {
             self.reader.mistake(self.reader.place(key), key, what);
         }
     }

@@ -343,8 +343,8 @@ mod tests {
 
     #[test]
     fn info_is_read_by_its_fields() {
-        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n# Replication\r\nrole:slave\r\n\
-                    connected_slaves:2\r\nloading:1\r\ncluster_enabled:0\r\nx_run_id:no\r\n";
+        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n# Replication\r\nrole:slave\r\
+                    \nconnected_slaves:2\r\nloading:1\r\ncluster_enabled:0\r\nx_run_id:no\r\n";
         let facts = Facts::of(info);
         assert_eq!(facts.run_id.as_deref(), Some("abc"));
         assert_eq!((facts.version.as_str(), facts.role.as_str()), ("7.0.15", "slave"));

@@ -6,13 +6,13 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `P.stream.CH` | stream: id `OFFSET-0`, field `d` is a `Publication` in Protobuf, `m` a mark of ours |
+//! | `P.stream.CH` | stream: id `OFFSET-0`, `d` is a `Publication` in Protobuf, `m` our mark |
 //! | `P.stream.meta.CH` | hash: `e` epoch, `s` top, `v` version, `ve` its epoch |
 //! | `P.result.CH.KEY` | hash: `e` epoch and `s` offset of what was published with the key |
 //! | `P.presence.data.CH` | hash: client to `ClientInfo` in Protobuf |
 //! | `P.presence.expire.CH` | sorted set: client by the Unix time at which it vanishes |
 //! | `P.client.CH` | the messages |
-//! | `P.ringhold.removed` | ours: channels whose history was removed, for nodes that hold some of it |
+//! | `P.ringhold.removed` | ours: channels whose history was removed, for nodes that hold it |
 
 use bytes::Bytes;
 

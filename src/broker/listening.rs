@@ -266,10 +266,9 @@ mod tests {
         bench.hear(">3\r\n+message\r\n$18\r\np.ringhold.removed\r\n$2\r\nch\r\n").unwrap();
         bench.hear(&acknowledged('>', "subscribe", "a")).unwrap();
         let said = bench.said();
-        let removed = |it: &Happening| {
-            matches!(it, Happening::Message(name, Message::Removed) if **name == *"ch")
-        };
-        assert!(removed(&said[0]) && matches!(said[1], Happening::Listening(_)));
+        let Happening::Message(name, Message::Removed) = &said[0] else { panic!("{said:?}") };
+        assert_eq!(**name, *"ch");
+        assert!(matches!(said[1], Happening::Listening(_)));
         assert_eq!(said.len(), 2);
     }
 

@@ -62,7 +62,7 @@ pub fn may_repeat(request: &Request) -> bool {
 }
 
 impl Dialect {
-    /// Writes the commands of a request. Returns how many replies come; 0: there was nothing to ask.
+    /// Writes the commands of a request. Returns how many replies come; 0: nothing was to be asked.
     pub fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> usize {
         let layout = &self.layout;
         match request {

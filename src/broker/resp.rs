@@ -20,8 +20,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// 64 MiB: what a history of large publications may be. 1,048,576 elements: as many members of a
-    /// channel.
+    /// 64 MiB: a history of large publications may be so long. 1,048,576 elements: as many members
+    /// of a channel.
     pub const MAX: Self = Self { bytes: 64 << 20, elements: 1 << 20 };
 }
 

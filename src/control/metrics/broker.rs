@@ -37,8 +37,8 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
         (
             "broker_messages_refused",
             Kind::Total,
-            "Messages from the broker that a worker's full mailbox did not take; what has a history \
-             is repaired",
+            "Messages from the broker that a core's full mailbox did not take; those of a history \
+             are repaired",
             tally.messages_refused.get(),
         ),
         (

@@ -66,7 +66,10 @@ const TEXTS: [(&str, &str); 15] = [
     ("repaired", "Gaps filled by reading the broker's history"),
     ("repaired_publications", "Publications that filled them"),
     ("unrepaired", "Gaps that were not filled: who had a position was told so"),
-    ("forks", "Channels in which the broker has lost publications, or given their offsets to others"),
+    (
+        "forks",
+        "Channels in which the broker has lost publications, or given their offsets to others",
+    ),
     ("epochs", "Channels found in another epoch"),
     ("reads", "Histories read, for whatever reason"),
     ("checks", "Positions compared with the broker's"),

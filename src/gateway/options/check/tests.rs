@@ -303,10 +303,7 @@ fn every_contradiction_is_named_with_its_line() {
         // The engine.
         ("engine.type = \"nats\"", "1: engine.type: must be one of \"memory\", \"redis\""),
         // The broker.
-        (
-            "[engine]\ntype = \"redis\"\nredis.address = []",
-            "3: engine.redis.address: is needed",
-        ),
+        ("[engine]\ntype = \"redis\"\nredis.address = []", "3: engine.redis.address: is needed"),
         (
             "[engine]\ntype = \"redis\"\nredis.address = [\"h:1\", \"redis+cluster://h\"]",
             "3: engine.redis.address: number 2 names a cluster",

@@ -2,8 +2,8 @@
 //! and `examples/fastapi`, a chat whose backend logs users in, answers hooks and publishes.
 //!
 //! Method: `ringhold serve` runs with the configuration of the example, on a free port and with
-//! secrets in the environment; headless Chromium opens the page. The pages are unchanged but for the
-//! server's port and the address of the SDK, whose text is that of the pinned npm package: the
+//! secrets in the environment; headless Chromium opens the page. The pages are as they are but for
+//! the server's port and the address of the SDK, whose text is that of the pinned npm package: the
 //! browser holds it to the hash in the page. Pictures go below the target folder.
 
 mod support;

@@ -1,5 +1,5 @@
-//! What is shipped, as whoever installs it meets it: the packages for Debian and rpm, the root of the
-//! container under its seccomp profile, the manifests.
+//! What is shipped, as whoever installs it meets it: the packages for Debian and rpm, the root of
+//! the container under its seccomp profile, the manifests.
 //!
 //! Method: `tuning/dist/build.sh` packages the program of this test run. The package is unpacked
 //! into a bare Debian root where one can be made (root, debootstrap, a package archive), and the

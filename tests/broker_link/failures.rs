@@ -189,8 +189,8 @@ fn a_full_server_refuses_and_stays() {
     rig.finish();
 }
 
-/// An answer is lost with its connection, and the same is asked again: it is found by its mark. Where
-/// the history has been trimmed since, nobody can tell, and so nothing is published twice.
+/// An answer is lost with its connection, and the same is asked again: it is found by its mark.
+/// Where the history has been trimmed since, nobody can tell, and so nothing is published twice.
 #[test]
 fn what_may_be_there_already_is_looked_for() {
     let Some(redis) = Redis::start() else { return };

@@ -143,7 +143,7 @@ fn every_contradiction_is_named_with_its_line() {
             "[[rpc.namespaces]]\nname = \"ab\"\nproxy_name = \"mine\"",
             "3: rpc.namespaces[0].proxy_name: there is no proxy \"mine\" in `proxies`",
         ),
-        ("[[rpc.namespaces]]\nname = \"a:b\"", "2: rpc.namespaces[0].name: must have two"),
+        ("[[rpc.namespaces]]\nname = \"a b\"", "2: rpc.namespaces[0].name: must have two"),
         (
             "[rpc]\nnamespace_boundary = \".\"\n[[rpc.namespaces]]\nname = \"a.b\"",
             "4: rpc.namespaces[0].name: holds rpc.namespace_boundary",
@@ -368,7 +368,9 @@ fn every_contradiction_is_named_with_its_line() {
         assert!(found.iter().any(|one| one.contains(expected)), "{text}\n{expected}\n{found:#?}");
         let line = expected.split(':').next().is_some_and(|n| n.parse::<u32>().is_ok());
         assert!(!line || found.iter().any(|one| one.starts_with(expected)), "{text}\n{found:#?}");
-        assert_eq!(found.len(), 1, "{text}\n{found:#?}");
+        // A key may have more than one mistake, and no other key is blamed.
+        let key = |one: &String| one.split(": ").take(2).map(str::to_owned).collect::<Vec<_>>();
+        assert!(found.iter().all(|one| key(one) == key(&found[0])), "{text}\n{found:#?}");
     }
 }
 

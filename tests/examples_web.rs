@@ -52,6 +52,9 @@ fn serve(config: &str, more: &[&str]) -> Server {
         .env("RINGHOLD_HTTP_API_KEY", API_KEY)
         .env("RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)
         .env("RINGHOLD_VAR_HOOK_KEY", HOOK_KEY)
+        // Who is cut on the way is missed at once, not after half a minute.
+        .env("RINGHOLD_CLIENT_PING_INTERVAL", "2s")
+        .env("RINGHOLD_CLIENT_PONG_TIMEOUT", "1s")
         .arg("--config")
         .arg(Path::new(EXAMPLES).join(config))
         .args(more);

@@ -173,7 +173,7 @@ async fn greet(link: &mut Link, target: &Target, purpose: Purpose) -> Result<Ide
         return Err(DialError::Cluster);
     }
     primary(&role, &facts)?;
-    for what in std::iter::from_fn(|| Some(next())).take(loads.len()).filter_map(|it| it.error) {
+    if let Some(what) = loads.iter().find_map(|_| next().error) {
         return Err(refused(what, |what| DialError::Forbidden("SCRIPT LOAD", what)));
     }
     Ok(Identity { run_id: facts.run_id, version: facts.version, resp3 })

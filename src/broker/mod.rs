@@ -4,9 +4,9 @@
 //! From the bottom up: the protocol ([`resp`]), a connection ([`link`]) and how it comes about
 //! ([`dial`]); Centrifugo's layout ([`layout`]), [`scripts`], and what is written for each request
 //! ([`requests`]) and read from its replies ([`answers`]). Then what is under way: requests
-//! ([`work`]), channels to listen to ([`listening`]), a connection through its lives ([`side`]), a
-//! server with both of its connections ([`shard`]). The cores' requests come by [`queue`], what
-//! happens leaves by [`post`]; [`thread`] ties it together. What others see of it is [`tally`];
+//! (`work`), channels to listen to (`listening`), a connection through its lives (`side`), a
+//! server with both of its connections (`shard`). The cores' requests come by [`queue`], what
+//! happens leaves by `post`; `thread` ties it together. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
 //!
 //! The shapes of requests and happenings are the gateway's ([`crate::gateway::broker`]). The

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::Data;
 use crate::protocol::Kind;
 use crate::protocol::deflate::{WINDOWS, Window};
-use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+#[cfg(feature = "gateway")]
+use crate::protocol::frame::Header;
+use crate::protocol::frame::{self, HEADER_MAX, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 
 /// How what is sent on a connection is framed.
@@ -63,6 +65,7 @@ impl Frame {
 
     /// A message that lies in `buffer` behind [`Self::ROOM`] bytes, which become its header. A
     /// large one is not copied.
+    #[cfg(feature = "gateway")]
     pub(crate) fn in_place(kind: Kind, mut buffer: Vec<u8>) -> Self {
         let payload = buffer.len() - Self::ROOM;
         // What the buffer has too much would be held and not counted.
@@ -79,6 +82,7 @@ impl Frame {
     }
 
     /// Room for a header in front of a payload: see [`Self::in_place`].
+    #[cfg(feature = "gateway")]
     pub(crate) const ROOM: usize = frame::header_len(usize::MAX, false);
 
     /// A piece for streams.
@@ -197,6 +201,7 @@ impl Frame {
 }
 
 /// Payloads of less are copied, so that none of their memory is room that nobody needs.
+#[cfg(feature = "gateway")]
 const COPIED: usize = 4 << 10;
 
 pub(crate) fn opcode(kind: Kind) -> Opcode {
@@ -211,6 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(feature = "gateway")]
     fn a_message_in_place_is_as_one_that_was_copied() {
         for len in [0, 1, 125, 126, COPIED - 1, COPIED, 65_535, 65_536, 200_000] {
             for spare in [0, 100, len] {

@@ -128,7 +128,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// How many seeds every test run tries.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 /// So many failing seeds are enough to begin with.
 const FAILURES_MAX: u32 = 5;

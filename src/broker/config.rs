@@ -1,4 +1,4 @@
-//! What the options mean for the broker: which servers, and how they are reached.
+//! The options as the broker needs them: servers, and the way to each.
 //!
 //! Reads the certificates that the options name.
 
@@ -18,7 +18,7 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// How keys are named.
     pub layout: Layout,
-    /// What a core may ask, and for how long it waits.
+    /// Bounds of a core's requests, and their deadline.
     pub limits: Limits,
     /// Another run of a server has lost all positions.
     pub renew: bool,

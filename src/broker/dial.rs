@@ -30,7 +30,7 @@ pub struct Target {
     pub client_name: String,
 }
 
-/// What a server says of itself.
+/// A server's description of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Of this run of its process; `None` where it may not be asked.
@@ -107,12 +107,12 @@ impl From<Lost> for DialError {
     }
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Commands with their answers; the server gets the scripts.
     Commands,
-    /// What is published.
+    /// Publications, joins and leaves arrive.
     Messages,
 }
 
@@ -248,7 +248,7 @@ pub fn load(out: &mut Vec<u8>, script: Script) {
     Command::begin(out, 3).part("SCRIPT").part("LOAD").part(script.text());
 }
 
-/// What is needed of a reply after it.
+/// The part of a reply that outlives it.
 #[derive(Debug, Default)]
 struct Answer {
     error: Option<String>,
@@ -306,7 +306,7 @@ pub struct Facts {
     pub loading: bool,
     /// It is a node of a cluster.
     pub cluster: bool,
-    /// What is forgotten when memory is short.
+    /// The policy for keys when memory is short.
     pub maxmemory_policy: String,
     /// Replicas that follow it.
     pub replicas: u32,

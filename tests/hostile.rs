@@ -150,6 +150,7 @@ attacks! {
     deflate_bombs_in_pieces = deflate::BOMBS_IN_PIECES;
     deflate_bombs_in_fragments = deflate::BOMBS_IN_FRAGMENTS;
     deflate_empty_blocks = deflate::EMPTY_BLOCKS;
+    deflate_allowed_blocks = deflate::ALLOWED_BLOCKS;
     deflate_final_blocks = deflate::FINAL_BLOCKS;
     deflate_bad_streams = deflate::BAD_STREAMS;
     deflate_elsewhere = deflate::ELSEWHERE;

@@ -140,6 +140,7 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
         elsewhere.inspect(|it| it.shared.phase.store(phase, Ordering::Relaxed));
     };
     let id = gateway.id();
+    elsewhere.inspect(|it| [id, it.gateway.id()].into_iter().for_each(measure::put_first));
     let ceiling = time.and_then(|_| vitals::ceiling(&gateway));
     let group = time.and_then(|_| measure::group(id, ceiling));
 

@@ -133,10 +133,10 @@ fn in_fragments(payload: &[u8], bytes: usize) -> Vec<u8> {
     wire
 }
 
-/// Blocks with nothing in them, as many as fit, of each kind; and as many as are allowed.
+/// Blocks with nothing in them, as many as fit, of each kind.
 pub(crate) const EMPTY_BLOCKS: Attack = Attack {
     engine: NO_RATES,
-    after: &[After::Counted(TOO_BIG, 15), After::Counted("reads_left_total", 1)],
+    after: &[After::Counted(TOO_BIG, 15)],
     ..beside(|field| {
         let own_codes = |count| {
             let mut bits = Bits::default();
@@ -148,7 +148,14 @@ pub(crate) const EMPTY_BLOCKS: Attack = Attack {
         let endless = [stored(13_000), fixed(32_000), own_codes(5_000)];
         let frames = endless.map(|payload| frame(FIN | RSV1 | TEXT, &payload));
         each_ends(field, 5, &frames);
-        // Empty messages close nobody on the engine, but are no commands: pongs are.
+    })
+};
+
+/// As many empty blocks as are allowed, in messages that are: pongs of the protocol.
+pub(crate) const ALLOWED_BLOCKS: Attack = Attack {
+    engine: NO_RATES,
+    after: &[After::Counted("reads_left_total", 1)],
+    ..beside(|field| {
         let mut foes = field.gang_with(2, "packer", &[OFFER]);
         let pong =
             |blocks: Vec<u8>| frame(FIN | RSV1 | TEXT, &[&blocks[..], &deflate(b"{}")].concat());

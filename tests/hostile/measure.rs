@@ -2,11 +2,12 @@
 //! its memory against the ceiling that it prints.
 //!
 //! Server, attackers and witnesses share the machine's processors, perhaps with others. What the
-//! server does is told apart from what the machine does: attackers run at the lowest priority; at
-//! the same time as many witnesses talk to a second server, which nobody attacks, and what these
-//! wait more than in quiet times is the machine's delay; of the rest, the attacked core's part is
-//! the one in which its thread ran, as the kernel says, not that in which it waited for a
-//! processor. The verdict is about that part. On an idle machine it is all.
+//! server does is told apart from what the machine does: attackers run at the lowest priority and
+//! servers, where that is allowed, before all others; at the same time as many witnesses talk to a
+//! second server, which nobody attacks, and what these wait more than in quiet times is the
+//! machine's delay; of the rest, the attacked core's part is the one in which its thread ran, as
+//! the kernel says, not that in which it waited for a processor. The verdict is about that part. On
+//! an idle machine it is all.
 
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,17 @@ pub(crate) fn stand_back() {
 /// This thread runs as others do again. Without privileges it stays where it is.
 pub(crate) fn step_up() {
     let _ = rustix::process::setpriority_process(None, 0);
+}
+
+/// The threads of a server run before those of its clients, which have processors of their own
+/// elsewhere. Without privileges they stay where they are.
+pub(crate) fn put_first(id: u32) {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let threads = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    for thread in threads.filter_map(rustix::process::Pid::from_raw) {
+        // Of a thread, not of the process, on Linux.
+        let _ = rustix::process::setpriority_process(Some(thread), -10);
+    }
 }
 
 /// With `HOSTILE_CGROUP`, a group of processes for the server: its ceiling and a tenth.

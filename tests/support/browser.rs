@@ -175,6 +175,8 @@ impl Tab {
     pub(crate) fn screenshot_of(&self, browser: &mut Browser, name: &str, mut how: Value) {
         how["format"] = json!("png");
         how["captureBeyondViewport"] = json!(true);
+        // A tab behind another one is painted when the browser comes to it, minutes later.
+        browser.call(Some(&self.session), "Page.bringToFront", json!({}));
         let picture = browser.call(Some(&self.session), "Page.captureScreenshot", how);
         let picture = STANDARD.decode(picture["data"].as_str().expect("data")).expect("base64");
         assert!(picture.starts_with(b"\x89PNG"), "not a picture");

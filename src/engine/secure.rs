@@ -7,25 +7,28 @@
 //!
 //! Records are opened in the receive arena, behind what was there of the first, and what they carry
 //! is moved together, so that the steps above see one range of plaintext. What leaves is plaintext
-//! until the flush, which seals it ([`Secure::seal`]): limits and drops know nothing of records.
+//! until the flush, which seals it (`secure_sealing.rs`): limits and drops know nothing of records.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::core::Core;
 use super::handler::Handler;
 use super::inbound::{Inbound, Place};
-use super::outgoing::{Outgoing, Share};
-use super::ring::{Ring, Send};
-use super::slots::{Flags, Hot, Phase, Slots};
+use super::ring::Ring;
+use super::slots::{Flags, Hot, Phase};
 use super::table::SlotTable;
 use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
 use crate::tls::keys::{ClientSetup, ServerSetup};
-use crate::tls::{Fault, Greeting, Limits, Opened, RECORD_MAX, Record, Step, greet, length};
+use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, greet, length};
+
+#[path = "secure_sealing.rs"]
+mod sealing;
+
+use sealing::Sealed;
+pub(super) use sealing::{Portion, SEALED_MAX, STAGING_BYTES};
 
 /// See the module's text.
 #[derive(Default)]
@@ -72,26 +75,6 @@ impl Unfinished {
         let places = 2 * size_of::<(u32, Self)>() + 4 * size_of::<(u32, u64)>();
         greeting + self.bytes.capacity() + places
     }
-}
-
-/// The records sealed for a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Sealed {
-    pub(super) slot: u32,
-    /// Where in the staging buffer.
-    pub(super) range: Range<usize>,
-    /// How much of the outbox it is.
-    pub(super) plain: usize,
-    /// Nothing was sealed: what was before waits in the outbox.
-    pub(super) older: bool,
-}
-
-/// One round of sealing.
-pub(super) struct Portion {
-    /// Up to which mark.
-    pub(super) to: usize,
-    /// Somebody has to wait for the next round.
-    pub(super) hurry: bool,
 }
 
 /// The plaintext of a received range.
@@ -213,15 +196,6 @@ impl Secure {
         self.unfinished.len()
     }
 
-    /// The records sealed in the flush at hand.
-    pub(super) fn sealed(&self) -> &[Sealed] {
-        &self.sealed
-    }
-
-    pub(super) fn staged(&self, sealed: &Sealed) -> &[u8] {
-        &self.staging[sealed.range.clone()]
-    }
-
     /// Forgets a handshake under way and a record that came in part.
     pub(super) fn drop_unfinished(&mut self, slot: u32, inbound: &mut Inbound) {
         if let Some(unfinished) = self.unfinished.remove(&slot) {
@@ -250,20 +224,6 @@ impl Secure {
         self.unfinished.shrink_to_fit();
         self.ages.shrink_to_fit();
         self.release();
-    }
-
-    /// Gives the staging buffer back when nothing was sealed for a while. Every turn asks.
-    #[inline]
-    pub(super) fn rest(&mut self, now_ns: u64) {
-        if self.staging.capacity() > 0 && now_ns.saturating_sub(self.sealed_ns) > REST_NS {
-            self.release();
-        }
-    }
-
-    fn release(&mut self) {
-        self.staging = Vec::new();
-        self.sealed = Vec::new();
-        self.worn_out = Vec::new();
     }
 
     /// Appends the record layer's answer to what was opened, if it owes one.
@@ -403,61 +363,6 @@ impl Secure {
         }
         Ok(Opened::Nothing)
     }
-
-    /// Seals what the marked connections have to send, from the mark at `from` on, up to
-    /// [`SEALED_MAX`] bytes of each and [`STAGING`] in all: of those that are offered to the kernel
-    /// in this round. One whose kernel has not taken all of what was sealed before waits with the
-    /// rest.
-    fn seal(
-        &mut self,
-        slots: &mut Slots,
-        outgoing: &Outgoing,
-        arena: &[u8],
-        marks: Range<usize>,
-        share: &mut Share<'_>,
-    ) -> Portion {
-        self.staging.clear();
-        self.sealed.clear();
-        let mut hurry = false;
-        let mut parts = Vec::new();
-        for (at, slot) in outgoing.marked()[..marks.end].iter().enumerate().skip(marks.start) {
-            if self.staging.len() >= STAGING {
-                return Portion { to: at, hurry };
-            }
-            let Some(hot) = slots.get(*slot) else { continue };
-            if !hot.has(Flags::TLS) || hot.phase() == Phase::Closed {
-                continue;
-            }
-            let Some(outbox) = &hot.outbox else { continue };
-            if !share.offers(outbox, SEALED_MAX, &mut hurry) {
-                continue;
-            }
-            if outbox.has_sealed() {
-                self.sealed.push(Sealed { slot: *slot, range: 0..0, plain: 0, older: true });
-                continue;
-            }
-            let Some(record) = self.records.get_mut(*slot).filter(|it| !it.is_shut()) else {
-                continue;
-            };
-            parts.clear();
-            let plain = outbox.gather_plain(outgoing.turn(arena), &mut parts, SEALED_MAX);
-            let start = self.staging.len();
-            if record.seal(&self.limits, &parts, &mut self.staging).is_err() {
-                self.staging.truncate(start);
-                self.worn_out.push(*slot);
-                continue;
-            }
-            if hot.phase() == Phase::Flushing && plain == outbox.bytes() {
-                record.close(&mut self.staging);
-            }
-            let range = start..self.staging.len();
-            if range.is_empty() {
-                continue;
-            }
-            self.sealed.push(Sealed { slot: *slot, range, plain, older: false });
-        }
-        Portion { to: marks.end, hurry }
-    }
 }
 
 /// The handshake that has been under way for longest.
@@ -525,21 +430,6 @@ impl Core {
         }
     }
 
-    /// Seals what is to be sent, where there is TLS.
-    pub(super) fn seal(
-        &mut self,
-        arena: &[u8],
-        marks: Range<usize>,
-        share: &mut Share<'_>,
-    ) -> Portion {
-        let Self { slots, outgoing, secure, clock, .. } = self;
-        let portion = secure.seal(slots, outgoing, arena, marks, share);
-        if !secure.sealed.is_empty() {
-            secure.sealed_ns = clock.now_ns();
-        }
-        portion
-    }
-
     /// Whether a connection speaks TLS and nothing can be sealed on it yet.
     pub(super) fn is_greeting(&self, slot: u32) -> bool {
         self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) && !self.secure.has_record(slot)
@@ -569,57 +459,6 @@ impl Core {
         self.end_secure(slot, alert);
     }
 
-    /// Ends the connections of the flush at hand of which nothing can be sealed any more. Nothing
-    /// of their messages may be sent in part.
-    pub(super) fn end_worn_out(&mut self) {
-        while let Some(slot) = self.secure.worn_out.pop() {
-            self.counted.tls_keys_worn_out += 1;
-            let mut words = Vec::new();
-            if let Some(record) = self.secure.records.get_mut(slot) {
-                record.close(&mut words);
-            }
-            self.end_secure(slot, words);
-        }
-    }
-
-    /// The kernel took something of what is sealed, or nothing. `next` is the next entry of what
-    /// the flush has sealed; who was offered older records has none.
-    pub(super) fn on_sealed_sent(&mut self, sent: &Send, next: &mut usize) {
-        let Send { slot, len, result, .. } = *sent;
-        let entry = self.secure.sealed.get(*next).filter(|it| it.slot == slot);
-        let at = entry.filter(|it| !it.older).map(|_| *next);
-        *next += usize::from(entry.is_some());
-        self.counted.sends += 1;
-        let Self { slots, outgoing, secure, watches, clock, counted, work, .. } = self;
-        let Some(hot) = slots.get_mut(slot) else { return };
-        if hot.outbox.is_none() {
-            return;
-        }
-        let taken = match result {
-            Ok(taken) => taken,
-            Err(error) if error.is_transient() => 0,
-            Err(error) => return self.drop_connection(slot, Cause::of_error(error)),
-        };
-        counted.bytes_out += taken as u64;
-        // Sealed bytes leave the outbox even if the kernel does not take them.
-        let plain = at.map_or(taken, |at| secure.sealed[at].plain);
-        if taken > 0 {
-            watches.note_taken(slot, hot, taken);
-            outgoing.note_sent(slot, hot, plain, clock);
-        } else {
-            outgoing.consume(slot, hot, plain);
-        }
-        if taken < len {
-            if let Some(at) = at {
-                let rest = &secure.staging[secure.sealed[at].range.clone()][taken..];
-                outgoing.put_back(hot, Bytes::copy_from_slice(rest));
-            }
-            counted.sends_short += 1;
-            outgoing.block(hot);
-            work.arm_poll_out(slot, hot);
-        }
-    }
-
     /// A connection speaks TLS, and its end came: without close_notify, it may be anybody's doing.
     /// Behind the peer's close frame nothing could be missing, and nothing is read.
     pub(super) fn count_truncation(&mut self, slot: u32) {
@@ -630,23 +469,8 @@ impl Core {
     }
 }
 
-/// What a turn's sealed bytes take at most, and room for one more connection's: they stay in the L2
-/// cache from sealing to sending.
-const STAGING: usize = 256 << 10;
-
-/// Plaintext of one connection that a flush seals: four records.
-pub(super) const SEALED_MAX: usize = 4 << 14;
-
-/// Bytes that TLS takes of a core besides its connections: what is sealed and of whom, twice since
-/// lists double; each record has at least 22 bytes.
-pub(super) const STAGING_BYTES: usize =
-    2 * (STAGING + 4 * RECORD_MAX) + 2 * STAGING / 22 * size_of::<Sealed>();
-
 /// Bytes of a connection's record layer.
 pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>();
-
-/// Nothing is sealed for so long before memory is given back.
-const REST_NS: u64 = 2_000_000_000;
 
 /// Entries of handshakes that have ended which may be among the ages.
 const ENDED_KEPT: usize = 64;

@@ -96,6 +96,7 @@ pub fn start(
         headers: Vec::new(),
         compression: false,
         tls: None,
+        resume: false,
     });
     let greeting = greeting.to_owned();
     let (heard, lines) = mpsc::channel();

@@ -203,6 +203,7 @@ fn half_of_the_connections_leave_and_come_back() {
         let storm = &report["storm"];
         assert_eq!((&storm["left"], &storm["back"]), (&150.into(), &150.into()), "{report}");
         assert!(storm["back_us"]["max"].as_f64().unwrap() > 0.0);
+        assert!(storm["resumed"].is_null(), "in the clear there is no session");
         assert_eq!(report["opening"]["opened"], 300);
         assert_eq!(report["lost"], 0);
         assert_eq!(report["closing"]["clean"], 300);
@@ -210,6 +211,23 @@ fn half_of_the_connections_leave_and_come_back() {
         if workload[0] == "echo" {
             assert_eq!(report["messages"]["sent"], report["messages"]["received"]);
         }
+    }
+}
+
+/// Each by a ticket of its own, unless that is not wanted; the first time nobody has one.
+#[test]
+fn who_comes_back_over_tls_goes_on_with_the_session() {
+    let (cert, key) = (key_file("localhost.pem"), key_file("localhost.key"));
+    let server = Server::start(&["--workers", "2", "--tls-cert", &cert, "--tls-key", &key]);
+    for (more, resumed) in [(&[][..], 50), (&["--no-resumption"], 0)] {
+        let url = ["--url", &server.url, "--insecure"];
+        let size = ["-c", "100", "-d", "1s", "--threads", "2"];
+        let storm = ["--storm-after", "100ms", "--storm-share", "0.5"];
+        let arguments = [&["idle"][..], &url, &size, &storm, more].concat();
+        let (status, report, errors) = report(&arguments);
+        assert_eq!(status, 0, "{report} {errors}");
+        let storm = &report["storm"];
+        assert_eq!((&storm["back"], &storm["resumed"]), (&50.into(), &resumed.into()), "{report}");
     }
 }
 

@@ -105,8 +105,14 @@ struct Client {
 
 impl Client {
     fn start(trust: Option<&Trust>) -> Self {
+        Self::keeping(trust, 0)
+    }
+
+    /// With room for so many tickets.
+    fn keeping(trust: Option<&Trust>, tickets: usize) -> Self {
         let (tell, news) = channel();
-        let trust = trust.map(|trust| Arc::new(ClientMaterials::load(trust).unwrap()));
+        let load = |trust| ClientMaterials::load(trust).unwrap().with_tickets(tickets);
+        let trust = trust.map(|trust| Arc::new(load(trust)));
         let running = Server::builder()
             .workers(1)
             .max_message(8 << 20)
@@ -136,8 +142,15 @@ impl Client {
     fn dial(&self, peer: SocketAddr, name: &str) -> News {
         let (host, target) = ("localhost".to_owned(), "/echo".to_owned());
         let tls = Some(name.to_owned());
-        let target =
-            DialTarget { peer, host, target, headers: Vec::new(), tls, compression: false };
+        let target = DialTarget {
+            peer,
+            host,
+            target,
+            headers: Vec::new(),
+            tls,
+            resume: true,
+            compression: false,
+        };
         self.order(Order::Dial(Arc::new(target)));
         self.hear()
     }
@@ -242,6 +255,32 @@ fn a_server_of_ours() {
     let counters = server.join().unwrap().counters;
     assert_eq!((counters.tls_handshakes, counters.closed_clean), (2, 2));
     assert_eq!((counters.tls_truncated, counters.tls_handshake_failures), (0, 0));
+}
+
+/// Memory for a ticket is held until it is there, or until something else comes.
+#[test]
+fn a_dial_goes_on_with_an_earlier_session() {
+    let (server, address) = ours(Some(&server_keys()));
+    let client = Client::keeping(Some(&Trust::Authorities(path("ca.pem"))), 10);
+    for dials in 1..=3 {
+        assert_eq!(client.dial(address, "localhost"), News::Open);
+        client.echoes(100);
+        let counters = client.running.handle().stats().counters;
+        assert_eq!((counters.tls_handshakes, counters.tls_handshakes_resumed), (dials, dials - 1));
+        assert_eq!(counters.inbound_bytes_held, 0);
+        client.leave();
+    }
+    assert_eq!(client.finish().tls_bad_records, 0);
+    // Sessions are of a core of a client: another has none, and so it is without room.
+    for tickets in [10, 0, 0] {
+        let client = Client::keeping(Some(&Trust::Authorities(path("ca.pem"))), tickets);
+        assert_eq!(client.dial(address, "localhost"), News::Open);
+        client.leave();
+        assert_eq!(client.finish().tls_handshakes_resumed, 0);
+    }
+    server.handle().stop();
+    let counters = server.join().unwrap().counters;
+    assert_eq!((counters.tls_handshakes, counters.tls_handshakes_resumed), (6, 2));
 }
 
 #[test]
@@ -544,7 +583,8 @@ fn a_server_of_openssl_in_each_shape() {
         let tls = Some(host.clone());
         let peer = server.address;
         let headers = Vec::new();
-        let target = DialTarget { peer, host, target, headers, tls, compression: false };
+        let (resume, compression) = (false, false);
+        let target = DialTarget { peer, host, target, headers, tls, resume, compression };
         client.order(Order::Dial(Arc::new(target)));
         // What it tells of the session comes before and between.
         let key = request_key(&mut server.stdout);

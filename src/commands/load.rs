@@ -201,6 +201,11 @@ struct StormOptions {
     #[arg(long, default_value_t = 0.5, value_parser = share, value_name = "PART",
           requires = "storm_after")]
     storm_share: f64,
+
+    /// Who comes back over TLS does a whole handshake again, in place of going on with the session
+    /// by a ticket, as browsers do
+    #[arg(long, requires = "storm_after")]
+    no_resumption: bool,
 }
 
 #[derive(Debug, Args)]
@@ -379,7 +384,7 @@ fn trust(ca: Option<String>, insecure: bool, target: &Target) -> Result<Trust, c
 impl StormOptions {
     fn plan(&self) -> Option<StormPlan> {
         let share = Share::of(self.storm_share);
-        self.storm_after.map(|after| StormPlan { after, share })
+        self.storm_after.map(|after| StormPlan { after, share, resume: !self.no_resumption })
     }
 }
 

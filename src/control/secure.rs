@@ -120,7 +120,7 @@ impl<S> Secure<S> {
                     Opened::Data(place) => {
                         self.plain = self.start + place.start..self.start + place.end;
                     }
-                    Opened::Nothing => {}
+                    Opened::Nothing | Opened::Messages(_) => {}
                     Opened::Closed => {
                         if let State::Open(layer) =
                             std::mem::replace(&mut self.state, State::Broken)

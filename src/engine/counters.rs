@@ -82,6 +82,8 @@ counters! {
         tls_handshakes_waiting: Gauge,
         /// TLS handshakes completed.
         tls_handshakes: Total,
+        /// TLS handshakes among them that went on with an earlier session.
+        tls_handshakes_resumed: Total,
         /// TLS handshakes that failed.
         tls_handshake_failures: Total,
         /// TLS handshakes given up, the oldest first, since too many were under way.

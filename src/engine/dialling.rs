@@ -203,8 +203,9 @@ impl Core {
     fn on_tcp_established(&mut self, slot: u32) -> Result<(), tls::Fault> {
         let Some(dial) = self.dials.begun.get(&slot) else { return Ok(()) };
         let Some(hot) = self.slots.get_mut(slot) else { return Ok(()) };
+        let resume = dial.request.target.resume;
         if let Some(name) = &dial.request.target.tls {
-            let hello = self.secure.greet(slot, name, &mut self.inbound)?;
+            let hello = self.secure.greet(slot, name, resume, &mut self.inbound)?;
             hot.set(Flags::TLS | Flags::GREETING);
             self.outgoing.push_sealed(slot, hot, hello, &self.clock);
         } else {

@@ -22,7 +22,7 @@ use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
 use crate::tls::keys::{ClientSetup, ServerSetup};
-use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, greet, length};
+use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, Ticket, greet, length};
 
 #[path = "secure_sealing.rs"]
 mod sealing;
@@ -60,6 +60,8 @@ struct Unfinished {
     /// Its handshake, and what number that is.
     greeting: Option<Box<Greeting>>,
     number: u64,
+    /// Behind the handshake of a dial, up to the first data: waits for a ticket.
+    ticket: Option<Ticket>,
     /// A record that came in part.
     bytes: Vec<u8>,
     /// When that began.
@@ -72,8 +74,9 @@ impl Unfinished {
     /// Bytes of memory, its place in a table included.
     fn memory(&self) -> usize {
         let greeting = self.greeting.as_ref().map_or(0, |greeting| greeting.memory());
+        let ticket = self.ticket.as_ref().map_or(0, Ticket::memory);
         let places = 2 * size_of::<(u32, Self)>() + 4 * size_of::<(u32, u64)>();
-        greeting + self.bytes.capacity() + places
+        greeting + ticket + self.bytes.capacity() + places
     }
 }
 
@@ -104,6 +107,8 @@ struct Opening<'a> {
     byte_ns: u64,
     /// A handshake that makes room for this one.
     evicted: Option<u32>,
+    /// The handshake went on with an earlier session.
+    resumed: bool,
 }
 
 impl Secure {
@@ -140,11 +145,12 @@ impl Secure {
         &mut self,
         slot: u32,
         name: &str,
+        resume: bool,
         inbound: &mut Inbound,
     ) -> Result<Vec<u8>, Fault> {
         let mut out = Vec::new();
         let setup = self.dials.as_ref().ok_or(Fault::Closed)?;
-        let greeting = Box::new(Greeting::client(setup, name, &mut out)?);
+        let greeting = Box::new(Greeting::client(setup, name, resume, &mut out)?);
         let mut unfinished = Unfinished { greeting: Some(greeting), ..Unfinished::default() };
         let memory = unfinished.memory();
         inbound.set(&mut unfinished.place, slot, memory);
@@ -265,6 +271,8 @@ impl Secure {
             };
             match self.take(slot, at..next, &mut unfinished, opening) {
                 Ok(Opened::Data(place)) => {
+                    // Servers send theirs before anything else.
+                    unfinished.ticket = None;
                     let place = at + place.start..at + place.end;
                     if found.is_empty() {
                         found = place;
@@ -275,6 +283,12 @@ impl Secure {
                     }
                 }
                 Ok(Opened::Nothing) => {}
+                Ok(Opened::Messages(place)) => {
+                    let content = &opening.arena[at + place.start..at + place.end];
+                    if unfinished.ticket.as_mut().is_some_and(|it| it.take(content)) {
+                        unfinished.ticket = None;
+                    }
+                }
                 Ok(Opened::Closed) => break Some(End::Closed),
                 Err(fault) => break Some(End::Fault(fault)),
             }
@@ -298,7 +312,7 @@ impl Secure {
     ) {
         let Opening { arena, inbound, now_ns, grace_ns, byte_ns, .. } = opening;
         let rest = &arena[rest];
-        if rest.is_empty() && unfinished.greeting.is_none() {
+        if rest.is_empty() && unfinished.greeting.is_none() && unfinished.ticket.is_none() {
             return inbound.clear(unfinished.place);
         }
         if more.is_none() {
@@ -327,7 +341,7 @@ impl Secure {
         unfinished: &mut Unfinished,
         opening: &mut Opening<'_>,
     ) -> Result<Opened, Fault> {
-        let Opening { arena, out, evicted, .. } = opening;
+        let Opening { arena, out, evicted, resumed, .. } = opening;
         let record = &mut arena[record];
         if let Some(layer) = self.records.get_mut(slot) {
             return layer.open(&self.limits, record);
@@ -359,6 +373,7 @@ impl Secure {
             self.greetings -= 1;
         }
         if let Step::Done(welcome) = step? {
+            (*resumed, unfinished.ticket) = (welcome.resumed, welcome.ticket);
             self.records.insert(slot, welcome.record);
         }
         Ok(Opened::Nothing)
@@ -389,10 +404,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             grace_ns: core.limits.upload_grace_ns,
             byte_ns: core.limits.upload_byte_ns,
             evicted: None,
+            resumed: false,
         };
         let greeting = core.slots.get(slot).is_some_and(|hot| hot.has(Flags::GREETING));
         let mut plaintext = core.secure.open(slot, range, &mut opening);
-        let Opening { mut out, evicted, .. } = opening;
+        let Opening { mut out, evicted, resumed, .. } = opening;
         let outbox = core.slots.get(slot).and_then(|hot| hot.outbox.as_ref());
         // One answer stands for many. A peer that reads none gets it with the next record, so
         // that answers never add up.
@@ -401,6 +417,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         if greeting && core.secure.has_record(slot) {
             core.counted.tls_handshakes += 1;
+            core.counted.tls_handshakes_resumed += u64::from(resumed);
             if let Some(hot) = core.slots.get_mut(slot) {
                 hot.clear(Flags::GREETING);
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ringhold::tls::keys::ClientMaterials;
-use ringhold::{CloseCode, Config, Drain, Handle, Heartbeat, Running, Server, Stats};
+use ringhold::{CloseCode, Config, DialTarget, Drain, Handle, Heartbeat, Running, Server, Stats};
 
 use super::board::{Board, Clock, Progress, Ticker};
 use super::driver::{Course, Driver, Letter, Seat, Workload};
@@ -31,6 +31,7 @@ pub(super) fn conduct<W: Workload>(
     let clock = Clock::start();
     let mut target = plan.target.resolve().map_err(Failure::Target)?;
     target.compression = plan.compress;
+    let returning = Arc::new(DialTarget { resume: true, ..target.clone() });
     let target = Arc::new(target);
     let sources = sources(plan, target.peer)?;
     let config = engine_config(plan)?;
@@ -46,6 +47,7 @@ pub(super) fn conduct<W: Workload>(
     let course = Arc::new(Course {
         clock,
         target,
+        returning,
         sources,
         open_rate,
         in_flight,
@@ -67,8 +69,10 @@ pub(super) fn conduct<W: Workload>(
     watch.on_start();
     let run = Run { plan, interrupted, board, clock, running };
     let opening_ns = clock.now_ns();
-    let (tally, seconds) = run.course(&mut watch);
+    let (mut tally, seconds) = run.course(&mut watch);
     let (stats, closing_seconds) = run.close()?;
+    // Nobody else may.
+    tally.storm.resumed = stats.counters.tls_handshakes_resumed;
     if tally.opening.opened == 0 {
         return Err(Failure::NothingOpened(why_nothing(&tally)));
     }
@@ -254,6 +258,10 @@ fn engine_config(plan: &Plan) -> Result<Config, Failure> {
     let size = plan.job.size();
     let trust = plan.target.tls.then(|| ClientMaterials::load(&plan.trust)).transpose();
     let trust = trust.map_err(|fault| Failure::Target(fault.to_string()))?;
+    // Each thread may come to have the tickets of all its connections.
+    let resumes = plan.storm.is_some_and(|storm| storm.resume);
+    let tickets = if resumes { plan.connections as usize } else { 0 };
+    let trust = trust.map(|trust| trust.with_tickets(tickets));
     Ok(Config {
         listen: None,
         dial_tls: trust.map(Arc::new),

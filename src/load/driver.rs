@@ -55,6 +55,8 @@ pub(crate) trait Workload: 'static {
 pub(crate) struct Course {
     pub(crate) clock: Clock,
     pub(crate) target: Arc<DialTarget>,
+    /// The same for who comes back.
+    pub(crate) returning: Arc<DialTarget>,
     /// Addresses to bind to in turn; empty: the kernel chooses.
     pub(crate) sources: Vec<IpAddr>,
     /// Connections opened per second over all threads; 0: no limit.
@@ -170,11 +172,13 @@ impl<W: Workload> Driver<W> {
     }
 
     fn dial(&mut self, cx: &mut Cx<'_>, index: u32, now_ns: u64) {
+        let returns = self.storm_begun().is_some();
         let sources = &self.course.sources;
         let number = self.seat.global(index) as usize;
         let source = (!sources.is_empty()).then(|| sources[number % sources.len()]);
         let tag = u64::from(index) << 32 | micros(now_ns);
-        cx.dial(&self.course.target, source, tag);
+        let target = if returns { &self.course.returning } else { &self.course.target };
+        cx.dial(target, source, tag);
         self.in_flight += 1;
     }
 

@@ -95,7 +95,7 @@ impl Frame {
                 all.map(|all| MessageReport { burst, ..all })
             }
         };
-        let storm = plan.storm.map(|storm| StormReport::new(storm, tally));
+        let storm = plan.storm.map(|storm| StormReport::new(storm, plan.target.tls, tally));
         let lost = tally.opening.lost.total();
         let left_out = if interrupted { 0 } else { opening.untried };
         let ok = opening.failed + left_out + lost == 0

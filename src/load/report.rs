@@ -160,6 +160,8 @@ pub(crate) struct StormReport {
     pub(crate) left: u64,
     /// Open again.
     pub(crate) back: u64,
+    /// TLS handshakes of theirs that went on with an earlier session; absent in the clear.
+    pub(crate) resumed: Option<u64>,
     pub(crate) failed: u64,
     /// Why, each with its number.
     pub(crate) failed_reasons: BTreeMap<String, u64>,
@@ -287,12 +289,13 @@ impl MessageReport {
 }
 
 impl StormReport {
-    pub(crate) fn new(plan: StormPlan, tally: &Tally) -> Self {
+    pub(crate) fn new(plan: StormPlan, tls: bool, tally: &Tally) -> Self {
         let (storm, others) = (&tally.storm, &tally.traffic.latency_storm);
         Self {
             share: plan.share.part(),
             left: storm.left,
             back: storm.back,
+            resumed: tls.then_some(storm.resumed),
             failed: storm.failed.total(),
             failed_reasons: storm.failed.0.clone(),
             back_us: Quantiles::of(&storm.took),
@@ -411,20 +414,22 @@ mod tests {
 
     #[test]
     fn a_storm_is_over_when_all_are_back() {
-        let plan = StormPlan { after: Duration::ZERO, share: Share::of(0.5) };
+        let plan = StormPlan { after: Duration::ZERO, share: Share::of(0.5), resume: true };
         let mut tally = Tally::default();
-        assert!(!StormReport::new(plan, &tally).all_came_back(), "there was none");
+        assert!(!StormReport::new(plan, false, &tally).all_came_back(), "there was none");
         (tally.storm.left, tally.storm.back) = (3, 2);
         tally.storm.took.record(2000).unwrap();
-        let report = StormReport::new(plan, &tally);
+        let report = StormReport::new(plan, false, &tally);
         assert!(!report.all_came_back() && report.latency_us.is_none());
         assert_eq!(report.back_us.max, 2.0);
         tally.storm.back = 3;
         tally.traffic.storming = true;
         tally.traffic.on_message(0, 1500);
-        let report = StormReport::new(plan, &tally);
+        let report = StormReport::new(plan, false, &tally);
         assert!(report.all_came_back());
-        assert_eq!(report.latency_us.unwrap().max, 1.5);
+        assert_eq!((report.latency_us.unwrap().max, report.resumed), (1.5, None));
+        tally.storm.resumed = 2;
+        assert_eq!(StormReport::new(plan, true, &tally).resumed, Some(2));
     }
 
     #[test]

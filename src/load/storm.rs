@@ -19,6 +19,8 @@ pub(crate) struct StormPlan {
     pub(crate) after: Duration,
     /// Of the connections.
     pub(crate) share: Share,
+    /// Who comes back goes on with a TLS session, as a browser does.
+    pub(crate) resume: bool,
 }
 
 /// What became of those who left.
@@ -28,6 +30,8 @@ pub(crate) struct StormTally {
     pub(crate) left: u64,
     /// Open again.
     pub(crate) back: u64,
+    /// TLS handshakes of theirs that went on with an earlier session.
+    pub(crate) resumed: u64,
     /// Not let in again.
     pub(crate) failed: Reasons,
     /// From the storm's beginning to being open again, in nanoseconds.
@@ -52,7 +56,7 @@ pub(crate) struct Storm<I> {
 impl Default for StormTally {
     fn default() -> Self {
         let (failed, took) = (Reasons::default(), histogram());
-        Self { left: 0, back: 0, failed, took }
+        Self { left: 0, back: 0, resumed: 0, failed, took }
     }
 }
 
@@ -61,6 +65,7 @@ impl StormTally {
     pub(crate) fn add(&mut self, other: &Self) {
         self.left += other.left;
         self.back += other.back;
+        self.resumed += other.resumed;
         self.failed.add(&other.failed);
         // The bounds are the same, so adding cannot fail.
         let _ = self.took.add(&other.took);
@@ -152,7 +157,7 @@ mod tests {
     use super::*;
 
     fn storm(part: f64, connections: u32) -> Storm<u32> {
-        let plan = StormPlan { after: Duration::ZERO, share: Share::of(part) };
+        let plan = StormPlan { after: Duration::ZERO, share: Share::of(part), resume: true };
         let mut storm = Storm::new(plan, 1);
         (0..connections).for_each(|index| storm.on_open(index, index + 100));
         storm

@@ -153,6 +153,9 @@ impl Rows<'_, '_> {
         let (left, back) = (grouped(it.left), grouped(it.back));
         self.row("storm", &format!("{left} left at once, {back} came back"))?;
         self.row("", &format!("back after {}", it.back_us))?;
+        if let Some(resumed) = it.resumed {
+            self.row("", &format!("{} with their TLS session", grouped(resumed)))?;
+        }
         if it.failed > 0 {
             self.row("", &format!("{} failed", grouped(it.failed)))?;
             self.reasons(&it.failed_reasons)?;

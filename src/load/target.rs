@@ -94,6 +94,7 @@ impl Target {
             target: self.resource.clone(),
             headers: Vec::new(),
             tls: self.tls.then(|| self.host.clone()),
+            resume: false,
             compression: false,
         })
     }

@@ -1,7 +1,8 @@
 //! The handshake: records in, records out, and at its end a [`Record`] with the keys.
 //!
-//! rustls does it, and is named here and in `keys.rs` and `tickets.rs` only: its next version has
-//! another interface. Its objects are gone when the handshake is done.
+//! rustls does it, and is named here and in `keys.rs`, `tickets.rs` and `resumption.rs` only: its
+//! next version has another interface. Its objects are gone when the handshake is done, but for
+//! what a client that keeps tickets needs for the first.
 //!
 //! Invariant: it is fed one record at a time. rustls goes on with all that it gets, and would
 //! decrypt data behind the last message of the handshake, which belongs to the record layer.
@@ -25,6 +26,7 @@ use super::fault::{
 };
 use super::keys::{ClientSetup, ServerSetup};
 use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Record, Role};
+use super::resumption::Waiting;
 
 /// A handshake under way: about 5 KiB, and what is there of an incomplete message.
 pub struct Greeting {
@@ -37,6 +39,8 @@ pub struct Greeting {
     secrets: Secrets,
     /// The name that the client asked for.
     asked: Option<Box<str>>,
+    /// A client keeps tickets.
+    keeps: bool,
 }
 
 enum Side {
@@ -68,6 +72,23 @@ pub struct Welcome {
     pub server_name: Option<Box<str>>,
     /// The peer's own certificate, in DER, verified as its setup says.
     pub certificate: Option<Box<[u8]>>,
+    /// Where a client keeps tickets that come behind the handshake: who waits for the first.
+    pub ticket: Option<Ticket>,
+}
+
+/// The wait for a server's first ticket: see [`Opened::Messages`](super::Opened::Messages).
+pub struct Ticket(Box<Waiting>);
+
+impl Ticket {
+    /// Takes what messages behind the handshake there are in a record. Whether the wait is over.
+    pub fn take(&mut self, content: &[u8]) -> bool {
+        self.0.take(content)
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.0.memory()
+    }
 }
 
 /// What processing came to.
@@ -131,19 +152,27 @@ impl Greeting {
     }
 
     /// The client's side; the first records, for the server called `name`, are appended to `out`.
-    pub fn client(setup: &ClientSetup, name: &str, out: &mut Vec<u8>) -> Result<Self, Fault> {
+    /// With `resume` it goes on with an earlier session, where `setup` has kept a ticket.
+    pub fn client(
+        setup: &ClientSetup,
+        name: &str,
+        resume: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, Fault> {
         let name = ServerName::try_from(name.to_owned()).map_err(|error| {
             Fault::Greeting(Reason::Internal, format!("no name of a server: {error}"))
         })?;
-        let connection = UnbufferedClientConnection::new(Arc::clone(setup.config()), name);
+        let connection = UnbufferedClientConnection::new(Arc::clone(setup.config(resume)), name);
         let side = Side::Client(Box::new(connection.map_err(|error| refused(&error))?));
         let mut greeting = Self::new(side, CLIENT_FEED_MAX);
+        greeting.keeps = setup.keeps();
         greeting.process(out)?;
         Ok(greeting)
     }
 
     fn new(side: Side, max: usize) -> Self {
-        Self { side, held: Vec::new(), fed: 0, max, secrets: Secrets::default(), asked: None }
+        let (held, secrets) = (Vec::new(), Secrets::default());
+        Self { side, held, fed: 0, max, secrets, asked: None, keeps: false }
     }
 
     /// Bytes of memory: what rustls keeps of a handshake, messages of which it has not seen the
@@ -293,9 +322,16 @@ impl Greeting {
             }
             Side::Client(connection) => {
                 let about = About::of(&connection)?;
-                let (extracted, _) =
+                let chain = connection.peer_certificates().unwrap_or_default();
+                let chain = chain.iter().map(|it| it.len() + size_of_val(it)).sum();
+                let (extracted, session) =
                     connection.dangerous_into_kernel_connection().map_err(|e| refused(&e))?;
-                about.welcome(Role::Client, None, &extracted, &secrets)
+                let mut welcome = about.welcome(Role::Client, None, &extracted, &secrets)?;
+                // Those of TLS 1.2 come with the handshake.
+                if self.keeps && welcome.record.shape().version == Version::Tls13 {
+                    welcome.ticket = Some(Ticket(Box::new(Waiting::new(session, chain))));
+                }
+                Ok(welcome)
             }
             Side::Over => Err(Fault::Closed),
         }
@@ -414,6 +450,7 @@ impl About {
             alpn: self.alpn,
             server_name,
             certificate: self.certificate,
+            ticket: None,
         })
     }
 }

@@ -26,6 +26,7 @@ use super::certificates::{Facts, Names, Table};
 use super::direction::Version;
 use super::greet::Catch;
 use super::pem::{self, PemError};
+use super::resumption::Sessions;
 use super::tickets::{TicketSecret, Tickets};
 
 /// What a server's handshakes need, as an operator writes it. Each `*_pem` is a path, PEM text or
@@ -68,11 +69,20 @@ pub struct ServerSetup(Arc<ServerConfig>);
 pub struct ClientMaterials {
     provider: Arc<CryptoProvider>,
     verifier: Arc<dyn ServerCertVerifier>,
+    /// How many tickets a core keeps.
+    tickets: usize,
 }
 
 /// What handshakes share where we dial.
 #[derive(Clone)]
-pub struct ClientSetup(Arc<ClientConfig>);
+pub struct ClientSetup {
+    /// For handshakes that go on with an earlier session, where there is one.
+    resuming: Arc<ClientConfig>,
+    /// For whole ones.
+    whole: Arc<ClientConfig>,
+    /// Whether tickets are kept.
+    keeps: bool,
+}
 
 /// Whom we trust where we dial.
 #[derive(Clone, Debug)]
@@ -201,14 +211,37 @@ impl ClientMaterials {
     pub fn load(trust: &Trust) -> Result<Self, KeyFault> {
         let provider = Arc::new(provider());
         let verifier = verifier(trust, &provider)?;
-        let materials = Self { provider, verifier };
+        let materials = Self { provider, verifier, tickets: 0 };
         // Whatever rustls could refuse, it refuses now.
         materials.setup()?;
         Ok(materials)
     }
 
-    /// What one core needs. There is no resumption: every handshake is a whole one.
+    /// The same, with room for so many tickets in each core (a KiB or two each, as long as the
+    /// server's certificates): a dial that may goes on with an earlier session. Without, every
+    /// handshake is a whole one. The first ticket of a connection is kept, if it has at most 8 KiB,
+    /// and used once, the newest first. Where there is no room, the server's oldest makes some. Of
+    /// more than 256 servers nothing is kept.
+    pub fn with_tickets(mut self, most: usize) -> Self {
+        self.tickets = most;
+        self
+    }
+
+    /// What one core needs: with sessions of its own.
     pub fn setup(&self) -> Result<ClientSetup, KeyFault> {
+        let mut whole = self.config()?;
+        // Copies of one: rustls goes on with no session that was begun with another verifier.
+        let mut resuming = whole.clone();
+        let keeps = self.tickets > 0;
+        if keeps {
+            let sessions = Sessions::new(self.tickets);
+            whole.resumption = Resumption::store(Arc::new(sessions.unused()));
+            resuming.resumption = Resumption::store(Arc::new(sessions));
+        }
+        Ok(ClientSetup { resuming: Arc::new(resuming), whole: Arc::new(whole), keeps })
+    }
+
+    fn config(&self) -> Result<ClientConfig, KeyFault> {
         let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions(Version::Tls12))
             .map_err(KeyFault::of("versions"))?
@@ -219,7 +252,7 @@ impl ClientMaterials {
         config.resumption = Resumption::disabled();
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Catch);
-        Ok(ClientSetup(Arc::new(config)))
+        Ok(config)
     }
 }
 
@@ -229,8 +262,12 @@ impl ClientSetup {
         ClientMaterials::load(trust)?.setup()
     }
 
-    pub(super) fn config(&self) -> &Arc<ClientConfig> {
-        &self.0
+    pub(super) fn config(&self, resume: bool) -> &Arc<ClientConfig> {
+        if resume { &self.resuming } else { &self.whole }
+    }
+
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
     }
 }
 

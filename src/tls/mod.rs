@@ -1,7 +1,7 @@
 //! TLS without I/O: rustls does the handshake, a record layer of our own carries the connection.
 //!
 //! * [`greet`]: records in, records out, and at the end a [`Record`] with the keys; then nothing of
-//!   rustls is left.
+//!   rustls is left, but for a client that waits for a [`Ticket`].
 //! * [`Record`]: opens records where they lie, seals what leaves. 176 bytes, where rustls' smallest
 //!   object has 3,400.
 //! * [`keys`]: certificates, versions, trust, tickets.
@@ -21,12 +21,13 @@ mod later;
 mod parts;
 mod pem;
 mod record;
+mod resumption;
 mod tickets;
 
 pub use certificates::Facts;
 pub use direction::{Aead, Shape, Version};
 pub use fault::{Fault, Reason};
-pub use greet::{Greeting, Step, Welcome};
+pub use greet::{Greeting, Step, Ticket, Welcome};
 pub use parts::Parts;
 pub use record::{Limits, Opened, RECORD_MAX, Record, Role, length};
 pub use tickets::TicketSecret;

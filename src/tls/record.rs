@@ -55,6 +55,9 @@ pub enum Opened {
     Data(Range<usize>),
     /// Something of the protocol. [`Record::owes`] tells whether it wants an answer.
     Nothing,
+    /// Messages behind the handshake that a client may look at, or a piece of one: tickets and
+    /// KeyUpdates. What they mean for records is done; else as `Nothing`.
+    Messages(Range<usize>),
     /// The peer's end: no data follows.
     Closed,
 }
@@ -209,7 +212,8 @@ impl Record {
             }
             ALERT => self.on_alert(limits, &record[content]),
             HANDSHAKE if shape.version == Version::Tls13 => {
-                self.on_handshake(limits, &record[content])
+                self.on_handshake(limits, &record[content.clone()])?;
+                Ok(if self.has(CLIENT) { Opened::Messages(content) } else { Opened::Nothing })
             }
             HANDSHAKE => self.on_renegotiation(&record[content]),
             kind => Err(Fault::RecordType(kind)),
@@ -238,7 +242,7 @@ impl Record {
     }
 
     /// Messages of TLS 1.3 after the handshake.
-    fn on_handshake(&mut self, limits: &Limits, content: &[u8]) -> Result<Opened, Fault> {
+    fn on_handshake(&mut self, limits: &Limits, content: &[u8]) -> Result<(), Fault> {
         if content.is_empty() {
             // RFC 8446 section 5.1: no empty fragments of these.
             return Err(Fault::NoContent);
@@ -248,14 +252,14 @@ impl Record {
             // A ticket, or a piece, is an empty record for us.
             count(&mut self.read.tally.empty_records, limits.empty_records)
                 .ok_or(Fault::EmptyRecords)?;
-            return Ok(Opened::Nothing);
+            return Ok(());
         };
         count(&mut self.read.tally.key_updates, limits.key_updates).ok_or(Fault::KeyUpdates)?;
         self.read.advance(self.shape().aead);
         if asks {
             self.set(OWES_KEY_UPDATE);
         }
-        Ok(Opened::Nothing)
+        Ok(())
     }
 
     /// TLS 1.2: the peer wants another handshake, and hears once that there is none.

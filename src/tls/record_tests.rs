@@ -67,7 +67,7 @@ impl Pair {
     }
 
     fn receive(&mut self, mut record: Vec<u8>) -> Result<Opened, Fault> {
-        self.ours.open(&self.limits, &mut record)
+        self.ours.open(&self.limits, &mut record).map(hushed)
     }
 
     fn sent(&mut self, kind: u8, content: &[u8]) -> Result<Opened, Fault> {
@@ -92,11 +92,16 @@ impl Pair {
         while !out.is_empty() {
             let len = length(out).unwrap().unwrap();
             let (record, rest) = out.split_at_mut(len);
-            heard.push(self.peer.open(&Limits::default(), record));
+            heard.push(self.peer.open(&Limits::default(), record).map(hushed));
             out = rest;
         }
         heard
     }
+}
+
+/// What it means for the record layer alone.
+fn hushed(opened: Opened) -> Opened {
+    if let Opened::Messages(_) = opened { Opened::Nothing } else { opened }
 }
 
 /// RFC 8448 section 3: both directions' data and alerts, byte by byte. Before its data, the server
@@ -128,7 +133,7 @@ fn records_are_those_of_rfc_8448() {
             let ticket = [&[NEW_SESSION_TICKET, 0, 0, 9][..], &[0; 9]].concat();
             let mut out = Vec::new();
             sender.write.seal(sender.shape(), HANDSHAKE, &[&ticket], &mut out).unwrap();
-            assert_eq!(receiver.open(&limits, &mut out), Ok(Opened::Nothing));
+            assert_eq!(receiver.open(&limits, &mut out).map(hushed), Ok(Opened::Nothing));
         }
         let mut out = Vec::new();
         sender.seal(&limits, &[&payload[..20], &[], &payload[20..]], &mut out).unwrap();

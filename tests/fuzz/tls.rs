@@ -99,7 +99,7 @@ fn receive(
                 assert!(!place.is_empty() && place.end <= len);
                 heard.extend_from_slice(&record[place]);
             }
-            Opened::Nothing => {}
+            Opened::Nothing | Opened::Messages(_) => {}
             Opened::Closed => return Ok(()),
         }
         rest = later;
@@ -114,7 +114,7 @@ pub(crate) fn tls_greeting(data: &[u8]) {
     let greeting = if settings & 1 == 0 {
         Greeting::server(server())
     } else {
-        Greeting::client(client(), "localhost", &mut out)
+        Greeting::client(client(), "localhost", true, &mut out)
     };
     let mut greeting = greeting.unwrap();
     let mut first = settings & 1 == 0;

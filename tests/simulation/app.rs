@@ -583,8 +583,8 @@ impl Handler for App {
             self.journal.borrow_mut().dials.push(0);
             let peer = SocketAddr::from(([10, 1, 0, 1], 80));
             let (host, target) = ("remote".to_owned(), "/".to_owned());
-            let headers = Vec::new();
-            let target = DialTarget { peer, host, target, headers, tls: None, compression: false };
+            let (headers, tls, resume, compression) = (Vec::new(), None, false, false);
+            let target = DialTarget { peer, host, target, headers, tls, resume, compression };
             cx.dial(&Arc::new(target), None, begun as u64);
         }
         if self.rng.one_in(16) {

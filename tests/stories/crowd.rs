@@ -79,6 +79,7 @@ impl Crowd {
             target: plan.path.clone(),
             headers: Vec::new(),
             tls: None,
+            resume: false,
             compression: false,
         });
         let client = Client {

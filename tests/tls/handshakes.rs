@@ -1,13 +1,16 @@
 //! Handshakes against rustls: what is negotiated, told and refused.
 
-use ringhold::tls::keys::ServerKeys;
+use std::sync::Arc;
+
+use ringhold::tls::keys::{ClientMaterials, ClientSetup, ServerKeys, Trust};
 use ringhold::tls::{Fault, Reason, Role, TicketSecret, Version};
 use rustls::client::Resumption;
+use rustls::server::ProducesTickets;
 use rustls::{HandshakeKind, ServerConfig};
 
 use super::peer::{
-    Ours, Peer, SHAPES, certificates, client_config, client_setup, connected, key, pair, path,
-    provider, roots, server_config, server_keys, server_setup, settle,
+    Ours, Peer, SHAPES, certificates, client_config, client_keeping, client_setup, connected, key,
+    pair, path, provider, roots, server_config, server_keys, server_setup, settle,
 };
 
 fn failure(ours: &mut Ours, peer: &mut Peer) -> Fault {
@@ -326,4 +329,101 @@ fn a_flipped_bit_in_a_handshake_ends_it() {
         assert!(result.is_err() || waits, "bit {bit}");
         assert!(ours.welcome.is_none());
     }
+}
+
+/// A handshake of ours with a server of this name. Whether it went on with an earlier session.
+fn resumes(setup: &ClientSetup, name: &str, server: &ServerConfig, may: bool) -> bool {
+    let mut ours = Ours::resuming(setup, name, may);
+    let mut peer = Peer::server(server.clone());
+    settle(&mut ours, &mut peer).unwrap();
+    ours.send(&[b"data"]);
+    settle(&mut ours, &mut peer).unwrap();
+    assert_eq!(peer.heard, b"data");
+    ours.welcome.unwrap().resumed
+}
+
+fn giving(server: &ServerConfig, tickets: usize) -> ServerConfig {
+    let mut server = server.clone();
+    server.send_tls13_tickets = tickets;
+    server
+}
+
+/// As a browser: by the first ticket of each connection, once.
+#[test]
+fn a_client_goes_on_with_its_sessions() {
+    for shape in &SHAPES[..2] {
+        let config = server_config(*shape);
+        let meets = |setup: &ClientSetup, may, tickets| {
+            resumes(setup, "localhost", &giving(&config, tickets), may)
+        };
+        let setup = client_keeping(2);
+        assert!(!meets(&setup, true, 1), "there is none yet");
+        assert!(!meets(&setup, false, 1), "it may not");
+        // Of each connection one is kept, whatever comes; the third is one too many.
+        assert!(!meets(&setup, false, 3));
+        let resumed = [0; 4].map(|none| meets(&setup, true, none));
+        assert_eq!(resumed, [true, true, false, false], "{shape:?}");
+        assert!(!meets(&client_setup(), true, 1), "it keeps none");
+        // A server that does not know it any more.
+        meets(&setup, true, 1);
+        assert!(!resumes(&setup, "localhost", &server_config(*shape), true));
+    }
+    // TLS 1.2 gives its ticket with the handshake, and it may be used again.
+    for shape in &SHAPES[2..] {
+        let server = server_config(*shape);
+        let setup = client_keeping(1);
+        let resumed =
+            [true, false, true, true].map(|may| resumes(&setup, "localhost", &server, may));
+        assert_eq!(resumed, [false, false, true, true], "{shape:?}");
+    }
+}
+
+/// Gives tickets of this length.
+#[derive(Debug)]
+struct Long(usize);
+
+impl ProducesTickets for Long {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        3600
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let mut ticket = [&(plain.len() as u32).to_be_bytes(), plain].concat();
+        ticket.resize(self.0, 0);
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (len, rest) = ticket.split_first_chunk()?;
+        rest.get(..u32::from_be_bytes(*len) as usize).map(<[u8]>::to_vec)
+    }
+}
+
+#[test]
+fn what_a_client_keeps_of_servers_is_bounded() {
+    // Nothing of it is the server's to keep.
+    let server = |ticket: usize| {
+        let mut server = giving(&server_config(SHAPES[0]), 1);
+        server.ticketer = Arc::new(Long(ticket));
+        server
+    };
+    for (len, kept) in [(200, true), (8000, true), (8190, false), (60_000, false)] {
+        let (server, setup) = (server(len), client_keeping(1));
+        assert!(!resumes(&setup, "localhost", &server, true));
+        assert_eq!(resumes(&setup, "localhost", &server, true), kept, "{len} bytes");
+    }
+    let setup = ClientMaterials::load(&Trust::Anybody).unwrap().with_tickets(1000).setup().unwrap();
+    let name = |number: usize| format!("n{number}.example");
+    let server = server(200);
+    assert!((0..=256).all(|number| !resumes(&setup, &name(number), &server, true)));
+    let resumed = [255, 256, 0].map(|number| resumes(&setup, &name(number), &server, true));
+    assert_eq!(resumed, [true, false, true]);
+    // Of two servers one has all the room, and keeps it.
+    let setup = ClientMaterials::load(&Trust::Anybody).unwrap().with_tickets(1).setup().unwrap();
+    let resumed = [0, 1, 0, 1].map(|number| resumes(&setup, &name(number), &server, true));
+    assert_eq!(resumed, [false, false, true, false]);
 }

@@ -4,10 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ringhold::tls::keys::{ClientSetup, KeyPair, ServerKeys, ServerMaterials, ServerSetup, Trust};
+use ringhold::tls::keys::{
+    ClientMaterials, ClientSetup, KeyPair, ServerKeys, ServerMaterials, ServerSetup, Trust,
+};
 use ringhold::tls::{
-    Aead, Fault, Greeting, Limits, Opened, Record, Role, Shape, Step, TicketSecret, Version,
-    Welcome, greet, length,
+    Aead, Fault, Greeting, Limits, Opened, Record, Role, Shape, Step, Ticket, TicketSecret,
+    Version, Welcome, greet, length,
 };
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::pki_types::pem::PemObject as _;
@@ -47,8 +49,13 @@ impl Ours {
     }
 
     pub(crate) fn client(setup: &ClientSetup, name: &str) -> Self {
+        Self::resuming(setup, name, true)
+    }
+
+    /// Goes on with an earlier session, if it may.
+    pub(crate) fn resuming(setup: &ClientSetup, name: &str, may: bool) -> Self {
         let mut out = Vec::new();
-        let greeting = Greeting::client(setup, name, &mut out).unwrap();
+        let greeting = Greeting::client(setup, name, may, &mut out).unwrap();
         Self::of(Role::Client, Some(greeting), None, out)
     }
 
@@ -108,6 +115,11 @@ impl Ours {
             match opened.inspect_err(|fault| welcome.record.refuse(fault, &mut self.out))? {
                 Opened::Data(place) => self.heard.extend_from_slice(&record[place]),
                 Opened::Nothing => {}
+                Opened::Messages(place) => {
+                    // As the engine does.
+                    let over = |ticket: &mut Ticket| ticket.take(&record[place]);
+                    welcome.ticket.take_if(over);
+                }
                 Opened::Closed => self.ended = true,
             }
             if welcome.record.owes() {
@@ -237,6 +249,12 @@ pub(crate) fn server_setup(keys: &ServerKeys) -> ServerSetup {
 
 pub(crate) fn client_setup() -> ClientSetup {
     ClientSetup::new(&Trust::Authorities(path("ca.pem"))).unwrap()
+}
+
+/// With room for so many tickets.
+pub(crate) fn client_keeping(tickets: usize) -> ClientSetup {
+    let materials = ClientMaterials::load(&Trust::Authorities(path("ca.pem"))).unwrap();
+    materials.with_tickets(tickets).setup().unwrap()
 }
 
 pub(crate) fn certificates(name: &str) -> Vec<CertificateDer<'static>> {

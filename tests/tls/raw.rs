@@ -93,7 +93,7 @@ impl Raw {
             let Some(record) = self.partial.get_mut(at..at + len) else { break };
             match self.record.open(&LIMITS, record)? {
                 Opened::Data(place) => self.heard.extend_from_slice(&record[place]),
-                Opened::Nothing => self.others += 1,
+                Opened::Nothing | Opened::Messages(_) => self.others += 1,
                 Opened::Closed => return Ok(false),
             }
             at += len;

@@ -2,12 +2,15 @@
 //! and its exit status. What each rule of a configuration says is tested beside the rules; here it
 //! is that files, environment and flags arrive.
 
+mod support;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringhold::gateway::options::{Options, Secret};
 use ringhold::gateway::tokens::{TokenError, Verifier};
+use support::server::Server;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 
@@ -85,14 +88,14 @@ fn keys_without_meaning_here_are_noted_and_strictly_mistakes() {
     let file = File::new(
         "centrifugo.json",
         "{\n  \"websocket\": {\"write_buffer_size\": 512},\n  \
-         \"grpc_api\": {\"enabled\": false}\n}\n",
+         \"uni_grpc\": {\"enabled\": false}\n}\n",
     );
     let (status, out, errors) = run(&["config", "check", file.name()], &[]);
     assert_eq!((status, out.as_str()), (0, "ok\n"));
     let notes = [
         "2: websocket.write_buffer_size: a setting of Centrifugo's that has no meaning here: \
          buffers belong to the worker, not to the connection",
-        "3: grpc_api: a setting of Centrifugo's that ringhold does not have, and that is off",
+        "3: uni_grpc: a setting of Centrifugo's that ringhold does not have, and that is off",
     ];
     let notes = notes.map(|note| format!("{}:{note}", file.name()));
     let told: Vec<_> = notes.iter().map(|note| format!("warning: {note}")).collect();
@@ -101,10 +104,10 @@ fn keys_without_meaning_here_are_noted_and_strictly_mistakes() {
     assert_eq!((status, out.as_str()), (1, ""));
     assert_eq!(errors.lines().collect::<Vec<_>>(), notes);
     // What would be missed keeps a server from starting.
-    let file = File::new("missed.json", "{\"grpc_api\": {\"enabled\": true}}");
+    let file = File::new("missed.json", "{\"uni_grpc\": {\"enabled\": true}}");
     let (status, _, errors) = run(&["config", "check", file.name()], &[]);
     assert_eq!(status, 1);
-    assert!(errors.contains("does not have: use http_api"), "{errors}");
+    assert!(errors.contains("does not have: use another transport"), "{errors}");
 }
 
 #[test]
@@ -413,4 +416,45 @@ fn a_token_needs_a_secret_and_sense() {
         assert_eq!((status, out.as_str()), (2, ""), "{wrong:?}");
         assert!(!errors.is_empty());
     }
+}
+
+/// Files as users of Centrifugo have them, which say what they want in its words.
+#[test]
+fn files_of_centrifugo_start_unchanged() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config");
+    let own = std::env::temp_dir().join(format!("ringhold-theirs-{}", std::process::id()));
+    std::fs::create_dir_all(&own).unwrap();
+    for (name, notes) in [
+        ("chat.json", 3),
+        ("shop.yaml", 1),
+        ("intranet.json", 4),
+        ("feed.toml", 5),
+        ("full.yaml", 20),
+    ] {
+        let file = own.join(name);
+        std::fs::copy(std::path::Path::new(folder).join(name), &file).unwrap();
+        let file = file.to_str().unwrap();
+        let (status, out, errors) = run(&["config", "check", file], &[]);
+        assert_eq!((status, out.as_str()), (0, "ok\n"), "{name}: {errors}");
+        let noted =
+            errors.lines().filter(|line| line.contains("a setting of Centrifugo's")).count();
+        assert!(noted >= notes, "{name}: {noted} of {notes}: {errors}");
+        // Whoever wants errors gets them.
+        let (status, ..) = run(&["config", "check", "--strict", file], &[]);
+        assert_eq!(status, 1, "{name}");
+        let mut command = Command::new(PROGRAM);
+        let ports =
+            ["http_server.internal_port=0", "grpc_api.port=0", "http_server.address=127.0.0.1"];
+        let sets = ports.iter().flat_map(|set| ["--set", set]);
+        command.args(["serve", "--config", file, "--port", "0"]).args(sets).env_clear();
+        let (mut server, _) = Server::launch(&mut command, support::gateway::address);
+        if name == "intranet.json" {
+            let written = std::fs::read_to_string(own.join("intranet.pid")).unwrap();
+            assert_eq!(written, format!("{}\n", server.id()));
+            assert!(own.join("intranet.log").exists());
+        }
+        server.signal(rustix::process::Signal::TERM);
+        server.exited_well();
+    }
+    std::fs::remove_dir_all(&own).unwrap();
 }

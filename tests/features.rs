@@ -56,6 +56,7 @@ fn the_bare_library_brings_few_crates() {
         "serde",
         "tokio",
         "tokio-uring",
+        "tonic",
     ];
     let found: Vec<_> = foreign.iter().filter(|name| names.contains(**name)).collect();
     assert!(found.is_empty(), "the bare library brings {found:?}");

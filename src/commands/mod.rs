@@ -18,7 +18,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ringhold::control::logging::Format;
+use ringhold::control::logging::{Format, LogFile};
 
 use crate::control::logging;
 
@@ -120,9 +120,9 @@ pub(crate) enum Command {
     Man(manual::ManArguments),
 }
 
-/// Logs go to standard error, quiet by default: what a message says is for the operator.
-pub(crate) fn start_logging(filter: Option<&str>, format: Format) {
-    logging::start(filter.unwrap_or("info"), format).unwrap_or_else(|error| {
+/// Logs go to standard error or a file, quiet by default: what a message says is for the operator.
+pub(crate) fn start_logging(filter: Option<&str>, format: Format, file: Option<LogFile>) {
+    logging::start(filter.unwrap_or("info"), format, file).unwrap_or_else(|error| {
         output::complain(&format!("ringhold: --log: {error}"));
         std::process::exit(2);
     });
@@ -134,7 +134,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let command = arguments.command;
     // A server's configuration may say what to log.
     if !matches!(command, Command::Serve(_)) {
-        start_logging(log.as_deref(), Format::Text);
+        start_logging(log.as_deref(), Format::Text, None);
     }
     match command {
         Command::Serve(arguments) => serve::run(&arguments, log.as_deref()),

@@ -14,7 +14,7 @@ use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
 use ringhold::control::live::Live;
-use ringhold::control::logging::Format;
+use ringhold::control::logging::{Format, LogFile};
 use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
@@ -81,7 +81,9 @@ pub(crate) fn run(
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    super::start_logging(Some(log.unwrap_or(options.log.filter())), format);
+    let file = log_file(&options)?;
+    let reopen = file.as_ref().map(LogFile::reopen);
+    super::start_logging(Some(log.unwrap_or(options.log.filter())), format, file);
     warn(&warnings);
     let first_run = arguments.config.is_none() && is_unconfigured(&options);
     if first_run && !options.http_server.address.is_loopback() {
@@ -102,6 +104,9 @@ pub(crate) fn run(
 
     let after_burst = Some(crate::memory::give_back as fn());
     let config = Config { after_burst, ..options.engine_config() };
+    let workers = Server::builder().config(config.clone()).layout()?.workers;
+    let accept_rate = options.accept_rate(workers);
+    let config = Config { accept_rate, ..config };
     let drain = config.drain.clone();
     let rules = Arc::new(Rulebook::new(options)?);
     let (plane, outlets, tls) = Plane::new(&rules.options, demo)?;
@@ -132,7 +137,12 @@ pub(crate) fn run(
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;
-    let live = Live::new(running.handle(), placement, rules.clone(), address.to_string());
+    write_pid(&rules.options.pid_file)?;
+    let name = match rules.options.node.name.as_str() {
+        "" => address.to_string(),
+        name => name.to_owned(),
+    };
+    let live = Live::new(running.handle(), placement, rules.clone(), name);
     let live = Arc::new(live.with_broker(broker.as_ref().map(Beginning::view)));
     let broker = broker.map(|broker| broker.start(running.handle())).transpose()?;
     let routes = match plane.routes(&live) {
@@ -143,7 +153,11 @@ pub(crate) fn run(
             return Err(error.into());
         }
     };
-    let (gate, certificates) = (plane.gate(), plane.certificates());
+    let gates = Gates { http: plane.gate(), grpc: plane.grpc_gate() };
+    let certificates = plane.certificates();
+    if let Some(address) = plane.grpc_address() {
+        tracing::info!(%address, "the server API speaks gRPC");
+    }
     let duties = Duties {
         begin: {
             let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
@@ -165,9 +179,12 @@ pub(crate) fn run(
             let handle = running.handle();
             Box::new(move || {
                 notifier.reloading();
+                if let Some(reopen) = &reopen {
+                    reopen.ask();
+                }
                 match first_run {
                     true => tracing::info!("nothing is configured, so there is nothing to reload"),
-                    false => match reload(&live, gate.as_ref(), &arguments) {
+                    false => match reload(&live, &gates, &arguments) {
                         true => certificates.reload(&live.rules().options, &handle),
                         false => certificates.note_failure(),
                     },
@@ -190,11 +207,28 @@ pub(crate) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file for the log, if there is one.
+fn log_file(options: &Options) -> Result<Option<LogFile>, String> {
+    let path = options.log.file.as_str();
+    let opened = (!path.is_empty()).then(|| LogFile::open(path.as_ref())).transpose();
+    opened.map_err(|error| format!("log.file {path}: {error}"))
+}
+
+/// Writes the number of this process.
+fn write_pid(path: &str) -> Result<(), String> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let number = format!("{}\n", std::process::id());
+    std::fs::write(path, number).map_err(|error| format!("pid_file {path}: {error}"))
+}
+
 /// Whether somebody listens on one of our ports already, which the kernel would let us share.
 fn refuse_company(options: &Options) -> Result<(), String> {
     let server = &options.http_server;
     let public = SocketAddr::new(server.address, server.port);
-    for address in std::iter::once(public).chain(settings::internal_address(options)) {
+    let own = [settings::internal_address(options), settings::grpc_address(options)];
+    for address in std::iter::once(public).chain(own.into_iter().flatten()) {
         if address.port() != 0 && is_taken(address) {
             return Err(format!(
                 "{address} is taken by another process; with --takeover this one listens beside \
@@ -216,8 +250,14 @@ fn is_taken(address: SocketAddr) -> bool {
     bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
+/// Who may call the server API, where it is offered.
+struct Gates {
+    http: Option<Gate>,
+    grpc: Option<Gate>,
+}
+
 /// Takes over what can be taken over from the configuration as it is now. False: nothing is.
-fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) -> bool {
+fn reload(live: &Live, gates: &Gates, arguments: &ServeArguments) -> bool {
     let new = match Options::load(&arguments.sources()) {
         Ok(Loaded { options, warnings }) => {
             warn(&warnings);
@@ -236,8 +276,11 @@ fn reload(live: &Live, gate: Option<&Gate>, arguments: &ServeArguments) -> bool 
     options.reload(&new);
     match Rulebook::new(options) {
         Ok(rules) => {
-            if let Some(gate) = gate {
+            if let Some(gate) = &gates.http {
                 gate.replace(settings::access(&rules.options));
+            }
+            if let Some(gate) = &gates.grpc {
+                gate.replace(settings::grpc_access(&rules.options));
             }
             live.replace_rules(|old| rules.keeping_fetched_keys(old));
             tracing::info!("channels and keys are those of the configuration as it is now");

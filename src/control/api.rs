@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::access::{Access, Admission, Gate};
 use super::backend::Backend;
 use super::batch::{self, Batch, Legacy};
-use super::body::{self, BodyLimits, Charge, json, refusal};
+use super::body::{self, Bodies, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::process::Process;
 use super::room;
@@ -89,7 +89,7 @@ async fn method<B: Backend>(
     if let Some(response) = api.refuses(&request) {
         return response;
     }
-    let by_status = api.config.transport_errors || wants_status(&request);
+    let by_status = api.tells_by_status(&request);
     // Held until the answer is made.
     let mut charge = Charge::new(&api.counts.http_bodies);
     if method == "batch" {
@@ -170,9 +170,34 @@ impl<B: Backend> Api<B> {
         body.map_err(|status| self.refused(status))
     }
 
+    /// Whether the request may call.
+    pub(super) fn admits(&self, request: &Request) -> Admission {
+        self.config.access.admits(request)
+    }
+
+    /// Whether errors are told by status.
+    pub(super) fn tells_by_status(&self, request: &Request) -> bool {
+        self.config.transport_errors || wants_status(request)
+    }
+
+    /// The account of bodies.
+    pub(super) fn bodies(&self) -> &Arc<Bodies> {
+        &self.counts.http_bodies
+    }
+
+    /// How large and how slow a body may be.
+    pub(super) fn limits(&self) -> BodyLimits {
+        self.config.body
+    }
+
+    /// A request was refused before it was a call.
+    pub(super) fn count_refused(&self, status: StatusCode) {
+        self.counts.api_refused(status);
+    }
+
     /// The answer to whoever may not call, or finds no place.
     fn refuses(&self, request: &Request) -> Option<Response> {
-        match self.config.access.admits(request) {
+        match self.admits(request) {
             Admission::Refused => Some(self.refused(StatusCode::UNAUTHORIZED)),
             Admission::ByKey if !room::recognise(request.extensions()) => {
                 Some(self.refused(StatusCode::SERVICE_UNAVAILABLE))
@@ -193,7 +218,8 @@ impl<B: Backend> Api<B> {
         write(StatusCode::BAD_REQUEST, &body)
     }
 
-    async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
+    /// Does one request.
+    pub(super) async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
         let (method, started) = (request.method(), Instant::now());
         let call = self.backend.call(request);
         let mut outcome = match tokio::time::timeout(self.config.call_timeout, call).await {
@@ -217,6 +243,15 @@ impl<B: Backend> Api<B> {
         if let Err(status) = charge.add(commands.len() * batch::REQUEST_SIZE) {
             return self.refused(status);
         }
+        write(StatusCode::OK, &batch::Replies::new(&self.all(commands, parallel).await))
+    }
+
+    /// Does many requests. Each has its outcome in its place; one that died has none.
+    pub(super) async fn all(
+        self: &Arc<Self>,
+        commands: Vec<Result<ApiRequest, Error>>,
+        parallel: bool,
+    ) -> Vec<Reply> {
         let mut replies = vec![None; commands.len()];
         let mut running = JoinSet::new();
         for (place, command) in commands.into_iter().enumerate() {
@@ -241,11 +276,11 @@ impl<B: Backend> Api<B> {
         while let Some(done) = running.join_next().await {
             keep(&mut replies, Some(done));
         }
-        write(StatusCode::OK, &batch::Replies::new(&replies))
+        replies
     }
 }
 
-type Reply = Option<(&'static str, Result<ApiReply, Error>)>;
+pub(super) type Reply = Option<(&'static str, Result<ApiReply, Error>)>;
 type Done = Result<(usize, &'static str, Result<ApiReply, Error>), tokio::task::JoinError>;
 
 /// A call that panicked leaves its place empty, which is written as an internal error.

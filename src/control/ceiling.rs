@@ -18,6 +18,13 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     let place = if secure { HTTP_PLACE + TLS_PLACE } else { HTTP_PLACE };
     add("HTTP connections", "http_server.http_connections", places * place);
     add("HTTP connections handed over", "engine.max_head", HANDED_OVER * (head + RECEIVED));
+    let api = &options.grpc_api;
+    if api.enabled {
+        let places = u64::from(api.max_connections) + u64::from(api.max_anonymous);
+        let calls = u64::from(api.max_concurrent_calls);
+        let place = GRPC_PLACE + TLS_PLACE + calls * GRPC_CALL;
+        add("gRPC connections", "grpc_api.max_connections", places * place);
+    }
     add("bodies of requests", "http_server.http_bodies", server.http_bodies.0 as u64);
     if options.prometheus.enabled {
         let readers = u64::from(server.http_anonymous) + internal;
@@ -42,6 +49,11 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
 
 /// Buffers of an HTTP connection, and a body so small that it does not count elsewhere.
 const HTTP_PLACE: u64 = (32 + 64) << 10;
+
+/// Windows and buffers of a connection of gRPC, and of each call: its metadata, and a message so
+/// small that it does not count elsewhere.
+const GRPC_PLACE: u64 = (256 + 64) << 10;
+const GRPC_CALL: u64 = (16 + 64 + 64) << 10;
 
 /// With TLS: a record on each way, and what a handshake may hold.
 const TLS_PLACE: u64 = (2 * 18 + 32) << 10;
@@ -75,7 +87,7 @@ mod tests {
     #[test]
     fn each_key_that_bounds_memory_counts() {
         let before = total(&Options::default());
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 13] = [
             ("max_inbound", |o| o.engine.max_inbound = Size(1 << 40)),
             ("max_outboxes", |o| o.engine.max_outboxes = Size(1 << 40)),
             ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),
@@ -85,6 +97,10 @@ mod tests {
             ("http_connections", |o| o.http_server.http_connections = 1 << 30),
             ("http_anonymous", |o| o.http_server.http_anonymous = 1 << 30),
             ("http_bodies", |o| o.http_server.http_bodies = Size(1 << 40)),
+            ("grpc_api.max_connections", |o| {
+                o.grpc_api.enabled = true;
+                o.grpc_api.max_connections = 1 << 30;
+            }),
             ("max_waiting", |o| {
                 o.sse.enabled = true;
                 o.emulation.max_waiting = Size(1 << 40);

@@ -1,4 +1,4 @@
-//! The certificates of both ports: loaded at the start, and again at a reload.
+//! The certificates of all ports: loaded at the start, and again at a reload.
 //!
 //! Owns what seals tickets where no key is configured, so that a reload keeps sessions. The
 //! invariant: what was loaded is in use on all cores or on none; a load that fails changes nothing.
@@ -20,14 +20,17 @@ pub struct CertificateKeeper {
     counts: Arc<Counts>,
     /// The internal port's TLS, if it has any.
     internal: Option<Certificates>,
+    /// That of gRPC, likewise.
+    grpc: Option<Certificates>,
 }
 
-/// The loaded certificates of both ports.
+/// The loaded certificates of all ports.
 #[derive(Debug)]
 pub struct LoadedCertificates {
     /// For the public port, if it speaks TLS.
     pub public: Option<ServerMaterials>,
     internal: Option<ServerMaterials>,
+    grpc: Option<ServerMaterials>,
 }
 
 impl CertificateKeeper {
@@ -37,9 +40,13 @@ impl CertificateKeeper {
         counts: Arc<Counts>,
     ) -> Result<(Self, Option<ServerMaterials>), KeyFault> {
         let own = TicketSecret::random().map_err(KeyFault::of("tickets"))?;
-        let mut keeper = Self { own, counts, internal: None };
-        let LoadedCertificates { public, internal } = keeper.load(options)?;
-        keeper.internal = internal.as_ref().map(Certificates::new).transpose()?;
+        let mut keeper = Self { own, counts, internal: None, grpc: None };
+        let LoadedCertificates { public, internal, grpc } = keeper.load(options)?;
+        let of = |materials: Option<&ServerMaterials>, protocol| {
+            materials.map(|materials| Certificates::new(materials, protocol)).transpose()
+        };
+        keeper.internal = of(internal.as_ref(), b"http/1.1")?;
+        keeper.grpc = of(grpc.as_ref(), b"h2")?;
         Ok((keeper, public))
     }
 
@@ -48,9 +55,15 @@ impl CertificateKeeper {
         self.internal.clone()
     }
 
-    /// Loads again what the options name, and has both ports go on with it.
+    /// That of gRPC, likewise.
+    pub fn grpc(&self) -> Option<Certificates> {
+        self.grpc.clone()
+    }
+
+    /// Loads again what the options name, and has all ports go on with it.
     pub fn reload<H: Handler>(&self, options: &Options, handle: &Handle<H>) {
-        if !options.http_server.tls.enabled && self.internal.is_none() {
+        let own = self.internal.is_some() || self.grpc.is_some();
+        if !options.http_server.tls.enabled && !own {
             return;
         }
         match self.load(options).and_then(|loaded| self.replace(&loaded, handle)) {
@@ -90,9 +103,11 @@ impl CertificateKeeper {
         let public = Some(&server.tls).filter(|tls| tls.enabled);
         let public = public.map(|tls| of(tls, true)).transpose()?;
         let internal = inside.map(|tls| of(tls, server.internal_tls.enabled)).transpose()?;
+        let grpc = Some(&options.grpc_api).filter(|api| api.enabled && api.tls.enabled);
+        let grpc = grpc.map(|api| of(&api.tls, true)).transpose()?;
         let first = ends.iter().min().and_then(|end| end.duration_since(UNIX_EPOCH).ok());
         self.counts.tls_not_after.set(first.map_or(0, |end| end.as_secs()));
-        Ok(LoadedCertificates { public, internal })
+        Ok(LoadedCertificates { public, internal, grpc })
     }
 
     fn replace<H: Handler>(
@@ -100,8 +115,12 @@ impl CertificateKeeper {
         loaded: &LoadedCertificates,
         handle: &Handle<H>,
     ) -> Result<(), KeyFault> {
-        if let (Some(certificates), Some(materials)) = (&self.internal, &loaded.internal) {
-            certificates.replace(materials)?;
+        for (certificates, materials) in
+            [(&self.internal, &loaded.internal), (&self.grpc, &loaded.grpc)]
+        {
+            if let (Some(certificates), Some(materials)) = (certificates, materials) {
+                certificates.replace(materials)?;
+            }
         }
         match &loaded.public {
             Some(materials) => handle.replace_tls(materials),

@@ -28,6 +28,7 @@ use super::backend::Backend;
 use super::body::refusal;
 use super::counts::Counts;
 use super::demo::{self, Demo};
+use super::grpc::{self, GrpcLimits};
 use super::health::{self, HealthConfig};
 use super::metrics;
 use super::replayed::Replayed;
@@ -47,6 +48,8 @@ pub struct HttpConfig {
     pub health: Option<HealthConfig>,
     /// Path of the metrics, usually `/metrics`.
     pub metrics: Option<String>,
+    /// Which names metrics have.
+    pub metric_names: metrics::Names,
     /// The page for operators.
     pub admin: Option<AdminConfig>,
     /// Serve that page on the public port also where there is an internal one.
@@ -130,7 +133,12 @@ pub fn routes<B: Backend>(
         operation = operation.merge(health::router(backend.clone(), health));
     }
     if let Some(path) = &config.metrics {
-        operation = operation.merge(metrics::router(backend.clone(), counts.clone(), path));
+        operation = operation.merge(metrics::router(
+            backend.clone(),
+            counts.clone(),
+            path,
+            config.metric_names,
+        ));
     }
     let mut public = Router::new();
     if let Some(demo) = &config.demo {
@@ -217,12 +225,15 @@ pub struct HttpServer {
     room: Room,
     counts: Arc<Counts>,
     proxies: Arc<Proxies>,
+    /// Connections speak gRPC, and this is what one may hold.
+    grpc: Option<GrpcLimits>,
 }
 
 impl HttpServer {
     /// A server for a router, with no proxies in front.
     pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
-        Self { router, room: limits.room(), limits, counts, proxies: Arc::default() }
+        let (room, proxies) = (limits.room(), Arc::default());
+        Self { router, room, limits, counts, proxies, grpc: None }
     }
 
     /// Behind these proxies: what they say about a request's client is believed.
@@ -234,6 +245,11 @@ impl HttpServer {
     pub fn internal(&self, router: Router) -> Self {
         let limits = self.limits.internal();
         Self { router, room: limits.room(), limits, ..self.clone() }
+    }
+
+    /// One for gRPC, with places of its own.
+    pub(super) fn grpc(&self, router: Router, limits: HttpLimits, each: GrpcLimits) -> Self {
+        Self { router, room: limits.room(), limits, grpc: Some(each), ..self.clone() }
     }
 
     /// Serves a connection of which `head` was read already, in a task of its own. Within a
@@ -327,7 +343,7 @@ impl HttpServer {
                 },
                 Err(error) => {
                     self.counts.http_failed.count();
-                    tracing::warn!(%error, "accepting on the internal port");
+                    tracing::warn!(%error, "accepting a connection failed");
                     // Out of descriptors: the connection stays in the queue, and trying again at
                     // once would spin.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -362,6 +378,17 @@ impl HttpServer {
     ) {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
+        if let Some(limits) = self.grpc {
+            match grpc::serve(stream, self.router, limits, seat).await {
+                Ok(None) => {}
+                Ok(Some(why)) => ended(&self.counts, why),
+                Err(error) => {
+                    self.counts.http_failed.count();
+                    tracing::debug!(peer = %via.peer, %error, "a gRPC connection failed");
+                }
+            }
+            return;
+        }
         let (router, proxies) = (self.router.clone(), self.proxies.clone());
         let at = seat.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -393,16 +420,21 @@ impl HttpServer {
                     self.failed(via.peer, &error);
                 }
             }
-            why = seat.given_up() => match why {
-                GivenUp::Evicted => self.counts.http_evicted.count(),
-                GivenUp::Late => self.counts.http_late.count(),
-            },
+            why = seat.given_up() => ended(&self.counts, why),
         }
     }
 
     fn failed(&self, peer: SocketAddr, error: &dyn std::fmt::Display) {
         self.counts.http_failed.count();
         tracing::debug!(%peer, %error, "an HTTP connection failed");
+    }
+}
+
+/// A connection gave its place up.
+fn ended(counts: &Counts, why: GivenUp) {
+    match why {
+        GivenUp::Evicted => counts.http_evicted.count(),
+        GivenUp::Late => counts.http_late.count(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Logs on standard error, best effort and off the threads that serve.
+//! Logs on standard error or in a file, best effort and off the threads that serve.
 //!
 //! Owns the queue between whoever logs and the one thread that writes, and what of a line reaches a
 //! terminal. The invariants: logging never waits for standard error, never fails and never
@@ -17,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use super::logfile::LogFile;
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -26,18 +28,22 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging for this process, as much as `filter` lets through. Panics are logged, too.
+/// Starts logging for this process, as much as `filter` lets through, to standard error or to a
+/// file. Panics are logged, too.
 ///
 /// # Errors
 /// The filter cannot be understood.
-pub fn start(filter: &str, format: Format) -> Result<(), ParseError> {
+pub fn start(filter: &str, format: Format, file: Option<LogFile>) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(filter)?;
     let style = match format {
         Format::Json => Style::Json,
-        Format::Text if io::stderr().is_terminal() => Style::Colours,
+        Format::Text if file.is_none() && io::stderr().is_terminal() => Style::Colours,
         Format::Text => Style::Plain,
     };
-    let log = Log::start(QUEUE_BYTES, style, Stderr);
+    let log = match file {
+        Some(file) => Log::start(QUEUE_BYTES, style, file),
+        None => Log::start(QUEUE_BYTES, style, Stderr),
+    };
     if LOG.set(log.clone()).is_ok() {
         std::panic::set_hook(Box::new(on_panic));
         let subscriber = tracing_subscriber::fmt()

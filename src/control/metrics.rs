@@ -7,6 +7,7 @@
 mod broker;
 mod json;
 mod own;
+pub mod theirs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,15 +38,30 @@ use crate::{CounterKind, Counters, Distribution};
 pub(super) use self::json::{Helps, Values};
 
 /// The route of the metrics.
-pub fn router<B: Backend>(backend: Arc<B>, counts: Arc<Counts>, path: &str) -> Router {
+pub fn router<B: Backend>(
+    backend: Arc<B>,
+    counts: Arc<Counts>,
+    path: &str,
+    names: Names,
+) -> Router {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
-    Router::new().route(path, get(serve::<B>)).with_state((backend, counts, turns))
+    Router::new().route(path, get(serve::<B>)).with_state((backend, counts, turns, names))
 }
 
-type Shared<B> = (Arc<B>, Arc<Counts>, Arc<Semaphore>);
+/// Which names metrics have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Names {
+    /// Our own.
+    #[default]
+    Ours,
+    /// And Centrifugo's, where it has the same figure.
+    Both,
+}
+
+type Shared<B> = (Arc<B>, Arc<Counts>, Arc<Semaphore>, Names);
 
 async fn serve<B: Backend>(
-    State((backend, counts, turns)): State<Shared<B>>,
+    State((backend, counts, turns, names)): State<Shared<B>>,
     request: Request,
 ) -> Response {
     let seat = request.extensions().get::<Seat>();
@@ -58,7 +74,7 @@ async fn serve<B: Backend>(
         seat.work();
     }
     let snapshot = tokio::time::timeout(SNAPSHOT_TIMEOUT, backend.snapshot()).await;
-    let Ok(text) = snapshot.map(|snapshot| exposition(&snapshot, &counts)) else {
+    let Ok(text) = snapshot.map(|snapshot| exposition(&snapshot, &counts, names)) else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE);
     };
     let content_type =
@@ -73,9 +89,13 @@ const AT_ONCE: usize = 4;
 pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All metrics as text.
-pub fn exposition(snapshot: &Snapshot, counts: &Counts) -> String {
+pub fn exposition(snapshot: &Snapshot, counts: &Counts, names: Names) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Metrics(collect(snapshot, counts))));
+    let mut all = collect(snapshot, counts);
+    if names == Names::Both {
+        theirs::collect(&mut all);
+    }
+    registry.register_collector(Box::new(Metrics(all)));
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -88,6 +108,7 @@ pub fn table() -> String {
     for metric in collect(&Snapshot::default(), &Counts::default()) {
         let (kind, suffix) = match metric.kind {
             Kind::Gauge => ("gauge", ""),
+            Kind::Untold => ("unknown", ""),
             Kind::Total => ("counter", "_total"),
             Kind::Histogram => ("histogram", ""),
         };
@@ -106,17 +127,22 @@ struct Metric {
     help: String,
     /// For the table: each label and its values.
     labels: Vec<String>,
-    series: Vec<(Vec<(&'static str, String)>, Value)>,
+    series: Vec<Series>,
 }
+
+/// Labels, and the value that they have.
+type Series = (Vec<(&'static str, String)>, Value);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Gauge,
     Total,
+    /// A total whose name does not end as one's has to.
+    Untold,
     Histogram,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Value {
     Number(u64),
     Real(f64),
@@ -483,6 +509,7 @@ impl Collector for Metrics {
         for metric in &self.0 {
             let kind = match metric.kind {
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Untold => MetricType::Unknown,
                 Kind::Total => MetricType::Counter,
                 Kind::Histogram => MetricType::Histogram,
             };

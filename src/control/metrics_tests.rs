@@ -27,6 +27,27 @@ fn names_are_different_and_legal() {
     assert!(number > 80, "{number}");
 }
 
+/// Each of Centrifugo's names is one of our figures, once, and stands in the documentation.
+#[test]
+fn the_documentation_has_every_name_of_centrifugo() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/centrifugo.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let is_row = |line: &&str| line.starts_with("| `centrifugo_");
+    let found: Vec<_> = text.lines().filter(is_row).collect();
+    let table = theirs::table();
+    let expected: Vec<_> = table.lines().filter(is_row).collect();
+    assert_eq!(found, expected, "docs/centrifugo.md does not have this table:\n{table}");
+    let ours = collect(&Snapshot::default(), &Counts::default());
+    let mut both = collect(&Snapshot::default(), &Counts::default());
+    theirs::collect(&mut both);
+    // `recover` has two rows.
+    assert_eq!(both.len(), ours.len() + expected.len() - 1);
+    let mut names: Vec<_> = both.iter().map(|metric| metric.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), both.len());
+}
+
 #[test]
 fn what_was_counted_is_told() {
     let mut snapshot = Snapshot::default();
@@ -47,7 +68,11 @@ fn what_was_counted_is_told() {
     counts.hook_call(HookKind::Connect, Duration::from_secs(1), Some(HookFailure::Timeout));
     let _inside = counts.http_connections.enter();
 
-    let text = exposition(&snapshot, &counts);
+    snapshot.gateway.counters.recoveries = 4;
+    snapshot.gateway.counters.recoveries_failed = 2;
+    counts.hook_call(HookKind::Connect, Duration::from_secs(1), Some(HookFailure::Status));
+    assert!(!exposition(&snapshot, &counts, Names::Ours).contains("centrifugo"));
+    let text = exposition(&snapshot, &counts, Names::Both);
     for line in [
         "ringhold_connections 7",
         "ringhold_messages_in_total 8",
@@ -69,9 +94,21 @@ fn what_was_counted_is_told() {
         "ringhold_api_command_seconds_count{method=\"history\"} 1",
         "ringhold_api_command_errors_total{method=\"history\",code=\"108\"} 1",
         "ringhold_api_refused_total{status=\"401\"} 1",
-        "ringhold_hook_seconds_count{hook=\"connect\"} 1",
+        "ringhold_hook_seconds_count{hook=\"connect\"} 2",
         "ringhold_hook_failures_total{hook=\"connect\",why=\"timeout\"} 1",
         "ringhold_http_connections 1",
+        "# TYPE centrifugo_client_num_reply_errors unknown",
+        "centrifugo_node_num_clients 12",
+        "centrifugo_node_num_nodes 1",
+        "centrifugo_client_num_reply_errors{method=\"publish\",code=\"103\"} 1",
+        "centrifugo_client_num_server_disconnects{code=\"3012\"} 1",
+        "centrifugo_client_recover{recovered=\"yes\"} 4",
+        "centrifugo_client_recover{recovered=\"no\"} 2",
+        "centrifugo_client_ping_pong_duration_seconds_count 4",
+        "centrifugo_client_command_duration_seconds_histogram_count{method=\"publish\"} 1",
+        "centrifugo_api_command_errors_total{method=\"history\",error=\"108\"} 1",
+        "centrifugo_proxy_errors{type=\"connect\"} 2",
+        "centrifugo_proxy_duration_seconds_histogram_count{type=\"connect\"} 2",
         concat!("ringhold_build{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1.0"),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -24,7 +24,9 @@ pub struct Certificates {
     pub key: Secret,
     /// The authority of the other end; empty: those of the host.
     pub authority: String,
-    /// Believe everybody.
+    /// The name that the other end must have; empty: that of its address. Of gRPC only.
+    pub name: String,
+    /// Believe everybody. Not of gRPC.
     pub believe_all: bool,
 }
 

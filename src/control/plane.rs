@@ -15,6 +15,7 @@ use super::access::Gate;
 use super::certificates::CertificateKeeper;
 use super::counts::Counts;
 use super::demo::Demo;
+use super::grpc::{self, GrpcConfig, GrpcLimits};
 use super::http::{
     HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over, routes,
 };
@@ -22,6 +23,7 @@ use super::jwks::{Jwks, JwksView};
 use super::live::Live;
 use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
+use super::secure::Certificates;
 use super::settings;
 use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
 use crate::gateway::options::{Options, Token};
@@ -67,6 +69,8 @@ pub struct Plane {
     /// Which tokens the keys are for, who fetches them, and who sees them.
     keys: Vec<(KeysFor, Jwks<KeySet>, JwksView<KeySet>)>,
     internal: Option<TcpListener>,
+    grpc: Option<(TcpListener, GrpcConfig)>,
+    grpc_limits: (HttpLimits, GrpcLimits),
     certificates: CertificateKeeper,
     http: HttpConfig,
     limits: HttpLimits,
@@ -132,12 +136,12 @@ impl Plane {
                 keys.push((whose, jwks, view));
             }
         }
-        let internal = match settings::internal_address(options) {
-            None => None,
-            Some(address) => {
-                Some(listen(address).map_err(|error| PlaneError::Listen(address, error))?)
-            }
+        let listen_at = |address: Option<SocketAddr>| {
+            let of = |address| listen(address).map_err(|error| PlaneError::Listen(address, error));
+            address.map(of).transpose()
         };
+        let internal = listen_at(settings::internal_address(options))?;
+        let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
         let views = keys.iter().map(|(_, _, view)| view.clone()).collect();
         let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
         let http = settings::http(options, demo);
@@ -150,6 +154,8 @@ impl Plane {
             connections,
             keys,
             internal,
+            grpc,
+            grpc_limits: settings::grpc_limits(options),
             certificates,
             http,
             limits,
@@ -168,6 +174,16 @@ impl Plane {
         self.http.api.as_ref().map(|api| api.access.clone())
     }
 
+    /// The same of the API over gRPC.
+    pub fn grpc_gate(&self) -> Option<Gate> {
+        self.grpc.as_ref().map(|(_, config)| config.access.clone())
+    }
+
+    /// Where the API speaks gRPC, if it does.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
     /// The certificates, to be loaded again.
     pub fn certificates(&self) -> CertificateKeeper {
         self.certificates.clone()
@@ -179,16 +195,13 @@ impl Plane {
         let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {
             let internal = server.internal(routes.internal);
-            let certificates = self.certificates.internal();
-            tokio::spawn(async move {
-                let served = match certificates {
-                    Some(certificates) => internal.accept_secure(listener, certificates).await,
-                    None => internal.accept(listener).await,
-                };
-                if let Err(error) = served {
-                    tracing::error!(%error, "the internal port is closed");
-                }
-            });
+            accept(internal, listener, self.certificates.internal(), "the internal port");
+        }
+        if let Some((listener, config)) = self.grpc {
+            let router = grpc::router(live.clone(), config, self.counts.clone());
+            let (limits, each) = self.grpc_limits;
+            let grpc = server.grpc(router, limits, each);
+            accept(grpc, listener, self.certificates.grpc(), "the port of gRPC");
         }
         tokio::spawn(server.serve_handed_over(self.connections));
         tokio::spawn(self.questions.run(move |(core, question), result, room| {
@@ -210,6 +223,24 @@ impl Plane {
             });
         }
     }
+}
+
+/// Serves what comes in on a port of our own.
+fn accept(
+    server: HttpServer,
+    listener: TcpListener,
+    certificates: Option<Certificates>,
+    port: &'static str,
+) {
+    tokio::spawn(async move {
+        let served = match certificates {
+            Some(certificates) => server.accept_secure(listener, certificates).await,
+            None => server.accept(listener).await,
+        };
+        if let Err(error) = served {
+            tracing::error!(%error, "{port} is closed");
+        }
+    });
 }
 
 /// As the engine listens, so that a new process can take over from an old one that drains.

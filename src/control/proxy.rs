@@ -1,4 +1,4 @@
-//! Calls the application's backend: the hooks of `crate::gateway::proxy`, over HTTP.
+//! Calls the application's backend: the hooks of `crate::gateway::proxy`, over HTTP or gRPC.
 //!
 //! Every call ends: by its answer, by the proxy's timeout (waiting for its turn included), or at
 //! once where too many wait already, or too much. Whatever happens, the caller gets a
@@ -13,19 +13,21 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 
 use super::counts::Counts;
+use super::grpc::GrpcBackend;
 use super::outgoing::{self, Certificates};
 use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
-use crate::gateway::options::{DEFAULT_PROXY, without_credentials};
+use crate::gateway::options::{DEFAULT_PROXY, is_grpc, without_credentials};
 use crate::gateway::proxy::{
-    Asking, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
+    Asking, BadReply, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest,
+    HookResult,
 };
 use crate::gateway::wire::Error;
 
 /// Where questions of one kind go, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HookConfig {
-    /// URL: `http://` or `https://`.
+    /// URL: `http://` or `https://`; or of gRPC, `grpc://host:port`, also without the scheme.
     pub endpoint: String,
     /// From the question to the end of its answer. Default 1 s.
     pub timeout: Duration,
@@ -42,7 +44,7 @@ pub struct HookConfig {
     /// Names of headers in the client's connect command that are passed on, where the client has
     /// no request header of that name that is.
     pub emulated_headers: Vec<String>,
-    /// Headers of every question. The client's, if passed on, replace them.
+    /// Headers of every question, over gRPC its metadata. The client's, if passed on, replace them.
     pub static_headers: BTreeMap<String, String>,
     /// Payloads travel as Base64.
     pub binary_encoding: bool,
@@ -95,7 +97,7 @@ impl Default for HookConfig {
 /// Why hooks cannot be called.
 #[derive(Debug)]
 pub enum HooksError {
-    /// The endpoint of a hook is not a URL of HTTP.
+    /// The endpoint of a hook is neither a URL of HTTP nor one of gRPC.
     Endpoint(HookTarget, String),
     /// A header of a hook is none, or belongs to the connection itself.
     Header(HookTarget, String),
@@ -110,7 +112,7 @@ impl std::fmt::Display for HooksError {
         match self {
             Self::Endpoint(target, url) => write!(
                 f,
-                "{target}: the endpoint must be an http:// or https:// URL, not {:?}",
+                "{target}: the endpoint must be an http://, https:// or grpc:// URL, not {:?}",
                 without_credentials(url)
             ),
             Self::Header(target, name) => {
@@ -134,9 +136,7 @@ pub struct Hooks {
 
 struct Target {
     config: HookConfig,
-    /// Where it does not do with the one that all share.
-    client: Option<reqwest::Client>,
-    url: reqwest::Url,
+    to: To,
     turns: Arc<Turns>,
     /// Questions under way.
     number: Arc<Budget>,
@@ -145,6 +145,13 @@ struct Target {
     http_headers: Vec<HeaderName>,
     emulated_headers: Vec<HeaderName>,
     static_headers: HeaderMap,
+}
+
+/// Where a target's questions go.
+enum To {
+    /// With a client of its own where it does not do with the one that all share.
+    Http(reqwest::Url, Option<reqwest::Client>),
+    Grpc(GrpcBackend),
 }
 
 impl Hooks {
@@ -162,8 +169,10 @@ impl Hooks {
             }
         }
         let mut every = of_kind.values().chain(named.values());
-        let secure =
-            every.any(|target: &Target| target.client.is_none() && target.url.scheme() == "https");
+        let secure = every.any(|target: &Target| match &target.to {
+            To::Http(url, client) => client.is_none() && url.scheme() == "https",
+            To::Grpc(_) => false,
+        });
         // A backend that moved a question elsewhere would get the client's cookies there.
         let client = outgoing::client(secure).build().map_err(HooksError::Client)?;
         Ok(Self { client, targets: of_kind, named, counts })
@@ -246,6 +255,10 @@ impl Failed {
         Self { why, detail: detail.into() }
     }
 
+    fn of_reply(error: BadReply) -> Self {
+        Self::new(HookFailure::BadReply, error.to_string())
+    }
+
     /// The URL is left out: it may hold a password.
     fn of_client(error: reqwest::Error) -> Self {
         let why = if error.is_timeout() { HookFailure::Timeout } else { HookFailure::Unreachable };
@@ -253,14 +266,39 @@ impl Failed {
     }
 }
 
+impl To {
+    /// What is no URL of HTTP is of gRPC, as for Centrifugo.
+    fn new(of: &HookTarget, config: &HookConfig) -> Result<Self, HooksError> {
+        let endpoint = || HooksError::Endpoint(of.clone(), config.endpoint.clone());
+        let certificates = |what| HooksError::Certificates(of.clone(), what);
+        match reqwest::Url::parse(&config.endpoint) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                let own = |tls: &Certificates| {
+                    tls.client().map_err(certificates)?.build().map_err(HooksError::Client)
+                };
+                Ok(Self::Http(url, config.tls.as_ref().map(own).transpose()?))
+            }
+            _ if !is_grpc(&config.endpoint) => Err(endpoint()),
+            _ => match GrpcBackend::new(&config.endpoint, config.tls.as_ref()) {
+                Ok(backend) => Ok(Self::Grpc(backend)),
+                Err(what) => Err(certificates(what)),
+            },
+        }
+    }
+}
+
 impl Target {
     fn new(of: &HookTarget, config: HookConfig) -> Result<Self, HooksError> {
-        let url = reqwest::Url::parse(&config.endpoint).ok();
-        let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let url = url.ok_or_else(|| HooksError::Endpoint(of.clone(), config.endpoint.clone()))?;
+        let to = To::new(of, &config)?;
+        let grpc = matches!(to, To::Grpc(_));
         let name = |name: &String| {
             let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
-            let ours = |name: &HeaderName| OURS.contains(&name.as_str());
+            let ours = |name: &HeaderName| {
+                let name = name.as_str();
+                // Of gRPC itself, and what it takes for Base64.
+                let special = name.starts_with("grpc-") || name.ends_with("-bin");
+                OURS.contains(&name) || grpc && special
+            };
             parsed
                 .filter(|name| !ours(name))
                 .ok_or_else(|| HooksError::Header(of.clone(), name.clone()))
@@ -271,19 +309,14 @@ impl Target {
                 .map_err(|_| HooksError::Header(of.clone(), key.clone()))?;
             static_headers.insert(name(key)?, value);
         }
-        let own = |tls: &Certificates| {
-            let wrong = |what| HooksError::Certificates(of.clone(), what);
-            tls.client().map_err(wrong)?.build().map_err(HooksError::Client)
-        };
         Ok(Self {
-            client: config.tls.as_ref().map(own).transpose()?,
+            to,
             http_headers: config.http_headers.iter().map(name).collect::<Result<_, _>>()?,
             emulated_headers: config.emulated_headers.iter().map(name).collect::<Result<_, _>>()?,
             static_headers,
             turns: Turns::new(config.concurrency),
             number: Budget::new(config.concurrency.saturating_add(config.queue)),
             memory: Budget::new(config.max_memory),
-            url,
             config,
         })
     }
@@ -297,37 +330,14 @@ impl Target {
     ) -> Result<Option<HookResult>, Failed> {
         let exchange = async {
             let Some(_turn) = line.turn().await else { return Ok(None) };
-            let kind = request.kind();
-            let body = request
-                .body(self.config.binary_encoding, self.config.include_connection_meta)
-                .map_err(|_| Failed::new(HookFailure::NotJson, "payload"))?;
-            let headers = self.headers(&request.caller.headers);
-            drop(request);
-            let client = self.client.as_ref().unwrap_or(client);
-            let question = client.post(self.url.clone()).headers(headers).body(body);
-            let mut answer = question.send().await.map_err(Failed::of_client)?;
-            if answer.status() != 200 {
-                let status = answer.status().as_u16();
-                let meant = self.config.statuses.iter().find(|(code, _)| *code == status);
-                if let Some((_, refusal)) = meant {
-                    return Ok(Some(HookReply::refused(kind, refusal.clone())));
+            let asked = match &self.to {
+                To::Http(url, own) => {
+                    let client = own.as_ref().unwrap_or(client);
+                    self.ask_http(client, url.clone(), request, room).await
                 }
-                return Err(Failed::new(HookFailure::Status, answer.status().as_str()));
-            }
-            let mut text = Vec::new();
-            while let Some(piece) = answer.chunk().await.map_err(Failed::of_client)? {
-                if piece.len() > self.config.reply_max - text.len() {
-                    return Err(Failed::new(HookFailure::BadReply, "too large"));
-                }
-                // Read, and decoded.
-                if !room.grow(2 * piece.len()) {
-                    return Err(Failed::new(HookFailure::Overloaded, "answers take the memory"));
-                }
-                text.extend_from_slice(&piece);
-            }
-            HookReply::decode(kind, &text)
-                .map(Some)
-                .map_err(|error| Failed::new(HookFailure::BadReply, error.to_string()))
+                To::Grpc(backend) => self.ask_grpc(backend, request, room).await,
+            };
+            asked.map(Some)
         };
         match tokio::time::timeout(self.config.timeout, exchange).await {
             Ok(outcome) => outcome,
@@ -335,12 +345,71 @@ impl Target {
         }
     }
 
+    async fn ask_http(
+        &self,
+        client: &reqwest::Client,
+        url: reqwest::Url,
+        request: HookRequest,
+        room: &mut Room,
+    ) -> Result<HookResult, Failed> {
+        let kind = request.kind();
+        let body = request
+            .body(self.config.binary_encoding, self.config.include_connection_meta)
+            .map_err(|_| Failed::new(HookFailure::NotJson, "payload"))?;
+        let mut headers = self.headers(&request.caller.headers);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        drop(request);
+        let question = client.post(url).headers(headers).body(body);
+        let mut answer = question.send().await.map_err(Failed::of_client)?;
+        if answer.status() != 200 {
+            let status = answer.status().as_u16();
+            let meant = self.config.statuses.iter().find(|(code, _)| *code == status);
+            if let Some((_, refusal)) = meant {
+                return Ok(HookReply::refused(kind, refusal.clone()));
+            }
+            return Err(Failed::new(HookFailure::Status, answer.status().as_str()));
+        }
+        let mut text = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(Failed::of_client)? {
+            if piece.len() > self.config.reply_max - text.len() {
+                return Err(Failed::new(HookFailure::BadReply, "too large"));
+            }
+            // Read, and decoded.
+            if !room.grow(2 * piece.len()) {
+                return Err(Failed::new(HookFailure::Overloaded, "answers take the memory"));
+            }
+            text.extend_from_slice(&piece);
+        }
+        HookReply::decode(kind, &text).map_err(Failed::of_reply)
+    }
+
+    async fn ask_grpc(
+        &self,
+        backend: &GrpcBackend,
+        request: HookRequest,
+        room: &mut Room,
+    ) -> Result<HookResult, Failed> {
+        let kind = request.kind();
+        let HookConfig { binary_encoding, include_connection_meta, reply_max, .. } = self.config;
+        let message = request.message(binary_encoding, include_connection_meta);
+        let mut metadata = self.headers(&request.caller.headers);
+        drop(request);
+        // What the backend need not go on for any more.
+        let millis = self.config.timeout.as_millis().min(99_999_999);
+        if let Ok(timeout) = HeaderValue::from_str(&format!("{millis}m")) {
+            metadata.insert("grpc-timeout", timeout);
+        }
+        let grow = |bytes| room.grow(bytes);
+        let answer = backend.ask(kind.grpc_path(), metadata, &message, reply_max, grow).await;
+        let answer = answer.map_err(|(why, detail)| Failed::new(why, detail))?;
+        HookReply::decode_message(kind, answer).map_err(Failed::of_reply)
+    }
+
     /// Static headers, replaced by emulated ones, replaced by those of the transport.
     fn headers(&self, client: &ClientHeaders) -> HeaderMap {
         let mut all = self.static_headers.clone();
         replace(&mut all, &client.emulated, &self.emulated_headers);
         replace(&mut all, &client.transport, &self.http_headers);
-        all.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         all
     }
 }

@@ -335,7 +335,7 @@ fn configurations_that_cannot_work_are_errors() {
     };
     let wrong = make(config("ftp://user:hush@host/".to_owned()));
     assert!(wrong.contains("ftp://") && !wrong.contains("hush"), "{wrong}");
-    for url in ["", "localhost:3000", "grpc://localhost", "/path"] {
+    for url in ["", "localhost", "grpc://localhost", "grpc://u:p@localhost:1", "/path"] {
         assert!(make(config(url.to_owned())).contains("endpoint"), "{url}");
     }
     for name in ["", "a b", "Host", "content-length", "Upgrade"] {

@@ -17,17 +17,18 @@ use crate::tls::{Fault, Greeting, Limits, Opened, Parts, RECORD_MAX, Record, Ste
 /// What handshakes of the control plane share; a reload exchanges it, and connections that are open
 /// keep what they have.
 #[derive(Clone)]
-pub struct Certificates(Arc<RwLock<Arc<ServerSetup>>>);
+pub struct Certificates(Arc<RwLock<Arc<ServerSetup>>>, &'static [u8]);
 
 impl Certificates {
-    /// Those that were loaded.
-    pub fn new(materials: &ServerMaterials) -> Result<Self, KeyFault> {
-        Ok(Self(Arc::new(RwLock::new(Arc::new(materials.setup()?)))))
+    /// Those that were loaded, for a protocol by its name in TLS (ALPN).
+    pub fn new(materials: &ServerMaterials, protocol: &'static [u8]) -> Result<Self, KeyFault> {
+        let setup = Arc::new(materials.setup_for(protocol)?);
+        Ok(Self(Arc::new(RwLock::new(setup)), protocol))
     }
 
     /// Others from now on.
     pub fn replace(&self, materials: &ServerMaterials) -> Result<(), KeyFault> {
-        let setup = Arc::new(materials.setup()?);
+        let setup = Arc::new(materials.setup_for(self.1)?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = setup;
         Ok(())
     }

@@ -1,17 +1,22 @@
 //! What the configuration means for the control plane.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::access::Access;
 use super::admin::AdminConfig;
 use super::api::ApiConfig;
 use super::demo::Demo;
+use super::grpc::{GrpcConfig, GrpcLimits};
 use super::health::HealthConfig;
 use super::http::{HttpConfig, HttpLimits};
 use super::jwks::JwksConfig;
+use super::metrics::Names;
 use super::outgoing::Certificates;
 use super::proxy::{HookConfig, HookTarget};
-use crate::gateway::options::{DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token};
+use crate::gateway::options::{
+    DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token, is_grpc,
+};
 use crate::gateway::proxy::{HookKind, HookRefusal};
 use crate::gateway::wire::{Disconnect, Error};
 
@@ -30,6 +35,10 @@ pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {
         api_external: api.external,
         health: options.health.enabled.then_some(health),
         metrics: options.prometheus.enabled.then(|| path(&options.prometheus.handler_prefix)),
+        metric_names: match options.prometheus.centrifugo_names {
+            true => Names::Both,
+            false => Names::Ours,
+        },
         admin: options.admin.enabled.then(|| AdminConfig {
             prefix: path(&options.admin.handler_prefix),
             password: options.admin.password.clone(),
@@ -66,13 +75,49 @@ pub fn internal_address(options: &Options) -> Option<SocketAddr> {
         .then(|| SocketAddr::new(server.internal_address, server.internal_port))
 }
 
+/// Where the server API speaks gRPC, if it does.
+pub fn grpc_address(options: &Options) -> Option<SocketAddr> {
+    let api = &options.grpc_api;
+    api.enabled.then(|| SocketAddr::new(api.address, api.port))
+}
+
+/// How it does.
+pub fn grpc(options: &Options) -> Option<GrpcConfig> {
+    let api = &options.grpc_api;
+    api.enabled.then(|| GrpcConfig {
+        access: grpc_access(options).into(),
+        transport_errors: api.error_mode == ErrorMode::Transport,
+        reflection: api.reflection,
+        message_max: api.message_max(),
+    })
+}
+
+/// Who may call it.
+pub fn grpc_access(options: &Options) -> Access {
+    Access::new(options.grpc_api.key.reveal(), options.grpc_api.insecure)
+}
+
+/// The places of its connections, and what each may hold.
+pub(super) fn grpc_limits(options: &Options) -> (HttpLimits, GrpcLimits) {
+    let api = &options.grpc_api;
+    let limits = HttpLimits {
+        connections: api.max_connections as usize,
+        anonymous: api.max_anonymous as usize,
+        // Clients keep theirs, and come back by themselves after a farewell.
+        head_timeout: GRPC_PATIENCE,
+        ..HttpLimits::default()
+    };
+    let head = u32::try_from(limits.head_max).unwrap_or(u32::MAX);
+    (limits, GrpcLimits { calls: api.max_concurrent_calls, head })
+}
+
+/// How long a connection may stay without a call.
+const GRPC_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The hooks that are switched on, or could be by a namespace.
 pub fn hooks(options: &Options) -> Vec<(HookTarget, HookConfig)> {
     let (client, channel) = (&options.client.proxy, &options.channel.proxy);
-    let there = |proxy: &Proxy| {
-        let schemes = ["http://", "https://"];
-        schemes.iter().any(|it| proxy.endpoint.to_ascii_lowercase().starts_with(it))
-    };
+    let there = |proxy: &Proxy| is_http(&proxy.endpoint) || is_grpc(&proxy.endpoint);
     let rpc = &options.rpc.proxy;
     let of_kind = [
         (HookKind::Connect, &client.connect.proxy, client.connect.enabled),
@@ -89,8 +134,20 @@ pub fn hooks(options: &Options) -> Vec<(HookTarget, HookConfig)> {
     of_kind.chain(named).collect()
 }
 
+fn is_http(endpoint: &str) -> bool {
+    let schemes = ["http://", "https://"];
+    schemes.iter().any(|it| endpoint.to_ascii_lowercase().starts_with(it))
+}
+
 fn hook(proxy: &Proxy) -> HookConfig {
-    let tls = &proxy.http.tls;
+    let (mut headers, tls) = match is_http(&proxy.endpoint) {
+        true => (proxy.http.static_headers.clone(), &proxy.http.tls),
+        false => (proxy.grpc.static_metadata.clone(), &proxy.grpc.tls),
+    };
+    if !is_http(&proxy.endpoint) && !proxy.grpc.credentials_key.is_empty() {
+        let value = proxy.grpc.credentials_value.reveal().to_owned();
+        headers.insert(proxy.grpc.credentials_key.clone(), value);
+    }
     HookConfig {
         endpoint: proxy.endpoint.clone(),
         timeout: proxy.timeout,
@@ -98,7 +155,7 @@ fn hook(proxy: &Proxy) -> HookConfig {
         max_memory: proxy.max_memory.0,
         http_headers: proxy.http_headers.clone(),
         emulated_headers: proxy.emulated_headers.clone(),
-        static_headers: proxy.http.static_headers.clone(),
+        static_headers: headers,
         binary_encoding: proxy.binary_encoding,
         include_connection_meta: proxy.include_connection_meta,
         statuses: proxy.http.status_to_code_transforms.iter().map(status).collect(),
@@ -106,6 +163,7 @@ fn hook(proxy: &Proxy) -> HookConfig {
             certificate: tls.cert_pem.clone(),
             key: tls.key_pem.clone(),
             authority: tls.server_ca_pem.clone(),
+            name: tls.server_name.clone(),
             believe_all: tls.insecure_skip_verify,
         }),
         ..HookConfig::default()
@@ -134,8 +192,6 @@ fn path(prefix: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::gateway::options::Secret;
 

@@ -66,6 +66,12 @@ pub(crate) fn object_of_last<T: DeserializeOwned>(text: &[u8]) -> Result<T, serd
     }
 }
 
+/// A payload that need not be JSON; of JSON without its line breaks.
+pub(crate) fn one_line_if_json(payload: Bytes) -> Bytes {
+    let breaks = payload.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
+    if breaks && is_json(&payload) { one_line(&payload) } else { payload }
+}
+
 /// A payload in Base64.
 pub(crate) fn base64(payload: &[u8]) -> String {
     STANDARD.encode(payload)

@@ -138,6 +138,11 @@ impl ServerMaterials {
 
     /// What one core needs, with nothing in common with that of another.
     pub fn setup(&self) -> Result<ServerSetup, KeyFault> {
+        self.setup_for(ALPN)
+    }
+
+    /// The same where another protocol than HTTP/1.1 is spoken.
+    pub fn setup_for(&self, protocol: &[u8]) -> Result<ServerSetup, KeyFault> {
         let provider = Arc::new(provider());
         let mut table = Table::default();
         for ((chain, key), facts) in self.pairs.iter().zip(&self.facts) {
@@ -159,7 +164,7 @@ impl ServerMaterials {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(table));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer =

@@ -149,6 +149,33 @@ fn nobody_gets_in_where_that_is_allowed() {
 }
 
 #[test]
+fn a_header_names_the_user_where_nobody_else_does() {
+    let gateway = Gateway::start(
+        "[channel.without_namespace]\npresence = true\nallow_subscribe_for_client = true\n\
+         [client]\nuser_id_http_header = \"X-Remote-User\"\n",
+    );
+    let user_of = |lines: &[&str], connect: Value| {
+        let mut session = gateway.session_at("/connection/websocket", lines);
+        session.connect(&connect);
+        session.subscribe("a");
+        let presence = gateway.api("presence", json!({"channel": "a"}));
+        let presence = presence["presence"].as_object().expect("a map").clone();
+        assert_eq!(presence.len(), 1);
+        presence.values().next().expect("one")["user"].as_str().expect("text").to_owned()
+    };
+    let named = ["x-remote-user: josé"];
+    assert_eq!(user_of(&named, json!({})), "josé");
+    assert_eq!(user_of(&named, json!({"token": token_of("42")})), "42", "a token is stronger");
+    // Nobody, an empty name, and what is no text.
+    for lines in [&[][..], &["X-Remote-User:"]] {
+        let mut session = gateway.session_at("/connection/websocket", lines);
+        session.command("connect", &json!({}));
+        session.closed(3501);
+    }
+    gateway.stop();
+}
+
+#[test]
 fn the_reply_says_what_a_client_needs() {
     let gateway = Gateway::start("[client]\nconnect_include_server_time = true\n");
     let before = unix() * 1000;

@@ -84,6 +84,24 @@ fn pushes_are_bare_from_the_first_to_the_last() {
 }
 
 #[test]
+fn an_error_may_end_a_one_way_client_with_a_code_of_ones_own() {
+    let gateway = start(
+        "[client.connect_code_to_unidirectional_disconnect]\nenabled = true\ntransforms = [\
+         { code = 109, to = { code = 4109, reason = \"token expired\" } },\
+         { code = 109, to = { code = 4110 } }]\n",
+    );
+    let expired = json!({"token": token(&json!({"sub": "42", "exp": 1000}))});
+    let mut stream = uni_stream(&gateway, &expired);
+    let end = json!({"disconnect": {"code": 4109, "reason": "token expired"}});
+    assert_eq!(stream.heard(), Some(end));
+    stream.expect_end();
+    // Others hear of the error itself.
+    let mut session = gateway.session();
+    session.fails("connect", expired, 109);
+    gateway.stop();
+}
+
+#[test]
 fn connect_requests_come_in_several_ways() {
     let gateway = start("[client]\nallow_anonymous_connect_without_token = true\n");
     let connects = |bytes: Vec<u8>| {

@@ -171,7 +171,8 @@ mod tests {
         for (name, value) in json.as_object().unwrap() {
             flatten(name, "", value, &mut flat);
         }
-        let mut expected = samples(&super::super::exposition(&snapshot, &counts));
+        let mut expected =
+            samples(&super::super::exposition(&snapshot, &counts, super::super::Names::Ours));
         // Two readings of what the process takes.
         for map in [&mut flat, &mut expected] {
             assert!(map.remove("ringhold_resident_bytes").unwrap() > 0.0);

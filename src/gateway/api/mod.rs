@@ -4,6 +4,7 @@
 //! is allowed and what it does is for [`crate::control::Backend`]. The catalogue is that of
 //! Centrifugo's server API, so that its clients work unchanged.
 
+pub(crate) mod protobuf;
 mod replies;
 mod requests;
 

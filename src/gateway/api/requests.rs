@@ -225,12 +225,7 @@ params!(PublishRequest, |p| {
 });
 
 params!(BroadcastRequest, |p| {
-    if p.channels.is_empty() {
-        return Err(Error::BAD_REQUEST.into());
-    }
-    if p.channels.len() > CHANNELS_MAX {
-        return Err(Error::LIMIT_EXCEEDED.into());
-    }
+    few(&p.channels)?;
     Ok(Self {
         channels: p.channels,
         publication: NewPublication {
@@ -291,7 +286,7 @@ params!(UnsubscribeRequest, |p| {
 params!(DisconnectRequest, |p| {
     let disconnect = match p.disconnect {
         None => Disconnect::FORCE_NO_RECONNECT,
-        Some(given) => given.check()?,
+        Some(given) => disconnect(given.code, given.reason)?,
     };
     Ok(Self {
         connections: connections(p.user, p.client, p.session),
@@ -371,19 +366,24 @@ struct DisconnectFields {
     reason: String,
 }
 
-impl DisconnectFields {
-    /// What a close frame takes, and codes of which SDKs know what they mean for reconnecting.
-    fn check(self) -> Result<Disconnect, Error> {
-        match u16::try_from(self.code) {
-            Ok(code @ 3000..=4999) if self.reason.len() <= REASON_MAX => {
-                Ok(Disconnect::new(code, self.reason))
-            }
-            _ => Err(Error::BAD_REQUEST),
-        }
+/// What a close frame takes, and codes of which SDKs know what they mean for reconnecting.
+pub(super) fn disconnect(code: u32, reason: String) -> Result<Disconnect, Error> {
+    match u16::try_from(code) {
+        Ok(code @ 3000..=4999) if reason.len() <= REASON_MAX => Ok(Disconnect::new(code, reason)),
+        _ => Err(Error::BAD_REQUEST),
     }
 }
 
-fn required(text: String) -> Result<String, Error> {
+/// Some channels, and not more than one broadcast takes.
+pub(super) fn few(channels: &[String]) -> Result<(), Error> {
+    match channels.len() {
+        0 => Err(Error::BAD_REQUEST),
+        1..=CHANNELS_MAX => Ok(()),
+        _ => Err(Error::LIMIT_EXCEEDED),
+    }
+}
+
+pub(super) fn required(text: String) -> Result<String, Error> {
     if text.is_empty() { Err(Error::BAD_REQUEST) } else { Ok(text) }
 }
 
@@ -400,4 +400,4 @@ fn connections(user: String, client: String, session: String) -> UserConnections
 }
 
 /// Channels of one broadcast; one more gets error 106. Each becomes a letter to its home core.
-const CHANNELS_MAX: usize = 100_000;
+pub(super) const CHANNELS_MAX: usize = 100_000;

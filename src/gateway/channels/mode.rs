@@ -8,30 +8,36 @@ use crate::gateway::options::RecoveryMode;
 
 /// Where one subscription differs from its namespace, as tokens, proxies and the server API say it:
 /// `{"presence": {"value": true}}`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, prost::Message)]
 pub struct Override {
     /// Take part in presence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[prost(message, optional, tag = "1")]
     pub presence: Option<Switch>,
     /// Announce coming and going.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[prost(message, optional, tag = "2")]
     pub join_leave: Option<Switch>,
     /// Be told of others' coming and going.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[prost(message, optional, tag = "5")]
     pub force_push_join_leave: Option<Switch>,
     /// Recover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[prost(message, optional, tag = "3")]
     pub force_recovery: Option<Switch>,
     /// Watch the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[prost(message, optional, tag = "4")]
     pub force_positioning: Option<Switch>,
 }
 
 /// On or off, where nothing would mean neither.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, prost::Message)]
 pub struct Switch {
     /// On.
     #[serde(default)]
+    #[prost(bool, tag = "1")]
     pub value: bool,
 }
 

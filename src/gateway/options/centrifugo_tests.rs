@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::super::field::Field;
 use super::super::proxies::{NamedProxy, StatusTransform};
 use super::super::suggest::leaves;
-use super::super::{Loaded, Mistakes, Namespace, Options, RpcNamespace, Sources};
+use super::super::{Loaded, Mistakes, Namespace, OneWayDisconnect, Options, RpcNamespace, Sources};
 use super::*;
 
 /// Paths of the keys that sections here have, in the form of the list.
@@ -24,6 +24,8 @@ fn ours() -> BTreeSet<String> {
     for path in found.iter().filter(|path| path.ends_with(".status_to_code_transforms")) {
         leaves(&StatusTransform::default(), &format!("{path}[]"), &mut rows);
     }
+    let ends = "client.connect_code_to_unidirectional_disconnect.transforms[]";
+    leaves(&OneWayDisconnect::default(), ends, &mut rows);
     found.into_iter().chain(rows).collect()
 }
 
@@ -33,7 +35,8 @@ fn sample(key: &Key) -> Json {
     match (key.kind, key.default) {
         // What an element must say.
         _ if last == "status_code" => json!(500),
-        _ if last == "to_error.code" => json!(9),
+        _ if matches!(last, "to_error.code" | "code") => json!(9),
+        _ if last == "to.code" => json!(4000),
         _ if last == "name" => json!("some"),
         _ if last == "endpoint" => json!("http://a/b"),
         ("bool", text) => json!(text == "true"),
@@ -55,7 +58,7 @@ fn put(object: &mut Json, path: &str, value: Json) {
         false => json!({}),
         true => json!([match name {
             "status_to_code_transforms" => json!({"status_code": 500, "to_error": {"code": 9}}),
-            "transforms" => json!({"code": 9}),
+            "transforms" => json!({"code": 9, "to": {"code": 4000}}),
             _ => json!({"name": "some", "endpoint": "http://a/b"}),
         }]),
     });
@@ -154,9 +157,9 @@ fn each_key_is_read_noted_or_refused_by_its_name() {
 
 #[test]
 fn a_typo_within_a_foreign_table_is_told() {
-    let wrong = load(&json!({"grpc_api": {"enabled": true, "prt": 1}})).unwrap_err();
-    assert!(wrong.list.iter().any(|it| it.key == "grpc_api.prt" && it.what == "unknown key"));
-    assert!(load(&json!({"grpc_apy": {"port": 1}})).is_err());
+    let wrong = load(&json!({"uni_grpc": {"enabled": true, "prt": 1}})).unwrap_err();
+    assert!(wrong.list.iter().any(|it| it.key == "uni_grpc.prt" && it.what == "unknown key"));
+    assert!(load(&json!({"uni_grcp": {"port": 1}})).is_err());
 }
 
 // --- The page ------------------------------------------------------------------------------------

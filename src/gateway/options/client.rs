@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::field::section;
-use super::proxies::ClientProxies;
+use super::proxies::{ClientProxies, ToDisconnect};
+use super::tables::tables;
 use super::values::{Secret, Size};
 
 section! {
@@ -15,6 +16,10 @@ section! {
         allow_anonymous_connect_without_token: bool = false,
         /// Refuse connection tokens without a user.
         disallow_anonymous_connection_tokens: bool = false,
+        /// A request header that names the user of a connection that has no token and that no
+        /// backend vouches for. Whoever is in front must set it or take it out, whatever a client
+        /// sends.
+        user_id_http_header: String = String::new(),
         /// Origins whose pages may connect: `https://example.org`, with `*` for any part; `*`
         /// alone: any. Empty: requests with an `Origin` header get 403.
         allowed_origins: Vec<String> = Vec::new(),
@@ -56,6 +61,9 @@ section! {
         user_connection_limit: u32 = 0,
         /// Connections of this server; one more is answered with 503. 0: as `engine` says.
         connection_limit: u32 = 0,
+        /// Connections that all workers accept per second; others wait in the accept queue. 0: no
+        /// limit. Each worker has its share, and `engine.accept_rate` where that is less.
+        connection_rate_limit: u32 = 0,
         /// Time between checks of a subscriber's position in a quiet channel.
         channel_position_check_delay: Duration = Duration::from_secs(40),
         /// Publications of one answer to `history`.
@@ -64,6 +72,9 @@ section! {
         recovery_max_publication_limit: usize = 300,
         /// Put the server's time into the answer to `connect`.
         connect_include_server_time: bool = false,
+        /// What one-way clients are closed with instead of an error of their connect request.
+        connect_code_to_unidirectional_disconnect: OneWayDisconnects =
+            OneWayDisconnects::default(),
         /// A channel for each user, subscribed by the server.
         subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default(),
         /// Keys and demands for tokens, of connections and (unless `subscription_token` is enabled)
@@ -73,6 +84,37 @@ section! {
         subscription_token: SubscriptionToken = SubscriptionToken::default(),
         /// Questions about connections to the application's backend.
         proxy: ClientProxies = ClientProxies::default(),
+    }
+}
+
+section! {
+    /// `client.connect_code_to_unidirectional_disconnect`: ends of one-way clients by error.
+    pub struct OneWayDisconnects {
+        /// Heed `transforms`.
+        enabled: bool = false,
+        /// By error; the first that fits holds.
+        transforms: Vec<OneWayDisconnect> = Vec::new(),
+    }
+}
+
+section! {
+    /// What one error becomes.
+    pub struct OneWayDisconnect {
+        /// The code of the error.
+        code: u32 = 0,
+        /// What the client is closed with.
+        to: ToDisconnect = ToDisconnect::default(),
+    }
+}
+
+tables!(OneWayDisconnect);
+
+impl OneWayDisconnects {
+    /// Code and reason for an error, where they are not the usual ones.
+    pub(crate) fn of(&self, code: u32) -> Option<(u16, &str)> {
+        let mut known = self.transforms.iter().filter(|_| self.enabled);
+        let found = known.find(|known| known.code == code)?;
+        Some((u16::try_from(found.to.code).ok()?, &found.to.reason))
     }
 }
 

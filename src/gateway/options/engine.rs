@@ -65,6 +65,14 @@ impl Options {
         }
     }
 
+    /// Accepts per second of each of so many workers; 0: no limit.
+    pub fn accept_rate(&self, workers: usize) -> u32 {
+        let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
+        let share = self.client.connection_rate_limit.div_ceil(workers);
+        let limits = [self.engine.accept_rate, share];
+        limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0)
+    }
+
     /// One for both kinds of WebSocket, which [`super::check`] sees to.
     fn compression(&self) -> Option<Compression> {
         let (websocket, uni) = (&self.websocket, &self.uni_websocket);
@@ -163,6 +171,19 @@ mod tests {
         assert_eq!(limit(10, 0), 10);
         assert_eq!(limit(0, 10), 10);
         assert_eq!(limit(10, 20), 10);
+    }
+
+    #[test]
+    fn workers_share_the_rate_of_connections() {
+        let rate = |ours, theirs, workers| {
+            let mut options = Options::default();
+            options.engine.accept_rate = ours;
+            options.client.connection_rate_limit = theirs;
+            options.accept_rate(workers)
+        };
+        assert_eq!((rate(0, 0, 4), rate(7, 0, 4)), (0, 7));
+        assert_eq!((rate(0, 100, 4), rate(0, 1, 4), rate(0, 5, 4)), (25, 1, 2));
+        assert_eq!((rate(10, 100, 4), rate(30, 100, 4)), (10, 25));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::field::{Field, Secrets, join};
 use super::node::{Entry, Node, Place, Value};
 use super::reader::{Mistakes, Reader};
-use super::{Options, centrifugo, check, suggest, yaml};
+use super::{Options, centrifugo, check, suggest, yaml, zeros};
 
 /// Where options come from, from weakest to strongest.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +111,12 @@ impl Options {
             options.http_server.tls.begin_at(folder);
             options.http_server.internal_tls.begin_at(folder);
             options.engine.redis.tls.begin_at(folder);
+            options.grpc_api.tls.begin_at(folder);
+            for path in [&mut options.log.file, &mut options.pid_file] {
+                if !path.is_empty() {
+                    *path = folder.join(&path).display().to_string();
+                }
+            }
         }
         for prefix in ["CENTRIFUGO_", "RINGHOLD_"] {
             read_variables(&mut options, prefix, &sources.variables, &mut reader);
@@ -119,6 +125,7 @@ impl Options {
             read_set(&mut options, set, &mut reader);
         }
         expand(&mut options, &sources.variables, &mut reader);
+        zeros::settle(&mut options);
         check::check(&options, &mut reader);
         let file = file.map_or(String::new(), |file| file.display().to_string());
         if reader.mistakes.is_empty() {
@@ -284,8 +291,14 @@ fn variable(root: &str, path: &str) -> String {
 /// Puts variables into the headers that name them: `${CENTRIFUGO_VAR_NAME}`.
 fn expand(options: &mut Options, variables: &[(String, String)], reader: &mut Reader) {
     for (path, proxy) in options.backends_mut() {
-        let key = format!("{path}.http.static_headers");
-        for value in proxy.http.static_headers.values_mut() {
+        let pairs = [
+            (format!("{path}.http.static_headers"), &mut proxy.http.static_headers),
+            (format!("{path}.grpc.static_metadata"), &mut proxy.grpc.static_metadata),
+        ];
+        let values = pairs
+            .into_iter()
+            .flat_map(|(key, pairs)| pairs.values_mut().map(move |value| (key.clone(), value)));
+        for (key, value) in values {
             let mut whole = String::new();
             let mut rest = value.as_str();
             while let Some((name, begin, end)) = next_variable(rest) {

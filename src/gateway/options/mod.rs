@@ -9,6 +9,7 @@ mod centrifugo;
 mod channel;
 mod check;
 mod client;
+mod duration;
 mod engine;
 mod field;
 mod load;
@@ -26,27 +27,30 @@ mod tables;
 mod tls;
 mod values;
 mod yaml;
+mod zeros;
 
 pub use channel::{
     Channel, ChannelOptions, DataFormat, DeltaType, Namespace, RecoveryMode, SubscriptionType,
 };
-pub use client::{Client, PersonalChannel, SubscriptionToken, Token};
+pub use client::{
+    Client, OneWayDisconnect, OneWayDisconnects, PersonalChannel, SubscriptionToken, Token,
+};
 pub use load::{LoadError, Loaded, Sources, stdin_name};
 pub use node::Place;
 pub use origins::Origins;
-pub(crate) use proxies::proxy_name;
 pub use proxies::{
-    ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyHttp,
-    ProxyTls, StatusTransform, ToDisconnect, ToError,
+    ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyGrpc,
+    ProxyHttp, ProxyTls, StatusTransform, ToDisconnect, ToError,
 };
+pub(crate) use proxies::{is_grpc, proxy_name};
 pub use reader::{Mistake, Mistakes};
 pub use redis::{Failover, Redis, RedisPlace, RedisServer, RedisTls};
 pub(crate) use rpc::Route;
 pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
 pub use server::{
-    Admin, Emulation, Engine, EngineType, ErrorMode, Health, HttpApi, HttpServer, HttpStream,
-    IoChoice, Log, LogFormat, Prometheus, ProxyProtocol, RatePolicyChoice, Shutdown, Sse,
-    UniHttpStream, UniSse, UniWebSocket, WebSocket,
+    Admin, Emulation, Engine, EngineType, ErrorMode, GrpcApi, Health, HttpApi, HttpServer,
+    HttpStream, IoChoice, Log, LogFormat, Node, Prometheus, ProxyProtocol, RatePolicyChoice,
+    Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
 pub use tls::{Certificate, Tls, TlsVersion};
 pub(crate) use values::without_credentials;
@@ -71,6 +75,8 @@ section! {
         proxies: Vec<NamedProxy> = Vec::new(),
         /// The API for the application's backend.
         http_api: HttpApi = HttpApi::default(),
+        /// The same over gRPC.
+        grpc_api: GrpcApi = GrpcApi::default(),
         /// The WebSocket transport.
         websocket: WebSocket = WebSocket::default(),
         /// Event streams, for clients without WebSocket.
@@ -95,6 +101,10 @@ section! {
         shutdown: Shutdown = Shutdown::default(),
         /// Logs.
         log: Log = Log::default(),
+        /// How this server is called.
+        node: Node = Node::default(),
+        /// A file for the number of the process. A relative name starts at the configuration file.
+        pid_file: String = String::new(),
         /// Workers, limits and deadlines of the engine. Ours.
         engine: Engine = Engine::default(),
     }

@@ -60,7 +60,8 @@ tables!(NamedProxy by name);
 section! {
     /// Where a question goes, and how long the answer may take.
     pub struct Proxy {
-        /// URL of the backend: `http://` or `https://`.
+        /// URL of the backend: `http://` or `https://`; or of gRPC, `grpc://host:port`, also
+        /// without the scheme.
         endpoint: String = String::new(),
         /// Time for the answer; then the client gets error 100.
         timeout: Duration = Duration::from_secs(1),
@@ -80,6 +81,8 @@ section! {
         include_connection_meta: bool = false,
         /// Details of the HTTP request.
         http: ProxyHttp = ProxyHttp::default(),
+        /// Details of the gRPC call.
+        grpc: ProxyGrpc = ProxyGrpc::default(),
     }
 }
 
@@ -92,6 +95,22 @@ section! {
         /// What statuses other than 200 mean, instead of error 100; the first that fits holds.
         status_to_code_transforms: Vec<StatusTransform> = Vec::new(),
         /// Certificates, where the host's are not what counts.
+        tls: ProxyTls = ProxyTls::default(),
+    }
+}
+
+section! {
+    /// Details of a proxy's gRPC call.
+    pub struct ProxyGrpc {
+        /// Metadata of each call. Variables are as in `static_headers`.
+        static_metadata: BTreeMap<String, String> = BTreeMap::new(),
+        /// The name of one more such pair, and its value.
+        credentials_key: String = String::new(),
+        /// Its value.
+        credentials_value: Secret = Secret::default(),
+        /// Is not heard: questions are not compressed.
+        compression: bool = false,
+        /// TLS towards the backend.
         tls: ProxyTls = ProxyTls::default(),
     }
 }
@@ -145,11 +164,19 @@ section! {
         server_ca_pem: String = String::new(),
         /// Has no meaning for a client.
         client_ca_pem: String = String::new(),
-        /// The name that the backend's certificate must have: that of `endpoint`, if any.
+        /// The name that the backend's certificate must have. Over HTTP only that of `endpoint`.
         server_name: String = String::new(),
-        /// Believe every certificate.
+        /// Believe every certificate. Over HTTP only.
         insecure_skip_verify: bool = false,
     }
+}
+
+/// Whether an endpoint is one of gRPC: `grpc://` or nothing, a host and a port.
+pub(crate) fn is_grpc(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("grpc://").unwrap_or(endpoint).trim_end_matches('/');
+    let authority = host.parse::<http::uri::Authority>().ok();
+    authority
+        .is_some_and(|it| it.port_u16().is_some() && !it.host().is_empty() && !host.contains('@'))
 }
 
 /// The name of the proxy that stands in the section of its questions.

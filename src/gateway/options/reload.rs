@@ -36,11 +36,14 @@ impl Options {
         self.client.token.jwks_public_endpoint = connections;
         self.client.subscription_token.token.jwks_public_endpoint = subscriptions;
         self.http_api.key = new.http_api.key.clone();
+        self.grpc_api.key = new.grpc_api.key.clone();
         // Whether there is TLS was decided at the start.
         let (old, server) = (&mut self.http_server, &new.http_server);
-        for (old, new) in
-            [(&mut old.tls, &server.tls), (&mut old.internal_tls, &server.internal_tls)]
-        {
+        for (old, new) in [
+            (&mut old.tls, &server.tls),
+            (&mut old.internal_tls, &server.internal_tls),
+            (&mut self.grpc_api.tls, &new.grpc_api.tls),
+        ] {
             *old = Tls { enabled: old.enabled, ..new.clone() };
         }
     }
@@ -55,10 +58,12 @@ fn is_reloadable(path: &str) -> bool {
         "http_api.key",
         "http_server.tls",
         "http_server.internal_tls",
+        "grpc_api.key",
+        "grpc_api.tls",
     ];
     reloadable.iter().any(|table| below(table))
         && !below("channel.proxy")
-        && !matches!(path, "http_server.tls.enabled" | "http_server.internal_tls.enabled")
+        && !path.ends_with("tls.enabled")
         && !path.ends_with(".jwks_public_endpoint")
 }
 

@@ -84,6 +84,50 @@ section! {
     }
 }
 
+section! {
+    /// `grpc_api`: the same API over gRPC, on a port of its own.
+    pub struct GrpcApi {
+        /// Serve it.
+        enabled: bool = false,
+        /// Address it is at. Empty: all addresses.
+        address: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST),
+        /// Its port.
+        port: u16 = 10_000,
+        /// Key that calls must carry: metadata `authorization: apikey KEY`.
+        key: Secret = Secret::default(),
+        /// No key needed: whoever reaches the port may publish. Ours.
+        insecure: bool = false,
+        /// Errors in responses, or as statuses of gRPC.
+        error_mode: ErrorMode = ErrorMode::Default,
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
+        /// Tell whoever asks which services and messages there are.
+        reflection: bool = false,
+        /// Bytes of a message; a longer one gets `RESOURCE_EXHAUSTED`. 0: 4 MiB.
+        max_receive_message_size: Size = Size(0),
+        /// Connections at once whose clients have shown the key, and others. Ours, like the next
+        /// two.
+        max_connections: u32 = 256,
+        /// Connections at once of clients that have not.
+        max_anonymous: u32 = 64,
+        /// Calls of one connection at once; its client waits with one more.
+        max_concurrent_calls: u32 = 100,
+    }
+}
+
+impl GrpcApi {
+    /// Bytes of a message.
+    pub fn message_max(&self) -> usize {
+        match self.max_receive_message_size.0 {
+            0 => GRPC_MESSAGE,
+            size => size,
+        }
+    }
+}
+
+/// What gRPC takes where nothing is said.
+const GRPC_MESSAGE: usize = 4 << 20;
+
 choice! {
     /// How the server API tells an error.
     pub enum ErrorMode {
@@ -201,6 +245,8 @@ section! {
         enabled: bool = false,
         /// Path they are at.
         handler_prefix: String = "/metrics".to_owned(),
+        /// Tell them under Centrifugo's names, too, where it has the same figure. Ours.
+        centrifugo_names: bool = false,
     }
 }
 
@@ -246,13 +292,24 @@ section! {
 }
 
 section! {
-    /// `log`: logs on standard error.
+    /// `node`: how this server is called.
+    pub struct Node {
+        /// Its name in the answer to `info`. Empty: where it listens.
+        name: String = String::new(),
+    }
+}
+
+section! {
+    /// `log`: logs on standard error, or in a file.
     pub struct Log {
         /// `error`, `warn`, `info`, `debug`, `trace` or `none`; or per module as in
         /// `info,ringhold::engine=debug`. `--log` and `RINGHOLD_LOG` are stronger.
         level: String = "info".to_owned(),
         /// One line of text per event, or one JSON object. Ours.
         format: LogFormat = LogFormat::Text,
+        /// A file that lines are added to, instead of standard error. SIGHUP opens it anew, after
+        /// it was moved aside. A relative name starts at the configuration file.
+        file: String = String::new(),
     }
 }
 

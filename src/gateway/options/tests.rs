@@ -150,11 +150,11 @@ fn variables_that_set_nothing_are_told() {
 #[test]
 fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     let wrong = |variables: &[(&str, &str)]| from("", variables, &[]).unwrap_err().to_string();
-    let grpc = wrong(&[("CENTRIFUGO_GRPC_API_ENABLED", "true"), ("CENTRIFUGO_GRPC_API_PORT", "1")]);
+    let grpc = wrong(&[("CENTRIFUGO_UNI_GRPC_ENABLED", "true"), ("CENTRIFUGO_UNI_GRPC_PORT", "1")]);
     assert_eq!(
         grpc,
-        "environment CENTRIFUGO_GRPC_API_ENABLED: grpc_api.enabled: a setting of Centrifugo's \
-         that ringhold does not have: use http_api"
+        "environment CENTRIFUGO_UNI_GRPC_ENABLED: uni_grpc.enabled: a setting of Centrifugo's \
+         that ringhold does not have: use another transport"
     );
     let redis = [("CENTRIFUGO_BROKER_TYPE", "redis"), ("CENTRIFUGO_BROKER_ENABLED", "true")];
     assert!(wrong(&redis).contains("broker.type: a setting"), "{}", wrong(&redis));
@@ -162,7 +162,7 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].enabled"));
     // Off, or no loss.
     let fine = [
-        ("CENTRIFUGO_GRPC_API_PORT", "10000"),
+        ("CENTRIFUGO_UNI_GRPC_PORT", "11000"),
         redis[0],
         ("CENTRIFUGO_WEBSOCKET_READ_BUFFER_SIZE", "512"),
         ("CENTRIFUGO_CONSUMERS", "[]"),
@@ -172,13 +172,13 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     let note = &loaded.warnings[3];
     assert!(note.contains("_BUFFER_SIZE: websocket.read_buffer_size: a setting"), "{note}");
     for (set, expected) in [
-        ("grpc_api.enabled=true", "--set grpc_api.enabled: a setting of Centrifugo's that ringh"),
+        ("uni_grpc.enabled=true", "--set uni_grpc.enabled: a setting of Centrifugo's that ringh"),
         ("broker.type=nats", "--set broker.type: a setting of Centrifugo's that ringhold does"),
     ] {
         let wrong = from("", &[], &[set]).unwrap_err().to_string();
         assert!(wrong.starts_with(expected), "{wrong}");
     }
-    assert_eq!(from("", &[], &["grpc_api.port=10000"]).unwrap().warnings.len(), 1);
+    assert_eq!(from("", &[], &["uni_grpc.port=11000"]).unwrap().warnings.len(), 1);
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl Leaf for Duration {
                 if text.starts_with('-') {
                     return Err(format!("{text} is negative; 0s switches off what can be off"));
                 }
-                let duration = humantime::parse_duration(text).map_err(|error| {
+                let duration = super::duration::parse(text).map_err(|error| {
                     format!("is no duration ({error}): write 25s, 100ms, 1h30m, not \"{text}\"")
                 })?;
                 match duration <= LONGEST {

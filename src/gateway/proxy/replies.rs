@@ -140,6 +140,12 @@ pub struct SubRefreshReply {
 #[derive(Debug)]
 pub struct BadReply(String);
 
+impl BadReply {
+    pub(super) fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
 impl std::fmt::Display for BadReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -163,22 +169,10 @@ impl From<base64::DecodeError> for BadReply {
 impl HookReply {
     /// Reads the backend's answer to a question of this kind.
     pub fn decode(kind: HookKind, body: &[u8]) -> Result<HookResult, BadReply> {
-        let Reply { result, error, disconnect } = object_of_last(body)?;
-        // Nobody waits for the outcome of a refresh: what is not prolonged is over.
-        let final_word = matches!(kind, HookKind::Refresh | HookKind::SubRefresh);
-        if final_word && (result.is_none() || error.is_some() || disconnect.is_some()) {
-            return Ok(Ok(Self::over(kind)));
-        }
-        if let Some(disconnect) = disconnect {
-            return Ok(Err(HookRefusal::Disconnect(disconnect.check()?)));
-        }
-        if let Some(error) = error {
-            return Ok(Err(HookRefusal::Error(error.check()?)));
-        }
-        if kind == HookKind::Connect && result.is_none() {
-            return Ok(Ok(Self::Connect(None)));
-        }
-        Ok(Ok(result.unwrap_or_default().reply(kind)?))
+        let Reply { result, error, disconnect } = object_of_last::<Reply>(body)?;
+        let error = error.map(|it| (it.code, it.message, it.temporary));
+        let disconnect = disconnect.map(|it| (it.code, it.reason));
+        conclude(kind, result, error, disconnect, |fields: Fields| fields.reply(kind))
     }
 
     /// What happens where the backend gave no usable answer: error 100, upon which SDKs try again
@@ -214,6 +208,40 @@ impl HookReply {
             _ => Self::Refresh(RefreshReply { expired: true, ..RefreshReply::default() }),
         }
     }
+}
+
+/// What an answer comes to, whose parts were decoded: a result, an error with its message and
+/// whether it is temporary, the end of the connection with its reason.
+pub(super) fn conclude<T: Default>(
+    kind: HookKind,
+    result: Option<T>,
+    error: Option<(u32, String, bool)>,
+    disconnect: Option<(u32, String)>,
+    reply: impl FnOnce(T) -> Result<HookReply, BadReply>,
+) -> Result<HookResult, BadReply> {
+    // Nobody waits for the outcome of a refresh: what is not prolonged is over.
+    let final_word = matches!(kind, HookKind::Refresh | HookKind::SubRefresh);
+    if final_word && (result.is_none() || error.is_some() || disconnect.is_some()) {
+        return Ok(Ok(HookReply::over(kind)));
+    }
+    if let Some((code, reason)) = disconnect {
+        return match u16::try_from(code) {
+            Ok(code @ 3000..=4999) => {
+                Ok(Err(HookRefusal::Disconnect(Disconnect::new(code, reason))))
+            }
+            _ => Err(BadReply(format!("disconnect code {code} is not within 3000 to 4999"))),
+        };
+    }
+    if let Some((code, message, temporary)) = error {
+        return match code {
+            0 => Err(BadReply("error code 0".to_owned())),
+            code => Ok(Err(HookRefusal::Error(Error::new(code, message, temporary)))),
+        };
+    }
+    if kind == HookKind::Connect && result.is_none() {
+        return Ok(Ok(HookReply::Connect(None)));
+    }
+    Ok(Ok(reply(result.unwrap_or_default())?))
 }
 
 /// How long what expires stays without an answer.
@@ -331,7 +359,10 @@ fn settings(
 }
 
 /// An empty `b64x` beside no `x` is as good as absent: backends write all their fields.
-fn given(json: Option<Bytes>, base64: Option<String>) -> Result<Option<Bytes>, BadReply> {
+pub(super) fn given(
+    json: Option<Bytes>,
+    base64: Option<String>,
+) -> Result<Option<Bytes>, BadReply> {
     Ok(either(json, base64.filter(|text| !text.is_empty()))?)
 }
 
@@ -344,27 +375,9 @@ struct ErrorFields {
     temporary: bool,
 }
 
-impl ErrorFields {
-    fn check(self) -> Result<Error, BadReply> {
-        if self.code == 0 {
-            return Err(BadReply("error code 0".to_owned()));
-        }
-        Ok(Error::new(self.code, self.message, self.temporary))
-    }
-}
-
 #[derive(Deserialize)]
 struct DisconnectFields {
     code: u32,
     #[serde(default, deserialize_with = "nullable")]
     reason: String,
-}
-
-impl DisconnectFields {
-    fn check(self) -> Result<Disconnect, BadReply> {
-        match u16::try_from(self.code) {
-            Ok(code @ 3000..=4999) => Ok(Disconnect::new(code, self.reason)),
-            _ => Err(BadReply(format!("disconnect code {} is not within 3000 to 4999", self.code))),
-        }
-    }
 }

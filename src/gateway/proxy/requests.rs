@@ -111,6 +111,17 @@ pub enum HookEvent {
 pub struct NotJson;
 
 impl HookEvent {
+    /// The client's payload, if there is one.
+    pub(super) fn data(&self) -> Option<&Bytes> {
+        match self {
+            Self::Connect { data, .. }
+            | Self::Subscribe { data, .. }
+            | Self::Publish { data, .. }
+            | Self::Rpc { data, .. } => Some(data).filter(|data| !data.is_empty()),
+            Self::Refresh | Self::SubRefresh { .. } => None,
+        }
+    }
+
     /// What it is.
     pub fn kind(&self) -> HookKind {
         match self {

@@ -633,7 +633,13 @@ impl Desk {
             self.stats.error(kind, error.code);
         }
         if self.is_one_way(id) {
-            return self.close(cx, id, &Disconnect::instead_of(&error));
+            let rules = self.rules.clone();
+            let chosen = &rules.options.client.connect_code_to_unidirectional_disconnect;
+            let disconnect = match chosen.of(error.code) {
+                Some((code, reason)) => Disconnect::new(code, reason.to_owned()),
+                None => Disconnect::instead_of(&error),
+            };
+            return self.close(cx, id, &disconnect);
         }
         self.reply(cx, id, ticket, ReplyBody::Error(error.into()));
     }

@@ -11,6 +11,7 @@ use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
+use crate::gateway::options::Options;
 use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
@@ -22,6 +23,7 @@ use crate::gateway::wire::messages::{
     ConnectRequest, ConnectResult, ReplyBody, SubscribeRequest, SubscribeResult,
 };
 use crate::gateway::wire::{Disconnect, Error};
+use crate::protocol::request::Request;
 
 /// What clients are told the server is.
 pub(super) const VERSION: &str = concat!("ringhold ", env!("CARGO_PKG_VERSION"));
@@ -208,8 +210,14 @@ impl Gateway {
         self.admit_nobody(cx, id, ticket)
     }
 
-    /// A connection that nobody vouches for.
+    /// A connection that neither a token nor the backend vouches for: it is whom its header names,
+    /// or nobody.
     pub(super) fn admit_nobody(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket) -> Outcome {
+        let more = self.desk.sessions.get_mut(id).and_then(|session| session.more.as_mut());
+        if let Some(user) = more.and_then(|more| more.vouched.take()) {
+            let admitted = Admitted { user: user.into_string(), ..Admitted::default() };
+            return self.admit(cx, id, ticket, admitted, Names::Backend);
+        }
         let client = &self.desk.rules.options.client;
         if client.insecure || client.allow_anonymous_connect_without_token {
             return self.admit(cx, id, ticket, Admitted::default(), Names::ClientToo);
@@ -427,6 +435,7 @@ impl Desk {
     fn finish_connect(&mut self, cx: &mut Cx<'_>, id: ConnId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
+        session.more().vouched = None;
         session.set(OPEN, true);
         self.timers.clear(link(id), What::Stale);
         let Connecting { ticket, result, stash, orders, .. } = *connecting;
@@ -448,6 +457,14 @@ impl Desk {
         }
         self.sessions.weigh(id);
     }
+}
+
+/// The user that a request's header names, where one does that. Text that is not UTF-8 names
+/// nobody.
+pub(super) fn vouched(request: &Request<'_>, options: &Options) -> Option<Box<str>> {
+    let header = options.client.user_id_http_header.as_str();
+    let user = (!header.is_empty()).then(|| request.header(header))??;
+    (!user.is_empty()).then(|| user.into())
 }
 
 /// Each channel once, as it was named last; one without a name is none.

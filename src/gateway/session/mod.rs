@@ -84,6 +84,8 @@ pub(super) struct More {
     pub(super) meta: Bytes,
     /// For the backend.
     pub(super) headers: Arc<ClientHeaders>,
+    /// The user that a header names, until the connect command.
+    pub(super) vouched: Option<Box<str>>,
     /// While the connect command is being answered.
     pub(super) connecting: Option<Box<Connecting>>,
     /// Of subscriptions that expire, or have something to say.
@@ -172,7 +174,10 @@ impl Session {
         let native = bidirectional && asks(request, "cf_ws_frame_ping_pong", "true");
         let flags = if native { NATIVE_PINGS } else { 0 };
         let headers = hooks::forwarded(request, client, options);
-        let more = headers.map(|headers| Box::new(More { headers, ..More::default() }));
+        let vouched = connect::vouched(request, options);
+        let more = (headers.is_some() || vouched.is_some()).then(|| {
+            Box::new(More { headers: headers.unwrap_or_default(), vouched, ..More::default() })
+        });
         Self {
             generation: 0,
             client: None,
@@ -321,6 +326,7 @@ impl More {
         self.conn_info.is_empty()
             && self.meta.is_empty()
             && *self.headers == ClientHeaders::default()
+            && self.vouched.is_none()
             && self.connecting.is_none()
             && self.subs.is_empty()
             && self.places.is_empty()
@@ -345,7 +351,8 @@ impl More {
         let reserved = self.reserved.iter().map(|it| ENTRY + it.len()).sum::<usize>();
         let revoked = self.revoked.iter().map(|it| 2 * ENTRY + it.channel.len()).sum::<usize>();
         let connecting = self.connecting.as_ref().map_or(0, |it| it.bytes());
-        let raw = self.conn_info.len() + self.meta.len();
+        let vouched = self.vouched.as_ref().map_or(0, |user| user.len());
+        let raw = self.conn_info.len() + self.meta.len() + vouched;
         size_of::<Self>()
             + raw
             + headers

@@ -9,7 +9,6 @@ use crate::gateway::channels::pattern_of;
 impl Check<'_> {
     pub(super) fn channels(&mut self) {
         let channel = &self.options.channel;
-        self.demand(channel.max_length > 0, "channel.max_length", "must not be zero");
         self.whole_seconds("channel.history_meta_ttl", channel.history_meta_ttl);
         self.markers(channel);
         self.rules(None, &channel.without_namespace);

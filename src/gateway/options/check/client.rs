@@ -1,9 +1,11 @@
 //! `client` and its tokens.
 
+use http::HeaderName;
+
 use super::super::Token;
 use super::super::origins::Origins;
 use super::Check;
-use super::proxies::is_url;
+use super::proxies::{REASON_MAX, is_url};
 use crate::gateway::tokens::Verifier;
 
 impl Check<'_> {
@@ -12,19 +14,11 @@ impl Check<'_> {
         let (ping, pong) = (client.ping_interval, client.pong_timeout);
         let apart = ping.is_zero() || pong < ping;
         self.demand(apart, "client.pong_timeout", "must be less than client.ping_interval");
-        for (holds, key) in [
-            (!client.stale_close_delay.is_zero(), "stale_close_delay"),
-            (!client.channel_position_check_delay.is_zero(), "channel_position_check_delay"),
-            (client.channel_limit > 0, "channel_limit"),
-            (client.hook_limit > 0, "hook_limit"),
-            (client.history_max_publication_limit > 0, "history_max_publication_limit"),
-            (client.recovery_max_publication_limit > 0, "recovery_max_publication_limit"),
-        ] {
-            self.demand(holds, &format!("client.{key}"), "must not be zero");
-        }
+        self.demand(client.hook_limit > 0, "client.hook_limit", "must not be zero");
         let size = client.queue_max_size.0;
         self.demand(size >= 1024, "client.queue_max_size", "must be at least 1KiB");
         self.origins();
+        self.vouching();
         self.warn(
             client.insecure && !self.options.http_server.address.is_loopback(),
             "client.insecure",
@@ -59,6 +53,34 @@ impl Check<'_> {
         }
         let bounded = !channel.user_boundary.is_empty();
         self.demand(bounded, &format!("{table}.enabled"), "needs channel.user_boundary");
+    }
+
+    /// The header that names users, and ends of one-way clients.
+    fn vouching(&mut self) {
+        let client = &self.options.client;
+        let header = client.user_id_http_header.as_str();
+        let key = "client.user_id_http_header";
+        if !header.is_empty() {
+            let named = HeaderName::try_from(header).is_ok();
+            self.demand(named, key, format!("\"{header}\" is no header name"));
+            self.warn(
+                true,
+                key,
+                "whoever reaches the port directly is whom the header names; the proxy in front \
+                 must set it, whatever a client sends",
+            );
+        }
+        let one_way = &client.connect_code_to_unidirectional_disconnect;
+        for (index, transform) in one_way.transforms.iter().enumerate() {
+            let table = "client.connect_code_to_unidirectional_disconnect.transforms";
+            let key = |name: &str| format!("{table}[{index}].{name}");
+            self.demand(transform.code > 0, &key("code"), "must be the code of an error");
+            let code = matches!(transform.to.code, 3000..=4999);
+            self.demand(code, &key("to.code"), "must be from 3000 to 4999");
+            let reason = &transform.to.reason;
+            let short = reason.is_ascii() && reason.len() <= REASON_MAX;
+            self.demand(short, &key("to.reason"), "must be at most 123 bytes of ASCII");
+        }
     }
 
     fn origins(&mut self) {

@@ -3,6 +3,7 @@
 
 mod channels;
 mod client;
+mod grpc;
 mod proxies;
 mod redis;
 mod server;
@@ -20,6 +21,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     check.proxies();
     check.channels();
     check.server();
+    check.grpc_api();
     check.admin();
     check.engine();
     check.redis();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::super::pem;
-use super::super::proxies::{DEFAULT_PROXY, proxy_name};
-use super::super::{Channel, Proxy, StatusTransform};
+use super::super::proxies::{DEFAULT_PROXY, is_grpc, proxy_name};
+use super::super::{Channel, Proxy, ProxyTls, StatusTransform};
 use super::Check;
 
 impl Check<'_> {
@@ -121,7 +121,7 @@ impl Check<'_> {
         let key = |name: &str| format!("{table}.{name}");
         if proxy.endpoint.is_empty() {
             self.demand(!used, &key("endpoint"), "is needed: this proxy is switched on");
-        } else if let Err(what) = is_url(&proxy.endpoint) {
+        } else if let Err(what) = is_backend(&proxy.endpoint) {
             match used {
                 true => self.wrong(&key("endpoint"), what),
                 false => self.warn(true, &key("endpoint"), &what),
@@ -152,7 +152,39 @@ impl Check<'_> {
         for (index, transform) in proxy.http.status_to_code_transforms.iter().enumerate() {
             self.transform(&key(&format!("http.status_to_code_transforms[{index}]")), transform);
         }
-        self.tls_of(&key("http.tls"), proxy);
+        self.tls_of(&key("http.tls"), &proxy.http.tls);
+        let host = proxy.endpoint.parse::<Uri>().ok();
+        let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
+        let name = proxy.http.tls.server_name.as_str();
+        let same = !proxy.http.tls.enabled || name.is_empty() || name.eq_ignore_ascii_case(host);
+        let what = "must be the host of `endpoint`: another name is not supported";
+        self.demand(same, &key("http.tls.server_name"), what);
+        self.warn(
+            proxy.http.tls.enabled && proxy.http.tls.insecure_skip_verify,
+            &key("http.tls.insecure_skip_verify"),
+            "whoever is on the way can answer in the backend's place",
+        );
+        self.grpc_of(&key("grpc"), proxy);
+    }
+
+    fn grpc_of(&mut self, table: &str, proxy: &Proxy) {
+        let grpc = &proxy.grpc;
+        let key = |name: &str| format!("{table}.{name}");
+        let pairs =
+            grpc.static_metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let credentials = (grpc.credentials_key.as_str(), grpc.credentials_value.reveal());
+        let credentials = Some(credentials).filter(|(name, _)| !name.is_empty());
+        for (header, value) in pairs.chain(credentials) {
+            let named = HeaderName::try_from(header).is_ok();
+            if !named || HeaderValue::try_from(value).is_err() {
+                self.wrong(&key("static_metadata"), format!("\"{header}\" is no metadata"));
+            }
+        }
+        self.tls_of(&key("tls"), &grpc.tls);
+        let skips = grpc.tls.enabled && grpc.tls.insecure_skip_verify;
+        let what = "is not supported over gRPC: name the backend's authority in server_ca_pem";
+        self.demand(!skips, &key("tls.insecure_skip_verify"), what);
+        self.warn(grpc.compression, &key("compression"), "questions are not compressed");
     }
 
     fn transform(&mut self, table: &str, transform: &StatusTransform) {
@@ -173,8 +205,7 @@ impl Check<'_> {
         }
     }
 
-    fn tls_of(&mut self, table: &str, proxy: &Proxy) {
-        let tls = &proxy.http.tls;
+    fn tls_of(&mut self, table: &str, tls: &ProxyTls) {
         if !tls.enabled {
             return;
         }
@@ -192,29 +223,27 @@ impl Check<'_> {
                 self.wrong(&key(name), what);
             }
         }
-        let host = proxy.endpoint.parse::<Uri>().ok();
-        let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
-        let same = tls.server_name.is_empty() || tls.server_name.eq_ignore_ascii_case(host);
-        let what = "must be the host of `endpoint`: another name is not supported";
-        self.demand(same, &key("server_name"), what);
-        self.warn(
-            tls.insecure_skip_verify,
-            &key("insecure_skip_verify"),
-            "whoever is on the way can answer in the backend's place",
-        );
     }
 }
 
 /// As in a close frame.
-const REASON_MAX: usize = 123;
+pub(super) const REASON_MAX: usize = 123;
+
+/// Whether a backend can be asked there.
+fn is_backend(text: &str) -> Result<(), String> {
+    match is_url(text) {
+        Err(_) if is_grpc(text) => Ok(()),
+        Err(_) if text.starts_with("grpc://") => {
+            Err(format!("must be grpc://HOST:PORT, not \"{text}\""))
+        }
+        other => other,
+    }
+}
 
 pub(super) fn is_url(text: &str) -> Result<(), String> {
     let schemes = ["http", "https"];
     match text.parse::<Uri>() {
         Ok(url) if url.scheme_str().is_some_and(|s| schemes.contains(&s)) => Ok(()),
-        Ok(url) if url.scheme_str() == Some("grpc") => {
-            Err("backends are asked over HTTP; write an http:// or https:// URL".to_owned())
-        }
         _ => Err(format!("must be an http:// or https:// URL, not \"{text}\"")),
     }
 }

@@ -35,10 +35,6 @@ impl Check<'_> {
         );
         self.in_front();
         self.prefixes();
-        let websocket = &options.websocket;
-        let limited = websocket.message_size_limit.0 > 0;
-        self.demand(limited, "websocket.message_size_limit", "must not be zero");
-        self.not_zero("websocket.write_timeout", websocket.write_timeout);
         self.compression();
         self.bodies();
         let shutdown = &options.shutdown;
@@ -167,7 +163,6 @@ impl Check<'_> {
             ),
         ] {
             let key = format!("{table}.max_request_body_size");
-            self.demand(size.0 > 0, &key, "must not be zero");
             self.demand(!enabled || size <= most, &key, "must be at most engine.max_inbound");
         }
     }

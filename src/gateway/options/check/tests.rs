@@ -32,11 +32,11 @@ fn every_contradiction_is_named_with_its_line() {
     let cases: &[(&str, &str)] = &[
         ("[client]\nping_interval = \"5s\"", "1: client.pong_timeout: must be less"),
         ("[client]\n\npong_timeout = \"25s\"", "3: client.pong_timeout: must be less"),
-        ("[client]\nstale_close_delay = \"0s\"", "2: client.stale_close_delay: must not be zero"),
-        ("client.channel_position_check_delay = \"0s\"", "1: client.channel_position_check_delay"),
-        ("client.channel_limit = 0", "1: client.channel_limit: must not be zero"),
-        ("client.history_max_publication_limit = 0", "1: client.history_max_publication_limit"),
-        ("client.recovery_max_publication_limit = 0", "1: client.recovery_max_publication_limit"),
+        ("client.user_id_http_header = \"a b\"", "1: client.user_id_http_header: \"a b\" is no"),
+        (
+            "[[client.connect_code_to_unidirectional_disconnect.transforms]]\ncode = 109",
+            "transforms[0].to.code: must be from 3000 to 4999",
+        ),
         ("client.queue_max_size = 10", "1: client.queue_max_size: must be at least 1KiB"),
         ("client.allowed_origins = [\"https://[a\"]", "1: client.allowed_origins: \"https://[a\""),
         (
@@ -105,8 +105,16 @@ fn every_contradiction_is_named_with_its_line() {
         // Proxies.
         ("[client.proxy.connect]\nenabled = true", "1: client.proxy.connect.endpoint: is needed"),
         (
-            "[client.proxy.refresh]\nenabled = true\nendpoint = \"grpc://a:1\"",
-            "3: client.proxy.refresh.endpoint: backends are asked over HTTP",
+            "[client.proxy.refresh]\nenabled = true\nendpoint = \"grpc://a\"",
+            "3: client.proxy.refresh.endpoint: must be grpc://HOST:PORT",
+        ),
+        (
+            "rpc.proxy.grpc.tls = { enabled = true, insecure_skip_verify = true }",
+            "1: rpc.proxy.grpc.tls.insecure_skip_verify: is not supported over gRPC",
+        ),
+        (
+            "rpc.proxy.grpc.static_metadata = { \"a b\" = \"c\" }",
+            "1: rpc.proxy.grpc.static_metadata: \"a b\" is no metadata",
         ),
         (
             "[[channel.namespaces]]\nname = \"chat\"\nsubscribe_proxy_enabled = true",
@@ -175,8 +183,17 @@ fn every_contradiction_is_named_with_its_line() {
              http.tls = { enabled = true, server_name = \"c\" }",
             "3: rpc.proxy.http.tls.server_name: must be the host of `endpoint`",
         ),
+        ("grpc_api.enabled = true", "1: grpc_api.key: is needed: without one whoever reaches"),
+        (
+            "[grpc_api]\nenabled = true\nkey = \"k\"\nport = 8000",
+            "4: grpc_api.port: is a port of http_server",
+        ),
+        (
+            "[grpc_api]\nenabled = true\nkey = \"k\"\nmax_receive_message_size = \"1GiB\"",
+            "4: grpc_api.max_receive_message_size: must be at most half of",
+        ),
+        ("grpc_api.max_concurrent_calls = 0", "1: grpc_api.max_concurrent_calls: must be from 1"),
         // Channels.
-        ("channel.max_length = 0", "1: channel.max_length: must not be zero"),
         ("channel.user_boundary = \":\"", "1: channel.user_boundary: is the same as channel.name"),
         ("channel.private_prefix = \"\u{a7}\"", "1: channel.private_prefix: must be ASCII"),
         ("channel.history_meta_ttl = \"1500ms\"", "must be in whole seconds"),
@@ -283,9 +300,6 @@ fn every_contradiction_is_named_with_its_line() {
              compression_level = 4",
             "5: uni_websocket.compression_level: must be the same as",
         ),
-        ("websocket.message_size_limit = 0", "1: websocket.message_size_limit: must not be zero"),
-        ("websocket.write_timeout = \"0s\"", "1: websocket.write_timeout: must not be zero"),
-        ("sse.max_request_body_size = 0", "1: sse.max_request_body_size: must not be zero"),
         (
             "[sse]\nenabled = true\nmax_request_body_size = \"1GiB\"",
             "3: sse.max_request_body_size: must be at most engine.max_inbound",

@@ -1,0 +1,226 @@
+//! Questions to a backend over gRPC: one connection, made when it is first needed and again
+//! whenever it is gone. The invariant: an answer is read piece by piece, as far as there is room
+//! for it.
+
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use bytes::{BufMut, Bytes, BytesMut};
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tower::{Service, ServiceExt};
+
+use crate::control::outgoing::Certificates;
+use crate::gateway::options::pem;
+use crate::gateway::proxy::HookFailure;
+
+/// See the module's text.
+pub(in crate::control) struct GrpcBackend {
+    endpoint: Endpoint,
+    /// Within the runtime only.
+    channel: OnceLock<Channel>,
+}
+
+/// Why there is no answer, and in words.
+pub(in crate::control) type NoAnswer = (HookFailure, String);
+
+impl GrpcBackend {
+    /// For an endpoint `grpc://host:port`, or without the scheme. The error says what is wrong.
+    pub(in crate::control) fn new(
+        endpoint: &str,
+        tls: Option<&Certificates>,
+    ) -> Result<Self, String> {
+        let host = endpoint.strip_prefix("grpc://").unwrap_or(endpoint).trim_end_matches('/');
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let wrong = |error: tonic::transport::Error| format!("{endpoint:?}: {error}");
+        let mut made = Endpoint::from_shared(format!("{scheme}://{host}"))
+            .map_err(wrong)?
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .buffer_size(QUEUE);
+        if let Some(tls) = tls {
+            made = made.tls_config(config(tls)?).map_err(wrong)?;
+        }
+        Ok(Self { endpoint: made, channel: OnceLock::new() })
+    }
+
+    /// Asks. `grow` makes room for each piece of the answer, or says that there is none.
+    pub(in crate::control) async fn ask(
+        &self,
+        path: &'static str,
+        metadata: HeaderMap,
+        message: &[u8],
+        limit: usize,
+        mut grow: impl FnMut(usize) -> bool,
+    ) -> Result<Bytes, NoAnswer> {
+        let gone = |error: &dyn std::error::Error| (HookFailure::Unreachable, explain(error));
+        let mut channel = self.channel.get_or_init(|| self.endpoint.connect_lazy()).clone();
+        let ready = channel.ready().await.map_err(|error| gone(&error))?;
+        let answer = ready.call(request(path, metadata, message)).await;
+        let answer = answer.map_err(|error| gone(&error))?;
+        if answer.status() != 200 {
+            return Err((HookFailure::Status, format!("HTTP {}", answer.status())));
+        }
+        check(answer.headers())?;
+        let mut body = answer.into_body();
+        let mut whole = BytesMut::new();
+        loop {
+            let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let Some(frame) = next else { break };
+            let frame = frame.map_err(|status| (HookFailure::Unreachable, status.to_string()))?;
+            let frame = match frame.into_data() {
+                Ok(piece) => {
+                    if piece.len() > (limit + PREFIX).saturating_sub(whole.len()) {
+                        return Err((HookFailure::BadReply, "too large".to_owned()));
+                    }
+                    // Read, and decoded.
+                    if !grow(2 * piece.len()) {
+                        let what = "answers take the memory".to_owned();
+                        return Err((HookFailure::Overloaded, what));
+                    }
+                    whole.extend_from_slice(&piece);
+                    continue;
+                }
+                Err(frame) => frame,
+            };
+            if let Some(trailers) = frame.trailers_ref() {
+                check(trailers)?;
+            }
+        }
+        message_of(whole.freeze())
+    }
+}
+
+/// A question as HTTP/2 carries it. The channel fills in the host.
+fn request(path: &'static str, metadata: HeaderMap, message: &[u8]) -> Request<tonic::body::Body> {
+    let mut body = BytesMut::with_capacity(PREFIX + message.len());
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    body.extend_from_slice(message);
+    let body = axum::body::Body::from(body.freeze());
+    let mut request = Request::new(tonic::body::Body::new(body));
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = Uri::from(PathAndQuery::from_static(path));
+    *request.headers_mut() = metadata;
+    let fixed = [(header::TE, "trailers"), (header::CONTENT_TYPE, "application/grpc")];
+    for (name, value) in fixed {
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    request
+}
+
+/// Whether the status that headers or trailers have, if they have one, is a good one.
+fn check(headers: &HeaderMap) -> Result<(), NoAnswer> {
+    match tonic::Status::from_header_map(headers) {
+        Some(status) if status.code() != Code::Ok => {
+            let why = match status.code() {
+                Code::Unavailable => HookFailure::Unreachable,
+                Code::DeadlineExceeded => HookFailure::Timeout,
+                _ => HookFailure::Status,
+            };
+            Err((why, format!("{:?}", status.code())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The one message of an answer.
+fn message_of(mut whole: Bytes) -> Result<Bytes, NoAnswer> {
+    let wrong = |what: &str| (HookFailure::BadReply, what.to_owned());
+    if whole.len() < PREFIX {
+        return Err(wrong("no message"));
+    }
+    let prefix = whole.split_to(PREFIX);
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    match (prefix[0], usize::try_from(length) == Ok(whole.len())) {
+        (0, true) => Ok(whole),
+        (0, false) => Err(wrong("not exactly one message")),
+        _ => Err(wrong("compressed, which was not asked for")),
+    }
+}
+
+fn config(tls: &Certificates) -> Result<ClientTlsConfig, String> {
+    let read = |text: &str, key: &str| pem::load(text).map_err(|what| format!("{key}: {what}"));
+    let mut config = ClientTlsConfig::new();
+    config = match tls.authority.as_str() {
+        "" => config.with_native_roots(),
+        authority => {
+            config.ca_certificate(Certificate::from_pem(read(authority, "server_ca_pem")?))
+        }
+    };
+    if !tls.certificate.is_empty() {
+        let certificate = read(&tls.certificate, "cert_pem")?;
+        config =
+            config.identity(Identity::from_pem(certificate, read(tls.key.reveal(), "key_pem")?));
+    }
+    if !tls.name.is_empty() {
+        config = config.domain_name(tls.name.clone());
+    }
+    Ok(config)
+}
+
+/// The innermost cause, which says most.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// What is before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// A connection that takes longer is not one; the proxy's own timeout is mostly shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether the backend is still there while it is asked.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is received and not taken yet, of an answer and of all together.
+const WINDOW: u32 = 256 << 10;
+
+/// Questions between the proxy's turns and the connection.
+const QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_one_message() {
+        let of = |bytes: &'static [u8]| message_of(Bytes::from_static(bytes));
+        assert_eq!(of(b"\0\0\0\0\x02ab"), Ok(Bytes::from_static(b"ab")));
+        assert_eq!(of(b"\0\0\0\0\0"), Ok(Bytes::new()));
+        for wrong in
+            [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", b"\x01\0\0\0\x01a"]
+        {
+            assert_eq!(message_of(Bytes::from_static(wrong)).unwrap_err().0, HookFailure::BadReply);
+        }
+    }
+
+    #[test]
+    fn statuses_are_told_apart() {
+        let with = |status: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", HeaderValue::from_static(status));
+            check(&headers).map_err(|(why, _)| why)
+        };
+        assert_eq!((with("0"), check(&HeaderMap::new())), (Ok(()), Ok(())));
+        assert_eq!(with("14"), Err(HookFailure::Unreachable));
+        assert_eq!(with("4"), Err(HookFailure::Timeout));
+        for status in ["2", "7", "12", "99", "x"] {
+            assert_eq!(with(status), Err(HookFailure::Status), "{status}");
+        }
+    }
+}

@@ -455,6 +455,7 @@ fn files_of_centrifugo_start_unchanged() {
         }
         server.signal(rustix::process::Signal::TERM);
         server.exited_well();
+        assert!(!own.join("intranet.pid").exists());
     }
     std::fs::remove_dir_all(&own).unwrap();
 }

@@ -84,10 +84,10 @@ fn every_method_is_called_with_its_bounds() {
         ("errors", 4),
         ("statuses", 2),
         ("batch", 8),
-        ("bounds", 3),
+        ("bounds", 5),
         ("crowd", 1),
         ("unknown", 3),
-        ("reflection", 23),
+        ("reflection", 24),
     ] {
         assert_eq!(count_of(&suite.stdout, check), count, "{check}: {}", suite.stdout);
     }

@@ -134,10 +134,10 @@ pub(crate) fn run(
         posts,
         broker: broker.as_ref().map(Beginning::queue),
     };
+    let _pid = PidFile::write(&rules.options.pid_file)?;
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
 
     let address = running.address().ok_or("nothing is listened on")?;
-    write_pid(&rules.options.pid_file)?;
     let name = match rules.options.node.name.as_str() {
         "" => address.to_string(),
         name => name.to_owned(),
@@ -214,13 +214,31 @@ fn log_file(options: &Options) -> Result<Option<LogFile>, String> {
     opened.map_err(|error| format!("log.file {path}: {error}"))
 }
 
-/// Writes the number of this process.
-fn write_pid(path: &str) -> Result<(), String> {
-    if path.is_empty() {
-        return Ok(());
+/// The file with the number of this process, until this is dropped.
+struct PidFile {
+    path: String,
+    number: String,
+}
+
+impl PidFile {
+    /// Writes it, where one is wanted.
+    fn write(path: &str) -> Result<Option<Self>, String> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let (path, number) = (path.to_owned(), format!("{}\n", std::process::id()));
+        std::fs::write(&path, &number).map_err(|error| format!("pid_file {path}: {error}"))?;
+        Ok(Some(Self { path, number }))
     }
-    let number = format!("{}\n", std::process::id());
-    std::fs::write(path, number).map_err(|error| format!("pid_file {path}: {error}"))
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // A server that took over has written its own.
+        if std::fs::read_to_string(&self.path).is_ok_and(|found| found == self.number) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Whether somebody listens on one of our ports already, which the kernel would let us share.

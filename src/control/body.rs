@@ -25,11 +25,14 @@ pub struct BodyLimits {
     /// From the head to the last byte, and a second more for every 64 KiB that have come; longer
     /// is answered with 408. Default 30 s.
     pub time: Duration,
+    /// Bytes of a body that always passes, and does not count: places bound how many there are.
+    /// Default 64 KiB.
+    pub small: usize,
 }
 
 impl Default for BodyLimits {
     fn default() -> Self {
-        Self { bytes: 16 << 20, time: Duration::from_secs(30) }
+        Self { bytes: 16 << 20, time: Duration::from_secs(30), small: SMALL }
     }
 }
 
@@ -136,7 +139,7 @@ async fn collect(
         if length > limits.bytes {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);
         }
-        if length > SMALL && length > charged {
+        if length > limits.small && length > charged {
             // Where it will grow to; copied from where it is.
             let size = length.next_power_of_two().min(limits.bytes);
             charge.add(2 * (size - charged))?;
@@ -171,7 +174,7 @@ pub(crate) fn refusal(status: StatusCode) -> Response {
 /// Bytes that all bodies may hold, unless configured otherwise.
 pub const BODIES_ROOM: usize = 64 << 20;
 
-/// A body up to this size always passes: places bound how many there are.
+/// What passes unless something else is said.
 const SMALL: usize = 64 << 10;
 
 /// Seconds.
@@ -181,7 +184,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 mod tests {
     use super::*;
 
-    const LIMITS: BodyLimits = BodyLimits { bytes: 8, time: Duration::from_secs(60) };
+    const LIMITS: BodyLimits =
+        BodyLimits { bytes: 8, time: Duration::from_secs(60), small: SMALL };
 
     async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, StatusCode> {
         let mut charge = Charge::new(&Arc::default());

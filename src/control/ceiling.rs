@@ -21,8 +21,7 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     let api = &options.grpc_api;
     if api.enabled {
         let places = u64::from(api.max_connections) + u64::from(api.max_anonymous);
-        let calls = u64::from(api.max_concurrent_calls);
-        let place = GRPC_PLACE + TLS_PLACE + calls * GRPC_CALL;
+        let place = GRPC_PLACE + TLS_PLACE + u64::from(api.max_concurrent_calls) * GRPC_CALL;
         add("gRPC connections", "grpc_api.max_connections", places * place);
     }
     add("bodies of requests", "http_server.http_bodies", server.http_bodies.0 as u64);
@@ -51,9 +50,9 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
 const HTTP_PLACE: u64 = (32 + 64) << 10;
 
 /// Windows and buffers of a connection of gRPC, and of each call: its metadata, and a message so
-/// small that it does not count elsewhere.
+/// small that it does not count elsewhere, twice.
 const GRPC_PLACE: u64 = (256 + 64) << 10;
-const GRPC_CALL: u64 = (16 + 64 + 64) << 10;
+const GRPC_CALL: u64 = (8 + 2 * 4 + 4) << 10;
 
 /// With TLS: a record on each way, and what a handshake may hold.
 const TLS_PLACE: u64 = (2 * 18 + 32) << 10;

@@ -107,9 +107,11 @@ pub(super) fn grpc_limits(options: &Options) -> (HttpLimits, GrpcLimits) {
         head_timeout: GRPC_PATIENCE,
         ..HttpLimits::default()
     };
-    let head = u32::try_from(limits.head_max).unwrap_or(u32::MAX);
-    (limits, GrpcLimits { calls: api.max_concurrent_calls, head })
+    (limits, GrpcLimits { calls: api.max_concurrent_calls, head: GRPC_HEAD })
 }
+
+/// Bytes of a call's metadata: what implementations of gRPC take where nothing is said.
+const GRPC_HEAD: u32 = 8 << 10;
 
 /// How long a connection may stay without a call.
 const GRPC_PATIENCE: Duration = Duration::from_secs(300);

@@ -166,7 +166,7 @@ fn a_header_names_the_user_where_nobody_else_does() {
     let named = ["x-remote-user: josé"];
     assert_eq!(user_of(&named, json!({})), "josé");
     assert_eq!(user_of(&named, json!({"token": token_of("42")})), "42", "a token is stronger");
-    // Nobody, an empty name, and what is no text.
+    // Nobody, and an empty name.
     for lines in [&[][..], &["X-Remote-User:"]] {
         let mut session = gateway.session_at("/connection/websocket", lines);
         session.command("connect", &json!({}));

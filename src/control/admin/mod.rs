@@ -90,7 +90,7 @@ pub(super) fn router<B: Backend>(
     root: bool,
 ) -> Router {
     let api_config = ApiConfig {
-        body: BodyLimits { bytes: API_BODY_MAX, time: Duration::from_secs(30) },
+        body: BodyLimits { bytes: API_BODY_MAX, ..BodyLimits::default() },
         ..ApiConfig::default()
     };
     let admin = Arc::new(Admin {
@@ -264,7 +264,8 @@ fn written(body: &impl Serialize) -> Response {
 }
 
 /// A password is short, and arrives at once.
-const LOGIN_BODY: BodyLimits = BodyLimits { bytes: 4096, time: Duration::from_secs(10) };
+const LOGIN_BODY: BodyLimits =
+    BodyLimits { bytes: 4096, time: Duration::from_secs(10), small: 4096 };
 
 /// What an operator publishes by hand is small, too.
 const API_BODY_MAX: usize = 1 << 20;

@@ -1,7 +1,8 @@
 //! The server API over gRPC: the methods, keys and errors of `super::super::api`, with messages in
 //! Protobuf. Reflection, where it is on, tells whoever asks what `api.proto` says, and needs no
 //! key. The invariants are those of HTTP: without a valid key nothing of a message is read, nothing
-//! of a batch is done before all of it was understood, and messages share the room of bodies.
+//! of a batch is done before all of it was understood, and messages share the room of bodies. Of a
+//! question to reflection little is read.
 
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ pub struct GrpcConfig {
 /// The services.
 pub fn router<B: Backend>(backend: Arc<B>, config: GrpcConfig, counts: Arc<Counts>) -> Router {
     let GrpcConfig { access, transport_errors, reflection, message_max } = config;
-    let body = BodyLimits { bytes: message_max + PREFIX, ..BodyLimits::default() };
+    let body = BodyLimits { bytes: message_max + PREFIX, small: SMALL, ..BodyLimits::default() };
     let config = ApiConfig { access, transport_errors, body, ..ApiConfig::default() };
     let api = Arc::new(Api::new(backend, config, counts));
     let mut router = Router::new()
@@ -58,6 +59,8 @@ pub fn router<B: Backend>(backend: Arc<B>, config: GrpcConfig, counts: Arc<Count
         };
         // Of our own description, which tests read.
         if let (Ok(new), Ok(old)) = (builder().build_v1(), builder().build_v1alpha()) {
+            let new = new.max_decoding_message_size(QUESTION_MAX);
+            let old = old.max_decoding_message_size(QUESTION_MAX);
             router = router
                 .route_service("/grpc.reflection.v1.ServerReflection/{method}", new)
                 .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", old);
@@ -215,6 +218,12 @@ const DESCRIPTION: &[u8] = include_bytes!("../../gateway/api/api.fds");
 
 /// Bytes before a message.
 const PREFIX: usize = 5;
+
+/// A message up to this size always passes. Less than over HTTP, since calls are many.
+const SMALL: usize = 4 << 10;
+
+/// Bytes of a question to reflection: a host, and the name of a file or symbol.
+const QUESTION_MAX: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Questions to a backend over gRPC: one connection, made when it is first needed and again
-//! whenever it is gone. The invariant: an answer is read piece by piece, as far as there is room
-//! for it.
+//! whenever it is gone. The invariants: an answer is read piece by piece, as far as there is room
+//! for it; one that does not say that it went well is none.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -69,7 +69,7 @@ impl GrpcBackend {
         if answer.status() != 200 {
             return Err((HookFailure::Status, format!("HTTP {}", answer.status())));
         }
-        check(answer.headers())?;
+        let mut well = check(answer.headers())?;
         let mut body = answer.into_body();
         let mut whole = BytesMut::new();
         loop {
@@ -92,10 +92,13 @@ impl GrpcBackend {
                 Err(frame) => frame,
             };
             if let Some(trailers) = frame.trailers_ref() {
-                check(trailers)?;
+                well |= check(trailers)?;
             }
         }
-        message_of(whole.freeze())
+        match well {
+            true => message_of(whole.freeze()),
+            false => Err((HookFailure::BadReply, "without a status".to_owned())),
+        }
     }
 }
 
@@ -118,10 +121,12 @@ fn request(path: &'static str, metadata: HeaderMap, message: &[u8]) -> Request<t
     request
 }
 
-/// Whether the status that headers or trailers have, if they have one, is a good one.
-fn check(headers: &HeaderMap) -> Result<(), NoAnswer> {
+/// Whether headers or trailers have a status. The error is that of one that is not `OK`.
+fn check(headers: &HeaderMap) -> Result<bool, NoAnswer> {
     match tonic::Status::from_header_map(headers) {
-        Some(status) if status.code() != Code::Ok => {
+        None => Ok(false),
+        Some(status) if status.code() == Code::Ok => Ok(true),
+        Some(status) => {
             let why = match status.code() {
                 Code::Unavailable => HookFailure::Unreachable,
                 Code::DeadlineExceeded => HookFailure::Timeout,
@@ -129,7 +134,6 @@ fn check(headers: &HeaderMap) -> Result<(), NoAnswer> {
             };
             Err((why, format!("{:?}", status.code())))
         }
-        _ => Ok(()),
     }
 }
 
@@ -195,7 +199,32 @@ const QUEUE: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::Response;
+    use hyper::server::conn::http2;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_a_status_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("the question");
+            let answer = service_fn(|_| async {
+                Ok::<_, Infallible>(Response::new(axum::body::Body::from("\0\0\0\0\x02ab")))
+            });
+            let server = http2::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+        });
+        let backend = GrpcBackend::new(&format!("grpc://{at}"), None).expect("an endpoint");
+        let asked = backend.ask("/a.B/C", HeaderMap::new(), b"", 1024, |_| true).await;
+        assert_eq!(asked, Err((HookFailure::BadReply, "without a status".to_owned())));
+    }
 
     #[test]
     fn an_answer_is_one_message() {
@@ -216,7 +245,7 @@ mod tests {
             headers.insert("grpc-status", HeaderValue::from_static(status));
             check(&headers).map_err(|(why, _)| why)
         };
-        assert_eq!((with("0"), check(&HeaderMap::new())), (Ok(()), Ok(())));
+        assert_eq!((with("0"), check(&HeaderMap::new())), (Ok(true), Ok(false)));
         assert_eq!(with("14"), Err(HookFailure::Unreachable));
         assert_eq!(with("4"), Err(HookFailure::Timeout));
         for status in ["2", "7", "12", "99", "x"] {

@@ -140,7 +140,7 @@ pub(super) fn collect(all: &mut Vec<Metric>) {
             }
         }
     }
-    let help = "Always 1: channels live in this process";
+    let help = "Always 1: a node knows no other";
     told.push(Metric::new(format!("{PREFIX}node_num_nodes"), Kind::Gauge, help).number(1));
     all.append(&mut told);
 }
@@ -177,5 +177,5 @@ pub fn table() -> String {
         let theirs = format!("`{PREFIX}{theirs}{}{fixed}`", total(*kind));
         table += &format!("| {theirs} | `{ours}{suffix}` | {note} |\n");
     }
-    table + &format!("| `{PREFIX}node_num_nodes` |  | always 1 |\n")
+    table + &format!("| `{PREFIX}node_num_nodes` |  | always 1: a node knows no other |\n")
 }

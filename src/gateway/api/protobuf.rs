@@ -183,7 +183,7 @@ pub(crate) fn decode(method: &str, bytes: Bytes) -> Result<ApiRequest, Undecodab
             ApiRequest::Channels(ChannelsRequest { pattern: it.text })
         }
         "info" => {
-            let OnlyError { .. } = read(bytes)?;
+            let NoFields {} = read(bytes)?;
             ApiRequest::Info(InfoRequest)
         }
         "rpc" => {
@@ -456,8 +456,8 @@ messages! {
     OnlyText {
         #[prost(string, tag = "1")] text: String,
     }
-    /// Of `info`, which has no fields.
-    OnlyError {}
+    /// Of `info`.
+    NoFields {}
     History {
         #[prost(string, tag = "1")] channel: String,
         #[prost(int32, tag = "2")] limit: i32,

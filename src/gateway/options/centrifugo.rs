@@ -71,6 +71,11 @@ pub(crate) fn is_key(path: &str) -> bool {
     keys().iter().any(|key| key.path == plain || within(key.path, &plain))
 }
 
+/// Whether a key is one that would be missed where it is on.
+pub(crate) fn is_missed(path: &str) -> bool {
+    matches!(rule(&normal(path)), Some((Fate::Missed | Fate::Unless(_), _)))
+}
+
 /// What is wrong with a value at a path that no section has. `None`: it is no key of Centrifugo's
 /// either. Nothing: a note will do.
 pub(crate) fn judge(path: &str, node: &Node) -> Option<Vec<Wrong>> {

@@ -145,6 +145,9 @@ fn each_key_is_read_noted_or_refused_by_its_name() {
         if keys().iter().any(|other| other.path == join(table, "enabled")) {
             put(&mut document, &join(table, "enabled"), json!(true));
         }
+        if key.path.starts_with("engine.redis.") {
+            put(&mut document, "engine.type", json!("redis"));
+        }
         let wrong = load(&document).expect_err(key.path);
         let named = key.path.replace("[]", "[0]");
         let told = wrong
@@ -153,6 +156,23 @@ fn each_key_is_read_noted_or_refused_by_its_name() {
             .any(|mistake| mistake.key == named && mistake.what.contains("ringhold does not have"));
         assert!(told, "{}: {wrong}", key.path);
     }
+}
+
+#[test]
+fn whom_nobody_asks_may_have_settings_that_would_be_missed() {
+    let redis = json!({"sentinel_address": ["10.0.0.1:26379"], "sentinel_master_name": "m"});
+    let mut document = json!({"engine": {"type": "memory", "redis": redis}});
+    let loaded = load(&document).unwrap_or_else(|wrong| panic!("{wrong}"));
+    for key in ["sentinel_address", "sentinel_master_name"] {
+        let note = format!("engine.redis.{key}: is not heard: engine.type is \"memory\"");
+        let told = loaded.warnings.iter().filter(|warning| warning.ends_with(&note)).count();
+        assert_eq!(told, 1, "{:?}", loaded.warnings);
+    }
+    document["engine"]["type"] = json!("redis");
+    assert!(load(&document).is_err());
+    // A name that is nobody's stays a mistake.
+    document["engine"] = json!({"redis": {"sentinel_adress": "a"}});
+    assert!(load(&document).is_err());
 }
 
 #[test]
@@ -220,7 +240,8 @@ fn page() -> String {
     }
     let plain = |why: &str| why.strip_prefix(": ").unwrap_or(why).to_owned();
     text += "\n## Refused where they are on\n\n\
-             Something would be unsafe or lost without them. Off, they are noted.\n\n\
+             Something would be unsafe or lost without them. Off, they are noted, and those of \
+             `engine.redis` also where\n`engine.type` is another.\n\n\
              | key | instead |\n|---|---|\n";
     for (row, why) in refused {
         let _ = writeln!(text, "| `{row}` | {} |", plain(why));

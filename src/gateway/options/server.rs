@@ -107,9 +107,9 @@ section! {
         max_receive_message_size: Size = Size(0),
         /// Connections at once whose clients have shown the key, and others. Ours, like the next
         /// two.
-        max_connections: u32 = 256,
+        max_connections: u32 = 128,
         /// Connections at once of clients that have not.
-        max_anonymous: u32 = 64,
+        max_anonymous: u32 = 32,
         /// Calls of one connection at once; its client waits with one more.
         max_concurrent_calls: u32 = 100,
     }

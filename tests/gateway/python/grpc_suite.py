@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from grpc_tools import protoc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -134,6 +135,9 @@ def calls(stub):
     held("bounds", stub.Publish(fits, **ask).result.offset == 1)
     many = api.BatchRequest(commands=[api.Command()] * 10_001)
     held("bounds", status_of(lambda: stub.Batch(many, **ask)) == grpc.StatusCode.INTERNAL)
+    long = {"metadata": KEY + [("x", "y" * 9000)], "timeout": LIMIT}
+    held("bounds", status_of(lambda: stub.Info(api.InfoRequest(), **long)) is not None)
+    held("bounds", status_of(lambda: stub.Info(api.InfoRequest(), **ask)) is None)
     with ThreadPoolExecutor(64) as pool:
         publish = api.PublishRequest(channel="kept:crowd", data=b"1")
         offsets = list(pool.map(lambda _: stub.Publish(publish, **ask).result.offset, range(500)))
@@ -158,6 +162,12 @@ def reflected():
     held("reflection", {"Batch", "Publish", "RPC", "Channels"} <= methods, methods)
     publish = pool.FindMessageTypeByName("centrifugal.centrifugo.api.PublishRequest")
     held("reflection", publish.fields_by_name["version_epoch"].number == 9)
+    # Too long a question has no answer.
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol="x" * 5000)
+    asking = reflection_pb2_grpc.ServerReflectionStub(grpc_channel)
+    answers = []
+    status_of(lambda: answers.extend(asking.ServerReflectionInfo(iter([question]), timeout=LIMIT)))
+    held("reflection", answers == [], answers)
     # Until the last word of the stream.
     for number in range(20):
         held("reflection", database.FindFileByName("api.proto").package == "centrifugal.centrifugo.api", number)

@@ -9,11 +9,14 @@ mod redis;
 mod server;
 mod tls;
 
-use super::Options;
 use super::reader::Reader;
+use super::{EngineType, Options};
 
 /// Reports everything in these options that cannot work, and what the operator should know.
 pub(crate) fn check(options: &Options, reader: &mut Reader) {
+    if options.engine.kind != EngineType::Redis {
+        reader.forgive("engine.redis", "is not heard: engine.type is \"memory\"");
+    }
     let unread = reader.mistakes.len();
     let mut check = Check { options, reader, unread };
     check.client();

@@ -103,6 +103,11 @@ impl<T: Send + Sync + 'static> Jwks<T> {
         Ok((Self { config, client, parse: Box::new(parse), current, wanted, counts }, view))
     }
 
+    /// Where they are fetched.
+    pub fn url(&self) -> &str {
+        &self.config.url
+    }
+
     /// Fetches at once, then when asked and from time to time. Ends when nobody looks any more.
     pub async fn run(self) {
         loop {

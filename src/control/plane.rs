@@ -67,7 +67,7 @@ pub struct Plane {
     questions: HookQueue<(usize, Question)>,
     connections: HandedOver,
     /// Which tokens the keys are for, who fetches them, and who sees them.
-    keys: Vec<(KeysFor, Jwks<KeySet>, JwksView<KeySet>)>,
+    keys: Vec<(KeysFor, Fetched)>,
     internal: Option<TcpListener>,
     grpc: Option<(TcpListener, GrpcConfig)>,
     grpc_limits: (HttpLimits, GrpcLimits),
@@ -132,9 +132,7 @@ impl Plane {
             fetched.push((KeysFor::Subscriptions, &client.subscription_token.token));
         }
         for (whose, token) in fetched {
-            if let Some((jwks, view)) = key_set(token, &counts)? {
-                keys.push((whose, jwks, view));
-            }
+            keys.extend(key_sets(token, &counts)?.into_iter().map(|set| (whose, set)));
         }
         let listen_at = |address: Option<SocketAddr>| {
             let of = |address| listen(address).map_err(|error| PlaneError::Listen(address, error));
@@ -142,7 +140,7 @@ impl Plane {
         };
         let internal = listen_at(settings::internal_address(options))?;
         let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
-        let views = keys.iter().map(|(_, _, view)| view.clone()).collect();
+        let views = keys.iter().map(|(_, (_, view))| view.clone()).collect();
         let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
         let http = settings::http(options, demo);
         let limits = settings::http_limits(options);
@@ -209,15 +207,15 @@ impl Plane {
             // A core that has ended has no sessions.
             let _ = handle.post_urgent(core, Letter::Hook(Box::new(answer)));
         }));
-        for (whose, jwks, mut view) in self.keys {
-            let live = live.clone();
+        for (whose, (jwks, mut view)) in self.keys {
+            let (live, url) = (live.clone(), jwks.url().to_owned());
             tokio::spawn(jwks.run());
             tokio::spawn(async move {
                 while view.changed().await {
                     let Some(keys) = view.current() else { continue };
                     live.replace_rules(|rules| match whose {
-                        KeysFor::Connections => rules.with_connection_keys(&keys),
-                        KeysFor::Subscriptions => rules.with_subscription_keys(&keys),
+                        KeysFor::Connections => rules.with_connection_keys(&url, &keys),
+                        KeysFor::Subscriptions => rules.with_subscription_keys(&url, &keys),
                     });
                 }
             });
@@ -255,10 +253,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 type Fetched = (Jwks<KeySet>, JwksView<KeySet>);
 
-fn key_set(token: &Token, counts: &Arc<Counts>) -> Result<Option<Fetched>, PlaneError> {
-    let Some(config) = settings::jwks(token) else { return Ok(None) };
+fn key_sets(token: &Token, counts: &Arc<Counts>) -> Result<Vec<Fetched>, PlaneError> {
     let parse = |json: &[u8]| KeySet::parse(json).map_err(|error| error.to_string());
-    Jwks::new(config, parse, counts.clone()).map(Some).map_err(PlaneError::Keys)
+    let fetched = settings::jwks(token).into_iter().map(|config| {
+        Jwks::new(config, parse, counts.clone()).map_err(PlaneError::Keys)
+    });
+    fetched.collect()
 }
 
 /// Connections that wait on the internal port.

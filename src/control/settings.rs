@@ -18,6 +18,7 @@ use crate::gateway::options::{
     DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token, is_grpc,
 };
 use crate::gateway::proxy::{HookKind, HookRefusal};
+use crate::gateway::tokens::Endpoints;
 use crate::gateway::wire::{Disconnect, Error};
 
 /// What is served over HTTP.
@@ -182,9 +183,13 @@ fn status(transform: &StatusTransform) -> (u16, HookRefusal) {
 }
 
 /// Where keys for tokens are fetched, if they are.
-pub fn jwks(token: &Token) -> Option<JwksConfig> {
-    let url = token.jwks_public_endpoint.clone();
-    (!url.is_empty()).then(|| JwksConfig { url, ..JwksConfig::default() })
+pub fn jwks(token: &Token) -> Vec<JwksConfig> {
+    if token.jwks_public_endpoint.is_empty() {
+        return Vec::new();
+    }
+    // One that is wrong was told of when the options were checked.
+    let urls = Endpoints::new(token).map_or(Vec::new(), |endpoints| endpoints.urls().to_vec());
+    urls.into_iter().map(|url| JwksConfig { url, ..JwksConfig::default() }).collect()
 }
 
 /// Without a slash at its end.
@@ -206,7 +211,7 @@ mod tests {
         assert!(!api.transport_errors && !config.internal && config.demo.is_none());
         assert_eq!((config.health, config.metrics), (None, None));
         assert!(hooks(&options).is_empty());
-        assert_eq!(jwks(&options.client.token), None);
+        assert_eq!(jwks(&options.client.token), []);
     }
 
     #[test]
@@ -253,6 +258,6 @@ mod tests {
             (connect.http_headers.as_slice(), connect.concurrency),
             (&["cookie".to_owned()][..], 512)
         );
-        assert_eq!(jwks(&options.client.token).unwrap().url, "https://i/keys");
+        assert_eq!(jwks(&options.client.token)[0].url, "https://i/keys");
     }
 }

@@ -39,14 +39,14 @@ impl Rulebook {
         place.is_ok_and(|place| place.rules.options.sub_refresh_proxy_enabled)
     }
 
-    /// The same with other keys for connection tokens, and for subscription tokens unless these
-    /// have keys of their own.
+    /// The same with other keys from this address for connection tokens, and for subscription
+    /// tokens unless these have keys of their own.
     #[must_use]
-    pub fn with_connection_keys(&self, keys: &KeySet) -> Self {
+    pub fn with_connection_keys(&self, url: &str, keys: &KeySet) -> Self {
         let mut new = self.clone();
-        new.connection.set_keys(keys);
+        new.connection.set_keys(url, keys);
         if !new.options.client.subscription_token.enabled {
-            new.subscription.set_keys(keys);
+            new.subscription.set_keys(url, keys);
         }
         new
     }
@@ -59,11 +59,11 @@ impl Rulebook {
         self
     }
 
-    /// The same with other keys for subscription tokens.
+    /// The same with other keys from this address for subscription tokens.
     #[must_use]
-    pub fn with_subscription_keys(&self, keys: &KeySet) -> Self {
+    pub fn with_subscription_keys(&self, url: &str, keys: &KeySet) -> Self {
         let mut new = self.clone();
-        new.subscription.set_keys(keys);
+        new.subscription.set_keys(url, keys);
         new
     }
 }

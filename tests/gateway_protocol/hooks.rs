@@ -311,37 +311,78 @@ fn the_backend_prolongs_or_ends_what_expires() {
 
 #[test]
 fn keys_are_fetched_from_their_endpoint() {
-    // RFC 8032, section 7.1, test 1.
-    let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-    let set = json!({"keys": [
-        {"kty": "OKP", "crv": "Ed25519", "kid": "one", "alg": "EdDSA", "x": public},
-    ]});
-    let backend = Backend::start(&[("/keys", set)]);
+    let backend = Backend::start(&[("/keys", keys_of(PUBLIC_ED25519))]);
     let gateway = Gateway::start_whole(&format!(
         "[http_server]\nport = 0\n[http_api]\nkey = \"k\"\n\
          [client.token]\njwks_public_endpoint = \"http://{}/keys\"\n",
         backend.address
     ));
+    assert_eq!(told(&gateway, &signed(&json!({"sub": "42"}))), None);
+    assert_eq!(told(&gateway, &token_of("42")), Some(3500));
+    gateway.stop();
+}
+
+/// Both realms have a key of the same name.
+#[test]
+fn each_issuer_has_its_own_keys() {
+    let other = "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw";
+    let (staff, public) = (keys_of(PUBLIC_ED25519), keys_of(other));
+    let backend = Backend::start(&[("/staff/keys", staff), ("/public/keys", public)]);
+    let gateway = Gateway::start_whole(&format!(
+        "[http_server]\nport = 0\n[http_api]\nkey = \"k\"\n\
+         [client.token]\njwks_public_endpoint = \"http://{}/{{{{realm}}}}/keys\"\n\
+         issuer_regex = \"^https://id/(?P<realm>staff|public)$\"\n",
+        backend.address
+    ));
+    let of = |realm: &str| signed(&json!({"sub": "42", "iss": format!("https://id/{realm}")}));
+    assert_eq!(told(&gateway, &of("staff")), None);
+    // With the key of the other realm.
+    assert_eq!(told(&gateway, &of("public")), Some(3500));
+    for nowhere in ["else", "staff/keys/../../x", ""] {
+        assert_eq!(told(&gateway, &of(nowhere)), Some(3500), "{nowhere}");
+    }
+    assert_eq!(told(&gateway, &signed(&json!({"sub": "42"}))), Some(3500));
+    // Nothing else was asked for.
+    let asked = backend.asked.lock().expect("no panic");
+    assert!(asked.iter().all(|(path, _)| path == "/staff/keys" || path == "/public/keys"));
+    drop(asked);
+    gateway.stop();
+}
+
+/// A set with one key.
+fn keys_of(public: &str) -> Value {
+    json!({"keys": [
+        {"kty": "OKP", "crv": "Ed25519", "kid": "one", "alg": "EdDSA", "x": public},
+    ]})
+}
+
+/// A token with that key.
+fn signed(claims: &Value) -> String {
     let header = Header { kid: Some("one".to_owned()), ..Header::new(Algorithm::EdDSA) };
     let der = [&PKCS8_ED25519[..], &SECRET_ED25519[..]].concat();
-    let key = EncodingKey::from_ed_der(&der);
-    let token = jsonwebtoken::encode(&header, &json!({"sub": "42"}), &key).expect("signs");
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(&der)).expect("signs")
+}
+
+/// What a client with this token is closed with; `None`: nothing, it is connected. Until keys are
+/// here, clients are sent away to come again (3004).
+fn told(gateway: &Gateway, token: &str) -> Option<u16> {
     let end = Instant::now() + PATIENCE;
     loop {
-        // Until the keys are here, the client is sent away to come again (3004).
         let mut session = gateway.session();
         session.command("connect", &json!({"token": token}));
-        if session.hear().iter().any(|heard| matches!(heard, Heard::Object(_))) {
-            break;
+        match session.hear().first() {
+            Some(Heard::Object(_)) => return None,
+            Some(Heard::Close(3004, _)) => {}
+            Some(Heard::Close(code, _)) => return Some(*code),
+            other => panic!("{other:?}"),
         }
         assert!(Instant::now() < end, "the keys did not come");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let mut session = gateway.session();
-    session.command("connect", &json!({"token": token_of("42")}));
-    session.closed(3500);
-    gateway.stop();
 }
+
+/// RFC 8032, section 7.1, test 1.
+const PUBLIC_ED25519: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 
 /// What comes before the 32 bytes of a private key (RFC 8410, section 7).
 const PKCS8_ED25519: [u8; 16] =

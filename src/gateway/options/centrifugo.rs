@@ -309,7 +309,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     (
         "client.*token.insecure_skip_jwks_endpoint_safety_check",
         Fate::Noted,
-        ": every endpoint that is configured is asked",
+        ": values of groups in an endpoint are a list",
     ),
     ("websocket.read_buffer_size", Fate::Noted, BUFFERS),
     ("websocket.write_buffer_size", Fate::Noted, BUFFERS),

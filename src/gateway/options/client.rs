@@ -144,7 +144,9 @@ section! {
         rsa_public_key: String = String::new(),
         /// Public key (PEM) of ES256, ES384 or ES512, by its curve.
         ecdsa_public_key: String = String::new(),
-        /// URL of a JSON Web Key Set.
+        /// URL of a JSON Web Key Set. `{{name}}` stands for what a group of `issuer_regex` or
+        /// `audience_regex` matches, `(?P<name>one|two)`: a list of values, so that a token never
+        /// leads anywhere else.
         jwks_public_endpoint: String = String::new(),
         /// File with a JSON Web Key Set. A relative name starts at the configuration file.
         jwks_file: String = String::new(),

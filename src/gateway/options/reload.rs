@@ -1,15 +1,30 @@
 //! What a running server can take over from a changed configuration, and what it cannot.
 
 use super::field::{Field, Secrets, join};
-use super::{Client, Options, Tls};
+use super::{Client, Options, Tls, Token};
+use crate::gateway::tokens;
 
 impl Options {
     /// Keys whose values differ and that only a restart brings into effect, by path.
     pub fn restart_needed(&self, new: &Self) -> Vec<String> {
         let mut changed = Vec::new();
         differences(self, new, "", &mut changed);
-        changed.retain(|path| !is_reloadable(path));
+        changed.retain(|path| !is_reloadable(path) || self.is_fixed(path));
         changed
+    }
+
+    /// Whether a pattern is part of where keys are fetched.
+    fn is_fixed(&self, path: &str) -> bool {
+        let tokens = [
+            ("client.token.", &self.client.token),
+            ("client.subscription_token.", &self.client.subscription_token.token),
+        ];
+        let is_fixed = |(table, token): (&str, &Token)| {
+            let key = path.strip_prefix(table);
+            key.is_some_and(|key| key.ends_with("_regex"))
+                && tokens::is_template(&token.jwks_public_endpoint)
+        };
+        tokens.into_iter().any(is_fixed)
     }
 
     /// Whether a key that a reload brings into effect differs.
@@ -26,15 +41,10 @@ impl Options {
         self.channel = new.channel.clone();
         self.channel.proxy = proxies;
         // Whoever fetches key sets was told where at the start.
-        let places = |client: &Client| {
-            let tokens = [&client.token, &client.subscription_token.token];
-            tokens.map(|token| token.jwks_public_endpoint.clone())
-        };
-        let [connections, subscriptions] = places(&self.client);
-        self.client.token = new.client.token.clone();
-        self.client.subscription_token = new.client.subscription_token.clone();
-        self.client.token.jwks_public_endpoint = connections;
-        self.client.subscription_token.token.jwks_public_endpoint = subscriptions;
+        let Client { token, subscription_token, .. } = new.client.clone();
+        take_over(&mut self.client.token, token);
+        self.client.subscription_token.enabled = subscription_token.enabled;
+        take_over(&mut self.client.subscription_token.token, subscription_token.token);
         self.http_api.key = new.http_api.key.clone();
         self.grpc_api.key = new.grpc_api.key.clone();
         // Whether there is TLS was decided at the start.
@@ -47,6 +57,16 @@ impl Options {
             *old = Tls { enabled: old.enabled, ..new.clone() };
         }
     }
+}
+
+/// Takes over all of a token's options but where its keys are fetched.
+fn take_over(old: &mut Token, mut new: Token) {
+    new.jwks_public_endpoint = std::mem::take(&mut old.jwks_public_endpoint);
+    if tokens::is_template(&new.jwks_public_endpoint) {
+        new.issuer_regex = std::mem::take(&mut old.issuer_regex);
+        new.audience_regex = std::mem::take(&mut old.audience_regex);
+    }
+    *old = new;
 }
 
 fn is_reloadable(path: &str) -> bool {
@@ -99,11 +119,27 @@ mod tests {
         running.reload(&new);
         assert_eq!(running, new);
 
+        // What addresses of keys are made of stays.
+        let mut old = old;
+        old.client.token.jwks_public_endpoint = "https://a/{{realm}}".into();
+        new.client.token.jwks_public_endpoint = "https://a/{{realm}}".into();
+        new.client.token.issuer_regex = "(?P<realm>a|b)".into();
+        new.client.subscription_token.token.issuer_regex = "b".into();
+        let mut running = old.clone();
+        assert_eq!(old.restart_needed(&new), ["client.token.issuer_regex"]);
+        running.reload(&new);
+        assert!(running.client.token.issuer_regex.is_empty());
+        assert_eq!(running.client.subscription_token.token.issuer_regex, "b");
+
         new.http_server.port = 1;
         new.channel.proxy.publish.endpoint = "http://b".into();
         new.client.ping_interval *= 2;
-        let expected =
-            ["http_server.port", "client.ping_interval", "channel.proxy.publish.endpoint"];
+        let expected = [
+            "http_server.port",
+            "client.ping_interval",
+            "client.token.issuer_regex",
+            "channel.proxy.publish.endpoint",
+        ];
         assert_eq!(old.restart_needed(&new), expected);
         running.reload(&new);
         assert_ne!(running, new);

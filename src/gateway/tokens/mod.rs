@@ -2,16 +2,20 @@
 //!
 //! Owns keys, signatures and claims. Never reads a clock or a network: the time is passed in, and a
 //! key that is not known yet is asked for by [`TokenError::NeedKey`]. The invariant: what a claim
-//! says is only looked at once the signature holds, and a signature only holds under the algorithm
-//! that the key is for, whatever the token's header wishes.
+//! says is only looked at once the signature holds, but for which of the configured sets of keys is
+//! meant; and a signature only holds under the algorithm that the key is for, whatever the token's
+//! header wishes.
 
 mod claims;
+mod endpoints;
 mod keys;
 mod make;
 mod set;
 mod verifier;
 
 pub use claims::{ConnectionClaims, ServerSubscription, SubscriptionClaims};
+pub use endpoints::Endpoints;
+pub(crate) use endpoints::is_template;
 pub use make::{MakeError, TokenRequest};
 pub use set::{KeySet, KeySetError};
 pub use verifier::{KeyMistake, Verifier};

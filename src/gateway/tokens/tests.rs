@@ -33,7 +33,8 @@ fn with_set() -> Verifier {
     let mut verifier =
         verifier(|options| options.jwks_public_endpoint = "https://issuer/keys".to_owned());
     assert!(verifier.fetches_keys());
-    let count = verifier.replace_keys(fixtures()["jwks"].to_string().as_bytes()).unwrap();
+    let text = fixtures()["jwks"].to_string();
+    let count = verifier.replace_keys("https://issuer/keys", text.as_bytes()).unwrap();
     assert_eq!(count, 5);
     verifier
 }
@@ -405,7 +406,9 @@ fn unknown_keys_are_asked_for_where_they_can_be_had() {
         verifier(|options| options.jwks_public_endpoint = "https://issuer/keys".to_owned());
     assert_eq!(fetching.connection(token, NOW), Err(TokenError::NeedKey("es256".to_owned())));
     let keys = KeySet::parse(fixtures["jwks"].to_string().as_bytes()).unwrap();
-    fetching.set_keys(&keys);
+    fetching.set_keys("https://other/keys", &keys);
+    assert!(fetching.connection(token, NOW).is_err());
+    fetching.set_keys("https://issuer/keys", &keys);
     assert!(fetching.connection(token, NOW).is_ok());
     // A set that is broken changes nothing.
     for broken in [
@@ -414,7 +417,7 @@ fn unknown_keys_are_asked_for_where_they_can_be_had() {
         "{\"keys\": []}",
         "{\"keys\": [{\"kty\": \"oct\", \"kid\": \"a\", \"k\": \"AA\"}]}",
     ] {
-        assert!(fetching.replace_keys(broken.as_bytes()).is_err());
+        assert!(fetching.replace_keys("https://issuer/keys", broken.as_bytes()).is_err());
         assert!(fetching.connection(token, NOW).is_ok());
     }
     // Without a name there is nothing to ask for, and nothing is guessed.
@@ -428,7 +431,8 @@ fn unknown_keys_are_asked_for_where_they_can_be_had() {
     // What is not a public key's business does not make anybody fetch.
     let forged = sign_with(&json!({"alg": "HS256", "kid": "new"}), &json!({}), b"x");
     assert!(matches!(fetching.connection(&forged, NOW), Err(TokenError::Invalid(_))));
-    assert!(with_secret().replace_keys(fixtures["jwks"].to_string().as_bytes()).is_err());
+    let text = fixtures["jwks"].to_string();
+    assert!(with_secret().replace_keys("https://issuer/keys", text.as_bytes()).is_err());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::claims::{Registered, decode_url, parse, user_of};
 use super::keys::{Algorithm, Key};
-use super::{ConnectionClaims, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid};
+use super::{ConnectionClaims, Endpoints, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid};
 use crate::gateway::channels::pattern_of;
 use crate::gateway::options::{Options, Token};
 
@@ -24,11 +24,10 @@ pub struct Verifier {
 #[derive(Clone, Debug)]
 enum Keys {
     Fixed(Box<FixedKeys>),
-    Set {
-        set: KeySet,
-        /// Whether unknown keys can be had by fetching the set again.
-        fetched: bool,
-    },
+    /// Of a file.
+    Set(KeySet),
+    /// Each of an endpoint. Unknown keys can be had by fetching the set again.
+    Fetched(Endpoints, Vec<KeySet>),
 }
 
 /// Keys that stand in the configuration.
@@ -56,6 +55,12 @@ impl Demand {
             Self::Exactly(text) => **text == *claim,
             Self::Matching(pattern) => pattern.is_match(claim),
         }
+    }
+
+    /// What a group of the pattern matches in a claim.
+    fn group<'c>(&self, claim: &'c str, name: &str) -> Option<&'c str> {
+        let Self::Matching(pattern) = self else { return None };
+        Some(pattern.captures(claim)?.name(name)?.as_str())
     }
 }
 
@@ -127,34 +132,40 @@ impl Verifier {
         SubscriptionClaims::read(&json, &registered, self.user(&json, &registered)?)
     }
 
-    /// Takes the keys of a set that was fetched. If the text is wrong the old keys stay.
-    pub fn replace_keys(&mut self, json: &[u8]) -> Result<usize, KeySetError> {
-        match &mut self.keys {
-            Keys::Set { set, .. } => set.replace(json),
-            Keys::Fixed(_) => Err(KeySetError("no key set is configured".to_owned())),
+    /// Takes the keys of a set that was fetched from this address. If the text is wrong the old
+    /// keys stay.
+    pub fn replace_keys(&mut self, url: &str, json: &[u8]) -> Result<usize, KeySetError> {
+        match self.set_of(url) {
+            Some(set) => set.replace(json),
+            None => Err(KeySetError("no such key set is configured".to_owned())),
         }
     }
 
     /// The same with a set that is parsed already, for many verifiers that share it. No effect
-    /// where keys are fixed.
-    pub fn set_keys(&mut self, keys: &KeySet) {
-        if let Keys::Set { set, .. } = &mut self.keys {
+    /// where no keys are fetched from this address.
+    pub fn set_keys(&mut self, url: &str, keys: &KeySet) {
+        if let Some(set) = self.set_of(url) {
             *set = keys.clone();
         }
     }
 
-    /// Takes over what another one has fetched, if both fetch from the same place.
+    fn set_of(&mut self, url: &str) -> Option<&mut KeySet> {
+        let Keys::Fetched(endpoints, sets) = &mut self.keys else { return None };
+        let place = endpoints.urls().iter().position(|known| known == url)?;
+        sets.get_mut(place)
+    }
+
+    /// Takes over what another one has fetched, where both fetch from the same place.
     pub fn keep_fetched_keys(&mut self, old: &Self) {
-        if let (Keys::Set { set, fetched: true }, Keys::Set { set: had, fetched: true }) =
-            (&mut self.keys, &old.keys)
-        {
-            *set = had.clone();
+        let Keys::Fetched(endpoints, sets) = &old.keys else { return };
+        for (url, set) in endpoints.urls().iter().zip(sets) {
+            self.set_keys(url, set);
         }
     }
 
     /// Whether its keys have to be fetched (`jwks_public_endpoint`).
     pub fn fetches_keys(&self) -> bool {
-        matches!(self.keys, Keys::Set { fetched: true, .. })
+        matches!(self.keys, Keys::Fetched(..))
     }
 
     /// Checks everything but the time, and returns the claims' text.
@@ -177,7 +188,23 @@ impl Verifier {
             })
         })?;
         let message = &token.as_bytes()[..head.len() + 1 + body.len()];
-        self.keys.verify(algorithm, header.kid.as_deref(), message, signature, now)?;
+        match &self.keys {
+            Keys::Fixed(keys) => keys.verify(algorithm, message, signature, now)?,
+            Keys::Set(set) => {
+                let unknown = |_| TokenError::Invalid(Cow::Borrowed("it names an unknown key"));
+                verify(set, algorithm, header.kid.as_deref(), message, signature, unknown)?;
+            }
+            Keys::Fetched(endpoints, sets) => {
+                let place = match endpoints.is_template() {
+                    // Its word, so far: it only chooses among what is configured.
+                    true => self.place(endpoints, &parse(&decode_url(body)?)?)?,
+                    false => 0,
+                };
+                let set = sets.get(place).ok_or(invalid("it has no keys"))?;
+                let kid = header.kid.as_deref();
+                verify(set, algorithm, kid, message, signature, TokenError::NeedKey)?;
+            }
+        }
         let json = decode_url(body)?;
         let registered: Registered = parse(&json)?;
         if !self.issuer.holds(registered.iss.as_deref().unwrap_or("")) {
@@ -192,6 +219,18 @@ impl Verifier {
             return Err(invalid("it is for another audience"));
         }
         Ok((json, registered))
+    }
+
+    /// The number of the address whose keys are those of a token.
+    fn place(&self, endpoints: &Endpoints, registered: &Registered) -> Result<usize, TokenError> {
+        let issuer = registered.iss.as_deref().unwrap_or("");
+        let audiences = registered.aud.iter().flat_map(|audience| audience.list());
+        let audience = audiences.map(String::as_str).find(|one| self.audience.holds(one));
+        let value = |name: &str| {
+            let group = audience.and_then(|audience| self.audience.group(audience, name));
+            group.or_else(|| self.issuer.group(issuer, name))
+        };
+        endpoints.find(value).ok_or(invalid("no keys are for its issuer and audience"))
     }
 
     fn user(&self, json: &[u8], registered: &Registered) -> Result<String, TokenError> {
@@ -217,7 +256,16 @@ impl Keys {
     fn read(options: &Token, mistakes: &mut Vec<KeyMistake>) -> Self {
         let mut wrong = |key: &'static str, what: String| mistakes.push(KeyMistake { key, what });
         if !options.jwks_public_endpoint.is_empty() {
-            return Self::Set { set: KeySet::default(), fetched: true };
+            return match Endpoints::new(options) {
+                Ok(endpoints) => {
+                    let sets = vec![KeySet::default(); endpoints.urls().len()];
+                    Self::Fetched(endpoints, sets)
+                }
+                Err(what) => {
+                    wrong("jwks_public_endpoint", what);
+                    Self::Set(KeySet::default())
+                }
+            };
         }
         if !options.jwks_file.is_empty() {
             let text = std::fs::read(&options.jwks_file).map_err(|error| error.to_string());
@@ -226,7 +274,7 @@ impl Keys {
                 wrong("jwks_file", format!("{}: {what}", options.jwks_file));
                 KeySet::default()
             });
-            return Self::Set { set, fetched: false };
+            return Self::Set(set);
         }
         let secret = |secret: &crate::gateway::options::Secret| match secret.is_empty() {
             true => None,
@@ -248,35 +296,29 @@ impl Keys {
         }))
     }
 
-    fn verify(
-        &self,
-        algorithm: Algorithm,
-        kid: Option<&str>,
-        message: &[u8],
-        signature: &str,
-        now: i64,
-    ) -> Result<(), TokenError> {
-        match self {
-            Self::Fixed(keys) => keys.verify(algorithm, message, signature, now),
-            Self::Set { set, fetched } => {
-                let kid = kid.filter(|kid| !kid.is_empty() && kid.len() <= KID_MAX);
-                let kid = kid.ok_or(invalid("it names no key (kid)"))?;
-                // A secret is no part of a public set, so its algorithms need no key looked up.
-                if algorithm.is_hmac() {
-                    return Err(invalid("there is no key for its algorithm"));
-                }
-                if !set.contains(kid) {
-                    return Err(match fetched {
-                        true => TokenError::NeedKey(kid.to_owned()),
-                        false => TokenError::Invalid(Cow::Borrowed("it names an unknown key")),
-                    });
-                }
-                let keys = set.find(kid, algorithm);
-                let none = "the key it names is not for its algorithm";
-                any(keys, none, algorithm, message, signature)
-            }
-        }
+}
+
+/// Verifies with the key of a set that a token names. `unknown`: the error where there is none of
+/// that name.
+fn verify(
+    set: &KeySet,
+    algorithm: Algorithm,
+    kid: Option<&str>,
+    message: &[u8],
+    signature: &str,
+    unknown: impl FnOnce(String) -> TokenError,
+) -> Result<(), TokenError> {
+    let kid = kid.filter(|kid| !kid.is_empty() && kid.len() <= KID_MAX);
+    let kid = kid.ok_or(invalid("it names no key (kid)"))?;
+    // A secret is no part of a public set, so its algorithms need no key looked up.
+    if algorithm.is_hmac() {
+        return Err(invalid("there is no key for its algorithm"));
     }
+    if !set.contains(kid) {
+        return Err(unknown(kid.to_owned()));
+    }
+    let none = "the key it names is not for its algorithm";
+    any(set.find(kid, algorithm), none, algorithm, message, signature)
 }
 
 impl FixedKeys {

@@ -6,7 +6,7 @@ use super::super::Token;
 use super::super::origins::Origins;
 use super::Check;
 use super::proxies::{REASON_MAX, is_url};
-use crate::gateway::tokens::Verifier;
+use crate::gateway::tokens::{Endpoints, Verifier};
 
 impl Check<'_> {
     pub(super) fn client(&mut self) {
@@ -130,12 +130,10 @@ impl Check<'_> {
             self.demand(!(given && by_set), &key(name), what);
         }
         if endpoint {
-            let url = &token.jwks_public_endpoint;
-            let what = match url.contains("{{") {
-                true => Err("templates in the URL are not supported".to_owned()),
-                false => is_url(url),
-            };
-            if let Err(what) = what {
+            // A template that leads to no addresses is told of below.
+            let endpoints = Endpoints::new(token).ok();
+            let urls = endpoints.iter().flat_map(|endpoints| endpoints.urls());
+            if let Some(what) = urls.filter_map(|url| is_url(url).err()).next() {
                 self.wrong(&key("jwks_public_endpoint"), what);
             }
         }

@@ -76,7 +76,7 @@ fn every_contradiction_is_named_with_its_line() {
         ("client.token.jwks_public_endpoint = \"ftp://a\"", "must be an http:// or https:// URL"),
         (
             "client.token.jwks_public_endpoint = \"https://a/{{tenant}}\"",
-            "1: client.token.jwks_public_endpoint: templates",
+            "1: client.token.jwks_public_endpoint: names {{tenant}}, which is no group",
         ),
         (
             "client.token.hmac_previous_secret_key = \"x\"",

@@ -167,7 +167,7 @@ impl Backend {
         std::thread::spawn(move || {
             // Ends with the process, or when nobody listens any more.
             for line in lines.map_while(Result::ok) {
-                let value = serde_json::from_str(&line).expect("the backend speaks JSON");
+                let value: Value = serde_json::from_str(&line).expect("the backend speaks JSON");
                 if say.send(value).is_err() {
                     return;
                 }

@@ -184,8 +184,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 mod tests {
     use super::*;
 
-    const LIMITS: BodyLimits =
-        BodyLimits { bytes: 8, time: Duration::from_secs(60), small: SMALL };
+    const LIMITS: BodyLimits = BodyLimits { bytes: 8, time: Duration::from_secs(60), small: SMALL };
 
     async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, StatusCode> {
         let mut charge = Charge::new(&Arc::default());

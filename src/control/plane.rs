@@ -255,9 +255,9 @@ type Fetched = (Jwks<KeySet>, JwksView<KeySet>);
 
 fn key_sets(token: &Token, counts: &Arc<Counts>) -> Result<Vec<Fetched>, PlaneError> {
     let parse = |json: &[u8]| KeySet::parse(json).map_err(|error| error.to_string());
-    let fetched = settings::jwks(token).into_iter().map(|config| {
-        Jwks::new(config, parse, counts.clone()).map_err(PlaneError::Keys)
-    });
+    let fetched = settings::jwks(token)
+        .into_iter()
+        .map(|config| Jwks::new(config, parse, counts.clone()).map_err(PlaneError::Keys));
     fetched.collect()
 }
 

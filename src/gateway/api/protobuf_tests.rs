@@ -74,10 +74,10 @@ fn messages_are_those_of_the_description() {
         hold::<OnlyText>(message(&format!("{name}Request")));
     }
     for name in ["InfoRequest", "SubscribeResult", "UnsubscribeResult", "DisconnectResult"] {
-        hold::<OnlyError>(message(name));
+        hold::<NoFields>(message(name));
     }
-    hold::<OnlyError>(message("RefreshResult"));
-    hold::<OnlyError>(message("HistoryRemoveResult"));
+    hold::<NoFields>(message("RefreshResult"));
+    hold::<NoFields>(message("HistoryRemoveResult"));
     hold::<History>(message("HistoryRequest"));
     hold::<Rpc>(message("RPCRequest"));
     hold::<Failure>(message("Error"));

@@ -97,9 +97,8 @@ impl Reader {
     pub(crate) fn forgive(&mut self, table: &str, why: &str) {
         let below = |key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
         let all = std::mem::take(&mut self.mistakes);
-        let (missed, rest) = all
-            .into_iter()
-            .partition(|it| below(&it.key) && centrifugo::is_missed(&it.key));
+        let (missed, rest) =
+            all.into_iter().partition(|it| below(&it.key) && centrifugo::is_missed(&it.key));
         self.mistakes = rest;
         let missed: Vec<Mistake> = missed;
         self.notes.extend(missed.into_iter().map(|it| Mistake { what: why.to_owned(), ..it }));

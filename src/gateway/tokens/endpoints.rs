@@ -199,15 +199,20 @@ mod tests {
     #[test]
     fn a_token_must_not_choose_freely() {
         let of = |issuer: &str| endpoints("https://a/{{x}}/keys", issuer, "");
-        for free in ["(?P<x>.+)", "(?P<x>[a-z]+)", "(?P<x>a*)", r"(?P<x>\w)", "(?P<x>a?|b)", "(?P<x>a|^b)"] {
+        for free in
+            ["(?P<x>.+)", "(?P<x>[a-z]+)", "(?P<x>a*)", r"(?P<x>\w)", "(?P<x>a?|b)", "(?P<x>a|^b)"]
+        {
             assert!(of(free).unwrap_err().contains("must be a list"), "{free}");
         }
         for missing in ["", "https://b", "(?P<y>a|b)", "(a|b)", "("] {
             assert!(of(missing).unwrap_err().contains("no group"), "{missing}");
         }
-        for (fine, count) in
-            [("(?P<x>a)", 1), ("(?P<x>(?:a|b)-(c|d))", 4), ("(?:(?P<x>a|b))?", 2), ("(?P<x>[a-d]|)", 5)]
-        {
+        for (fine, count) in [
+            ("(?P<x>a)", 1),
+            ("(?P<x>(?:a|b)-(c|d))", 4),
+            ("(?:(?P<x>a|b))?", 2),
+            ("(?P<x>[a-d]|)", 5),
+        ] {
             assert_eq!(of(fine).map(|it| it.urls().len()), Ok(count), "{fine}");
         }
         assert!(of("(?P<x>[a-d][a-d][a-d])").is_err(), "64 are too many");

@@ -473,7 +473,7 @@ fn keys_of_a_set_are_used_for_what_they_are() {
     assert!(!change("ed", "crv", json!("Ed448")).contains("ed"));
     // A key that says for which algorithm it is, is for no other.
     let mut verifier = with_set();
-    verifier.set_keys(&change("rsa", "alg", json!("RS256")));
+    verifier.set_keys("https://issuer/keys", &change("rsa", "alg", json!("RS256")));
     assert!(verifier.connection(text(&fixtures, "tokens", "RS256"), NOW).is_ok());
     assert!(verifier.connection(text(&fixtures, "tokens", "RS384"), NOW).is_err());
     // Two keys of one name: either may have signed.
@@ -481,7 +481,7 @@ fn keys_of_a_set_are_used_for_what_they_are() {
     for key in twice["keys"].as_array_mut().unwrap() {
         key["kid"] = json!("rsa");
     }
-    verifier.set_keys(&KeySet::parse(twice.to_string().as_bytes()).unwrap());
+    verifier.set_keys("https://issuer/keys", &KeySet::parse(twice.to_string().as_bytes()).unwrap());
     assert!(verifier.connection(text(&fixtures, "tokens", "RS256"), NOW).is_ok());
     let many = json!({"keys": vec![fixtures["jwks"]["keys"][0].clone(); 300]});
     assert!(KeySet::parse(many.to_string().as_bytes()).unwrap_err().0.contains("300 keys"));

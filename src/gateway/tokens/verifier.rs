@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::claims::{Registered, decode_url, parse, user_of};
 use super::keys::{Algorithm, Key};
-use super::{ConnectionClaims, Endpoints, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid};
+use super::{
+    ConnectionClaims, Endpoints, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid,
+};
 use crate::gateway::channels::pattern_of;
 use crate::gateway::options::{Options, Token};
 
@@ -295,7 +297,6 @@ impl Keys {
             ec: pem(&options.ecdsa_public_key, "ecdsa_public_key", Key::ec_pem),
         }))
     }
-
 }
 
 /// Verifies with the key of a set that a token names. `unknown`: the error where there is none of

@@ -58,8 +58,8 @@ fn every_method_is_called_with_its_bounds() {
     raise_open_files();
     let at = free();
     let gateway = Gateway::start(&format!(
-        "{CHANNELS}allow_subscribe_for_client = true\n[client]\nping_interval = \"0s\"\n[node]\nname = \"here\"\n[prometheus]\n\
-         enabled = true\n[grpc_api]\nenabled = true\nport = {}\nkey = \"grpc key\"\n\
+        "{CHANNELS}allow_subscribe_for_client = true\n[client]\nping_interval = \"0s\"\n\
+         [node]\nname = \"here\"\n[prometheus]\nenabled = true\n[grpc_api]\nenabled = true\nport = {}\nkey = \"grpc key\"\n\
          reflection = true\nmax_receive_message_size = \"1MiB\"\nmax_concurrent_calls = 8\n",
         at.port()
     ));
@@ -91,7 +91,8 @@ fn every_method_is_called_with_its_bounds() {
     ] {
         assert_eq!(count_of(&suite.stdout, check), count, "{check}: {}", suite.stdout);
     }
-    // What the API did, the client has seen.
+    // What the API did, the client has seen before the answer to what it asks for now.
+    session.subscribe("kept:last");
     let pushes = session.pushed();
     let told = |kind: &str| pushes.iter().filter(|push| push[kind].is_object()).count();
     assert_eq!((told("subscribe"), told("unsubscribe")), (1, 1), "{pushes:?}");

@@ -265,7 +265,8 @@ async fn the_older_form_has_a_line_for_each() {
 #[tokio::test]
 async fn bodies_have_a_size_and_a_time() {
     let site = Site::with_api(|api| {
-        api.body = BodyLimits { bytes: 100, time: Duration::from_millis(20) };
+        let time = Duration::from_millis(20);
+        api.body = BodyLimits { bytes: 100, time, ..BodyLimits::default() };
     });
     let fits = format!(r#"{{"channel":"c","data":"{}"}}"#, "x".repeat(75));
     assert_eq!(fits.len(), 100);

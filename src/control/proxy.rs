@@ -151,7 +151,7 @@ struct Target {
 enum To {
     /// With a client of its own where it does not do with the one that all share.
     Http(reqwest::Url, Option<reqwest::Client>),
-    Grpc(GrpcBackend),
+    Grpc(Box<GrpcBackend>),
 }
 
 impl Hooks {
@@ -280,7 +280,7 @@ impl To {
             }
             _ if !is_grpc(&config.endpoint) => Err(endpoint()),
             _ => match GrpcBackend::new(&config.endpoint, config.tls.as_ref()) {
-                Ok(backend) => Ok(Self::Grpc(backend)),
+                Ok(backend) => Ok(Self::Grpc(Box::new(backend))),
                 Err(what) => Err(certificates(what)),
             },
         }
@@ -394,8 +394,10 @@ impl Target {
         let message = request.message(binary_encoding, include_connection_meta);
         let mut metadata = self.headers(&request.caller.headers);
         drop(request);
-        // What the backend need not go on for any more.
-        let millis = self.config.timeout.as_millis().min(99_999_999);
+        // What the backend need not go on for any more. Later than our own deadline, so that who
+        // is too slow is known as that.
+        let patience = self.config.timeout + LATER;
+        let millis = patience.as_millis().min(99_999_999);
         if let Ok(timeout) = HeaderValue::from_str(&format!("{millis}m")) {
             metadata.insert("grpc-timeout", timeout);
         }
@@ -523,6 +525,9 @@ fn unix_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs().try_into().unwrap_or(i64::MAX)
 }
+
+/// A backend over gRPC has so much more time than its answer.
+const LATER: Duration = Duration::from_millis(100);
 
 /// Headers that belong to our own connection to the backend.
 const OURS: [&str; 12] = [

@@ -206,6 +206,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Secure<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Secure<S> {
+    /// Goes on with the handshake until it is done: HTTP/2 writes before it reads.
+    fn poll_greet(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while matches!(self.state, State::New(_) | State::Greeting(_)) {
+            let stepped = self.step();
+            let outcome = stepped.map_err(|fault| self.fail(&fault));
+            self.try_out(cx)?;
+            if !outcome? && !ready!(self.poll_more(cx))? {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Secure<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -241,6 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secure<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_greet(cx))?;
         // At most one record waits.
         ready!(this.poll_out(cx))?;
         let (State::Open(layer) | State::Ended(layer)) = &mut this.state else {

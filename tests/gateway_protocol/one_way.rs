@@ -92,7 +92,7 @@ fn an_error_may_end_a_one_way_client_with_a_code_of_ones_own() {
     );
     let expired = json!({"token": token(&json!({"sub": "42", "exp": 1000}))});
     let mut stream = uni_stream(&gateway, &expired);
-    let end = json!({"disconnect": {"code": 4109, "reason": "token expired"}});
+    let end = json!({"disconnect": {"code": 4109, "reason": "token expired", "reconnect": true}});
     assert_eq!(stream.heard(), Some(end));
     stream.expect_end();
     // Others hear of the error itself.

@@ -137,7 +137,11 @@ pub(crate) fn config() -> HttpConfig {
     HttpConfig {
         api: Some(ApiConfig {
             access: Access::new(KEY, false).into(),
-            body: BodyLimits { bytes: 200_000, time: Duration::from_secs(60) },
+            body: BodyLimits {
+                bytes: 200_000,
+                time: Duration::from_secs(60),
+                ..BodyLimits::default()
+            },
             ..ApiConfig::default()
         }),
         health: Some(HealthConfig::default()),

@@ -92,8 +92,8 @@ impl Reader {
         }
     }
 
-    /// Nobody reads a table: settings of Centrifugo's that would be missed in it are noted only, with
-    /// the reason.
+    /// Nobody reads a table: settings of Centrifugo's that would be missed in it are noted only,
+    /// with the reason.
     pub(crate) fn forgive(&mut self, table: &str, why: &str) {
         let below = |key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
         let all = std::mem::take(&mut self.mistakes);

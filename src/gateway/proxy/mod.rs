@@ -1,8 +1,8 @@
 //! Backend hooks without HTTP: what the gateway asks the application's backend, and what it may be
 //! told.
 //!
-//! Owns the shapes; `src/control/proxy.rs` carries them. The shapes are Centrifugo's proxy protocol,
-//! over HTTP with JSON and over gRPC, so that existing backends answer unchanged.
+//! Owns the shapes; `src/control/proxy.rs` carries them. The shapes are Centrifugo's proxy
+//! protocol, over HTTP with JSON and over gRPC, so that existing backends answer unchanged.
 
 mod protobuf;
 mod replies;

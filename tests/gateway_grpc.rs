@@ -59,8 +59,9 @@ fn every_method_is_called_with_its_bounds() {
     let at = free();
     let gateway = Gateway::start(&format!(
         "{CHANNELS}allow_subscribe_for_client = true\n[client]\nping_interval = \"0s\"\n\
-         [node]\nname = \"here\"\n[prometheus]\nenabled = true\n[grpc_api]\nenabled = true\nport = {}\nkey = \"grpc key\"\n\
-         reflection = true\nmax_receive_message_size = \"1MiB\"\nmax_concurrent_calls = 8\n",
+         [node]\nname = \"here\"\n[prometheus]\nenabled = true\n[grpc_api]\nenabled = true\n\
+         port = {}\nkey = \"grpc key\"\nreflection = true\nmax_receive_message_size = \"1MiB\"\n\
+         max_concurrent_calls = 8\n",
         at.port()
     ));
     let mut session = gateway.connected("42");

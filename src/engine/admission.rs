@@ -141,7 +141,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 .min(self.core.config.reserve.saturating_sub(self.core.census.surplus() + armed));
         }
         let mut allowed = free.min(admission.idle.len());
-        if allowed == 0 && free == 0 && armed == 0 && !admission.paused {
+        if free == 0 && armed == 0 && !admission.paused {
             admission.paused = true;
             self.core.counted.accept_pauses += 1;
         }
@@ -286,21 +286,5 @@ const REST_NS: u64 = 100_000_000;
 const QUIET_NS: u64 = 500_000_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_lane_is_taken_once_and_can_be_put_back() {
-        for count in [0, 1, 5, LANES_MAX] {
-            let mut lanes = Lanes::all(count);
-            assert_eq!(lanes.len(), count);
-            let taken: Vec<u32> = std::iter::from_fn(|| lanes.take()).collect();
-            assert_eq!(taken, (0..count).collect::<Vec<u32>>());
-            assert!(lanes.is_empty());
-            if let Some(last) = count.checked_sub(1) {
-                lanes.put(last);
-                assert!(lanes.contains(last) && lanes.take() == Some(last));
-            }
-        }
-    }
-}
+#[path = "admission_tests.rs"]
+mod tests;

@@ -317,3 +317,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "closing_tests.rs"]
+mod tests;

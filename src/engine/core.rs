@@ -293,6 +293,28 @@ impl Core {
         }
     }
 
+    /// A core without a ring, for tests, with one open connection: in slot 0, with these flags.
+    #[cfg(test)]
+    pub(crate) fn alone(config: Config, start_ns: u64, flags: u32) -> Self {
+        let links: Arc<super::links::Network<()>> =
+            Arc::new(super::links::Network { posts: Vec::new() });
+        let (total, addresses) = (Arc::default(), Arc::default());
+        let mut core = Self::new(Arc::new(config), 0, links, total, addresses, Rng::new(1));
+        core.begin_time(start_ns);
+        let tick = core.clock.tick();
+        let pulse = core.limits.heartbeat.begin(tick, &mut core.rng);
+        let now_us = core.clock.now_us();
+        let hot = core.slots.open(0, super::slots::Phase::Open);
+        hot.set(flags);
+        core.census.enter(hot);
+        (hot.active, hot.pulse) = (tick, pulse);
+        if let Some(cold) = core.slots.cold(0) {
+            (cold.messages, cold.bytes) = (now_us, now_us);
+        }
+        core.arm(0);
+        core
+    }
+
     /// Gives the outbox of a connection that needs none back.
     #[cfg(test)]
     pub(crate) fn retire_outbox(&mut self, slot: u32) {

@@ -229,3 +229,35 @@ impl Core {
 
 /// Outgoing connections started per turn, so that a dialler still answers its pings.
 const DIALS_PER_TURN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Config;
+
+    #[test]
+    fn why_a_dial_failed_depends_on_what_ended_it_and_the_first_reason_counts() {
+        let why = |ends: &[Cause]| {
+            let mut core = Core::alone(Config::default(), 1_000_000_000, 0);
+            let target = DialTarget {
+                peer: ([127, 0, 0, 1], 9).into(),
+                host: "localhost".to_owned(),
+                target: "/".to_owned(),
+                headers: Vec::new(),
+                tls: None,
+                resume: false,
+                compression: false,
+            };
+            core.begin_dial(1, Request { target: Arc::new(target), local: None, tag: 7 });
+            for cause in ends {
+                core.drop_connection(1, *cause);
+            }
+            core.dials.begun[&1].failure
+        };
+        assert_eq!(why(&[]), "");
+        assert_eq!(why(&[Cause::Broken]), "the connection broke before the server answered");
+        let closed = "the server closed the connection before it answered";
+        assert_eq!(why(&[Cause::Abrupt, Cause::Broken]), closed);
+        assert_eq!(why(&[Cause::Drain]), "given up, because this side goes away");
+    }
+}

@@ -129,10 +129,19 @@ mod tests {
         assert_eq!(plan.due(&pulse), 351);
         assert_eq!(plan.on_due(&mut pulse, 351), Verdict::Ping);
         assert_eq!(plan.on_due(&mut pulse, 351 + 151), Verdict::PingAgain);
-        assert_eq!(pulse.interval, 125);
+        assert_eq!((pulse.interval, plan.due(&pulse)), (125, 351 + 301));
         assert_eq!(plan.on_due(&mut pulse, 351 + 301), Verdict::PingAgain);
+        assert_eq!(plan.due(&pulse), 351 + 601);
         assert_eq!(plan.on_due(&mut pulse, 351 + 600), Verdict::Wait);
         assert_eq!(plan.on_due(&mut pulse, 351 + 601), Verdict::Dead);
+    }
+
+    #[test]
+    fn the_last_deadline_decides_however_late_it_is_found() {
+        let plan = plan();
+        let asked = Pulse { pinged: 100, level: 1, interval: 250, ..Pulse::default() };
+        assert_eq!(plan.on_due(&mut asked.clone(), 100 + 600), Verdict::PingAgain);
+        assert_eq!(plan.on_due(&mut asked.clone(), 100 + 601), Verdict::Dead);
     }
 
     #[test]
@@ -152,6 +161,7 @@ mod tests {
         let plan = Plan::new(&config, Duration::from_millis(100));
         let mut pulse = plan.begin(1000, &mut Rng::new(1));
         let mut due = plan.due(&pulse);
+        assert!((1126..=1251).contains(&due), "the first comes early: {due}");
         for _ in 0..5 {
             // Life in between does not postpone it.
             pulse.seen = due - 1;
@@ -195,12 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_in_time_lengthens_the_interval_by_a_quarter() {
+        let plan = plan();
+        let mut pulse = Pulse { interval: 250, level: 1, ..Pulse::default() };
+        assert!(plan.on_answer(&mut pulse));
+        assert_eq!((pulse.interval, pulse.level), (312, 0));
+        pulse.level = 2;
+        assert!(!plan.on_answer(&mut pulse));
+        assert_eq!((pulse.interval, pulse.level), (312, 0));
+        // Below the floor, as no ping leaves it: up to it at once.
+        pulse = Pulse { interval: 3, level: 1, ..Pulse::default() };
+        assert!(plan.on_answer(&mut pulse));
+        assert_eq!(pulse.interval, 50);
+    }
+
+    #[test]
     fn first_pings_are_spread_over_half_an_interval() {
         let plan = plan();
         let mut rng = Rng::new(5);
         let now = 10_000;
         let due: Vec<u32> = (0..2000).map(|_| plan.due(&plan.begin(now, &mut rng)) - now).collect();
-        assert!(due.iter().all(|d| (126..=251).contains(d)));
+        assert_eq!((due.iter().min(), due.iter().max()), (Some(&126), Some(&251)));
         let early = due.iter().filter(|d| **d < 188).count();
         assert!((800..1200).contains(&early), "{early} of 2000 in the first half");
     }

@@ -204,6 +204,7 @@ const AHEAD_MAX: u32 = 60 * SECOND_US;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::config::Config;
 
     #[test]
     fn a_second_may_come_at_once_and_then_the_rate_holds() {
@@ -223,6 +224,8 @@ mod tests {
     fn silence_is_not_debt() {
         let mut account = 5_000_000;
         assert_eq!(spend(&mut account, 4_000_000_000, 7), 7);
+        assert_eq!(spend(&mut account, 4_000_000_000, u64::MAX), AHEAD_MAX);
+        assert_eq!(ahead_of(account, 4_000_000_000), AHEAD_MAX, "the most that is debt");
     }
 
     #[test]
@@ -242,5 +245,165 @@ mod tests {
         assert_eq!(ahead_of(busy, now), 5, "what is owed stays owed");
         settle(&mut busy, now, true);
         assert_eq!(ahead_of(busy, now), 0);
+    }
+
+    const START_NS: u64 = 1_000_000_000_000;
+
+    fn core(change: impl FnOnce(&mut Config)) -> Core {
+        let mut config = Config { rate_policy: RatePolicy::Pause, ..Config::default() };
+        change(&mut config);
+        Core::alone(config, START_NS, 0)
+    }
+
+    fn paid(core: &mut Core) -> (u32, u32) {
+        let now = core.clock.now_us();
+        let cold = core.slots.cold(0).unwrap();
+        (cold.messages.wrapping_sub(now), cold.bytes.wrapping_sub(now))
+    }
+
+    #[test]
+    fn the_burst_is_a_seconds_worth_to_the_message_and_to_the_byte() {
+        let mut core = core(|config| (config.message_rate, config.byte_rate) = (10, 1000));
+        assert!((0..10).all(|_| core.spend_message(0) == Allowance::Granted));
+        assert_eq!(core.spend_message(0), Allowance::Wait(100_000));
+        assert_eq!(core.charge(0, 1, 1000), Allowance::Granted);
+        assert_eq!(core.charge(0, 1, 2), Allowance::Wait(2000));
+        assert_eq!(paid(&mut core), (1_100_000, 1_002_000));
+        assert_eq!(core.charge(0, 2, 9), Allowance::Granted, "another tenant of the slot");
+        assert_eq!(paid(&mut core), (1_100_000, 1_002_000));
+    }
+
+    #[test]
+    fn where_there_is_no_rate_nothing_is_booked() {
+        let mut none = core(|_| {});
+        assert_eq!(none.spend_message(0), Allowance::Granted);
+        assert_eq!(none.charge(0, 1, 1 << 30), Allowance::Granted);
+        assert_eq!(paid(&mut none), (0, 0));
+        none.set_now(START_NS + 5_000_000_000);
+        none.settle_accounts(0);
+        assert_eq!(paid(&mut none).0 as i32, -5_000_000, "nor moved");
+        for (messages, bytes) in [(10, 0), (0, 10)] {
+            let mut one =
+                core(|config| (config.message_rate, config.byte_rate) = (messages, bytes));
+            one.set_now(START_NS + 5_000_000_000);
+            assert_eq!(one.charge(0, 1, 10), Allowance::Granted);
+            let spent = if bytes > 0 { 1_000_000 } else { 0 };
+            assert_eq!(paid(&mut one), (0, spent), "both moved on");
+            assert_eq!(one.spend_message(0), Allowance::Granted);
+            let spent = (if messages > 0 { 100_000 } else { 0 }, spent);
+            assert_eq!(paid(&mut one), spent);
+            assert_eq!(one.charge(0, 1, 1) == Allowance::Granted, bytes == 0);
+        }
+    }
+
+    #[test]
+    fn the_policy_says_what_is_beyond() {
+        let mut closes = core(|config| {
+            (config.message_rate, config.rate_policy) = (1, RatePolicy::Close);
+        });
+        assert_eq!(closes.spend_message(0), Allowance::Granted);
+        let beyond = closes.spend_message(0);
+        assert_eq!(beyond, Allowance::Exceeded);
+        closes.hold_back(0, 1, Allowance::Granted);
+        assert_eq!(closes.slots.get(0).unwrap().phase(), Phase::Open);
+        closes.hold_back(0, 1, beyond);
+        assert_eq!(closes.slots.get(0).unwrap().phase(), Phase::Flushing);
+        assert_eq!(closes.counted.closed_rate, 1);
+    }
+
+    #[test]
+    fn what_is_owed_is_the_larger_account_in_whole_ticks() {
+        let mut core = core(|config| (config.message_rate, config.byte_rate) = (10, 1000));
+        assert_eq!(core.owed_ticks(0), 0);
+        let now = core.clock.now_us();
+        let owe = |core: &mut Core, messages, bytes| {
+            let cold = core.slots.cold(0).unwrap();
+            (cold.messages, cold.bytes) = (now + messages, now + bytes);
+            core.owed_ticks(0)
+        };
+        assert_eq!(owe(&mut core, SECOND_US, SECOND_US), 0);
+        assert_eq!(owe(&mut core, SECOND_US + 1, 0), 1);
+        assert_eq!(owe(&mut core, SECOND_US + 100_000, SECOND_US + 250_000), 3);
+        let mut one = self::core(|config| config.message_rate = 10);
+        assert_eq!(owe(&mut one, SECOND_US + 1, 9 * SECOND_US), 1, "the other account is none");
+    }
+
+    #[test]
+    fn a_silence_as_long_as_the_account_ends_it() {
+        let mut core = core(|config| config.message_rate = 10);
+        let tick_ns = core.limits.tick_ns;
+        let mut after = |silence: u32| {
+            core.set_now(START_NS);
+            let now = core.clock.now_us();
+            let hot = core.slots.get_mut(0).unwrap();
+            hot.pulse.seen = (START_NS / tick_ns) as u32 - silence;
+            let cold = core.slots.cold(0).unwrap();
+            (cold.messages, cold.bytes) = (now + 7, now.wrapping_sub(7));
+            core.settle_accounts(0);
+            paid(&mut core)
+        };
+        assert_eq!(after(599), (7, 0), "what is owed stays owed");
+        assert_eq!(after(600), (0, 0), "a minute");
+    }
+
+    #[test]
+    fn who_is_held_back_is_read_when_all_is_paid() {
+        let mut core = core(|config| config.message_rate = 10);
+        let granted = (0..12).map(|_| core.spend_message(0)).last().unwrap();
+        assert_eq!(granted, Allowance::Wait(200_000));
+        core.hold_back(0, 2, granted);
+        assert!(!core.rates.hold_anybody(), "another tenant of the slot");
+        core.hold_back(0, 1, granted);
+        core.hold_back(0, 1, granted);
+        let until = core.clock.tick() + 2;
+        assert_eq!(
+            (&core.rates.throttled[..], core.counted.read_pauses),
+            (&[(0, 1, until)][..], 1)
+        );
+        assert!(core.rates.hold(0, 1) && !core.rates.hold(0, 2) && !core.rates.hold(1, 1));
+        let held = |core: &Core| core.slots.get(0).unwrap().has(Flags::THROTTLED);
+        let pass = |core: &mut Core, ms: u64| {
+            core.set_now(START_NS + ms * 1_000_000);
+            core.release_throttled();
+        };
+        pass(&mut core, 100);
+        assert!(held(&core));
+        // Another message of the same receive.
+        let _ = core.spend_message(0);
+        pass(&mut core, 200);
+        assert!(held(&core), "it came behind the first excess");
+        pass(&mut core, 300);
+        assert!(!held(&core) && !core.rates.hold_anybody());
+        assert!(core.slots.get(0).unwrap().has(Flags::READY));
+        core.rates.shrink();
+        assert_eq!(core.rates.throttled.capacity(), 0);
+    }
+
+    #[test]
+    fn who_is_gone_or_closing_is_not_held_back() {
+        let mut core = core(|config| config.message_rate = 10);
+        core.begin_close(0, Cause::Application, CloseCode::NORMAL, "");
+        core.hold_back(0, 1, Allowance::Wait(1));
+        assert!(!core.rates.hold_anybody());
+        // One that goes while it waits leaves the list in time, and others go on waiting.
+        core.rates.throttled.push((7, 1, core.clock.tick()));
+        core.slots.open(8, Phase::Open).set(Flags::THROTTLED);
+        let late = core.clock.tick().wrapping_add(9);
+        core.rates.throttled.push((8, 2, late));
+        core.release_throttled();
+        assert_eq!(core.rates.throttled, [(8, 2, late)]);
+    }
+
+    #[test]
+    fn the_list_has_no_more_entries_than_so_many_for_each_connection() {
+        let mut core = core(|config| config.message_rate = 10);
+        let most = core.slots.most_entries();
+        let gone = |count: usize| (0..count).map(|n| (100 + n as u32, 1, 0));
+        core.rates.throttled.extend(gone(most - 1));
+        core.hold_back(0, 1, Allowance::Wait(1));
+        assert_eq!(core.rates.throttled.len(), most);
+        core.slots.get_mut(0).unwrap().clear(Flags::THROTTLED);
+        core.hold_back(0, 1, Allowance::Wait(1));
+        assert_eq!(core.rates.throttled.len(), 2, "those of the gone are taken out");
     }
 }

@@ -1,7 +1,6 @@
 //! Deadlines of one connection against a kernel that is asked what its peer has acknowledged, with
 //! clocks that go around on the way.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +8,6 @@ use bytes::Bytes;
 use super::config::{Config, Heartbeat};
 use super::core::Core;
 use super::inbound::Place;
-use super::links::Network;
-use super::rng::Rng;
 use super::slots::{Flags, Phase, Ping};
 use super::value::{Cause, Data};
 use crate::protocol::CloseCode;
@@ -34,16 +31,7 @@ fn starts(config: &Config) -> [u64; 4] {
 
 impl Stage {
     fn new(config: &Config, start: u64) -> Self {
-        let network: Arc<Network<()>> = Arc::new(Network { posts: Vec::new() });
-        let config = Arc::new(config.clone());
-        let mut core = Core::new(config, 0, network, Arc::default(), Arc::default(), Rng::new(1));
-        core.begin_time(start);
-        let pulse = core.limits.heartbeat.begin(core.clock.tick(), &mut core.rng);
-        let tick = core.clock.tick();
-        let hot = core.slots.open(0, Phase::Open);
-        core.census.enter(hot);
-        (hot.active, hot.pulse) = (tick, pulse);
-        core.arm(0);
+        let core = Core::alone(config.clone(), start, 0);
         Self { core, now: start, held: 0 }
     }
 
@@ -253,4 +241,27 @@ fn what_is_old_does_not_look_young_when_ticks_have_gone_around() {
     assert!(stage.core.clock.tick().wrapping_sub(seen) < 1 << 20, "it would look as young as this");
     let kept = stage.core.slots.get(0).unwrap().pulse.seen;
     assert!(super::clock::since(stage.core.clock.tick(), kept) >= 1 << 30);
+}
+
+#[test]
+fn each_ping_waits_for_what_is_before_it() {
+    let config = Config { heartbeat: Heartbeat::default(), ..config() };
+    let mut stage = Stage::new(&config, 0);
+    let take = |stage: &mut Stage, count: usize| {
+        let Core { slots, watches, .. } = &mut stage.core;
+        watches.note_taken(0, slots.get(0).unwrap(), count);
+    };
+    // As much is acknowledged as is taken: 10 KB/s.
+    stage.held = 20_000;
+    stage.pass(35, |stage| take(stage, 1000));
+    assert_eq!(stage.core.counted.heartbeats_sent, 1);
+    stage.core.on_life(0);
+    assert_eq!(stage.core.counted.heartbeats_answered, 1);
+    stage.pass(25, |stage| take(stage, 1000));
+    // The next one comes behind 40 s of data.
+    take(&mut stage, 380_000);
+    stage.held = 400_000;
+    stage.pass(28, |stage| stage.held -= 1000);
+    let counted = &stage.core.counted;
+    assert_eq!((counted.heartbeats_sent, counted.heartbeats_missed), (2, 0));
 }

@@ -331,3 +331,7 @@ pub(super) const CORK_MAX: usize = 16 * 1024;
 
 /// Longest payload, in bytes, of a reply that is moved beside the others of its turn.
 const MOVED_MAX: usize = 256;
+
+#[cfg(test)]
+#[path = "queueing_tests.rs"]
+mod tests;

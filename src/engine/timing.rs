@@ -385,3 +385,7 @@ pub(super) const FORGIVEN: u32 = 3;
 /// Ticks after which the next part of the records is swept: a million connections are swept every
 /// 2^22 ticks.
 const SWEEP: u32 = 1 << 12;
+
+#[cfg(test)]
+#[path = "timing_tests.rs"]
+mod tests;

@@ -181,4 +181,14 @@ mod tests {
         assert!(Access::new("key", true).allows(&empty));
         assert_eq!(format!("{:?}", Access::new("key", false)), "Key(..)");
     }
+
+    #[test]
+    fn another_key_of_the_same_length_is_another_wherever_it_differs() {
+        assert!(same(b"key", b"key"));
+        for given in [&b"Key"[..], b"kEy", b"keY", b"ek!", b"iey", b"igy"] {
+            assert!(!same(b"key", given), "{}", String::from_utf8_lossy(given));
+        }
+        // Twice by the same bits.
+        assert!(!same(b"aa", b"bb") && !same(b"", b""));
+    }
 }

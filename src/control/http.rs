@@ -496,3 +496,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least that hyper takes for a buffer.
 const BUFFER_MIN: usize = 8192;
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -280,3 +280,54 @@ fn ids_are_positive_and_differ_between_cores() {
         }
     }
 }
+
+#[test]
+fn nothing_is_left_when_each_book_is_empty() {
+    let remains: [fn(&mut Home); 7] = [
+        |home| drop(home.intern(&"a".into())),
+        |home| home.stored.push(0),
+        |home| home.held.record = 1,
+        |home| home.held.items = 1,
+        |home| home.idle = 1,
+        |home| home.copies = 1,
+        |home| home.copied.push_back(0),
+    ];
+    assert!(home(HomeLimits::default()).is_empty());
+    for (number, leave) in remains.into_iter().enumerate() {
+        let mut home = home(HomeLimits::default());
+        leave(&mut home);
+        assert!(!home.is_empty(), "{number}");
+    }
+}
+
+#[test]
+fn tables_grow_by_a_quarter_and_idle_channels_pay_their_part_of_them() {
+    let mut home = home(HomeLimits::default());
+    let mut before = [0; 2];
+    for n in 0..400 {
+        publish(&mut home, &format!("channel:{n}"), 10, seconds(1));
+        let now = [home.channels.capacity(), home.stored.capacity()];
+        for (before, now) in before.iter_mut().zip(now) {
+            let grown = now - *before;
+            assert!(
+                grown == 0 || (*before / 4..=*before / 4 + 8).contains(&grown),
+                "{before} {now}"
+            );
+            *before = now;
+        }
+    }
+    assert_eq!((home.len(), home.idle, home.active()), (400, 400, 0));
+    let records = heap(home.channels.capacity() * size_of::<Option<Channel>>());
+    let keys = heap((home.stored.capacity() + home.missed.capacity()) * size_of::<u32>());
+    let tables = records + keys + home.names.allocation_size();
+    assert_eq!(home.records(), home.held.record + tables);
+    assert_eq!(
+        home.history_bytes(),
+        home.held.items + home.held.record + tables + home.results.bytes()
+    );
+    // Channels with subscribers are on the account of those.
+    home.idle = 100;
+    assert_eq!((home.records(), home.active()), (home.held.record + tables / 4, 300));
+    home.missed.reserve_exact(1000);
+    assert!(home.records() >= home.held.record + tables / 4 + 1000);
+}

@@ -78,7 +78,9 @@ mod tests {
         queue.push(b"");
         queue.push(b"ghi");
         assert_eq!(queue.len(), 9 + 3 * LENGTH);
+        assert!(queue.memory() >= queue.len());
         queue.keep(Some(5));
+        assert_eq!(queue.len(), 8 + 3 * LENGTH);
         assert_eq!(queue.first(), Some(&b"bcdef"[..]));
         queue.keep(Some(5));
         queue.keep(Some(1));
@@ -115,5 +117,12 @@ mod tests {
             queue.keep(None);
         }
         assert!(queue.memory() < 2000, "{}", queue.memory());
+        for round in 0..1000 {
+            queue.push(&[3; 300][..round % 300]);
+            queue.push(&[4; 10]);
+            queue.keep(None);
+            queue.keep(None);
+        }
+        assert!(queue.memory() < 4000, "{}", queue.memory());
     }
 }

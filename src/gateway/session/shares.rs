@@ -186,6 +186,38 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_one_connections_and_begins_anew_behind_anothers() {
+        let mut pace = Pace::default();
+        (0..31).for_each(|_| pace.spend(A, COMMAND));
+        pace.spend(B, COMMAND);
+        assert!(!pace.is_spent(A) && !pace.is_spent(B));
+        (0..31).for_each(|_| pace.spend(A, COMMAND));
+        assert!(!pace.is_spent(A));
+    }
+
+    #[test]
+    fn a_crowd_leaves_no_memory_behind_and_a_few_keep_theirs() {
+        let mut pace = Pace::default();
+        (0..1000).for_each(|number| pace.wait(Link(number)));
+        assert!(pace.end());
+        assert_eq!(pace.begin(), 1000, "nobody is forgotten");
+        while pace.next().is_some() {}
+        assert!(!pace.end());
+        assert_eq!(pace.backlog.capacity(), 0);
+        pace.backlog = VecDeque::with_capacity(KEPT);
+        assert!(!pace.end());
+        assert!(pace.backlog.capacity() > 0);
+        let mut debts = Debts::default();
+        let at = Duration::from_secs;
+        debts.owe(at(0), A, at(1));
+        assert_eq!((debts.sweep(at(4)), debts.sweep(at(8))), (Some(at(8)), None));
+        assert!(debts.paid.capacity() > 0);
+        (0..1000).for_each(|number| debts.owe(at(8), Link(number), at(1)));
+        assert_eq!((debts.sweep(at(12)), debts.sweep(at(16))), (Some(at(16)), None));
+        assert_eq!(debts.paid.capacity(), 0);
+    }
+
+    #[test]
     fn where_many_wait_each_has_its_turn_soon() {
         let mut pace = Pace::default();
         (0..CROWD as u64 + 1).for_each(|number| pace.wait(Link(number)));
@@ -211,6 +243,7 @@ mod tests {
         debts.owe(at(13), B, at(1));
         assert_eq!(debts.sweep(at(13)), Some(at(14)));
         assert_eq!((debts.sweep(at(14)), debts.paid.len()), (Some(at(18)), 1));
+        assert_eq!(debts.wait(at(14), A), Some(at(73)), "who owes is not forgotten");
         assert_eq!((debts.sweep(at(77)), debts.paid.len()), (Some(at(81)), 0));
         assert_eq!(debts.sweep(at(81)), None);
         debts.owe(at(81), A, at(5));

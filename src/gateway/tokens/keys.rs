@@ -287,10 +287,35 @@ mod tests {
         assert!(Key::rsa(&[0xff; 256], &[]).is_err());
         assert!(Key::rsa(&[0xfe; 256], &[1, 0, 1]).is_err());
         assert!(Key::rsa(&[], &[1, 0, 1]).is_err());
+        let short = [&[0x7f][..], &[0xff; 255]].concat();
+        assert!(Key::rsa(&short, &[1, 0, 1]).unwrap_err().contains("2047 bits"));
+        assert!(Key::rsa(&[0xff; 256], &[1, 0, 0, 1]).is_ok());
+        assert!(Key::rsa(&[0xff; 256], &[1, 0, 0, 0, 1]).is_err());
         for length in [0, 1, 31, 33, 64, 65, 97, 133] {
             assert!(Key::ec(&vec![4; length]).is_err(), "{length}");
             assert!(Key::ed25519(&vec![0xff; length]).is_err(), "{length}");
         }
+    }
+
+    #[test]
+    fn lengths_in_der_have_three_forms() {
+        let element = |head: &[u8], length: usize| {
+            let bytes = [head, &vec![7; length], b"rest"].concat();
+            der_element(&bytes, 2).map(|(content, rest)| (content.len(), rest.to_vec()))
+        };
+        for (head, length) in
+            [(&[2, 0x7f][..], 0x7f), (&[2, 0x81, 0x80], 0x80), (&[2, 0x82, 1, 0], 0x100)]
+        {
+            assert_eq!(element(head, length), Some((length, b"rest".to_vec())), "{head:?}");
+        }
+        assert_eq!(element(&[3, 1], 1), None, "another tag");
+        assert_eq!(element(&[2, 0x84, 0, 0, 0, 1], 1), None, "longer than any key");
+        assert_eq!(element(&[2, 0x7f], 5), None, "cut off");
+    }
+
+    #[test]
+    fn keys_do_not_get_into_logs() {
+        assert_eq!(format!("{:?}", Key::hmac(b"secret")), "Hmac");
     }
 
     proptest::proptest! {

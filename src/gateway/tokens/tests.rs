@@ -488,6 +488,72 @@ fn keys_of_a_set_are_used_for_what_they_are() {
 }
 
 #[test]
+fn a_reload_keeps_the_keys_that_were_fetched_from_the_same_place() {
+    let fixtures = fixtures();
+    let token = text(&fixtures, "tokens", "ES256");
+    let fetching = |url: &str| verifier(|options| options.jwks_public_endpoint = url.to_owned());
+    let mut same = fetching("https://issuer/keys");
+    same.keep_fetched_keys(&with_set());
+    assert!(same.connection(token, NOW).is_ok());
+    let mut other = fetching("https://other/keys");
+    other.keep_fetched_keys(&with_set());
+    assert_eq!(other.connection(token, NOW), Err(TokenError::NeedKey("es256".to_owned())));
+}
+
+#[test]
+fn a_set_has_its_bounds_and_says_what_is_wrong_with_its_first_key() {
+    let key = fixtures()["jwks"]["keys"][0].clone();
+    let parse = |keys: Vec<Value>| KeySet::parse(json!({ "keys": keys }).to_string().as_bytes());
+    assert!(KeySet::default().is_empty());
+    let most = parse(vec![key.clone(); 256]).unwrap();
+    assert_eq!((most.len(), most.is_empty()), (256, false));
+    assert!(parse(vec![key; 257]).is_err());
+    let other = |kid: &str, kty: &str| json!({"kid": kid, "kty": kty});
+    let error = parse(vec![other("a", "oct"), other("b", "other")]).unwrap_err();
+    let why = "has no usable key: key \"a\" is of type oct, which is not supported";
+    assert_eq!(error.to_string(), why);
+}
+
+#[test]
+fn coordinates_have_the_length_of_their_curve_each() {
+    use base64::Engine as _;
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let fixtures = fixtures();
+    let keys = fixtures["jwks"]["keys"].as_array().unwrap();
+    let key = keys.iter().find(|key| key["kid"] == "es384").unwrap();
+    let bytes = |name: &str| engine.decode(key[name].as_str().unwrap()).unwrap();
+    // A point of one curve that is cut where the coordinate of another ends.
+    let point = [bytes("x"), bytes("y")].concat();
+    let (x, y) = point.split_at(32);
+    let cut = json!({"keys": [{
+        "kid": "cut", "kty": "EC", "crv": "P-256", "x": engine.encode(x), "y": engine.encode(y),
+    }]});
+    assert!(KeySet::parse(cut.to_string().as_bytes()).unwrap_err().0.contains("wrong length"));
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    assert_eq!(TokenError::Expired.to_string(), "the token expired");
+    assert_eq!(TokenError::NeedKey("a".to_owned()).to_string(), "no key \"a\" in the key set");
+    assert_eq!(invalid("it is odd").to_string(), "it is odd");
+    let secretless = TokenRequest::default().sign("").unwrap_err();
+    assert_eq!(secretless.to_string(), "the secret is empty");
+    let fixtures = fixtures();
+    let ecdsa = verifier(|options| {
+        options.ecdsa_public_key = text(&fixtures, "pem", "es256").to_owned();
+    });
+    let error = ecdsa.connection(text(&fixtures, "tokens", "EdDSA"), NOW).unwrap_err();
+    assert_eq!(reason(error), "there is no key for its algorithm");
+}
+
+#[test]
+fn an_empty_payload_in_base64_is_none() {
+    let claims = json!({"sub": "42", "info": {"a": 1}, "b64info": ""});
+    let claims = with_secret().connection(&signed(&claims), NOW).unwrap();
+    assert_eq!(claims.info, "{\"a\":1}");
+}
+
+#[test]
 fn extensions_that_must_be_understood_are_not() {
     let token = sign_with(&json!({"alg": "HS256", "crit": ["b64"]}), &json!({}), b"secret");
     assert!(reason(with_secret().connection(&token, NOW).unwrap_err()).contains("crit"));

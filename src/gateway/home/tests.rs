@@ -331,3 +331,18 @@ fn tables_grow_by_a_quarter_and_idle_channels_pay_their_part_of_them() {
     home.missed.reserve_exact(1000);
     assert!(home.records() >= home.held.record + tables / 4 + 1000);
 }
+
+#[test]
+fn keys_of_publications_are_counted_each_once() {
+    let mut home = home(HomeLimits::default());
+    for key in ["a", "b", "c", "a"] {
+        let publish = Publish {
+            data: Bytes::from_static(b"1"),
+            stream: Some(OPTIONS),
+            idempotency_key: key.to_owned(),
+            ..Publish::default()
+        };
+        home.publish(&"channel".into(), publish, 0, seconds(1));
+    }
+    assert_eq!((home.idempotency_keys(), home.counters().suppressed), (3, 1));
+}

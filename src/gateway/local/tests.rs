@@ -128,15 +128,18 @@ fn the_account_has_every_part_of_a_subscription() {
     let name = |length: usize| 2 * (size_of::<Channel>() + 128 + shared(length));
     assert_eq!((locals.bytes(), locals.filter_bytes()), (records + name(5), 0));
     let long = "long".repeat(50);
-    locals.begin(key, client, &long, begin(Some(filter.clone()))).unwrap();
+    let filtered = locals.begin(key, client, &long, begin(Some(filter.clone()))).unwrap();
     assert_eq!(locals.bytes(), 2 * records + name(5) + name(200));
     let place = 2 * size_of::<(u32, Arc<Filter>)>();
     assert_eq!(locals.filter_bytes(), filter.cost() + place);
+    locals.end(client, filtered.sub).unwrap();
+    assert_eq!((locals.bytes(), locals.filter_bytes()), (records + name(5), 0));
 }
 
 #[test]
 fn nothing_is_left_when_each_book_is_empty() {
-    let remains: [fn(&mut Locals); 5] = [
+    let remains: [fn(&mut Locals); 6] = [
+        |locals| drop(locals.names.insert_unique(0, 0, |_| 0)),
         |locals| locals.bytes = 1,
         |locals| locals.filter_bytes = 1,
         |locals| drop(locals.ids.insert(ChannelId(1), 0)),
@@ -166,15 +169,19 @@ fn a_crowd_that_leaves_a_channel_gives_its_memory_back_and_numbers_go_on() {
         locals.confirm(&answer(&begun, 1)).unwrap();
         crowd.push((key, begun.sub));
     }
-    let capacity = |locals: &Locals| locals.channels.iter().map(|it| it.1.members.capacity()).sum();
+    let capacity = |locals: &Locals| -> usize {
+        locals.channels.iter().map(|it| it.1.members.capacity()).sum()
+    };
     let full: usize = capacity(&locals);
     let leave = |locals: &mut Locals, users: &mut Users, (key, sub): (ClientKey, SubKey)| {
         locals.end(users.get_mut(key).unwrap(), sub).unwrap();
     };
-    for it in crowd.drain(600..) {
+    for it in crowd.drain(full / 4..) {
         leave(&mut locals, &mut users, it);
+        assert_eq!(capacity(&locals), full, "those who come back find room");
     }
-    assert_eq!(capacity(&locals), full, "those who come back find room");
+    leave(&mut locals, &mut users, crowd.pop().unwrap());
+    assert_eq!(capacity(&locals), 2 * (full / 4 - 1), "and so they do now");
     for it in crowd.drain(10..) {
         leave(&mut locals, &mut users, it);
     }

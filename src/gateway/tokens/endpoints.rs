@@ -197,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_letters_are_as_short() {
+        let of = |group: &str| {
+            let all = endpoints("https://{{it}}", &format!("^(?P<it>{group})$"), "");
+            all.map(|all| all.urls().len())
+        };
+        assert_eq!(of("[a-d][a-h]"), Ok(32));
+        assert!(of("[a-c][a-k]").is_err());
+    }
+
+    #[test]
     fn a_token_must_not_choose_freely() {
         let of = |issuer: &str| endpoints("https://a/{{x}}/keys", issuer, "");
         for free in

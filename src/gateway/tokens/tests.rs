@@ -532,6 +532,26 @@ fn coordinates_have_the_length_of_their_curve_each() {
 }
 
 #[test]
+fn the_issuer_chooses_among_the_key_sets_that_are_configured() {
+    let mut verifier = verifier(|options| {
+        options.jwks_public_endpoint = "https://{{realm}}/keys".to_owned();
+        options.issuer_regex = "^https://id/(?P<realm>one|two)$".to_owned();
+    });
+    let set = fixtures()["jwks"].to_string();
+    assert_eq!(verifier.replace_keys("https://two/keys", set.as_bytes()), Ok(5));
+    let from = |issuer: &str| {
+        let header = json!({"alg": "ES256", "kid": "es256"});
+        let token = sign_with(&header, &json!({ "iss": issuer }), b"none of theirs");
+        verifier.connection(&token, NOW).unwrap_err()
+    };
+    assert_eq!(from("https://id/one"), TokenError::NeedKey("es256".to_owned()));
+    assert_eq!(reason(from("https://id/two")), "the signature does not hold");
+    let nowhere = "no keys are for its issuer and audience";
+    assert_eq!(reason(from("https://id/three")), nowhere);
+    assert_eq!(reason(from("")), nowhere);
+}
+
+#[test]
 fn errors_say_what_is_wrong() {
     assert_eq!(TokenError::Expired.to_string(), "the token expired");
     assert_eq!(TokenError::NeedKey("a".to_owned()).to_string(), "no key \"a\" in the key set");

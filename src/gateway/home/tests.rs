@@ -284,7 +284,7 @@ fn ids_are_positive_and_differ_between_cores() {
 #[test]
 fn nothing_is_left_when_each_book_is_empty() {
     let remains: [fn(&mut Home); 7] = [
-        |home| drop(home.intern(&"a".into())),
+        |home| _ = home.intern(&"a".into()),
         |home| home.stored.push(0),
         |home| home.held.record = 1,
         |home| home.held.items = 1,

@@ -139,11 +139,11 @@ fn the_account_has_every_part_of_a_subscription() {
 #[test]
 fn nothing_is_left_when_each_book_is_empty() {
     let remains: [fn(&mut Locals); 6] = [
-        |locals| drop(locals.names.insert_unique(0, 0, |_| 0)),
+        |locals| _ = locals.names.insert_unique(0, 0, |_| 0),
         |locals| locals.bytes = 1,
         |locals| locals.filter_bytes = 1,
-        |locals| drop(locals.ids.insert(ChannelId(1), 0)),
-        |locals| drop(locals.intern("a")),
+        |locals| _ = locals.ids.insert(ChannelId(1), 0),
+        |locals| _ = locals.intern("a"),
         |locals| {
             let node = FilterNode { cmp: "ex".to_owned(), ..FilterNode::default() };
             let node = FilterNode { key: "odd".to_owned(), ..node };

@@ -216,6 +216,8 @@ impl Core {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.work.arm_poll(slot, hot);
         }
+        // A handshake takes memory; whoever has most of it pays.
+        self.enforce_inbound();
         Ok(())
     }
 

@@ -24,6 +24,8 @@ use crate::protocol::request::Refusal;
 use crate::tls::keys::{ClientSetup, ServerSetup};
 use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, Ticket, greet, length};
 
+#[path = "secure_audit.rs"]
+mod audit;
 #[path = "secure_sealing.rs"]
 mod sealing;
 
@@ -86,6 +88,8 @@ pub(super) struct Plaintext {
     pub(super) range: Range<usize>,
     /// What ended the connection behind it.
     pub(super) end: Option<End>,
+    /// The first record had come in part.
+    was_partial: bool,
 }
 
 /// An end of a connection below its messages.
@@ -120,6 +124,13 @@ impl Secure {
         greetings_max: usize,
     ) -> Self {
         Self { setup, dials, greetings_max, ..Self::default() }
+    }
+
+    /// The same with other limits of records.
+    #[cfg(feature = "simulation")]
+    pub(super) fn limited(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Whether there may be connections that speak TLS.
@@ -297,7 +308,7 @@ impl Secure {
         let rest = if end.is_none() { at..range.end } else { range.end..range.end };
         let goes_on = at == begin && before > 0;
         self.keep(slot, rest, unfinished, goes_on.then_some(range.len()), opening);
-        Plaintext { range: found, end }
+        Plaintext { range: found, end, was_partial: before > 0 }
     }
 
     /// Keeps what is not complete. `more` is how many bytes came of a record that was there in
@@ -430,7 +441,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             core.counted.tls_handshakes_evicted += 1;
             core.drop_connection(evicted, Cause::InboundFull);
         }
-        core.watch_record(slot);
+        core.watch_record(slot, plaintext.was_partial);
         core.enforce_inbound();
         plaintext
     }

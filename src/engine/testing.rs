@@ -205,6 +205,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.handshakes.len() == 0 && core.dials.is_empty(), "handshakes are left")?;
         check(core.secure.unfinished() == 0, "handshakes or records of TLS are left")?;
         check(core.leftovers.count() == 0, "input is left")?;
+        check(core.secure.records() == 0, "record layers are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
@@ -234,6 +235,22 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Whether the connection in this slot has been told to leave its input unread.
     pub fn is_held(&self, slot: u32) -> bool {
         self.core.slots.get(slot).is_some_and(|hot| hot.has(Flags::HELD))
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl<R: Ring, H: Handler> Worker<R, H> {
+    /// Lets connections speak TLS from now on, accepted ones and dials that ask for it, over
+    /// handshakes that are scripted.
+    pub fn speak_tls(
+        &mut self,
+        scripts: &crate::tls::scripted::Scripts,
+        limits: crate::tls::Limits,
+    ) {
+        let (server, client) = scripts.setups();
+        let most = self.core.config.max_tls_handshakes;
+        let secure = super::secure::Secure::new(Some(server), Some(client), most);
+        self.core.secure = secure.limited(limits);
     }
 }
 
@@ -302,9 +319,11 @@ impl Core {
         check(hot.watched == self.watches.contains(slot), "watched, or not")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
+            check(!self.secure.keeps(slot), "TLS of the gone")?;
             return check(!hot.has(Flags::BLOCKED | Flags::SURPLUS), "counted though gone");
         }
         self.audit_inbound(slot, hot)?;
+        self.secure.audit(slot, hot)?;
         self.audit_outbox(hot, tally)
     }
 
@@ -424,6 +443,7 @@ impl Core {
         for (name, kept, summed) in pairs {
             check(kept == summed, &format!("{name}: {kept} kept, {summed} found"))?;
         }
+        self.secure.audit_count()?;
         self.outgoing.ledger().audit(tally.entered, &tally.shared, &tally.ranks)?;
         check(
             self.outgoing.ledger().total() <= self.config.max_outboxes,

@@ -61,7 +61,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if !self.core.slots.get(slot).is_some_and(listens) {
             return;
         }
-        let Plaintext { range, end } = self.open_records(slot, range);
+        let Plaintext { range, end, .. } = self.open_records(slot, range);
         if !range.is_empty() {
             self.step(slot, generation, range, again);
         }

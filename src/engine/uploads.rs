@@ -45,9 +45,10 @@ impl Core {
         }
     }
 
-    /// Arms the deadline of a record that has just begun, if none is armed before it.
-    pub(super) fn watch_record(&mut self, slot: u32) {
-        if self.secure.partial(slot).is_some() {
+    /// Arms the deadline of a record that has just begun, if none is armed before it. With the end
+    /// of one that was there in part, that of the message before it holds again.
+    pub(super) fn watch_record(&mut self, slot: u32, was_partial: bool) {
+        if was_partial || self.secure.partial(slot).is_some() {
             self.watch_upload(slot);
         }
     }

@@ -24,9 +24,10 @@ use super::direction::{APPLICATION_DATA, Aead, CONTENT_MAX, HEADER, SECRET, Shap
 use super::fault::{
     DECODE_ERROR, Fault, INTERNAL_ERROR, RECORD_OVERFLOW, Reason, UNEXPECTED_MESSAGE,
 };
-use super::keys::{ClientSetup, ServerSetup};
+use super::keys::{ClientSetup, ServerSetup, Way};
 use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Record, Role};
 use super::resumption::Waiting;
+use super::scripted::Scripted;
 
 /// A handshake under way: about 5 KiB, and what is there of an incomplete message.
 pub struct Greeting {
@@ -46,6 +47,8 @@ pub struct Greeting {
 enum Side {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
+    /// A simulation's.
+    Scripted(Scripted),
     /// Done, or failed.
     Over,
 }
@@ -146,8 +149,13 @@ fn clear_alert(code: u8, out: &mut Vec<u8>) {
 impl Greeting {
     /// The server's side. Worth making once the first record is whole: a silent peer costs nothing.
     pub fn server(setup: &ServerSetup) -> Result<Self, Fault> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(setup.config()));
-        let side = Side::Server(Box::new(connection.map_err(|error| refused(&error))?));
+        let side = match setup.way() {
+            Way::Rustls(config) => {
+                let connection = UnbufferedServerConnection::new(Arc::clone(config));
+                Side::Server(Box::new(connection.map_err(|error| refused(&error))?))
+            }
+            Way::Scripted(scripts) => Side::Scripted(scripts.begin(Role::Server, &mut Vec::new())),
+        };
         Ok(Self::new(side, SERVER_FEED_MAX))
     }
 
@@ -162,7 +170,14 @@ impl Greeting {
         let name = ServerName::try_from(name.to_owned()).map_err(|error| {
             Fault::Greeting(Reason::Internal, format!("no name of a server: {error}"))
         })?;
-        let connection = UnbufferedClientConnection::new(Arc::clone(setup.config(resume)), name);
+        let config = match setup.way(resume) {
+            Way::Rustls(config) => Arc::clone(config),
+            Way::Scripted(scripts) => {
+                let side = Side::Scripted(scripts.begin(Role::Client, out));
+                return Ok(Self::new(side, CLIENT_FEED_MAX));
+            }
+        };
+        let connection = UnbufferedClientConnection::new(config, name);
         let side = Side::Client(Box::new(connection.map_err(|error| refused(&error))?));
         let mut greeting = Self::new(side, CLIENT_FEED_MAX);
         greeting.keeps = setup.keeps();
@@ -193,6 +208,13 @@ impl Greeting {
         if self.fed > self.max {
             self.refuse(&Fault::GreetingLength, out);
             return Err(Fault::GreetingLength);
+        }
+        if let Side::Scripted(script) = &mut self.side {
+            let fed = script.feed(record, out);
+            if !matches!(fed, Ok(None)) {
+                self.side = Side::Over;
+            }
+            return Ok(fed?.map_or(Step::More, |record| Step::Done(Box::new(record.into()))));
         }
         self.held.extend_from_slice(record);
         match self.process(out) {
@@ -230,7 +252,7 @@ impl Greeting {
                 Side::Client(connection) => {
                     step(connection.process_tls_records(&mut self.held), out)
                 }
-                Side::Over => return Err(Fault::Closed),
+                Side::Scripted(_) | Side::Over => return Err(Fault::Closed),
             };
             self.held.drain(..discard);
             match next {
@@ -265,7 +287,7 @@ impl Greeting {
                 Side::Client(connection) => {
                     step(connection.process_tls_records(&mut self.held), out)
                 }
-                Side::Over => return false,
+                Side::Scripted(_) | Side::Over => return false,
             };
             self.held.drain(..discard);
             let is_alert = out.len() == start + ALERT_LEN || out.len() == start + SEALED_ALERT_LEN;
@@ -284,6 +306,7 @@ impl Greeting {
         let (common, role): (&CommonState, _) = match &self.side {
             Side::Server(connection) => (connection, Role::Server),
             Side::Client(connection) => (connection, Role::Client),
+            Side::Scripted(_) => return clear_alert(code, out),
             Side::Over => return,
         };
         let is_new = common.protocol_version() == Some(ProtocolVersion::TLSv1_3);
@@ -333,7 +356,22 @@ impl Greeting {
                 }
                 Ok(welcome)
             }
-            Side::Over => Err(Fault::Closed),
+            Side::Scripted(_) | Side::Over => Err(Fault::Closed),
+        }
+    }
+}
+
+impl From<Record> for Welcome {
+    /// That of a handshake of which only the record layer is known.
+    fn from(record: Record) -> Self {
+        Self {
+            record,
+            group: None,
+            resumed: false,
+            alpn: false,
+            server_name: None,
+            certificate: None,
+            ticket: None,
         }
     }
 }

@@ -27,6 +27,7 @@ use super::direction::Version;
 use super::greet::Catch;
 use super::pem::{self, PemError};
 use super::resumption::Sessions;
+use super::scripted::Scripts;
 use super::tickets::{TicketSecret, Tickets};
 
 /// What a server's handshakes need, as an operator writes it. Each `*_pem` is a path, PEM text or
@@ -63,7 +64,7 @@ pub struct ServerMaterials {
 
 /// What the handshakes of one core share. A core has its own: a count that cores share would be a
 /// cache line they fight for.
-pub struct ServerSetup(Arc<ServerConfig>);
+pub struct ServerSetup(Way<ServerConfig>);
 
 /// Loaded trust: [`ClientMaterials::setup`] makes of it what a core needs to dial.
 pub struct ClientMaterials {
@@ -77,11 +78,18 @@ pub struct ClientMaterials {
 #[derive(Clone)]
 pub struct ClientSetup {
     /// For handshakes that go on with an earlier session, where there is one.
-    resuming: Arc<ClientConfig>,
+    resuming: Way<ClientConfig>,
     /// For whole ones.
-    whole: Arc<ClientConfig>,
+    whole: Way<ClientConfig>,
     /// Whether tickets are kept.
     keeps: bool,
+}
+
+/// Who does handshakes.
+pub(super) enum Way<C> {
+    Rustls(Arc<C>),
+    #[cfg_attr(not(feature = "simulation"), allow(dead_code, reason = "scripts have no value"))]
+    Scripted(Scripts),
 }
 
 /// Whom we trust where we dial.
@@ -174,7 +182,7 @@ impl ServerMaterials {
         config.send_half_rtt_data = false;
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Catch);
-        Ok(ServerSetup(Arc::new(config)))
+        Ok(ServerSetup(Way::Rustls(Arc::new(config))))
     }
 
     /// What there is to know about the certificates, in their order.
@@ -206,7 +214,12 @@ impl ServerMaterials {
 }
 
 impl ServerSetup {
-    pub(super) fn config(&self) -> &Arc<ServerConfig> {
+    #[cfg(feature = "simulation")]
+    pub(super) fn of(way: Way<ServerConfig>) -> Self {
+        Self(way)
+    }
+
+    pub(super) fn way(&self) -> &Way<ServerConfig> {
         &self.0
     }
 }
@@ -243,7 +256,8 @@ impl ClientMaterials {
             whole.resumption = Resumption::store(Arc::new(sessions.unused()));
             resuming.resumption = Resumption::store(Arc::new(sessions));
         }
-        Ok(ClientSetup { resuming: Arc::new(resuming), whole: Arc::new(whole), keeps })
+        let way = |config| Way::Rustls(Arc::new(config));
+        Ok(ClientSetup { resuming: way(resuming), whole: way(whole), keeps })
     }
 
     fn config(&self) -> Result<ClientConfig, KeyFault> {
@@ -267,7 +281,12 @@ impl ClientSetup {
         ClientMaterials::load(trust)?.setup()
     }
 
-    pub(super) fn config(&self, resume: bool) -> &Arc<ClientConfig> {
+    #[cfg(feature = "simulation")]
+    pub(super) fn of(way: Way<ClientConfig>) -> Self {
+        Self { resuming: way.clone(), whole: way, keeps: false }
+    }
+
+    pub(super) fn way(&self, resume: bool) -> &Way<ClientConfig> {
         if resume { &self.resuming } else { &self.whole }
     }
 
@@ -379,6 +398,15 @@ fn roots(source: &str) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     Ok(roots)
+}
+
+impl<C> Clone for Way<C> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Rustls(config) => Self::Rustls(Arc::clone(config)),
+            Self::Scripted(scripts) => Self::Scripted(scripts.clone()),
+        }
+    }
 }
 
 /// Believes every certificate, and checks only that its key is there.

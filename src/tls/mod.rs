@@ -22,6 +22,12 @@ mod parts;
 mod pem;
 mod record;
 mod resumption;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod scripted;
+#[cfg(not(feature = "simulation"))]
+#[path = "unscripted.rs"]
+mod scripted;
 mod tickets;
 
 pub use certificates::Facts;

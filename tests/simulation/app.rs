@@ -133,6 +133,8 @@ pub struct App {
     rng: Rng,
     /// Whether it misbehaves.
     wild: bool,
+    /// Whether connections speak TLS.
+    secure: bool,
     /// Whether it may stop its core.
     quits: bool,
     /// Letters received, by sender.
@@ -156,8 +158,8 @@ impl App {
         plan: &Plan,
     ) -> Self {
         let letters = HashMap::new();
-        let (wild, quits) = (!plan.calm, plan.quits);
-        Self { core, journal, handle, rng, wild, quits, letters, timers: 0 }
+        let (wild, secure, quits) = (!plan.calm, plan.tls.is_some(), plan.quits);
+        Self { core, journal, handle, rng, wild, secure, quits, letters, timers: 0 }
     }
 
     fn check(&self, holds: bool, what: &str) {
@@ -375,7 +377,7 @@ impl Handler for App {
     }
 
     fn passed(&mut self, cx: &mut Cx<'_>, passed: Passed) {
-        let Passed { received, place, .. } = passed;
+        let Passed { received, place, tls, .. } = passed;
         // It is served for a while.
         let mut journal = self.journal.borrow_mut();
         journal.places.push(place);
@@ -386,6 +388,7 @@ impl Handler for App {
         self.count("place handed over");
         self.meddle(cx);
         self.check(received.starts_with(b"GET "), "handed over without its request");
+        self.check(tls.is_some() == self.secure, "handed over without its TLS");
     }
 
     fn open(&mut self, conn: &mut Conn<'_>, state: &mut State) {
@@ -583,7 +586,9 @@ impl Handler for App {
             self.journal.borrow_mut().dials.push(0);
             let peer = SocketAddr::from(([10, 1, 0, 1], 80));
             let (host, target) = ("remote".to_owned(), "/".to_owned());
-            let (headers, tls, resume, compression) = (Vec::new(), None, false, false);
+            let headers = Vec::new();
+            let tls = (self.secure && !self.rng.one_in(3)).then(|| host.clone());
+            let (resume, compression) = (false, false);
             let target = DialTarget { peer, host, target, headers, tls, resume, compression };
             cx.dial(&Arc::new(target), None, begun as u64);
         }

@@ -13,6 +13,7 @@ use super::kernel::Kernel;
 use super::packing;
 use super::plan::Plan;
 use super::script::{Character, Script, Step};
+use super::session::Session;
 use super::streamer::Streamer;
 
 /// How far a client's connection is.
@@ -34,6 +35,9 @@ pub struct Peer {
     pub port: u16,
     pub script: Script,
     pub introduction: Introduction,
+    pub tls: Option<Session>,
+    /// It has read up to the end of what the server sent.
+    pub saw_end: bool,
     pub stage: Stage,
     /// Bytes that are still to be written.
     out: VecDeque<u8>,
@@ -75,6 +79,8 @@ impl Peer {
             port: 1000 + index as u16,
             script,
             introduction: Introduction::default(),
+            tls: plan.session(index),
+            saw_end: false,
             stage: Stage::Away,
             out: VecDeque::new(),
             key: [index as u8; 16],
@@ -148,7 +154,10 @@ impl Peer {
                 request.splice(at..at, lines.into_bytes());
             }
         }
-        self.out.extend(&self.introduction.header);
+        match &mut self.tls {
+            Some(tls) => tls.introduce(&self.introduction.header),
+            None => self.out.extend(&self.introduction.header),
+        }
         self.out.extend(request);
     }
 
@@ -170,7 +179,12 @@ impl Peer {
             kernel.wires[self.index].taken_ns = kernel.now;
             self.busy = true;
             kernel.stir(self.index);
-            self.on_bytes(&mut bytes, kernel)?;
+            if let Some(tls) = &mut self.tls {
+                bytes = tls.receive(&bytes, &mut kernel.rng, &mut kernel.seen)?;
+            }
+            if !bytes.is_empty() {
+                self.on_bytes(&mut bytes, kernel)?;
+            }
         }
         let wire = &kernel.wires[self.index];
         let over = wire.gone || wire.shut;
@@ -182,6 +196,10 @@ impl Peer {
                 // A stream that ends inside a frame is a server that gave up in the middle.
                 kernel.seen.count(if broken { "cut by error" } else { "cut inside a frame" });
             }
+            if !reset && self.tls.as_ref().is_some_and(Session::is_partial) {
+                kernel.seen.count("TLS: cut inside a record");
+            }
+            self.saw_end = !reset;
             self.hang_up(kernel);
             self.finish(kernel, if reset { "peer was reset" } else { "peer saw the end" });
         }
@@ -331,9 +349,14 @@ impl Peer {
 
     /// Writes some of what waits, or takes its next step.
     fn write(&mut self, kernel: &mut Kernel) {
-        if !self.out.is_empty() {
+        if let Some(tls) = &mut self.tls {
+            let enough = 4 * self.script.chunk;
+            tls.fill(&mut self.out, enough, &mut kernel.rng, &mut kernel.seen);
+        }
+        let out = self.tls.as_mut().map_or(&mut self.out, |tls| &mut tls.pending);
+        if !out.is_empty() {
             let room = WINDOW.saturating_sub(kernel.wires[self.index].inbox.len());
-            let most = self.script.chunk.min(room).min(self.out.len());
+            let most = self.script.chunk.min(room).min(out.len());
             if most == 0 || self.away_ns.is_some() {
                 return;
             }
@@ -341,12 +364,15 @@ impl Peer {
                 true => most,
                 false => 1 + kernel.rng.below(most as u32) as usize,
             };
-            let bytes = self.out.drain(..count);
+            let bytes = out.drain(..count);
             if !kernel.wires[self.index].gone {
                 kernel.wires[self.index].inbox.extend(bytes);
             }
             self.busy = true;
             return kernel.stir(self.index);
+        }
+        if self.is_in_greeting() || self.has_said_its_end(kernel) {
+            return;
         }
         if self.stage == Stage::Upgrading && !self.script.eager {
             return;
@@ -363,8 +389,30 @@ impl Peer {
         self.take(step, kernel);
     }
 
+    /// Whether it can write nothing yet. Some leave then.
+    fn is_in_greeting(&self) -> bool {
+        let leaves = self.script.character == Character::Leaver && self.script.eager;
+        self.tls.as_ref().is_some_and(|tls| !tls.is_open() && !tls.ends) && !leaves
+    }
+
+    /// Ends its stream behind the last record.
+    fn has_said_its_end(&mut self, kernel: &mut Kernel) -> bool {
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.ends) else { return false };
+        let wire = &mut kernel.wires[self.index];
+        if !std::mem::replace(&mut wire.fin, true) {
+            let cut = tls.is_cut();
+            kernel.seen.count(if cut { "TLS: FIN inside a record" } else { "TLS: half close" });
+            self.script.steps.clear();
+            kernel.stir(self.index);
+        }
+        true
+    }
+
     fn take(&mut self, step: Step, kernel: &mut Kernel) {
         match step {
+            Step::HalfClose if self.tls.is_some() && kernel.rng.one_in(2) => {
+                self.tls.iter_mut().for_each(Session::close);
+            }
             Step::Message(kind, len, fragments) => self.message(kind, len, fragments, kernel),
             Step::Ping(payload) => {
                 self.pings.push_back(payload.clone());
@@ -461,6 +509,9 @@ impl Peer {
                 put(&mut self.out, true, Opcode::Ping, &ping, 7);
                 self.pings.push_back(ping);
             }
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.mark(self.out.len());
         }
     }
 

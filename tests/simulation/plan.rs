@@ -5,10 +5,12 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use ringhold::internals::rng::Rng;
+use ringhold::tls::{Limits, Role};
 use ringhold::{CloseCode, Compression, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
 
 use super::introduction;
 use super::kernel;
+use super::session::Session;
 
 /// How the kernel and the host behave.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,15 @@ pub struct Plan {
     pub drain: Drain,
     /// Which clients offer compression, as bits.
     offers: u64,
+    /// With what connections speak TLS, where they do.
+    pub tls: Option<Tls>,
+}
+
+/// What is particular to a run over TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Tls {
+    pub seed: u64,
+    pub limits: Limits,
 }
 
 impl Plan {
@@ -62,6 +73,13 @@ impl Plan {
     pub fn offer(&self, peer: usize) -> Option<u8> {
         let offers = self.offers >> (peer % 64) & 1 == 1;
         offers.then_some([15, 9, 15, 12, 15, 8, 15, 10][peer * 7 % 8])
+    }
+
+    /// The TLS of a client; some come without.
+    pub fn session(&self, index: usize) -> Option<Session> {
+        let mut rng = Rng::new(self.tls?.seed ^ (index as u64) << 32);
+        let clear = rng.one_in(12) && !self.calm;
+        (!clear).then(|| Session::new(Role::Client, self.calm, &mut rng))
     }
 }
 
@@ -152,6 +170,7 @@ pub fn draw(rng: &mut Rng) -> Plan {
         max_inflated: 0,
     });
     let offers = rng.draw();
+    let tls = secure(rng, calm, &mut config);
     Plan {
         calm,
         config,
@@ -165,7 +184,27 @@ pub fn draw(rng: &mut Rng) -> Plan {
         quits,
         drain,
         offers,
+        tls,
     }
+}
+
+/// Draws from a sequence of its own, so that whatever else is drawn stays: a run over TLS is that
+/// in the clear otherwise.
+fn secure(rng: &Rng, calm: bool, config: &mut Config) -> Option<Tls> {
+    let mut rng = Rng::new(rng.clone().draw() ^ 0x715);
+    rng.draw();
+    if !rng.one_in(3) {
+        return None;
+    }
+    let per_key = pick(&mut rng, &[1, 3, 100, 1 << 23]);
+    let limits = Limits { records_per_key: per_key.into(), ..Limits::default() };
+    if !calm {
+        // Less would be too little for any handshake.
+        let inbound = pick(&mut rng, &[20_000, 200_000, 1 << 30]) as usize;
+        config.max_inbound = config.max_inbound.max(inbound);
+        config.max_tls_handshakes = pick(&mut rng, &[1, 2, 10, 4096]) as usize;
+    }
+    Some(Tls { seed: rng.draw(), limits })
 }
 
 fn times(rng: &mut Rng) -> Config {

@@ -2,11 +2,15 @@
 //! some are silent, refuse, lie or leave. They check that the engine's client half sends a valid
 //! client's stream.
 
+use std::collections::VecDeque;
+
 use ringhold::internals::rng::Rng;
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::{Decoder, Event, Partial, Refusal, Role, request};
+use ringhold::tls;
 
 use super::kernel::Kernel;
+use super::session::Session;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -20,6 +24,9 @@ enum Manner {
 pub struct Remote {
     wire: usize,
     manner: Manner,
+    /// Where the engine begins with TLS.
+    pub tls: Option<Session>,
+    begun: bool,
     /// The request, until it is answered.
     head: Option<Vec<u8>>,
     partial: Option<Box<Partial>>,
@@ -38,7 +45,8 @@ impl Remote {
             _ => Manner::Proper,
         };
         let budget = rng.below(20);
-        Self { wire, manner, head: Some(Vec::new()), partial: None, budget, closed: false }
+        let (head, partial) = (Some(Vec::new()), None);
+        Self { wire, manner, tls: None, begun: false, head, partial, budget, closed: false }
     }
 
     /// Acts once. Returns when it wants to act again.
@@ -50,13 +58,31 @@ impl Remote {
         if !bytes.is_empty() {
             kernel.stir(self.wire);
         }
+        if !self.begun {
+            self.begun = !bytes.is_empty();
+            let secure = bytes.first() == Some(&22);
+            let rng = &mut kernel.rng;
+            self.tls = secure.then(|| Session::new(tls::Role::Server, false, rng));
+        }
+        if let Some(tls) = self.tls.as_mut().filter(|_| self.manner != Manner::Silent) {
+            bytes = tls.receive(&bytes, &mut kernel.rng, &mut kernel.seen)?;
+        }
         if self.manner != Manner::Silent {
             match self.head.take() {
                 Some(head) => self.on_request(head, &bytes, &mut out)?,
                 None => self.on_frames(&mut bytes, &mut out)?,
             }
         }
-        let leaves = self.closed || over || self.manner == Manner::Leaving;
+        let mut leaves = self.closed || over || self.manner == Manner::Leaving;
+        if let Some(tls) = &mut self.tls {
+            let mut waiting = VecDeque::from(out);
+            tls.fill(&mut waiting, usize::MAX, &mut kernel.rng, &mut kernel.seen);
+            if leaves && kernel.rng.one_in(2) {
+                tls.close();
+            }
+            leaves |= tls.ends;
+            out = tls.pending.drain(..).collect();
+        }
         let wire = &mut kernel.wires[self.wire];
         if !wire.gone {
             wire.inbox.extend(&out);

@@ -17,6 +17,7 @@ use ringhold::{Cause, CloseCode, Counters};
 
 use super::app::{App, Journal};
 use super::coverage::Coverage;
+use super::greeter;
 use super::introduction;
 use super::kernel::{Event, Kernel};
 use super::peer::{Peer, Stage};
@@ -96,11 +97,15 @@ impl Run {
             events: 0,
         };
         let world = Rc::new(RefCell::new(world));
+        let scripts = plan.tls.map(|tls| (greeter::scripts(tls.seed), tls.limits));
         let seat = |core: usize| {
             let app_rng = Rng::new(rng.draw());
             let app = App::new(core, journal.clone(), shared.handle(), app_rng, &plan);
             let ring = SimRing { world: world.clone(), core, queued: VecDeque::new(), lanes };
-            let worker = shared.worker(core as u16, ring, app, plan.table, rng.draw());
+            let mut worker = shared.worker(core as u16, ring, app, plan.table, rng.draw());
+            if let Some((scripts, limits)) = &scripts {
+                worker.speak_tls(scripts, *limits);
+            }
             Seat { worker, place: Place::Awake, stalled_ns: 0 }
         };
         let seats = (0..cores).map(seat).collect();
@@ -413,6 +418,7 @@ impl Run {
         if let Some(outcomes) = journal.dials.iter().find(|outcomes| **outcomes != 1) {
             return Err(format!("{outcomes} outcomes of a dial"));
         }
+        self.check_tls(&world, &journal, &counters)?;
         for peer in &world.peers {
             self.check_echoes(peer, &journal)?;
             self.check_client(peer, &journal, &mut seen)?;
@@ -424,6 +430,12 @@ impl Run {
         seen.add("refused: per address", counters.refused_per_address);
         seen.add("refused: no memory", counters.refused_inbound_full);
         seen.add("after burst", BURSTS.get());
+        seen.add("TLS: seeds", u64::from(self.plan.tls.is_some()));
+        seen.add("TLS: bad records", counters.tls_bad_records);
+        seen.add("TLS: handshakes failed", counters.tls_handshake_failures);
+        seen.add("TLS: handshakes evicted", counters.tls_handshakes_evicted);
+        seen.add("TLS: clients in the clear", counters.tls_not_tls);
+        seen.add("TLS: ends that were not said", counters.tls_truncated);
         seen.add("several workers", u64::from(self.seats.len() > 1));
         seen.add("mailbox found full by a core", counters.mailbox_full);
         seen.add("accept rate pauses", counters.accept_rate_pauses);
@@ -450,6 +462,46 @@ impl Run {
         seen.add("looks", counters.looks);
         seen.add("handshake timeouts", counters.handshake_timeouts);
         Ok(Report { turns: counters.turns, events: world.events, seen })
+    }
+
+    /// Only who breaks a rule is blamed, and nothing of what comes behind that reaches the
+    /// application. Where nothing fails, a server says its end.
+    fn check_tls(
+        &self,
+        world: &World,
+        journal: &Journal,
+        counters: &Counters,
+    ) -> Result<(), String> {
+        let peers = world.peers.iter().filter_map(|peer| peer.tls.as_ref());
+        let sessions = peers.chain(world.remotes.values().filter_map(|it| it.tls.as_ref()));
+        let flawed = sessions.filter(|tls| tls.is_flawed()).count() as u64;
+        let blamed = counters.tls_bad_records + counters.tls_handshake_failures;
+        if blamed > flawed {
+            return Err(format!("{blamed} broke a rule of TLS, and {flawed} did"));
+        }
+        for peer in &world.peers {
+            let Some(tls) = &peer.tls else { continue };
+            let received = journal.records.get(&peer.port).map_or(0, |record| record.received);
+            if let Some(most) = tls.most.filter(|most| received > *most) {
+                let index = peer.index;
+                return Err(format!("client {index}: {received} messages of {most} are heard"));
+            }
+            let record = journal.records.get(&peer.port);
+            let blamed = record.is_some_and(|it| {
+                (it.cause, it.code) == (Some(Cause::Protocol), Some(CloseCode::ABNORMAL))
+            });
+            let fast = peer.script.appetite >= 1_000_000 && peer.script.pace_us <= 1000;
+            if blamed && fast && peer.saw_end && tls.awaits_alert() {
+                return Err(format!("client {}: a broken rule without its alert", peer.index));
+            }
+            // A drain cuts who is not done in time.
+            let drained = record.is_some_and(|it| it.cause == Some(Cause::Drain));
+            let awaited = self.plan.calm && !drained && peer.saw_end && peer.is_content();
+            if awaited && !tls.ended {
+                return Err(format!("client {}: no close_notify", peer.index));
+            }
+        }
+        Ok(())
     }
 
     /// A close frame comes behind everything that was taken before it, unless it says that the

@@ -16,6 +16,7 @@
 #![allow(unreachable_pub)]
 
 mod broker_model {
+    pub mod audit;
     pub mod client;
     pub mod link;
     pub mod rules;

@@ -15,6 +15,7 @@ use ringhold::gateway::stream::{Epoch, Position, Read, StreamOptions};
 use ringhold::gateway::wire::{Encoding, Error};
 use ringhold::internals::rng::Rng;
 
+use super::audit::{self, Audit, What};
 use super::client::{Client, Place, Strict, Sub};
 use super::server::{Server, State};
 use super::world::{Asked, Faults, Node, World};
@@ -25,6 +26,9 @@ const STEPS: u32 = 1200;
 const PERSONS: usize = 10;
 pub const PRESENCE_TTL: Duration = Duration::from_secs(6);
 pub const CHECK: Duration = Duration::from_secs(4);
+/// Within this time after connections are there again everything is repaired: questions that had no
+/// answer are repeated several times.
+const PROMPT: Duration = Duration::from_millis(1500);
 
 pub fn stream(channel: &str) -> Option<StreamOptions> {
     let seconds = Duration::from_secs;
@@ -92,6 +96,9 @@ covered! {
     local_answers: 200,
     checks: 1_000,
     removed: 50,
+    /// Histories and members that were told, and looked at.
+    histories: 2_000,
+    presences: 500,
 }
 
 struct Published {
@@ -100,6 +107,10 @@ struct Published {
     channel: &'static str,
     data: Bytes,
     asked: Asked,
+    /// The life of the server in which it was asked for.
+    run: u64,
+    /// The answer was seen.
+    told: bool,
 }
 
 pub struct Run {
@@ -108,7 +119,7 @@ pub struct Run {
     clients: Vec<Client>,
     known: Vec<HashMap<String, Place>>,
     published: Vec<Published>,
-    asked: Vec<Asked>,
+    audit: Audit,
     strict: Strict,
     /// Counts links, tickets and publications.
     count: u64,
@@ -148,7 +159,7 @@ impl Run {
             clients: Vec::new(),
             known: vec![HashMap::new(); PERSONS],
             published: Vec::new(),
-            asked: Vec::new(),
+            audit: Audit::default(),
             strict: Strict { gentle },
             count: 0,
             covered: Covered::default(),
@@ -270,6 +281,21 @@ impl Run {
                 false => place += 1,
             }
         }
+        self.look_at_answers();
+    }
+
+    fn look_at_answers(&mut self) {
+        let World { server, now, .. } = &mut self.world;
+        for published in self.published.iter_mut().filter(|it| !it.told) {
+            let Some(answer) = published.asked.get() else { continue };
+            published.told = true;
+            if let Ok(Answer::Published { position: Some(position), .. }) = answer
+                && published.run == server.run
+            {
+                self.audit.published(published.node, published.channel, server.run, &position);
+            }
+        }
+        self.audit.look(server, *now, &mut self.covered);
     }
 
     fn connect(&mut self) {
@@ -284,6 +310,7 @@ impl Run {
         let link = Link(self.count());
         let id = ClientId::new(link.0.into());
         let user = ["ann", "bob"][person % 2];
+        self.audit.homes.insert(id, node);
         self.world.nodes[node].between.inbox.insert(link, Vec::new());
         let key = self.world.nodes[node]
             .at(core, |hub, _| hub.connect(link, id, user, Encoding::Protobuf));
@@ -335,6 +362,10 @@ impl Run {
             cached,
             or_reject: !cached && self.rng.one_in(4),
             since: since.clone(),
+            top: {
+                let World { server, now, .. } = &mut self.world;
+                server.position(channel, *now).map_or(0, |(_, top)| top)
+            },
             live: None,
         };
         let mode = if cached { RecoverMode::Cache } else { RecoverMode::Stream };
@@ -416,18 +447,19 @@ impl Run {
         };
         let at_home = self.world.nodes[node].hubs[0].placement().home(channel) == core;
         let asked = self.world.nodes[node].ask(core, channel, Question::Publish(publish));
-        self.published.push(Published { node, at_home, channel, data, asked });
+        let (run, told) = (self.world.server.run, false);
+        self.published.push(Published { node, at_home, channel, data, asked, run, told });
     }
 
     fn ask(&mut self) {
         let ((node, core), channel) = (self.place(), self.pick(&CHANNELS));
-        let question = match (stream(channel), self.rng.below(8)) {
-            (_, 0) => Question::Presence,
-            (_, 1) => Question::PresenceStats,
-            (_, 2) => Question::Members { encoding: Encoding::Json, max: 1 << 20 },
+        let (question, what) = match (stream(channel), self.rng.below(8)) {
+            (_, 0) => (Question::Presence, What::Presence),
+            (_, 1) => (Question::PresenceStats, What::Other),
+            (_, 2) => (Question::Members { encoding: Encoding::Json, max: 1 << 20 }, What::Other),
             (Some(_), 3) if !self.strict.gentle => {
                 self.covered.removed += 1;
-                Question::HistoryRemove
+                (Question::HistoryRemove, What::Remove)
             }
             (Some(stream), _) => {
                 let read = Read {
@@ -436,36 +468,51 @@ impl Run {
                     max: 300,
                     ..Read::default()
                 };
-                Question::History { stream, read }
+                (Question::History { stream, read: read.clone() }, What::History(read))
             }
-            (None, _) => Question::Presence,
+            (None, _) => (Question::Presence, What::Presence),
         };
+        // What was answered before counts.
+        self.look_at_answers();
         let asked = self.world.nodes[node].ask(core, channel, question);
-        self.asked.push(asked);
+        let World { server, now, .. } = &mut self.world;
+        self.audit.ask((node, channel), (what, asked), server, *now);
     }
 
     /// Connects everything, lets enough time pass for everything to be found out, and compares.
     fn settle(&mut self) {
         let faults =
             std::mem::replace(&mut self.world.faults, Faults { loses: 0, doubles: 0, swaps: 0 });
+        let nothing_lost = faults.loses == 0;
         let capacities: Vec<_> =
             self.world.nodes.iter().map(|node| node.between.capacity).collect();
         self.world.nodes.iter_mut().for_each(|node| node.between.capacity = usize::MAX);
+        if nothing_lost {
+            // What is known to be missing does not wait until positions are compared in their turn.
+            self.world.settle(PROMPT);
+            self.look();
+            self.compare_positions();
+        }
         for _ in 0..3 {
             self.world.settle(2 * CHECK);
             // Who is told to goes, which others may hear of.
             self.look();
         }
-        let now = self.world.now;
-        for client in &self.clients {
-            client.settled(&mut self.world.server, now);
-        }
+        self.compare_positions();
         self.compare_presence();
         self.compare_answers();
+        self.compare_histories();
         for (node, capacity) in self.world.nodes.iter_mut().zip(capacities) {
             node.between.capacity = capacity;
         }
         self.world.faults = faults;
+    }
+
+    fn compare_positions(&mut self) {
+        let now = self.world.now;
+        for client in &self.clients {
+            client.settled(&mut self.world.server, now);
+        }
     }
 
     fn compare_presence(&mut self) {
@@ -483,7 +530,8 @@ impl Run {
     fn compare_answers(&mut self) {
         let orderly = self.world.server.run == 0;
         let mut last: HashMap<(usize, &str, Epoch), u64> = HashMap::new();
-        for Published { node, at_home, channel, data, asked } in std::mem::take(&mut self.published)
+        for Published { node, at_home, channel, data, asked, .. } in
+            std::mem::take(&mut self.published)
         {
             match asked.get().expect("every publication is answered") {
                 Ok(Answer::Published { position, suppressed: false, .. }) => {
@@ -509,9 +557,30 @@ impl Run {
                 }
             }
         }
-        for asked in std::mem::take(&mut self.asked) {
-            let answer = asked.get().expect("every question is answered");
-            self.covered.failed += u64::from(answer.is_err());
+        self.audit.settled();
+    }
+
+    /// Every node tells the history as the server has it.
+    fn compare_histories(&mut self) {
+        for channel in ["long:1", "long:2"] {
+            let Some(stream) = stream(channel) else { continue };
+            // Whether a node has heard of a removal is not promised.
+            if self.audit.cleared.contains(channel) {
+                continue;
+            }
+            for node in 0..self.world.nodes.len() {
+                let read = Read { limit: -1, ..Read::default() };
+                let question = Question::History { stream, read };
+                let asked = self.world.nodes[node].ask(0, channel, question);
+                self.world.settle(Duration::ZERO);
+                match asked.get() {
+                    Some(Ok(Answer::History(history))) => {
+                        let World { server, now, .. } = &mut self.world;
+                        audit::agrees(channel, &history, server, *now);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
         }
     }
 

@@ -58,6 +58,15 @@ pub struct State {
     presence: BTreeMap<String, BTreeMap<ClientId, Shown>>,
 }
 
+/// Somebody has come to a channel, or was removed from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Move {
+    /// How often it has happened.
+    times: u64,
+    /// It was removed.
+    pub left: bool,
+}
+
 /// A publication in the log.
 #[derive(Clone, Debug)]
 pub struct Logged {
@@ -77,6 +86,7 @@ pub struct Server {
     pub log: HashMap<(String, Epoch, u64), Vec<Logged>>,
     /// Payloads of publications without a history.
     pub passed: BTreeSet<(String, Bytes)>,
+    moves: HashMap<(String, ClientId), Move>,
     /// How long members live.
     pub presence_ttl: Duration,
     /// Publications that were trimmed or expired.
@@ -120,6 +130,7 @@ impl Server {
             Request::Renew(_, renew) => (self.renew(renew, now), None),
             Request::PresenceAdd(_, channel, members) => {
                 let until = now + self.presence_ttl;
+                self.moved(channel, members.iter().map(|member| member.client), false);
                 let shown = self.state.presence.entry(channel.to_string()).or_default();
                 for Present { client, user, info } in members {
                     let (user, info) = (user.to_string(), info.clone());
@@ -130,6 +141,7 @@ impl Server {
             Request::PresenceRemove(_, channel, members) => {
                 let shown = self.state.presence.entry(channel.to_string()).or_default();
                 members.iter().for_each(|member| _ = shown.remove(&member.client));
+                self.moved(channel, members.iter().map(|member| member.client), true);
                 (Outcome::Done, None)
             }
             Request::PresenceRenew(_, channel, members) => {
@@ -355,6 +367,24 @@ impl Server {
     pub fn position(&mut self, channel: &str, now: Duration) -> Option<(Epoch, u64)> {
         self.expire(channel, now);
         self.state.metas.get(channel).map(|meta| (meta.epoch, meta.top))
+    }
+
+    /// What is retained of a channel.
+    pub fn entries(&self, channel: &str) -> Vec<(u64, Bytes)> {
+        let entries = self.state.streams.get(channel).into_iter().flat_map(|it| &it.entries);
+        entries.map(|stored| (stored.offset, payload(&stored.data))).collect()
+    }
+
+    fn moved(&mut self, channel: &str, ids: impl Iterator<Item = ClientId>, left: bool) {
+        for id in ids {
+            let last = self.moves.entry((channel.to_owned(), id)).or_default();
+            *last = Move { times: last.times + 1, left };
+        }
+    }
+
+    /// The last time that somebody came to a channel or was removed from it.
+    pub fn last_move(&self, channel: &str, id: ClientId) -> Move {
+        self.moves.get(&(channel.to_owned(), id)).copied().unwrap_or_default()
     }
 
     /// Who is in a channel.

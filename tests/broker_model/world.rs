@@ -401,7 +401,10 @@ impl World {
             self.connect_subs(node);
         }
         let end = self.now + time;
+        let mut turns = 0;
         while let Some(next) = self.rest().filter(|next| *next <= end) {
+            turns += 1;
+            assert!(turns < TURNS_MAX, "somebody wants turn after turn");
             let time = next.saturating_sub(self.now).max(Duration::from_millis(1));
             self.pass(time);
         }
@@ -440,3 +443,6 @@ impl Between {
         }
     }
 }
+
+/// Times at which something is due within one [`World::settle`], at most.
+const TURNS_MAX: u32 = 100_000;

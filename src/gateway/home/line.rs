@@ -106,6 +106,8 @@ pub(in crate::gateway) struct Wait {
     /// What was published above the one offset and up to the other was in the answer that made the
     /// stream known, and may still be on its way to those who listened before.
     pub(in crate::gateway) untold: Option<(u64, u64)>,
+    /// The place of a publication that its publisher knows to be made, and that has not come.
+    pub(in crate::gateway) promised: Option<(Epoch, u64)>,
 }
 
 impl Wait {
@@ -120,6 +122,7 @@ impl Wait {
             && !self.dropped
             && self.reading.is_none()
             && self.untold.is_none()
+            && self.promised.is_none()
     }
 }
 
@@ -274,6 +277,26 @@ impl Home {
         let released = (std::mem::take(&mut wait.held), std::mem::take(&mut wait.dropped));
         self.lines.held -= bytes;
         released
+    }
+
+    /// A publisher hears of a place: no older history is told from here on.
+    pub(in crate::gateway) fn promise(&mut self, key: u32, place: (Epoch, u64)) {
+        let promised = &mut self.wait(key).promised;
+        match promised {
+            Some((epoch, offset)) if *epoch == place.0 => *offset = (*offset).max(place.1),
+            promised => *promised = Some(place),
+        }
+    }
+
+    /// The stream has come so far.
+    pub(in crate::gateway) fn keep_promise(&mut self, key: u32) {
+        let Some(ours) = self.position(key) else { return };
+        let Some(wait) = self.line(key).and_then(|line| line.wait.as_mut()) else { return };
+        let kept =
+            |(epoch, offset): &mut (Epoch, u64)| *epoch == ours.epoch && *offset <= ours.offset;
+        if wait.promised.take_if(kept).is_some() {
+            self.tidy_wait(key);
+        }
     }
 
     /// Gives up what nothing waits in.

@@ -163,6 +163,10 @@ impl Home {
         let line = self.draw_line(key);
         line.print = 0;
         line.set(KNOWN, true);
+        // The server has told this after what it has told of publications.
+        if let Some(wait) = &mut line.wait {
+            wait.promised = None;
+        }
     }
 
     /// The publication after the top, for its listeners if there are any.
@@ -282,9 +286,14 @@ impl Home {
         if !line.is(KNOWN) || !line.is(HEARD) || line.is(BEHIND | DUE | FORKED) {
             return None;
         }
+        let promised = line.wait.as_ref().and_then(|wait| wait.promised);
         self.expire(key, now);
         let stream = self.channels[key as usize].stream.as_ref()?;
         let (position, len) = (stream.position(), stream.len() as u64);
+        let is_older = |(epoch, offset)| epoch != position.epoch || position.offset < offset;
+        if promised.is_some_and(is_older) {
+            return None;
+        }
         let since = match &read.since {
             Some(since) if !since.is_of(&position.epoch) => return None,
             since => since.as_ref().map(|since| since.offset),

@@ -10,7 +10,7 @@ use super::checks::Checked;
 use super::messages::{item, member};
 use super::{Hub, Mirror};
 use crate::gateway::broker::{self, Fault, History, Kept, Outcome, Request, Ticket};
-use crate::gateway::home::line::seconds;
+use crate::gateway::home::line::{KNOWN, seconds};
 use crate::gateway::letters::{Answer, Ask, Asker, ClientId, IDEMPOTENCY_TTL, Publish, Question};
 use crate::gateway::outside::Outside;
 use crate::gateway::stream::{Epoch, Position, Read, StreamOptions};
@@ -269,6 +269,9 @@ impl Hub {
                 if prolongs && !suppressed {
                     self.prolonged(&channel, seconds(out.now()).max(1));
                 }
+                if let Some(place) = position {
+                    self.promise(&channel, place);
+                }
                 let position = position.map(|(epoch, offset)| Position { offset, epoch });
                 let receivers = if suppressed { 0 } else { self.home.audience(&channel) };
                 self.home.count_published(suppressed);
@@ -332,6 +335,22 @@ impl Hub {
         if let Some((_, line)) = self.home.line_of(channel) {
             line.prolonged = now;
         }
+    }
+
+    /// Whoever published is told the place, and may ask for the history next: what lies here is
+    /// too old until the publication has come.
+    fn promise(&mut self, channel: &Arc<str>, place: (Epoch, u64)) {
+        let Some((key, line)) = self.home.line_of(channel) else { return };
+        if !line.is(KNOWN) {
+            return;
+        }
+        let Some(ours) = self.home.position(key) else { return };
+        if ours.epoch != place.0 {
+            self.doubt(channel, false);
+        } else if place.1 <= ours.offset {
+            return;
+        }
+        self.home.promise(key, place);
     }
 
     fn tell_members(

@@ -126,7 +126,9 @@ impl Hub {
         {
             self.home.tidy_wait(key);
         }
-        if let Some((key, delivery)) = self.home.follow(key, item, &options, now) {
+        let delivery = self.home.follow(key, item, &options, now);
+        self.home.keep_promise(key);
+        if let Some((key, delivery)) = delivery {
             self.fan_out(out, key, &delivery);
         }
     }

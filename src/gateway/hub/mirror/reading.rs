@@ -249,6 +249,7 @@ impl Hub {
             counters.unrepaired += u64::from(lost);
         }
         self.is_right(key, now);
+        self.home.keep_promise(key);
         if let Some(line) = self.home.line(key) {
             line.set(BEHIND, again);
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::PATIENCE;
-use support::gateway::{Gateway, Session};
+use support::gateway::{Gateway, Session, token_of};
 use support::redis::Redis;
 
 const TABLES: &str = r#"
@@ -299,4 +299,128 @@ fn a_redis_that_stops_for_three_seconds_loses_nothing() {
     publish(&one, "kept:a", &json!(3));
     assert_eq!(numbers(&mut session, "kept:a", 2), [2, 3]);
     session.no_push();
+}
+
+/// Both nodes know of each other.
+fn acquainted() -> Option<(Redis, Gateway, Gateway)> {
+    let all = nodes()?;
+    for node in [&all.1, &all.2] {
+        until("two nodes", || node.api("info", json!({}))["nodes"].as_array().unwrap().len() == 2);
+    }
+    Some(all)
+}
+
+#[test]
+fn an_order_reaches_a_users_connections_on_all_nodes() {
+    let Some((_redis, one, two)) = acquainted() else { return };
+    let nodes = [&one, &two];
+    let mut ids = Vec::new();
+    let mut sessions = nodes.map(|node| {
+        let mut session = node.session();
+        let connected = session.connect(&json!({"token": token_of("ann")}));
+        ids.push(connected["client"].clone());
+        session
+    });
+    let mut other = two.connected("bob");
+    // Each of them from the node where it is not.
+    one.api("subscribe", json!({"user": "ann", "channel": "room:a"}));
+    for session in &mut sessions {
+        assert_eq!(session.push()["channel"], "room:a");
+    }
+    let subscribed = |node: &Gateway, count: u64| {
+        let stats = node.api("presence_stats", json!({"channel": "room:a"}));
+        stats["num_clients"] == count
+    };
+    until("both to be present", || nodes.iter().all(|node| subscribed(node, 2)));
+    two.api("unsubscribe", json!({"user": "ann", "channel": "room:a"}));
+    for session in &mut sessions {
+        loop {
+            let push = session.push();
+            if push["unsubscribe"]["code"] == 2000 {
+                break;
+            }
+        }
+    }
+    // Whom somebody spares, others spare as well.
+    one.api("disconnect", json!({"user": "ann", "whitelist": ids}));
+    let why = json!({"code": 4500, "reason": "enough"});
+    one.api("disconnect", json!({"user": "ann", "client": ids[1], "disconnect": why}));
+    let [mut here, mut there] = sessions;
+    assert_eq!(there.closed_with(), 4500);
+    here.no_push();
+    two.api("disconnect", json!({"user": "ann"}));
+    here.closed(3503);
+    one.api("refresh", json!({"user": "bob", "expired": true}));
+    other.closed(3005);
+    for op in ["subscribe", "unsubscribe", "disconnect", "refresh"] {
+        let complete = format!("ringhold_broker_surveys_total{{op=\"{op}\",outcome=\"complete\"}}");
+        let counted = nodes.iter().any(|node| node.metrics().contains(&complete));
+        assert!(counted, "{op} is not counted");
+    }
+}
+
+#[test]
+fn channels_and_nodes_are_those_of_all() {
+    let Some((redis, one, two)) = acquainted() else { return };
+    let mut sessions = [one.connected("ann"), two.connected("bob")];
+    for session in &mut sessions {
+        session.subscribe("plain:a");
+    }
+    sessions[1].subscribe("kept:b");
+    let counts = json!({"plain:a": {"num_clients": 2}, "kept:b": {"num_clients": 1}});
+    for node in [&one, &two] {
+        assert_eq!(node.api("channels", json!({}))["channels"], counts);
+        let found = node.api("channels", json!({"pattern": "kept:*"}));
+        assert_eq!(found["channels"], json!({"kept:b": {"num_clients": 1}}));
+        let info = node.api("info", json!({}));
+        let nodes = info["nodes"].as_array().unwrap();
+        assert!(nodes[0]["process"].is_object() && nodes[1]["process"].is_null(), "{info}");
+        assert_ne!(nodes[0]["uid"], nodes[1]["uid"]);
+        assert_ne!(nodes[0]["name"], nodes[1]["name"]);
+        assert_eq!(node.metric("ringhold_broker_nodes"), 2);
+    }
+    assert_eq!(redis.lines(&["PUBSUB", "NUMSUB", "centrifugo.control"])[1], "2");
+    two.stop();
+    // It has said that it goes.
+    until("one node", || one.api("info", json!({}))["nodes"].as_array().unwrap().len() == 1);
+    let here = one.api("channels", json!({}));
+    assert_eq!(here["channels"], json!({"plain:a": {"num_clients": 1}}));
+}
+
+/// Its messages, as they are in Protobuf: a node, an order, and a question.
+#[test]
+fn a_node_of_centrifugo_is_understood() {
+    let Some(redis) = Redis::start() else { return };
+    let node = node(&redis, "");
+    let mut session = node.connected("ann");
+    let publish = |message: &str| {
+        let script = format!("return redis.call('PUBLISH','centrifugo.control',\"{message}\")");
+        redis.cli(&["EVAL", &script, "0"])
+    };
+    // Command{uid: "c", node: {uid: "c", name: "theirs", num_clients: 5}}
+    publish("\\10\\1c\\34\\13\\10\\1c\\18\\6theirs\\32\\5");
+    let info = node.api("info", json!({}));
+    assert_eq!(
+        (&info["nodes"][1]["name"], &info["nodes"][1]["num_clients"]),
+        (&json!("theirs"), &json!(5))
+    );
+    // Command{uid: "c", disconnect: {user: "ann", code: 4000, reason: "theirs"}}
+    publish("\\10\\1c\\50\\16\\10\\3ann\\24\\160\\31\\34\\6theirs");
+    assert_eq!(session.closed_with(), 4000);
+}
+
+/// A node that Redis does not reach cannot be told: the caller hears so.
+#[test]
+fn an_order_without_redis_is_temporary_trouble() {
+    let Some(mut redis) = Redis::start() else { return };
+    let node = node(&redis, "");
+    let mut session = node.connected("ann");
+    redis.kill();
+    until("error 100", || {
+        let answer = node.api_reply("disconnect", &json!({"user": "nobody"}));
+        answer["error"]["code"] == 100
+    });
+    assert_eq!(node.api_reply("disconnect", &json!({"user": "ann"}))["error"]["code"], 100);
+    // It is done here all the same.
+    session.closed(3503);
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub renew: bool,
     /// Names this process in what it publishes.
     pub node: Box<str>,
+    /// Names it among nodes.
+    pub uid: Box<str>,
 }
 
 /// Why there is no broker: the key, and what is wrong with its value.
@@ -44,8 +46,9 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// `None` where channels live in this process. `node` is random, of letters and digits.
-    pub fn new(options: &Options, node: &str) -> Result<Option<Self>, ConfigError> {
+    /// `None` where channels live in this process. `uid` is random, of ASCII letters, digits and
+    /// hyphens.
+    pub fn new(options: &Options, uid: &str) -> Result<Option<Self>, ConfigError> {
         if options.engine.kind != EngineType::Redis {
             return Ok(None);
         }
@@ -95,7 +98,12 @@ impl Config {
                 presence_ttl: redis.presence_ttl,
             },
             renew: redis.failover == Failover::Renew,
-            node: node.into(),
+            node: uid.chars().filter(char::is_ascii_alphanumeric).take(NODE).collect(),
+            uid: uid.into(),
         }))
     }
 }
+
+/// Letters that name this process in Redis: of hexadecimal digits enough for any number of nodes,
+/// and in each publication.
+const NODE: usize = 12;

@@ -12,6 +12,8 @@
 //! | `P.presence.data.CH` | hash: client to `ClientInfo` in Protobuf |
 //! | `P.presence.expire.CH` | sorted set: client by the Unix time at which it vanishes |
 //! | `P.client.CH` | the messages |
+//! | `P.control` | what nodes tell all others |
+//! | `P.node.UID` | what nodes tell one of them |
 //! | `P.ringhold.removed` | ours: channels whose history was removed, for nodes that hold it |
 
 use bytes::Bytes;
@@ -93,6 +95,22 @@ impl Layout {
     /// Whether this is that name.
     pub fn is_removals(&self, name: &[u8]) -> bool {
         name.strip_prefix(self.prefix.as_bytes()) == Some(b".ringhold.removed")
+    }
+
+    /// Of what nodes tell each other.
+    pub fn control(&self) -> Name<'_> {
+        [self.prefix.as_bytes(), b".control", b"", b"", b""]
+    }
+
+    /// Of what nodes tell this one.
+    pub fn node<'a>(&'a self, uid: &'a str) -> Name<'a> {
+        [self.prefix.as_bytes(), b".node.", uid.as_bytes(), b"", b""]
+    }
+
+    /// Whether this is the one or the other.
+    pub fn is_control(&self, name: &[u8], uid: &str) -> bool {
+        let Some(rest) = name.strip_prefix(self.prefix.as_bytes()) else { return false };
+        rest == b".control" || rest.strip_prefix(b".node.") == Some(uid.as_bytes())
     }
 
     /// The channel whose messages have this name.

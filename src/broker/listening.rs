@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bus::Bus;
 use super::layout::{self, Layout};
 use super::link::Lost;
 use super::post::Post;
@@ -40,6 +41,7 @@ const NOBODY: u16 = u16::MAX;
 #[derive(Debug)]
 pub(super) struct Listening {
     post: Rc<Post>,
+    bus: Arc<Bus>,
     tally: Arc<Tally>,
     /// `io_timeout`.
     patience: Duration,
@@ -58,15 +60,24 @@ struct Sent {
 
 impl Listening {
     /// Nothing is listened to.
-    pub(super) fn new(post: Rc<Post>, tally: Arc<Tally>, patience: Duration) -> Self {
+    pub(super) fn new(
+        post: Rc<Post>,
+        bus: Arc<Bus>,
+        tally: Arc<Tally>,
+        patience: Duration,
+    ) -> Self {
         let (waiting, sent) = (VecDeque::new(), VecDeque::new());
-        Self { post, tally, patience, waiting, sent, pinged: None }
+        Self { post, bus, tally, patience, waiting, sent, pinged: None }
     }
 
     /// The connection is there: what nodes tell each other is listened to first.
     pub(super) fn begin(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
-        Command::begin(out, 2).part("SUBSCRIBE").joined(&layout.removals());
-        let names = vec![Arc::from("")];
+        let all = [layout.removals(), layout.control(), layout.node(self.bus.uid())];
+        let mut command = Command::begin(out, 1 + all.len());
+        command.part("SUBSCRIBE");
+        all.iter().for_each(|name| _ = command.joined(name));
+        drop(command);
+        let names = vec![Arc::from(""); all.len()];
         let piece = Piece { core: NOBODY, begins: true, names };
         self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
     }
@@ -108,7 +119,12 @@ impl Listening {
     ///
     /// # Errors
     /// The connection is of no use any more.
-    pub(super) fn reply(&mut self, reply: &Reply<'_>, layout: &Layout) -> Result<(), Lost> {
+    pub(super) fn reply(
+        &mut self,
+        reply: &Reply<'_>,
+        layout: &Layout,
+        now: Instant,
+    ) -> Result<(), Lost> {
         // Whatever it is, somebody is there.
         self.pinged = None;
         if let Reply::Error(what) = reply {
@@ -117,7 +133,7 @@ impl Listening {
         match reply.list() {
             // Version 2 and 3 differ in nothing else.
             Some([kind, name, payload]) if kind.text() == Some(b"message") => {
-                self.message(layout, name, payload);
+                self.message(layout, name, payload, now);
             }
             Some([kind, ..]) if kind.text() == Some(b"subscribe") => self.acknowledge(true)?,
             Some([kind, ..]) if kind.text() == Some(b"unsubscribe") => self.acknowledge(false)?,
@@ -127,7 +143,10 @@ impl Listening {
         Ok(())
     }
 
-    fn message(&self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>) {
+    fn message(&self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>, now: Instant) {
+        if name.text().is_some_and(|name| layout.is_control(name, self.bus.uid())) {
+            return self.bus.receive(payload.text().unwrap_or_default(), now);
+        }
         if name.text().is_some_and(|name| layout.is_removals(name)) {
             return match payload.str() {
                 Some(channel) => self.post.message(channel, Message::Removed),
@@ -206,7 +225,9 @@ mod tests {
     fn bench() -> Bench {
         let desk = Desk::default();
         let post = Rc::new(Post::new(Box::new(desk.clone()), Placement::new(1, 1), Arc::default()));
-        let listening = Listening::new(post.clone(), Arc::default(), Duration::from_secs(4));
+        let bus = Arc::new(Bus::new("me", Arc::default(), Arc::new([])));
+        let (tally, patience) = (Arc::default(), Duration::from_secs(4));
+        let listening = Listening::new(post.clone(), bus, tally, patience);
         Bench { listening, layout: Layout::new("p", Tags::Plain), desk, post, out: Vec::new() }
     }
 
@@ -222,7 +243,8 @@ mod tests {
         }
 
         fn hear(&mut self, wire: &str) -> Result<(), Lost> {
-            self.listening.reply(&Reply::parse(wire.as_bytes()).unwrap(), &self.layout)
+            let reply = Reply::parse(wire.as_bytes()).unwrap();
+            self.listening.reply(&reply, &self.layout, Instant::now())
         }
 
         fn said(&self) -> Vec<Happening> {
@@ -262,7 +284,9 @@ mod tests {
         let mut bench = bench();
         bench.listening.begin(&mut bench.out, &bench.layout, Instant::now());
         bench.ask(true, &["a"]);
-        bench.hear(&acknowledged('>', "subscribe", "x")).unwrap();
+        for _ in 0..3 {
+            bench.hear(&acknowledged('>', "subscribe", "x")).unwrap();
+        }
         bench.hear(">3\r\n+message\r\n$18\r\np.ringhold.removed\r\n$2\r\nch\r\n").unwrap();
         bench.hear(&acknowledged('>', "subscribe", "a")).unwrap();
         let said = bench.said();

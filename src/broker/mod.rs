@@ -6,7 +6,8 @@
 //! ([`requests`]) and read from its replies ([`answers`]). Then what is under way: requests
 //! (`work`), channels to listen to (`listening`), a connection through its lives (`side`), a
 //! server with both of its connections (`shard`). The cores' requests come by [`queue`], what
-//! happens leaves by `post`; `thread` ties it together. What others see of it is [`tally`];
+//! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
+//! [`bus`]. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
 //!
 //! The shapes of requests and happenings are the gateway's ([`crate::gateway::broker`]). The
@@ -15,6 +16,7 @@
 //! accounts in [`queue`].
 
 pub mod answers;
+pub mod bus;
 pub mod config;
 pub mod dial;
 pub mod inspect;

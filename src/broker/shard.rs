@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Sleep;
 
+use super::bus::{Bus, Told};
 use super::dial::{Identity, Purpose, Target};
 use super::link::Lost;
 use super::listening::{Listening, Piece};
@@ -37,6 +38,7 @@ pub(super) struct Inbox {
 struct Arrived {
     jobs: VecDeque<Box<Job>>,
     pieces: VecDeque<Piece>,
+    told: VecDeque<Told>,
     ending: bool,
     waker: Option<Waker>,
 }
@@ -50,6 +52,11 @@ impl Inbox {
     /// Channels to begin or end to listen to.
     pub(super) fn piece(&self, piece: Piece) {
         self.state.borrow_mut().pieces.push_back(piece);
+    }
+
+    /// A message to other nodes.
+    pub(super) fn tell(&self, told: Told) {
+        self.state.borrow_mut().told.push_back(told);
     }
 
     /// There will be no more.
@@ -75,6 +82,7 @@ pub(super) struct Shard {
     listening: Listening,
     dialect: Rc<Dialect>,
     post: Rc<Post>,
+    bus: Arc<Bus>,
     tally: Arc<Tally>,
     condition: Arc<Condition>,
     place: String,
@@ -103,6 +111,8 @@ pub(super) struct Parts {
     pub(super) dialect: Rc<Dialect>,
     /// The way to the cores.
     pub(super) post: Rc<Post>,
+    /// The way to other nodes.
+    pub(super) bus: Arc<Bus>,
     /// What is counted.
     pub(super) tally: Arc<Tally>,
     /// How it is with the server.
@@ -129,7 +139,7 @@ struct Found {
 impl Shard {
     /// Of this server. Connects when it runs.
     pub(super) fn new(target: Target, inbox: Rc<Inbox>, parts: Parts) -> Self {
-        let Parts { dialect, post, tally, condition, scope, other } = parts;
+        let Parts { dialect, post, bus, tally, condition, scope, other } = parts;
         let patience = target.server.io_timeout;
         let place = target.server.place.to_string();
         let target = Rc::new(target);
@@ -138,9 +148,10 @@ impl Shard {
             commands: Side::new(target.clone(), Purpose::Commands),
             messages: Side::new(target, Purpose::Messages),
             work: Work::new(post.clone(), tally.clone(), dialect.clone(), patience),
-            listening: Listening::new(post.clone(), tally.clone(), patience),
+            listening: Listening::new(post.clone(), bus.clone(), tally.clone(), patience),
             dialect,
             post,
+            bus,
             tally,
             condition,
             place,
@@ -190,7 +201,8 @@ impl Shard {
         }
         let late = self.timer.as_mut().poll(cx).is_ready();
         let mut arrived = self.inbox.state.borrow_mut();
-        let some = !arrived.jobs.is_empty() || !arrived.pieces.is_empty();
+        let some =
+            !arrived.jobs.is_empty() || !arrived.pieces.is_empty() || !arrived.told.is_empty();
         // Ending is looked at in the turn that it causes; what is unanswered then has deadlines.
         let ends = arrived.ending && self.work.is_empty();
         if some || ends || late || found.commands.is_some() || found.messages.is_some() {
@@ -208,6 +220,9 @@ impl Shard {
         }
         for job in arrived.jobs.drain(..) {
             self.work.submit(job);
+        }
+        for told in arrived.told.drain(..) {
+            self.work.tell(told);
         }
         arrived.ending
     }
@@ -248,7 +263,8 @@ impl Shard {
             Turn::Received => {
                 let Self { messages, listening, dialect, .. } = self;
                 let Some(up) = messages.up() else { return };
-                let read = up.link.replies(now, |reply| listening.reply(&reply, &dialect.layout));
+                let layout = &dialect.layout;
+                let read = up.link.replies(now, |reply| listening.reply(&reply, layout, now));
                 if let Err(lost) = read {
                     self.lose_messages(&lost, now);
                 }
@@ -327,10 +343,15 @@ impl Shard {
         (self.told, self.run) = (true, Some(run));
         tracing::info!(server = %self.place, %version, ?life, "the broker is there");
         self.post.tell_all(&Happening::Back(self.scope.clone(), life));
+        // Others may have given this node up.
+        self.bus.greet(None);
     }
 
     fn send(&mut self, now: Instant) {
         let Self { commands, messages, work, listening, dialect, .. } = self;
+        if commands.up().is_none() {
+            work.drop_told();
+        }
         if let Some(up) = commands.up() {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             work.send(up.link.output(), now, unix);

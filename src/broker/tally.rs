@@ -23,6 +23,15 @@ pub struct Tally {
     pub listens: Count,
     /// Requests that were sent a second time, after a connection broke.
     pub repeated: Count,
+    /// Messages of other nodes.
+    pub control_received: Count,
+    /// Messages to other nodes that the server has taken.
+    pub control_sent: Count,
+    /// Messages from or to other nodes for which there was no room or no connection, or that the
+    /// server has refused.
+    pub control_dropped: Count,
+    /// Messages of other nodes that could not be read.
+    pub control_malformed: Count,
     maps: Mutex<Maps>,
 }
 
@@ -37,6 +46,8 @@ pub struct Maps {
     pub failed: BTreeMap<&'static str, u64>,
     /// Requests by what they want and what became of them.
     pub requests: BTreeMap<(&'static str, &'static str), u64>,
+    /// Orders and questions to other nodes, by what they want and what became of them.
+    pub surveys: BTreeMap<(&'static str, &'static str), u64>,
     /// From a request to its answer, by what it wants; of those that the server answered.
     pub durations: BTreeMap<&'static str, Durations>,
 }
@@ -62,6 +73,11 @@ impl Tally {
     pub fn maps(&self) -> MutexGuard<'_, Maps> {
         // Plain numbers are as good after a panic as before.
         self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an order or a question to other nodes.
+    pub fn survey(&self, op: &'static str, outcome: &'static str) {
+        *self.maps().surveys.entry((op, outcome)).or_default() += 1;
     }
 }
 
@@ -117,6 +133,11 @@ impl Condition {
         (state.up, state.ever, state.since) = (true, true, Instant::now());
         version.clone_into(&mut state.version);
         state.reason.clear();
+    }
+
+    /// Whether it is there.
+    pub fn is_up(&self) -> bool {
+        self.state().up
     }
 
     /// It is away, and why.

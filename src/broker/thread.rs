@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::bus::{Bus, Told};
 use super::config::Config;
 use super::dial::Target;
 use super::join::Joined;
@@ -31,6 +32,7 @@ use crate::gateway::placement::Placement;
 #[derive(Debug)]
 pub struct Thread {
     queue: Arc<Queue>,
+    bus: Arc<Bus>,
     thread: JoinHandle<()>,
 }
 
@@ -43,14 +45,18 @@ pub struct View {
     pub conditions: Arc<[Arc<Condition>]>,
     /// What waits for answers.
     pub queue: Arc<Queue>,
+    /// The way to other nodes.
+    pub bus: Arc<Bus>,
 }
 
 impl View {
     /// Of a thread that is about to start.
     pub fn new(config: &Config, queue: Arc<Queue>) -> Self {
         let places = config.targets.iter().map(|target| target.server.place.to_string());
-        let conditions = places.map(|place| Arc::new(Condition::new(place))).collect();
-        Self { tally: Arc::default(), conditions, queue }
+        let conditions: Arc<[_]> = places.map(|place| Arc::new(Condition::new(place))).collect();
+        let tally: Arc<Tally> = Arc::default();
+        let bus = Arc::new(Bus::new(&config.uid, tally.clone(), conditions.clone()));
+        Self { tally, conditions, queue, bus }
     }
 }
 
@@ -62,19 +68,20 @@ pub fn start<C: Cores + 'static>(
     cores: impl FnOnce() -> C + Send + 'static,
 ) -> io::Result<Thread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let queue = view.queue.clone();
+    let (queue, bus) = (view.queue.clone(), view.bus.clone());
     let run = move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, serve(config, view, placement, Box::new(cores())));
     };
     let thread = std::thread::Builder::new().name("ringhold-broker".to_owned()).spawn(run)?;
-    Ok(Thread { queue, thread })
+    Ok(Thread { queue, bus, thread })
 }
 
 impl Thread {
     /// Ends the thread after the cores have ended: what they asked last is answered, or has had its
-    /// time.
+    /// time. Other nodes hear of the end.
     pub fn finish(self) {
+        self.bus.farewell();
         self.queue.end();
         let _ = self.thread.join();
     }
@@ -112,6 +119,7 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
         let parts = Parts {
             dialect: dialect.clone(),
             post: post.clone(),
+            bus: view.bus.clone(),
             tally: view.tally.clone(),
             condition: view.conditions[index].clone(),
             scope,
@@ -121,13 +129,19 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
         tasks.push(tokio::task::spawn_local(keep(target, inbox.clone(), parts)));
         inboxes.push(inbox);
     }
-    let router = Router { inboxes };
+    let mut router = Router { inboxes, conditions: view.conditions.clone(), turn: 0 };
     let mut taken = VecDeque::new();
     loop {
-        view.queue.arrival().await;
+        tokio::select! {
+            () = view.queue.arrival() => {}
+            () = view.bus.outgoing() => {}
+        }
+        let ending = view.queue.is_ending();
         view.queue.take(&mut taken);
         taken.drain(..).for_each(|taken| router.route(taken));
-        let ending = view.queue.is_ending();
+        for told in view.bus.take() {
+            router.tell(told, &view.tally);
+        }
         for inbox in &router.inboxes {
             if ending {
                 inbox.end();
@@ -168,6 +182,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Which server each request goes to.
 struct Router {
     inboxes: Vec<Rc<Inbox>>,
+    conditions: Arc<[Arc<Condition>]>,
+    /// Whose turn it is to take a message to other nodes.
+    turn: usize,
 }
 
 impl Router {
@@ -197,6 +214,19 @@ impl Router {
         };
         let shard = channel.map_or(0, |channel| self.shard(channel));
         self.inboxes[shard].job(Job::new(taken, None));
+    }
+
+    /// A message to other nodes, which listen on all servers: over any that is there.
+    fn tell(&mut self, told: Told, tally: &Tally) {
+        let servers = self.inboxes.len();
+        let all = (0..servers).map(|step| (self.turn + step) % servers);
+        match all.into_iter().find(|server| self.conditions[*server].is_up()) {
+            Some(server) => {
+                self.turn = server + 1;
+                self.inboxes[server].tell(told);
+            }
+            None => tally.control_dropped.add(1),
+        }
     }
 
     fn pieces(&self, taken: Taken) {

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers::{Gathered, Trouble};
+use super::bus::{Room, Told};
 use super::dial;
 use super::join::Joined;
 use super::link::Lost;
 use super::post::Post;
 use super::queue::Taken;
 use super::requests::{Asked, Dialect, may_repeat};
-use super::resp::{Reply, command};
+use super::resp::{Command, Reply, command};
 use super::scripts::Script;
 use super::tally::Tally;
 use crate::gateway::broker::{Fault, Happening, Outcome};
@@ -55,6 +56,11 @@ enum Sent {
     Script,
     /// To hear whether somebody is there.
     Ping(Instant),
+    /// A message to other nodes, and what it counts.
+    Told {
+        at: Instant,
+        _room: Room,
+    },
 }
 
 /// See the module's text.
@@ -66,6 +72,8 @@ pub(super) struct Work {
     /// `io_timeout`.
     patience: Duration,
     waiting: VecDeque<Box<Job>>,
+    /// Messages to other nodes.
+    told: VecDeque<Told>,
     sent: VecDeque<Sent>,
     /// Of what was sent, what has to be sent again because a script was forgotten. It is ahead of
     /// the rest.
@@ -102,6 +110,7 @@ impl Work {
             dialect,
             patience,
             waiting,
+            told: VecDeque::new(),
             sent,
             forgotten,
             away: false,
@@ -117,8 +126,25 @@ impl Work {
         }
     }
 
+    /// A message to other nodes. It goes with the next [`Self::send`], or is dropped.
+    pub(super) fn tell(&mut self, told: Told) {
+        self.told.push_back(told);
+    }
+
+    /// There is no connection: messages to other nodes are too old before there is.
+    pub(super) fn drop_told(&mut self) {
+        self.tally.control_dropped.add(self.told.len() as u64);
+        self.told = VecDeque::new();
+    }
+
     /// Writes what waits to a connection.
     pub(super) fn send(&mut self, out: &mut Vec<u8>, now: Instant, unix: Duration) {
+        while let Some(Told { to, data, room }) = self.told.pop_front() {
+            let layout = &self.dialect.layout;
+            let name = to.as_deref().map_or_else(|| layout.control(), |uid| layout.node(uid));
+            Command::begin(out, 3).part("PUBLISH").joined(&name).part(&data);
+            self.sent.push_back(Sent::Told { at: now, _room: room });
+        }
         if !self.forgotten.is_empty() {
             if !self.sent.is_empty() {
                 // What was sent behind it may be of the same channel: first it comes back.
@@ -161,6 +187,10 @@ impl Work {
         if matches!(reply, Reply::Push(_)) {
             return Ok(());
         }
+        if let Some(Sent::Told { .. }) = self.sent.front() {
+            self.sent.pop_front();
+            return self.told(reply, now);
+        }
         let Some(Sent::Job(job)) = self.sent.front_mut() else {
             // A reply that nobody waits for: the count is off, and no answer can be believed.
             return match self.sent.pop_front() {
@@ -182,13 +212,8 @@ impl Work {
                     return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
                 }
                 Trouble::NoScript | Trouble::Denied => {
-                    if self.complained.is_none_or(|at| at + REPEAT <= now) {
-                        self.complained = Some(now);
-                        let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);
-                        let request = job.taken.request.name();
-                        tracing::warn!(request, %what, "the broker refuses a request");
-                    }
                     job.gathered.fail(Fault::Denied);
+                    complain(&mut self.complained, job.taken.request.name(), what, now);
                 }
             },
             reply => job.gathered.take(&job.taken.request, reply, job.again),
@@ -201,12 +226,32 @@ impl Work {
         Ok(())
     }
 
+    /// A message to other nodes was taken, or was not.
+    fn told(&mut self, reply: &Reply<'_>, now: Instant) -> Result<(), Lost> {
+        let Reply::Error(what) = reply else {
+            self.tally.control_sent.add(1);
+            return Ok(());
+        };
+        self.tally.control_dropped.add(1);
+        match Trouble::of(what) {
+            Trouble::NotPrimary => Err(Lost::NotPrimary),
+            Trouble::Unauthorised => Err(Lost::Refused(String::from_utf8_lossy(what).into_owned())),
+            Trouble::NoScript | Trouble::Denied => {
+                complain(&mut self.complained, "control", what, now);
+                Ok(())
+            }
+        }
+    }
+
     /// The connection is lost. What may be done twice waits for the next one, ahead of the rest.
     pub(super) fn lost(&mut self, now: Instant) {
         // What the server had no script for was not done.
         let mut again: Vec<_> = self.forgotten.drain(..).collect();
         for sent in std::mem::take(&mut self.sent) {
-            let Sent::Job(mut job) = sent else { continue };
+            let Sent::Job(mut job) = sent else {
+                self.tally.control_dropped.add(u64::from(matches!(sent, Sent::Told { .. })));
+                continue;
+            };
             if self.is_late(&job, now) {
                 self.answer(job, Err(Fault::Late));
             } else if may_repeat(&job.taken.request) {
@@ -262,7 +307,7 @@ impl Work {
         forgotten.or_else(|| {
             self.sent.iter().find_map(|sent| match sent {
                 Sent::Job(job) => Some(job.taken.at),
-                Sent::Ping(at) => Some(*at),
+                Sent::Ping(at) | Sent::Told { at, .. } => Some(*at),
                 Sent::Script => None,
             })
         })
@@ -275,7 +320,10 @@ impl Work {
 
     /// Whether nothing is unanswered.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_empty() && self.forgotten.is_empty()
+        self.waiting.is_empty()
+            && self.told.is_empty()
+            && self.sent.is_empty()
+            && self.forgotten.is_empty()
     }
 
     fn is_late(&self, job: &Job, now: Instant) -> bool {
@@ -309,12 +357,21 @@ impl Drop for Work {
     fn drop(&mut self) {
         let sent = std::mem::take(&mut self.sent).into_iter().filter_map(|sent| match sent {
             Sent::Job(job) => Some(job),
-            Sent::Script | Sent::Ping(_) => None,
+            Sent::Script | Sent::Ping(_) | Sent::Told { .. } => None,
         });
         let rest = self.forgotten.drain(..).chain(sent).chain(self.waiting.drain(..));
         for job in rest.collect::<Vec<_>>() {
             self.answer(job, Err(Fault::Unknown));
         }
+    }
+}
+
+/// Says in the log what the server refuses, unless it has just now.
+fn complain(last: &mut Option<Instant>, request: &str, what: &[u8], now: Instant) {
+    if last.is_none_or(|at| at + REPEAT <= now) {
+        *last = Some(now);
+        let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);
+        tracing::warn!(request, %what, "the broker refuses a request");
     }
 }
 

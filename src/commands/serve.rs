@@ -115,8 +115,8 @@ pub(crate) fn run(
     let cores = u16::try_from(layout.workers)?;
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
-    let node = uuid::Uuid::new_v4().simple().to_string();
-    let broker = Beginning::new(&rules.options, placement, &node[..NODE])?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let broker = Beginning::new(&rules.options, placement, &uid)?;
     let limits = HomeLimits {
         history_bytes: rules.options.engine.max_history.0,
         filter_bytes: rules.options.engine.max_filters.0,
@@ -139,7 +139,7 @@ pub(crate) fn run(
 
     let address = running.address().ok_or("nothing is listened on")?;
     let name = match rules.options.node.name.as_str() {
-        "" => address.to_string(),
+        "" => node_name(address),
         name => name.to_owned(),
     };
     let live = Live::new(running.handle(), placement, rules.clone(), name);
@@ -266,6 +266,15 @@ fn is_taken(address: SocketAddr) -> bool {
         socket.bind(&address.into())
     });
     bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// By which people tell nodes apart: as Centrifugo names them, of the host and the port.
+fn node_name(address: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => address.to_string(),
+        host => format!("{host}_{}", address.port()),
+    }
 }
 
 /// Who may call the server API, where it is offered.
@@ -415,10 +424,6 @@ Then write a configuration:
     ));
     Ok(())
 }
-
-/// Digits that name this process in Redis, of 4 bits each: enough for any number of nodes, and in
-/// each publication.
-const NODE: usize = 12;
 
 /// The channel of the demo page.
 const DEMO: &str = "demo:chat";

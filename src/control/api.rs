@@ -228,8 +228,9 @@ impl<B: Backend> Api<B> {
         };
         self.counts.api_call(method, started.elapsed(), outcome.as_ref().err());
         if let Ok(ApiReply::Info(info)) = &mut outcome {
-            for node in &mut info.nodes {
-                node.process.get_or_insert_with(|| self.process.info());
+            // Of the others nobody knows.
+            if let Some(own) = info.nodes.first_mut() {
+                own.process.get_or_insert_with(|| self.process.info());
             }
         }
         outcome

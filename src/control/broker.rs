@@ -22,14 +22,14 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// What the options ask for; `None` where channels live in this process. `node` is random, of
-    /// letters and digits.
+    /// What the options ask for; `None` where channels live in this process. `uid` as for
+    /// [`Config::new`].
     pub fn new(
         options: &Options,
         placement: Placement,
-        node: &str,
+        uid: &str,
     ) -> Result<Option<Self>, ConfigError> {
-        let Some(config) = Config::new(options, node)? else { return Ok(None) };
+        let Some(config) = Config::new(options, uid)? else { return Ok(None) };
         let queue = Queue::new(placement.cores(), config.limits);
         let view = View::new(&config, queue);
         Ok(Some(Self { config, view, placement }))

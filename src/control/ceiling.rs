@@ -1,6 +1,7 @@
 //! The control plane's lines of the memory ceiling.
 
 use super::{logging, settings};
+use crate::broker::bus;
 use crate::broker::resp::Bounds;
 use crate::engine::{Ceiling, Layout, Per};
 use crate::gateway::options::{EngineType, Options};
@@ -37,6 +38,9 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         add("requests to Redis", "engine.redis.requests_bytes", bytes);
         let servers = redis.address.len() as u64;
         add("answers of Redis", "engine.redis.address", servers * 2 * REPLY);
+        // What is sent is there twice: as it waits, and as it is written.
+        let control = 2 * bus::OUTGOING_BYTES + bus::INCOMING_BYTES + bus::ANSWERS_BYTES;
+        add("messages of nodes", "", control as u64);
     }
     let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
     if hooks > 0 {

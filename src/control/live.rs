@@ -7,25 +7,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::backend::{Backend, SlowNow, SlowReport, Snapshot};
+use super::nodes;
+use super::orders::Order;
 use crate::broker;
+use crate::broker::bus::Bus;
+use crate::broker::bus::messages::ChannelsRequest;
 use crate::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult,
-    NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult, UserConnections,
+    NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult,
 };
 use crate::gateway::app::{self, Gateway};
+use crate::gateway::channels::{self, Mode, Wish};
 use crate::gateway::inspect::{Connection, Found, Inspect, Search};
 use crate::gateway::letters::{
-    Action, Answer, Ask, Asker, ClientId, Gather, Letter, Publish, Question, Refresh, Reply,
-    ServerSubscribe, Survey, Surveyed, UserOrder,
+    Action, Answer, Ask, Asker, ClientId, Gather, Letter, Publish, Question, Reply, Survey,
+    Surveyed, UserOrder,
 };
 use crate::gateway::placement::Placement;
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::GatewayStats;
 use crate::gateway::stream::{Position, Read};
-use crate::gateway::wire::{Error, Unsubscribe};
+use crate::gateway::wire::Error;
 use crate::{Handle, SlowPeer};
 
 /// See the module's text.
@@ -61,9 +67,15 @@ impl Live {
         }
     }
 
-    /// With a broker.
+    /// With a broker, and among the nodes on it.
     pub fn with_broker(self, broker: Option<broker::View>) -> Self {
-        Self { broker, ..self }
+        let uid = broker.as_ref().map(|broker| broker.bus.uid().to_owned());
+        Self { broker, uid: uid.unwrap_or(self.uid), ..self }
+    }
+
+    /// The way to other nodes, if there may be some.
+    pub(super) fn bus(&self) -> Option<&Arc<Bus>> {
+        self.broker.as_ref().map(|broker| &broker.bus)
     }
 
     /// The rules that hold now.
@@ -123,31 +135,49 @@ impl Live {
         answer.await.unwrap_or(Err(Error::INTERNAL))
     }
 
-    /// Does something with a user's connections, and waits until all cores have.
-    async fn order(
-        &self,
-        whose: UserConnections,
-        spare: &[String],
-        action: Action,
-    ) -> Result<ApiReply, Error> {
+    /// Does something with a user's connections on all nodes, and waits until it is done.
+    async fn order(&self, order: Order) -> Result<ApiReply, Error> {
+        let there = async {
+            let Some(bus) = self.bus() else { return Ok(()) };
+            let mode = self.mode(&order);
+            let told = bus.order(order.name(), order.write(mode)).await;
+            told.map_err(|unreached| nodes::error(&unreached))
+        };
+        let here = async { self.obey(&order).await };
+        let (there, here) = tokio::join!(there, here);
+        here.and(there).map(|()| ApiReply::Done)
+    }
+
+    /// How a subscription that is ordered behaves.
+    fn mode(&self, order: &Order) -> Option<Mode> {
+        let Action::Subscribe(subscribe) = &order.action else { return None };
+        let rules = self.rules();
+        let place = rules.namespaces.place(&subscribe.channel).ok()?;
+        let asker = channels::Asker { user: &order.whose.user, ..channels::Asker::default() };
+        Some(place.mode(asker, &subscribe.overrides, Wish::default()))
+    }
+
+    /// Does something with a user's connections here, and waits until all cores have.
+    pub(super) async fn obey(&self, order: &Order) -> Result<(), Error> {
+        let Order { whose, spare, action } = order;
         // Sessions are named like their clients here; there is no second name.
-        let only = [whose.client, whose.session].into_iter().find(|id| !id.is_empty());
-        let client = match only.map(|id| ClientId::parse(&id)) {
+        let only = [&whose.client, &whose.session].into_iter().find(|id| !id.is_empty());
+        let client = match only.map(|id| ClientId::parse(id)) {
             // No connection has such a name.
-            Some(None) => return Ok(ApiReply::Done),
+            Some(None) => return Ok(()),
             Some(client) => client,
             None => None,
         };
         let (to, done) = oneshot::channel();
         let order = UserOrder {
-            user: whose.user.into(),
+            user: whose.user.as_str().into(),
             client,
             spare: spare.iter().filter_map(|id| ClientId::parse(id)).collect(),
-            action,
+            action: action.clone(),
             done: Gather::new(move |_| _ = to.send(())),
         };
         self.post_any(Letter::Order(Arc::new(order)))?;
-        done.await.map(|()| ApiReply::Done).map_err(|_| Error::INTERNAL)
+        done.await.map_err(|_| Error::INTERNAL)
     }
 
     fn post_any(&self, letter: Letter) -> Result<(), Error> {
@@ -158,7 +188,21 @@ impl Live {
         self.handle.post_reserved(free.unwrap_or(0), letter).map_err(|_| Error::INTERNAL)
     }
 
-    async fn channels(&self, pattern: &str) -> Result<ApiReply, Error> {
+    /// Channels with subscribers, on all nodes that answer in time.
+    async fn all_channels(&self, pattern: &str) -> Result<ApiReply, Error> {
+        let there = async {
+            let Some(bus) = self.bus() else { return Vec::new() };
+            let request = ChannelsRequest { pattern: pattern.to_owned() };
+            let asked = bus.survey(nodes::CHANNELS, request.encode_to_vec().into()).await;
+            // What this node has is better than nothing.
+            asked.map(|asked| asked.answers).unwrap_or_default()
+        };
+        let (there, here) = tokio::join!(there, self.own_channels(pattern));
+        Ok(ApiReply::Channels(ChannelsResult { channels: nodes::add(here?, &there) }))
+    }
+
+    /// Channels with subscribers here.
+    pub(super) async fn own_channels(&self, pattern: &str) -> Result<Vec<(String, u32)>, Error> {
         let pattern = match pattern {
             "" => None,
             glob => Some(globset::Glob::new(glob).map_err(|_| Error::BAD_REQUEST)?),
@@ -169,18 +213,24 @@ impl Live {
         self.post_any(Letter::Survey(Arc::new(Survey::Channels { pattern, parts })))?;
         let parts = answer.await.map_err(|_| Error::INTERNAL)?;
         let all = parts.into_iter().flatten();
-        let mut channels: Vec<_> =
-            all.map(|(name, count)| (name.as_ref().to_owned(), count)).collect();
-        channels.sort_unstable();
-        Ok(ApiReply::Channels(ChannelsResult { channels }))
+        Ok(all.map(|(name, count)| (name.as_ref().to_owned(), count)).collect())
     }
 
+    /// This node, and then the others as they have said of themselves.
     async fn info(&self) -> Result<ApiReply, Error> {
+        let mut nodes = vec![self.own().await?];
+        let others = self.bus().map(|bus| bus.nodes(Instant::now()));
+        nodes.extend(others.into_iter().flatten().map(nodes::info));
+        Ok(ApiReply::Info(InfoResult { nodes }))
+    }
+
+    /// What this node has.
+    pub(super) async fn own(&self) -> Result<NodeInfo, Error> {
         let (to, answer) = oneshot::channel();
         let parts = Gather::new(move |parts| _ = to.send(Surveyed::of(parts)));
         self.post_any(Letter::Survey(Arc::new(Survey::Info { parts })))?;
         let all = answer.await.map_err(|_| Error::INTERNAL)?;
-        let node = NodeInfo {
+        Ok(NodeInfo {
             uid: self.uid.clone(),
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -190,8 +240,7 @@ impl Live {
             num_channels: all.channels as u32,
             uptime: self.started.elapsed().as_secs() as u32,
             ..NodeInfo::default()
-        };
-        Ok(ApiReply::Info(InfoResult { nodes: vec![node] }))
+        })
     }
 
     /// Asks each core.
@@ -251,40 +300,16 @@ impl Backend for Live {
             }
             ApiRequest::Subscribe(request) => {
                 self.rules().namespaces.place(&request.channel)?;
-                let recover_since = request
-                    .recover_since
-                    .map(|since| Position { offset: since.offset, epoch: since.epoch });
-                let action = Action::Subscribe(Box::new(ServerSubscribe {
-                    channel: request.channel,
-                    info: request.info,
-                    data: request.data,
-                    expire_at: request.expire_at,
-                    recover_since,
-                    overrides: request.overrides,
-                }));
-                self.order(request.connections, &[], action).await
+                self.order(Order::subscribe(request)).await
             }
             ApiRequest::Unsubscribe(request) => {
                 if !request.channel.is_empty() {
                     self.rules().namespaces.place(&request.channel)?;
                 }
-                let channel = Some(request.channel).filter(|channel| !channel.is_empty());
-                let channel = channel.map(Into::into);
-                let action = Action::Unsubscribe { channel, why: Unsubscribe::SERVER };
-                self.order(request.connections, &[], action).await
+                self.order(Order::unsubscribe(request)).await
             }
-            ApiRequest::Disconnect(request) => {
-                let action = Action::Disconnect(request.disconnect);
-                self.order(request.connections, &request.whitelist, action).await
-            }
-            ApiRequest::Refresh(request) => {
-                let action = Action::Refresh(Refresh {
-                    expired: request.expired,
-                    expire_at: request.expire_at,
-                    info: request.info,
-                });
-                self.order(request.connections, &[], action).await
-            }
+            ApiRequest::Disconnect(request) => self.order(Order::disconnect(request)).await,
+            ApiRequest::Refresh(request) => self.order(Order::refresh(request)).await,
             ApiRequest::Presence(request) => {
                 self.needs_presence(&request.channel)?;
                 match self.ask(&request.channel, Question::Presence).await? {
@@ -333,7 +358,7 @@ impl Backend for Live {
                 self.ask(&request.channel, Question::HistoryRemove).await?;
                 Ok(ApiReply::Done)
             }
-            ApiRequest::Channels(request) => self.channels(&request.pattern).await,
+            ApiRequest::Channels(request) => self.all_channels(&request.pattern).await,
             ApiRequest::Info(_) => self.info().await,
             ApiRequest::Rpc(_) => Err(Error::METHOD_NOT_FOUND),
         }

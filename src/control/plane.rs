@@ -21,6 +21,7 @@ use super::http::{
 };
 use super::jwks::{Jwks, JwksView};
 use super::live::Live;
+use super::nodes;
 use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::secure::Certificates;
@@ -189,6 +190,9 @@ impl Plane {
 
     /// Starts the tasks, within the control thread's runtime.
     pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
+        if let Some(bus) = live.bus().cloned() {
+            tokio::spawn(nodes::serve(live.clone(), bus));
+        }
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringhold::broker::bus::Node;
 use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::{Fault, Outcome, Publish, Request};
 
@@ -62,6 +63,10 @@ fn serve(mut stream: TcpStream, pieces: usize, answer: &Answer) {
 }
 
 fn greeting(command: &[String]) -> Option<Vec<u8>> {
+    if command[0] == "SUBSCRIBE" {
+        let acknowledged = b">3\r\n+subscribe\r\n$1\r\nx\r\n:1\r\n";
+        return Some(acknowledged.repeat(command.len() - 1));
+    }
     let words: Vec<&str> = command.iter().map(String::as_str).take(2).collect();
     Some(match words[..] {
         ["HELLO", _] => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
@@ -69,7 +74,6 @@ fn greeting(command: &[String]) -> Option<Vec<u8>> {
         ["ROLE"] => b"*1\r\n+master\r\n".to_vec(),
         ["INFO"] => b"$17\r\nredis_version:7.0\r\n".to_vec(),
         ["SCRIPT", _] => b"$1\r\nx\r\n".to_vec(),
-        ["SUBSCRIBE", _] => b">3\r\n+subscribe\r\n$1\r\nx\r\n:1\r\n".to_vec(),
         ["PING"] => b"+PONG\r\n".to_vec(),
         _ => return None,
     })
@@ -144,4 +148,30 @@ fn a_server_that_hangs_up_is_not_stormed() {
     let connections = server.connections.load(Ordering::SeqCst);
     assert!((3..=60).contains(&connections), "{connections}");
     rig.finish();
+}
+
+/// Nodes cannot speak to each other, and all else goes on.
+#[test]
+fn a_server_that_forbids_control_messages_is_served_otherwise() {
+    let server = Server::start(
+        4096,
+        Arc::new(|command| {
+            let forbidden = command[1] == "centrifugo.control";
+            let refusal = &b"-NOPERM this user has no permissions to access the channel\r\n"[..];
+            Some(if forbidden { refusal } else { b":1\r\n" }.to_vec())
+        }),
+    );
+    let mut rig = Rig::connected(&server.address);
+    let bus = rig.view.bus.clone();
+    for n in 1..=10 {
+        bus.announce(Node { name: "one".to_owned(), ..Node::default() });
+        let published = Ok(Outcome::Published { position: None, suppressed: false });
+        assert_eq!(rig.result(request(plain(n))), published);
+    }
+    let tally = rig.view.tally.clone();
+    rig.until("ten refusals", |_| tally.control_dropped.get() == 10);
+    assert_eq!((tally.control_sent.get(), server.connections.load(Ordering::SeqCst)), (0, 2));
+    rig.finish();
+    // The farewell has been tried.
+    assert_eq!(tally.control_dropped.get(), 11);
 }

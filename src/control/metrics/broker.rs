@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Kind, Metric, Snapshot, Value, list, of_durations};
 use crate::broker::View;
+use crate::broker::bus::Unreached;
 use crate::broker::link::Lost;
 use crate::broker::tally::{Maps, Tally};
 
@@ -52,6 +53,37 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
             Kind::Total,
             "Requests sent again after a connection broke",
             tally.repeated.get(),
+        ),
+        (
+            "broker_nodes",
+            Kind::Gauge,
+            "Nodes on the same broker, this one among them",
+            broker.map_or(0, |broker| 1 + broker.bus.nodes(Instant::now()).len() as u64),
+        ),
+        (
+            "broker_control_received",
+            Kind::Total,
+            "Messages from other nodes",
+            tally.control_received.get(),
+        ),
+        (
+            "broker_control_sent",
+            Kind::Total,
+            "Messages to other nodes that the broker has taken",
+            tally.control_sent.get(),
+        ),
+        (
+            "broker_control_dropped",
+            Kind::Total,
+            "Messages from or to other nodes for which there was no room or no connection, or that \
+             the broker refused",
+            tally.control_dropped.get(),
+        ),
+        (
+            "broker_control_malformed",
+            Kind::Total,
+            "Messages from other nodes that could not be read",
+            tally.control_malformed.get(),
         ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
@@ -106,6 +138,14 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
         requests.add(labels, Value::Number(*number));
     }
     all.push(requests.label("op", "what is asked").label("outcome", &list(&OUTCOMES)));
+    let help = "Orders and questions to all other nodes";
+    let mut surveys = Metric::new("broker_surveys", Kind::Total, help);
+    for ((op, outcome), number) in &maps.surveys {
+        let labels = vec![("op", (*op).to_owned()), ("outcome", (*outcome).to_owned())];
+        surveys.add(labels, Value::Number(*number));
+    }
+    let ops = "`subscribe`, `unsubscribe`, `disconnect`, `refresh`, `channels`";
+    all.push(surveys.label("op", ops).label("outcome", &list(&Unreached::NAMES)));
     let help = "From a request to the broker to its answer, of those that it answered";
     let mut seconds = Metric::new("broker_request_seconds", Kind::Histogram, help);
     for (op, durations) in &maps.durations {

@@ -91,10 +91,10 @@ pub struct ChannelsResult {
     pub channels: Vec<(String, u32)>,
 }
 
-/// The servers of this installation: one.
+/// The nodes that know of each other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct InfoResult {
-    /// This one.
+    /// The one that was asked, and then the others.
     pub nodes: Vec<NodeInfo>,
 }
 

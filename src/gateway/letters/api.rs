@@ -35,7 +35,7 @@ impl UserOrder {
 }
 
 /// What to do with a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// Subscribe it: the session's business, which knows the channel's options.
     Subscribe(Box<ServerSubscribe>),

@@ -223,7 +223,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     // Unsafe to ignore, or a loss.
     ("broker.type", Fate::Unless(&["", "memory"]), ENGINE),
     ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
-    ("controller.enabled", Fate::Missed, ": nodes send each other no control messages yet"),
+    ("controller.enabled", Fate::Missed, ": nodes speak to each other through engine.redis"),
     ("engine.redis.cluster_address", Fate::Missed, NO_CLUSTER),
     ("engine.redis.sentinel_address", Fate::Missed, NO_SENTINEL),
     ("engine.redis.sentinel_master_name", Fate::Missed, NO_SENTINEL),
@@ -248,7 +248,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     // Harmless.
     ("broker", Fate::Noted, ENGINE),
     ("presence_manager", Fate::Noted, ENGINE),
-    ("controller", Fate::Noted, ": nodes send each other no control messages yet"),
+    ("controller", Fate::Noted, ": nodes speak to each other through engine.redis"),
     ("engine.redis", Fate::Noted, NO_SENTINEL),
     (
         "engine.redis.replica_client.enabled",

@@ -377,7 +377,7 @@ fn channels_and_nodes_are_those_of_all() {
         assert!(nodes[0]["process"].is_object() && nodes[1]["process"].is_null(), "{info}");
         assert_ne!(nodes[0]["uid"], nodes[1]["uid"]);
         assert_ne!(nodes[0]["name"], nodes[1]["name"]);
-        assert_eq!(node.metric("ringhold_broker_nodes"), 2);
+        assert_eq!(node.metric("broker_nodes"), 2);
     }
     assert_eq!(redis.lines(&["PUBSUB", "NUMSUB", "centrifugo.control"])[1], "2");
     two.stop();

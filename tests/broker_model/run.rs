@@ -121,6 +121,8 @@ pub struct Run {
     published: Vec<Published>,
     audit: Audit,
     strict: Strict,
+    /// The server's life when everything was at rest last.
+    life: u64,
     /// Counts links, tickets and publications.
     count: u64,
     covered: Covered,
@@ -161,6 +163,7 @@ impl Run {
             published: Vec::new(),
             audit: Audit::default(),
             strict: Strict { gentle },
+            life: 0,
             count: 0,
             covered: Covered::default(),
         }
@@ -362,10 +365,6 @@ impl Run {
             cached,
             or_reject: !cached && self.rng.one_in(4),
             since: since.clone(),
-            top: {
-                let World { server, now, .. } = &mut self.world;
-                server.position(channel, *now).map_or(0, |(_, top)| top)
-            },
             live: None,
         };
         let mode = if cached { RecoverMode::Cache } else { RecoverMode::Stream };
@@ -483,7 +482,10 @@ impl Run {
     fn settle(&mut self) {
         let faults =
             std::mem::replace(&mut self.world.faults, Faults { loses: 0, doubles: 0, swaps: 0 });
-        let nothing_lost = faults.loses == 0;
+        // Of an epoch that another node has ended, a node hears with the next publication.
+        let life = self.world.server.run;
+        let same_life = std::mem::replace(&mut self.life, life) == life;
+        let nothing_lost = faults.loses == 0 && same_life;
         let capacities: Vec<_> =
             self.world.nodes.iter().map(|node| node.between.capacity).collect();
         self.world.nodes.iter_mut().for_each(|node| node.between.capacity = usize::MAX);
@@ -499,6 +501,7 @@ impl Run {
             self.look();
         }
         self.compare_positions();
+        self.compare_listening();
         self.compare_presence();
         self.compare_answers();
         self.compare_histories();
@@ -512,6 +515,16 @@ impl Run {
         let now = self.world.now;
         for client in &self.clients {
             client.settled(&mut self.world.server, now);
+        }
+    }
+
+    /// The server passes on what anybody waits for, be it positioned or not.
+    fn compare_listening(&self) {
+        for client in &self.clients {
+            for channel in client.subs.keys() {
+                let listens = self.world.server.listeners(channel).contains(&client.node);
+                assert!(listens, "{channel}: node {} does not listen to it", client.node);
+            }
         }
     }
 

@@ -1,14 +1,14 @@
 //! The control bus: nodes on the same Redis know of each other, give each other orders and ask each
 //! other questions, by Centrifugo's control messages, so that nodes of both understand each other.
 //!
-//! Owns which nodes there are ([`nodes`]), which questions are open ([`open`]), and what waits to be
+//! Owns which nodes there are (`nodes`), which questions are open (`open`), and what waits to be
 //! sent or to be done. Knows no connection: the broker's thread puts in what the control channels
-//! bring ([`Bus::receive`]) and sends what is to be sent ([`Bus::take`]); the control plane asks
+//! bring (`Bus::receive`) and sends what is to be sent (`Bus::take`); the control plane asks
 //! ([`Bus::order`], [`Bus::survey`]) and does what other nodes want ([`Bus::arrival`]).
 //!
 //! Messages get there at most once. An order is answered by each node of ringhold that was known
 //! when it was given, and so either done by all of them or said not to be; nodes of Centrifugo do
-//! not answer orders, only questions. The invariants: nobody waits for longer than [`PATIENCE`]; all
+//! not answer orders, only questions. The invariants: nobody waits longer than [`PATIENCE`]; all
 //! that waits is bounded here, and counts until it is sent or done.
 
 pub mod messages;

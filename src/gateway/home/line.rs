@@ -25,7 +25,7 @@ pub(in crate::gateway) const HELD_BYTES: usize = 64 << 10;
 /// Bytes that all channels of a core hold back.
 pub(in crate::gateway) const HELD_TOTAL: usize = 16 << 20;
 
-/// `Listen` was asked for in this life of the connection.
+/// `Listen` is to be asked for in this life of the connection, or was.
 pub(in crate::gateway) const ASKED: u16 = 1;
 /// The server has acknowledged it.
 pub(in crate::gateway) const HEARD: u16 = 2;
@@ -43,6 +43,8 @@ pub(in crate::gateway) const FORKED: u16 = 64;
 pub(in crate::gateway) const RETRIES: u16 = 256;
 /// A subscriber takes patches.
 pub(in crate::gateway) const PATCHED: u16 = 128;
+/// `Listen` is on its way to the server.
+pub(in crate::gateway) const SENT: u16 = 512;
 
 /// What is known of one channel.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Hub, LINGER, Mirror, PIECE};
 use crate::gateway::broker::{Life, Request, Scope};
-use crate::gateway::home::line::{ASKED, FORKED, HEARD, KNOWN, VERIFY};
+use crate::gateway::home::line::{ASKED, FORKED, HEARD, KNOWN, SENT, VERIFY};
 use crate::gateway::outside::Outside;
 
 /// Which parts have a connection, as far as is known. At first there is none.
@@ -75,10 +75,17 @@ impl Hub {
 
     /// The server passes on what is published in a channel from here on.
     pub(super) fn listening(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
-        let mirror = self.mirror();
-        mirror.unheard = mirror.unheard.saturating_sub(1);
+        let unheard = &mut self.mirror().unheard;
+        if let Some(times) = unheard.get_mut(channel) {
+            *times -= 1;
+            if *times > 0 {
+                // Of an earlier time: since then it was given up, and is asked for again.
+                return;
+            }
+            unheard.remove(channel);
+        }
         let Some((key, line)) = self.home.line_of(channel) else { return };
-        if !line.is(ASKED) || line.is(HEARD) {
+        if !line.is(SENT) || line.is(HEARD) {
             return;
         }
         line.set(HEARD, true);
@@ -96,8 +103,8 @@ impl Hub {
         mirror.ears.note(&scope, false);
         mirror.returning.retain(|returning| !is_same(&returning.scope, &scope));
         mirror.listens.retain(|name| !scope.has(name));
-        // What is not acknowledged may never be; of other parts a few more are asked for at once.
-        mirror.unheard = 0;
+        // What is not acknowledged never will be.
+        mirror.unheard.retain(|name, _| !scope.has(name));
         let all = home.lines();
         let mut waiting = Vec::new();
         for number in 0..all {
@@ -106,7 +113,7 @@ impl Hub {
                 continue;
             }
             let Some(line) = home.line_at(number) else { continue };
-            line.set(ASKED | HEARD, false);
+            line.set(ASKED | SENT | HEARD, false);
             if line.wait.as_ref().is_some_and(|wait| !wait.subscribers.is_empty()) {
                 waiting.push(key);
             }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::gateway::broker::{Happening, Limits, PIECE, Request, Ticket};
-use crate::gateway::home::line::{ASKED, DUE, HEARD, RETRIES};
+use crate::gateway::home::line::{ASKED, DUE, RETRIES, SENT};
 use crate::gateway::outside::{Outside, Refused};
 use crate::gateway::stream::StreamOptions;
 use asking::{Kind, Pending};
@@ -99,8 +99,9 @@ pub(super) struct Mirror {
     open: HashMap<Arc<str>, Vec<(Kind, Ticket)>>,
     /// Channels to listen to.
     listens: VecDeque<Arc<str>>,
-    /// Channels that are not acknowledged.
-    unheard: usize,
+    /// Channels that are not acknowledged, and how often: one that was given up and is wanted
+    /// again counts twice. No more than [`flush_listens`](Hub::flush_listens) asks for at once.
+    unheard: HashMap<Arc<str>, u32>,
     returning: VecDeque<Returning>,
     /// Channels without subscribers, and until when they are listened to.
     lingering: VecDeque<(Duration, Arc<str>)>,
@@ -137,7 +138,7 @@ impl Mirror {
             pending: HashMap::new(),
             open: HashMap::new(),
             listens: VecDeque::new(),
-            unheard: 0,
+            unheard: HashMap::new(),
             returning: VecDeque::new(),
             lingering: VecDeque::new(),
             deadlines: VecDeque::new(),
@@ -154,7 +155,7 @@ impl Mirror {
         self.pending.is_empty()
             && self.open.is_empty()
             && self.listens.is_empty()
-            && self.unheard == 0
+            && self.unheard.is_empty()
             && self.returning.is_empty()
             && self.lingering.is_empty()
             && self.deadlines.is_empty()
@@ -245,25 +246,32 @@ impl Hub {
 
     /// Asks for messages of the channels that need them, a few at a time.
     fn flush_listens(&mut self, out: &mut dyn Outside) -> Option<Duration> {
-        while !self.mirror().listens.is_empty() && self.mirror().unheard < 2 * PIECE {
+        while !self.mirror().listens.is_empty() && self.mirror().unheard.len() < 2 * PIECE {
             let Self { home, mirror: Some(mirror), .. } = self else { return None };
             let piece = mirror.listens.len().min(PIECE);
             let mut names = Vec::with_capacity(piece);
             for name in mirror.listens.drain(..piece) {
                 // It may be gone, or the connection lost again.
-                if home.line_of(&name).is_some_and(|(_, line)| line.is(ASKED) && !line.is(HEARD)) {
+                let Some((_, line)) = home.line_of(&name) else { continue };
+                if line.is(ASKED) && !line.is(SENT) {
+                    line.set(SENT, true);
                     names.push(name);
                 }
             }
             if names.is_empty() {
                 continue;
             }
-            let count = names.len();
             if let Err(Refused) = self.tell_broker(out, Request::Listen(names.clone())) {
-                names.into_iter().rev().for_each(|name| self.mirror().listens.push_front(name));
+                for name in names.into_iter().rev() {
+                    if let Some((_, line)) = self.home.line_of(&name) {
+                        line.set(SENT, false);
+                    }
+                    self.mirror().listens.push_front(name);
+                }
                 return Some(out.now() + RETRY);
             }
-            self.mirror().unheard += count;
+            let unheard = &mut self.mirror().unheard;
+            names.into_iter().for_each(|name| *unheard.entry(name).or_default() += 1);
         }
         None
     }

@@ -398,12 +398,11 @@ fn a_node_of_centrifugo_is_understood() {
         redis.cli(&["EVAL", &script, "0"])
     };
     // Command{uid: "c", node: {uid: "c", name: "theirs", num_clients: 5}}
-    publish("\\10\\1c\\34\\13\\10\\1c\\18\\6theirs\\32\\5");
-    let info = node.api("info", json!({}));
-    assert_eq!(
-        (&info["nodes"][1]["name"], &info["nodes"][1]["num_clients"]),
-        (&json!("theirs"), &json!(5))
-    );
+    until("their node", || {
+        publish("\\10\\1c\\34\\13\\10\\1c\\18\\6theirs\\32\\5");
+        let info = node.api("info", json!({}));
+        info["nodes"][1]["name"] == "theirs" && info["nodes"][1]["num_clients"] == 5
+    });
     // Command{uid: "c", disconnect: {user: "ann", code: 4000, reason: "theirs"}}
     publish("\\10\\1c\\50\\16\\10\\3ann\\24\\160\\31\\34\\6theirs");
     assert_eq!(session.closed_with(), 4000);

@@ -1,3 +1,5 @@
+//! What nodes hear of each other, who answers in time, and how much may wait.
+
 use std::time::Duration;
 
 use super::messages::{Disconnect, SurveyRequest};

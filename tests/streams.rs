@@ -14,7 +14,7 @@ use ringhold::{
 };
 
 use crate::support::PATIENCE;
-use crate::support::stream::{Stream, request};
+use crate::support::stream::{Stream, request, send};
 
 /// What happens to a stream is in its path.
 struct Host {
@@ -49,6 +49,9 @@ impl Handler for Host {
             (_, "POST", None) => return Plain::Body(1000),
             _ => {}
         }
+        if request.path().starts_with("/later") {
+            return Plain::Later { state: request.path().to_owned(), dialect: 3 };
+        }
         let size = body.map_or(0, <[u8]>::len);
         let headers = vec![("X-Body".to_owned(), size.to_string())];
         Plain::Stream { state: request.path().to_owned(), headers, dialect: 3 }
@@ -67,6 +70,22 @@ impl Handler for Host {
                 conn.close(CloseCode(4321), "because").expect("it is open");
                 assert_eq!(conn.text("late"), Err(SendError::Gone));
             }
+            "/later/begin" => {
+                assert_eq!(conn.text("early"), Err(SendError::Gone));
+                let (id, headers) = (conn.id(), [("X-Later".to_owned(), "yes".to_owned())]);
+                conn.begin(id, &headers).expect("it has no answer");
+                assert_eq!(conn.begin(id, &headers), Err(SendError::Gone));
+                assert_eq!(conn.respond(id, &HttpResponse::new(200)), Err(SendError::Gone));
+                conn.text("{\"n\":1}\n").expect("it is open");
+                conn.close(CloseCode(4321), "because").expect("it is open");
+            }
+            "/later/respond" => {
+                let response = HttpResponse::new(402).body("text/plain", "pay");
+                let id = conn.id();
+                conn.respond(id, &response).expect("it has no answer");
+                assert_eq!(conn.text("late"), Err(SendError::Gone));
+            }
+            "/later/close" => conn.close(CloseCode(4321), "because").expect("it is open"),
             "/many" => {
                 for n in 0..100 {
                     let line = format!("{{\"n\":{n},\"x\":\"{}\"}}\n", "x".repeat(n * 50));
@@ -296,5 +315,28 @@ fn a_websocket_with_a_dialect_has_last_words_too() {
     let tungstenite::Message::Close(Some(frame)) = next(&mut client) else { panic!("no close") };
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4000, "so"));
     drop(client);
+    site.end();
+}
+
+#[test]
+fn a_request_may_be_answered_later() {
+    let site = start(|_| {});
+    let raw = |path: &str| {
+        let mut answer = String::new();
+        let mut socket = send(site.address, &request("GET", path, &[], b""));
+        std::io::Read::read_to_string(&mut socket, &mut answer).expect("an answer");
+        assert_eq!(site.cause(), Cause::Application, "{path}");
+        answer
+    };
+    let begun = raw("/later/begin");
+    assert!(
+        begun.starts_with("HTTP/1.1 200 ") && begun.contains("\r\nX-Later: yes\r\n"),
+        "{begun}"
+    );
+    assert!(begun.contains("{\"n\":1}\n") && begun.contains("[4321,\"because\"]"), "{begun}");
+    let responded = raw("/later/respond");
+    assert!(responded.starts_with("HTTP/1.1 402 ") && responded.ends_with("\r\n\r\npay"));
+    let closed = raw("/later/close");
+    assert!(closed.starts_with("HTTP/1.1 503 ") && !closed.contains("4321"), "{closed}");
     site.end();
 }

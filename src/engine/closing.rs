@@ -9,12 +9,12 @@ use super::core::Core;
 use super::inbound::Place;
 use super::notices::Notice;
 use super::phase::Event;
-use super::slots::{Flags, Phase, Ping};
+use super::slots::{Flags, Phase, Ping, UNANSWERED};
 use super::value::{Cause, Closed, Data, Framing, SendError};
 use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::request::Refusal;
-use crate::protocol::{CloseCode, CloseFrame, Fault, stream};
+use crate::protocol::{CloseCode, CloseFrame, Fault, HttpResponse, stream};
 
 impl Core {
     /// The application closes: our close frame, then the peer's (RFC 6455 section 7.1.2).
@@ -136,6 +136,35 @@ impl Core {
         self.leave(slot, true);
     }
 
+    /// Answers the request of a stream that was accepted for later with something else, which is
+    /// its end.
+    pub(crate) fn respond(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        response: &HttpResponse,
+    ) -> Result<(), SendError> {
+        self.take_unanswered(slot, generation)?;
+        match response.status() {
+            400.. => self.counted.refused_application += 1,
+            _ => self.counted.answered += 1,
+        }
+        let mut head = Vec::new();
+        let body = response.write(&mut head, false);
+        let head = self.outgoing.write(|cork| cork.extend_from_slice(&head));
+        self.outgoing.note_own(body.len());
+        self.with_outbox(slot, |outbox| {
+            outbox.push_head(head);
+            outbox.push_final(Data::Shared(body, 0));
+        });
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::DEAF | Flags::CLOSE_SENT);
+        }
+        self.conclude(slot, Cause::Application, CloseCode::ABNORMAL, "");
+        self.leave(slot, true);
+        Ok(())
+    }
+
     /// Ends a connection below its messages: nothing can be said on it but the alert.
     pub(crate) fn end_secure(&mut self, slot: u32, alert: Vec<u8>) {
         self.drop_head(slot);
@@ -218,6 +247,12 @@ impl Core {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.set(Flags::CLOSE_SENT) {
             return;
+        }
+        if hot.is_unanswered() {
+            hot.dialect &= !UNANSWERED;
+            let refusal = Refusal::Unavailable(self.config.retry_after);
+            let answer = self.outgoing.write(|cork| refusal.write(cork));
+            return self.with_outbox(slot, |outbox| outbox.push_final(answer));
         }
         let (framing, dialect) = (hot.framing(), hot.dialect);
         let mut words = Vec::new();

@@ -15,7 +15,7 @@ use super::slots::{Flags, Phase};
 use super::table::SlotTable;
 use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
 use crate::protocol::frame::Opcode;
-use crate::protocol::{CloseCode, Kind};
+use crate::protocol::{CloseCode, HttpResponse, Kind};
 
 /// A received message. Where it lies decides what is cheap: [`Message::data`] always borrows,
 /// [`Conn::reply`] never copies.
@@ -221,6 +221,29 @@ impl Cx<'_> {
             return self.core.close_by_application(id.slot, id.generation, code, reason);
         }
         self.core.close_remote(id, code, reason)
+    }
+
+    /// Answers the request of a [`Plain::Later`](super::Plain) with 200 and these headers; those
+    /// with line breaks are left out. Its messages may be sent from here on.
+    ///
+    /// # Errors
+    /// It is gone, of another core, or has its answer.
+    pub fn begin(&mut self, id: ConnId, headers: &[(String, String)]) -> Result<(), SendError> {
+        if id.worker != self.core.worker {
+            return Err(SendError::Gone);
+        }
+        self.core.begin_stream(id.slot, id.generation, headers)
+    }
+
+    /// Answers it with something else, and ends it.
+    ///
+    /// # Errors
+    /// As of [`Self::begin`].
+    pub fn respond(&mut self, id: ConnId, response: &HttpResponse) -> Result<(), SendError> {
+        if id.worker != self.core.worker {
+            return Err(SendError::Gone);
+        }
+        self.core.respond(id.slot, id.generation, response)
     }
 
     /// The state of a connection of this core, whose type is [`Handler::State`](super::Handler).

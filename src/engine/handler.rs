@@ -130,7 +130,7 @@ pub enum Answer<S> {
         protocol: Option<String>,
         /// Further headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// Not 0 if [`super::LastWords`] go before the close frame.
+        /// Not 0 if [`super::LastWords`] go before the close frame. Below 128.
         dialect: u8,
     },
     /// Answer with this status and close.
@@ -172,7 +172,16 @@ pub enum Plain<S> {
         state: S,
         /// Headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// Tells [`super::LastWords`] which kind of stream it is.
+        /// Tells [`super::LastWords`] which kind of stream it is. Below 128.
+        dialect: u8,
+    },
+    /// The same, but not answered yet: [`super::Cx::begin`] answers with 200, and
+    /// [`super::Cx::respond`] with anything else, which is the end. Until then whatever is sent is
+    /// refused, and where the engine ends the connection the answer is 503.
+    Later {
+        /// The connection's state.
+        state: S,
+        /// As of [`Self::Stream`].
         dialect: u8,
     },
 }

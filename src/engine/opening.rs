@@ -17,9 +17,9 @@ use super::inbound::Place;
 use super::phase::Event;
 use super::queueing::CORK_MAX;
 use super::ring::Ring;
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Phase, UNANSWERED};
 use super::table::SlotTable;
-use super::value::Data;
+use super::value::{Data, SendError};
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::{Agreement, HttpResponse, stream};
@@ -82,6 +82,7 @@ enum Verdict<S> {
     },
     Stream {
         state: S,
+        /// With [`UNANSWERED`] where the head of the answer is not there yet.
         dialect: u8,
         chunked: bool,
     },
@@ -249,6 +250,7 @@ fn answer<H: Handler>(
                 protocol.as_deref(),
                 &headers,
             );
+            let dialect = dialect & !UNANSWERED;
             Ok(Verdict::Upgrade { state, dialect, compression: upgrade.compression })
         }
         Some(Answer::Refuse(refusal)) => Err(refusal),
@@ -282,6 +284,14 @@ fn answer_plain<H: Handler>(
                 let chunked = request.minor_version >= 1;
                 core.handshakes.answer.clear();
                 stream::write_head(&mut core.handshakes.answer, chunked, &headers);
+                let dialect = dialect & !UNANSWERED;
+                return Ok(Verdict::Stream { state, dialect, chunked });
+            }
+            Plain::Later { state, dialect } => {
+                request.check_plain()?;
+                let chunked = request.minor_version >= 1;
+                core.handshakes.answer.clear();
+                let dialect = dialect | UNANSWERED;
                 return Ok(Verdict::Stream { state, dialect, chunked });
             }
             Plain::Body(limit) => {
@@ -376,13 +386,40 @@ impl Core {
         self.census.enter(hot);
         self.compressor.enter(hot);
         self.enter(slot, Event::Opened);
-        if !client {
+        if !client && dialect & UNANSWERED == 0 {
             let answer = &self.handshakes.answer;
             let data = self.outgoing.write(|cork| cork.extend_from_slice(answer));
             self.with_outbox(slot, |outbox| outbox.push_head(data));
         }
         self.counted.opened += 1;
         Some(generation)
+    }
+
+    /// Answers the request of a stream that was accepted for later.
+    pub(crate) fn begin_stream(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        headers: &[(String, String)],
+    ) -> Result<(), SendError> {
+        let chunked = self.take_unanswered(slot, generation)?;
+        let data = self.outgoing.write(|cork| stream::write_head(cork, chunked, headers));
+        self.with_outbox(slot, |outbox| outbox.push_head(data));
+        Ok(())
+    }
+
+    /// A stream's request has its answer from now on. Whether the body goes in chunks.
+    pub(super) fn take_unanswered(
+        &mut self,
+        slot: u32,
+        generation: u32,
+    ) -> Result<bool, SendError> {
+        let open = self.slots.lookup(slot, generation).is_some_and(|hot| {
+            hot.phase() == Phase::Open && !hot.has(Flags::CLOSE_SENT) && hot.is_unanswered()
+        });
+        let hot = self.slots.get_mut(slot).filter(|_| open).ok_or(SendError::Gone)?;
+        hot.dialect &= !UNANSWERED;
+        Ok(!hot.has(Flags::BARE))
     }
 
     /// Why this request is refused whatever it says.

@@ -244,7 +244,7 @@ impl Core {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         };
-        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) {
+        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) || hot.is_unanswered() {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         }

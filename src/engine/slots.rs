@@ -244,6 +244,12 @@ impl Hot {
         before
     }
 
+    /// Whether it is a stream whose request has no answer yet.
+    #[inline]
+    pub fn is_unanswered(&self) -> bool {
+        self.dialect & UNANSWERED != 0
+    }
+
     /// How messages are framed.
     #[inline]
     pub fn framing(&self) -> Framing {
@@ -398,6 +404,9 @@ impl Timers for Slots {
 
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
+
+/// Bit of a stream's dialect: its request has no answer yet.
+pub const UNANSWERED: u8 = 1 << 7;
 
 const _: () = assert!(size_of::<Option<Hot>>() == 64, "the hot record is one cache line");
 const _: () = assert!(size_of::<Option<Cold>>() == 28);

@@ -42,6 +42,12 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         let control = 2 * bus::OUTGOING_BYTES + bus::INCOMING_BYTES + bus::ANSWERS_BYTES;
         add("messages of nodes", "", control as u64);
     }
+    let streams = options.consumers.iter().filter(|consumer| consumer.reads_redis());
+    let streams: u64 = streams.map(|it| it.redis_stream.streams.len() as u64).sum();
+    if streams > 0 {
+        // As it comes, as values, and as requests.
+        add("streams of consumers", "consumers", streams * 3 * REPLY);
+    }
     let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
     if hooks > 0 {
         add("questions to the backend", "a proxy's max_memory", hooks);
@@ -78,7 +84,7 @@ const METRICS_PAGE: u64 = 256 << 10;
 mod tests {
     use super::*;
     use crate::Server;
-    use crate::gateway::options::{Size, Sources};
+    use crate::gateway::options::{Consumer, Size, Sources};
 
     type Change = fn(&mut Options);
 
@@ -90,7 +96,7 @@ mod tests {
     #[test]
     fn each_key_that_bounds_memory_counts() {
         let before = total(&Options::default());
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 14] = [
             ("max_inbound", |o| o.engine.max_inbound = Size(1 << 40)),
             ("max_outboxes", |o| o.engine.max_outboxes = Size(1 << 40)),
             ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),
@@ -100,6 +106,14 @@ mod tests {
             ("http_connections", |o| o.http_server.http_connections = 1 << 30),
             ("http_anonymous", |o| o.http_server.http_anonymous = 1 << 30),
             ("http_bodies", |o| o.http_server.http_bodies = Size(1 << 40)),
+            ("consumers", |o| {
+                o.consumers.push(Consumer {
+                    enabled: true,
+                    kind: "redis_stream".to_owned(),
+                    ..Consumer::default()
+                });
+                o.consumers[0].redis_stream.streams = vec![String::new(); 1 << 16];
+            }),
             ("grpc_api.max_connections", |o| {
                 o.grpc_api.enabled = true;
                 o.grpc_api.max_connections = 1 << 30;

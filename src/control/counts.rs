@@ -69,6 +69,10 @@ pub(crate) struct Maps {
     pub(crate) hook_calls: BTreeMap<HookKind, Durations>,
     /// Hook calls without a usable answer, by kind and cause.
     pub(crate) hook_failures: BTreeMap<(HookKind, HookFailure), u64>,
+    /// Messages dealt with, by consumer.
+    pub(crate) consumed: BTreeMap<Arc<str>, u64>,
+    /// Messages and connections of consumers that failed, by consumer and cause.
+    pub(crate) consumer_failures: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 impl Counts {
@@ -90,6 +94,14 @@ impl Counts {
         if let Some(failure) = failure {
             *maps.hook_failures.entry((kind, failure)).or_default() += 1;
         }
+    }
+
+    pub(crate) fn consumed(&self, consumer: &Arc<str>) {
+        *self.maps().consumed.entry(consumer.clone()).or_default() += 1;
+    }
+
+    pub(crate) fn consumer_failed(&self, consumer: &Arc<str>, why: &'static str) {
+        *self.maps().consumer_failures.entry((consumer.clone(), why)).or_default() += 1;
     }
 
     pub(crate) fn maps(&self) -> MutexGuard<'_, Maps> {

@@ -5,6 +5,7 @@
 //! have in common, `process_`; a total ends in `_total`, as the format demands.
 
 mod broker;
+mod consumers;
 mod json;
 mod own;
 pub mod theirs;
@@ -336,6 +337,7 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         failed.add(labels, Value::Number(*number));
     }
     all.push(failed.label("hook", "as above").label("why", &list(&failures)));
+    consumers::collect(all, &maps);
     drop(maps);
 
     for (name, kind, help, value) in [

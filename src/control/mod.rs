@@ -17,6 +17,7 @@ pub mod body;
 pub mod broker;
 mod ceiling;
 pub mod certificates;
+mod consumers;
 pub mod counts;
 pub mod demo;
 pub mod grpc;

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::access::Gate;
 use super::certificates::CertificateKeeper;
+use super::consumers::{self, ConsumerConfig};
 use super::counts::Counts;
 use super::demo::Demo;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
@@ -72,6 +73,7 @@ pub struct Plane {
     internal: Option<TcpListener>,
     grpc: Option<(TcpListener, GrpcConfig)>,
     grpc_limits: (HttpLimits, GrpcLimits),
+    consumers: Vec<ConsumerConfig>,
     certificates: CertificateKeeper,
     http: HttpConfig,
     limits: HttpLimits,
@@ -95,6 +97,8 @@ pub enum PlaneError {
     Certificates(KeyFault),
     /// Two things are at one path.
     Paths(PathTaken),
+    /// A consumer is configured wrongly.
+    Consumers(String),
     /// The internal port cannot be listened on.
     Listen(SocketAddr, io::Error),
 }
@@ -106,6 +110,7 @@ impl std::fmt::Display for PlaneError {
             Self::Keys(error) => write!(f, "the client of key sets: {}", outgoing::explain(error)),
             Self::Certificates(error) => error.fmt(f),
             Self::Paths(error) => error.fmt(f),
+            Self::Consumers(what) => write!(f, "consumer {what}"),
             Self::Listen(address, error) => write!(f, "listening on {address}: {error}"),
         }
     }
@@ -155,6 +160,7 @@ impl Plane {
             internal,
             grpc,
             grpc_limits: settings::grpc_limits(options),
+            consumers: consumers::configs(options).map_err(PlaneError::Consumers)?,
             certificates,
             http,
             limits,
@@ -205,6 +211,7 @@ impl Plane {
             let grpc = server.grpc(router, limits, each);
             accept(grpc, listener, self.certificates.grpc(), "the port of gRPC");
         }
+        consumers::start(self.consumers, &live, &self.counts);
         tokio::spawn(server.serve_handed_over(self.connections));
         tokio::spawn(self.questions.run(move |(core, question), result, room| {
             let answer = HookAnswer { question, result, room: Box::new(room) };

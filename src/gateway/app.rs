@@ -432,6 +432,9 @@ impl Desk {
 
     /// Closes a connection with a code of the protocol.
     pub(super) fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, disconnect: &Disconnect) {
+        if self.respond(cx, id, disconnect.code.into(), &disconnect.reason) {
+            return self.stats.disconnect(disconnect.code);
+        }
         if cx.close(id, CloseCode(disconnect.code), &disconnect.reason).is_ok() {
             self.stats.disconnect(disconnect.code);
         }

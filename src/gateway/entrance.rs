@@ -10,12 +10,12 @@ use std::net::IpAddr;
 use super::account::{heap, shared};
 use super::app::{Arriving, Desk, First, Letter, Posted};
 use super::format::{Format, Transport};
-use super::options::Options;
+use super::options::{ConnectResponses, Options};
 use super::places::Resume;
 use super::session::Session;
 use super::wire::messages::ConnectRequest;
 use super::wire::{self, Encoding, Malformed};
-use crate::engine::{Plain, SendError};
+use crate::engine::{ConnId, Cx, Plain, SendError};
 use crate::protocol::HttpResponse;
 use crate::protocol::parameters::unescape;
 use crate::protocol::request::Request;
@@ -121,8 +121,7 @@ impl Desk {
             (false, Some(content)) if !content.is_empty() => First::Commands(content.to_vec()),
             (false, _) => return answer(400, headers),
         };
-        let session = Session::new(request, client, &self.rules.options, format);
-        self.arriving = Some(Arriving { session, first });
+        let mut session = Session::new(request, client, &self.rules.options, format);
         let content_type = match format {
             Format::Sse | Format::UniSse => "text/event-stream; charset=utf-8",
             Format::StreamProtobuf => "application/octet-stream",
@@ -136,7 +135,40 @@ impl Desk {
             ("X-Accel-Buffering", "no"),
         ];
         headers.extend(fixed.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        Plain::Stream { state: (), headers, dialect: format.dialect() }
+        let later = connect_responses(&self.rules.options, format).is_some();
+        if later {
+            session.answer_later(std::mem::take(&mut headers));
+        }
+        self.arriving = Some(Arriving { session, first });
+        match later {
+            true => Plain::Later { state: (), dialect: format.dialect() },
+            false => Plain::Stream { state: (), headers, dialect: format.dialect() },
+        }
+    }
+
+    /// Ends a client whose connect request is not answered yet with a response of HTTP. `false`: it
+    /// is, or such clients hear of errors in the stream.
+    pub(super) fn respond(&mut self, cx: &mut Cx<'_>, id: ConnId, code: u32, why: &str) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        let format = session.format();
+        let Some(headers) = session.take_answer() else { return false };
+        let rules = self.rules.clone();
+        let chosen = connect_responses(&rules.options, format).and_then(|it| it.of(code));
+        let (status, body) = match chosen {
+            Some((status, "")) => (status, why),
+            Some(chosen) => chosen,
+            None => (500, "Internal Server Error"),
+        };
+        // What lets a page read it.
+        let of_page =
+            |(name, _): &(String, String)| name.starts_with("Access-Control-") || name == "Vary";
+        let headers = headers.into_iter().filter(of_page).collect();
+        let response = HttpResponse::new(status)
+            .headers(headers)
+            .body("text/plain; charset=utf-8", body.to_owned());
+        // One that is gone heard nothing.
+        let _ = cx.respond(id, &response);
+        true
     }
 
     /// Passes on what the client of a stream posted. The status to answer with.
@@ -169,6 +201,16 @@ impl Desk {
             _ => 204,
         }
     }
+}
+
+/// What errors of a connect request are answered with; `None`: they are told in the stream.
+fn connect_responses(options: &Options, format: Format) -> Option<&ConnectResponses> {
+    let responses = match format {
+        Format::UniSse => &options.uni_sse.connect_code_to_http_response,
+        Format::UniStream => &options.uni_http_stream.connect_code_to_http_response,
+        _ => return None,
+    };
+    Some(responses).filter(|responses| responses.enabled)
 }
 
 /// Whether a browser asks for a page that it does not name. It names the page with every request

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, Heard, objects, token, token_of};
-use crate::support::stream::{Stream, escaped, request};
+use crate::support::stream::{Stream, escaped, request, send};
 use crate::support::wire::{FIN, PING, PONG, TEXT};
 
 const UNI_SSE: &str = "/connection/uni_sse";
@@ -80,6 +80,41 @@ fn pushes_are_bare_from_the_first_to_the_last() {
         assert_eq!(last["disconnect"]["code"], json!(3503), "{last}");
         stream.expect_end();
     }
+    gateway.stop();
+}
+
+#[test]
+fn an_error_may_be_an_answer_of_http() {
+    let gateway = start(
+        "[uni_http_stream.connect_code_to_http_response]\nenabled = true\ntransforms = [\
+         { code = 109, to = { status_code = 401, body = \"get a token\" } },\
+         { code = 3500, to = { status_code = 403 } }]\n\
+         [client]\nallowed_origins = [\"https://example.org\"]\n",
+    );
+    let answer = |connect: &Value| {
+        let lines = ["Origin: https://example.org", "Connection: close"];
+        let asked = request("POST", UNI_STREAM, &lines, connect.to_string().as_bytes());
+        let mut answer = String::new();
+        let mut stream = send(gateway.address(), &asked);
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer");
+        answer
+    };
+    let expired = answer(&json!({"token": token(&json!({"sub": "42", "exp": 1000}))}));
+    assert!(expired.starts_with("HTTP/1.1 401 "), "{expired}");
+    assert!(expired.ends_with("\r\n\r\nget a token"), "{expired}");
+    assert!(
+        expired.contains("\r\nAccess-Control-Allow-Origin: https://example.org\r\n"),
+        "{expired}"
+    );
+    let wrong = answer(&json!({"token": "x"}));
+    assert!(wrong.starts_with("HTTP/1.1 403 ") && wrong.ends_with("invalid token"), "{wrong}");
+    // Without a transform.
+    let nobody = answer(&json!({}));
+    assert!(nobody.starts_with("HTTP/1.1 500 "), "{nobody}");
+    assert!(!nobody.contains("event-stream") && !nobody.contains("ndjson"), "{nobody}");
+    // Who may connect has a stream.
+    let mut stream = uni_stream(&gateway, &json!({"token": token_of("42")}));
+    assert!(stream.heard().expect("a push")["connect"].is_object());
     gateway.stop();
 }
 

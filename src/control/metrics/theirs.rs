@@ -115,6 +115,16 @@ const ROWS: &[Row] = &[
         note: "of all proxies together",
         ..row("proxy_inflight_requests", "ringhold_hooks_in_flight", Kind::Gauge)
     },
+    Row {
+        labels: &[("consumer", "consumer_name")],
+        note: "without those that were passed over",
+        ..row("consumers_messages_processed", "ringhold_consumed", Kind::Total)
+    },
+    Row {
+        labels: &[("consumer", "consumer_name")],
+        note: "of all causes together",
+        ..row("consumers_errors", "ringhold_consumer_failures", Kind::Total)
+    },
 ];
 
 const fn row(theirs: &'static str, ours: &'static str, kind: Kind) -> Row {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::Undecodable;
+use super::{ApiRequest, Undecodable};
 use crate::gateway::channels::Override;
 use crate::gateway::json::{either, nullable, object_of_last, raw, raw_or_null};
 use crate::gateway::wire::codes::{Disconnect, Error, REASON_MAX};
@@ -176,6 +176,21 @@ pub(super) trait Decode: Sized {
     const FIELDS: &[&str];
 
     fn decode(params: &[u8]) -> Result<Self, Undecodable>;
+}
+
+impl ApiRequest {
+    /// What publishes the same into one channel, or into many.
+    pub(crate) fn publication(
+        mut channels: Vec<String>,
+        publication: NewPublication,
+    ) -> Result<Self, Error> {
+        if let [channel] = &mut channels[..] {
+            let channel = required(std::mem::take(channel))?;
+            return Ok(Self::Publish(PublishRequest { channel, publication }));
+        }
+        few(&channels)?;
+        Ok(Self::Broadcast(BroadcastRequest { channels, publication }))
+    }
 }
 
 /// The JSON of one request: `reader field: type`. What is absent is the type's default.

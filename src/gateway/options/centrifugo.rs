@@ -240,7 +240,9 @@ const RULES: &[(&str, Fate, &str)] = &[
     ),
     ("uni_grpc.enabled", Fate::Missed, ": use another transport"),
     ("webtransport.enabled", Fate::Missed, ": use another transport"),
-    ("consumers[].enabled", Fate::Missed, ": publish through http_api"),
+    ("consumers[].redis_stream.cluster_address", Fate::Missed, NO_CLUSTER),
+    ("consumers[].redis_stream.sentinel_address", Fate::Missed, NO_SENTINEL),
+    ("consumers[].redis_stream.sentinel_master_name", Fate::Missed, NO_SENTINEL),
     ("http_server.tls_autocert.enabled", Fate::Missed, TLS),
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
@@ -278,7 +280,15 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("grpc_api.tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
     ("uni_grpc", Fate::Noted, ": use another transport"),
     ("webtransport", Fate::Noted, ": use another transport"),
-    ("consumers", Fate::Noted, ": publish through http_api"),
+    ("consumers[].postgresql", Fate::Noted, CONSUMERS),
+    ("consumers[].kafka", Fate::Noted, CONSUMERS),
+    ("consumers[].nats_jetstream", Fate::Noted, CONSUMERS),
+    ("consumers[].google_pub_sub", Fate::Noted, CONSUMERS),
+    ("consumers[].aws_sqs", Fate::Noted, CONSUMERS),
+    ("consumers[].azure_service_bus", Fate::Noted, CONSUMERS),
+    ("consumers[].redis_stream", Fate::Noted, NO_SENTINEL),
+    ("consumers[].redis_stream.replica_client.enabled", Fate::Noted, ": the primary is read"),
+    ("consumers[].redis_stream.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
     ("http_server.tls.server_ca_pem", Fate::Noted, NO_CLIENT),
     ("http_server.tls.server_name", Fate::Noted, NO_CLIENT),
     ("http_server.tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
@@ -323,12 +333,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("uni_websocket.join_push_messages", Fate::Noted, ": each push is a message of its own"),
     ("uni_websocket.disable_closing_handshake", Fate::Noted, ": every end has its close frame"),
     ("uni_websocket.disable_disconnect_push", Fate::Noted, ": the close frame says it"),
-    ("uni_sse.connect_code_to_http_response", Fate::Noted, ": errors are told in the stream"),
-    (
-        "uni_http_stream.connect_code_to_http_response",
-        Fate::Noted,
-        ": errors are told in the stream",
-    ),
     ("admin.web_path", Fate::Noted, ": the page is part of the program"),
     ("admin.web_proxy_address", Fate::Noted, ": the page is part of the program"),
     ("prometheus.instrument_http_handlers", Fate::Noted, ": calls are counted in any case"),
@@ -339,6 +343,7 @@ const RULES: &[(&str, Fate, &str)] = &[
 const ENGINE: &str = ": engine.type and engine.redis say where channels live";
 const NO_SENTINEL: &str = ": Sentinel is not supported yet, give engine.redis.address the primary";
 const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine.redis.address is";
+const CONSUMERS: &str = ": streams of Redis are read; or publish through http_api";
 const KINDS: &str = ": subscriptions are streams";
 const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
 const TLS: &str = ": have certbot or lego renew what http_server.tls names";

@@ -9,7 +9,10 @@ use serde_json::{Value as Json, json};
 use super::super::field::Field;
 use super::super::proxies::{NamedProxy, StatusTransform};
 use super::super::suggest::leaves;
-use super::super::{Loaded, Mistakes, Namespace, OneWayDisconnect, Options, RpcNamespace, Sources};
+use super::super::{
+    ConnectResponse, Consumer, Loaded, Mistakes, Namespace, OneWayDisconnect, Options,
+    RpcNamespace, Sources,
+};
 use super::*;
 
 /// Paths of the keys that sections here have, in the form of the list.
@@ -20,12 +23,17 @@ fn ours() -> BTreeSet<String> {
     add(&Namespace::default(), "channel.namespaces[]");
     add(&NamedProxy::default(), "proxies[]");
     add(&RpcNamespace::default(), "rpc.namespaces[]");
+    add(&Consumer::default(), "consumers[]");
     let mut rows = Vec::new();
     for path in found.iter().filter(|path| path.ends_with(".status_to_code_transforms")) {
         leaves(&StatusTransform::default(), &format!("{path}[]"), &mut rows);
     }
     let ends = "client.connect_code_to_unidirectional_disconnect.transforms[]";
     leaves(&OneWayDisconnect::default(), ends, &mut rows);
+    for table in ["uni_sse", "uni_http_stream"] {
+        let path = format!("{table}.connect_code_to_http_response.transforms[]");
+        leaves(&ConnectResponse::default(), &path, &mut rows);
+    }
     found.into_iter().chain(rows).collect()
 }
 
@@ -34,7 +42,7 @@ fn sample(key: &Key) -> Json {
     let last = key.path.rsplit_once("[].").map_or("", |(_, last)| last);
     match (key.kind, key.default) {
         // What an element must say.
-        _ if last == "status_code" => json!(500),
+        _ if matches!(last, "status_code" | "to.status_code") => json!(500),
         _ if matches!(last, "to_error.code" | "code") => json!(9),
         _ if last == "to.code" => json!(4000),
         _ if last == "name" => json!("some"),
@@ -49,6 +57,22 @@ fn sample(key: &Key) -> Json {
     }
 }
 
+/// Adds what a transform of codes must say.
+fn complete(document: &mut Json) {
+    for (table, key, value) in [
+        ("/client/connect_code_to_unidirectional_disconnect", "code", 4000),
+        ("/uni_sse/connect_code_to_http_response", "status_code", 401),
+        ("/uni_http_stream/connect_code_to_http_response", "status_code", 401),
+    ] {
+        let Some(transform) = document.pointer_mut(&format!("{table}/transforms/0")) else {
+            continue;
+        };
+        if transform["to"].get(key).is_none() {
+            transform["to"][key] = json!(value);
+        }
+    }
+}
+
 /// Puts a value where its path leads; elements of lists have what each must have.
 fn put(object: &mut Json, path: &str, value: Json) {
     let (first, rest) = path.split_once('.').map_or((path, None), |(a, b)| (a, Some(b)));
@@ -58,7 +82,7 @@ fn put(object: &mut Json, path: &str, value: Json) {
         false => json!({}),
         true => json!([match name {
             "status_to_code_transforms" => json!({"status_code": 500, "to_error": {"code": 9}}),
-            "transforms" => json!({"code": 9, "to": {"code": 4000}}),
+            "transforms" => json!({"code": 9}),
             _ => json!({"name": "some", "endpoint": "http://a/b"}),
         }]),
     });
@@ -77,6 +101,8 @@ fn put(object: &mut Json, path: &str, value: Json) {
 }
 
 fn load(document: &Json) -> Result<Loaded, Mistakes> {
+    let mut document = document.clone();
+    complete(&mut document);
     let sources = Sources { file: Some("c.json".into()), ..Sources::default() };
     Options::from_text(&sources, &document.to_string())
 }
@@ -144,6 +170,10 @@ fn each_key_is_read_noted_or_refused_by_its_name() {
         let table = key.path.rsplit_once('.').map_or("", |(table, _)| table);
         if keys().iter().any(|other| other.path == join(table, "enabled")) {
             put(&mut document, &join(table, "enabled"), json!(true));
+        }
+        if key.path.starts_with("consumers[].redis_stream.") {
+            put(&mut document, "consumers[].type", json!("redis_stream"));
+            put(&mut document, "consumers[].enabled", json!(true));
         }
         if key.path.starts_with("engine.redis.") {
             put(&mut document, "engine.type", json!("redis"));

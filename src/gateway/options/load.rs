@@ -112,6 +112,9 @@ impl Options {
             options.http_server.internal_tls.begin_at(folder);
             options.engine.redis.tls.begin_at(folder);
             options.grpc_api.tls.begin_at(folder);
+            for consumer in &mut options.consumers {
+                consumer.redis_stream.tls.begin_at(folder);
+            }
             for path in [&mut options.log.file, &mut options.pid_file] {
                 if !path.is_empty() {
                     *path = folder.join(&path).display().to_string();

@@ -9,6 +9,7 @@ mod centrifugo;
 mod channel;
 mod check;
 mod client;
+mod consumers;
 mod duration;
 mod engine;
 mod field;
@@ -35,6 +36,7 @@ pub use channel::{
 pub use client::{
     Client, OneWayDisconnect, OneWayDisconnects, PersonalChannel, SubscriptionToken, Token,
 };
+pub use consumers::{Consumer, RedisStream, StreamPublications};
 pub use load::{LoadError, Loaded, Sources, stdin_name};
 pub use node::Place;
 pub use origins::Origins;
@@ -48,9 +50,9 @@ pub use redis::{Failover, Redis, RedisPlace, RedisServer, RedisTls};
 pub(crate) use rpc::Route;
 pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
 pub use server::{
-    Admin, Emulation, Engine, EngineType, ErrorMode, GrpcApi, Health, HttpApi, HttpServer,
-    HttpStream, IoChoice, Log, LogFormat, Node, Prometheus, ProxyProtocol, RatePolicyChoice,
-    Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
+    Admin, ConnectResponse, ConnectResponses, Emulation, Engine, EngineType, ErrorMode, GrpcApi,
+    Health, HttpApi, HttpServer, HttpStream, IoChoice, Log, LogFormat, Node, Prometheus,
+    ProxyProtocol, RatePolicyChoice, Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
 pub use tls::{Certificate, Tls, TlsVersion};
 pub(crate) use values::without_credentials;
@@ -101,6 +103,8 @@ section! {
         shutdown: Shutdown = Shutdown::default(),
         /// Logs.
         log: Log = Log::default(),
+        /// Where requests of the API come from, besides the backend that calls it.
+        consumers: Vec<Consumer> = Vec::new(),
         /// How this server is called.
         node: Node = Node::default(),
         /// A file for the number of the process. A relative name starts at the configuration file.

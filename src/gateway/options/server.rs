@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::field::section;
 use super::redis::Redis;
+use super::tables::tables;
 use super::tls::Tls;
 use super::values::{Secret, Size, choice};
 use crate::protocol::Network;
@@ -207,6 +208,9 @@ section! {
         handler_prefix: String = "/connection/uni_sse".to_owned(),
         /// Bytes of a request's body; a longer one is answered with 413.
         max_request_body_size: Size = Size(65_536),
+        /// What errors of the connect request are answered with, before the stream begins. Off:
+        /// they are told in the stream, which is there at once.
+        connect_code_to_http_response: ConnectResponses = ConnectResponses::default(),
     }
 }
 
@@ -219,6 +223,49 @@ section! {
         handler_prefix: String = "/connection/uni_http_stream".to_owned(),
         /// Bytes of a request's body; a longer one is answered with 413.
         max_request_body_size: Size = Size(65_536),
+        /// What errors of the connect request are answered with, before the stream begins. Off:
+        /// they are told in the stream, which is there at once.
+        connect_code_to_http_response: ConnectResponses = ConnectResponses::default(),
+    }
+}
+
+section! {
+    /// Answers of HTTP to connect requests that fail.
+    pub struct ConnectResponses {
+        /// Answer with them; what no transform is for with 500.
+        enabled: bool = false,
+        /// By error or disconnect code; the first that fits holds.
+        transforms: Vec<ConnectResponse> = Vec::new(),
+    }
+}
+
+section! {
+    /// The answer for one code.
+    pub struct ConnectResponse {
+        /// The code of an error or disconnect.
+        code: u32 = 0,
+        /// The answer.
+        to: ToResponse = ToResponse::default(),
+    }
+}
+
+tables!(ConnectResponse);
+
+section! {
+    /// An answer of HTTP.
+    pub struct ToResponse {
+        /// Its status.
+        status_code: u16 = 0,
+        /// Its text. Empty: the message of the error.
+        body: String = String::new(),
+    }
+}
+
+impl ConnectResponses {
+    /// Status and text for a code.
+    pub(crate) fn of(&self, code: u32) -> Option<(u16, &str)> {
+        let found = self.transforms.iter().find(|known| known.code == code)?;
+        Some((found.to.status_code, &found.to.body))
     }
 }
 

@@ -159,7 +159,7 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     let redis = [("CENTRIFUGO_BROKER_TYPE", "redis"), ("CENTRIFUGO_BROKER_ENABLED", "true")];
     assert!(wrong(&redis).contains("broker.type: a setting"), "{}", wrong(&redis));
     let consumers = r#"[{"name": "a", "type": "kafka", "enabled": true}]"#;
-    assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].enabled"));
+    assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].type"));
     // Off, or no loss.
     let fine = [
         ("CENTRIFUGO_UNI_GRPC_PORT", "11000"),
@@ -168,8 +168,8 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
         ("CENTRIFUGO_CONSUMERS", "[]"),
     ];
     let loaded = environment(&fine);
-    assert_eq!(loaded.warnings.len(), 4, "{:?}", loaded.warnings);
-    let note = &loaded.warnings[3];
+    assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+    let note = &loaded.warnings[2];
     assert!(note.contains("_BUFFER_SIZE: websocket.read_buffer_size: a setting"), "{note}");
     for (set, expected) in [
         ("uni_grpc.enabled=true", "--set uni_grpc.enabled: a setting of Centrifugo's that ringh"),
@@ -284,7 +284,7 @@ fn the_example_shows_every_key_with_its_default() {
     let table: toml::Table = defaults.parse().unwrap();
     let mut paths = Vec::new();
     suggest::leaves(&Options::default(), "", &mut paths);
-    let lists = ["channel.namespaces", "rpc.namespaces", "proxies"];
+    let lists = ["channel.namespaces", "rpc.namespaces", "proxies", "consumers"];
     for path in paths.iter().filter(|path| !lists.contains(&path.as_str())) {
         let mut value = Some(&toml::Value::Table(table.clone())).cloned();
         for part in path.split('.') {

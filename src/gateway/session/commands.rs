@@ -633,6 +633,9 @@ impl Desk {
             self.stats.error(kind, error.code);
         }
         if self.is_one_way(id) {
+            if self.respond(cx, id, error.code, &error.message) {
+                return;
+            }
             let rules = self.rules.clone();
             let chosen = &rules.options.client.connect_code_to_unidirectional_disconnect;
             let disconnect = match chosen.of(error.code) {

@@ -436,6 +436,7 @@ impl Desk {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
         session.more().vouched = None;
+        let answer = session.take_answer();
         session.set(OPEN, true);
         self.timers.clear(link(id), What::Stale);
         let Connecting { ticket, result, stash, orders, .. } = *connecting;
@@ -447,6 +448,10 @@ impl Desk {
         session.tidy();
         self.stats.counters.connects += 1;
         debug_assert_eq!(Ticket(ticket).waits(), Some(Waits::Command(CommandKind::Connect)));
+        if let Some(headers) = answer {
+            // One that is gone hears nothing of what follows, either.
+            let _ = cx.begin(id, &headers);
+        }
         self.reply(cx, id, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
         for (frame, at) in stash {
             let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));

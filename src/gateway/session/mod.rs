@@ -86,6 +86,8 @@ pub(super) struct More {
     pub(super) headers: Arc<ClientHeaders>,
     /// The user that a header names, until the connect command.
     pub(super) vouched: Option<Box<str>>,
+    /// Headers of the answer to the request, where that is not there before the connect command's.
+    pub(super) answer: Option<Box<[(String, String)]>>,
     /// While the connect command is being answered.
     pub(super) connecting: Option<Box<Connecting>>,
     /// Of subscriptions that expire, or have something to say.
@@ -248,6 +250,16 @@ impl Session {
         self.flags = if on { self.flags | flag } else { self.flags & !flag };
     }
 
+    /// Its request is answered with these headers once the connect command is.
+    pub(super) fn answer_later(&mut self, headers: Vec<(String, String)>) {
+        self.more().answer = Some(headers.into());
+    }
+
+    /// Those headers, unless the request has its answer.
+    pub(super) fn take_answer(&mut self) -> Option<Vec<(String, String)>> {
+        self.more.as_mut()?.answer.take().map(Vec::from)
+    }
+
     fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
@@ -327,6 +339,7 @@ impl More {
             && self.meta.is_empty()
             && *self.headers == ClientHeaders::default()
             && self.vouched.is_none()
+            && self.answer.is_none()
             && self.connecting.is_none()
             && self.subs.is_empty()
             && self.places.is_empty()
@@ -352,7 +365,9 @@ impl More {
         let revoked = self.revoked.iter().map(|it| 2 * ENTRY + it.channel.len()).sum::<usize>();
         let connecting = self.connecting.as_ref().map_or(0, |it| it.bytes());
         let vouched = self.vouched.as_ref().map_or(0, |user| user.len());
-        let raw = self.conn_info.len() + self.meta.len() + vouched;
+        let lines = self.answer.iter().flatten();
+        let answer = lines.map(|(name, value)| ENTRY + name.len() + value.len()).sum::<usize>();
+        let raw = self.conn_info.len() + self.meta.len() + vouched + answer;
         size_of::<Self>()
             + raw
             + headers

@@ -3,6 +3,7 @@
 
 mod channels;
 mod client;
+mod consumers;
 mod grpc;
 mod proxies;
 mod redis;
@@ -17,6 +18,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     if options.engine.kind != EngineType::Redis {
         reader.forgive("engine.redis", "is not heard: engine.type is \"memory\"");
     }
+    consumers::forgive(options, reader);
     let unread = reader.mistakes.len();
     let mut check = Check { options, reader, unread };
     check.client();
@@ -28,6 +30,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     check.admin();
     check.engine();
     check.redis();
+    check.consumers();
 }
 
 /// A check under way.

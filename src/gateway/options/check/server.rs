@@ -37,6 +37,7 @@ impl Check<'_> {
         self.prefixes();
         self.compression();
         self.bodies();
+        self.responses();
         let shutdown = &options.shutdown;
         self.not_zero("shutdown.timeout", shutdown.timeout);
         self.demand(
@@ -64,6 +65,25 @@ impl Check<'_> {
             "http_api.insecure",
             "whoever reaches the public port may publish to everybody",
         );
+    }
+
+    /// Answers to connect requests that fail.
+    fn responses(&mut self) {
+        let options = self.options;
+        for (table, responses) in [
+            ("uni_sse", &options.uni_sse.connect_code_to_http_response),
+            ("uni_http_stream", &options.uni_http_stream.connect_code_to_http_response),
+        ] {
+            for (index, transform) in responses.transforms.iter().enumerate() {
+                let table = format!("{table}.connect_code_to_http_response.transforms[{index}]");
+                let key = |name: &str| format!("{table}.{name}");
+                self.demand(transform.code > 0, &key("code"), "must be the code of an error");
+                let status = (200..=599).contains(&transform.to.status_code);
+                self.demand(status, &key("to.status_code"), "must be from 200 to 599");
+                let short = transform.to.body.len() <= BODY_MAX;
+                self.demand(short, &key("to.body"), "must be at most 4096 bytes");
+            }
+        }
     }
 
     /// Compression of messages.
@@ -245,3 +265,6 @@ fn is_path(prefix: &str) -> bool {
 
 /// Shorter passwords are worth a word.
 const PASSWORD_MIN: usize = 12;
+
+/// Bytes of the answer to a connect request that fails.
+const BODY_MAX: usize = 4096;

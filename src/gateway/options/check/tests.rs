@@ -193,6 +193,21 @@ fn every_contradiction_is_named_with_its_line() {
             "4: grpc_api.max_receive_message_size: must be at most half of",
         ),
         ("grpc_api.max_concurrent_calls = 0", "1: grpc_api.max_concurrent_calls: must be from 1"),
+        // Consumers.
+        (
+            "[[consumers]]\nname = \"a1\"\nenabled = true\ntype = \"kafka\"",
+            "4: consumers[0].type: a setting of Centrifugo's that ringhold does not have",
+        ),
+        (
+            "[[consumers]]\nname = \"a1\"\nenabled = true\ntype = \"redis_stream\"\n\
+             redis_stream.consumer_group = \"g\"",
+            "consumers[0].redis_stream.streams: is needed",
+        ),
+        ("[[consumers]]\nname = \"a b\"", "2: consumers[0].name: must have two or more"),
+        (
+            "[[uni_sse.connect_code_to_http_response.transforms]]\ncode = 109",
+            "transforms[0].to.status_code: must be from 200 to 599",
+        ),
         // Channels.
         ("channel.user_boundary = \":\"", "1: channel.user_boundary: is the same as channel.name"),
         ("channel.private_prefix = \"\u{a7}\"", "1: channel.private_prefix: must be ASCII"),

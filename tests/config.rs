@@ -428,7 +428,7 @@ fn files_of_centrifugo_start_unchanged() {
         ("chat.json", 3),
         ("shop.yaml", 1),
         ("intranet.json", 4),
-        ("feed.toml", 5),
+        ("feed.toml", 4),
         ("full.yaml", 20),
     ] {
         let file = own.join(name);

@@ -58,7 +58,7 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
             "broker_nodes",
             Kind::Gauge,
             "Nodes on the same broker, this one among them",
-            broker.map_or(0, |broker| 1 + broker.bus.nodes(Instant::now()).len() as u64),
+            1 + broker.map_or(0, |broker| broker.bus.nodes(Instant::now()).len() as u64),
         ),
         (
             "broker_control_received",

@@ -125,6 +125,7 @@ const ROWS: &[Row] = &[
         note: "of all causes together",
         ..row("consumers_errors", "ringhold_consumer_failures", Kind::Total)
     },
+    row("node_num_nodes", "ringhold_broker_nodes", Kind::Gauge),
 ];
 
 const fn row(theirs: &'static str, ours: &'static str, kind: Kind) -> Row {
@@ -150,8 +151,6 @@ pub(super) fn collect(all: &mut Vec<Metric>) {
             }
         }
     }
-    let help = "Always 1: a node knows no other";
-    told.push(Metric::new(format!("{PREFIX}node_num_nodes"), Kind::Gauge, help).number(1));
     all.append(&mut told);
 }
 
@@ -187,5 +186,5 @@ pub fn table() -> String {
         let theirs = format!("`{PREFIX}{theirs}{}{fixed}`", total(*kind));
         table += &format!("| {theirs} | `{ours}{suffix}` | {note} |\n");
     }
-    table + &format!("| `{PREFIX}node_num_nodes` |  | always 1: a node knows no other |\n")
+    table
 }

@@ -23,19 +23,24 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Conn, Cx, Handler, Message, Server};
+use ringhold::{Connection, Context, Handler, Message, Server, UpgradeAction};
 
 struct Echo;
 
 impl Handler for Echo {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 }

@@ -20,8 +20,8 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringhold::{
-    Answer, CloseCode, Closed, Conn, ConnId, Cx, Frame, Handler, HttpResponse, Message, Request,
-    Running, Server, StartError,
+    CloseCode, Closed, ConnId, Connection, Context, Frame, Handler, HttpResponse, Message, Request,
+    Running, Server, StartError, UpgradeAction,
 };
 
 type Names = Arc<Mutex<HashMap<String, ConnId>>>;
@@ -48,19 +48,24 @@ pub struct Member {
 impl Handler for Chat {
     type State = Member;
     /// Other threads send nothing here.
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<Member> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<Member> {
         let name = request.query_value("name").unwrap_or_default().into_owned();
         let fits = (1..=20).contains(&name.len()) && name.chars().all(char::is_alphanumeric);
         if !fits {
             let text = "?name= must be 1 to 20 letters and digits\n";
-            return Answer::Respond(HttpResponse::new(400).body("text/plain", text));
+            return UpgradeAction::Respond(HttpResponse::new(400).body("text/plain", text));
         }
-        Answer::accept(Member { name, room: request.path().to_owned(), named: false })
+        UpgradeAction::accept(Member { name, room: request.path().to_owned(), named: false })
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, member: &mut Member) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, member: &mut Member) {
         match lock(&self.names).entry(member.name.clone()) {
             Entry::Vacant(place) => place.insert(conn.id()),
             Entry::Occupied(_) => {
@@ -74,7 +79,7 @@ impl Handler for Chat {
         conn.publish(&member.room, &Frame::text(&format!("* {} is here", member.name)));
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, member: &mut Member, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, member: &mut Member, message: Message<'_>) {
         let Some(line) = message.text() else { return };
         if let Some((name, line)) = line.strip_prefix("/to ").and_then(|it| it.split_once(' ')) {
             let id = lock(&self.names).get(name).copied();
@@ -92,7 +97,7 @@ impl Handler for Chat {
         }
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, member: Member, _: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, _: ConnId, member: Member, _: &Closed) {
         if member.named {
             lock(&self.names).remove(&member.name);
             cx.publish(&member.room, &Frame::text(&format!("* {} has left", member.name)));

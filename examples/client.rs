@@ -10,8 +10,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use ringhold::{
-    Answer, Closed, Conn, ConnId, Cx, DialTarget, Handler, Message, Refusal, Request, Running,
-    Server, StartError,
+    Closed, ConnId, Connection, Context, DialTarget, Handler, Message, Refusal, Request, Running,
+    Server, StartError, UpgradeAction,
 };
 
 /// Most attempts to connect, one after the other.
@@ -27,26 +27,31 @@ pub struct Client {
 
 impl Handler for Client {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
         // It does not listen.
-        Answer::Refuse(Refusal::NotFound)
+        UpgradeAction::Refuse(Refusal::NotFound)
     }
 
     /// The first turn comes at once.
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         if !std::mem::replace(&mut self.begun, true) {
             cx.dial(&self.target, None, 1);
         }
         None
     }
 
-    fn dialled(&mut self, _: &mut Cx<'_>, _: u64) -> Option<()> {
+    fn on_dialled(&mut self, _: &mut Context<'_>, _: u64) -> Option<()> {
         Some(())
     }
 
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, attempt: u64, error: &str) {
+    fn on_dial_failed(&mut self, cx: &mut Context<'_>, attempt: u64, error: &str) {
         self.say(format!("attempt {attempt}: {error}"));
         if attempt == ATTEMPTS_MAX {
             return cx.stop();
@@ -56,21 +61,21 @@ impl Handler for Client {
         cx.set_timer(pause, attempt + 1);
     }
 
-    fn timer(&mut self, cx: &mut Cx<'_>, attempt: u64) {
+    fn on_timer(&mut self, cx: &mut Context<'_>, attempt: u64) {
         cx.dial(&self.target, None, attempt);
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         let _ = conn.text(&self.greeting);
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, _: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         if let Some(text) = message.text() {
             self.say(text.to_owned());
         }
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, (): (), closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, _: ConnId, (): (), closed: &Closed) {
         self.say(format!("ended: {:?}, {} {}", closed.cause, closed.code, closed.reason));
         cx.stop();
     }

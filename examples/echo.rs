@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ringhold::{
-    Answer, CloseCode, Closed, Conn, ConnId, Cx, Drain, Handler, HttpResponse, Message, RatePolicy,
-    Request, Running, Server, StartError,
+    CloseCode, Closed, ConnId, Connection, Context, Drain, Handler, HttpResponse, Message,
+    RatePolicy, Request, Running, Server, StartError, UpgradeAction,
 };
 
 /// Users by their tokens.
@@ -36,26 +36,33 @@ impl Handler for Echo {
     /// The user's seat, which is free again when this is dropped: also if a connection ends before
     /// it is open.
     type State = Seat;
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<Seat> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<Seat> {
         let token = request.header("Authorization").and_then(|it| it.strip_prefix("Bearer "));
         let user = TOKENS.iter().find(|(known, _)| Some(*known) == token).map(|(_, user)| *user);
         let Some(user) = user else {
-            return Answer::Respond(HttpResponse::new(401).header("WWW-Authenticate", "Bearer"));
+            return UpgradeAction::Respond(
+                HttpResponse::new(401).header("WWW-Authenticate", "Bearer"),
+            );
         };
         match Seat::take(&self.seats, user) {
-            Some(seat) => Answer::accept(seat),
-            None => Answer::Respond(HttpResponse::new(429).header("Retry-After", "10")),
+            Some(seat) => UpgradeAction::accept(seat),
+            None => UpgradeAction::Respond(HttpResponse::new(429).header("Retry-After", "10")),
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, _: &mut Seat, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut Seat, message: Message<'_>) {
         // An error says that the connection is gone or too slow, which the engine counts.
         let _ = conn.reply(message);
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, id: ConnId, seat: Seat, closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, id: ConnId, seat: Seat, closed: &Closed) {
         eprintln!("{id:?} of {} ended: {:?}, {}", seat.user, closed.cause, closed.code);
     }
 }

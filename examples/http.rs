@@ -11,8 +11,8 @@
 use std::net::SocketAddr;
 
 use ringhold::{
-    Answer, Bytes, Conn, Cx, Frame, Handler, HttpResponse, Message, Plain, Refusal, Request,
-    Running, Server, StartError,
+    Bytes, Connection, Context, Frame, Handler, HttpAction, HttpResponse, Message, Refusal,
+    Request, Running, Server, StartError, UpgradeAction,
 };
 
 const PAGE: &str = "<!doctype html>
@@ -35,30 +35,35 @@ pub struct Site;
 
 impl Handler for Site {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<()> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
         match request.path() {
-            "/live" => Answer::accept(()),
-            _ => Answer::Refuse(Refusal::NotFound),
+            "/live" => UpgradeAction::accept(()),
+            _ => UpgradeAction::Refuse(Refusal::NotFound),
         }
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<()> {
-        Plain::Answer(match (request.method, request.path(), body) {
+    ) -> HttpAction<()> {
+        HttpAction::Respond(match (request.method, request.path(), body) {
             // Static bytes are sent from where they lie.
             ("GET" | "HEAD", "/", _) => HttpResponse::new(200)
                 .body("text/html; charset=utf-8", Bytes::from_static(PAGE.as_bytes())),
             ("GET" | "HEAD", "/health", _) => HttpResponse::new(200)
                 .body("application/json", format!("{{\"connections\":{}}}\n", cx.connections())),
             ("GET", "/index.html", _) => HttpResponse::new(308).header("Location", "/"),
-            ("POST", "/publish", None) => return Plain::Body(TEXT_MAX),
+            ("POST", "/publish", None) => return HttpAction::Body(TEXT_MAX),
             ("POST", "/publish", Some(body)) => match std::str::from_utf8(body) {
                 Ok(text) => {
                     cx.publish(TOPIC, &Frame::text(text));
@@ -66,17 +71,17 @@ impl Handler for Site {
                 }
                 Err(_) => HttpResponse::new(400).body("text/plain", "the text must be UTF-8\n"),
             },
-            ("GET", "/live", _) => return Plain::Refuse,
+            ("GET", "/live", _) => return HttpAction::Refuse,
             _ => HttpResponse::new(404),
         })
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         conn.subscribe(TOPIC);
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
-        conn.publish(TOPIC, &Frame::new(message.kind(), message.data()));
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
+        conn.publish(TOPIC, &Frame::new(message.kind(), message.payload()));
     }
 }
 

@@ -13,8 +13,8 @@
 use std::net::SocketAddr;
 
 use ringhold::{
-    Answer, Conn, Cx, Frame, Handle, Handler, HttpResponse, Message, Request, Running, Server,
-    StartError,
+    Connection, Context, Frame, Handle, Handler, HttpResponse, Message, Request, Running, Server,
+    StartError, UpgradeAction,
 };
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
@@ -24,26 +24,26 @@ pub struct Push;
 impl Handler for Push {
     /// The user's topic; an empty text costs no memory, and it is not needed after `open`.
     type State = Box<str>;
-    type Letter = ();
+    type Event = ();
 
-    fn request(
+    fn on_upgrade(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         _: SocketAddr,
-    ) -> Answer<Box<str>> {
+    ) -> UpgradeAction<Box<str>> {
         // A real server would believe a token, and not the client.
         match request.query_value("user") {
-            Some(user) => Answer::accept(topic(&user).into()),
-            None => Answer::Respond(HttpResponse::new(401)),
+            Some(user) => UpgradeAction::accept(topic(&user).into()),
+            None => UpgradeAction::Respond(HttpResponse::new(401)),
         }
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, topic: &mut Box<str>) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, topic: &mut Box<str>) {
         conn.subscribe(&std::mem::take(topic));
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, _: &mut Box<str>, _: Message<'_>) {}
+    fn on_message(&mut self, _: &mut Connection<'_>, _: &mut Box<str>, _: Message<'_>) {}
 }
 
 fn topic(user: &str) -> String {

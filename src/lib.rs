@@ -10,7 +10,7 @@
 //! ```no_run
 //! use std::net::SocketAddr;
 //!
-//! use ringhold::{Answer, Conn, Cx, Frame, Handler, Message, Request, Server};
+//! use ringhold::{UpgradeAction, Connection, Context, Frame, Handler, Message, Request, Server};
 //!
 //! struct Chat;
 //!
@@ -18,24 +18,24 @@
 //!     /// What we keep per connection: the room it is in.
 //!     type State = String;
 //!     /// What other threads may send to this core: nothing here.
-//!     type Letter = ();
+//!     type Event = ();
 //!
-//!     fn request(
+//!     fn on_upgrade(
 //!         &mut self,
-//!         _: &mut Cx<'_>,
+//!         _: &mut Context<'_>,
 //!         request: &Request<'_>,
 //!         _: SocketAddr,
-//!     ) -> Answer<String> {
-//!         Answer::accept(request.path().to_owned())
+//!     ) -> UpgradeAction<String> {
+//!         UpgradeAction::accept(request.path().to_owned())
 //!     }
 //!
-//!     fn open(&mut self, conn: &mut Conn<'_>, room: &mut String) {
+//!     fn on_open(&mut self, conn: &mut Connection<'_>, room: &mut String) {
 //!         conn.subscribe(room);
 //!     }
 //!
-//!     fn message(&mut self, conn: &mut Conn<'_>, room: &mut String, message: Message<'_>) {
+//!     fn on_message(&mut self, conn: &mut Connection<'_>, room: &mut String, message: Message<'_>) {
 //!         // Encoded once, shared by every receiver on every core.
-//!         conn.publish(room, &Frame::new(message.kind(), message.data()));
+//!         conn.publish(room, &Frame::new(message.kind(), message.payload()));
 //!     }
 //! }
 //!
@@ -57,10 +57,10 @@
 //! The closure given to [`Builder::start`] makes one [`Handler`] for each core, and a connection
 //! belongs to the core that accepted it. So **a `HashMap` of rooms or users in a handler is wrong**
 //! as soon as there are two cores: each knows its own part. Use a topic for what many hear
-//! ([`Conn::subscribe`], [`Cx::publish`]: the engine spreads it over cores), a topic of its own for
-//! a user with several connections, a [`ConnId`] for one connection (every core can send to it),
-//! and an `Arc<Mutex<..>>` that all handlers share for what is looked up rarely, such as names that
-//! must be unique. `examples/chat.rs` does all of it.
+//! ([`Connection::subscribe`], [`Context::publish`]: the engine spreads it over cores), a topic of
+//! its own for a user with several connections, a [`ConnId`] for one connection (every core can
+//! send to it), and an `Arc<Mutex<..>>` that all handlers share for what is looked up rarely, such
+//! as names that must be unique. `examples/chat.rs` does all of it.
 //!
 //! # Examples
 //!
@@ -73,20 +73,20 @@
 //! * [`Server::builder`] configures ([`Config`] has every knob with its default and unit) and
 //!   starts the workers; the closure makes one [`Handler`] per core, on that core's thread.
 //! * A [`Handler`]'s callbacks run on its core, one at a time, and must not block. They act
-//!   through [`Conn`] (this connection) and [`Cx`] (this core). What they queue leaves at the end
-//!   of the turn, in one send per connection.
+//!   through [`Connection`] (this connection) and [`Context`] (this core). What they queue leaves
+//!   at the end of the turn, in one send per connection.
 //! * A [`ConnId`] may be kept anywhere for any time; once its connection is gone, every use of it
 //!   is refused with [`SendError::Gone`] and counted. It never reaches another connection.
 //! * A [`Handle`] reaches every core from any thread through bounded mailboxes:
 //!   [`Handle::send`], [`Handle::publish`], [`Handle::subscribe`], [`Handle::post`],
 //!   [`Handle::stats`], [`Handle::drain`].
 //! * A letter ([`Handle::post`]) reaches the handler of one core, which finds the state of any of
-//!   its connections with [`Cx::state`]. [`Cx::set_timer`] calls a handler later.
+//!   its connections with [`Context::state`]. [`Context::set_timer`] calls a handler later.
 //!
 //! # What is guaranteed
 //!
-//! * [`Handler::close`] is called exactly once for each [`Handler::open`], with the cause, and
-//!   nothing of that connection is called after it.
+//! * [`Handler::on_close`] is called exactly once for each [`Handler::on_open`], with the cause,
+//!   and nothing of that connection is called after it.
 //! * Messages to one connection arrive in the order in which they were queued on its core; letters
 //!   and publications of one thread are taken in order.
 //! * Every limit has a default, a counter in [`Counters`] and a defined answer; memory is bounded
@@ -135,11 +135,11 @@ pub use engine::harness as testing;
 #[doc(hidden)]
 pub use engine::internals;
 pub use engine::{
-    AddressPlace, Answer, Builder, Cause, Closed, Compression, Config, ConfigError, Conn, ConnId,
-    CoreStart, CounterKind, Counters, Cx, DialTarget, Distribution, Drain, Frame, Handle, Handler,
-    Heartbeat, Io, LastWords, Layout, Message, Passed, Plain, Policy, Proxies, ProxyHeaders,
-    RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats, TimerId, Via,
-    WORKERS_MAX,
+    AddressPlace, Builder, Cause, Closed, Compression, Config, ConfigError, ConnId, Connection,
+    Context, CoreStart, CounterKind, Counters, Detached, DialTarget, Distribution, Drain, Frame,
+    Handle, Handler, Heartbeat, HttpAction, Io, LastWords, Layout, Message, Policy, Proxies,
+    ProxyHeaders, RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats,
+    TimerId, UpgradeAction, Via, WORKERS_MAX,
 };
 #[doc(hidden)]
 pub use engine::{Ceiling, CeilingLine, Per};

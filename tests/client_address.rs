@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Config, Conn, Counters, Cx, Handler, Kind, Message, Passed, Plain, ProxyHeaders,
+    Config, Connection, Context, Counters, Detached, Handler, HttpAction, Kind, Message,
+    ProxyHeaders, UpgradeAction,
 };
 
 use crate::stories::{Frame, Peer, Site, wait_until};
@@ -28,32 +29,32 @@ struct Mirror;
 
 impl Handler for Mirror {
     type State = SocketAddr;
-    type Letter = ();
+    type Event = ();
 
-    fn request(
+    fn on_upgrade(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         _: &Request<'_>,
         peer: SocketAddr,
-    ) -> Answer<Self::State> {
-        Answer::accept(peer)
+    ) -> UpgradeAction<Self::State> {
+        UpgradeAction::accept(peer)
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<Self::State> {
+    ) -> HttpAction<Self::State> {
         match (request.method, body) {
-            ("POST", None) => Plain::Body(100),
-            _ => Plain::Pass,
+            ("POST", None) => HttpAction::Body(100),
+            _ => HttpAction::Detach,
         }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, passed: Passed) {
-        let Passed { socket, received, via, .. } = passed;
+    fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
+        let Detached { socket, received, via, .. } = passed;
         let mut socket = TcpStream::from(socket);
         let first = received.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let first = String::from_utf8_lossy(first);
@@ -62,12 +63,12 @@ impl Handler for Mirror {
         let _ = socket.write_all(text.as_bytes());
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, asked: &mut SocketAddr) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, asked: &mut SocketAddr) {
         assert_eq!(conn.peer_addr(), Some(*asked), "one address for all callbacks");
         let _ = conn.send(Kind::Text, asked.to_string().as_bytes());
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, _: &mut SocketAddr, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut SocketAddr, message: Message<'_>) {
         let _ = conn.reply(message);
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{KEY, Site, config};
 use ringhold::control::counts::Counts;
 use ringhold::control::http::{HandOver, HttpLimits, HttpServer, hand_over};
-use ringhold::{AddressPlace, Passed, Via};
+use ringhold::{AddressPlace, Detached, Via};
 
 /// Long enough for any machine; a test that runs into it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ impl Control {
         let (client, server, via) = Self::pair();
         let queue = self.queue.as_ref().unwrap();
         let received = Bytes::copy_from_slice(head);
-        queue.serve(Passed { received, ..passed(server, via) }).unwrap();
+        queue.serve(Detached { received, ..passed(server, via) }).unwrap();
         client
     }
 }
@@ -251,7 +251,7 @@ fn a_full_queue_gives_the_connection_back() {
     assert!(queue.serve(passed(server, via)).is_err());
 }
 
-fn passed(socket: TcpStream, via: Via) -> Passed {
+fn passed(socket: TcpStream, via: Via) -> Detached {
     let place = AddressPlace::default();
-    Passed { socket: socket.into(), received: Bytes::new(), via, place, tls: None }
+    Detached { socket: socket.into(), received: Bytes::new(), via, place, tls: None }
 }

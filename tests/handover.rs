@@ -9,7 +9,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, CloseCode, Conn, Cx, Handler, Heartbeat, Message, Plain, Running, Server};
+use ringhold::{
+    CloseCode, Connection, Context, Handler, Heartbeat, HttpAction, Message, Running, Server,
+    UpgradeAction,
+};
 
 use crate::stories::{Frame, Peer};
 use crate::support::PATIENCE;
@@ -21,32 +24,37 @@ struct Doorman {
 
 impl Handler for Doorman {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         _: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<()> {
-        if request.path() == "/plain" { Plain::Pass } else { Plain::Refuse }
+    ) -> HttpAction<()> {
+        if request.path() == "/plain" { HttpAction::Detach } else { HttpAction::Refuse }
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, passed: ringhold::Passed) {
-        let ringhold::Passed { socket, received, via, .. } = passed;
+    fn on_detach(&mut self, _: &mut Context<'_>, passed: ringhold::Detached) {
+        let ringhold::Detached { socket, received, via, .. } = passed;
         self.out.send((socket.into(), received.to_vec(), via.peer)).expect("the test listens");
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, (): &mut ()) -> bool {
         conn.text("beat").is_ok()
     }
 }

@@ -23,7 +23,7 @@ use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::Question;
-use ringhold::{Passed, Running, Server};
+use ringhold::{Detached, Running, Server};
 
 use crate::support::stream::{escaped, request};
 use crate::support::wire::{self, FIN, TEXT};
@@ -60,7 +60,7 @@ impl ControlPlane for Nobody {
         Err(question)
     }
 
-    fn serve(&self, passed: Passed) -> Result<(), Passed> {
+    fn serve(&self, passed: Detached) -> Result<(), Detached> {
         Err(passed)
     }
 

@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, CloseCode, Closed, Conn, ConnId, Cx, Frame, Handler, Message, SendError};
+use ringhold::{
+    CloseCode, Closed, ConnId, Connection, Context, Frame, Handler, Message, SendError,
+    UpgradeAction,
+};
 
 use crate::stories::{Child, Peer, Site, child_port, is_child};
 use crate::support::wire::{BINARY, Length, MASK, header};
@@ -30,36 +33,41 @@ impl Fragile {
 
 impl Handler for Fragile {
     type State = String;
-    type Letter = bool;
+    type Event = bool;
 
-    fn request(&mut self, _: &mut Cx<'_>, r: &Request<'_>, _: SocketAddr) -> Answer<String> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        r: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<String> {
         Self::check(r.path(), "/request");
-        Answer::accept(r.path().to_owned())
+        UpgradeAction::accept(r.path().to_owned())
     }
 
-    fn open(&mut self, _: &mut Conn<'_>, path: &mut String) {
+    fn on_open(&mut self, _: &mut Connection<'_>, path: &mut String) {
         Self::check(path, "/open");
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, path: &mut String, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, path: &mut String, message: Message<'_>) {
         Self::check(path, "/message");
         let _ = conn.reply(message);
     }
 
-    fn writable(&mut self, _: &mut Conn<'_>, path: &mut String) {
+    fn on_writable(&mut self, _: &mut Connection<'_>, path: &mut String) {
         Self::check(path, "/writable");
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, path: String, _: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, path: String, _: &Closed) {
         Self::check(&path, "/close");
     }
 
-    fn letter(&mut self, _: &mut Cx<'_>, in_turn: bool) {
+    fn on_event(&mut self, _: &mut Context<'_>, in_turn: bool) {
         self.fuse = in_turn;
         assert!(in_turn, "asked to panic in a letter");
     }
 
-    fn turn(&mut self, _: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, _: &mut Context<'_>) -> Option<Duration> {
         assert!(!std::mem::take(&mut self.fuse), "asked to panic in a turn");
         None
     }
@@ -162,17 +170,22 @@ struct Sleepy;
 
 impl Handler for Sleepy {
     type State = ();
-    type Letter = Duration;
+    type Event = Duration;
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 
-    fn letter(&mut self, _: &mut Cx<'_>, time: Duration) {
+    fn on_event(&mut self, _: &mut Context<'_>, time: Duration) {
         std::thread::sleep(time);
     }
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use ringhold::testing::{Client, Received, World};
 use ringhold::{
-    Answer, Bytes, Cause, CloseCode, Closed, Config, Conn, ConnId, CoreStart, Cx, Drain, Frame,
-    Handle, Handler, HttpResponse, Message, Plain, Refusal, Request, SendError, TimerId,
+    Bytes, Cause, CloseCode, Closed, Config, ConnId, Connection, Context, CoreStart, Drain, Frame,
+    Handle, Handler, HttpAction, HttpResponse, Message, Refusal, Request, SendError, TimerId,
+    UpgradeAction,
 };
 
 /// A user's connection; what it says is done by the letter's thread.
@@ -54,46 +55,51 @@ impl App {
 
 impl Handler for App {
     type State = User;
-    type Letter = Wish;
+    type Event = Wish;
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<User> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<User> {
         match (request.path(), request.cookie("user")) {
-            ("/teapot", _) => Answer::Respond(
+            ("/teapot", _) => UpgradeAction::Respond(
                 HttpResponse::new(418).header("X-Why", "short").body("text/plain", "and stout"),
             ),
-            ("/login", _) => {
-                Answer::Respond(HttpResponse::new(303).header("Location", "https://a.example/"))
-            }
-            ("/gone", _) => Answer::Refuse(Refusal::NotFound),
-            (_, Some(name)) => Answer::accept(User { name: name.to_owned(), score: 0 }),
-            (_, None) => Answer::Respond(HttpResponse::new(401)),
+            ("/login", _) => UpgradeAction::Respond(
+                HttpResponse::new(303).header("Location", "https://a.example/"),
+            ),
+            ("/gone", _) => UpgradeAction::Refuse(Refusal::NotFound),
+            (_, Some(name)) => UpgradeAction::accept(User { name: name.to_owned(), score: 0 }),
+            (_, None) => UpgradeAction::Respond(HttpResponse::new(401)),
         }
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         _: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<User> {
+    ) -> HttpAction<User> {
         match request.query_value("size").map(|size| size.parse::<usize>()) {
-            Some(Ok(size)) => Plain::Answer(
+            Some(Ok(size)) => HttpAction::Respond(
                 HttpResponse::new(200).body("application/octet-stream", vec![b'x'; size]),
             ),
-            _ => Plain::Answer(
+            _ => HttpAction::Respond(
                 HttpResponse::new(200).body("text/plain", Bytes::from_static(b"healthy")),
             ),
         }
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, user: &mut User) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, user: &mut User) {
         self.ids.push(conn.id());
         conn.subscribe("all");
         let _ = conn.text(&format!("welcome {}", user.name));
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, _: &mut User, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut User, message: Message<'_>) {
         match message.text() {
             Some("in a second") => {
                 let tag = conn.id().to_bits();
@@ -112,11 +118,11 @@ impl Handler for App {
         }
     }
 
-    fn writable(&mut self, _: &mut Conn<'_>, _: &mut User) {
+    fn on_writable(&mut self, _: &mut Connection<'_>, _: &mut User) {
         self.writable += 1;
     }
 
-    fn timer(&mut self, cx: &mut Cx<'_>, tag: u64) {
+    fn on_timer(&mut self, cx: &mut Context<'_>, tag: u64) {
         self.rung.push((tag, cx.now()));
         if tag == 0 {
             panic!("at the wrong moment");
@@ -125,7 +131,7 @@ impl Handler for App {
         let _ = cx.send_to(id, &Frame::text("it is time"));
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, wish: Wish) {
+    fn on_event(&mut self, cx: &mut Context<'_>, wish: Wish) {
         match wish {
             Wish::Score(id, points) => {
                 let Some(user) = cx.state::<User>(id) else { return };
@@ -141,7 +147,7 @@ impl Handler for App {
         }
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, user: User, closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, user: User, closed: &Closed) {
         assert!(cx.state::<User>(id).is_none(), "it is in our hands");
         self.closed.push((user.name, user.score, closed.cause));
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ringhold::control::notify::Notifier;
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Conn, Cx, Handler, Message, Server};
+use ringhold::{Connection, Context, Handler, Message, Server, UpgradeAction};
 use rustix::process::{Pid, Signal, kill_process};
 use support::PATIENCE;
 use support::gateway::program;
@@ -143,15 +143,20 @@ struct Idler;
 
 impl Handler for Idler {
     type State = ();
-    type Letter = (mpsc::Sender<()>, mpsc::Receiver<()>);
+    type Event = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, (): &mut (), _: Message<'_>) {}
+    fn on_message(&mut self, _: &mut Connection<'_>, (): &mut (), _: Message<'_>) {}
 
-    fn letter(&mut self, _: &mut Cx<'_>, (begun, end): Self::Letter) {
+    fn on_event(&mut self, _: &mut Context<'_>, (begun, end): Self::Event) {
         begun.send(()).expect("the test listens");
         let _ = end.recv();
     }

@@ -6,20 +6,25 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ringhold::{Answer, Conn, Cx, Drain, Handler, Message, Request, Server};
+use ringhold::{Connection, Context, Drain, Handler, Message, Request, Server, UpgradeAction};
 use rustix::process::{Signal, getpid, kill_process};
 
 struct Echo;
 
 impl Handler for Echo {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 }

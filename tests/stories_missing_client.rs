@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, SendError};
+use ringhold::{
+    Closed, ConnId, Connection, Context, Frame, Handler, Message, SendError, UpgradeAction,
+};
 
 use crate::stories::{Child, Peer, Site, child_port, is_child, wait_until};
 use crate::support::wire::{BINARY, Length, MASK, header};
@@ -164,14 +166,19 @@ struct Retrier {
 
 impl Handler for Retrier {
     type State = u64;
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: std::net::SocketAddr) -> Answer<u64> {
-        Answer::accept(0)
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: std::net::SocketAddr,
+    ) -> UpgradeAction<u64> {
+        UpgradeAction::accept(0)
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, tenant: &mut u64, message: Message<'_>) {
-        *tenant = u64::from_be_bytes(message.data().try_into().expect("eight bytes"));
+    fn on_message(&mut self, conn: &mut Connection<'_>, tenant: &mut u64, message: Message<'_>) {
+        *tenant = u64::from_be_bytes(message.payload().try_into().expect("eight bytes"));
         let fates = &mut *self.fates.lock().unwrap();
         for (id, old) in &self.gone {
             match conn.send_to(*id, &Frame::binary(&old.to_be_bytes())) {
@@ -182,7 +189,7 @@ impl Handler for Retrier {
         self.waiting.insert((conn.id(), *tenant));
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, tenant: u64, _: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, tenant: u64, _: &Closed) {
         let fates = &mut *self.fates.lock().unwrap();
         fates.closed += 1;
         self.gone.push((id, tenant));
@@ -193,7 +200,7 @@ impl Handler for Retrier {
         }
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let fates = &mut *self.fates.lock().unwrap();
         self.waiting.retain(|(id, tenant)| {
             let sent = cx.send_to(*id, &Frame::binary(&tenant.to_be_bytes()));

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Cause, CloseCode, Closed, Config, Conn, ConnId, Cx, Handler, Message};
+use ringhold::{
+    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Handler, Message, UpgradeAction,
+};
 
 use crate::stories::{Child, Peer, Site, wait_until};
 use crate::support::wire::{CLOSE, FIN, close_payload, frame};
@@ -32,13 +34,18 @@ struct Hub(Arc<Mutex<Registry>>);
 
 impl Handler for Hub {
     type State = String;
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, r: &Request<'_>, _: SocketAddr) -> Answer<String> {
-        Answer::accept(r.path().to_owned())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        r: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<String> {
+        UpgradeAction::accept(r.path().to_owned())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, user: &mut String) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, user: &mut String) {
         let mut registry = self.0.lock().unwrap();
         registry.opened += 1;
         if let Some(old) = registry.present.insert(user.clone(), conn.id()) {
@@ -47,9 +54,9 @@ impl Handler for Hub {
         }
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, _: &mut String, _: Message<'_>) {}
+    fn on_message(&mut self, _: &mut Connection<'_>, _: &mut String, _: Message<'_>) {}
 
-    fn close(&mut self, _: &mut Cx<'_>, id: ConnId, user: String, closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, id: ConnId, user: String, closed: &Closed) {
         let mut registry = self.0.lock().unwrap();
         registry.removed.entry(id).or_default().push(closed.cause);
         if registry.present.get(&user) == Some(&id) {
@@ -62,7 +69,7 @@ trait CloseOther {
     fn close_other(&mut self, id: ConnId) -> Result<(), ringhold::SendError>;
 }
 
-impl CloseOther for Conn<'_> {
+impl CloseOther for Connection<'_> {
     fn close_other(&mut self, id: ConnId) -> Result<(), ringhold::SendError> {
         (**self).close(id, CloseCode(4000), "replaced")
     }

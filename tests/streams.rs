@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Config, Conn, ConnId, Cx, Drain, Frame, Handler, Heartbeat,
-    HttpResponse, Kind, LastWords, Message, Plain, Running, SendError, Server,
+    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Drain, Frame, Handler,
+    Heartbeat, HttpAction, HttpResponse, Kind, LastWords, Message, Running, SendError, Server,
+    UpgradeAction,
 };
 
 use crate::support::PATIENCE;
@@ -25,39 +26,44 @@ struct Host {
 impl Handler for Host {
     type State = String;
     /// Somebody spoke for this connection.
-    type Letter = ConnId;
+    type Event = ConnId;
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<String> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<String> {
         let state = "/websocket".to_owned();
-        Answer::Accept { state, protocol: None, headers: Vec::new(), dialect: 5 }
+        UpgradeAction::Accept { state, protocol: None, headers: Vec::new(), dialect: 5 }
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<String> {
+    ) -> HttpAction<String> {
         match (request.path(), request.method, body) {
-            ("/nothing", ..) => return Plain::Refuse,
+            ("/nothing", ..) => return HttpAction::Refuse,
             ("/answer", ..) => {
-                let headers = vec![("X-Answer".to_owned(), "yes".to_owned())];
-                return Plain::Answer(HttpResponse::new(204).headers(headers));
+                let headers = vec![("X-UpgradeAction".to_owned(), "yes".to_owned())];
+                return HttpAction::Respond(HttpResponse::new(204).headers(headers));
             }
             ("/ask", ..) => panic!("asked what it cannot answer"),
-            (_, "POST", None) => return Plain::Body(1000),
+            (_, "POST", None) => return HttpAction::Body(1000),
             _ => {}
         }
         if request.path().starts_with("/later") {
-            return Plain::Later { state: request.path().to_owned(), dialect: 3 };
+            return HttpAction::Later { state: request.path().to_owned(), dialect: 3 };
         }
         let size = body.map_or(0, <[u8]>::len);
         let headers = vec![("X-Body".to_owned(), size.to_string())];
-        Plain::Stream { state: request.path().to_owned(), headers, dialect: 3 }
+        HttpAction::Stream { state: request.path().to_owned(), headers, dialect: 3 }
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, path: &mut String) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, path: &mut String) {
         self.opened.send(conn.id()).expect("the test listens");
         assert_eq!(
             conn.ping(b""),
@@ -104,19 +110,19 @@ impl Handler for Host {
         }
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, path: &mut String, _: Message<'_>) {
+    fn on_message(&mut self, _: &mut Connection<'_>, path: &mut String, _: Message<'_>) {
         assert_eq!(path, "/websocket", "a message on a stream");
     }
 
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, path: &mut String) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, path: &mut String) -> bool {
         conn.text("{}\n").is_ok() && path == "/beat"
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, _: String, closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, _: String, closed: &Closed) {
         let _ = self.closed.send(closed.cause);
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    fn on_event(&mut self, cx: &mut Context<'_>, id: ConnId) {
         cx.heard(id, 2);
     }
 }

@@ -20,8 +20,8 @@ use peer::{SHAPES, pair, path, server_config, server_keys};
 use ringhold::protocol::request::{Refusal, Request};
 use ringhold::tls::keys::{ClientMaterials, ServerKeys, ServerMaterials, Trust};
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Conn, ConnId, Counters, Cx, DialTarget, Handler, Kind,
-    Message, Running, Server,
+    Cause, CloseCode, Closed, ConnId, Connection, Context, Counters, DialTarget, Handler, Kind,
+    Message, Running, Server, UpgradeAction,
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tungstenite::WebSocket;
@@ -58,34 +58,39 @@ impl Dialler {
 
 impl Handler for Dialler {
     type State = ();
-    type Letter = Order;
+    type Event = Order;
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::Refuse(Refusal::UpgradeRequired)
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::Refuse(Refusal::UpgradeRequired)
     }
 
-    fn dialled(&mut self, _: &mut Cx<'_>, _: u64) -> Option<()> {
+    fn on_dialled(&mut self, _: &mut Context<'_>, _: u64) -> Option<()> {
         Some(())
     }
 
-    fn dial_failed(&mut self, _: &mut Cx<'_>, _: u64, error: &str) {
+    fn on_dial_failed(&mut self, _: &mut Context<'_>, _: u64, error: &str) {
         self.tell(News::Failed(error.to_owned()));
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         self.id = Some(conn.id());
         self.tell(News::Open);
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
-        self.tell(News::Heard(message.data().to_vec()));
+    fn on_message(&mut self, _: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
+        self.tell(News::Heard(message.payload().to_vec()));
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, (): (), closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, (): (), closed: &Closed) {
         self.tell(News::Closed(closed.cause, closed.code));
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, order: Order) {
+    fn on_event(&mut self, cx: &mut Context<'_>, order: Order) {
         match (order, self.id) {
             (Order::Dial(target), _) => cx.dial(&target, None, 7),
             (Order::Say(data), Some(id)) => {
@@ -191,13 +196,18 @@ struct Echo;
 
 impl Handler for Echo {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 }

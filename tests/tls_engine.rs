@@ -19,8 +19,8 @@ use ringhold::protocol::request::Request;
 use ringhold::protocol::{Deflater, response};
 use ringhold::tls::keys::ServerMaterials;
 use ringhold::{
-    Answer, Closed, Compression, Config, Conn, ConnId, Counters, Cx, Frame, Handler, Message,
-    Running, Server,
+    Closed, Compression, Config, ConnId, Connection, Context, Counters, Frame, Handler, Message,
+    Running, Server, UpgradeAction,
 };
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -35,26 +35,31 @@ struct Echo;
 
 impl Handler for Echo {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<()> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
         let _ = request;
-        Answer::accept(())
+        UpgradeAction::accept(())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         conn.subscribe("/all");
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
-        if let Some(text) = message.data().strip_prefix(b"everybody") {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
+        if let Some(text) = message.payload().strip_prefix(b"everybody") {
             conn.publish("/all", &Frame::text(&"to all".repeat(1 + text.len())));
         } else {
             let _ = conn.reply(message);
         }
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, (): (), _: &Closed) {}
+    fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, (): (), _: &Closed) {}
 }
 
 fn start() -> (Running<Echo>, SocketAddr) {

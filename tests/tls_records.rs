@@ -17,7 +17,8 @@ use ringhold::protocol::request::Request;
 use ringhold::tls::Fault;
 use ringhold::tls::keys::ServerMaterials;
 use ringhold::{
-    Answer, Config, Conn, Counters, Cx, Handler, Message, Passed, Plain, Running, Server,
+    Config, Connection, Context, Counters, Detached, Handler, HttpAction, Message, Running, Server,
+    UpgradeAction,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -25,39 +26,44 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Echoes messages, and hands plain requests over.
 struct Doorman {
-    out: mpsc::Sender<Passed>,
+    out: mpsc::Sender<Detached>,
 }
 
 impl Handler for Doorman {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         _: &Request<'_>,
         _: Option<&[u8]>,
         _: SocketAddr,
-    ) -> Plain<()> {
-        Plain::Pass
+    ) -> HttpAction<()> {
+        HttpAction::Detach
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, passed: Passed) {
+    fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
         let _ = self.out.send(passed);
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let _ = conn.reply(message);
     }
 }
 
 fn start(
     change: impl FnOnce(&mut Config),
-) -> (Running<Doorman>, SocketAddr, mpsc::Receiver<Passed>) {
+) -> (Running<Doorman>, SocketAddr, mpsc::Receiver<Detached>) {
     let keys = ServerMaterials::load(&server_keys(), SystemTime::now()).unwrap();
     let (out, passed) = mpsc::channel();
     let running = Server::builder()

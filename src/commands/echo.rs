@@ -12,7 +12,9 @@ use clap::Args;
 use ringhold::protocol::request::Request;
 use ringhold::tls::keys::{KeyFault, KeyPair, ServerKeys, ServerMaterials};
 use ringhold::tls::{TicketSecret, Version};
-use ringhold::{Answer, Closed, Conn, ConnId, Cx, Frame, Handler, Message, Server};
+use ringhold::{
+    Closed, ConnId, Connection, Context, Frame, Handler, Message, Server, UpgradeAction,
+};
 
 use super::options::{EngineOptions, duration};
 use crate::control::{self, Duties};
@@ -96,31 +98,36 @@ struct Echo {
 
 impl Handler for Echo {
     type State = bool;
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, _: SocketAddr) -> Answer<bool> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<bool> {
         let path = request.path();
         self.accepted = path.starts_with("/fanout").then(|| path.into());
-        Answer::accept(self.accepted.is_some())
+        UpgradeAction::accept(self.accepted.is_some())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, _: &mut bool) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, _: &mut bool) {
         if let Some(topic) = self.accepted.take() {
             conn.subscribe(&topic);
             self.topics.insert(conn.id(), topic);
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, fans_out: &mut bool, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, fans_out: &mut bool, message: Message<'_>) {
         if !*fans_out {
             // A peer that is gone or too slow is counted by the engine.
             let _ = conn.reply(message);
         } else if let Some(topic) = self.topics.get(&conn.id()) {
-            conn.publish(topic, &Frame::new(message.kind(), message.data()));
+            conn.publish(topic, &Frame::new(message.kind(), message.payload()));
         }
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, id: ConnId, fans_out: bool, _: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, id: ConnId, fans_out: bool, _: &Closed) {
         if fans_out {
             self.topics.remove(&id);
         }

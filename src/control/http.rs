@@ -35,7 +35,7 @@ use super::replayed::Replayed;
 use super::room::{GivenUp, Room, RoomLimits, Seat};
 use super::secure::{Certificates, Secure, Wire};
 use crate::tls::Parts;
-use crate::{AddressPlace, Passed, Proxies, Via};
+use crate::{AddressPlace, Detached, Proxies, Via};
 
 /// What is served.
 #[derive(Clone, Debug, Default)]
@@ -261,7 +261,7 @@ impl HttpServer {
         via: Via,
         counted: AddressPlace,
     ) {
-        self.serve(Passed {
+        self.serve(Detached {
             socket: stream.into(),
             received: head,
             via,
@@ -271,8 +271,8 @@ impl HttpServer {
     }
 
     /// The same of one that comes from the engine.
-    pub fn serve(&self, passed: Passed) {
-        let Passed { socket, received, via, place, tls } = passed;
+    pub fn serve(&self, passed: Detached) {
+        let Detached { socket, received, via, place, tls } = passed;
         let stream = TcpStream::from(socket);
         let Some(seat) = self.seat(via.peer) else { return refuse(stream, tls) };
         match asynchronous(stream) {
@@ -460,13 +460,13 @@ fn asynchronous(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
 /// A way to [`HttpServer`] for engine threads: it never waits.
 #[derive(Clone, Debug)]
 pub struct HandOver {
-    connections: mpsc::Sender<Passed>,
+    connections: mpsc::Sender<Detached>,
 }
 
 /// The other end of [`HandOver`], for the control thread.
 #[derive(Debug)]
 pub struct HandedOver {
-    connections: mpsc::Receiver<Passed>,
+    connections: mpsc::Receiver<Detached>,
 }
 
 /// A queue of at most `capacity` connections between engine threads and the control thread.
@@ -478,7 +478,7 @@ pub fn hand_over(capacity: usize) -> (HandOver, HandedOver) {
 impl HandOver {
     /// Hands over a connection. The error gives it back: the queue is full, or the control plane
     /// has ended. 503 is the answer then.
-    pub fn serve(&self, passed: Passed) -> Result<(), Passed> {
+    pub fn serve(&self, passed: Detached) -> Result<(), Detached> {
         self.connections.try_send(passed).map_err(mpsc::error::TrySendError::into_inner)
     }
 }

@@ -33,7 +33,7 @@ use crate::gateway::proxy::{Asking, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
 use crate::tls::keys::{KeyFault, ServerMaterials};
-use crate::{Handle, Passed, Proxies};
+use crate::{Detached, Handle, Proxies};
 
 /// The ways from the engine's threads to the control plane.
 pub struct Outlets {
@@ -52,7 +52,7 @@ impl ControlPlane for Outlets {
         self.hooks.forget(asking);
     }
 
-    fn serve(&self, passed: Passed) -> Result<(), Passed> {
+    fn serve(&self, passed: Detached) -> Result<(), Detached> {
         self.http.serve(passed)
     }
 

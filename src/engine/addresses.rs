@@ -73,7 +73,7 @@ impl Addresses {
     }
 }
 
-/// A connection that left the engine ([`super::Handler::passed`]): `max_per_address` counts it
+/// A connection that left the engine ([`super::Handler::on_detach`]): `max_per_address` counts it
 /// until this is dropped, so keep it as long as the socket. The default counts nothing.
 #[derive(Debug, Default)]
 pub struct AddressPlace(Option<(Arc<Addresses>, IpAddr)>);

@@ -11,20 +11,25 @@ use crate::engine::harness::World;
 use crate::engine::ring::{Completion, Doorbell, Recv, Send, Wait};
 use crate::engine::testing::Shared;
 use crate::engine::token::Token;
-use crate::engine::{Answer, Cause, Conn, Cx, Message};
+use crate::engine::{Cause, Connection, Context, Message, UpgradeAction};
 use crate::protocol::request::Request;
 
 struct Host;
 
 impl Handler for Host {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, _: &mut Conn<'_>, (): &mut (), _: Message<'_>) {}
+    fn on_message(&mut self, _: &mut Connection<'_>, (): &mut (), _: Message<'_>) {}
 }
 
 struct NoBell;

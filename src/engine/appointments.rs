@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A timer that was set with [`Cx::set_timer`](crate::Cx::set_timer); only its core knows it.
+/// A timer that was set with [`Context::set_timer`](crate::Context::set_timer); only its core knows
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId {
     due_ns: u64,

@@ -7,7 +7,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{Answer, Compression, Config, Conn, Cx, Frame, Handler, Message, Running, Server};
+use super::{
+    Compression, Config, Connection, Context, Frame, Handler, Message, Running, Server,
+    UpgradeAction,
+};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode, RSV1};
 use crate::protocol::request::Request;
 use crate::protocol::{
@@ -19,23 +22,28 @@ struct Host;
 
 impl Handler for Host {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, _: &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, _: &mut ()) {
         conn.subscribe("all");
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, _: &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut (), message: Message<'_>) {
         let id = conn.id();
-        if message.data().starts_with(b"all") {
-            conn.publish("all", &Frame::new(message.kind(), message.data()));
-        } else if message.data().starts_with(b"secret") {
-            conn.send_secret_to(id, message.kind(), message.data()).unwrap();
-        } else if message.data().starts_with(b"keep") {
+        if message.payload().starts_with(b"all") {
+            conn.publish("all", &Frame::new(message.kind(), message.payload()));
+        } else if message.payload().starts_with(b"secret") {
+            conn.send_secret_to(id, message.kind(), message.payload()).unwrap();
+        } else if message.payload().starts_with(b"keep") {
             let kind = message.kind();
             let kept = message.into_bytes();
             conn.send(kind, &kept).unwrap();

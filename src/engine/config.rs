@@ -94,7 +94,7 @@ pub enum ProxyHeaders {
 /// them. What is said by anybody else changes nothing, and a PROXY header is refused.
 ///
 /// The address found this way is the connection's in every respect: [`Config::max_per_address`],
-/// [`super::Conn::peer_addr`], what handlers are given, [`super::SlowPeer`].
+/// [`super::Connection::peer_addr`], what handlers are given, [`super::SlowPeer`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// Their addresses. Empty: nobody is believed anything.
@@ -158,9 +158,9 @@ pub struct Heartbeat {
     pub probe: Duration,
     /// Unanswered for this long: closed.
     pub dead: Duration,
-    /// Heartbeats are the application's own messages: [`super::Handler::heartbeat`] is called every
-    /// `start`, whatever else arrives, for protocols that promise their peers a steady ping. Any
-    /// inbound byte still is an answer.
+    /// Heartbeats are the application's own messages: [`super::Handler::on_heartbeat`] is called
+    /// every `start`, whatever else arrives, for protocols that promise their peers a steady ping.
+    /// Any inbound byte still is an answer.
     pub application: bool,
     /// Close code and reason for a dead peer, for protocols whose clients want to be told. `None`:
     /// it is cut, as nobody listens.
@@ -316,7 +316,7 @@ pub struct Config {
     /// Commands that may wait for a worker; one more is refused to its sender.
     pub mailbox: usize,
     /// Bytes of memory of commands that may wait for a worker: frames, letters as
-    /// [`super::Handler::letter_size`] counts them. One more is refused to its sender.
+    /// [`super::Handler::event_size`] counts them. One more is refused to its sender.
     pub mailbox_bytes: usize,
     /// Most commands that a worker works off in one turn; the rest waits for the next one.
     pub turn_letters: u32,

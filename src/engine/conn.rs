@@ -18,7 +18,7 @@ use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, HttpResponse, Kind};
 
 /// A received message. Where it lies decides what is cheap: [`Message::data`] always borrows,
-/// [`Conn::reply`] never copies.
+/// [`Connection::reply`] never copies.
 #[derive(Debug)]
 pub struct Message<'a> {
     kind: Kind,
@@ -46,7 +46,7 @@ impl<'a> Message<'a> {
     }
 
     /// The payload.
-    pub fn data(&self) -> &[u8] {
+    pub fn payload(&self) -> &[u8] {
         match &self.body {
             Body::Arena(arena, range) => &arena[range.clone()],
             Body::Owned(data) => data,
@@ -58,7 +58,7 @@ impl<'a> Message<'a> {
     pub fn text(&self) -> Option<&str> {
         match self.kind {
             // Checked on receipt; checking again costs less than an `unsafe` would.
-            Kind::Text => simdutf8::basic::from_utf8(self.data()).ok(),
+            Kind::Text => simdutf8::basic::from_utf8(self.payload()).ok(),
             Kind::Binary => None,
         }
     }
@@ -74,13 +74,13 @@ impl<'a> Message<'a> {
 }
 
 /// A core, as seen from a callback.
-pub struct Cx<'a> {
+pub struct Context<'a> {
     pub(crate) core: &'a mut Core,
     /// The states of all connections (a `SlotTable`), where the callback has none of them.
     pub(crate) states: Option<&'a mut dyn Any>,
 }
 
-impl Cx<'_> {
+impl Context<'_> {
     /// The index of this core.
     pub fn worker(&self) -> usize {
         usize::from(self.core.worker)
@@ -194,7 +194,7 @@ impl Cx<'_> {
     }
 
     /// Whether the outbox of a connection of this core went over its high-water mark, and
-    /// [`super::Handler::writable`] will tell when it is low again.
+    /// [`super::Handler::on_writable`] will tell when it is low again.
     pub fn is_congested_at(&self, id: ConnId) -> bool {
         let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
         hot.is_some_and(|hot| hot.has(Flags::HIGH_WATER))
@@ -223,8 +223,8 @@ impl Cx<'_> {
         self.core.close_remote(id, code, reason)
     }
 
-    /// Answers the request of a [`Plain::Later`](super::Plain) with 200 and these headers; those
-    /// with line breaks are left out. Its messages may be sent from here on.
+    /// Answers the request of a [`HttpAction::Later`](super::HttpAction) with 200 and these
+    /// headers; those with line breaks are left out. Its messages may be sent from here on.
     ///
     /// # Errors
     /// It is gone, of another core, or has its answer.
@@ -249,7 +249,7 @@ impl Cx<'_> {
     /// The state of a connection of this core, whose type is [`Handler::State`](super::Handler).
     /// `None` if the connection is gone, or of another core.
     ///
-    /// Not in the callbacks of one connection, which are given a [`Conn`]: they have that
+    /// Not in the callbacks of one connection, which are given a [`Connection`]: they have that
     /// connection's state as a parameter, and get `None` here (with debug assertions it panics).
     /// They reach another's by a letter to their own core.
     pub fn state<S: 'static>(&mut self, id: ConnId) -> Option<&mut S> {
@@ -263,8 +263,8 @@ impl Cx<'_> {
         table?.get_mut(id.slot)
     }
 
-    /// Calls [`Handler::timer`](super::Handler::timer) with `tag` on this core, once, when this
-    /// time has passed, or in the next turn if it is zero. How many there may be is up to the
+    /// Calls [`Handler::on_timer`](super::Handler::on_timer) with `tag` on this core, once, when
+    /// this time has passed, or in the next turn if it is zero. How many there may be is up to the
     /// application: each takes about 50 bytes. Those of a core that has ended never ring.
     pub fn set_timer(&mut self, after: Duration, tag: u64) -> TimerId {
         let now_ns = self.core.clock.now_ns();
@@ -304,8 +304,8 @@ impl Cx<'_> {
         self.core.publish_remote(topic, frame);
     }
 
-    /// Opens an outgoing connection, from `local` if given. [`super::Handler::dialled`] or
-    /// [`super::Handler::dial_failed`] tell the outcome with the same `tag`.
+    /// Opens an outgoing connection, from `local` if given. [`super::Handler::on_dialled`] or
+    /// [`super::Handler::on_dial_failed`] tell the outcome with the same `tag`.
     ///
     /// Its mask keys come from a fast generator that is seeded by the kernel, which is meant for
     /// load generation; RFC 6455 section 10.3 wants keys that a hostile script cannot predict.
@@ -319,30 +319,30 @@ impl Cx<'_> {
     }
 }
 
-/// A connection, as seen from a callback. Also a [`Cx`].
-pub struct Conn<'a> {
-    cx: Cx<'a>,
+/// A connection, as seen from a callback. Also a [`Context`].
+pub struct Connection<'a> {
+    cx: Context<'a>,
     slot: u32,
     generation: u32,
 }
 
-impl<'a> Deref for Conn<'a> {
-    type Target = Cx<'a>;
+impl<'a> Deref for Connection<'a> {
+    type Target = Context<'a>;
 
-    fn deref(&self) -> &Cx<'a> {
+    fn deref(&self) -> &Context<'a> {
         &self.cx
     }
 }
 
-impl<'a> DerefMut for Conn<'a> {
-    fn deref_mut(&mut self) -> &mut Cx<'a> {
+impl<'a> DerefMut for Connection<'a> {
+    fn deref_mut(&mut self) -> &mut Context<'a> {
         &mut self.cx
     }
 }
 
-impl<'a> Conn<'a> {
+impl<'a> Connection<'a> {
     pub(crate) fn new(core: &'a mut Core, slot: u32, generation: u32) -> Self {
-        Self { cx: Cx { core, states: None }, slot, generation }
+        Self { cx: Context { core, states: None }, slot, generation }
     }
 
     /// Its identifier.
@@ -434,7 +434,7 @@ impl<'a> Conn<'a> {
         self.cx.core.unsubscribe(self.slot, topic)
     }
 
-    /// As [`Cx::publish`], leaving out this connection.
+    /// As [`Context::publish`], leaving out this connection.
     pub fn publish_others(&mut self, topic: &str, frame: &Frame) {
         let frame = &self.cx.core.compressible(frame);
         self.cx.core.publish_local(topic, frame, Some(self.slot));

@@ -88,7 +88,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // A server that goes away opens nothing, also if it is asked to again on being told so.
             for request in std::mem::take(&mut self.core.dials.asked) {
                 let tag = request.tag;
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, "this side goes away"));
+                self.call_cx(|handler, cx| handler.on_dial_failed(cx, tag, "this side goes away"));
             }
             self.core.dials.asked.clear();
             return;
@@ -100,7 +100,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             if request.target.tls.is_some() && !self.core.secure.dials() {
                 self.core.counted.connect_errors += 1;
                 let text = "no TLS is set up for outgoing connections";
-                self.call_cx(|handler, cx| handler.dial_failed(cx, tag, text));
+                self.call_cx(|handler, cx| handler.on_dial_failed(cx, tag, text));
                 continue;
             }
             match self.ring.socket(peer, request.local) {
@@ -112,7 +112,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Err(error) => {
                     self.core.counted.connect_errors += 1;
                     let text = error.to_string();
-                    self.call_cx(|handler, cx| handler.dial_failed(cx, tag, &text));
+                    self.call_cx(|handler, cx| handler.on_dial_failed(cx, tag, &text));
                 }
             }
         }
@@ -142,7 +142,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn fail_dial(&mut self, slot: u32, failure: &str) {
         if let Some(dial) = self.core.dials.begun.remove(&slot) {
             self.core.counted.connect_errors += 1;
-            self.call_cx(|handler, cx| handler.dial_failed(cx, dial.request.tag, failure));
+            self.call_cx(|handler, cx| handler.on_dial_failed(cx, dial.request.tag, failure));
         }
     }
 
@@ -157,7 +157,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Ok(None) => self.core.keep_head(slot, head),
             Ok(Some(response::Answer { len, compression, .. })) => {
                 self.core.dials.begun.remove(&slot);
-                let state = self.call_cx(|handler, cx| handler.dialled(cx, tag));
+                let state = self.call_cx(|handler, cx| handler.on_dialled(cx, tag));
                 let rest = range.start + len.saturating_sub(before)..range.end;
                 match state {
                     Some(state) => {
@@ -178,7 +178,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn end_dial(&mut self, slot: u32) {
         if let Some(Dial { request, failure, .. }) = self.core.dials.begun.remove(&slot) {
             let failure = if failure.is_empty() { "this side gave up" } else { failure };
-            self.call_cx(|handler, cx| handler.dial_failed(cx, request.tag, failure));
+            self.call_cx(|handler, cx| handler.on_dial_failed(cx, request.tag, failure));
         }
     }
 }

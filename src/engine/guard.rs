@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::conn::{Conn, Cx};
+use super::conn::{Connection, Context};
 use super::core::Core;
 use super::value::Cause;
 use crate::protocol::CloseCode;
@@ -15,10 +15,10 @@ use crate::protocol::CloseCode;
 pub(super) fn call<T>(
     core: &mut Core,
     states: &mut dyn Any,
-    callback: impl FnOnce(&mut Cx<'_>) -> T,
+    callback: impl FnOnce(&mut Context<'_>) -> T,
 ) -> Option<T> {
     let outcome =
-        catch_unwind(AssertUnwindSafe(|| callback(&mut Cx { core, states: Some(states) })));
+        catch_unwind(AssertUnwindSafe(|| callback(&mut Context { core, states: Some(states) })));
     if outcome.is_err() {
         core.counted.panics += 1;
     }
@@ -31,10 +31,10 @@ pub(super) fn call_for<T>(
     core: &mut Core,
     slot: u32,
     generation: u32,
-    callback: impl FnOnce(&mut Conn<'_>) -> T,
+    callback: impl FnOnce(&mut Connection<'_>) -> T,
 ) -> Option<T> {
     let outcome =
-        catch_unwind(AssertUnwindSafe(|| callback(&mut Conn::new(core, slot, generation))));
+        catch_unwind(AssertUnwindSafe(|| callback(&mut Connection::new(core, slot, generation))));
     if outcome.is_err() {
         core.counted.panics += 1;
         core.fail(slot, Cause::Panic, CloseCode::INTERNAL, "internal error");

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::conn::{Conn, Cx, Message};
-use super::handover::Passed;
+use super::conn::{Connection, Context, Message};
+use super::handover::Detached;
 use super::value::{Closed, ConnId};
 use crate::protocol::HttpResponse;
 use crate::protocol::request::{Refusal, Request};
@@ -17,16 +17,16 @@ pub trait Handler: Sized + 'static {
     type State: 'static;
 
     /// What other threads may send to this core with [`super::Handle::post`].
-    type Letter: Send + 'static;
+    type Event: Send + 'static;
 
     /// Decides about an upgrade request that is valid by RFC 6455: accept it, with a state,
     /// a subprotocol and headers, or refuse it.
-    fn request(
+    fn on_upgrade(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         peer: SocketAddr,
-    ) -> Answer<Self::State>;
+    ) -> UpgradeAction<Self::State>;
 
     /// Whether messages may be compressed on a connection of this dialect that was just accepted,
     /// where [`super::Config::compression`] allows it and the client offers it.
@@ -36,83 +36,88 @@ pub trait Handler: Sized + 'static {
     }
 
     /// Decides about a request that does not ask for WebSocket. Asked again, with the body, after
-    /// [`Plain::Body`].
-    fn plain(
+    /// [`HttpAction::Body`].
+    fn on_http(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         peer: SocketAddr,
-    ) -> Plain<Self::State> {
+    ) -> HttpAction<Self::State> {
         let _ = (cx, request, body, peer);
-        Plain::Refuse
+        HttpAction::Refuse
     }
 
-    /// A connection left the engine: see [`Passed`].
-    fn passed(&mut self, cx: &mut Cx<'_>, passed: Passed) {
+    /// A connection left the engine: see [`Detached`].
+    fn on_detach(&mut self, cx: &mut Context<'_>, passed: Detached) {
         let _ = (cx, passed);
     }
 
     /// The connection is open; sending is allowed from here on.
-    fn open(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, state: &mut Self::State) {
         let _ = (conn, state);
     }
 
     /// A whole message arrived. Its payload is borrowed; text is valid UTF-8.
-    fn message(&mut self, conn: &mut Conn<'_>, state: &mut Self::State, message: Message<'_>);
+    fn on_message(
+        &mut self,
+        conn: &mut Connection<'_>,
+        state: &mut Self::State,
+        message: Message<'_>,
+    );
 
     /// An outbox that was over its high-water mark (half of its limit, or less where one more
     /// message would not fit) has drained to a quarter of that.
-    fn writable(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) {
+    fn on_writable(&mut self, conn: &mut Connection<'_>, state: &mut Self::State) {
         let _ = (conn, state);
     }
 
     /// It is time for a heartbeat of the application's own; only called for streams and with
     /// [`super::Heartbeat::application`]. Returns whether one was sent that an answer is awaited
-    /// to. Of a stream the answer comes by another way, and is told with [`Cx::heard`].
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut Self::State) -> bool {
+    /// to. Of a stream the answer comes by another way, and is told with [`Context::heard`].
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, state: &mut Self::State) -> bool {
         let _ = (conn, state);
         false
     }
 
     /// The connection is gone, for whatever reason; exactly once for each [`Self::open`]. Sending
     /// to `id` is refused from here on, its topics and timers are gone.
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, state: Self::State, closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, state: Self::State, closed: &Closed) {
         let _ = (cx, id, state, closed);
     }
 
     /// Bytes of memory that a letter holds besides itself: buffers, boxes, its share of what others
     /// hold too. What waits for a core is bounded by it, see [`super::Config::mailbox_bytes`].
-    fn letter_size(letter: &Self::Letter) -> usize {
+    fn event_size(letter: &Self::Event) -> usize {
         let _ = letter;
         0
     }
 
     /// A letter from another thread.
-    fn letter(&mut self, cx: &mut Cx<'_>, letter: Self::Letter) {
+    fn on_event(&mut self, cx: &mut Context<'_>, letter: Self::Event) {
         let _ = (cx, letter);
     }
 
-    /// An outgoing connection made with [`Cx::dial`] completed its handshake and is about to open.
-    /// `None` drops it.
-    fn dialled(&mut self, cx: &mut Cx<'_>, tag: u64) -> Option<Self::State> {
+    /// An outgoing connection made with [`Context::dial`] completed its handshake and is about to
+    /// open. `None` drops it.
+    fn on_dialled(&mut self, cx: &mut Context<'_>, tag: u64) -> Option<Self::State> {
         let _ = (cx, tag);
         None
     }
 
     /// An outgoing connection failed before it was open.
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, error: &str) {
+    fn on_dial_failed(&mut self, cx: &mut Context<'_>, tag: u64, error: &str) {
         let _ = (cx, tag, error);
     }
 
-    /// A timer rings that was set with [`Cx::set_timer`], with its tag.
-    fn timer(&mut self, cx: &mut Cx<'_>, tag: u64) {
+    /// A timer rings that was set with [`Context::set_timer`], with its tag.
+    fn on_timer(&mut self, cx: &mut Context<'_>, tag: u64) {
         let _ = (cx, tag);
     }
 
     /// Called once per turn, after everything else. Returns how long the core may sleep at most, if
     /// the application has deadlines of its own.
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let _ = cx;
         None
     }
@@ -121,7 +126,7 @@ pub trait Handler: Sized + 'static {
 /// The application's decision about an upgrade request.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Answer<S> {
+pub enum UpgradeAction<S> {
     /// Switch protocols.
     Accept {
         /// The connection's state.
@@ -136,12 +141,12 @@ pub enum Answer<S> {
     /// Answer with this status and close.
     Refuse(Refusal),
     /// Answer with any status, headers and body, and close: to ask for a login, to send elsewhere,
-    /// to name a limit. Counted as a refusal from 400 on. See [`Plain::Answer`] for the limit of
-    /// the body.
+    /// to name a limit. Counted as a refusal from 400 on. See [`HttpAction::Respond`] for the limit
+    /// of the body.
     Respond(HttpResponse),
 }
 
-impl<S> Answer<S> {
+impl<S> UpgradeAction<S> {
     /// Accepts without subprotocol.
     pub fn accept(state: S) -> Self {
         Self::Accept { state, protocol: None, headers: Vec::new(), dialect: 0 }
@@ -151,22 +156,22 @@ impl<S> Answer<S> {
 /// The application's decision about a request that does not ask for WebSocket.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Plain<S> {
+pub enum HttpAction<S> {
     /// Answer with 426, 405 or 505: there is nothing here but WebSocket.
     Refuse,
-    /// Hand it over, connection and all, to [`Handler::passed`]. Needs Linux 6.8; on older kernels
-    /// the answer is 503.
-    Pass,
+    /// Hand it over, connection and all, to [`Handler::on_detach`]. Needs Linux 6.8; on older
+    /// kernels the answer is 503.
+    Detach,
     /// Read the body, of at most so many bytes, and ask again. Answered with 411 if its length is
     /// not said, with 413 if it is longer, with 408 if it takes longer than the handshake may.
     Body(usize),
     /// Answer and end the connection: a health check, a page. Counted as a refusal from 400 on. The
     /// body counts for [`super::Config::max_outboxes`]; one that is longer than half of that, or
     /// than what the turn has left of it, is not sent, and the answer is 503.
-    Answer(HttpResponse),
+    Respond(HttpResponse),
     /// Answer with 200 and keep the connection open, to send on it: it is a connection like any
-    /// other, with [`Handler::open`], heartbeats, limits and [`Handler::close`], but no message
-    /// comes on it. Messages are written without frames, one after the other.
+    /// other, with [`Handler::on_open`], heartbeats, limits and [`Handler::on_close`], but no
+    /// message comes on it. Messages are written without frames, one after the other.
     Stream {
         /// The connection's state.
         state: S,
@@ -175,9 +180,9 @@ pub enum Plain<S> {
         /// Tells [`super::LastWords`] which kind of stream it is. Below 128.
         dialect: u8,
     },
-    /// The same, but not answered yet: [`super::Cx::begin`] answers with 200, and
-    /// [`super::Cx::respond`] with anything else, which is the end. Until then whatever is sent is
-    /// refused, and where the engine ends the connection the answer is 503.
+    /// The same, but not answered yet: [`super::Context::begin`] answers with 200, and
+    /// [`super::Context::respond`] with anything else, which is the end. Until then whatever is
+    /// sent is refused, and where the engine ends the connection the answer is 503.
     Later {
         /// The connection's state.
         state: S,

@@ -24,7 +24,7 @@ use crate::tls::Parts;
 
 /// A connection that left the engine, which has forgotten it.
 #[derive(Debug)]
-pub struct Passed {
+pub struct Detached {
     /// The socket, in blocking mode.
     pub socket: OwnedFd,
     /// What was read from it, in the clear: it begins with the request's head. A PROXY header is
@@ -94,8 +94,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 let place = core.take_place(slot);
                 let tls = core.take_parts(slot).map(Box::new);
                 core.release(slot);
-                let passed = Passed { socket, received: received.into(), via, place, tls };
-                self.call_cx(|handler, cx| handler.passed(cx, passed));
+                let passed = Detached { socket, received: received.into(), via, place, tls };
+                self.call_cx(|handler, cx| handler.on_detach(cx, passed));
             }
             _ => {
                 core.counted.refused_not_websocket += 1;

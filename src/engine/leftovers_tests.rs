@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::*;
 use crate::engine::harness::{Client, Received, World};
 use crate::engine::{
-    Answer, Cause, Closed, Compression, Config, Conn, ConnId, Cx, Message, RatePolicy,
+    Cause, Closed, Compression, Config, ConnId, Connection, Context, Message, RatePolicy,
+    UpgradeAction,
 };
 use crate::protocol::frame::{self, Opcode};
 use crate::protocol::request::Request;
@@ -29,26 +30,31 @@ struct Host(Rc<RefCell<Seen>>);
 
 impl Handler for Host {
     type State = ();
-    type Letter = ();
+    type Event = ();
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-        Answer::accept(())
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<()> {
+        UpgradeAction::accept(())
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let mut seen = self.0.borrow_mut();
-        seen.now += message.data().len();
+        seen.now += message.payload().len();
         seen.messages += 1;
         let turns = seen.turns.len();
-        if message.data() == b"where?" {
+        if message.payload() == b"where?" {
             let place = format!("turn {turns}");
             conn.send(Kind::Text, place.as_bytes()).unwrap();
-        } else if message.data().starts_with(b"end") {
+        } else if message.payload().starts_with(b"end") {
             conn.close(CloseCode::NORMAL, "").unwrap();
         }
     }
 
-    fn turn(&mut self, _: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, _: &mut Context<'_>) -> Option<Duration> {
         let mut seen = self.0.borrow_mut();
         let now = std::mem::take(&mut seen.now);
         if now > 0 {
@@ -57,7 +63,7 @@ impl Handler for Host {
         None
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, _: ConnId, (): (), closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, (): (), closed: &Closed) {
         self.0.borrow_mut().closed.push(closed.cause);
     }
 }

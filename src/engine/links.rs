@@ -68,12 +68,9 @@ pub(crate) struct Post<L> {
 }
 
 impl<L> Post<L> {
-    pub(crate) fn new<H: Handler<Letter = L>>(
-        config: &Config,
-        doorbell: Box<dyn Doorbell>,
-    ) -> Self {
+    pub(crate) fn new<H: Handler<Event = L>>(config: &Config, doorbell: Box<dyn Doorbell>) -> Self {
         let capacity = Capacity { letters: config.mailbox, bytes: config.mailbox_bytes };
-        Self { mailbox: Mailbox::new(capacity, doorbell), weigh: H::letter_size }
+        Self { mailbox: Mailbox::new(capacity, doorbell), weigh: H::event_size }
     }
 
     fn post(&self, command: Command<L>) -> Result<(), Refused<Command<L>>> {
@@ -140,7 +137,7 @@ impl<L: Send + 'static> Links for Network<L> {
 /// except [`Handle::stats`], [`Handle::stats_by_core`], [`Handle::slow_peers`] and
 /// [`Handle::subscribers`], which wait for answers and must not be called in a callback.
 pub struct Handle<H: Handler> {
-    network: Arc<Network<H::Letter>>,
+    network: Arc<Network<H::Event>>,
 }
 
 impl<H: Handler> Clone for Handle<H> {
@@ -150,7 +147,7 @@ impl<H: Handler> Clone for Handle<H> {
 }
 
 impl<H: Handler> Handle<H> {
-    pub(crate) fn new(network: Arc<Network<H::Letter>>) -> Self {
+    pub(crate) fn new(network: Arc<Network<H::Event>>) -> Self {
         Self { network }
     }
 
@@ -190,20 +187,20 @@ impl<H: Handler> Handle<H> {
     }
 
     /// Sends a letter to the application on one core.
-    pub fn post(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
+    pub fn post(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
         self.network.post(worker, Command::App(letter))
     }
 
     /// As [`Self::post`], beyond the capacity of the mailbox: for withdrawals, whose number is
     /// bounded by what they take back. They count, so that others are refused.
-    pub fn post_urgent(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
+    pub fn post_urgent(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
         let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
         post.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
     }
 
     /// As [`Self::post`], for what has to arrive whoever fills the mailbox: as much room as all
     /// other letters have is reserved for it. It arrives in order with these.
-    pub fn post_reserved(&self, worker: usize, letter: H::Letter) -> Result<(), SendError> {
+    pub fn post_reserved(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
         let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
         let size = (post.weigh)(&letter);
         post.mailbox.post_reserved(Command::App(letter), size).map_err(SendError::from)
@@ -280,7 +277,7 @@ impl<H: Handler> Handle<H> {
         all
     }
 
-    fn ask<T>(&self, question: impl Fn(mpsc::Sender<T>) -> Command<H::Letter>) -> Vec<T> {
+    fn ask<T>(&self, question: impl Fn(mpsc::Sender<T>) -> Command<H::Event>) -> Vec<T> {
         let answers = self.put(question);
         std::iter::from_fn(|| answers.recv_timeout(Duration::from_secs(1)).ok()).collect()
     }
@@ -288,7 +285,7 @@ impl<H: Handler> Handle<H> {
     /// Puts a question to every core. The answers end when each has answered or dropped it.
     pub(super) fn put<T>(
         &self,
-        question: impl Fn(mpsc::Sender<T>) -> Command<H::Letter>,
+        question: impl Fn(mpsc::Sender<T>) -> Command<H::Event>,
     ) -> mpsc::Receiver<T> {
         let (to, answers) = mpsc::channel();
         for post in &self.network.posts {

@@ -116,11 +116,11 @@ pub use config::{
     Compression, Config, ConfigError, Drain, Heartbeat, LastWords, Layout, Proxies, ProxyHeaders,
     RatePolicy, Via, WORKERS_MAX,
 };
-pub use conn::{Conn, Cx, Message};
+pub use conn::{Connection, Context, Message};
 pub use counters::{CounterKind, Counters, Stats};
 pub use distribution::Distribution;
-pub use handler::{Answer, Handler, Plain};
-pub use handover::Passed;
+pub use handler::{Handler, HttpAction, UpgradeAction};
+pub use handover::Detached;
 pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use server::{Builder, CoreStart, Running, Server, StartError};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::config::Via;
 use super::core::Core;
 use super::guard;
-use super::handler::{Answer, Handler, Plain};
+use super::handler::{Handler, HttpAction, UpgradeAction};
 use super::inbound::Place;
 use super::phase::Event;
 use super::queueing::CORK_MAX;
@@ -192,7 +192,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     ) {
         let Some(generation) = self.core.open_connection(slot, dialect) else { return };
         self.states.insert(slot, state);
-        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
+        self.call(slot, generation, |handler, conn, state| handler.on_open(conn, state));
         self.deliver_notices();
         if !rest.is_empty() {
             self.read(slot, generation, rest, false);
@@ -206,7 +206,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(generation) = self.core.open_connection(slot, dialect) else { return };
         self.core.counted.streams_opened += 1;
         self.states.insert(slot, state);
-        self.call(slot, generation, |handler, conn, state| handler.open(conn, state));
+        self.call(slot, generation, |handler, conn, state| handler.on_open(conn, state));
         self.deliver_notices();
     }
 }
@@ -237,9 +237,9 @@ fn answer<H: Handler>(
     if !core.config.admits_origin(request.origin()) {
         return Err(Refusal::Forbidden);
     }
-    let decision = guard::call(core, states, |cx| handler.request(cx, request, *peer));
+    let decision = guard::call(core, states, |cx| handler.on_upgrade(cx, request, *peer));
     match decision {
-        Some(Answer::Accept { state, protocol, headers, dialect }) => {
+        Some(UpgradeAction::Accept { state, protocol, headers, dialect }) => {
             if core.compressor.offers() && handler.compresses(dialect) {
                 upgrade.compression = request.compression();
             }
@@ -253,8 +253,8 @@ fn answer<H: Handler>(
             let dialect = dialect & !UNANSWERED;
             Ok(Verdict::Upgrade { state, dialect, compression: upgrade.compression })
         }
-        Some(Answer::Refuse(refusal)) => Err(refusal),
-        Some(Answer::Respond(response)) => Ok(respond(core, request, &response)),
+        Some(UpgradeAction::Refuse(refusal)) => Err(refusal),
+        Some(UpgradeAction::Respond(response)) => Ok(respond(core, request, &response)),
         None => Err(Refusal::Unavailable(core.config.retry_after)),
     }
 }
@@ -271,15 +271,15 @@ fn answer_plain<H: Handler>(
     let mut body = None;
     // Once without the body, and once with it.
     for _ in 0..2 {
-        let asked = guard::call(core, states, |cx| handler.plain(cx, request, body, peer));
+        let asked = guard::call(core, states, |cx| handler.on_http(cx, request, body, peer));
         let Some(decision) = asked else {
             return Err(Refusal::Unavailable(core.config.retry_after));
         };
         match decision {
-            Plain::Refuse => return Err(refusal),
-            Plain::Pass => return Ok(Verdict::Pass),
-            Plain::Answer(response) => return Ok(respond(core, request, &response)),
-            Plain::Stream { state, headers, dialect } => {
+            HttpAction::Refuse => return Err(refusal),
+            HttpAction::Detach => return Ok(Verdict::Pass),
+            HttpAction::Respond(response) => return Ok(respond(core, request, &response)),
+            HttpAction::Stream { state, headers, dialect } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
                 core.handshakes.answer.clear();
@@ -287,14 +287,14 @@ fn answer_plain<H: Handler>(
                 let dialect = dialect & !UNANSWERED;
                 return Ok(Verdict::Stream { state, dialect, chunked });
             }
-            Plain::Later { state, dialect } => {
+            HttpAction::Later { state, dialect } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
                 core.handshakes.answer.clear();
                 let dialect = dialect | UNANSWERED;
                 return Ok(Verdict::Stream { state, dialect, chunked });
             }
-            Plain::Body(limit) => {
+            HttpAction::Body(limit) => {
                 let said = request.body_len()?;
                 let size = usize::try_from(said).ok().filter(|size| *size <= limit);
                 let size = size.ok_or(Refusal::BodyTooLarge)?;

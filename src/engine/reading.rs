@@ -363,7 +363,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let message = Message::new(kind, body);
         let handler = &mut self.handler;
         guard::call_for(&mut self.core, slot, generation, |conn| {
-            handler.message(conn, state, message);
+            handler.on_message(conn, state, message);
         });
         if allowance != Allowance::Granted {
             self.core.hold_back(slot, generation, allowance);

@@ -147,7 +147,7 @@ impl Builder {
     }
 
     /// Starts the server, and returns when it has ended by [`Handle::drain`] or
-    /// [`super::Cx::stop`]. `application` is called once on each worker's thread.
+    /// [`super::Context::stop`]. `application` is called once on each worker's thread.
     pub fn run<H: Handler>(
         self,
         application: impl Fn(CoreStart<H>) -> H + Send + Sync + 'static,
@@ -295,7 +295,7 @@ struct Seat<H: Handler> {
     doorbell: Arc<EventFd>,
     listener: Option<OwnedFd>,
     config: Arc<Config>,
-    network: Arc<Network<H::Letter>>,
+    network: Arc<Network<H::Event>>,
     total: Arc<AtomicU32>,
     addresses: Arc<Addresses>,
 }

@@ -30,7 +30,7 @@ use super::worker::{Turn, Worker};
 /// What the workers of one server share; made before them.
 pub struct Shared<H: Handler> {
     config: Arc<Config>,
-    network: Arc<Network<H::Letter>>,
+    network: Arc<Network<H::Event>>,
     total: Arc<AtomicU32>,
     addresses: Arc<Addresses>,
 }

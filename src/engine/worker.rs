@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::admission::Admission;
 use super::calm::Calm;
-use super::conn::{Conn, Cx};
+use super::conn::{Connection, Context};
 use super::core::Core;
 use super::drain;
 use super::guard;
@@ -38,14 +38,14 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) states: SlotTable<H::State>,
     pub(super) arena: Arena,
     pub(super) admission: Admission,
-    pub(super) post: Arc<Post<H::Letter>>,
+    pub(super) post: Arc<Post<H::Event>>,
     pub(super) drain: Option<drain::Draining>,
     pub(super) calm: Calm,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     pub(super) done: VecDeque<Completion>,
     /// Taken from the mailbox and not worked off, each with what it counts there.
-    pub(super) letters: VecDeque<(Command<H::Letter>, Postage)>,
+    pub(super) letters: VecDeque<(Command<H::Event>, Postage)>,
     /// Of the ring, in the midst of a turn.
     pub(super) failure: Option<io::Error>,
     fired: Vec<(u32, u32)>,
@@ -68,7 +68,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         ring: R,
         mut core: Core,
         handler: H,
-        post: Arc<Post<H::Letter>>,
+        post: Arc<Post<H::Event>>,
         table: u32,
     ) -> Self {
         let admission = Admission::new(&core.config, ring.lanes(), table);
@@ -298,7 +298,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.counted.mailbox_late += u64::from(!self.letters.is_empty());
     }
 
-    fn on_letter(&mut self, letter: Command<H::Letter>) {
+    fn on_letter(&mut self, letter: Command<H::Event>) {
         match letter {
             Command::Send(id, frame) => {
                 let _ = self.core.queue_frame(id.slot, id.generation, &frame);
@@ -313,7 +313,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Command::Subscribe(id, topic, joins) => {
                 let _ = self.core.subscribe_at(id, &topic, joins);
             }
-            Command::App(letter) => self.call_cx(|handler, cx| handler.letter(cx, letter)),
+            Command::App(letter) => self.call_cx(|handler, cx| handler.on_event(cx, letter)),
             // A receiver that has gone away needs no answer.
             Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
             Command::Slow(to) => drop(to.send(self.core.slow_peers())),
@@ -334,14 +334,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
         let last = self.core.appointments.last();
         while let Some(tag) = self.core.appointments.pop(now, last) {
-            self.call_cx(|handler, cx| handler.timer(cx, tag));
+            self.call_cx(|handler, cx| handler.on_timer(cx, tag));
             self.deliver_notices();
             self.relieve();
         }
     }
 
     fn ask_application(&mut self) {
-        let limit = self.call_cx(|handler, cx| handler.turn(cx));
+        let limit = self.call_cx(|handler, cx| handler.on_turn(cx));
         self.wake_at = limit.map(|d| {
             let wait = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
             self.core.clock.now_ns().saturating_add(wait)
@@ -357,7 +357,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         &mut self,
         slot: u32,
         generation: u32,
-        callback: impl FnOnce(&mut H, &mut Conn<'_>, &mut H::State) -> T,
+        callback: impl FnOnce(&mut H, &mut Connection<'_>, &mut H::State) -> T,
     ) -> Option<T> {
         let state = self.states.get_mut(slot)?;
         let handler = &mut self.handler;
@@ -367,7 +367,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Calls the application outside of any connection. A panic is counted and goes no further.
     pub(super) fn call_cx<T: Default>(
         &mut self,
-        callback: impl FnOnce(&mut H, &mut Cx<'_>) -> T,
+        callback: impl FnOnce(&mut H, &mut Context<'_>) -> T,
     ) -> T {
         let handler = &mut self.handler;
         let states = &mut self.states;
@@ -388,7 +388,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Notice::Closed { slot, generation, closed } => {
                     let Some(state) = self.states.remove(slot) else { continue };
                     let id = ConnId { worker: self.core.worker, slot, generation };
-                    self.call_cx(|handler, cx| handler.close(cx, id, state, &closed));
+                    self.call_cx(|handler, cx| handler.on_close(cx, id, state, &closed));
                 }
                 // More would be queued, and enough is.
                 Notice::Writable { .. } if self.core.turn_size() > self.core.limits.turn_soft => {
@@ -397,14 +397,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Notice::Writable { slot, generation } => {
                     if self.core.is_open(slot, generation) {
                         self.call(slot, generation, |handler, conn, state| {
-                            handler.writable(conn, state);
+                            handler.on_writable(conn, state);
                         });
                     }
                 }
                 Notice::Heartbeat { slot, generation } => {
                     if self.core.is_open(slot, generation) {
                         let sent = self.call(slot, generation, |handler, conn, state| {
-                            handler.heartbeat(conn, state)
+                            handler.on_heartbeat(conn, state)
                         });
                         let sent = sent.unwrap_or(false);
                         self.core.on_application_heartbeat(slot, generation, sent);

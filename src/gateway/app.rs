@@ -33,7 +33,8 @@ use super::wire::messages::ConnectRequest;
 use super::wire::{self, Disconnect};
 use super::{home::HomeLimits, letters};
 use crate::engine::{
-    Answer, Closed, Conn, ConnId, CoreStart, Cx, Frame, Handle, Handler, Message, Passed, Plain,
+    Closed, ConnId, Connection, Context, CoreStart, Detached, Frame, Handle, Handler, HttpAction,
+    Message, UpgradeAction,
 };
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
@@ -51,7 +52,7 @@ pub trait ControlPlane: Send + Sync + 'static {
 
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
     /// Its place is kept as long as the connection.
-    fn serve(&self, passed: Passed) -> Result<(), Passed>;
+    fn serve(&self, passed: Detached) -> Result<(), Detached>;
 
     /// A token names a key that is not in the set: it may be worth fetching anew.
     fn want_keys(&self);
@@ -191,7 +192,7 @@ pub(super) enum Later {
 /// The hub's way to the sessions and the engine.
 pub(super) struct World<'w, 'c> {
     pub(super) desk: &'w mut Desk,
-    pub(super) cx: &'w mut Cx<'c>,
+    pub(super) cx: &'w mut Context<'c>,
 }
 
 impl Outside for World<'_, '_> {
@@ -284,7 +285,7 @@ impl Gateway {
     /// Lends the hub the world.
     pub(super) fn with_hub<T>(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         act: impl FnOnce(&mut Hub, &mut World<'_, '_>) -> T,
     ) -> T {
         let result = act(&mut self.hub, &mut World { desk: &mut self.desk, cx });
@@ -293,7 +294,7 @@ impl Gateway {
     }
 
     /// Does what was put aside while the hub worked.
-    pub(super) fn settle(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
         while let Some(later) = self.desk.later.pop_front() {
             match later {
                 Later::Entered(link) => self.entered(cx, link),
@@ -306,7 +307,7 @@ impl Gateway {
     }
 
     /// Writes what the client of a connection was refused.
-    fn tell_refusals(&mut self, conn: &mut Conn<'_>) {
+    fn tell_refusals(&mut self, conn: &mut Connection<'_>) {
         if !self.desk.refusals.is_empty() {
             self.desk.refusals.write(conn.peer_addr());
         }
@@ -363,7 +364,7 @@ impl Desk {
     /// this offset in this channel, of which the client is told.
     pub(super) fn send_at(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         link: Link,
         frame: &Frame,
         at: Option<(&str, u64)>,
@@ -397,7 +398,7 @@ impl Desk {
     /// Queues one element of the protocol, which `encode` appends.
     pub(super) fn say(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         encode: impl FnOnce(Format, &mut Vec<u8>),
     ) {
@@ -407,7 +408,7 @@ impl Desk {
     /// As [`Self::say`], in a certain way.
     pub(super) fn say_at(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         saying: Saying,
         encode: impl FnOnce(Format, &mut Vec<u8>),
@@ -431,7 +432,7 @@ impl Desk {
     }
 
     /// Closes a connection with a code of the protocol.
-    pub(super) fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, disconnect: &Disconnect) {
+    pub(super) fn close(&mut self, cx: &mut Context<'_>, id: ConnId, disconnect: &Disconnect) {
         if self.respond(cx, id, disconnect.code.into(), &disconnect.reason) {
             return self.stats.disconnect(disconnect.code);
         }
@@ -449,9 +450,9 @@ impl Desk {
 impl Handler for Gateway {
     /// Sessions are in a table of the gateway's own, since letters have to find them.
     type State = ();
-    type Letter = Letter;
+    type Event = Letter;
 
-    fn letter_size(letter: &Letter) -> usize {
+    fn event_size(letter: &Letter) -> usize {
         match letter {
             Letter::Hub(letter) => letter.size(),
             Letter::Hook(hook) => size_of_val(&**hook),
@@ -460,17 +461,22 @@ impl Handler for Gateway {
         }
     }
 
-    fn request(&mut self, _: &mut Cx<'_>, request: &Request<'_>, peer: SocketAddr) -> Answer<()> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        request: &Request<'_>,
+        peer: SocketAddr,
+    ) -> UpgradeAction<()> {
         let options = &self.desk.rules.options;
         let (websocket, uni) = (&options.websocket, &options.uni_websocket);
         let at =
             |prefix: &str| request.path().trim_end_matches('/') == prefix.trim_end_matches('/');
         let one_way = uni.enabled && at(&uni.handler_prefix);
         if !one_way && (websocket.disabled || !at(&websocket.handler_prefix)) {
-            return Answer::Refuse(Refusal::NotFound);
+            return UpgradeAction::Refuse(Refusal::NotFound);
         }
         if !self.desk.rules.origins.admit(request.origin()) {
-            return Answer::Refuse(Refusal::Forbidden);
+            return UpgradeAction::Refuse(Refusal::Forbidden);
         }
         let (format, protocol, first) = match one_way {
             false => {
@@ -486,7 +492,7 @@ impl Handler for Gateway {
                     }
                     Err(_) => {
                         let refusal = Refusal::BadRequest("cf_connect is no connect request");
-                        return Answer::Refuse(refusal);
+                        return UpgradeAction::Refuse(refusal);
                     }
                 },
             },
@@ -494,7 +500,7 @@ impl Handler for Gateway {
         let session = Session::new(request, peer.ip(), options, format);
         self.desk.arriving = Some(Arriving { session, first });
         let dialect = format.dialect();
-        Answer::Accept { state: (), protocol, headers: Vec::new(), dialect }
+        UpgradeAction::Accept { state: (), protocol, headers: Vec::new(), dialect }
     }
 
     fn compresses(&self, dialect: u8) -> bool {
@@ -505,18 +511,18 @@ impl Handler for Gateway {
         }
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         peer: SocketAddr,
-    ) -> Plain<()> {
+    ) -> HttpAction<()> {
         self.desk.plain(request, peer.ip(), body)
     }
 
-    fn passed(&mut self, _: &mut Cx<'_>, passed: Passed) {
-        if let Err(Passed { socket, tls, .. }) = self.desk.control.serve(passed) {
+    fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
+        if let Err(Detached { socket, tls, .. }) = self.desk.control.serve(passed) {
             use std::io::Write;
             let socket = TcpStream::from(socket);
             // Fits an empty send buffer; whoever does not read it misses nothing.
@@ -528,7 +534,7 @@ impl Handler for Gateway {
         }
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         let id = conn.id();
         let Some(Arriving { session, first }) = self.desk.arriving.take() else { return };
         let delay = self.desk.rules.options.client.stale_close_delay;
@@ -552,13 +558,13 @@ impl Handler for Gateway {
         self.tell_refusals(conn);
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
         let id = conn.id();
-        self.hear(conn, id, message.data());
+        self.hear(conn, id, message.payload());
         self.tell_refusals(conn);
     }
 
-    fn writable(&mut self, conn: &mut Conn<'_>, (): &mut ()) {
+    fn on_writable(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         let id = conn.id();
         self.desk.unix = unix_now();
         self.go_on(conn, id);
@@ -566,7 +572,7 @@ impl Handler for Gateway {
         self.tell_refusals(conn);
     }
 
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, (): &mut ()) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, (): &mut ()) -> bool {
         let id = conn.id();
         let Some(session) = self.desk.sessions.get_mut(id).filter(|session| session.is_open())
         else {
@@ -589,7 +595,7 @@ impl Handler for Gateway {
         }
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, (): (), closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, (): (), closed: &Closed) {
         let Some(session) = self.desk.sessions.remove(id) else { return };
         let link = Link(id.to_bits());
         self.desk.timers.forget(link);
@@ -606,7 +612,7 @@ impl Handler for Gateway {
         }
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, letter: Letter) {
+    fn on_event(&mut self, cx: &mut Context<'_>, letter: Letter) {
         self.desk.unix = unix_now();
         match letter {
             Letter::Hub(letter) => self.with_hub(cx, |hub, out| hub.letter(out, letter)),
@@ -628,7 +634,7 @@ impl Handler for Gateway {
         self.desk.refusals.write(None);
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let now = cx.now();
         // Deadlines that become due meanwhile wait for the next turn.
         for _ in 0..self.desk.timers.len() {

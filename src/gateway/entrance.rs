@@ -15,7 +15,7 @@ use super::places::Resume;
 use super::session::Session;
 use super::wire::messages::ConnectRequest;
 use super::wire::{self, Encoding, Malformed};
-use crate::engine::{ConnId, Cx, Plain, SendError};
+use crate::engine::{ConnId, Context, HttpAction, SendError};
 use crate::protocol::HttpResponse;
 use crate::protocol::parameters::unescape;
 use crate::protocol::request::Request;
@@ -36,13 +36,13 @@ impl Desk {
         request: &Request<'_>,
         client: IpAddr,
         body: Option<&[u8]>,
-    ) -> Plain<()> {
+    ) -> HttpAction<()> {
         let rules = self.rules.clone();
         let Some(entrance) = entrance(&rules.options, request.path()) else {
             return match is_websocket(&rules.options, request.path()) {
                 // It lacks the upgrade, or a WebSocket would not be here.
                 true => answer(if request.method == "GET" { 400 } else { 405 }, Vec::new()),
-                false => Plain::Pass,
+                false => HttpAction::Detach,
             };
         };
         let origin = request.origin();
@@ -78,7 +78,7 @@ impl Desk {
                 let limit = body_max(&rules.options, entrance);
                 let said = request.body_len();
                 return match said {
-                    Ok(len) if len <= limit as u64 => Plain::Body(limit),
+                    Ok(len) if len <= limit as u64 => HttpAction::Body(limit),
                     Ok(_) => answer(413, headers),
                     Err(refusal) => answer(refusal.status(), headers),
                 };
@@ -102,7 +102,7 @@ impl Desk {
         transport: Transport,
         content: Option<&[u8]>,
         mut headers: Headers,
-    ) -> Plain<()> {
+    ) -> HttpAction<()> {
         let format = match transport {
             Transport::HttpStream if is_binary(request) => Format::StreamProtobuf,
             Transport::HttpStream => Format::StreamJson,
@@ -141,14 +141,20 @@ impl Desk {
         }
         self.arriving = Some(Arriving { session, first });
         match later {
-            true => Plain::Later { state: (), dialect: format.dialect() },
-            false => Plain::Stream { state: (), headers, dialect: format.dialect() },
+            true => HttpAction::Later { state: (), dialect: format.dialect() },
+            false => HttpAction::Stream { state: (), headers, dialect: format.dialect() },
         }
     }
 
     /// Ends a client whose connect request is not answered yet with a response of HTTP. `false`: it
     /// is, or such clients hear of errors in the stream.
-    pub(super) fn respond(&mut self, cx: &mut Cx<'_>, id: ConnId, code: u32, why: &str) -> bool {
+    pub(super) fn respond(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        code: u32,
+        why: &str,
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(id) else { return false };
         let format = session.format();
         let Some(headers) = session.take_answer() else { return false };
@@ -264,8 +270,8 @@ fn body_max(options: &Options, entrance: Entrance) -> usize {
     size.0
 }
 
-fn answer(status: u16, headers: Headers) -> Plain<()> {
-    Plain::Answer(HttpResponse::new(status).headers(headers))
+fn answer(status: u16, headers: Headers) -> HttpAction<()> {
+    HttpAction::Respond(HttpResponse::new(status).headers(headers))
 }
 
 /// What lets a page of an admitted origin read the answer, with its cookies.

@@ -1,8 +1,8 @@
 //! One thread of the load: opens its share of the connections, hands what happens on them to the
 //! workload, and counts how they come and go.
 //!
-//! Never waits: pace and deadlines come from [`Handler::turn`]. The invariant: each connection of
-//! the share is counted once as opened, failed or untried, and each opened one at most once as
+//! Never waits: pace and deadlines come from [`Handler::on_turn`]. The invariant: each connection
+//! of the share is counted once as opened, failed or untried, and each opened one at most once as
 //! lost; who leaves in a storm and comes back is counted by [`Storm`]. What the gateway's protocol
 //! adds to that is in `member.rs`.
 
@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
-use ringhold::{Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Handler, Message};
+use ringhold::{
+    Cause, CloseCode, Closed, ConnId, Connection, Context, DialTarget, Handler, Message,
+    UpgradeAction,
+};
 
 use super::board::{Clock, Line, Progress};
 use super::gateway::GatewayPlan;
@@ -29,7 +32,7 @@ pub(crate) trait Workload: 'static {
     fn on_open(&mut self, index: u32, id: ConnId);
 
     /// A message came, or a publication where the gateway's protocol is spoken.
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]);
+    fn on_message(&mut self, conn: &mut Connection<'_>, index: u32, data: &[u8]);
 
     /// A connection ended before its time.
     fn on_lost(&mut self, index: u32);
@@ -41,7 +44,7 @@ pub(crate) trait Workload: 'static {
     fn begin(&mut self, start_ns: u64);
 
     /// Called every turn. Returns how long nothing is due.
-    fn turn(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration>;
+    fn turn(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration>;
 
     /// Nothing more is to be sent.
     fn end(&mut self);
@@ -152,7 +155,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// Dials as many connections as may be on their way. Returns how long the pace forbids more.
-    pub(super) fn open_more(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    pub(super) fn open_more(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration> {
         let share = if self.opening_begun { self.seat.share } else { 0 };
         while self.in_flight < self.course.in_flight && self.dialled < share {
             if let Some(pace) = &mut self.pace
@@ -171,7 +174,7 @@ impl<W: Workload> Driver<W> {
         None
     }
 
-    fn dial(&mut self, cx: &mut Cx<'_>, index: u32, now_ns: u64) {
+    fn dial(&mut self, cx: &mut Context<'_>, index: u32, now_ns: u64) {
         let returns = self.storm_begun().is_some();
         let sources = &self.course.sources;
         let number = self.seat.global(index) as usize;
@@ -188,7 +191,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// Starts the close handshake of those who leave. They are dialled as they go.
-    fn begin_storm(&mut self, cx: &mut Cx<'_>) {
+    fn begin_storm(&mut self, cx: &mut Context<'_>) {
         let now_ns = self.course.clock.now_ns();
         self.workload.traffic().storming = true;
         for id in self.storm.as_mut().map(|storm| storm.begin(now_ns)).unwrap_or_default() {
@@ -237,7 +240,7 @@ impl<W: Workload> Driver<W> {
         }
     }
 
-    pub(super) fn publish(&mut self, cx: &Cx<'_>) {
+    pub(super) fn publish(&mut self, cx: &Context<'_>) {
         let traffic = self.workload.traffic();
         let (sent, seen, forfeited) = (traffic.sent, traffic.seen, traffic.forfeited);
         self.line.write(Progress {
@@ -268,14 +271,19 @@ impl<W: Workload> Driver<W> {
 impl<W: Workload> Handler for Driver<W> {
     /// The number of the connection on this thread: all that a million idle ones need.
     type State = u32;
-    type Letter = Letter;
+    type Event = Letter;
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<u32> {
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<u32> {
         // There is no listener.
-        Answer::Refuse(Refusal::UpgradeRequired)
+        UpgradeAction::Refuse(Refusal::UpgradeRequired)
     }
 
-    fn dialled(&mut self, cx: &mut Cx<'_>, tag: u64) -> Option<u32> {
+    fn on_dialled(&mut self, cx: &mut Context<'_>, tag: u64) -> Option<u32> {
         if self.over {
             return None;
         }
@@ -292,7 +300,7 @@ impl<W: Workload> Handler for Driver<W> {
         Some(index)
     }
 
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, _: u64, error: &str) {
+    fn on_dial_failed(&mut self, cx: &mut Context<'_>, _: u64, error: &str) {
         if self.over {
             return;
         }
@@ -301,26 +309,26 @@ impl<W: Workload> Handler for Driver<W> {
         self.publish(cx);
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, index: &mut u32) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, index: &mut u32) {
         match self.course.gateway {
             Some(_) => self.say_hello(conn, *index),
             None => self.enter(*index, conn.id()),
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, index: &mut u32, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, index: &mut u32, message: Message<'_>) {
         match &self.course.gateway {
             Some(gateway) => {
                 let encoding = gateway.encoding;
-                self.listen(conn, *index, encoding, message.data());
+                self.listen(conn, *index, encoding, message.payload());
             }
-            None => self.workload.on_message(conn, *index, message.data()),
+            None => self.workload.on_message(conn, *index, message.payload()),
         }
         let Traffic { sent, seen, forfeited, .. } = *self.workload.traffic();
         self.line.write_traffic(sent, seen, forfeited);
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, index: u32, closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, _: ConnId, index: u32, closed: &Closed) {
         if self.over {
             return;
         }
@@ -340,7 +348,7 @@ impl<W: Workload> Handler for Driver<W> {
         self.publish(cx);
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, letter: Letter) {
+    fn on_event(&mut self, cx: &mut Context<'_>, letter: Letter) {
         match letter {
             Letter::Open => {
                 let (rate, Seat { worker, workers, .. }) = (self.course.open_rate, self.seat);
@@ -362,7 +370,7 @@ impl<W: Workload> Handler for Driver<W> {
         }
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         if self.over {
             self.publish(cx);
             return None;

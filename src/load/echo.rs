@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx, Kind};
+use ringhold::{ConnId, Connection, Context, Kind};
 
 use super::content::{Stamp, Wrong};
 use super::driver::{Seat, Workload};
@@ -72,7 +72,7 @@ impl Echo {
     }
 
     /// Sends one message that was due at `due_ns`.
-    fn send(&mut self, cx: &mut Cx<'_>, index: usize, due_ns: u64) {
+    fn send(&mut self, cx: &mut Context<'_>, index: usize, due_ns: u64) {
         let from = self.seat.global(index as u32);
         let peer = &mut self.peers[index];
         let Some(id) = peer.id else { return };
@@ -84,7 +84,7 @@ impl Echo {
     }
 
     /// The closed loop's first messages, some of them per turn.
-    fn start_loops(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn start_loops(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let mut budget = Budget::new(self.size);
         while !budget.is_spent() {
             let index = self.fresh.pop_front()?;
@@ -98,7 +98,7 @@ impl Echo {
     }
 
     /// What the rate makes due, by connections in turn.
-    fn keep_rate(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    fn keep_rate(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration> {
         let mut budget = Budget::new(self.size);
         loop {
             if budget.is_spent() {
@@ -177,7 +177,7 @@ impl Workload for Echo {
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, index: u32, data: &[u8]) {
         let now_ns = self.seat.clock.now_ns();
         let index = index as usize;
         // What comes unasked must not make the loop grow.
@@ -207,7 +207,7 @@ impl Workload for Echo {
         self.schedule = Schedule::new(start_ns, self.rate, self.seat.worker, self.seat.workers);
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    fn turn(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration> {
         match (self.sending, self.rate) {
             (false, _) => None,
             (true, 0) => self.start_loops(cx),

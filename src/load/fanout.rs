@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx, Kind};
+use ringhold::{ConnId, Connection, Context, Kind};
 
 use super::FanoutPlan;
 use super::content::{Content, Stamp, Wrong};
@@ -83,7 +83,7 @@ impl Fanout {
     }
 
     /// Sends one burst that was due at `due_ns`.
-    fn publish(&mut self, cx: &mut Cx<'_>, index: usize, due_ns: u64) {
+    fn publish(&mut self, cx: &mut Context<'_>, index: usize, due_ns: u64) {
         let from = self.seat.global(index as u32);
         let Some(id) = self.mine[index].id else { return };
         let together = match self.gateway {
@@ -125,7 +125,7 @@ impl Fanout {
         Budget::new(self.plan.size * self.plan.burst as usize)
     }
 
-    fn spend_credit(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn spend_credit(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let mut budget = self.budget();
         for index in 0..self.mine.len() {
             while self.mine[index].credit > 0 {
@@ -141,7 +141,7 @@ impl Fanout {
         None
     }
 
-    fn keep_rounds(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn keep_rounds(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let FanoutPlan { burst, pipeline, publishers, .. } = self.plan;
         let burst = u64::from(burst);
         let most = burst * u64::from(pipeline) * u64::from(publishers);
@@ -157,7 +157,7 @@ impl Fanout {
         (!self.mine.is_empty()).then_some(LOOK_EVERY)
     }
 
-    fn keep_rate(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    fn keep_rate(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration> {
         let mut budget = self.budget();
         for index in 0..self.mine.len() {
             while let Some(due_ns) = self.mine[index].schedule.as_mut()?.take(now_ns) {
@@ -200,7 +200,7 @@ impl Workload for Fanout {
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_>, index: u32, data: &[u8]) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, index: u32, data: &[u8]) {
         let now_ns = self.seat.clock.now_ns();
         let index = index as usize;
         let before = self.traffic.seen;
@@ -244,7 +244,7 @@ impl Workload for Fanout {
         }
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>, now_ns: u64) -> Option<Duration> {
+    fn turn(&mut self, cx: &mut Context<'_>, now_ns: u64) -> Option<Duration> {
         match (self.sending, self.plan.rate) {
             (false, _) => None,
             (true, 0) if self.gateway.is_some() => self.keep_rounds(cx),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringhold::{Conn, ConnId, Cx};
+use ringhold::{ConnId, Connection, Context};
 
 use super::driver::Workload;
 use super::tally::Traffic;
@@ -16,7 +16,7 @@ pub(crate) struct Idle {
 impl Workload for Idle {
     fn on_open(&mut self, _: u32, _: ConnId) {}
 
-    fn on_message(&mut self, _: &mut Conn<'_>, _: u32, _: &[u8]) {
+    fn on_message(&mut self, _: &mut Connection<'_>, _: u32, _: &[u8]) {
         self.traffic.seen += 1;
     }
 
@@ -26,7 +26,7 @@ impl Workload for Idle {
 
     fn begin(&mut self, _: u64) {}
 
-    fn turn(&mut self, _: &mut Cx<'_>, _: u64) -> Option<Duration> {
+    fn turn(&mut self, _: &mut Context<'_>, _: u64) -> Option<Duration> {
         None
     }
 

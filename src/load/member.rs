@@ -5,7 +5,7 @@
 //! hears are publications.
 
 use ringhold::gateway::wire::Encoding;
-use ringhold::{Cause, CloseCode, Closed, Conn, Cx};
+use ringhold::{Cause, CloseCode, Closed, Connection, Context};
 
 use super::driver::{Driver, Workload};
 use super::gateway::{GatewayPlan, Heard, Malformed, PUBLISH};
@@ -13,7 +13,7 @@ use super::reasons;
 
 impl<W: Workload> Driver<W> {
     /// Says all that is to be said to be let in and subscribed, in one message.
-    pub(super) fn say_hello(&mut self, conn: &mut Conn<'_>, index: u32) {
+    pub(super) fn say_hello(&mut self, conn: &mut Connection<'_>, index: u32) {
         let Some(gateway) = &self.course.gateway else { return };
         self.joining.on_open(index, conn.id());
         self.batch.clear();
@@ -25,7 +25,7 @@ impl<W: Workload> Driver<W> {
     /// Acts on all that a message says.
     pub(super) fn listen(
         &mut self,
-        conn: &mut Conn<'_>,
+        conn: &mut Connection<'_>,
         index: u32,
         encoding: Encoding,
         message: &[u8],
@@ -36,7 +36,7 @@ impl<W: Workload> Driver<W> {
         }
     }
 
-    fn on_heard(&mut self, conn: &mut Conn<'_>, index: u32, heard: Heard<'_>) {
+    fn on_heard(&mut self, conn: &mut Connection<'_>, index: u32, heard: Heard<'_>) {
         match heard {
             Heard::Publication(data) => self.workload.on_message(conn, index, data),
             Heard::Ping => self.answer_ping(conn),
@@ -62,14 +62,14 @@ impl<W: Workload> Driver<W> {
         }
     }
 
-    fn answer_ping(&mut self, conn: &mut Conn<'_>) {
+    fn answer_ping(&mut self, conn: &mut Connection<'_>) {
         let Some(gateway) = &self.course.gateway else { return };
         if !self.answers_pings || conn.send(gateway.kind(), gateway.pong()).is_ok() {
             self.workload.traffic().heartbeats += 1;
         }
     }
 
-    fn on_joined(&mut self, conn: &mut Conn<'_>, index: u32) {
+    fn on_joined(&mut self, conn: &mut Connection<'_>, index: u32) {
         if self.over {
             return;
         }
@@ -82,7 +82,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// It cannot go on, and is closed.
-    fn on_end(&mut self, conn: &mut Conn<'_>, index: u32, reason: &str) {
+    fn on_end(&mut self, conn: &mut Connection<'_>, index: u32, reason: &str) {
         if self.over || self.joining.is_given_up(index) {
             return;
         }
@@ -104,7 +104,7 @@ impl<W: Workload> Driver<W> {
     }
 
     /// Ends those who were not let in for too long.
-    pub(super) fn give_up_overdue(&mut self, cx: &mut Cx<'_>, now_ns: u64) {
+    pub(super) fn give_up_overdue(&mut self, cx: &mut Context<'_>, now_ns: u64) {
         for index in self.joining.overdue(now_ns) {
             let Some(joiner) = self.joining.take(index) else { continue };
             self.count_failed("connect or subscribe was not answered in time");
@@ -116,7 +116,12 @@ impl<W: Workload> Driver<W> {
     }
 
     /// A connection ended. True if it was no member any more, or not yet.
-    pub(super) fn close_joiner(&mut self, cx: &mut Cx<'_>, index: u32, closed: &Closed) -> bool {
+    pub(super) fn close_joiner(
+        &mut self,
+        cx: &mut Context<'_>,
+        index: u32,
+        closed: &Closed,
+    ) -> bool {
         let is_joiner = self.joining.take(index).is_some();
         if is_joiner {
             self.count_failed(&reasons::of_loss(closed));

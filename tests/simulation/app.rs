@@ -17,8 +17,8 @@ use ringhold::internals::rng::Rng;
 use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
-    AddressPlace, Answer, Cause, CloseCode, Closed, Conn, ConnId, Cx, DialTarget, Frame, Handle,
-    Handler, HttpResponse, Message, Passed, Plain, SendError,
+    AddressPlace, Cause, CloseCode, Closed, ConnId, Connection, Context, Detached, DialTarget,
+    Frame, Handle, Handler, HttpAction, HttpResponse, Message, SendError, UpgradeAction,
 };
 
 use super::coverage::Coverage;
@@ -173,7 +173,7 @@ impl App {
     }
 
     /// What an application may do at any time.
-    fn meddle(&mut self, cx: &mut Cx<'_>) {
+    fn meddle(&mut self, cx: &mut Context<'_>) {
         let kept = self.journal.borrow().kept.len() as u32;
         if kept == 0 || !self.rng.one_in(if self.wild { 4 } else { 40 }) {
             return;
@@ -201,14 +201,14 @@ impl App {
     }
 
     /// Closes somebody, of whichever core.
-    fn dismiss(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    fn dismiss(&mut self, cx: &mut Context<'_>, id: ConnId) {
         self.journal.borrow_mut().dismissed.insert(id);
         let result = cx.close(id, CloseCode(3000 + self.rng.below(999) as u16), "enough");
         self.check_result(id, result);
     }
 
     /// Sends a message to somebody, of whichever core.
-    fn send(&mut self, cx: &mut Cx<'_>, id: ConnId, port: u16, lot: u32) {
+    fn send(&mut self, cx: &mut Context<'_>, id: ConnId, port: u16, lot: u32) {
         let label = format!("D{port} {}", self.core);
         let frame = self.frame(&label, 3);
         let result = match lot {
@@ -260,7 +260,7 @@ impl App {
     }
 
     /// Sends to the connection at hand.
-    fn tell(&mut self, conn: &mut Conn<'_>, port: u16) {
+    fn tell(&mut self, conn: &mut Connection<'_>, port: u16) {
         let label = format!("D{port} {}", self.core);
         let len = self.size();
         let payload = self.journal.borrow().numbered(&label, len);
@@ -281,7 +281,7 @@ impl App {
 
     /// Looks at the state of one of all connections there have been, which is there as long as it
     /// is of this core and open.
-    fn look(&mut self, cx: &mut Cx<'_>, which: usize) {
+    fn look(&mut self, cx: &mut Context<'_>, which: usize) {
         let journal = self.journal.borrow();
         let Some((id, _)) = journal.kept.get(which % journal.kept.len().max(1)).copied() else {
             return;
@@ -293,7 +293,7 @@ impl App {
         self.check(found == here.then_some(Some(id)), "a state was missing, or another's");
     }
 
-    fn enter(&self, conn: &mut Conn<'_>, state: &State) {
+    fn enter(&self, conn: &mut Connection<'_>, state: &State) {
         let id = conn.id();
         self.check(state.id == Some(id), "the state is another connection's");
         self.check(id.worker() == self.core, "another core's");
@@ -304,11 +304,11 @@ impl App {
         self.check(state.path == "/dialled" || port == Some(state.port), "another's port");
     }
 
-    fn echo(&mut self, conn: &mut Conn<'_>, state: &State, message: Message<'_>) {
+    fn echo(&mut self, conn: &mut Connection<'_>, state: &State, message: Message<'_>) {
         let kind = message.kind();
         let result = match state.path.as_str() {
-            "/send" => conn.send(kind, message.data()),
-            "/frame" => conn.send_frame(&Frame::new(kind, message.data())),
+            "/send" => conn.send(kind, message.payload()),
+            "/frame" => conn.send_frame(&Frame::new(kind, message.payload())),
             "/text" if message.text().is_some() => conn.text(message.text().unwrap_or_default()),
             _ => conn.reply(message),
         };
@@ -321,27 +321,27 @@ impl App {
 
 impl Handler for App {
     type State = State;
-    type Letter = Mail;
+    type Event = Mail;
 
-    fn request(
+    fn on_upgrade(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         peer: SocketAddr,
-    ) -> Answer<State> {
+    ) -> UpgradeAction<State> {
         self.meddle(cx);
         match request.path() {
-            "/refuse" => return Answer::Refuse(Refusal::NotFound),
+            "/refuse" => return UpgradeAction::Refuse(Refusal::NotFound),
             "/panic" if self.wild => resume_unwind(Box::new("in request")),
             _ => {}
         }
         let path = request.path().to_owned();
         let state = State { id: None, port: peer.port(), path };
         let dialect = [0, 0, 2, 7][self.rng.below(4) as usize];
-        Answer::Accept { state, protocol: None, headers: Vec::new(), dialect }
+        UpgradeAction::Accept { state, protocol: None, headers: Vec::new(), dialect }
     }
 
-    fn heartbeat(&mut self, conn: &mut Conn<'_>, state: &mut State) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, state: &mut State) -> bool {
         self.meddle(conn);
         if state.path == "/stream" {
             self.check(conn.ping(b"") != Ok(()), "a ping on a stream");
@@ -350,34 +350,34 @@ impl Handler for App {
         !self.rng.one_in(8) && conn.ping(b"beat").is_ok()
     }
 
-    fn plain(
+    fn on_http(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         peer: SocketAddr,
-    ) -> Plain<State> {
+    ) -> HttpAction<State> {
         self.meddle(cx);
         match (request.path(), request.method, body) {
-            ("/stream", "POST", None) => return Plain::Body(BODY_MAX),
+            ("/stream", "POST", None) => return HttpAction::Body(BODY_MAX),
             ("/stream", _, body) => {
                 let whole = body.is_none_or(|body| body.iter().all(|byte| *byte == b'b'));
                 self.check(whole, "another's body");
                 let state = State { id: None, port: peer.port(), path: "/stream".to_owned() };
                 let headers = vec![("X-Sim".to_owned(), "1".to_owned())];
-                return Plain::Stream { state, headers, dialect: self.rng.below(8) as u8 };
+                return HttpAction::Stream { state, headers, dialect: self.rng.below(8) as u8 };
             }
-            ("/answer", ..) => return Plain::Answer(HttpResponse::new(204)),
+            ("/answer", ..) => return HttpAction::Respond(HttpResponse::new(204)),
             _ => {}
         }
         match request.method == "GET" && self.rng.one_in(2) {
-            true => Plain::Pass,
-            false => Plain::Refuse,
+            true => HttpAction::Detach,
+            false => HttpAction::Refuse,
         }
     }
 
-    fn passed(&mut self, cx: &mut Cx<'_>, passed: Passed) {
-        let Passed { received, place, tls, .. } = passed;
+    fn on_detach(&mut self, cx: &mut Context<'_>, passed: Detached) {
+        let Detached { received, place, tls, .. } = passed;
         // It is served for a while.
         let mut journal = self.journal.borrow_mut();
         journal.places.push(place);
@@ -391,7 +391,7 @@ impl Handler for App {
         self.check(tls.is_some() == self.secure, "handed over without its TLS");
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, state: &mut State) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, state: &mut State) {
         state.id = Some(conn.id());
         let first = self.journal.borrow_mut().opened.insert(conn.id());
         self.check(first, "opened twice");
@@ -442,7 +442,7 @@ impl Handler for App {
         self.meddle(conn);
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, state: &mut State, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, state: &mut State, message: Message<'_>) {
         self.enter(conn, state);
         self.check(state.path != "/stream", "a message on a stream");
         let lot = if self.wild { self.rng.below(40) } else { u32::MAX };
@@ -477,7 +477,7 @@ impl Handler for App {
         self.meddle(conn);
     }
 
-    fn writable(&mut self, conn: &mut Conn<'_>, state: &mut State) {
+    fn on_writable(&mut self, conn: &mut Connection<'_>, state: &mut State) {
         self.enter(conn, state);
         self.count("writable");
         if self.wild && state.path == "/panic-message" && self.rng.one_in(4) {
@@ -486,7 +486,7 @@ impl Handler for App {
         self.meddle(conn);
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, id: ConnId, state: State, closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, state: State, closed: &Closed) {
         self.check(self.journal.borrow().opened.contains(&id), "closed without open");
         self.check(state.id == Some(id), "closed with another's state");
         let first = self.journal.borrow_mut().closed.insert(id);
@@ -527,7 +527,7 @@ impl Handler for App {
         }
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, letter: Mail) {
+    fn on_event(&mut self, cx: &mut Context<'_>, letter: Mail) {
         self.count("letter");
         let last = self.letters.insert(letter.from, letter.number).unwrap_or(0);
         self.check(letter.number == last + 1, "a letter is missing, or came twice");
@@ -545,14 +545,14 @@ impl Handler for App {
         self.meddle(cx);
     }
 
-    fn timer(&mut self, cx: &mut Cx<'_>, due: u64) {
+    fn on_timer(&mut self, cx: &mut Context<'_>, due: u64) {
         self.count("timer");
         self.check(self.timers > 0, "a timer rang twice, or was cancelled");
         self.timers -= 1;
         self.check(cx.now() >= Duration::from_nanos(due), "a timer rang too soon");
     }
 
-    fn dialled(&mut self, cx: &mut Cx<'_>, tag: u64) -> Option<State> {
+    fn on_dialled(&mut self, cx: &mut Context<'_>, tag: u64) -> Option<State> {
         self.journal.borrow_mut().dials[tag as usize] += 1;
         self.count("dialled");
         self.meddle(cx);
@@ -564,7 +564,7 @@ impl Handler for App {
         (!self.rng.one_in(6)).then_some(state)
     }
 
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, error: &str) {
+    fn on_dial_failed(&mut self, cx: &mut Context<'_>, tag: u64, error: &str) {
         self.journal.borrow_mut().dials[tag as usize] += 1;
         self.count(match error {
             _ if error.contains("refused") => "dial failed: refused",
@@ -580,7 +580,7 @@ impl Handler for App {
         self.meddle(cx);
     }
 
-    fn turn(&mut self, cx: &mut Cx<'_>) -> Option<Duration> {
+    fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let begun = self.journal.borrow().dials.len();
         if self.wild && begun < DIALS_MAX && self.rng.one_in(100) {
             self.journal.borrow_mut().dials.push(0);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ringhold::protocol::request::{Refusal, Request};
 use ringhold::{
-    Answer, Cause, Closed, Conn, ConnId, Counters, Cx, DialTarget, Drain, Handle, Handler, Message,
-    Running, Server,
+    Cause, Closed, ConnId, Connection, Context, Counters, DialTarget, Drain, Handle, Handler,
+    Message, Running, Server, UpgradeAction,
 };
 
 use super::wait_until;
@@ -166,14 +166,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn dial(&self, cx: &mut Cx<'_>, tag: u64) {
+    fn dial(&self, cx: &mut Context<'_>, tag: u64) {
         // Spread over source addresses, so that ports in TIME_WAIT never run out.
         let loopback = self.target.peer.ip().is_loopback() && self.target.peer.is_ipv4();
         let local = IpAddr::from([127, 0, 1, 1 + (tag % 8) as u8]);
         cx.dial(&self.target, loopback.then_some(local), tag);
     }
 
-    fn come_back(&self, cx: &mut Cx<'_>, tag: u64) {
+    fn come_back(&self, cx: &mut Context<'_>, tag: u64) {
         if self.coming_back.load(Ordering::Relaxed) {
             self.dial(cx, tag);
         }
@@ -182,43 +182,48 @@ impl Client {
 
 impl Handler for Client {
     type State = u64;
-    type Letter = u64;
+    type Event = u64;
 
-    fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<u64> {
-        Answer::Refuse(Refusal::NotFound)
+    fn on_upgrade(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Request<'_>,
+        _: SocketAddr,
+    ) -> UpgradeAction<u64> {
+        UpgradeAction::Refuse(Refusal::NotFound)
     }
 
-    fn letter(&mut self, cx: &mut Cx<'_>, count: u64) {
+    fn on_event(&mut self, cx: &mut Context<'_>, count: u64) {
         for tag in 0..count {
             self.dial(cx, tag);
         }
     }
 
-    fn dialled(&mut self, _: &mut Cx<'_>, tag: u64) -> Option<u64> {
+    fn on_dialled(&mut self, _: &mut Context<'_>, tag: u64) -> Option<u64> {
         Some(tag)
     }
 
-    fn dial_failed(&mut self, cx: &mut Cx<'_>, tag: u64, error: &str) {
+    fn on_dial_failed(&mut self, cx: &mut Context<'_>, tag: u64, error: &str) {
         *self.tally.errors.lock().unwrap().entry(error.to_owned()).or_insert(0) += 1;
         self.tally.failed.fetch_add(1, Ordering::Relaxed);
         self.come_back(cx, tag);
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, _: &mut u64) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, _: &mut u64) {
         self.tally.opened.fetch_add(1, Ordering::Relaxed);
         if !self.payload.is_empty() {
             let _ = conn.binary(&self.payload);
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, _: &mut u64, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut u64, message: Message<'_>) {
         self.tally.echoes.fetch_add(1, Ordering::Relaxed);
         if self.busy {
             let _ = conn.reply(message);
         }
     }
 
-    fn close(&mut self, cx: &mut Cx<'_>, _: ConnId, tag: u64, closed: &Closed) {
+    fn on_close(&mut self, cx: &mut Context<'_>, _: ConnId, tag: u64, closed: &Closed) {
         let end = (closed.cause, closed.code.0);
         *self.tally.ends.lock().unwrap().entry(end).or_insert(0) += 1;
         self.tally.ended.fetch_add(1, Ordering::Relaxed);

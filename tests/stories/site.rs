@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Answer, Cause, CloseCode, Closed, Config, Conn, ConnId, Counters, Cx, Drain, Handle, Handler,
-    Message, Running, Server, Stats,
+    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Counters, Drain, Handle,
+    Handler, Message, Running, Server, Stats, UpgradeAction,
 };
 
 use super::wait_until;
@@ -195,25 +195,25 @@ pub(crate) struct Watcher {
 
 impl Handler for Watcher {
     type State = String;
-    type Letter = ();
+    type Event = ();
 
-    fn request(
+    fn on_upgrade(
         &mut self,
-        _: &mut Cx<'_>,
+        _: &mut Context<'_>,
         request: &Request<'_>,
         _: SocketAddr,
-    ) -> Answer<Self::State> {
-        Answer::accept(request.path().to_owned())
+    ) -> UpgradeAction<Self::State> {
+        UpgradeAction::accept(request.path().to_owned())
     }
 
-    fn open(&mut self, conn: &mut Conn<'_>, path: &mut String) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, path: &mut String) {
         self.journal.note_open(conn.id(), path);
         if path.starts_with("/topic") {
             conn.subscribe("news");
         }
     }
 
-    fn message(&mut self, conn: &mut Conn<'_>, path: &mut String, message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, path: &mut String, message: Message<'_>) {
         self.journal.note_message(conn.id());
         if !path.starts_with("/sink") {
             // What a peer that is gone does not get is counted by the engine.
@@ -221,7 +221,7 @@ impl Handler for Watcher {
         }
     }
 
-    fn close(&mut self, _: &mut Cx<'_>, id: ConnId, _: String, closed: &Closed) {
+    fn on_close(&mut self, _: &mut Context<'_>, id: ConnId, _: String, closed: &Closed) {
         self.journal.note_close(id, closed);
     }
 }

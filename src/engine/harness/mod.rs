@@ -6,19 +6,19 @@
 //! use std::time::Duration;
 //!
 //! use ringhold::testing::{Received, World};
-//! use ringhold::{Answer, Config, Conn, Cx, Handler, Message, Request};
+//! use ringhold::{UpgradeAction, Config, Connection, Context, Handler, Message, Request};
 //!
 //! struct Echo;
 //!
 //! impl Handler for Echo {
 //!     type State = ();
-//!     type Letter = ();
+//!     type Event = ();
 //!
-//!     fn request(&mut self, _: &mut Cx<'_>, _: &Request<'_>, _: SocketAddr) -> Answer<()> {
-//!         Answer::accept(())
+//!     fn on_upgrade(&mut self, _: &mut Context<'_>, _: &Request<'_>, _: SocketAddr) -> UpgradeAction<()> {
+//!         UpgradeAction::accept(())
 //!     }
 //!
-//!     fn message(&mut self, conn: &mut Conn<'_>, (): &mut (), message: Message<'_>) {
+//!     fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
 //!         let _ = conn.reply(message);
 //!     }
 //! }
@@ -35,8 +35,8 @@
 //!
 //! The engine is the one that serves sockets; only the kernel is replaced, by one that takes what
 //! it is given at once. It does not dial (`dial_failed` is called), and hands no connection over
-//! (`Plain::Pass` is answered with 503). It speaks no TLS. Everything happens on the thread of the
-//! test; a callback that panics is caught and counted as ever.
+//! (`HttpAction::Detach` is answered with 503). It speaks no TLS. Everything happens on the thread
+//! of the test; a callback that panics is caught and counted as ever.
 
 mod client;
 mod memory;
@@ -144,7 +144,8 @@ impl<H: Handler> World<H> {
         sum
     }
 
-    /// Whether every core has ended, as it does after [`Handle::drain`] or [`crate::Cx::stop`].
+    /// Whether every core has ended, as it does after [`Handle::drain`] or
+    /// [`crate::Context::stop`].
     pub fn is_ended(&self) -> bool {
         self.cores.iter().all(|core| core.ended)
     }
@@ -153,8 +154,8 @@ impl<H: Handler> World<H> {
     ///
     /// # Panics
     ///
-    /// If the application never rests: its [`Handler::turn`] always wants another turn at once, or
-    /// two of its parts answer each other for ever.
+    /// If the application never rests: its [`Handler::on_turn`] always wants another turn at once,
+    /// or two of its parts answer each other for ever.
     pub fn run(&mut self) {
         let mut calm = 0;
         for _ in 0..TURNS_MAX {

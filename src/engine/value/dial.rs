@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// Where [`Cx::dial`](crate::Cx::dial) connects to.
+/// Where [`Context::dial`](crate::Context::dial) connects to.
 #[derive(Clone, Debug)]
 pub struct DialTarget {
     /// Address and port.

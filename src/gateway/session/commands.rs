@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::order::Done;
 use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Saying};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
@@ -70,7 +70,7 @@ impl Gateway {
     /// Handles one command. The error closes the connection.
     pub(super) fn command(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         command: Command,
     ) -> Result<Done, Disconnect> {
@@ -176,7 +176,7 @@ impl Gateway {
 
     fn unsubscribe(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: &UnsubscribeRequest,
@@ -193,7 +193,7 @@ impl Gateway {
 
     fn publish(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: PublishRequest,
@@ -231,7 +231,7 @@ impl Gateway {
     /// there was one.
     pub(super) fn publish_as(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         channel: &str,
@@ -276,7 +276,7 @@ impl Gateway {
 
     fn ask_who(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         channel: &str,
@@ -291,7 +291,7 @@ impl Gateway {
 
     fn history(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: HistoryRequest,
@@ -311,7 +311,13 @@ impl Gateway {
         self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
     }
 
-    fn rpc(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, request: RpcRequest) -> Outcome {
+    fn rpc(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        request: RpcRequest,
+    ) -> Outcome {
         match self.desk.rules.options.rpc.route(&request.method) {
             Route::Off => Err(Error::NOT_AVAILABLE.into()),
             Route::NoMethod => Err(Error::METHOD_NOT_FOUND.into()),
@@ -328,7 +334,7 @@ impl Gateway {
 
     fn refresh(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: &RefreshRequest,
@@ -379,7 +385,7 @@ impl Gateway {
 
     fn sub_refresh(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: &SubRefreshRequest,
@@ -417,7 +423,7 @@ impl Gateway {
     /// A subscription lasts until then, and has new information unless that is empty.
     pub(super) fn renew_sub(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         channel: &str,
         expire_at: i64,
@@ -441,7 +447,7 @@ impl Gateway {
     /// What a subscription token grants to this connection.
     pub(super) fn sub_claims(
         &mut self,
-        cx: &Cx<'_>,
+        cx: &Context<'_>,
         id: ConnId,
         client: ClientKey,
         channel: &str,
@@ -526,7 +532,7 @@ impl Gateway {
     /// Asks the channel's home core for a client.
     fn ask(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         channel: &str,
@@ -552,18 +558,18 @@ impl Desk {
     }
 
     /// Bytes that may still be queued for a connection.
-    pub(super) fn room(&self, cx: &Cx<'_>, id: ConnId) -> usize {
+    pub(super) fn room(&self, cx: &Context<'_>, id: ConnId) -> usize {
         let max = self.rules.options.client.queue_max_size.0.saturating_sub(AROUND);
         max.saturating_sub(cx.queued_at(id)).max(1)
     }
 
-    fn presence_question(&mut self, cx: &Cx<'_>, id: ConnId) -> letters::Question {
+    fn presence_question(&mut self, cx: &Context<'_>, id: ConnId) -> letters::Question {
         let encoding = self.sessions.get_mut(id).map_or(Encoding::Json, |it| it.encoding());
         letters::Question::Members { encoding, max: self.room(cx, id) }
     }
 
     /// A command is answered now: others may come.
-    fn settle_command(&mut self, cx: &Cx<'_>, id: ConnId, ticket: Ticket) {
+    fn settle_command(&mut self, cx: &Context<'_>, id: ConnId, ticket: Ticket) {
         let Some(Waits::Command(kind)) = ticket.waits() else { return };
         let age = ticket.age_ms(cx.now().as_millis() as u64);
         self.stats.command(kind, Duration::from_millis(age));
@@ -579,7 +585,7 @@ impl Desk {
     /// Replies to `presence` with what all who ask share.
     pub(super) fn reply_members(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         members: &[u8],
@@ -592,7 +598,13 @@ impl Desk {
     }
 
     /// Replies to a command.
-    pub(super) fn reply(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, body: ReplyBody) {
+    pub(super) fn reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        ticket: Ticket,
+        body: ReplyBody,
+    ) {
         self.settle_command(cx, id, ticket);
         if !self.can_take(id, &body) {
             return self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
@@ -628,7 +640,7 @@ impl Desk {
     }
 
     /// Replies to a command with an error. A one-way client is closed instead.
-    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket, error: Error) {
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, id: ConnId, ticket: Ticket, error: Error) {
         if let Some(Waits::Command(kind)) = ticket.waits() {
             self.stats.error(kind, error.code);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal};
 use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
@@ -111,7 +111,7 @@ impl From<ConnectReply> for Admitted {
 impl Gateway {
     pub(super) fn connect(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: ConnectRequest,
@@ -159,7 +159,7 @@ impl Gateway {
     /// The one request of a one-way client.
     pub(in crate::gateway) fn connect_one_way(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         request: ConnectRequest,
         resume: Resume,
@@ -173,7 +173,7 @@ impl Gateway {
     /// Finds out who it is.
     fn identify(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: ConnectRequest,
@@ -212,7 +212,12 @@ impl Gateway {
 
     /// A connection that neither a token nor the backend vouches for: it is whom its header names,
     /// or nobody.
-    pub(super) fn admit_nobody(&mut self, cx: &mut Cx<'_>, id: ConnId, ticket: Ticket) -> Outcome {
+    pub(super) fn admit_nobody(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        ticket: Ticket,
+    ) -> Outcome {
         let more = self.desk.sessions.get_mut(id).and_then(|session| session.more.as_mut());
         if let Some(user) = more.and_then(|more| more.vouched.take()) {
             let admitted = Admitted { user: user.into_string(), ..Admitted::default() };
@@ -228,7 +233,7 @@ impl Gateway {
     /// Lets a connection in as who it is, if there is a seat.
     pub(super) fn admit(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         mut admitted: Admitted,
@@ -311,7 +316,7 @@ impl Gateway {
     }
 
     /// The hub has a seat for a connection.
-    pub(in crate::gateway) fn entered(&mut self, cx: &mut Cx<'_>, link: Link) {
+    pub(in crate::gateway) fn entered(&mut self, cx: &mut Context<'_>, link: Link) {
         let id = self.desk.id(link);
         if let Err(Refusal::Disconnect(disconnect)) = self.seat(cx, id) {
             self.desk.close(cx, id, &disconnect);
@@ -319,7 +324,7 @@ impl Gateway {
     }
 
     /// Makes the server-side subscriptions and, when they are there, the reply.
-    fn seat(&mut self, cx: &mut Cx<'_>, id: ConnId) -> Outcome {
+    fn seat(&mut self, cx: &mut Context<'_>, id: ConnId) -> Outcome {
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         let Some(client) = session.client() else { return Ok(()) };
         let (native, format) = (session.is(NATIVE_PINGS), session.format());
@@ -379,7 +384,7 @@ impl Gateway {
     /// Subscribes a connection for the server.
     pub(super) fn subscribe_by_server(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         waits: Waits,
         number: u32,
@@ -417,7 +422,7 @@ impl Desk {
     /// A server-side subscription of a connect command has its answer.
     pub(super) fn connect_part(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         channel: &str,
         result: SubscribeResult,
@@ -432,7 +437,7 @@ impl Desk {
     }
 
     /// Sends the connect reply, and what had to wait for it.
-    fn finish_connect(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    fn finish_connect(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
         session.more().vouched = None;

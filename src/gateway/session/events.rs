@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Session, Ticket, Waits};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Later};
 use crate::gateway::format::Format;
 use crate::gateway::letters::Answer;
@@ -15,7 +15,7 @@ use crate::gateway::wire::messages::{
 use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
 
 impl Desk {
-    pub(in crate::gateway) fn event(&mut self, cx: &mut Cx<'_>, link: Link, event: Event<'_>) {
+    pub(in crate::gateway) fn event(&mut self, cx: &mut Context<'_>, link: Link, event: Event<'_>) {
         let id = self.id(link);
         if self.sessions.get_mut(id).is_none() {
             return;
@@ -72,7 +72,7 @@ impl Desk {
 
     fn subscribed(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         channel: &Arc<str>,
@@ -125,7 +125,13 @@ impl Desk {
     }
 
     /// Tells a client that the server has subscribed it, and what it missed.
-    fn announce(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, result: SubscribeResult) {
+    fn announce(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        channel: &str,
+        result: SubscribeResult,
+    ) {
         let json = |session: &mut Session| session.encoding() == Encoding::Json;
         let is_json = self.sessions.get_mut(id).is_some_and(json);
         if is_json && !result.data.is_empty() && !wire::is_json(&result.data) {
@@ -151,7 +157,7 @@ impl Desk {
 
     fn unsubscribed(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         channel: &str,
         server_side: bool,
@@ -170,7 +176,7 @@ impl Desk {
     /// Tells a client that a subscription is over.
     pub(super) fn tell_unsubscribed(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         channel: &str,
         why: &Unsubscribe,
@@ -180,7 +186,7 @@ impl Desk {
     }
 
     /// Queues a push for one connection.
-    pub(super) fn push(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, body: PushBody) {
+    pub(super) fn push(&mut self, cx: &mut Context<'_>, id: ConnId, channel: &str, body: PushBody) {
         let push = Push { id: 0, channel: channel.to_owned(), body: Some(body) };
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.connecting().is_some() {

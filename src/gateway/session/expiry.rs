@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::commands::Refusal;
 use super::connect::ServerSub;
 use super::{ASKED, OPEN, Revoked, Ticket, Waits, link};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::letters::{Action, UserOrder};
 use crate::gateway::outside::Link;
@@ -36,7 +36,7 @@ impl Desk {
 
     /// Sets when a connection expires (Unix time in seconds; 0 is never). Returns what the client
     /// is told of it.
-    pub(super) fn prolong(&mut self, cx: &Cx<'_>, id: ConnId, expire_at: i64) -> (bool, u32) {
+    pub(super) fn prolong(&mut self, cx: &Context<'_>, id: ConnId, expire_at: i64) -> (bool, u32) {
         let (left, ttl) = (self.left(expire_at), self.ttl(expire_at));
         let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
         // In the year 2106 it is asked anew.
@@ -59,7 +59,7 @@ impl Desk {
 
 impl Gateway {
     /// A deadline of a session came; it may matter no longer.
-    pub(in crate::gateway) fn expire(&mut self, cx: &mut Cx<'_>, link: Link, what: What) {
+    pub(in crate::gateway) fn expire(&mut self, cx: &mut Context<'_>, link: Link, what: What) {
         let id = self.desk.id(link);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         match what {
@@ -71,7 +71,7 @@ impl Gateway {
         }
     }
 
-    fn expire_connection(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    fn expire_connection(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let unix = self.desk.unix;
         let client = &self.desk.rules.options.client;
         let by_backend = client.proxy.refresh.enabled;
@@ -106,7 +106,7 @@ impl Gateway {
         self.desk.close(cx, id, &Disconnect::EXPIRED);
     }
 
-    fn expire_subscriptions(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    fn expire_subscriptions(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let unix = self.desk.unix;
         let delay = whole_seconds(self.desk.rules.options.client.expired_sub_close_delay);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
@@ -130,7 +130,13 @@ impl Gateway {
 
     /// A subscription has expired: the one of a client ends, that of the server takes its
     /// connection along.
-    fn end_subscription(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str, server_side: bool) {
+    fn end_subscription(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        channel: &str,
+        server_side: bool,
+    ) {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
         // Also where the connection goes: until it has, nothing may be due again.
@@ -144,7 +150,7 @@ impl Gateway {
     }
 
     /// Asks the backend whether a subscription may stay.
-    fn ask_for_subscription(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &str) {
+    fn ask_for_subscription(&mut self, cx: &mut Context<'_>, id: ConnId, channel: &str) {
         let now = cx.now().as_millis() as u64;
         let ticket = Ticket::new(Waits::Command(CommandKind::SubRefresh), now, 0);
         let event = HookEvent::SubRefresh { channel: channel.to_owned() };
@@ -157,7 +163,7 @@ impl Gateway {
     /// The backend has said whether a subscription may stay.
     pub(super) fn sub_refreshed(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         channel: &str,
         result: HookResult,
@@ -181,7 +187,12 @@ impl Gateway {
     }
 
     /// Does what the server API wants of a connection.
-    pub(in crate::gateway) fn obey(&mut self, cx: &mut Cx<'_>, link: Link, order: &Arc<UserOrder>) {
+    pub(in crate::gateway) fn obey(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: Link,
+        order: &Arc<UserOrder>,
+    ) {
         let id = self.desk.id(link);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         if let Some(connecting) = session.connecting() {
@@ -236,7 +247,7 @@ impl Gateway {
     /// The same for an order that waited for the connect reply: what was answered meanwhile ends.
     pub(in crate::gateway) fn obey_late(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         link: Link,
         order: &Arc<UserOrder>,
     ) {
@@ -271,7 +282,12 @@ impl Gateway {
     }
 
     /// Ends a subscription that was answered just now.
-    pub(in crate::gateway) fn revoke(&mut self, cx: &mut Cx<'_>, link: Link, revoked: &Revoked) {
+    pub(in crate::gateway) fn revoke(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: Link,
+        revoked: &Revoked,
+    ) {
         let id = self.desk.id(link);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
@@ -283,7 +299,7 @@ impl Gateway {
     }
 
     /// A connection has new information, as far as it is not empty; its channels learn of it.
-    pub(super) fn renew(&mut self, cx: &mut Cx<'_>, id: ConnId, info: &Bytes, meta: &Bytes) {
+    pub(super) fn renew(&mut self, cx: &mut Context<'_>, id: ConnId, info: &Bytes, meta: &Bytes) {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         if !meta.is_empty() {
             session.more().meta = meta.clone();
@@ -301,7 +317,7 @@ impl Gateway {
     }
 
     /// The members of a channel shall see of a connection what is known of it now.
-    pub(super) fn inform(&mut self, cx: &mut Cx<'_>, id: ConnId, channel: &Arc<str>) {
+    pub(super) fn inform(&mut self, cx: &mut Context<'_>, id: ConnId, channel: &Arc<str>) {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
         let conn_info =
@@ -313,7 +329,7 @@ impl Gateway {
     /// Tells a client what came of a command that something else decided about.
     pub(super) fn conclude(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         outcome: Result<(), Refusal>,

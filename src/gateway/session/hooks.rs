@@ -9,7 +9,7 @@ use super::commands::{Outcome, Refusal};
 use super::connect::Names;
 use super::subscribe::Wanted;
 use super::{Ticket, Waits, link};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::Gateway;
 use crate::gateway::options::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::gateway::proxy::{
@@ -157,7 +157,7 @@ impl Gateway {
     /// The backend has answered.
     pub(in crate::gateway) fn answered(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         question: Question,
         result: HookResult,
     ) {
@@ -187,7 +187,7 @@ impl Gateway {
 
     fn proceed(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         about: About,

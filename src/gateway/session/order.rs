@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::queue::Queue;
 use super::shares::{COMMAND, DELIVERY, SIGNATURE, at_rate};
 use super::{BACKLOG, HELD, OPEN, RUNNING, Session, link};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Later, unix_now};
 use crate::gateway::entrance;
 use crate::gateway::places::Resume;
@@ -32,7 +32,7 @@ pub(in crate::gateway) enum Done {
 
 impl Gateway {
     /// Commands came, as in one WebSocket message.
-    pub(in crate::gateway) fn hear(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+    pub(in crate::gateway) fn hear(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
         self.desk.unix = unix_now();
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let format = session.format();
@@ -55,7 +55,7 @@ impl Gateway {
         }
     }
 
-    fn hear_one_way(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+    fn hear_one_way(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
         // The first message is all that a one-way client has to say.
         if self.desk.sessions.get_mut(id).is_none_or(|session| session.is_connecting()) {
             return;
@@ -71,7 +71,7 @@ impl Gateway {
     }
 
     /// The client of a stream posted something.
-    pub(in crate::gateway) fn posted(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+    pub(in crate::gateway) fn posted(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
         let session = self.desk.sessions.get_mut(id);
         if session.is_none_or(|session| !session.format().is_emulated())
             || !cx.heard(id, data.len())
@@ -84,7 +84,7 @@ impl Gateway {
     }
 
     /// Does commands that waited, as far as they need wait no longer.
-    pub(in crate::gateway) fn go_on(&mut self, cx: &mut Cx<'_>, id: ConnId) {
+    pub(in crate::gateway) fn go_on(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let Some(session) = self.desk.sessions.get_mut(id).filter(|it| !it.is(RUNNING)) else {
             return;
         };
@@ -106,7 +106,7 @@ impl Gateway {
 
     /// Does the commands of a message, one after the other, until one has to wait. Returns how many
     /// bytes are left then, which something will come back for.
-    fn run(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) -> Option<usize> {
+    fn run(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) -> Option<usize> {
         let session = self.desk.sessions.get_mut(id)?;
         session.set(RUNNING, true);
         let encoding = session.encoding();
@@ -153,7 +153,7 @@ impl Gateway {
 
     /// Goes on with connections that had to wait for this turn. Returns whether some have to wait
     /// for the next one.
-    pub(in crate::gateway) fn take_up(&mut self, cx: &mut Cx<'_>) -> bool {
+    pub(in crate::gateway) fn take_up(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..self.desk.pace.begin() {
             let Some(link) = self.desk.pace.next() else { break };
             let id = self.desk.id(link);
@@ -170,7 +170,7 @@ impl Gateway {
 
 impl Desk {
     /// Whether a connection's next command has to wait; then something goes on with it.
-    fn has_to_wait(&mut self, cx: &mut Cx<'_>, id: ConnId) -> bool {
+    fn has_to_wait(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
         let concurrency = self.rules.options.client.concurrency.max(1);
         let Some(session) = self.sessions.get_mut(id) else { return false };
         // The first is answered some time, the second ends with an empty outbox.
@@ -201,7 +201,7 @@ impl Desk {
     }
 
     /// A command that was begun has to wait until another core has room for it.
-    pub(super) fn postpone(&mut self, cx: &Cx<'_>, id: ConnId) {
+    pub(super) fn postpone(&mut self, cx: &Context<'_>, id: ConnId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.busy = session.busy.saturating_sub(1);
         self.stats.counters.commands_delayed += 1;
@@ -209,7 +209,7 @@ impl Desk {
     }
 
     /// Keeps commands that have to wait.
-    fn keep(&mut self, cx: &mut Cx<'_>, id: ConnId, data: &[u8]) {
+    fn keep(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let mut queue = session.take_queue().unwrap_or_default();
         queue.push(data);
@@ -228,7 +228,7 @@ impl Desk {
     }
 
     /// Puts back what still waits, and decides whether more is read.
-    fn put_back(&mut self, cx: &mut Cx<'_>, id: ConnId, queue: Queue) {
+    fn put_back(&mut self, cx: &mut Context<'_>, id: ConnId, queue: Queue) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let (len, held) = (queue.len(), session.is(HELD));
         let emulated = session.format().is_emulated();
@@ -256,20 +256,20 @@ impl Desk {
     }
 
     /// A connection pays for the bytes of an answer.
-    pub(super) fn pay_answer(&mut self, cx: &Cx<'_>, id: ConnId, bytes: usize) {
+    pub(super) fn pay_answer(&mut self, cx: &Context<'_>, id: ConnId, bytes: usize) {
         self.pace.spend(link(id), bytes);
         let rate = self.rules.options.client.answer_rate.0;
         self.debts.owe(cx.now(), link(id), at_rate(bytes, rate));
     }
 
     /// A connection pays for what it made others receive.
-    pub(super) fn pay_deliveries(&mut self, cx: &Cx<'_>, id: ConnId, count: u32) {
+    pub(super) fn pay_deliveries(&mut self, cx: &Context<'_>, id: ConnId, count: u32) {
         let rate = self.rules.options.client.delivery_rate as usize;
         self.debts.owe(cx.now(), link(id), at_rate(count as usize, rate));
     }
 
     /// A connection pays for the check of a token.
-    pub(super) fn pay_signature(&mut self, cx: &Cx<'_>, id: ConnId) {
+    pub(super) fn pay_signature(&mut self, cx: &Context<'_>, id: ConnId) {
         self.debts.owe(cx.now(), link(id), SIGNATURE);
     }
 }

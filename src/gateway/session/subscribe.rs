@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::commands::{Outcome, Refusal, named};
 use super::expiry::whole_seconds;
 use super::{SubMore, Ticket};
-use crate::engine::{ConnId, Cx};
+use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Decision, Mode, Override, Wish};
 use crate::gateway::filter::{Filter, FilterError};
@@ -65,7 +65,7 @@ impl From<SubscribeReply> for Grant {
 impl Gateway {
     pub(super) fn subscribe(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         mut request: SubscribeRequest,
@@ -168,7 +168,7 @@ impl Gateway {
     /// Subscribes a client that may.
     pub(super) fn subscribe_granted(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         request: &SubscribeRequest,
@@ -204,7 +204,7 @@ impl Gateway {
     /// Subscribes a connection on these terms.
     pub(super) fn subscribe_on(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: ConnId,
         ticket: Ticket,
         terms: Terms<'_>,
@@ -284,7 +284,7 @@ impl Desk {
     /// expires then.
     pub(super) fn watch_subscriptions(
         &mut self,
-        cx: &Cx<'_>,
+        cx: &Context<'_>,
         id: ConnId,
         expire_at: i64,
     ) -> (bool, u32) {

@@ -10,7 +10,7 @@
 //! ```no_run
 //! use std::net::SocketAddr;
 //!
-//! use ringhold::{UpgradeAction, Connection, Context, Frame, Handler, Message, Request, Server};
+//! use ringhold::{Connection, Context, Frame, Handler, Message, Request, Server, UpgradeAction};
 //!
 //! struct Chat;
 //!
@@ -33,7 +33,12 @@
 //!         conn.subscribe(room);
 //!     }
 //!
-//!     fn on_message(&mut self, conn: &mut Connection<'_>, room: &mut String, message: Message<'_>) {
+//!     fn on_message(
+//!         &mut self,
+//!         conn: &mut Connection<'_>,
+//!         room: &mut String,
+//!         message: Message<'_>,
+//!     ) {
 //!         // Encoded once, shared by every receiver on every core.
 //!         conn.publish(room, &Frame::new(message.kind(), message.payload()));
 //!     }
@@ -80,14 +85,15 @@
 //! * A [`Handle`] reaches every core from any thread through bounded mailboxes:
 //!   [`Handle::send`], [`Handle::publish`], [`Handle::subscribe`], [`Handle::post`],
 //!   [`Handle::stats`], [`Handle::drain`].
-//! * A letter ([`Handle::post`]) reaches the handler of one core, which finds the state of any of
-//!   its connections with [`Context::state`]. [`Context::set_timer`] calls a handler later.
+//! * An event of the application's own ([`Handle::post`]) reaches the handler of one core, which
+//!   finds the state of any of its connections with [`Context::state`]. [`Context::set_timer`]
+//!   calls a handler later.
 //!
 //! # What is guaranteed
 //!
 //! * [`Handler::on_close`] is called exactly once for each [`Handler::on_open`], with the cause,
 //!   and nothing of that connection is called after it.
-//! * Messages to one connection arrive in the order in which they were queued on its core; letters
+//! * Messages to one connection arrive in the order in which they were queued on its core; events
 //!   and publications of one thread are taken in order.
 //! * Every limit has a default, a counter in [`Counters`] and a defined answer; memory is bounded
 //!   by [`Config`]. No peer can panic, stall or grow the process beyond it.

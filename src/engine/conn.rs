@@ -251,7 +251,7 @@ impl Context<'_> {
     ///
     /// Not in the callbacks of one connection, which are given a [`Connection`]: they have that
     /// connection's state as a parameter, and get `None` here (with debug assertions it panics).
-    /// They reach another's by a letter to their own core.
+    /// They reach another's by an event to their own core.
     pub fn state<S: 'static>(&mut self, id: ConnId) -> Option<&mut S> {
         debug_assert!(self.states.is_some(), "asked in the callback of a connection");
         if id.worker != self.core.worker {

@@ -86,16 +86,16 @@ pub trait Handler: Sized + 'static {
         let _ = (cx, id, state, closed);
     }
 
-    /// Bytes of memory that a letter holds besides itself: buffers, boxes, its share of what others
+    /// Bytes of memory that an event holds besides itself: buffers, boxes, its share of what others
     /// hold too. What waits for a core is bounded by it, see [`super::Config::mailbox_bytes`].
-    fn event_size(letter: &Self::Event) -> usize {
-        let _ = letter;
+    fn event_size(event: &Self::Event) -> usize {
+        let _ = event;
         0
     }
 
-    /// A letter from another thread.
-    fn on_event(&mut self, cx: &mut Context<'_>, letter: Self::Event) {
-        let _ = (cx, letter);
+    /// An event from another thread, or from this core's own handler.
+    fn on_event(&mut self, cx: &mut Context<'_>, event: Self::Event) {
+        let _ = (cx, event);
     }
 
     /// An outgoing connection made with [`Context::dial`] completed its handshake and is about to

@@ -63,7 +63,7 @@ impl<L> Command<L> {
 /// One worker's mailbox.
 pub(crate) struct Post<L> {
     pub(crate) mailbox: Mailbox<Command<L>>,
-    /// Bytes of memory that a letter holds besides itself.
+    /// Bytes of memory that an event holds besides itself.
     weigh: fn(&L) -> usize,
 }
 
@@ -186,24 +186,24 @@ impl<H: Handler> Handle<H> {
         self.network.publish(u16::MAX, &topic.into(), frame)
     }
 
-    /// Sends a letter to the application on one core.
-    pub fn post(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
-        self.network.post(worker, Command::App(letter))
+    /// Sends an event to the application on one core.
+    pub fn post(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
+        self.network.post(worker, Command::App(event))
     }
 
     /// As [`Self::post`], beyond the capacity of the mailbox: for withdrawals, whose number is
     /// bounded by what they take back. They count, so that others are refused.
-    pub fn post_urgent(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
+    pub fn post_urgent(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
         let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
-        post.post_urgent(Command::App(letter)).map_err(|_| SendError::Gone)
+        post.post_urgent(Command::App(event)).map_err(|_| SendError::Gone)
     }
 
     /// As [`Self::post`], for what has to arrive whoever fills the mailbox: as much room as all
-    /// other letters have is reserved for it. It arrives in order with these.
-    pub fn post_reserved(&self, worker: usize, letter: H::Event) -> Result<(), SendError> {
+    /// other events have is reserved for it. It arrives in order with these.
+    pub fn post_reserved(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
         let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
-        let size = (post.weigh)(&letter);
-        post.mailbox.post_reserved(Command::App(letter), size).map_err(SendError::from)
+        let size = (post.weigh)(&event);
+        post.mailbox.post_reserved(Command::App(event), size).map_err(SendError::from)
     }
 
     /// Whether a worker has much to work off of what has room reserved.

@@ -6,7 +6,7 @@
 //! use std::time::Duration;
 //!
 //! use ringhold::testing::{Received, World};
-//! use ringhold::{UpgradeAction, Config, Connection, Context, Handler, Message, Request};
+//! use ringhold::{Config, Connection, Context, Handler, Message, Request, UpgradeAction};
 //!
 //! struct Echo;
 //!
@@ -14,7 +14,12 @@
 //!     type State = ();
 //!     type Event = ();
 //!
-//!     fn on_upgrade(&mut self, _: &mut Context<'_>, _: &Request<'_>, _: SocketAddr) -> UpgradeAction<()> {
+//!     fn on_upgrade(
+//!         &mut self,
+//!         _: &mut Context<'_>,
+//!         _: &Request<'_>,
+//!         _: SocketAddr,
+//!     ) -> UpgradeAction<()> {
 //!         UpgradeAction::accept(())
 //!     }
 //!

@@ -17,7 +17,7 @@ use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, HttpResponse, Kind};
 
-/// A received message. Where it lies decides what is cheap: [`Message::data`] always borrows,
+/// A received message. Where it lies decides what is cheap: [`Message::payload`] always borrows,
 /// [`Connection::reply`] never copies.
 #[derive(Debug)]
 pub struct Message<'a> {

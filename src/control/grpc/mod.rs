@@ -1,5 +1,5 @@
-//! gRPC on the control plane: the server API ([`api`]) with its connections ([`connection`]) and
-//! its messages as bytes ([`codec`]), and questions to backends ([`backend`]).
+//! gRPC on the control plane: the server API (`api`) with its connections (`connection`) and
+//! its messages as bytes (`codec`), and questions to backends (`backend`).
 
 mod api;
 mod backend;

@@ -104,7 +104,8 @@ fn compression_is_compared() {
     command.args(["--packed", "--quick", "--ringhold", PROGRAM, "--results"]).arg(&results);
     let finished = run(&mut command, LIMIT);
     assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
-    let read = |ending: &str| std::fs::read_to_string(results.join(format!("packed.{ending}")));
+    let read =
+        |ending: &str| std::fs::read_to_string(results.join(format!("compression.{ending}")));
     let table = read("md").unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| ")).count();
     assert_eq!(rows, 1 + 7, "{table}");

@@ -48,7 +48,7 @@ impl Handler for Host {
         match (request.path(), request.method, body) {
             ("/nothing", ..) => return HttpAction::Refuse,
             ("/answer", ..) => {
-                let headers = vec![("X-UpgradeAction".to_owned(), "yes".to_owned())];
+                let headers = vec![("X-Answer".to_owned(), "yes".to_owned())];
                 return HttpAction::Respond(HttpResponse::new(204).headers(headers));
             }
             ("/ask", ..) => panic!("asked what it cannot answer"),

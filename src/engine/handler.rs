@@ -80,8 +80,8 @@ pub trait Handler: Sized + 'static {
         false
     }
 
-    /// The connection is gone, for whatever reason; exactly once for each [`Self::on_open`]. Sending
-    /// to `id` is refused from here on, its topics and timers are gone.
+    /// The connection is gone, for whatever reason; exactly once for each [`Self::on_open`].
+    /// Sending to `id` is refused from here on, its topics and timers are gone.
     fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, state: Self::State, closed: &Closed) {
         let _ = (cx, id, state, closed);
     }

@@ -140,12 +140,13 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
     all.push(requests.label("op", "what is asked").label("outcome", &list(&OUTCOMES)));
     let help = "Orders and questions to all other nodes";
     let mut surveys = Metric::new("broker_surveys", Kind::Total, help);
-    for ((op, outcome), number) in &maps.surveys {
-        let labels = vec![("op", (*op).to_owned()), ("outcome", (*outcome).to_owned())];
-        surveys.add(labels, Value::Number(*number));
+    for (op, outcome) in ASKED.iter().flat_map(|op| Unreached::NAMES.map(|name| (*op, name))) {
+        // From 0 on, so that the first of a kind is an increase.
+        let number = maps.surveys.get(&(op, outcome)).copied().unwrap_or(0);
+        let labels = vec![("op", op.to_owned()), ("outcome", outcome.to_owned())];
+        surveys.add(labels, Value::Number(number));
     }
-    let ops = "`subscribe`, `unsubscribe`, `disconnect`, `refresh`, `channels`";
-    all.push(surveys.label("op", ops).label("outcome", &list(&Unreached::NAMES)));
+    all.push(surveys.label("op", &list(&ASKED)).label("outcome", &list(&Unreached::NAMES)));
     let help = "From a request to the broker to its answer, of those that it answered";
     let mut seconds = Metric::new("broker_request_seconds", Kind::Histogram, help);
     for (op, durations) in &maps.durations {
@@ -153,6 +154,9 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
     }
     all.push(seconds.label("op", "as above"));
 }
+
+/// What other nodes are asked or ordered.
+const ASKED: [&str; 5] = ["subscribe", "unsubscribe", "disconnect", "refresh", "channels"];
 
 /// What becomes of requests: their result, or the names of `gateway::broker::Fault`.
 const OUTCOMES: [&str; 6] = ["ok", "away", "late", "unknown", "denied", "malformed"];

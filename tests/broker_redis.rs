@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::PATIENCE;
 use support::gateway::{Gateway, Session, token_of};
 use support::redis::Redis;
+use support::until;
 
 const TABLES: &str = r#"
 [client]
@@ -63,14 +63,6 @@ fn status(node: &Gateway, path: &str) -> (u16, String) {
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn healthy(node: &Gateway) {

@@ -6,12 +6,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
-use support::PATIENCE;
 use support::gateway::{Gateway, Session};
 use support::redis::Redis;
+use support::until;
 
 const TABLES: &str = "[prometheus]\nenabled = true\n[[channel.namespaces]]\nname = \"kept\"\n\
     history_size = 1000\nhistory_ttl = \"300s\"\nallow_subscribe_for_client = true\n";
@@ -40,14 +38,6 @@ fn joined(redis: &Redis) {
     for stream in ["commands", "texts"] {
         until("a group", || redis.cli(&["XINFO", "GROUPS", stream]).contains("group"));
         until("a reader", || !redis.cli(&["XINFO", "CONSUMERS", stream, "group"]).is_empty());
-    }
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

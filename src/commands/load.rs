@@ -202,8 +202,8 @@ struct StormOptions {
           requires = "storm_after")]
     storm_share: f64,
 
-    /// Who comes back over TLS does a whole handshake again, in place of going on with the session
-    /// by a ticket, as browsers do
+    /// Clients that come back over TLS do a whole handshake; without it they resume by a ticket, as
+    /// browsers do
     #[arg(long, requires = "storm_after")]
     no_resumption: bool,
 }

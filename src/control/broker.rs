@@ -22,7 +22,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// What the options ask for; `None` where channels live in this process. `uid` as for
+    /// The broker of the options; `None` where channels live in this process. `uid` as for
     /// [`Config::new`].
     pub fn new(
         options: &Options,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A file that lines are added to. Where it cannot be opened anew, the old one is written to.
+/// A file for appended lines. It stays open where it cannot be opened anew.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,

@@ -99,7 +99,7 @@ fn announcement(own: NodeInfo) -> Node {
     }
 }
 
-/// What another node has said of itself.
+/// Another node, by its announcement.
 pub(super) fn info(node: Node) -> NodeInfo {
     let metrics = node.metrics.map(|metrics| {
         let mut items: Vec<_> = metrics.items.into_iter().collect();
@@ -134,7 +134,7 @@ pub(super) fn add(own: Vec<(String, u32)>, others: &[Bytes]) -> Vec<(String, u32
     sum.into_iter().collect()
 }
 
-/// What callers are told: 111 where too much is under way, else 100, which is temporary.
+/// The error for callers: 111 where too much is under way, else 100, which is temporary.
 pub(super) fn error(unreached: &Unreached) -> Error {
     match unreached {
         Unreached::Full => Error::TOO_MANY_REQUESTS,

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-/// What one node says to another, or to all. One of the messages is set.
+/// A message from one node to another, or to all. One of its fields is set.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// The sender.
@@ -45,7 +45,7 @@ pub struct Command {
     pub acknowledge: u64,
 }
 
-/// What a node says of itself.
+/// A node, in its own words.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Node {
     /// Different for every start.
@@ -128,7 +128,7 @@ pub struct Subscribe {
     /// Given to the subscriber.
     #[prost(bytes = "bytes", tag = "10")]
     pub data: Bytes,
-    /// What was published after it is sent.
+    /// The server sends the publications after this position.
     #[prost(message, optional, tag = "11")]
     pub recover_since: Option<StreamPosition>,
     /// Only this session, if not empty.
@@ -253,7 +253,7 @@ pub struct SurveyRequest {
     /// Of the asker's.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// What is asked.
+    /// The name of the question.
     #[prost(string, tag = "2")]
     pub op: String,
     /// As the question has it.

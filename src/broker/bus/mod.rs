@@ -55,9 +55,9 @@ pub struct Bus {
     tally: Arc<Tally>,
     conditions: Arc<[Arc<Condition>]>,
     state: Mutex<State>,
-    /// What the thread has to send.
+    /// Wakes the thread: messages wait to be sent.
     outgoing: Notify,
-    /// What the control plane has to do.
+    /// Wakes the control plane: orders or questions wait.
     incoming: Notify,
     held: Arc<Held>,
 }
@@ -66,7 +66,7 @@ pub struct Bus {
 struct State {
     nodes: Nodes,
     questions: Questions,
-    /// What this node has said of itself last.
+    /// The last announcement of this node.
     own: Option<Node>,
     /// It has said that it goes.
     ended: bool,
@@ -93,7 +93,7 @@ struct Held {
     bytes: AtomicUsize,
 }
 
-/// What a message counts until it is dropped.
+/// The share of a message in the account, until it is dropped.
 #[derive(Debug)]
 pub struct Room {
     held: Arc<Held>,

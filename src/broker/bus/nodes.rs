@@ -11,7 +11,7 @@ const SILENCE: Duration = Duration::from_secs(7);
 /// Nodes that are remembered; more are not heard.
 const NODES: usize = 1024;
 
-/// Bytes of names and versions; longer ones are nobody's.
+/// Bytes of names and versions; a node with longer ones is ignored.
 const TEXTS: usize = 1024;
 
 /// Metrics of a node that are kept.

@@ -155,7 +155,7 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
     all.push(seconds.label("op", "as above"));
 }
 
-/// What other nodes are asked or ordered.
+/// Names of orders and questions.
 const ASKED: [&str; 5] = ["subscribe", "unsubscribe", "disconnect", "refresh", "channels"];
 
 /// What becomes of requests: their result, or the names of `gateway::broker::Fault`.

@@ -41,7 +41,10 @@ class Backend(stubs.CentrifugoProxyServicer):
     def answer(self, method, request, context, response, right):
         self.told(method, request, context)
         if mode == "slow":
-            time.sleep(6)
+            # Until whoever asked has given up.
+            over = threading.Event()
+            if context.add_callback(over.set):
+                over.wait(60)
         if mode == "error":
             return response(error=proxy.Error(code=1000, message="no", temporary=True))
         if mode == "disconnect":

@@ -298,8 +298,8 @@ impl Shard {
     }
 
     fn lose(&mut self, purpose: &'static str, lost: &Lost, now: Instant) {
-        *self.tally.maps().lost.entry(lost.name()).or_default() += 1;
         self.complain(purpose, &lost.to_string(), now);
+        *self.tally.maps().lost.entry(lost.name()).or_default() += 1;
     }
 
     fn complain(&mut self, purpose: &'static str, what: &str, now: Instant) {

@@ -18,12 +18,12 @@ fn rig() -> Option<(Redis, Rig)> {
 
 /// Publishes 1 to `count` into one channel while something is done to the server; each is kept
 /// once and in order, and answered with its offset.
-fn publish_through(redis: &Redis, rig: &mut Rig, count: u64, mut harm: impl FnMut(&Redis, u64)) {
+fn publish_through(rig: &mut Rig, count: u64, mut harm: impl FnMut(&mut Rig, u64), redis: &Redis) {
     let mut tickets = Vec::new();
     for n in 1..=count {
         let stream = Some(kept(100_000));
         tickets.push(rig.ask(request(Publish { stream, ..publish("ch", &n.to_string(), n) })));
-        harm(redis, n);
+        harm(rig, n);
     }
     for (n, ticket) in (1..).zip(tickets) {
         assert_eq!(offset(rig.answer(ticket)), n);
@@ -37,12 +37,19 @@ fn publish_through(redis: &Redis, rig: &mut Rig, count: u64, mut harm: impl FnMu
 #[test]
 fn connections_that_are_killed_cost_no_publication() {
     let Some((redis, mut rig)) = rig() else { return };
-    publish_through(&redis, &mut rig, 2000, |redis, n| {
+    let lost = |rig: &Rig| rig.view.tally.maps().lost.values().sum::<u64>();
+    let mut kills = 0;
+    let kill = |rig: &mut Rig, n| {
         if n % 200 == 0 {
+            // One that is killed while it is made counts as none to be had, which is told at once.
+            let is_up = |rig: &Rig| lost(rig) == kills && rig.view.conditions[0].is_up();
+            rig.until("a connection", is_up);
             redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            kills += 1;
         }
-    });
-    assert!(rig.view.tally.maps().lost.values().sum::<u64>() > 0);
+    };
+    publish_through(&mut rig, 2000, kill, &redis);
+    assert!(lost(&rig) > 0);
     assert!(rig.lives[1..].iter().all(|life| matches!(life, None | Some(Life::Same))));
     rig.finish();
 }
@@ -50,11 +57,12 @@ fn connections_that_are_killed_cost_no_publication() {
 #[test]
 fn forgotten_scripts_cost_no_publication() {
     let Some((redis, mut rig)) = rig() else { return };
-    publish_through(&redis, &mut rig, 500, |redis, n| {
+    let forget = |_: &mut Rig, n| {
         if n % 50 == 0 {
             redis.cli(&["SCRIPT", "FLUSH"]);
         }
-    });
+    };
+    publish_through(&mut rig, 500, forget, &redis);
     assert!(rig.view.tally.maps().lost.is_empty(), "that is no reason to part");
     rig.finish();
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::engine::config::Proxies;
+use crate::engine::config::{Drain, Proxies};
 use crate::engine::harness::World;
 use crate::engine::ring::{Completion, Doorbell, Recv, Send, Wait};
 use crate::engine::testing::Shared;
@@ -409,4 +409,26 @@ fn a_full_server_pauses_once() {
     assert_eq!(world.stats().counters.accept_pauses, 1);
     assert!(inside.iter().all(|client| !client.is_ended()));
     assert!(waiting.iter().any(|client| client.answer().is_none()));
+}
+
+/// The core had no processor for longer than a drain waits for silent connections, and a request
+/// came meanwhile: to close before it is read would reset its sender.
+#[test]
+fn a_request_that_came_while_the_core_stood_still_is_answered() {
+    let config = Config { handshake_timeout: Duration::from_secs(100), ..Config::default() };
+    let mut world = World::new(config, 1, |_| Host);
+    let (late, silent) = (world.connect(0), world.connect(0));
+    world.handle().drain(&Drain { deadline: Duration::from_secs(60), ..Drain::default() });
+    world.run();
+    assert!(!late.is_ended() && !silent.is_ended());
+    world.stall(Duration::from_secs(30));
+    late.bytes(
+        b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    world.run();
+    assert_eq!(late.answer().map(|answer| answer.status), Some(101));
+    assert!(silent.is_ended(), "nobody waits for who says nothing");
+    world.advance(Duration::from_secs(5));
+    assert!(world.is_ended(), "who was answered is told to go");
 }

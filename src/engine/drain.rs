@@ -11,7 +11,7 @@ use super::config::Drain;
 use super::core::Core;
 use super::handler::Handler;
 use super::ring::Ring;
-use super::slots::Phase;
+use super::slots::{Flags, Phase};
 use super::value::Cause;
 use super::worker::Worker;
 
@@ -125,16 +125,20 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 impl Core {
     /// Whether a connection was accepted a while ago and has not begun its request.
     fn is_silent(&self, slot: u32) -> bool {
-        let begun = self.handshakes.held(slot).is_some();
-        let due = self.slots.get(slot).and_then(|hot| hot.timer.due());
+        let hot = self.slots.get(slot);
+        // What has arrived is read later in this turn; closing before that resets the peer.
+        let begun =
+            self.handshakes.held(slot).is_some() || hot.is_some_and(|hot| hot.has(Flags::READY));
+        let due = hot.and_then(|hot| hot.timer.due());
         let wait = (SILENT_NS / self.limits.tick_ns) as u32;
         let accepted = due.map(|due| due.wrapping_sub(self.limits.handshake + 1));
         !begun && accepted.is_some_and(|at| since(self.clock.tick(), at) >= wait)
     }
 }
 
-/// A request follows its connection within the round trip that both need anyway.
-const SILENT_NS: u64 = 1_000_000_000;
+/// A request follows its connection within the round trip that both need anyway; one that is lost
+/// is repeated within 3 s also where the connection itself took a second try (RFC 6298, 5.7).
+const SILENT_NS: u64 = 3_000_000_000;
 
 /// How often a drain looks at its pace.
 pub(super) const STEP_NS: u64 = 10_000_000;

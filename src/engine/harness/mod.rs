@@ -185,6 +185,12 @@ impl<H: Handler> World<H> {
         }
     }
 
+    /// Lets this time pass while no core runs, as on a host that has no processor for them: what
+    /// is sent and what falls due meanwhile meets in one turn.
+    pub fn stall(&mut self, time: Duration) {
+        self.clock.set(self.clock.get().saturating_add(time.as_nanos() as u64));
+    }
+
     /// Opens a WebSocket on this core, with these headers besides those of the handshake. Fails
     /// with the answer if the server refuses it.
     ///

@@ -14,7 +14,7 @@ use ringhold::Cause;
 use ringhold::control::SIGNALS_TOGETHER;
 
 use crate::stories::crowd::load;
-use crate::stories::{Child, Crowd, CrowdPlan, Peer, wait_until};
+use crate::stories::{Child, Crowd, CrowdPlan, Peer, share_one_processor, wait_until};
 
 const CLIENTS: usize = 200;
 
@@ -135,6 +135,7 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn a_takeover_loses_nobody() {
     const MANY: u64 = 5_000;
+    share_one_processor();
     let drain = ["--drain-window=1s", "--drain-deadline=10s"];
     let (mut old, address) = Child::serve(&options(&drain));
     let listen = address.to_string();

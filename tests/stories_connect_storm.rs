@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::stories::site::is_empty;
-use crate::stories::{Child, Crowd, CrowdPlan, Peer, Site, wait_until};
+use crate::stories::{Child, Crowd, CrowdPlan, Peer, Site, share_one_processor, wait_until};
 
 fn storm(clients: u32, workers: usize) -> impl FnOnce(SocketAddr) -> Crowd {
     move |address| {
@@ -37,6 +37,7 @@ fn storm(clients: u32, workers: usize) -> impl FnOnce(SocketAddr) -> Crowd {
 /// established. Locally it never happens. (Centrifugo)
 #[test]
 fn a_hundred_in_the_same_instant() {
+    share_one_processor();
     let (site, journal) = Site::watched(|_| {});
     for round in 1..=5 {
         let crowd = storm(100, 1)(site.address);
@@ -51,6 +52,7 @@ fn a_hundred_in_the_same_instant() {
 /// The same with ten thousand, which is more than the accept queues hold.
 #[test]
 fn ten_thousand_in_the_same_instant() {
+    share_one_processor();
     let (site, journal) = Site::watched(|config| config.max_connections = 12_000);
     let crowd = storm(10_000, 4)(site.address);
     assert_eq!(site.counters().open, 10_000);
@@ -68,6 +70,7 @@ fn the_same_instant_through_a_proxy() {
     if support::find_program(&["nginx"]).is_none() {
         return support::skip("nginx is not installed");
     }
+    share_one_processor();
     let (site, journal) = Site::watched(|config| config.max_connections = 12_000);
     let (proxy, address) = start_nginx(site.address);
     for clients in [100, 10_000] {
@@ -87,6 +90,7 @@ fn the_same_instant_through_a_proxy() {
 #[test]
 fn the_server_restarts_under_the_storm() {
     const CLIENTS: u64 = 3_000;
+    share_one_processor();
     let (mut old, _) = Site::watched(|config| config.max_connections = 4_000);
     let address = old.address;
     let crowd = Crowd::start(&CrowdPlan {
@@ -114,10 +118,7 @@ fn the_server_restarts_under_the_storm() {
         let errors = crowd.tally.errors();
         (counters.open != CLIENTS).then(|| format!("{counters:?}, {errors:?}"))
     });
-    // A handshake whose last step takes longer than the listener waits for is lost with it, unless
-    // net.ipv4.tcp_migrate_req is set: on a starved machine that is one in some thousands.
-    let lost: u64 = crowd.tally.errors().values().sum();
-    assert!(lost <= CLIENTS / 500, "closed before established: {:?}", crowd.tally.errors());
+    assert_eq!(crowd.tally.errors(), [].into(), "closed before established");
     crowd.leave();
     old.wait_empty();
     old.end();

@@ -37,6 +37,19 @@ pub(crate) fn is_root() -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
+/// Lets this thread, and what it starts from now on, run on one processor. Over loopback a packet is
+/// worked off where it was sent: a request that overtakes, on another processor, the last step of
+/// its connection's handshake may find no socket there, and the kernel answers with a reset (seen
+/// on Linux 6.18) of which no server hears. A test that counts resets leaves it no other processor.
+pub(crate) fn share_one_processor() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let allowed = sched_getaffinity(None).expect("the processors of this thread");
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).expect("there is one");
+    let mut one = CpuSet::new();
+    one.set(first);
+    sched_setaffinity(None, &one).expect("a part of what is allowed");
+}
+
 /// Resident memory of this process in bytes.
 pub(crate) fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");

@@ -17,7 +17,7 @@ use super::handler::Handler;
 use super::inbound::{Inbound, Place};
 use super::ring::Ring;
 use super::slots::{Flags, Hot, Phase};
-use super::table::SlotTable;
+use super::table::{self, SlotTable};
 use super::value::Cause;
 use super::worker::Worker;
 use crate::protocol::request::Refusal;
@@ -40,7 +40,7 @@ pub(crate) struct Secure {
     limits: Limits,
     /// Handshakes that may be under way.
     greetings_max: usize,
-    records: SlotTable<Record>,
+    records: SlotTable<Record, { table::entries(RECORD_BYTES) }>,
     unfinished: HashMap<u32, Unfinished>,
     /// Handshakes under way, and those among them and those that have ended by age: slots, and what
     /// number each was.

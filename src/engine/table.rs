@@ -7,21 +7,21 @@
 //! An entry is an `Option`: a type with a niche costs its own size, which tables of every
 //! connection assert.
 
-/// See the module's text.
-pub(crate) struct SlotTable<T> {
-    chunks: Vec<Option<Chunk<T>>>,
+/// See the module's text. `N` entries are a chunk.
+pub(crate) struct SlotTable<T, const N: usize = CHUNK> {
+    chunks: Vec<Option<Chunk<T, N>>>,
     used: u32,
 }
 
-struct Chunk<T> {
-    entries: Box<[Option<T>; CHUNK as usize]>,
+struct Chunk<T, const N: usize> {
+    entries: Box<[Option<T>; N]>,
     used: u32,
 }
 
-impl<T> Default for Chunk<T> {
+impl<T, const N: usize> Default for Chunk<T, N> {
     fn default() -> Self {
         // Collected, so that it is never on the stack.
-        let entries: Box<[Option<T>]> = (0..CHUNK).map(|_| None).collect();
+        let entries: Box<[Option<T>]> = (0..N).map(|_| None).collect();
         match entries.try_into() {
             Ok(entries) => Self { entries, used: 0 },
             Err(_) => unreachable!("there are as many as were collected"),
@@ -29,13 +29,13 @@ impl<T> Default for Chunk<T> {
     }
 }
 
-impl<T> Default for SlotTable<T> {
+impl<T, const N: usize> Default for SlotTable<T, N> {
     fn default() -> Self {
         Self { chunks: Vec::new(), used: 0 }
     }
 }
 
-impl<T> SlotTable<T> {
+impl<T, const N: usize> SlotTable<T, N> {
     /// Entries there are.
     pub(crate) fn used(&self) -> u32 {
         self.used
@@ -43,7 +43,7 @@ impl<T> SlotTable<T> {
 
     /// Puts an entry in, where none is.
     pub(crate) fn insert(&mut self, slot: u32, entry: T) -> &mut T {
-        let (chunk, at) = split(slot);
+        let (chunk, at) = Self::split(slot);
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
@@ -58,7 +58,7 @@ impl<T> SlotTable<T> {
 
     /// Takes the entry of a slot out.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let (index, at) = split(slot);
+        let (index, at) = Self::split(slot);
         let chunk = self.chunks.get_mut(index)?.as_mut()?;
         let entry = chunk.entries[at].take()?;
         self.used -= 1;
@@ -72,14 +72,14 @@ impl<T> SlotTable<T> {
     /// The entry of a slot.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
-        let (chunk, at) = split(slot);
+        let (chunk, at) = Self::split(slot);
         self.chunks.get(chunk)?.as_ref()?.entries[at].as_ref()
     }
 
     /// The entry of a slot.
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        let (chunk, at) = split(slot);
+        let (chunk, at) = Self::split(slot);
         self.chunks.get_mut(chunk)?.as_mut()?.entries[at].as_mut()
     }
 
@@ -87,9 +87,9 @@ impl<T> SlotTable<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.chunks.iter().enumerate().flat_map(|(index, chunk)| {
             let entries = chunk.iter().flat_map(|chunk| chunk.entries.iter());
-            entries.enumerate().filter_map(move |(at, entry)| {
-                Some((index as u32 * CHUNK + at as u32, entry.as_ref()?))
-            })
+            entries
+                .enumerate()
+                .filter_map(move |(at, entry)| Some(((index * N + at) as u32, entry.as_ref()?)))
         })
     }
 
@@ -103,7 +103,7 @@ impl<T> SlotTable<T> {
 
     /// One past the highest slot that may have an entry.
     pub(crate) fn end(&self) -> u32 {
-        self.chunks.len() as u32 * CHUNK
+        (self.chunks.len() * N) as u32
     }
 
     /// Gives back the table of chunks behind the last one in use.
@@ -111,23 +111,35 @@ impl<T> SlotTable<T> {
         self.chunks.truncate(self.chunks.iter().rposition(Option::is_some).map_or(0, |at| at + 1));
         self.chunks.shrink_to_fit();
     }
-}
 
-fn split(slot: u32) -> (usize, usize) {
-    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
+    #[inline]
+    fn split(slot: u32) -> (usize, usize) {
+        (slot as usize / N, slot as usize % N)
+    }
 }
 
 /// Entries of a chunk: 64 KiB of hot records, small enough to be given back soon after a mass
 /// disconnect, large enough that the table of chunks of a million connections fits the L1 cache.
-const CHUNK: u32 = 1024;
+const CHUNK: usize = 1024;
+
+/// Entries of this size that make a chunk without a gap: no more than [`CHUNK`], and a chunk is as
+/// large as a block of the allocator's, of which there are four to a power of two. 1,024 records of
+/// 176 bytes would take 192 KiB, 16 bytes a record too many.
+pub(crate) const fn entries(size: usize) -> usize {
+    let bytes = CHUNK * size;
+    let step = 1 << (bytes.ilog2() - 2);
+    bytes / step * step / size
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const CHUNK: u32 = super::CHUNK as u32;
+
     #[test]
     fn empty_chunks_are_given_back() {
-        let mut table = SlotTable::default();
+        let mut table = SlotTable::<_>::default();
         for slot in 0..3 * CHUNK {
             table.insert(slot, slot);
         }
@@ -143,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_sparse_table_has_one_chunk_for_its_entry() {
-        let mut table = SlotTable::default();
+        let mut table = SlotTable::<_>::default();
         table.insert(9 * CHUNK + 3, Box::new('a'));
         assert_eq!(table.chunks.iter().flatten().count(), 1);
         assert_eq!(table.get(9 * CHUNK + 3).map(|entry| **entry), Some('a'));
@@ -152,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_table_of_chunks_ends_behind_the_last_in_use() {
-        let mut table = SlotTable::default();
+        let mut table = SlotTable::<_>::default();
         table.insert(7, 'a');
         table.insert(20 * CHUNK, 'b');
         table.shrink();
@@ -166,5 +178,21 @@ mod tests {
         assert_eq!((table.end(), table.chunks.capacity()), (0, 0));
         table.insert(3 * CHUNK, 'c');
         assert_eq!(table.get(3 * CHUNK), Some(&'c'));
+    }
+
+    #[test]
+    fn chunks_fill_the_blocks_of_the_allocator() {
+        assert_eq!([64, 28, 176].map(entries), [1024, 1024, 930]);
+        for size in 8..400 {
+            let (count, bytes) = (entries(size), entries(size) * size);
+            assert!(count <= 1024 && count > 800, "{count} of {size}");
+            let step = 1 << ((1024 * size).ilog2() - 2);
+            let over = bytes.next_multiple_of(step) - bytes;
+            assert!(over < size, "{count} of {size}: another one fits");
+        }
+        let mut table = SlotTable::<u32, 930>::default();
+        (0..2000).for_each(|slot| _ = table.insert(slot, slot));
+        assert!(table.iter().all(|(slot, entry)| slot == *entry));
+        assert_eq!((table.iter().count(), table.end()), (2000, 3 * 930));
     }
 }

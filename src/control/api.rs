@@ -22,8 +22,9 @@ use super::batch::{self, Batch, Legacy};
 use super::body::{self, Bodies, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::process::Process;
+use super::publishing;
 use super::room;
-use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Envelope, Undecodable};
+use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Envelope, PublishRequest, Undecodable};
 use crate::gateway::wire::Error;
 
 /// How the server API is offered.
@@ -247,7 +248,8 @@ impl<B: Backend> Api<B> {
         write(StatusCode::OK, &batch::Replies::new(&self.all(commands, parallel).await))
     }
 
-    /// Does many requests. Each has its outcome in its place; one that died has none.
+    /// Does many requests. Each has its outcome in its place; one that died has none. Publications
+    /// that follow one another are under way together, and keep their order.
     pub(super) async fn all(
         self: &Arc<Self>,
         commands: Vec<Result<ApiRequest, Error>>,
@@ -255,8 +257,13 @@ impl<B: Backend> Api<B> {
     ) -> Vec<Reply> {
         let mut replies = vec![None; commands.len()];
         let mut running = JoinSet::new();
+        let mut row = Row::default();
         for (place, command) in commands.into_iter().enumerate() {
             let request = match command {
+                Ok(ApiRequest::Publish(request)) => {
+                    row.push((place, request));
+                    continue;
+                }
                 Ok(request) => request,
                 Err(error) => {
                     replies[place] = Some(("", Err(error)));
@@ -265,6 +272,7 @@ impl<B: Backend> Api<B> {
             };
             let method = request.method();
             if !parallel {
+                self.publish_row(std::mem::take(&mut row), &mut replies).await;
                 replies[place] = Some((method, self.call(request).await));
                 continue;
             }
@@ -274,12 +282,34 @@ impl<B: Backend> Api<B> {
             let api = self.clone();
             running.spawn(async move { (place, method, api.call(request).await) });
         }
+        self.publish_row(row, &mut replies).await;
         while let Some(done) = running.join_next().await {
             keep(&mut replies, Some(done));
         }
         replies
     }
+
+    /// Publishes one after the other, a portion at a time.
+    async fn publish_row(&self, mut row: Row, replies: &mut [Reply]) {
+        while !row.is_empty() {
+            let count = publishing::portion(row.iter().map(|(_, request)| &request.publication));
+            let rest = row.split_off(count);
+            let (places, portion): (Vec<_>, Vec<_>) =
+                std::mem::replace(&mut row, rest).into_iter().unzip();
+            let started = Instant::now();
+            let end = started + self.config.call_timeout;
+            for (place, published) in places.into_iter().zip(self.backend.publish_all(portion)) {
+                let outcome = tokio::time::timeout_at(end.into(), published).await;
+                let outcome = outcome.ok().and_then(Result::ok).unwrap_or(Err(Error::INTERNAL));
+                self.counts.api_call("publish", started.elapsed(), outcome.as_ref().err());
+                replies[place] = Some(("publish", outcome.map(ApiReply::Publish)));
+            }
+        }
+    }
 }
+
+/// Publications of a batch that follow one another, with their places in it.
+type Row = Vec<(usize, PublishRequest)>;
 
 pub(super) type Reply = Option<(&'static str, Result<ApiReply, Error>)>;
 type Done = Result<(usize, &'static str, Result<ApiReply, Error>), tokio::task::JoinError>;

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::publishing::Published;
 use crate::broker;
-use crate::gateway::api::{ApiReply, ApiRequest};
+use crate::gateway::api::{ApiReply, ApiRequest, PublishRequest};
 use crate::gateway::inspect::{Connection, Found, Search, SlowEnd};
 use crate::gateway::stats::GatewayStats;
 use crate::gateway::wire::Error;
@@ -19,6 +20,10 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: ApiRequest,
     ) -> impl Future<Output = Result<ApiReply, Error>> + Send + '_;
+
+    /// Posts publications, in this order: into one channel none overtakes another. Each has its
+    /// outcome in its place. The caller bounds how many are under way.
+    fn publish_all(&self, all: Vec<PublishRequest>) -> Vec<Published>;
 
     /// What all cores count together.
     fn snapshot(&self) -> impl Future<Output = Snapshot> + Send + '_;

@@ -13,19 +13,20 @@ use tokio::sync::oneshot;
 use super::backend::{Backend, SlowNow, SlowReport, Snapshot};
 use super::nodes;
 use super::orders::Order;
+use super::publishing::Published;
 use crate::broker;
 use crate::broker::bus::Bus;
 use crate::broker::bus::messages::ChannelsRequest;
 use crate::gateway::api::{
-    ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult,
-    NewPublication, NodeInfo, PresenceResult, PresenceStatsResult, PublishResult,
+    ApiReply, ApiRequest, ChannelsResult, HistoryResult, InfoResult, NodeInfo, PresenceResult,
+    PresenceStatsResult, PublishRequest,
 };
 use crate::gateway::app::{self, Gateway};
 use crate::gateway::channels::{self, Mode, Wish};
 use crate::gateway::inspect::{Connection, Found, Inspect, Search};
 use crate::gateway::letters::{
-    Action, Answer, Ask, Asker, ClientId, Gather, Letter, Publish, Question, Reply, Survey,
-    Surveyed, UserOrder,
+    Action, Answer, Ask, Asker, ClientId, Gather, Letter, Question, Reply, Survey, Surveyed,
+    UserOrder,
 };
 use crate::gateway::placement::Placement;
 use crate::gateway::rulebook::Rulebook;
@@ -36,8 +37,8 @@ use crate::{Handle, SlowPeer};
 
 /// See the module's text.
 pub struct Live {
-    handle: Handle<Gateway>,
-    placement: Placement,
+    pub(super) handle: Handle<Gateway>,
+    pub(super) placement: Placement,
     rules: RwLock<Arc<Rulebook>>,
     /// Names this run, and this server.
     uid: String,
@@ -99,30 +100,6 @@ impl Live {
     /// The server goes away.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-    }
-
-    async fn publish(&self, channel: String, new: NewPublication) -> Result<PublishResult, Error> {
-        let rules = self.rules();
-        let place = rules.namespaces.place(&channel)?;
-        let is_json = place.rules.accept_data(&new.data)?;
-        let publish = Publish {
-            data: new.data,
-            is_json,
-            info: None,
-            tags: new.tags,
-            stream: place.rules.stream().filter(|_| !new.skip_history),
-            delta: new.delta || place.rules.options.delta_publish,
-            idempotency_key: new.idempotency_key,
-            version: new.version,
-            version_epoch: new.version_epoch,
-        };
-        match self.ask(&channel, Question::Publish(publish)).await? {
-            Answer::Published { position: Some(position), .. } => Ok(PublishResult {
-                offset: position.offset,
-                epoch: position.epoch.as_str().to_owned(),
-            }),
-            _ => Ok(PublishResult::default()),
-        }
     }
 
     async fn ask(&self, channel: &str, question: Question) -> Result<Answer, Error> {
@@ -285,19 +262,8 @@ impl Live {
 impl Backend for Live {
     async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
         match request {
-            ApiRequest::Publish(request) => {
-                self.publish(request.channel, request.publication).await.map(ApiReply::Publish)
-            }
-            ApiRequest::Broadcast(request) => {
-                let mut responses = Vec::with_capacity(request.channels.len());
-                for channel in request.channels {
-                    responses.push(match channel.is_empty() {
-                        true => Err(Error::BAD_REQUEST),
-                        false => self.publish(channel, request.publication.clone()).await,
-                    });
-                }
-                Ok(ApiReply::Broadcast(BroadcastResult { responses }))
-            }
+            ApiRequest::Publish(request) => self.publish(request).await,
+            ApiRequest::Broadcast(request) => self.broadcast(request).await,
             ApiRequest::Subscribe(request) => {
                 self.rules().namespaces.place(&request.channel)?;
                 self.order(Order::subscribe(request)).await
@@ -362,6 +328,10 @@ impl Backend for Live {
             ApiRequest::Info(_) => self.info().await,
             ApiRequest::Rpc(_) => Err(Error::METHOD_NOT_FOUND),
         }
+    }
+
+    fn publish_all(&self, all: Vec<PublishRequest>) -> Vec<Published> {
+        self.post_publications(all.into_iter().map(|it| (it.channel, it.publication)))
     }
 
     async fn snapshot(&self) -> Snapshot {

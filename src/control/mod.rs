@@ -35,6 +35,7 @@ mod outgoing;
 pub mod plane;
 pub mod process;
 pub mod proxy;
+pub mod publishing;
 mod replayed;
 mod room;
 pub mod secure;

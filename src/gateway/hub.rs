@@ -273,6 +273,7 @@ impl Hub {
             Letter::Deliver(delivery) => self.deliver(out, &delivery),
             Letter::Tops(tops) => self.compare(out, &tops),
             Letter::Ask(ask) => self.forward(out, ask),
+            Letter::Asks(asks) => self.forward_all(out, asks),
             Letter::Answer(letter) => {
                 let event = Event::Answered { ticket: letter.ticket, answer: letter.answer };
                 out.event(letter.link, event);

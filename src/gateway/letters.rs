@@ -8,7 +8,7 @@ mod api;
 mod reply;
 mod size;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +95,8 @@ pub enum Letter {
     /// To the home core: a question about a channel. From anybody to any core, which forwards it.
     /// From the home core to one that is behind with deliveries: it comes back when these are done.
     Ask(Box<Ask>),
+    /// As [`Self::Ask`], questions to one home core that are answered in this order.
+    Asks(VecDeque<Ask>),
     /// The answer to a client's question.
     Answer(Box<AnswerLetter>),
     /// To any core, which passes it on to all: do this with a user's connections.

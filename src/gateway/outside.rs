@@ -57,9 +57,9 @@ pub trait Outside {
         false
     }
 
-    /// Posts a letter to another core, beyond the capacity of its mailbox. There are no more of
-    /// these than were asked for by letters that found room, or than there are subscriptions.
-    /// A core that has ended drops it.
+    /// Posts a letter to another core, or to this one for a later turn, beyond the capacity of its
+    /// mailbox. There are no more of these than were asked for by letters that found room, or than
+    /// there are subscriptions. A core that has ended drops it.
     fn post_urgent(&mut self, core: usize, letter: Letter);
 
     /// Asks the broker, where there is one. The answer comes as [`Letter::Batch`], never within the

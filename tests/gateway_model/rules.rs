@@ -253,6 +253,67 @@ fn a_publication_waits_for_a_core_that_is_behind() {
     assert_eq!(pushes(&mut world, 2).len(), 2);
 }
 
+/// Publications of one letter, numbered from 1, and the order in which they were answered.
+fn many(channel: &str, count: usize) -> (Letter, Arc<Mutex<Vec<usize>>>) {
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let ask = |n: usize| {
+        let put = answered.clone();
+        let reply = Reply::new(move |answer: Result<Answer, Error>| {
+            assert!(answer.is_ok(), "{answer:?}");
+            put.lock().unwrap().push(n);
+        });
+        let publish = Publish { data: n.to_string().into(), ..Publish::default() };
+        let question = Question::Publish(publish);
+        Ask { channel: channel.into(), question, asker: Asker::Control(reply) }
+    };
+    (Letter::Asks((1..=count).map(ask).collect()), answered)
+}
+
+/// Many publications of one request keep their order where they are more than one turn does, and
+/// through a core that is not their home.
+#[test]
+fn publications_of_one_letter_keep_their_order_over_turns() {
+    let mut world = world(3);
+    let (home, core) = (world.home("news"), elsewhere(&world, "news"));
+    for (core, link) in [(home, 1), (core, 2)] {
+        let key = connect(&mut world, core, link, "ann", Encoding::Json);
+        subscribe(&mut world, core, (key, link), "news", Subscribe::default()).unwrap();
+    }
+    let (letter, answered) = many("news", 200);
+    world.at(core, |hub, out| hub.letter(out, letter));
+    assert!(world.step_as_it_is());
+    let first = answered.lock().unwrap().len();
+    assert!((1..200).contains(&first), "{first} in one turn: others would wait for all of them");
+    while world.step_as_it_is() {}
+    assert_eq!(*answered.lock().unwrap(), Vec::from_iter(1..=200));
+    let expected: Vec<_> = (1..=200)
+        .map(|n| format!(r#"{{"push":{{"channel":"news","pub":{{"data":{n}}}}}}}"#))
+        .collect();
+    assert!(pushes(&mut world, 1) == expected && pushes(&mut world, 2) == expected);
+}
+
+/// Where the first waits for a core that is behind, all do: none goes ahead when it has caught up.
+#[test]
+fn publications_of_one_letter_wait_together() {
+    let mut world = world(3);
+    let (home, core) = (world.home("news"), elsewhere(&world, "news"));
+    for (core, link) in [(home, 1), (core, 2)] {
+        let key = connect(&mut world, core, link, "ann", Encoding::Json);
+        subscribe(&mut world, core, (key, link), "news", Subscribe::default()).unwrap();
+    }
+    world.shared.behind = vec![core];
+    let (letter, answered) = many("news", 9);
+    world.at(home, |hub, out| hub.letter(out, letter));
+    assert_eq!(*answered.lock().unwrap(), [1], "that it is behind is seen with the first");
+    for _ in 0..20 {
+        assert!(world.step_as_it_is());
+    }
+    assert_eq!(answered.lock().unwrap().len(), 1);
+    world.shared.behind = Vec::new();
+    while world.step_as_it_is() {}
+    assert_eq!(*answered.lock().unwrap(), Vec::from_iter(1..=9));
+}
+
 /// A lost publication, with nothing after it.
 #[test]
 fn a_loss_is_told_without_a_further_publication() {

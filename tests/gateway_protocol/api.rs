@@ -78,6 +78,58 @@ fn a_broadcast_answers_for_each_channel() {
     gateway.stop();
 }
 
+/// Publications of one request are under way together; offsets and deliveries say in which order
+/// they were published. What stands between them is done in its turn.
+#[test]
+fn publications_of_a_batch_keep_their_order() {
+    const MANY: usize = 700;
+    let gateway = Gateway::start(NS);
+    let mut session = gateway.connected("42");
+    for channel in ["a", "b", "c"] {
+        session.subscribe(channel);
+    }
+    for parallel in [false, true] {
+        let name = |n: usize| ["a", "b", "c"][n % 3];
+        let publish = |n: usize| json!({"publish": {"channel": name(n), "data": n}});
+        let mut commands: Vec<Value> = (0..MANY).map(publish).collect();
+        commands.insert(MANY / 2, json!({"history": {"channel": "a", "limit": 0}}));
+        let body = json!({"commands": commands, "parallel": parallel}).to_string();
+        let (status, text) = gateway.post("batch", &body, API_KEY);
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        let mut replies = answer["replies"].as_array().expect("replies").clone();
+        assert_eq!((status, replies.len()), (200, MANY + 1));
+        let history = replies.remove(MANY / 2);
+        let base = if parallel { MANY } else { 0 };
+        if !parallel {
+            let before = (0..MANY / 2).filter(|n| n % 3 == 0).count();
+            assert_eq!(history["history"]["offset"], json!(before), "{history}");
+        }
+        for (n, reply) in replies.iter().enumerate() {
+            let before = (0..base).filter(|other| other % 3 == n % 3).count();
+            let offset = before + n / 3 + 1;
+            assert_eq!(reply["publish"]["offset"], json!(offset), "{n}: {reply}");
+        }
+        let mut next = [0, 1, 2];
+        for _ in 0..MANY {
+            let push = session.push();
+            let of = ["a", "b", "c"].iter().position(|name| push["channel"] == json!(name));
+            let of = of.unwrap_or_else(|| panic!("{push}"));
+            assert_eq!(push["pub"]["data"], json!(next[of]), "{push}");
+            next[of] += 3;
+        }
+    }
+    let channels: Vec<String> = (0..1000).map(|n| format!("of:{n}")).collect();
+    let answer = gateway.api_reply("broadcast", &json!({"channels": channels, "data": 1}));
+    let responses = answer["result"]["responses"].as_array().expect("responses");
+    assert!(responses.len() == 1000 && responses.iter().all(|it| it["error"]["code"] == 102));
+    let channels: Vec<String> = (0..1000).map(|n| format!("of{}", n / 2)).collect();
+    let answer = gateway.api("broadcast", json!({"channels": channels, "data": 1}));
+    for (n, response) in answer["responses"].as_array().expect("responses").iter().enumerate() {
+        assert_eq!(response["result"]["offset"], json!(1 + n % 2), "{n}: {response}");
+    }
+    gateway.stop();
+}
+
 #[test]
 fn users_are_subscribed_and_unsubscribed() {
     let gateway = Gateway::start(NS);

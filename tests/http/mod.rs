@@ -18,10 +18,11 @@ use ringhold::control::body::BodyLimits;
 use ringhold::control::counts::Counts;
 use ringhold::control::health::HealthConfig;
 use ringhold::control::http::{HttpConfig, Routes, routes};
+use ringhold::control::publishing::Published;
 use ringhold::control::{Backend, Snapshot};
 use ringhold::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult, NodeInfo,
-    PresenceResult, PresenceStatsResult, PublishResult, RpcResult,
+    PresenceResult, PresenceStatsResult, PublishRequest, PublishResult, RpcResult,
 };
 use ringhold::gateway::inspect::{Connection, Found, Search, SlowEnd};
 use ringhold::gateway::letters::ClientId;
@@ -48,6 +49,24 @@ impl Backend for Fake {
     async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
         self.asked.lock().unwrap().push(request.clone());
         answer(request).await
+    }
+
+    fn publish_all(&self, all: Vec<PublishRequest>) -> Vec<Published> {
+        let post = |request| {
+            let (to, published) = tokio::sync::oneshot::channel();
+            let request = ApiRequest::Publish(request);
+            self.asked.lock().unwrap().push(request.clone());
+            tokio::spawn(async move {
+                let outcome = match answer(request).await {
+                    Ok(ApiReply::Publish(result)) => Ok(result),
+                    Ok(other) => panic!("no answer to a publish: {other:?}"),
+                    Err(error) => Err(error),
+                };
+                let _ = to.send(outcome);
+            });
+            published
+        };
+        all.into_iter().map(post).collect()
     }
 
     async fn snapshot(&self) -> Snapshot {

@@ -37,10 +37,11 @@ pub(crate) fn is_root() -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
-/// Lets this thread, and what it starts from now on, run on one processor. Over loopback a packet is
-/// worked off where it was sent: a request that overtakes, on another processor, the last step of
-/// its connection's handshake may find no socket there, and the kernel answers with a reset (seen
-/// on Linux 6.18) of which no server hears. A test that counts resets leaves it no other processor.
+/// Lets this thread, and what it starts from now on, run on one processor. Over loopback a packet
+/// is worked off where it was sent: a request that overtakes, on another processor, the last step
+/// of its connection's handshake may find no socket there, and the kernel answers with a reset
+/// (seen on Linux 6.18) of which no server hears. A test that counts resets leaves no other
+/// processor.
 pub(crate) fn share_one_processor() {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let allowed = sched_getaffinity(None).expect("the processors of this thread");

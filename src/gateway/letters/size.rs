@@ -24,6 +24,9 @@ impl Letter {
             Self::Deliver(delivery) => of_delivery(delivery),
             Self::Tops(tops) => size_of_val(&tops[..]),
             Self::Ask(ask) => size_of::<Ask>() + of_ask(ask),
+            Self::Asks(asks) => {
+                asks.capacity() * size_of::<Ask>() + asks.iter().map(of_ask).sum::<usize>()
+            }
             Self::Answer(letter) => {
                 size_of_val(&**letter) + letter.answer.as_ref().map_or(0, of_answer)
             }

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ringhold::protocol::request::Request;
 use ringhold::tls::keys::{KeyFault, KeyPair, ServerKeys, ServerMaterials};
-use ringhold::tls::{TicketSecret, Version};
+use ringhold::tls::{RecordLayer, TicketSecret, Version};
 use ringhold::{
     Closed, ConnId, Connection, Context, Frame, Handler, Message, Server, UpgradeAction,
 };
@@ -34,6 +34,11 @@ pub(crate) struct EchoArguments {
     #[arg(long, requires = "tls_cert", value_name = "PEM")]
     tls_key: Option<String>,
 
+    /// Who carries connections after their handshakes: own, or rustls, which takes 20 times the
+    /// memory
+    #[arg(long, requires = "tls_cert", default_value = "own", value_name = "LAYER")]
+    tls_record_layer: TlsRecordLayer,
+
     /// Log the counters at this interval; 0s: never
     #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
     stats_interval: Duration,
@@ -42,7 +47,8 @@ pub(crate) struct EchoArguments {
 pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut config = arguments.engine.config();
     let pair = arguments.tls_cert.zip(arguments.tls_key);
-    let keys = pair.map(|(cert_pem, key_pem)| keys(cert_pem, key_pem)).transpose()?;
+    let layer = arguments.tls_record_layer;
+    let keys = pair.map(|(cert_pem, key_pem)| keys(cert_pem, key_pem, layer)).transpose()?;
     if let Some(keys) = &keys {
         config.tls = Some(Arc::new(load(keys)?));
     }
@@ -69,12 +75,26 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn keys(cert_pem: String, key_pem: String) -> Result<ServerKeys, Box<dyn Error>> {
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TlsRecordLayer {
+    Own,
+    Rustls,
+}
+
+fn keys(
+    cert_pem: String,
+    key_pem: String,
+    layer: TlsRecordLayer,
+) -> Result<ServerKeys, Box<dyn Error>> {
     Ok(ServerKeys {
         certificates: vec![KeyPair { cert_pem, key_pem }],
         client_ca_pem: None,
         min_version: Version::Tls12,
         tickets: TicketSecret::random()?,
+        record_layer: match layer {
+            TlsRecordLayer::Own => RecordLayer::Own,
+            TlsRecordLayer::Rustls => RecordLayer::Rustls,
+        },
     })
 }
 

@@ -13,6 +13,7 @@ use super::outbox::SEGMENT;
 use super::secure::{RECORD_BYTES, STAGING_BYTES};
 use super::slots::{Cold, Hot};
 use crate::protocol::deflate::{DEFLATE_BYTES, INFLATE_BYTES, WINDOWS, payload_max};
+use crate::tls::RecordLayer;
 
 /// How often a line counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +59,9 @@ impl Ceiling {
     }
 
     /// Adds the lines of TLS.
-    pub(crate) fn add_tls(&mut self, layout: &Layout, option: &'static str) {
-        let records = u64::from(layout.table) * RECORD_BYTES as u64;
+    pub(crate) fn add_tls(&mut self, layout: &Layout, option: &'static str, layer: RecordLayer) {
+        let record = RECORD_BYTES + layer.bytes();
+        let records = u64::from(layout.table) * record as u64;
         self.add(Per::Core, "record layers of TLS", option, records);
         let bytes = TLS_SETUP + STAGING_BYTES as u64;
         self.add(Per::Core, "certificates, records on their way", "", bytes);
@@ -132,8 +134,8 @@ impl Config {
         ] {
             ceiling.add(Per::Core, what, named(option), bytes as u64);
         }
-        if self.tls.is_some() {
-            ceiling.add_tls(layout, named("max_connections"));
+        if let Some(keys) = &self.tls {
+            ceiling.add_tls(layout, named("max_connections"), keys.record_layer());
         }
         if let Some(compression) = &self.compression {
             let states = WINDOWS * DEFLATE_BYTES + INFLATE_BYTES;

@@ -83,7 +83,7 @@ impl Builder {
     ///
     /// use ringhold::Server;
     /// use ringhold::tls::keys::{KeyPair, ServerKeys, ServerMaterials};
-    /// use ringhold::tls::{TicketSecret, Version};
+    /// use ringhold::tls::{RecordLayer, TicketSecret, Version};
     ///
     /// let (cert_pem, key_pem) = ("host.pem".to_owned(), "host.key".to_owned());
     /// let keys = ServerKeys {
@@ -91,6 +91,7 @@ impl Builder {
     ///     client_ca_pem: None,
     ///     min_version: Version::Tls12,
     ///     tickets: TicketSecret::random()?,
+    ///     record_layer: RecordLayer::Own,
     /// };
     /// let keys = ServerMaterials::load(&keys, SystemTime::now())?;
     /// let server = Server::builder().listen("127.0.0.1:8443".parse()?).tls(keys);

@@ -126,6 +126,9 @@ const CHUNK: usize = 1024;
 /// large as a block of the allocator's, of which there are four to a power of two. 1,024 records of
 /// 176 bytes would take 192 KiB, 16 bytes a record too many.
 pub(crate) const fn entries(size: usize) -> usize {
+    if size == 0 {
+        return CHUNK;
+    }
     let bytes = CHUNK * size;
     let step = 1 << (bytes.ilog2() - 2);
     bytes / step * step / size

@@ -12,7 +12,8 @@ impl Options {
         let mut ceiling = self.engine_config().ceiling(layout, state, option_of);
         if self.http_server.tls.enabled {
             // Keys are loaded at the start only.
-            ceiling.add_tls(layout, "engine.max_connections");
+            let layer = self.http_server.tls.record_layer();
+            ceiling.add_tls(layout, "engine.max_connections", layer);
         }
         let engine = &self.engine;
         let cores = [

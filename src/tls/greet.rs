@@ -25,7 +25,9 @@ use super::fault::{
     DECODE_ERROR, Fault, INTERNAL_ERROR, RECORD_OVERFLOW, Reason, UNEXPECTED_MESSAGE,
 };
 use super::keys::{ClientSetup, ServerSetup, Way};
-use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Record, Role};
+use super::layer::{Record, RecordLayer};
+use super::library::Library;
+use super::record::{ALERT, BODY_MAX, FATAL, HANDSHAKE, Keys, Role};
 use super::resumption::Waiting;
 use super::scripted::Scripted;
 
@@ -42,6 +44,8 @@ pub struct Greeting {
     asked: Option<Box<str>>,
     /// A client keeps tickets.
     keeps: bool,
+    /// Who takes over.
+    layer: RecordLayer,
 }
 
 enum Side {
@@ -156,7 +160,7 @@ impl Greeting {
             }
             Way::Scripted(scripts) => Side::Scripted(scripts.begin(Role::Server, &mut Vec::new())),
         };
-        Ok(Self::new(side, SERVER_FEED_MAX))
+        Ok(Self { layer: setup.layer(), ..Self::new(side, SERVER_FEED_MAX) })
     }
 
     /// The client's side; the first records, for the server called `name`, are appended to `out`.
@@ -187,7 +191,8 @@ impl Greeting {
 
     fn new(side: Side, max: usize) -> Self {
         let (held, secrets) = (Vec::new(), Secrets::default());
-        Self { side, held, fed: 0, max, secrets, asked: None, keeps: false }
+        let layer = RecordLayer::Own;
+        Self { side, held, fed: 0, max, secrets, asked: None, keeps: false, layer }
     }
 
     /// Bytes of memory: what rustls keeps of a handshake, messages of which it has not seen the
@@ -339,6 +344,10 @@ impl Greeting {
         match std::mem::replace(&mut self.side, Side::Over) {
             Side::Server(connection) => {
                 let about = About::of(&connection)?;
+                if self.layer == RecordLayer::Rustls {
+                    let record = Record::of_library(Library::new(*connection));
+                    return Ok(about.with(record, self.asked.take()));
+                }
                 let (extracted, _) =
                     connection.dangerous_into_kernel_connection().map_err(|e| refused(&e))?;
                 about.welcome(Role::Server, self.asked.take(), &extracted, &secrets)
@@ -351,7 +360,9 @@ impl Greeting {
                     connection.dangerous_into_kernel_connection().map_err(|e| refused(&e))?;
                 let mut welcome = about.welcome(Role::Client, None, &extracted, &secrets)?;
                 // Those of TLS 1.2 come with the handshake.
-                if self.keeps && welcome.record.shape().version == Version::Tls13 {
+                if self.keeps
+                    && welcome.record.shape().map(|shape| shape.version) == Some(Version::Tls13)
+                {
                     welcome.ticket = Some(Ticket(Box::new(Waiting::new(session, chain))));
                 }
                 Ok(welcome)
@@ -481,15 +492,19 @@ impl About {
             next: extracted.tx.0,
         };
         let record = Record::new(role, self.shape, read, write);
-        Ok(Welcome {
-            record: record.ok_or_else(|| internal("keys of a wrong length"))?,
+        let record = record.ok_or_else(|| internal("keys of a wrong length"))?;
+        Ok(self.with(record, server_name))
+    }
+
+    fn with(self, record: Record, server_name: Option<Box<str>>) -> Welcome {
+        Welcome {
             group: self.group,
             resumed: self.resumed,
             alpn: self.alpn,
             server_name,
             certificate: self.certificate,
-            ticket: None,
-        })
+            ..record.into()
+        }
     }
 }
 
@@ -575,7 +590,7 @@ fn internal(text: &str) -> Fault {
     Fault::Greeting(Reason::Internal, text.to_owned())
 }
 
-fn refused(error: &Error) -> Fault {
+pub(super) fn refused(error: &Error) -> Fault {
     let reason = match error {
         Error::AlertReceived(_) => Reason::Alert,
         Error::InvalidCertificate(_)

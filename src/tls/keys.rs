@@ -25,6 +25,7 @@ use rustls::{
 use super::certificates::{Facts, Names, Table};
 use super::direction::Version;
 use super::greet::Catch;
+use super::layer::RecordLayer;
 use super::pem::{self, PemError};
 use super::resumption::Sessions;
 use super::scripted::Scripts;
@@ -42,6 +43,8 @@ pub struct ServerKeys {
     pub min_version: Version,
     /// From which keys of tickets follow.
     pub tickets: TicketSecret,
+    /// Who carries connections after their handshakes.
+    pub record_layer: RecordLayer,
 }
 
 /// A chain of certificates, the host's own first, and its key.
@@ -60,11 +63,12 @@ pub struct ServerMaterials {
     client_roots: Option<RootCertStore>,
     min_version: Version,
     tickets: TicketSecret,
+    layer: RecordLayer,
 }
 
 /// What the handshakes of one core share. A core has its own: a count that cores share would be a
 /// cache line they fight for.
-pub struct ServerSetup(Way<ServerConfig>);
+pub struct ServerSetup(Way<ServerConfig>, RecordLayer);
 
 /// Loaded trust: [`ClientMaterials::setup`] makes of it what a core needs to dial.
 pub struct ClientMaterials {
@@ -138,7 +142,8 @@ impl ServerMaterials {
             None => None,
         };
         let tickets = keys.tickets.clone();
-        let materials = Self { pairs, facts, client_roots, min_version: keys.min_version, tickets };
+        let (min_version, layer) = (keys.min_version, keys.record_layer);
+        let materials = Self { pairs, facts, client_roots, min_version, tickets, layer };
         // Whatever rustls could refuse, it refuses now.
         materials.setup()?;
         Ok(materials)
@@ -182,7 +187,12 @@ impl ServerMaterials {
         config.send_half_rtt_data = false;
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Catch);
-        Ok(ServerSetup(Way::Rustls(Arc::new(config))))
+        Ok(ServerSetup(Way::Rustls(Arc::new(config)), self.layer))
+    }
+
+    /// Who carries connections after their handshakes.
+    pub fn record_layer(&self) -> RecordLayer {
+        self.layer
     }
 
     /// What there is to know about the certificates, in their order.
@@ -216,11 +226,15 @@ impl ServerMaterials {
 impl ServerSetup {
     #[cfg(feature = "simulation")]
     pub(super) fn of(way: Way<ServerConfig>) -> Self {
-        Self(way)
+        Self(way, RecordLayer::Own)
     }
 
     pub(super) fn way(&self) -> &Way<ServerConfig> {
         &self.0
+    }
+
+    pub(super) fn layer(&self) -> RecordLayer {
+        self.1
     }
 }
 

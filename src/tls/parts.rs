@@ -3,7 +3,8 @@
 //!
 //! Invariant: the record layer has opened and sealed all bytes before these, and none of them.
 
-use super::record::{Limits, Record};
+use super::layer::Record;
+use super::record::Limits;
 
 /// See the module's text.
 pub struct Parts {

@@ -5,7 +5,7 @@
 //! sealed to the end of a vector.
 //!
 //! Invariant: after a [`Fault`] nothing opens any more, and after an alert of ours nothing is
-//! sealed. A connection costs the 176 bytes of [`Record`], asserted below.
+//! sealed. A connection costs the 176 bytes of [`Own`], asserted below.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ use super::later::NEW_SESSION_TICKET;
 use super::later::{KEY_UPDATE, Later};
 
 /// Both directions of one connection.
-pub struct Record {
+pub(super) struct Own {
     read: Direction<Inward>,
     write: Direction<Outward>,
 }
@@ -53,7 +53,7 @@ pub struct Limits {
 pub enum Opened {
     /// Data, at this place of the record. Never empty.
     Data(Range<usize>),
-    /// Something of the protocol. [`Record::owes`] tells whether it wants an answer.
+    /// Something of the protocol. [`Own::owes`] tells whether it wants an answer.
     Nothing,
     /// Messages behind the handshake that a client may look at, or a piece of one: tickets and
     /// KeyUpdates. What they mean for records is done; else as `Nothing`.
@@ -109,7 +109,7 @@ const CLIENT_HELLO: u8 = 1;
 const WARNING: u8 = 1;
 pub(super) const FATAL: u8 = 2;
 
-const _: () = assert!(size_of::<Record>() == 176);
+const _: () = assert!(size_of::<Own>() == 176);
 
 /// The length of the record that `bytes` begin with, header included; `None` while the header is
 /// not there. For connections whose handshake is done: see [`super::greet::length`] for others.
@@ -129,7 +129,7 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     if len > BODY_MAX { Err(Fault::RecordLength) } else { Ok(Some(HEADER + len)) }
 }
 
-impl Record {
+impl Own {
     /// The record layer over keys that a handshake left. `None` if a length is wrong.
     pub(super) fn new(role: Role, shape: Shape, read: Keys<'_>, write: Keys<'_>) -> Option<Self> {
         let outward = Outward { version: shape.version, later: Later::default() };
@@ -142,7 +142,7 @@ impl Record {
 
     /// The record layer of TLS 1.3 over two traffic secrets, from their first records on: for
     /// simulations and vectors. A server reads what `client` protects.
-    pub fn from_secrets(role: Role, aead: Aead, client: [u8; 32], server: [u8; 32]) -> Self {
+    pub(super) fn from_secrets(role: Role, aead: Aead, client: [u8; 32], server: [u8; 32]) -> Self {
         const { assert!(SECRET == 32) };
         let (read, write) = match role {
             Role::Server => (client, server),
@@ -157,15 +157,15 @@ impl Record {
     }
 
     /// Version and AEAD.
-    pub fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         let aead = if self.has(CHACHA20) { Aead::ChaCha20Poly1305 } else { Aead::Aes128Gcm };
         Shape { version: self.write.tally.version, aead }
     }
 
     /// Opens one whole record, as long as [`length`] says, in place.
     ///
-    /// After a fault, [`Record::refuse`] makes its alert.
-    pub fn open(&mut self, limits: &Limits, record: &mut [u8]) -> Result<Opened, Fault> {
+    /// After a fault, [`Own::refuse`] makes its alert.
+    pub(super) fn open(&mut self, limits: &Limits, record: &mut [u8]) -> Result<Opened, Fault> {
         if self.has(BROKEN) {
             return Err(Fault::Closed);
         }
@@ -276,13 +276,13 @@ impl Record {
         }
     }
 
-    /// Whether the peer waits for an answer of the protocol ([`Record::settle`]).
-    pub fn owes(&self) -> bool {
+    /// Whether the peer waits for an answer of the protocol ([`Own::settle`]).
+    pub(super) fn owes(&self) -> bool {
         self.has(OWES_KEY_UPDATE | OWES_REFUSAL) && !self.has(SHUT)
     }
 
-    /// Appends what the protocol itself wants to say. [`Record::seal`] does it first.
-    pub fn settle(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Appends what the protocol itself wants to say. [`Own::seal`] does it first.
+    pub(super) fn settle(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         if !self.owes() {
             return Ok(());
         }
@@ -299,7 +299,7 @@ impl Record {
 
     /// Appends records with all of `parts` as their content, in as few records as it takes: one, up
     /// to 16,384 bytes. Nothing, if there is no content.
-    pub fn seal(
+    pub(super) fn seal(
         &mut self,
         limits: &Limits,
         parts: &[&[u8]],
@@ -357,7 +357,7 @@ impl Record {
 
     /// Appends a KeyUpdate, after which we write under the next key; `ask` asks the same of the
     /// peer. Nothing in TLS 1.2, which has none.
-    pub fn update_key(&mut self, ask: bool, out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub(super) fn update_key(&mut self, ask: bool, out: &mut Vec<u8>) -> Result<(), Fault> {
         if self.has(SHUT) {
             return Err(Fault::Closed);
         }
@@ -372,12 +372,12 @@ impl Record {
     }
 
     /// Appends close_notify, once; nothing is sealed after it. Reading goes on.
-    pub fn close(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
         self.last_words(WARNING, CLOSE_NOTIFY, out);
     }
 
     /// Appends the alert of `fault`, if it has one, once; nothing is sealed or opened after it.
-    pub fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>) {
+    pub(super) fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>) {
         match fault.alert() {
             Some(code) => self.alert(code, out),
             None => self.set(BROKEN | SHUT),
@@ -399,12 +399,12 @@ impl Record {
     }
 
     /// Whether the peer said that nothing follows: an end without it is a truncation.
-    pub fn is_ended(&self) -> bool {
+    pub(super) fn is_ended(&self) -> bool {
         self.has(END)
     }
 
     /// Whether an alert of ours, close_notify included, is the last thing sealed.
-    pub fn is_shut(&self) -> bool {
+    pub(super) fn is_shut(&self) -> bool {
         self.has(SHUT)
     }
 

@@ -23,8 +23,8 @@ fn secret(text: &str) -> [u8; 32] {
 
 /// A server's record layer, and its peer's.
 struct Pair {
-    ours: Record,
-    peer: Record,
+    ours: Own,
+    peer: Own,
     limits: Limits,
 }
 
@@ -35,7 +35,7 @@ impl Pair {
 
     fn of(role: Role, aead: Aead) -> Self {
         let other = if role == Role::Server { Role::Client } else { Role::Server };
-        let of = |role| Record::from_secrets(role, aead, [1; 32], [2; 32]);
+        let of = |role| Own::from_secrets(role, aead, [1; 32], [2; 32]);
         Self { ours: of(role), peer: of(other), limits: TIGHT }
     }
 
@@ -53,7 +53,7 @@ impl Pair {
                 [&*Box::leak(Box::new(client)), &*Box::leak(Box::new(server))].map(keys);
             let (read, write) =
                 if role == Role::Server { (client, server) } else { (server, client) };
-            Record::new(role, shape, read, write).unwrap()
+            Own::new(role, shape, read, write).unwrap()
         };
         let other = if role == Role::Server { Role::Client } else { Role::Server };
         Self { ours: of(role), peer: of(other), limits: TIGHT }
@@ -120,7 +120,7 @@ fn records_are_those_of_rfc_8448() {
         "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9",
     ];
     let of = |role| {
-        Record::from_secrets(role, Aead::Aes128Gcm, secret(CLIENT_SECRET), secret(SERVER_SECRET))
+        Own::from_secrets(role, Aead::Aes128Gcm, secret(CLIENT_SECRET), secret(SERVER_SECRET))
     };
     let limits = Limits::default();
     for (role, records) in [(Role::Client, from_client), (Role::Server, from_server)] {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::fault::Fault;
 use super::keys::{ClientSetup, ServerSetup, Way};
-use super::record::{Record, Role};
+use super::layer::Record;
+use super::record::Role;
 
 /// One side of one handshake.
 pub trait Script: Send {

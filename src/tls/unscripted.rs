@@ -3,7 +3,8 @@
 //! The invariant: they have no value, so that rustls does every handshake.
 
 use super::fault::Fault;
-use super::record::{Record, Role};
+use super::layer::Record;
+use super::record::Role;
 
 #[derive(Clone)]
 pub(super) enum Scripts {}

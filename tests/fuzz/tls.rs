@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use ringhold::tls::keys::{ClientSetup, KeyPair, ServerKeys, ServerMaterials, ServerSetup, Trust};
 use ringhold::tls::{
-    Aead, Fault, Greeting, Limits, Opened, RECORD_MAX, Record, Role, Step, TicketSecret, Version,
-    greet, length,
+    Aead, Fault, Greeting, Limits, Opened, RECORD_MAX, Record, RecordLayer, Role, Step,
+    TicketSecret, Version, greet, length,
 };
 
 /// Records: a byte of settings, then a script of what a peer sends, right and wrong. What is right
@@ -147,6 +147,7 @@ fn server() -> &'static ServerSetup {
             client_ca_pem: None,
             min_version: Version::Tls12,
             tickets: TicketSecret::from_bytes(&[7; 32]).unwrap(),
+            record_layer: RecordLayer::Own,
         };
         // The certificate's first year, and the same for every run.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);

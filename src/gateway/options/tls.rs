@@ -8,7 +8,7 @@ use super::field::{join, section};
 use super::tables::tables;
 use super::values::{Secret, choice};
 use crate::tls::keys::{KeyPair, ServerKeys, is_path};
-use crate::tls::{TicketSecret, Version};
+use crate::tls::{RecordLayer, TicketSecret, Version};
 
 section! {
     /// `http_server.tls` and `http_server.internal_tls`: TLS on a listener. Each `*_pem` is the
@@ -35,6 +35,8 @@ section! {
         /// 32 random characters or more, the same on all servers behind one name: sessions then go
         /// on over restarts and between servers. Empty: of this process alone.
         ticket_key: Secret = Secret::default(),
+        /// Who carries a connection after its handshake.
+        record_layer: TlsRecordLayer = TlsRecordLayer::Own,
     }
 }
 
@@ -45,6 +47,16 @@ section! {
         cert_pem: String = String::new(),
         /// Its key.
         key_pem: Secret = Secret::default(),
+    }
+}
+
+choice! {
+    /// Who carries connections after their handshakes.
+    pub enum TlsRecordLayer {
+        /// This program, with 176 bytes for each.
+        Own = "own",
+        /// The library that does the handshakes, with some 3,900 bytes for each.
+        Rustls = "rustls",
     }
 }
 
@@ -105,6 +117,15 @@ impl Tls {
                 TlsVersion::Tls13 => Version::Tls13,
             },
             tickets: configured.unwrap_or_else(|| own.clone()),
+            record_layer: self.record_layer(),
+        }
+    }
+
+    /// Who carries connections after their handshakes.
+    pub fn record_layer(&self) -> RecordLayer {
+        match self.record_layer {
+            TlsRecordLayer::Own => RecordLayer::Own,
+            TlsRecordLayer::Rustls => RecordLayer::Rustls,
         }
     }
 }

@@ -17,6 +17,10 @@ use ringhold::{
 use crate::support::PATIENCE;
 use crate::support::stream::{Stream, request, send};
 
+/// `max_outboxes` where answers are too long, and more than a turn of a test queues besides.
+const OUTBOXES: usize = 1 << 20;
+const TURN: usize = 16 << 10;
+
 /// What happens to a stream is in its path.
 struct Host {
     opened: mpsc::Sender<ConnId>,
@@ -90,6 +94,15 @@ impl Handler for Host {
                 let id = conn.id();
                 conn.respond(id, &response).expect("it has no answer");
                 assert_eq!(conn.text("late"), Err(SendError::Gone));
+            }
+            "/later/large" | "/later/too-large" => {
+                // About half of `max_outboxes`, a little less or more.
+                let more = usize::from(path == "/later/too-large");
+                let body = vec![b'x'; OUTBOXES / 2 - TURN + more * 2 * TURN];
+                let response = HttpResponse::new(200).body("text/plain", body);
+                let id = conn.id();
+                conn.respond(id, &response).expect("it has no answer");
+                assert_eq!(conn.respond(id, &response), Err(SendError::Gone));
             }
             "/later/close" => conn.close(CloseCode(4321), "because").expect("it is open"),
             "/many" => {
@@ -344,5 +357,28 @@ fn a_request_may_be_answered_later() {
     assert!(responded.starts_with("HTTP/1.1 402 ") && responded.ends_with("\r\n\r\npay"));
     let closed = raw("/later/close");
     assert!(closed.starts_with("HTTP/1.1 503 ") && !closed.contains("4321"), "{closed}");
+    site.end();
+}
+
+#[test]
+fn an_answer_that_comes_later_has_a_bound() {
+    let site = start(|config| {
+        config.max_outboxes = OUTBOXES;
+    });
+    let raw = |path: &str| {
+        let mut answer = String::new();
+        let mut socket = send(site.address, &request("GET", path, &[], b""));
+        std::io::Read::read_to_string(&mut socket, &mut answer).expect("an answer");
+        assert_eq!(site.cause(), Cause::Application, "{path}");
+        answer
+    };
+    let before = site.running.handle().stats().counters.refused_application;
+    let large = raw("/later/large");
+    assert!(large.starts_with("HTTP/1.1 200 ") && large.ends_with('x'), "{}", large.len());
+    assert!(large.len() > OUTBOXES / 2 - TURN);
+    let refused = raw("/later/too-large");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && !refused.contains("xxx"), "{refused}");
+    let after = site.running.handle().stats().counters.refused_application;
+    assert_eq!(after - before, 1);
     site.end();
 }

@@ -137,7 +137,7 @@ impl Core {
     }
 
     /// Answers the request of a stream that was accepted for later with something else, which is
-    /// its end.
+    /// its end. A body without room is not sent, as of [`HttpAction::Respond`](super::HttpAction).
     pub(crate) fn respond(
         &mut self,
         slot: u32,
@@ -145,18 +145,23 @@ impl Core {
         response: &HttpResponse,
     ) -> Result<(), SendError> {
         self.take_unanswered(slot, generation)?;
-        match response.status() {
-            400.. => self.counted.refused_application += 1,
-            _ => self.counted.answered += 1,
-        }
         let mut head = Vec::new();
         let body = response.write(&mut head, false);
-        let head = self.outgoing.write(|cork| cork.extend_from_slice(&head));
-        self.outgoing.note_own(body.len());
-        self.with_outbox(slot, |outbox| {
-            outbox.push_head(head);
-            outbox.push_final(Data::Shared(body, 0));
-        });
+        let last = match self.has_room_for(&body) {
+            true => {
+                self.count_answer(response.status());
+                let head = self.outgoing.write(|cork| cork.extend_from_slice(&head));
+                self.outgoing.note_own(body.len());
+                self.with_outbox(slot, |outbox| outbox.push_head(head));
+                Data::Shared(body, 0)
+            }
+            false => {
+                self.counted.refused_application += 1;
+                let refusal = Refusal::Unavailable(self.config.retry_after);
+                self.outgoing.write(|cork| refusal.write(cork))
+            }
+        };
+        self.with_outbox(slot, |outbox| outbox.push_final(last));
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::DEAF | Flags::CLOSE_SENT);
         }

@@ -354,16 +354,26 @@ impl Core {
         self.with_outbox(slot, |outbox| outbox.push_head(data));
     }
 
-    /// Sends the answer whose head is written, and ends the connection.
-    fn answer(&mut self, slot: u32, status: u16, body: Bytes) {
-        if self.turn_size().saturating_add(body.len()) > self.limits.turn_hard {
-            self.counted.refused_application += 1;
-            return self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
-        }
+    /// Whether the turn can queue the body of an answer.
+    pub(super) fn has_room_for(&self, body: &Bytes) -> bool {
+        self.turn_size().saturating_add(body.len()) <= self.limits.turn_hard
+    }
+
+    /// Counts an answer of the application's.
+    pub(super) fn count_answer(&mut self, status: u16) {
         match status {
             400.. => self.counted.refused_application += 1,
             _ => self.counted.answered += 1,
         }
+    }
+
+    /// Sends the answer whose head is written, and ends the connection.
+    fn answer(&mut self, slot: u32, status: u16, body: Bytes) {
+        if !self.has_room_for(&body) {
+            self.counted.refused_application += 1;
+            return self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
+        }
+        self.count_answer(status);
         let short = body.len() < CORK_MAX;
         let head = self.outgoing.write(|cork| {
             cork.extend_from_slice(&self.handshakes.answer);

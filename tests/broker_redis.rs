@@ -415,3 +415,37 @@ fn an_order_without_redis_is_temporary_trouble() {
     // It is done here all the same.
     session.closed(3503);
 }
+
+/// A message that comes late has the position compared: what is in the history already comes
+/// without waiting for its own message.
+#[test]
+fn what_lags_behind_is_read_from_the_history() {
+    let Some(redis) = Redis::start() else { return };
+    let address = format!("[engine.redis]\naddress = [\"127.0.0.1:{}\"]\n", redis.port());
+    let delay = "channel_position_check_delay = \"1s\"";
+    let lag = "channel_position_check_delay = \"1h\"\nchannel_position_max_time_lag = \"2s\"";
+    assert!(TABLES.contains(delay));
+    let tables = format!("{}{address}", TABLES.replace(delay, lag));
+    let node = Gateway::start_listening("", "type = \"redis\"", &tables);
+    healthy(&node);
+    let mut session = node.connected("42");
+    session.subscribe("kept:a");
+    publish(&node, "kept:a", &json!(1));
+    assert_eq!(numbers(&mut session, "kept:a", 1), [1]);
+    assert_eq!(node.metric("broker_lagging_total"), 0);
+    // Publications of 1970, of which a message tells of the first one only.
+    let script = "local epoch = redis.call('HGET', 'centrifugo.stream.meta.kept:a', 'e') \
+        redis.call('HSET', 'centrifugo.stream.meta.kept:a', 's', 4) \
+        for n = 2, 4 do \
+            local data = '\\34\\1' .. n .. '\\72\\232\\7' \
+            redis.call('XADD', 'centrifugo.stream.kept:a', n .. '-0', 'd', data) \
+            if n == 2 then \
+                redis.call('PUBLISH', 'centrifugo.client.kept:a', \
+                    '__p1:2:' .. epoch .. '__' .. data) \
+            end \
+        end";
+    redis.cli(&["EVAL", script, "0"]);
+    assert_eq!(numbers(&mut session, "kept:a", 3), [2, 3, 4]);
+    assert_eq!(node.metric("broker_lagging_total"), 1);
+    node.stop();
+}

@@ -121,6 +121,7 @@ pub(crate) fn run(
         history_bytes: rules.options.engine.max_history.0,
         filter_bytes: rules.options.engine.max_filters.0,
         position_check: rules.options.client.channel_position_check_delay,
+        position_lag: rules.options.client.channel_position_max_time_lag,
         ..HomeLimits::default()
     };
     let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));

@@ -56,10 +56,13 @@ pub struct HomeLimits {
     /// `channel_position_check_delay`: how often subscribers' positions are compared with the top,
     /// and idle channels are looked at.
     pub position_check: Duration,
+    /// `channel_position_max_time_lag`: a publication that a broker passes on later than this has
+    /// its channel's position compared with the broker's at once. Zero: none has.
+    pub position_lag: Duration,
 }
 
 impl Default for HomeLimits {
-    /// 256 MiB, 1,000,000 channels, 64 MiB of filters, 100,000 keys, 40 s.
+    /// 256 MiB, 1,000,000 channels, 64 MiB of filters, 100,000 keys, 40 s, no lag.
     fn default() -> Self {
         Self {
             history_bytes: 256 << 20,
@@ -67,6 +70,7 @@ impl Default for HomeLimits {
             filter_bytes: 64 << 20,
             idempotency_keys: 100_000,
             position_check: Duration::from_secs(40),
+            position_lag: Duration::ZERO,
         }
     }
 }

@@ -129,7 +129,7 @@ impl Hub {
         limits: HomeLimits,
         broker: broker::Limits,
     ) -> Self {
-        let mirror = Mirror::new(core, broker, limits.position_check);
+        let mirror = Mirror::new(core, broker, &limits);
         Self { mirror: Some(Box::new(mirror)), ..Self::new(core, placement, limits) }
     }
 

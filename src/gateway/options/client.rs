@@ -66,6 +66,9 @@ section! {
         connection_rate_limit: u32 = 0,
         /// Time between checks of a subscriber's position in a quiet channel.
         channel_position_check_delay: Duration = Duration::from_secs(40),
+        /// With a broker: a publication that arrives later than this after it was published has its
+        /// channel's position compared at once. Zero: none has. Clocks of nodes must agree.
+        channel_position_max_time_lag: Duration = Duration::ZERO,
         /// Publications of one answer to `history`.
         history_max_publication_limit: usize = 300,
         /// Publications replayed to one subscriber; who missed more is told that recovery failed.

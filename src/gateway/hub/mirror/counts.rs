@@ -25,6 +25,7 @@ impl MirrorCounters {
             messages,
             duplicates,
             malformed,
+            lags,
             gaps,
             repaired,
             repaired_publications,
@@ -42,6 +43,7 @@ impl MirrorCounters {
             messages,
             duplicates,
             malformed,
+            lags,
             gaps,
             repaired,
             repaired_publications,
@@ -58,10 +60,14 @@ impl MirrorCounters {
     }
 }
 
-const TEXTS: [(&str, &str); 15] = [
+const TEXTS: [(&str, &str); 16] = [
     ("received", "Messages of the broker that reached their channels' workers"),
     ("duplicates", "Of these, dropped: they were there already"),
     ("undecodable", "Of these, dropped: they are no publications or members"),
+    (
+        "lagging",
+        "Of these, newest of their channels and older than client.channel_position_max_time_lag",
+    ),
     ("gaps", "Gaps found in what the broker passed on"),
     ("repaired", "Gaps filled by reading the broker's history"),
     ("repaired_publications", "Publications that filled them"),

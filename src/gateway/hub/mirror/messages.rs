@@ -17,10 +17,16 @@ use crate::gateway::wire::messages::{ClientInfo, Publication};
 
 /// A publication as another server keeps it. `None` if it is none.
 pub(super) fn item(data: &Bytes, offset: u64, now: Duration) -> Option<Item> {
-    let Publication { data, info, tags, version, .. } = Publication::decode(data.clone()).ok()?;
+    timed_item(data, offset, now).map(|(item, _)| item)
+}
+
+/// The same, and when it was published, in milliseconds since 1970; 0: nobody says.
+fn timed_item(data: &Bytes, offset: u64, now: Duration) -> Option<(Item, i64)> {
+    let Publication { data, info, tags, version, time, .. } =
+        Publication::decode(data.clone()).ok()?;
     let mut item = Item::new(now, data, info.map(Box::new), tags, version);
     item.offset = offset;
-    Some(item)
+    Some((item, time))
 }
 
 /// By which two publications are told apart; never 0.
@@ -48,8 +54,11 @@ impl Hub {
         let now = out.now();
         match message {
             Message::Published { epoch, offset, data } if offset > 0 => {
-                match item(&data, offset, now) {
-                    Some(item) => self.published(out, key, epoch, (item, fingerprint(&data))),
+                match timed_item(&data, offset, now) {
+                    Some((item, time)) => {
+                        self.published(out, key, epoch, (item, fingerprint(&data)));
+                        self.notice_lag(out, key, offset, time);
+                    }
                     None => self.spoilt(key),
                 }
             }
@@ -74,6 +83,20 @@ impl Hub {
         self.mirror().counters.malformed += 1;
         if let Some(channel) = self.home.name(key).cloned() {
             self.doubt(&channel, false);
+        }
+    }
+
+    /// A publication that is the newest here and came later than it may: the server may have more
+    /// behind it already, which is then read from its history.
+    fn notice_lag(&mut self, out: &mut dyn Outside, key: u32, offset: u64, time: i64) {
+        let most = self.mirror().position_lag.as_millis();
+        let lag = u128::try_from(out.unix_millis().saturating_sub(time)).unwrap_or(0);
+        let newest = self.home.position(key).is_some_and(|top| top.offset == offset);
+        if most > 0 && time > 0 && lag > most && newest {
+            self.mirror().counters.lags += 1;
+            if let Some(channel) = self.home.name(key).cloned() {
+                self.doubt(&channel, false);
+            }
         }
     }
 

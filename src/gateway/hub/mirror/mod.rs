@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::gateway::broker::{Happening, Limits, PIECE, Request, Ticket};
+use crate::gateway::home::HomeLimits;
 use crate::gateway::home::line::{ASKED, DUE, RETRIES, SENT};
 use crate::gateway::outside::{Outside, Refused};
 use crate::gateway::stream::StreamOptions;
@@ -54,6 +55,8 @@ pub struct MirrorCounters {
     pub duplicates: u64,
     /// Messages that cannot be decoded.
     pub malformed: u64,
+    /// Publications that came later than they may.
+    pub lags: u64,
     /// Gaps found.
     pub gaps: u64,
     /// Of these, filled.
@@ -85,6 +88,8 @@ pub struct MirrorCounters {
 pub(super) struct Mirror {
     limits: Limits,
     position_check: Duration,
+    /// How late a publication may be; zero: it does not matter.
+    position_lag: Duration,
     pub(super) counters: MirrorCounters,
     /// Of channels, as subscribers brought them.
     options: Vec<StreamOptions>,
@@ -126,10 +131,11 @@ enum Again {
 }
 
 impl Mirror {
-    pub(super) fn new(core: u16, limits: Limits, position_check: Duration) -> Self {
+    pub(super) fn new(core: u16, limits: Limits, home: &HomeLimits) -> Self {
         Self {
             limits,
-            position_check,
+            position_check: home.position_check,
+            position_lag: home.position_lag,
             counters: MirrorCounters::default(),
             options: Vec::new(),
             ears: Ears::default(),

@@ -19,8 +19,14 @@ use tower::ServiceExt;
 const PASSWORD: &str = "open sesame & please";
 
 /// What needs a session.
-const QUESTIONS: [&str; 5] =
-    ["/admin/stats", "/admin/help", "/admin/channels", "/admin/users", "/admin/user"];
+const QUESTIONS: [&str; 6] = [
+    "/admin/stats",
+    "/admin/past",
+    "/admin/help",
+    "/admin/channels",
+    "/admin/users",
+    "/admin/user",
+];
 
 fn admin() -> AdminConfig {
     AdminConfig { password: Secret::new(PASSWORD), ..AdminConfig::default() }
@@ -179,7 +185,8 @@ async fn a_session_is_told_the_figures() {
     assert_eq!(stats["metrics"]["ringhold_connections"], 3);
     assert_eq!(stats["metrics"]["ringhold_admin_logins_total"], 1);
     let ann = json!({"core": 1, "client": "00000000-0000-0000-0000-000000000007", "user": "ann",
-        "encoding": "json", "subscriptions": 2, "channels": ["chat:room"]});
+        "address": "192.0.2.1:7", "transport": "sse", "since": 70, "encoding": "json",
+        "subscriptions": 2, "channels": ["chat:room"]});
     let mut now = ann.clone();
     for (key, value) in
         [("peer", json!("192.0.2.1:7")), ("queued", json!(5000)), ("stalled_ms", json!(1500))]
@@ -192,12 +199,17 @@ async fn a_session_is_told_the_figures() {
     let help = ask(&site, "/admin/help", &token).await;
     assert!(help["ringhold_open"].as_str().unwrap().starts_with("Connections that are open"));
 
-    let room = json!({"matched": 1, "list": [{"name": "chat:room", "count": 3}]});
-    let nothing = json!({"matched": 0, "list": []});
+    let listed = json!({"name": "chat:room", "count": 3, "published": 8});
+    let room = json!({"matched": 1, "page_size": 100, "pages": 1, "list": [listed]});
+    let behind = json!({"matched": 1, "page_size": 100, "pages": 1, "list": []});
+    let nothing = json!({"matched": 0, "page_size": 100, "pages": 0, "list": []});
     for (query, expected) in [
         ("", &room),
         ("?q=", &room),
         ("?q=t:r", &room),
+        ("?page=0", &room),
+        ("?page=1", &behind),
+        ("?page=99", &behind),
         ("?q=chat:*", &room),
         ("?q=room*", &nothing),
         ("?q=%5C", &nothing),
@@ -209,8 +221,10 @@ async fn a_session_is_told_the_figures() {
     assert_eq!(ask(&site, "/admin/users?q=n", &token).await["list"][0]["name"], "ann");
     assert_eq!(ask(&site, "/admin/user?user=ann", &token).await, json!([ann]));
     assert_eq!(ask(&site, "/admin/user?user=bob", &token).await, json!([]));
-    let broken = request("GET", "/admin/channels?q=%5Ba", &token, "");
-    assert_eq!(site.send(broken).await.0, 400);
+    for broken in ["q=%5Ba", "page=100", "page=-1", "page=x"] {
+        let path = format!("/admin/channels?{broken}");
+        assert_eq!(site.send(request("GET", &path, &token, "")).await.0, 400, "{broken}");
+    }
 }
 
 #[tokio::test]

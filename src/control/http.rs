@@ -68,6 +68,8 @@ pub struct Routes {
     pub public: Router,
     /// For the internal port.
     pub internal: Router,
+    /// Of the page for operators, if there is one.
+    pub past: Option<Arc<admin::Past>>,
 }
 
 /// Whose a request is; with every request that came over a socket. That of the client behind
@@ -127,6 +129,7 @@ pub fn routes<B: Backend>(
         .admin
         .as_ref()
         .map(|admin| admin::router(backend.clone(), admin, counts.clone(), config.demo.is_none()));
+    let (served, past) = served.unzip();
     let admin = || served.clone().unwrap_or_default();
     let mut operation = Router::new();
     if let Some(health) = &config.health {
@@ -154,7 +157,7 @@ pub fn routes<B: Backend>(
         public = public.merge(admin());
     }
     let internal = operation.merge(api()).merge(admin());
-    Ok(Routes { public: closed(public), internal: closed(internal) })
+    Ok(Routes { public: closed(public), internal: closed(internal), past })
 }
 
 /// Answers in JSON what no route answers.

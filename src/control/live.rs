@@ -343,15 +343,13 @@ impl Backend for Live {
     }
 
     async fn channels(&self, search: Search) -> Result<Found, Error> {
-        let limit = search.limit;
         let parts = self.inspect(|_, reply| Inspect::Channels(search.clone(), reply)).await?;
-        Ok(Found::channels(parts, limit))
+        Ok(Found::channels(parts, &search))
     }
 
     async fn users(&self, search: Search) -> Result<Found, Error> {
-        let limit = search.limit;
         let parts = self.inspect(|_, reply| Inspect::Users(search.clone(), reply)).await?;
-        Ok(Found::users(parts, limit))
+        Ok(Found::users(parts, &search))
     }
 
     async fn user(&self, name: String, limit: usize) -> Result<Vec<Connection>, Error> {

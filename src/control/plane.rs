@@ -199,6 +199,9 @@ impl Plane {
         if let Some(bus) = live.bus().cloned() {
             tokio::spawn(nodes::serve(live.clone(), bus));
         }
+        if let Some(past) = routes.past {
+            tokio::spawn(past.keep(live.clone(), self.counts.clone()));
+        }
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         let server = server.behind(self.proxies);
         if let Some(listener) = self.internal {

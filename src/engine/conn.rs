@@ -235,7 +235,8 @@ impl Context<'_> {
         self.core.begin_stream(id.slot, id.generation, headers)
     }
 
-    /// Answers it with something else, and ends it.
+    /// Answers it with something else, and ends it. The body has the limit of
+    /// [`HttpAction::Respond`](super::HttpAction::Respond): without room the answer is 503.
     ///
     /// # Errors
     /// As of [`Self::begin`].
@@ -244,6 +245,16 @@ impl Context<'_> {
             return Err(SendError::Gone);
         }
         self.core.respond(id.slot, id.generation, response)
+    }
+
+    /// The address and port of a connection's peer; `None` if the connection is gone, or of another
+    /// core.
+    pub fn peer_addr(&mut self, id: ConnId) -> Option<SocketAddr> {
+        if id.worker != self.core.worker {
+            return None;
+        }
+        self.core.slots.lookup(id.slot, id.generation)?;
+        self.core.slots.cold(id.slot).map(|cold| cold.peer())
     }
 
     /// The state of a connection of this core, whose type is [`Handler::State`](super::Handler).

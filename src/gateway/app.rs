@@ -606,7 +606,7 @@ impl Handler for Gateway {
             self.desk.control.forget(Asking { core: self.desk.core, link });
         }
         if let Some(client) = session.client() {
-            self.remember_slow(client, closed.cause);
+            self.remember_slow(cx, (client, session.since()), closed.cause);
             self.with_hub(cx, |hub, out| hub.disconnect(out, client));
             self.settle(cx);
         }
@@ -623,7 +623,7 @@ impl Handler for Gateway {
             }
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
-            Letter::Inspect(inspect) => self.inspect(*inspect),
+            Letter::Inspect(inspect) => self.inspect(cx, *inspect),
             Letter::Emulated(posted) => {
                 let Posted { id, data, held } = *posted;
                 self.posted(cx, id, &data);

@@ -291,10 +291,10 @@ impl Home {
         self.counters
     }
 
-    /// Channels with subscribers, and how many.
-    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+    /// Channels with subscribers, how many, and how often something was published in each.
+    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32, u64)> {
         let active = self.channels.iter().filter(|(_, channel)| !channel.is_idle());
-        active.map(|(_, channel)| (&channel.name, channel.receivers()))
+        active.map(|(_, channel)| (&channel.name, channel.receivers(), channel.seq))
     }
 
     fn id(&self, key: u32) -> ChannelId {

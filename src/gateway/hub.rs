@@ -148,8 +148,9 @@ impl Hub {
         &self.users
     }
 
-    /// Channels with subscribers whose home this is, and how many.
-    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+    /// Channels with subscribers whose home this is, how many, and how often something was
+    /// published in each.
+    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u32, u64)> {
         self.home.channels()
     }
 

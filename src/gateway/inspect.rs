@@ -7,16 +7,17 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use globset::GlobMatcher;
 
 use super::app::Gateway;
+use super::format::Transport;
 use super::letters::{ClientId, Reply};
 use super::outside::ClientKey;
-use super::users::Client;
 use super::wire::Encoding;
-use crate::engine::{Cause, ConnId};
+use crate::engine::{Cause, ConnId, Context};
 
 /// A question to one core.
 #[derive(Debug)]
@@ -36,17 +37,30 @@ pub enum Inspect {
 pub struct Search {
     /// Only names that match; `None` is any.
     pub pattern: Option<GlobMatcher>,
-    /// So many at most.
+    /// So many are left out, the first.
+    pub skip: usize,
+    /// So many at most of the others.
     pub limit: usize,
 }
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Names, with the number of subscribers or connections.
-    pub list: Vec<(Arc<str>, u32)>,
+    /// Those of the page.
+    pub list: Vec<Named>,
     /// How many match, those left out included.
     pub matched: usize,
+}
+
+/// A channel or user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Subscribers or connections.
+    pub count: u32,
+    /// How often something was published in a channel since it is known.
+    pub published: u64,
 }
 
 /// A connection, as an operator sees it.
@@ -58,6 +72,12 @@ pub struct Connection {
     pub client: ClientId,
     /// Whose it is.
     pub user: Arc<str>,
+    /// From where, as the session is told; `None`: it is going.
+    pub peer: Option<SocketAddr>,
+    /// By which transport.
+    pub transport: Transport,
+    /// When it was opened, in Unix seconds.
+    pub since: i64,
     /// How its messages are encoded.
     pub encoding: Encoding,
     /// Subscriptions.
@@ -110,18 +130,19 @@ impl SlowEnds {
 impl Found {
     /// The first of all that match, in this order, without sorting the others.
     fn collect<'a>(
-        all: impl Iterator<Item = (&'a Arc<str>, u32)>,
+        all: impl Iterator<Item = (&'a Arc<str>, u32, u64)>,
         search: &Search,
         order: Order,
     ) -> Self {
         let mut found = Self::default();
-        let limit = search.limit;
-        for (name, count) in all {
+        // What is left out of all may be any core's.
+        let limit = search.skip.saturating_add(search.limit);
+        for (name, count, published) in all {
             if search.pattern.as_ref().is_some_and(|pattern| !pattern.is_match(name.as_ref())) {
                 continue;
             }
             found.matched += 1;
-            found.list.push((name.clone(), count));
+            found.list.push(Named { name: name.clone(), count, published });
             // Twice as many are kept, so that each is moved a few times only.
             if found.list.len() > limit.saturating_mul(2) {
                 found.keep(limit, order);
@@ -142,20 +163,25 @@ impl Found {
     }
 
     /// What cores found of channels: each is on one core.
-    pub fn channels(parts: impl IntoIterator<Item = Self>, limit: usize) -> Self {
+    pub fn channels(parts: impl IntoIterator<Item = Self>, search: &Search) -> Self {
         let mut sum = Self::default();
         for part in parts {
             sum.matched += part.matched;
             sum.list.extend(part.list);
         }
-        sum.keep(limit, by_count);
+        sum.keep(search.skip.saturating_add(search.limit), by_count);
+        sum.skip(search.skip);
         sum
+    }
+
+    fn skip(&mut self, skip: usize) {
+        self.list.drain(..skip.min(self.list.len()));
     }
 
     /// What cores found of users, each added up over its cores. By name, so that who is among the
     /// first of all is among the first of each core, and no number is too small. How many match is
     /// exact if all are told; otherwise a user is counted on every core.
-    pub fn users(parts: impl IntoIterator<Item = Self>, limit: usize) -> Self {
+    pub fn users(parts: impl IntoIterator<Item = Self>, search: &Search) -> Self {
         let mut sum = Self::default();
         let mut left_out = false;
         for part in parts {
@@ -165,49 +191,57 @@ impl Found {
         }
         sum.list.sort_unstable_by(by_name);
         sum.list.dedup_by(|next, first| {
-            let same = next.0 == first.0;
+            let same = next.name == first.name;
             if same {
-                first.1 += next.1;
+                first.count += next.count;
             }
             same
         });
         if !left_out {
             sum.matched = sum.list.len();
         }
-        sum.list.truncate(limit);
+        sum.list.truncate(search.skip.saturating_add(search.limit));
+        sum.skip(search.skip);
         sum
     }
 }
 
-type Order = fn(&(Arc<str>, u32), &(Arc<str>, u32)) -> Ordering;
+type Order = fn(&Named, &Named) -> Ordering;
 
-fn by_count(a: &(Arc<str>, u32), b: &(Arc<str>, u32)) -> Ordering {
-    b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0))
+fn by_count(a: &Named, b: &Named) -> Ordering {
+    b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name))
 }
 
-fn by_name(a: &(Arc<str>, u32), b: &(Arc<str>, u32)) -> Ordering {
-    a.0.cmp(&b.0)
+fn by_name(a: &Named, b: &Named) -> Ordering {
+    a.name.cmp(&b.name)
 }
 
 impl Gateway {
     /// Answers an operator.
-    pub(super) fn inspect(&mut self, inspect: Inspect) {
+    pub(super) fn inspect(&mut self, cx: &mut Context<'_>, inspect: Inspect) {
         match inspect {
             Inspect::Channels(search, reply) => {
                 reply.answer(Ok(Found::collect(self.hub.channels(), &search, by_count)));
             }
             Inspect::Users(search, reply) => {
-                reply.answer(Ok(Found::collect(self.hub.users().names(), &search, by_name)));
+                let names = self.hub.users().names().map(|(name, count)| (name, count, 0));
+                reply.answer(Ok(Found::collect(names, &search, by_name)));
             }
             Inspect::User(name, limit, reply) => {
-                let of = self.hub.users().of(&name).take(limit);
-                let all = of.map(|(key, client)| self.connection(key, client, CHANNELS_NAMED));
+                let keys: Vec<_> =
+                    self.hub.users().of(&name).take(limit).map(|(key, _)| key).collect();
+                let all = keys.into_iter().filter_map(|key| {
+                    let mut connection = self.connection_of(cx, key)?;
+                    let channels = self.hub.subscriptions(key).take(CHANNELS_NAMED);
+                    connection.channels = channels.map(|s| s.channel.clone()).collect();
+                    Some(connection)
+                });
                 reply.answer(Ok(all.collect()));
             }
             Inspect::Slow(ids, reply) => {
                 let now = ids.into_iter().map(|id| {
                     let key = self.desk.sessions.get_mut(id).and_then(|session| session.client());
-                    (id, key.and_then(|key| self.connection_of(key)))
+                    (id, key.and_then(|key| self.connection_of(cx, key)))
                 });
                 let now = now.collect();
                 reply.answer(Ok(Slow {
@@ -219,30 +253,41 @@ impl Gateway {
     }
 
     /// Remembers a connection that is about to go, if it goes because it did not read.
-    pub(super) fn remember_slow(&mut self, key: ClientKey, cause: Cause) {
+    pub(super) fn remember_slow(
+        &mut self,
+        cx: &mut Context<'_>,
+        (key, since): (ClientKey, u32),
+        cause: Cause,
+    ) {
         use Cause::{OutboxFull, Slow, Trickle, WriteTimeout};
         if !matches!(cause, Slow | WriteTimeout | Trickle | OutboxFull) {
             return;
         }
         let at = super::app::unix_now();
-        if let Some(connection) = self.connection_of(key) {
+        if let Some(mut connection) = self.connection_of(cx, key) {
+            connection.since = since.into();
             self.desk.slow_ends.push(SlowEnd { at, cause, connection });
         }
     }
 
-    fn connection_of(&self, key: ClientKey) -> Option<Connection> {
-        Some(self.connection(key, self.hub.users().get(key)?, 0))
-    }
-
-    fn connection(&self, key: ClientKey, client: &Client, named: usize) -> Connection {
-        Connection {
+    /// A connection, without its channels.
+    fn connection_of(&mut self, cx: &mut Context<'_>, key: ClientKey) -> Option<Connection> {
+        let user = self.hub.users().name_of(key).cloned().unwrap_or_default();
+        let client = self.hub.users().get(key)?;
+        let id = self.desk.id(client.link());
+        // Its session may be gone by now.
+        let since = self.desk.sessions.get_mut(id).map_or(0, |session| session.since());
+        Some(Connection {
             core: self.desk.core,
             client: client.id(),
-            user: self.hub.users().name_of(key).cloned().unwrap_or_default(),
+            user,
+            peer: cx.peer_addr(id),
+            transport: client.format().transport(),
+            since: since.into(),
             encoding: client.format().encoding(),
             subscriptions: client.subscriptions(),
-            channels: self.hub.subscriptions(key).take(named).map(|s| s.channel.clone()).collect(),
-        }
+            channels: Vec::new(),
+        })
     }
 }
 
@@ -251,46 +296,61 @@ mod tests {
     use super::*;
 
     fn names(found: &Found) -> Vec<(&str, u32)> {
-        found.list.iter().map(|(name, count)| (name.as_ref(), *count)).collect()
+        found.list.iter().map(|one| (one.name.as_ref(), one.count)).collect()
     }
 
-    fn search(pattern: Option<&str>, limit: usize) -> Search {
+    fn search(pattern: Option<&str>, skip: usize, limit: usize) -> Search {
         let compile = |pattern: &str| globset::Glob::new(pattern).unwrap().compile_matcher();
-        Search { pattern: pattern.map(compile), limit }
+        Search { pattern: pattern.map(compile), skip, limit }
+    }
+
+    fn named(name: &str, count: u32) -> Named {
+        Named { name: name.into(), count, published: count.into() }
     }
 
     #[test]
     fn the_first_are_found_and_all_are_counted() {
-        let all: Vec<(Arc<str>, u32)> =
-            (0..1000_u32).map(|n| (format!("c{:03}", n * 7 % 1000).into(), n % 10)).collect();
-        let list = || all.iter().map(|(name, count)| (name, *count));
-        for limit in [0, 1, 3, 99, 100, 1000, usize::MAX] {
+        let all: Vec<Named> =
+            (0..1000_u32).map(|n| named(&format!("c{:03}", n * 7 % 1000), n % 10)).collect();
+        let list = || all.iter().map(|one| (&one.name, one.count, one.published));
+        for (skip, limit) in [(0, 0), (0, 1), (2, 1), (0, 99), (50, 50), (0, 1000), (1, usize::MAX)]
+        {
+            let search = search(None, skip, limit);
             for order in [by_count as Order, by_name] {
                 let mut sorted = all.clone();
                 sorted.sort_unstable_by(order);
-                sorted.truncate(limit);
-                let found = Found::collect(list(), &search(None, limit), order);
-                assert_eq!((found.list, found.matched), (sorted, 1000), "{limit}");
+                sorted.truncate(limit.saturating_add(skip));
+                let found = Found::collect(list(), &search, order);
+                assert_eq!((&found.list, found.matched), (&sorted, 1000), "{skip} {limit}");
+                let page = Found::users([found], &search);
+                sorted.sort_unstable_by(by_name);
+                assert_eq!(page.list, sorted[skip.min(sorted.len())..], "{skip} {limit}");
             }
         }
-        let found = Found::collect(list(), &search(Some("*99*"), 2), by_name);
+        let found = Found::collect(list(), &search(Some("*99*"), 0, 2), by_name);
         assert_eq!((names(&found)[0].0, names(&found).len(), found.matched), ("c099", 2, 19));
     }
 
     #[test]
     fn users_on_several_cores_are_one() {
         let part = |list: &[(&str, u32)], matched| Found {
-            list: list.iter().map(|(name, count)| ((*name).into(), *count)).collect(),
+            list: list.iter().map(|(name, count)| named(name, *count)).collect(),
             matched,
         };
         let whole = [part(&[("ann", 1), ("bob", 2)], 2), part(&[("bob", 3)], 1)];
-        let sum = Found::users(whole.clone(), 10);
+        let sum = Found::users(whole.clone(), &search(None, 0, 10));
         assert_eq!((names(&sum), sum.matched), (vec![("ann", 1), ("bob", 5)], 2));
-        let sum = Found::users(whole, 1);
+        let sum = Found::users(whole.clone(), &search(None, 0, 1));
         assert_eq!((names(&sum), sum.matched), (vec![("ann", 1)], 2));
-        let cut = Found::users([part(&[("ann", 1)], 9), part(&[("bob", 3)], 1)], 1);
+        let sum = Found::users(whole, &search(None, 1, 1));
+        assert_eq!((names(&sum), sum.matched), (vec![("bob", 5)], 2));
+        let cut = [part(&[("ann", 1)], 9), part(&[("bob", 3)], 1)];
+        let cut = Found::users(cut, &search(None, 0, 1));
         assert_eq!((names(&cut), cut.matched), (vec![("ann", 1)], 10));
-        let channels = Found::channels([part(&[("a", 1)], 1), part(&[("b", 3)], 5)], 1);
+        let parts = || [part(&[("a", 1)], 1), part(&[("b", 3)], 5)];
+        let channels = Found::channels(parts(), &search(None, 0, 1));
         assert_eq!((names(&channels), channels.matched), (vec![("b", 3)], 6));
+        let channels = Found::channels(parts(), &search(None, 1, 1));
+        assert_eq!((names(&channels), channels.matched), (vec![("a", 1)], 6));
     }
 }

@@ -24,7 +24,8 @@ use ringhold::gateway::api::{
     ApiReply, ApiRequest, BroadcastResult, ChannelsResult, HistoryResult, InfoResult, NodeInfo,
     PresenceResult, PresenceStatsResult, PublishRequest, PublishResult, RpcResult,
 };
-use ringhold::gateway::inspect::{Connection, Found, Search, SlowEnd};
+use ringhold::gateway::format::Transport;
+use ringhold::gateway::inspect::{Connection, Found, Named, Search, SlowEnd};
 use ringhold::gateway::letters::ClientId;
 use ringhold::gateway::wire::{Encoding, Error};
 use serde_json::Value;
@@ -102,8 +103,10 @@ impl Backend for Fake {
 
 fn found(name: &str, search: &Search) -> Result<Found, Error> {
     let matches = search.pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
-    let list: Vec<_> = matches.then(|| (name.into(), 3)).into_iter().collect();
-    Ok(Found { matched: list.len(), list })
+    let one = Named { name: name.into(), count: 3, published: 8 };
+    let list: Vec<_> = matches.then_some(one).into_iter().collect();
+    let matched = list.len();
+    Ok(Found { matched, list: list.into_iter().skip(search.skip).take(search.limit).collect() })
 }
 
 /// Of ann.
@@ -112,6 +115,9 @@ fn connection() -> Connection {
         core: 1,
         client: ClientId::new(7),
         user: "ann".into(),
+        peer: Some(([192, 0, 2, 1], 7).into()),
+        transport: Transport::Sse,
+        since: 70,
         encoding: Encoding::Json,
         subscriptions: 2,
         channels: vec!["chat:room".into()],

@@ -3,12 +3,13 @@
 //!
 //! Below `admin/`, with the names that Centrifugo has for them: `init` says whether a session
 //! holds, `auth` begins one, `api` takes requests of the server API in their older form; `stats`,
-//! `help`, `channels`, `users` and `user` are ours. The invariant: but for the files of the page,
-//! `init` and `auth`, nothing is told or done without a session, and a session begins only with the
-//! password.
+//! `past`, `help`, `channels`, `users` and `user` are ours. The invariant: but for the files of the
+//! page, `init` and `auth`, nothing is told or done without a session, and a session begins only
+//! with the password.
 
 mod assets;
 mod attempts;
+mod past;
 mod search;
 mod session;
 mod stats;
@@ -63,12 +64,13 @@ impl Default for AdminConfig {
 }
 
 pub use self::attempts::AttemptLimits;
+pub use self::past::Past;
 
 impl AdminConfig {
     /// The paths it takes. `root`: those above the page, too, which lead there.
     pub(super) fn paths(&self, root: bool) -> Vec<String> {
         let mut paths: Vec<_> = assets::ALL.iter().map(|asset| self.path(asset.name)).collect();
-        let served = ["init", "auth", "api", "stats", "help", "channels", "users", "user"];
+        let served = ["init", "auth", "api", "stats", "past", "help", "channels", "users", "user"];
         paths.extend(served.map(|name| self.path(name)));
         paths.push(format!("{}/admin", self.prefix));
         if root {
@@ -82,17 +84,19 @@ impl AdminConfig {
     }
 }
 
-/// The routes of the page. `root`: what is above it leads there.
+/// The routes of the page, and what they tell of the last hour, which somebody has to
+/// [`keep`](Past::keep). `root`: what is above it leads there.
 pub(super) fn router<B: Backend>(
     backend: Arc<B>,
     config: &AdminConfig,
     counts: Arc<Counts>,
     root: bool,
-) -> Router {
+) -> (Router, Arc<Past>) {
     let api_config = ApiConfig {
         body: BodyLimits { bytes: API_BODY_MAX, ..BodyLimits::default() },
         ..ApiConfig::default()
     };
+    let past = Arc::new(Past::default());
     let admin = Arc::new(Admin {
         api: Api::new(backend.clone(), api_config, counts.clone()),
         backend,
@@ -100,6 +104,7 @@ pub(super) fn router<B: Backend>(
         sessions: Sessions::new(&config.password, &config.secret, config.session),
         attempts: Attempts::new(config.attempts),
         counts,
+        past: past.clone(),
         started: Instant::now(),
     });
     let mut router = Router::new()
@@ -107,6 +112,7 @@ pub(super) fn router<B: Backend>(
         .route(&config.path("auth"), post(auth::<B>))
         .route(&config.path("api"), post(api::<B>))
         .route(&config.path("stats"), get(stats::stats::<B>))
+        .route(&config.path("past"), get(past::past::<B>))
         .route(&config.path("help"), get(stats::help::<B>))
         .route(&config.path("channels"), get(search::channels::<B>))
         .route(&config.path("users"), get(search::users::<B>))
@@ -121,7 +127,7 @@ pub(super) fn router<B: Backend>(
     if root {
         router = router.route(&format!("{}/", config.prefix), below("admin/"));
     }
-    router.with_state(admin)
+    (router.with_state(admin), past)
 }
 
 struct Admin<B> {
@@ -131,6 +137,7 @@ struct Admin<B> {
     sessions: Sessions,
     attempts: Attempts,
     counts: Arc<Counts>,
+    past: Arc<Past>,
     started: Instant,
 }
 

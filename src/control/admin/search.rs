@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 use super::{Admin, written};
 use crate::control::backend::Backend;
 use crate::control::body::refusal;
-use crate::gateway::inspect::{Connection, Found, Search};
+use crate::gateway::inspect::{Connection, Found, Named, Search};
 use crate::gateway::wire::{Encoding, Error};
 
-/// `q` is a part of the name, or a pattern if it has `*`, `?`, `[` or `{`. Empty: any name.
+/// `q` is a part of the name, or a pattern if it has `*`, `?`, `[` or `{`. Empty: any name. `page`
+/// counts from 0.
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     #[serde(default)]
     q: String,
+    #[serde(default)]
+    page: usize,
 }
 
 #[derive(Deserialize)]
@@ -31,6 +34,10 @@ pub(super) struct Whose {
 struct Answer<'a> {
     /// How many match; over several cores that have more than they tell, some of them twice.
     matched: usize,
+    /// How many a page has.
+    page_size: usize,
+    /// How many pages there may be.
+    pages: usize,
     list: Vec<Entry<'a>>,
 }
 
@@ -38,6 +45,7 @@ struct Answer<'a> {
 struct Entry<'a> {
     name: &'a str,
     count: u32,
+    published: u64,
 }
 
 #[derive(Serialize)]
@@ -45,6 +53,10 @@ pub(super) struct Who<'a> {
     core: u16,
     client: String,
     user: &'a str,
+    address: Option<String>,
+    transport: &'static str,
+    /// Unix time in seconds.
+    since: i64,
     encoding: &'static str,
     subscriptions: usize,
     channels: Vec<&'a str>,
@@ -56,6 +68,9 @@ impl<'a> Who<'a> {
             core: connection.core,
             client: connection.client.to_string(),
             user: &connection.user,
+            address: connection.peer.map(|peer| peer.to_string()),
+            transport: connection.transport.name(),
+            since: connection.since,
             encoding: match connection.encoding {
                 Encoding::Json => "json",
                 Encoding::Protobuf => "protobuf",
@@ -110,7 +125,10 @@ pub(super) async fn user<B: Backend>(
 
 fn search(uri: &Uri) -> Result<Search, StatusCode> {
     let query = Query::try_from_uri(uri).map_err(|_| StatusCode::BAD_REQUEST)?;
-    let Query(Wanted { q }) = query;
+    let Query(Wanted { q, page }) = query;
+    if page >= PAGES {
+        return Err(StatusCode::BAD_REQUEST);
+    }
     let pattern = match q.as_str() {
         "" => None,
         pattern if pattern.contains(['*', '?', '[', '{']) => Some(pattern.to_owned()),
@@ -118,14 +136,21 @@ fn search(uri: &Uri) -> Result<Search, StatusCode> {
     };
     let pattern = pattern.map(|pattern| globset::Glob::new(&pattern)).transpose();
     let pattern = pattern.map_err(|_| StatusCode::BAD_REQUEST)?;
-    Ok(Search { pattern: pattern.map(|glob| glob.compile_matcher()), limit: SHOWN })
+    let pattern = pattern.map(|glob| glob.compile_matcher());
+    Ok(Search { pattern, skip: page * SHOWN, limit: SHOWN })
 }
 
 fn found(outcome: Result<Found, Error>) -> Response {
     match outcome {
         Ok(found) => {
-            let list = found.list.iter().map(|(name, count)| Entry { name, count: *count });
-            written(&Answer { matched: found.matched, list: list.collect() })
+            let list = found.list.iter().map(|Named { name, count, published }| Entry {
+                name,
+                count: *count,
+                published: *published,
+            });
+            let list = list.collect();
+            let pages = found.matched.div_ceil(SHOWN).min(PAGES);
+            written(&Answer { matched: found.matched, page_size: SHOWN, pages, list })
         }
         Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE),
     }
@@ -135,7 +160,10 @@ async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, 
     tokio::time::timeout(TIMEOUT, answer).await.unwrap_or(Err(Error::INTERNAL))
 }
 
-/// More than a person reads; of users with connections on several cores, so many of each.
+/// Those behind the last page are found by a search.
+const PAGES: usize = 100;
+
+/// As many as a person reads at once; of users with connections on several cores, so many of each.
 const SHOWN: usize = 100;
 
 /// How long cores may take to look.

@@ -20,6 +20,25 @@ impl Values {
     pub(in crate::control) fn new(snapshot: &Snapshot, counts: &Counts) -> Self {
         Self(collect(snapshot, counts))
     }
+
+    /// A metric by its name in `/metrics`; of one with labels the sum. 0: there is none, or it is a
+    /// distribution.
+    pub(in crate::control) fn sum(&self, name: &str) -> f64 {
+        let metric = self.0.iter().find(|metric| metric.exposed() == name);
+        let series = metric.into_iter().flat_map(|metric| &metric.series);
+        let number = |(_, value): &(_, Value)| match value {
+            Value::Number(number) => *number as f64,
+            Value::Real(real) => *real,
+            Value::Distribution(..) => 0.0,
+        };
+        series.map(number).sum()
+    }
+
+    /// Whether there is such a metric.
+    #[cfg(test)]
+    pub(in crate::control) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|metric| metric.exposed() == name)
+    }
 }
 
 impl Helps {

@@ -70,8 +70,8 @@ impl Hub {
             Survey::Channels { pattern, parts } => {
                 let matches =
                     |name: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
-                let channels = self.home.channels().filter(|(name, _)| matches(name));
-                parts.add(channels.map(|(name, count)| (name.clone(), count)).collect());
+                let channels = self.home.channels().filter(|(name, ..)| matches(name));
+                parts.add(channels.map(|(name, count, _)| (name.clone(), count)).collect());
             }
             Survey::Info { parts } => parts.add(CoreInfo {
                 clients: self.users.clients(),

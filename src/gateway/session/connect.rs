@@ -272,7 +272,7 @@ impl Gateway {
         let user = admitted.user.clone();
         let client = self.hub.connect(link(id), name, &user, format);
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
-        session.client = Some(client);
+        session.client = client;
         let personal = &options.subscribe_to_user_personal_channel;
         let rule = match options.user_connection_limit {
             _ if user.is_empty() => None,

@@ -41,8 +41,10 @@ use queue::Queue;
 #[derive(Debug)]
 pub(super) struct Session {
     generation: u32,
-    /// As the hub knows it; from the accepted connect command on.
-    client: Option<ClientKey>,
+    /// As the hub knows it; from the accepted connect command on, before it [`NOBODY`].
+    client: ClientKey,
+    /// When it was opened, in Unix seconds.
+    since: u32,
     /// Unix time in seconds; 0 is never.
     expire_at: u32,
     flags: u8,
@@ -59,6 +61,9 @@ pub(super) struct Session {
 }
 
 const _: () = assert!(size_of::<Option<Session>>() <= 40);
+
+/// In place of an option, whose four bytes the time of opening has.
+const NOBODY: ClientKey = ClientKey(u32::MAX);
 
 /// It is not read, because enough of it waits.
 const HELD: u8 = 1;
@@ -182,7 +187,8 @@ impl Session {
         });
         Self {
             generation: 0,
-            client: None,
+            client: NOBODY,
+            since: u32::try_from(super::app::unix_now()).unwrap_or(u32::MAX),
             expire_at: 0,
             flags,
             format,
@@ -210,7 +216,12 @@ impl Session {
 
     /// As the hub knows it.
     pub(super) fn client(&self) -> Option<ClientKey> {
-        self.client
+        Some(self.client).filter(|client| *client != NOBODY)
+    }
+
+    /// When it was opened, in Unix seconds.
+    pub(super) fn since(&self) -> u32 {
+        self.since
     }
 
     /// Whether the connect command came.

@@ -65,7 +65,7 @@ export class LineChart {
     this.svg.addEventListener("pointerleave", () => this.look(null));
     this.svg.addEventListener("blur", () => this.look(null));
     this.svg.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -5000, ArrowRight: 5000 }[event.key];
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key] * Math.max(5000, this.span / 60);
       if (!step) return;
       event.preventDefault();
       this.look(Math.min((this.at ?? this.end) + step, this.end));
@@ -92,7 +92,7 @@ export class LineChart {
 
   paint() {
     const { width, end, format, span } = this;
-    const points = this.series.flat();
+    const points = this.series.flat().filter((p) => p.time >= end - span);
     const top = nice(Math.max(0, ...points.map((p) => p.y)), format === bytes);
     const shares = [0, 0.5, 1], longest = Math.max(...shares.map((share) => format(top * share).length));
     this.left = Math.max(MARGIN.left, 8 + longest * DIGIT);
@@ -105,7 +105,7 @@ export class LineChart {
       parts.push(s("line", { class: "grid", x1: this.left, x2: width - MARGIN.right, y1: at, y2: at }));
       parts.push(s("text", { x: this.left - 8, y: at + 4, "text-anchor": "end" }, format(top * share)));
     }
-    const ticks = span === 300_000 ? 5 : 4;
+    const ticks = { 300_000: 5, 3_600_000: 6 }[span] ?? 4;
     for (let n = 0; n <= ticks; n++) {
       if (width < 420 && n % 2 && n < ticks) continue;
       const ago = ((ticks - n) * span) / ticks / 1000;
@@ -113,9 +113,10 @@ export class LineChart {
       const anchor = n === 0 ? "start" : n < ticks ? "middle" : "end";
       parts.push(s("text", { x: x(end - ago * 1000), y: HEIGHT - 5, "text-anchor": anchor }, text));
     }
-    this.series.forEach((points, n) => {
-      if (points.length) parts.push(s("path", { class: `line k${n}`, d: path(points, x, y) }));
-    });
+    // A line comes in from the left, but no further.
+    const lines = this.series.map((points, n) => points.length ? s("path", { class: `line k${n}`, d: path(points, x, y) }) : "");
+    const within = Math.max(1, inner);
+    parts.push(s("svg", { x: this.left, width: within, height: HEIGHT, viewBox: `${this.left} 0 ${within} ${HEIGHT}` }, ...lines));
     const nearest = (points) => points.reduce((best, p) => (!best || Math.abs(p.time - this.at) < Math.abs(best.time - this.at) ? p : best), null);
     const shown = this.series.map((points) => (this.at == null ? points.at(-1) : nearest(points)));
     if (this.at != null && shown[0]) {
@@ -125,7 +126,7 @@ export class LineChart {
     }
     shown.forEach((p, n) => { this.values[n].textContent = p ? format(p.y) : "–"; });
     const ago = shown[0] ? Math.round((end - shown[0].time) / 1000) : 0;
-    this.when.textContent = ago > 0 ? `${ago} s ago` : "now";
+    this.when.textContent = ago > 0 ? `${ago < 120 ? `${ago} s` : `${Math.round(ago / 60)} min`} ago` : "now";
     const said = this.names.map((name, n) => `${name} ${this.values[n].textContent}`).join(", ");
     this.svg.setAttribute("aria-label", `${this.title}: ${said}, ${this.when.textContent}`);
     this.svg.replaceChildren(...parts);

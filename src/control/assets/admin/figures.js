@@ -14,8 +14,9 @@ export function value(metrics, name, labels) {
   return labels && metric.find(is)?.value;
 }
 
-/// 0.42, 7.3, 1,234, 12.3 M
+/// 0.042, 7.3, 1,234, 12.3 M
 export function compact(n) {
+  if (n < 1) return short.format(Math.round(n * 1000) / 1000);
   if (n >= 1e9) return `${short.format(n / 1e9)} G`;
   if (n >= 1e6) return `${short.format(n / 1e6)} M`;
   if (n >= 100) return grouped.format(Math.round(n));
@@ -80,47 +81,88 @@ export function quantile(distribution, q) {
 
 export const upTo = (bound) => (bound == null ? "> 10 s" : `≤ ${seconds(bound)}`);
 
-/// The last five minutes of readings, one a second while somebody looks.
+/// A metric's number; of one with labels the sum of its series.
+export const sum = (metrics, name) => {
+  const metric = metrics[name];
+  return Array.isArray(metric) ? metric.reduce((all, one) => all + one.value, 0) : metric ?? 0;
+};
+
+/// Readings of the last hour: whole ones of the last five minutes, one a second while somebody
+/// looks, and before them a few sums of each, one every five seconds, as the server keeps them.
 export class History {
-  static SPAN = 300_000;
+  static FINE = 300_000;
+  static HOUR = 3_600_000;
   readings = [];
+  past = [];
+  names = [];
+
+  /// Takes what the server has kept, in place of all there is.
+  begin({ names, times, values }) {
+    this.names = names;
+    this.readings = [];
+    this.past = times.map((time, at) => ({ time, metrics: Object.fromEntries(names.map((name, n) => [name, values[at][n]])) }));
+  }
 
   /// Takes a reading; what a server counted that is gone is forgotten.
   add(reading) {
     const last = this.readings.at(-1);
-    if (last && reading.uptime < last.uptime) this.readings = [];
+    if (last && reading.uptime < last.uptime) this.past = this.readings = [];
     this.readings.push(reading);
-    const oldest = reading.time - History.SPAN;
-    while (this.readings[0].time < oldest) this.readings.shift();
+    const oldest = reading.time - History.FINE;
+    while (this.readings[0].time < oldest) this.put(this.readings.shift());
+    while (this.past.length && this.past[0].time < reading.time - History.HOUR) this.past.shift();
+  }
+
+  /// Keeps the sums of a reading, if the last one is older than five seconds.
+  put({ time, metrics }) {
+    if (time - (this.past.at(-1)?.time ?? 0) < 4900) return;
+    this.past.push({ time, metrics: Object.fromEntries(this.names.map((name) => [name, sum(metrics, name)])) });
   }
 
   get last() { return this.readings.at(-1); }
 
-  /// The reading about so many milliseconds before the last.
+  /// The whole reading about so many milliseconds before the last.
   before(ms) {
     const at = this.last.time - ms;
     return this.readings.findLast((reading) => reading.time <= at) || this.readings[0];
   }
 
+  /// All readings of this time span, in milliseconds, of both kinds.
+  within(span) {
+    const first = this.readings[0]?.time ?? Infinity, oldest = (this.last?.time ?? 0) - span;
+    const all = [...this.past.filter((reading) => reading.time < first), ...this.readings];
+    // One more, from which a line comes in.
+    const from = Math.max(0, all.findIndex((reading) => reading.time >= oldest) - 1);
+    return all.slice(from);
+  }
+
   /// Points of a gauge.
-  gauge(of) {
-    return this.readings.map((reading) => ({ time: reading.time, y: of(reading.metrics) }));
+  gauge(name, span) {
+    return this.within(span).map((reading) => ({ time: reading.time, y: sum(reading.metrics, name) }));
   }
 
-  /// How much of the time is worth showing, in milliseconds: at first less.
-  get span() {
-    const age = this.readings.length ? this.last.time - this.readings[0].time : 0;
-    return [60_000, 120_000].find((span) => age <= span) ?? History.SPAN;
+  /// How much of a time span is worth showing, in milliseconds: at first less.
+  shown(span) {
+    const age = this.last ? this.last.time - this.within(span)[0].time : 0;
+    return [60_000, 120_000, 300_000].find((least) => least < span && age <= least) ?? span;
   }
 
-  /// Points of a counter's rate per second: each over so many readings, which is calmer to look at.
-  rate(of, over = 2) {
-    const all = this.readings;
+  /// Points of the rate per second of counters together: each over so many readings, which is calmer
+  /// to look at.
+  rate(names, span, over = 2) {
+    const all = this.within(span), of = ({ metrics }) => [names].flat().reduce((n, name) => n + sum(metrics, name), 0);
     return all.slice(1).map((reading, n) => {
       const from = all[Math.max(0, n + 1 - over)];
       const time = (reading.time - from.time) / 1000;
-      return { time: reading.time, y: time > 0 ? (of(reading.metrics) - of(from.metrics)) / time : 0 };
+      return { time: reading.time, y: time > 0 ? Math.max(0, (of(reading) - of(from)) / time) : 0 };
     });
+  }
+
+  /// The rate per second of one series of a counter, over the last readings.
+  recent(of, over = 2) {
+    const [newer, older] = [this.last, this.readings.at(-1 - over) ?? this.readings[0]];
+    const time = (newer.time - older.time) / 1000;
+    return time > 0 ? Math.max(0, (of(newer.metrics) - of(older.metrics)) / time) : 0;
   }
 }
 

@@ -1,7 +1,7 @@
 // Channels and users: search, look, publish, disconnect.
 
 import { call, get } from "./server.js";
-import { exact } from "./figures.js";
+import { compact, exact, span } from "./figures.js";
 import { h } from "./charts.js";
 import { classed, rows } from "./tables.js";
 
@@ -24,25 +24,57 @@ const right = (text) => (cell) => {
   cell.refresh = (one) => { cell.textContent = text(one); };
 };
 
+/// How often the lists are looked at anew.
+const AGAIN = 5000;
+
 function searching(what, open, word) {
-  let latest = 0;
+  let latest = 0, page = 0, asked = "", before = null, took = 0;
+  const rates = what === "channels";
   const search = async () => {
-    const mine = ++latest;
+    const mine = ++latest, began = performance.now();
     const said = $(`${what}-found`);
     try {
-      const { matched, list } = await get(what, { q: $(`${what}-q`).value.trim() });
+      const { matched, pages, page_size, list } = await get(what, { q: asked, page });
       // A later search may have been answered before.
       if (mine !== latest) return;
-      said.textContent = matched > list.length ? `${exact(list.length)} of ${exact(matched)}` : `${exact(matched)} found`;
-      rows($(`${what}-rows`), list, (one) => one.name, () => [link((one) => one.name || "(anonymous)", (one) => open(one)), right((one) => exact(one.count))], `No ${word} matches`);
+      const now = performance.now();
+      took = now - began;
+      // What was published since the last look; of a channel that was not there then nothing is known.
+      const rate = ({ name, published }) => {
+        const known = before?.published.get(name);
+        return known == null || published < known ? "–" : compact(((published - known) * 1000) / (now - before.now));
+      };
+      const shown = list.map((one) => ({ ...one, rate: rates ? rate(one) : "" }));
+      before = { now, published: new Map(list.map((one) => [one.name, one.published])) };
+      const first = page * page_size;
+      said.textContent = matched > list.length ? `${exact(first + 1)} to ${exact(first + list.length)} of ${exact(matched)}` : `${exact(matched)} found`;
+      if (matched && !list.length) said.textContent = `${exact(matched)} found, none on this page`;
+      rows($(`${what}-rows`), shown, (one) => one.name, () => [
+        link((one) => one.name || "(anonymous)", (one) => open(one)), right((one) => exact(one.count)), ...(rates ? [right((one) => one.rate)] : []),
+      ], `No ${word} matches`);
+      $(`${what}-previous`).hidden = page === 0;
+      $(`${what}-next`).hidden = page + 1 >= pages;
+      $(`${what}-page`).textContent = pages > 1 ? `page ${exact(page + 1)} of ${exact(pages)}` : "";
     } catch (error) {
       if (mine === latest) said.textContent = `Not found: ${error.message}`;
     }
   };
+  const turn = (by) => {
+    page = Math.max(0, page + by);
+    search();
+  };
+  $(`${what}-previous`).addEventListener("click", () => turn(-1));
+  $(`${what}-next`).addEventListener("click", () => turn(1));
   $(`${what}-form`).addEventListener("submit", (event) => {
     event.preventDefault();
+    asked = $(`${what}-q`).value.trim();
+    page = 0;
     search();
   });
+  setInterval(() => {
+    // Where it takes long, it is work for a core.
+    if (took < 250 && !document.hidden && !$("page").hidden && !document.querySelector("dialog[open]")) search();
+  }, AGAIN);
   return search;
 }
 
@@ -67,6 +99,15 @@ async function openChannel({ name, count }) {
   rows($("channel-rows"), present.slice(0, SHOWN), (one) => one.client, (one) => [link((one) => whose(one.user), (one) => openUser({ name: one.user })), one.client], presence.value && "Nobody");
 }
 
+/// The first of some names.
+function some(names, all) {
+  const shown = names.slice(0, NAMED);
+  return shown.join(", ") + (all > shown.length ? ` and ${exact(all - shown.length)} more` : "") || "–";
+}
+
+/// A time that is over, in Unix seconds.
+const since = (unix) => (unix ? `${span(Math.max(0, Math.floor(Date.now() / 1000 - unix)))} ago` : "–");
+
 async function openUser({ name }) {
   $("user-title").textContent = whose(name);
   $("user-said").textContent = "…";
@@ -81,8 +122,9 @@ async function openUser({ name }) {
       cell.refresh = (one) => { button.onclick = () => openDisconnect({ user: name, client: one.client }); };
     };
     rows($("user-rows"), list, (one) => one.client, (one) => [
-      one.client, one.encoding, right((one) => String(one.core)),
-      one.channels.join(", ") + (one.subscriptions > one.channels.length ? ` and ${one.subscriptions - one.channels.length} more` : "") || "–", act,
+      one.client, one.address ?? "–", `${one.transport.replaceAll("_", " ")}, ${one.encoding}`, since(one.since),
+      right((one) => String(one.core)), right((one) => exact(one.subscriptions)),
+      some(one.channels, one.subscriptions), act,
     ], "No connection any more");
     // Connections of nobody in particular have nothing in common.
     $("user-disconnect").hidden = !list.length || !name;
@@ -153,3 +195,6 @@ export function begin() {
 
 /// More than a person reads.
 const SHOWN = 200;
+
+/// Channels that a line has room for.
+const NAMED = 6;

@@ -1,7 +1,7 @@
 // Tables that follow the figures. A row that stays is changed in place, so that focus and
 // selection survive the next second.
 
-import { bytes, compact, exact, flatten, latest, seconds, span, value } from "./figures.js";
+import { bytes, compact, exact, flatten, seconds, span, value } from "./figures.js";
 import { h } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -50,7 +50,7 @@ export function cores(history) {
   const { metrics } = history.last;
   const open = metrics.ringhold_core_open || [];
   const top = Math.max(1, ...open.map((one) => one.value));
-  const rate = (name, core) => compact(Math.max(0, latest(history.rate((m) => value(m, name, { core }) ?? 0)) ?? 0));
+  const rate = (name, core) => compact(history.recent((m) => value(m, name, { core }) ?? 0));
   const list = open.map(({ core, value: n }) => ({ core, number: n, share: n / top, said: `core ${core}: ${n} connections` }));
   const cell = (name) => (cell) => {
     classed(cell, "n");

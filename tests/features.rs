@@ -69,6 +69,7 @@ fn each_feature_brings_its_own_crates_only() {
     };
     assert!(has("tls", "rustls") && !has("tls", "tokio") && !has("tls", "axum"));
     assert!(has("gateway", "axum") && !has("gateway", "clap") && !has("gateway", "mimalloc"));
+    assert!(has("postgresql", "tokio-postgres") && !has("gateway", "tokio-postgres"));
     assert!(has("cli", "clap") && !has("cli", "mimalloc"));
     assert!(has("allocator", "mimalloc") && !has("allocator", "rustls"));
 }

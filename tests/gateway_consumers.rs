@@ -6,6 +6,7 @@
 
 mod support;
 
+use rustix::process::Signal;
 use serde_json::json;
 use support::gateway::{Gateway, Session};
 use support::redis::Redis;
@@ -230,5 +231,127 @@ fn a_message_that_no_reply_can_hold_is_passed_over() {
     settled(&redis, "commands");
     let name = "consumer_failures_total{consumer=\"commands\",why=\"too_large\"}";
     assert_eq!(gateway.metric(name), 1);
+    gateway.stop();
+}
+
+#[test]
+fn what_dead_nodes_have_left_is_found_behind_what_is_held() {
+    let Some(redis) = Redis::start() else { return };
+    redis.cli(&["XGROUP", "CREATE", "commands", "group", "$", "MKSTREAM"]);
+    // As many as a question for it looks at, and then some: a living node has the first of them.
+    add(&redis, "commands", (0..1).map(|n| publish("kept:a", n)));
+    let script = "for n = 1, 1999 do redis.call('XADD', 'commands', '*', 'method', 'publish', \
+                  'payload', ARGV[1]) end";
+    let held = json!({"channel": "kept:held", "data": {}}).to_string();
+    redis.cli(&["EVAL", script, "0", &held]);
+    let read = ["XREADGROUP", "GROUP", "group", "living", "STREAMS", "commands", ">"];
+    assert!(redis.cli(&read).contains("kept:a"));
+    add(&redis, "commands", (0..3).map(|n| publish("kept:b", n)));
+    let read = ["XREADGROUP", "GROUP", "group", "dead", "STREAMS", "commands", ">"];
+    redis.cli(&read);
+    let ids = redis.lines(&["XPENDING", "commands", "group", "-", "+", "9", "dead"]);
+    let ids: Vec<_> = ids.iter().filter(|line| line.contains('-')).map(String::as_str).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    let claim = ["XCLAIM", "commands", "group", "dead", "0"];
+    redis.cli(&[&claim[..], &ids, &["IDLE", "3600000", "JUSTID"]].concat());
+    let gateway = start(&redis);
+    until("what is left", || unacknowledged(&redis, "commands") == "2000");
+    let kept = gateway.api("history", json!({"channel": "kept:b", "limit": -1}));
+    let numbers: Vec<_> = kept["publications"].as_array().into_iter().flatten().collect();
+    let numbers: Vec<_> = numbers.iter().filter_map(|it| it["data"]["n"].as_u64()).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    gateway.stop();
+}
+
+#[test]
+fn without_the_broker_messages_wait_in_their_order() {
+    let Some(redis) = Redis::start() else { return };
+    let Some(mut broker) = Redis::start() else { return };
+    let tables = format!(
+        "{TABLES}[[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
+         [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"commands\"]\n\
+         consumer_group = \"group\"\nvisibility_timeout = \"2s\"\n\
+         [engine.redis]\naddress = [\"127.0.0.1:{}\"]\nio_timeout = \"500ms\"\n",
+        redis.port(),
+        broker.port()
+    );
+    let gateway = Gateway::start_listening("", "type = \"redis\"", &tables);
+    until("a group", || redis.cli(&["XINFO", "GROUPS", "commands"]).contains("group"));
+    add(&redis, "commands", (0..1).map(|n| publish("kept:a", n)));
+    gateway.wait_for_metric("consumed_total{consumer=\"commands\"}", 1);
+    broker.kill();
+    add(&redis, "commands", (1..100).map(|n| publish("kept:a", n)));
+    let failed = |why: &str| {
+        let name = format!("consumer_failures_total{{consumer=\"commands\",why=\"{why}\"}}");
+        gateway.metrics().contains(&name)
+    };
+    until("tries", || failed("retried"));
+    // Longer than a message that is to blame would be tried, and than others leave it alone.
+    let away = std::time::Instant::now();
+    while away.elapsed() < std::time::Duration::from_secs(8) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(gateway.metric("consumed_total{consumer=\"commands\"}"), 1);
+    }
+    broker.restart();
+    settled(&redis, "commands");
+    gateway.wait_for_metric("consumed_total{consumer=\"commands\"}", 100);
+    let kept = gateway.api("history", json!({"channel": "kept:a", "limit": -1}));
+    let numbers = kept["publications"].as_array().into_iter().flatten();
+    let numbers: Vec<_> = numbers.filter_map(|it| it["data"]["n"].as_u64()).collect();
+    assert_eq!(numbers, (1..100).collect::<Vec<_>>());
+    assert!(!failed("put_off"));
+    gateway.stop();
+}
+
+#[test]
+fn what_a_consumer_may_not_do_is_told_by_its_own_keys() {
+    let password = ["--requirepass", "right"];
+    let Some(redis) = Redis::start_with(&password, &["-a", "right"]) else { return };
+    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let log = log.join(format!("consumers-{}.log", std::process::id()));
+    let gateway = Gateway::start(&format!(
+        "{TABLES}[[consumers]]\nname = \"other\"\n\
+         [[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
+         [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"commands\"]\n\
+         consumer_group = \"group\"\npassword = \"hush-hush\"\n[log]\nfile = \"{}\"\n",
+        redis.port(),
+        log.display()
+    ));
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    until("a refusal", || said().contains("consumers[1].redis_stream.user"));
+    assert!(!said().contains("engine.redis") && !said().contains("hush"), "{}", said());
+    gateway.stop();
+    std::fs::remove_file(&log).expect("it is there");
+}
+
+#[test]
+fn a_redis_that_is_slow_delays_its_messages_and_nobody_else() {
+    let Some(redis) = Redis::start() else { return };
+    let gateway = Gateway::start(&format!(
+        "{TABLES}[[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
+         [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"commands\"]\n\
+         consumer_group = \"group\"\nio_timeout = \"500ms\"\n",
+        redis.port()
+    ));
+    until("a group", || redis.cli(&["XINFO", "GROUPS", "commands"]).contains("group"));
+    let mut session = gateway.connected("42");
+    session.subscribe("kept:a");
+    add(&redis, "commands", (0..2).map(|n| publish("kept:a", n)));
+    assert_eq!((heard(&mut session, "kept:a"), heard(&mut session, "kept:a")), (0, 1));
+    settled(&redis, "commands");
+    redis.signal(Signal::STOP);
+    // Until it is given up, and dialled in vain.
+    for why in ["lost", "connect"] {
+        let name = format!("consumer_failures_total{{consumer=\"commands\",why=\"{why}\"}}");
+        until("a failure", || gateway.metrics().contains(&name));
+    }
+    gateway.api("publish", json!({"channel": "kept:a", "data": {"n": 2}}));
+    assert_eq!(heard(&mut session, "kept:a"), 2);
+    redis.signal(Signal::CONT);
+    add(&redis, "commands", (3..6).map(|n| publish("kept:a", n)));
+    for n in 3..6 {
+        assert_eq!(heard(&mut session, "kept:a"), n);
+    }
+    settled(&redis, "commands");
     gateway.stop();
 }

@@ -86,7 +86,8 @@ impl Config {
                 }
                 _ => None,
             };
-            Ok(Target { server, tls, client_name: client_name.clone() })
+            let keys = "engine.redis".into();
+            Ok(Target { server, tls, client_name: client_name.clone(), keys })
         };
         Ok(Some(Self {
             targets: servers.into_iter().map(target).collect::<Result<_, _>>()?,

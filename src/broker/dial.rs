@@ -28,6 +28,8 @@ pub struct Target {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// Our name in `CLIENT LIST`.
     pub client_name: String,
+    /// The table of the configuration that says all this, as errors name it.
+    pub keys: Arc<str>,
 }
 
 /// A server's description of itself.
@@ -50,10 +52,10 @@ pub enum DialError {
     Tls(io::Error),
     /// It did not come about in time.
     Timeout(Duration),
-    /// User and password are not those of the server, or it wants some.
-    Unauthorised(String),
-    /// There is no such database.
-    Database(u32, String),
+    /// User and password, of this table, are not those of the server, or it wants some.
+    Unauthorised(Arc<str>, String),
+    /// There is no such database, which this table names.
+    Database(Arc<str>, u32, String),
     /// The server is a replica, or loading, or lost its primary.
     NotPrimary(String),
     /// The server is a node of a cluster.
@@ -70,10 +72,10 @@ impl fmt::Display for DialError {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Tls(error) => write!(f, "no TLS handshake: {error}"),
             Self::Timeout(after) => write!(f, "no connection within {after:?}"),
-            Self::Unauthorised(what) => {
-                write!(f, "user and password (engine.redis.user, .password) are refused: {what}")
+            Self::Unauthorised(keys, what) => {
+                write!(f, "user and password ({keys}.user, .password) are refused: {what}")
             }
-            Self::Database(db, what) => write!(f, "database {db} (engine.redis.db): {what}"),
+            Self::Database(keys, db, what) => write!(f, "database {db} ({keys}.db): {what}"),
             Self::NotPrimary(what) => write!(f, "not the primary: {what}"),
             Self::Cluster => f.write_str("it is a node of a cluster, which is not supported yet"),
             Self::Forbidden(command, what) => write!(f, "{command} is forbidden: {what}"),
@@ -91,7 +93,7 @@ impl DialError {
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
             Self::Timeout(_) => "timeout",
-            Self::Unauthorised(_) => "unauthorised",
+            Self::Unauthorised(..) => "unauthorised",
             Self::Database(..) => "database",
             Self::NotPrimary(_) => "not_primary",
             Self::Cluster => "cluster",
@@ -165,16 +167,18 @@ async fn greet(link: &mut Link, target: &Target, purpose: Purpose) -> Result<Ide
     // A name is for people.
     let _named = next();
     if let Some(what) = next().error {
-        return Err(refused(what, |what| DialError::Database(server.db, what)));
+        let database = |what| DialError::Database(target.keys.clone(), server.db, what);
+        return Err(refused(&target.keys, what, database));
     }
     let (role, info) = (next(), next());
     let facts = Facts::of(&info.text);
     if facts.cluster {
         return Err(DialError::Cluster);
     }
-    primary(&role, &facts)?;
+    primary(&target.keys, &role, &facts)?;
     if let Some(what) = loads.iter().find_map(|_| next().error) {
-        return Err(refused(what, |what| DialError::Forbidden("SCRIPT LOAD", what)));
+        let forbidden = |what| DialError::Forbidden("SCRIPT LOAD", what);
+        return Err(refused(&target.keys, what, forbidden));
     }
     Ok(Identity { run_id: facts.run_id, version: facts.version, resp3 })
 }
@@ -194,7 +198,10 @@ async fn hello(link: &mut Link, target: &Target) -> Result<bool, DialError> {
             None => return Ok(true),
             // Older than 6, or made for version 2 only.
             Some(what) if is_unknown(&what) => {}
-            Some(what) => return Err(refused(what, |what| DialError::Forbidden("HELLO", what))),
+            Some(what) => {
+                let forbidden = |what| DialError::Forbidden("HELLO", what);
+                return Err(refused(&target.keys, what, forbidden));
+            }
         }
     }
     if !password.is_empty() {
@@ -204,7 +211,7 @@ async fn hello(link: &mut Link, target: &Target) -> Result<bool, DialError> {
             false => command(link.output(), &["AUTH", user, password]),
         }
         if let Some(what) = one(link).await?.error {
-            return Err(DialError::Unauthorised(what));
+            return Err(DialError::Unauthorised(target.keys.clone(), what));
         }
     }
     Ok(false)
@@ -217,21 +224,21 @@ fn is_unknown(what: &str) -> bool {
 }
 
 /// Sorts the errors that each of the first commands may have.
-fn refused(what: String, else_: impl FnOnce(String) -> DialError) -> DialError {
+fn refused(keys: &Arc<str>, what: String, else_: impl FnOnce(String) -> DialError) -> DialError {
     let word = what.split(' ').next().unwrap_or_default();
     match word {
-        "NOAUTH" | "WRONGPASS" => DialError::Unauthorised(what),
+        "NOAUTH" | "WRONGPASS" => DialError::Unauthorised(keys.clone(), what),
         "LOADING" | "MASTERDOWN" => DialError::NotPrimary(what),
         _ => else_(what),
     }
 }
 
 /// Demands that the server be in charge. One that may not be asked is believed.
-fn primary(role: &Answer, facts: &Facts) -> Result<(), DialError> {
+fn primary(keys: &Arc<str>, role: &Answer, facts: &Facts) -> Result<(), DialError> {
     if let Some(what) = role.error.as_ref().filter(|what| !what.starts_with("NOPERM")) {
         let unknown = |what| DialError::Forbidden("ROLE", what);
         // Some services have none.
-        return if is_unknown(what) { Ok(()) } else { Err(refused(what.clone(), unknown)) };
+        return if is_unknown(what) { Ok(()) } else { Err(refused(keys, what.clone(), unknown)) };
     }
     let role = if role.text.is_empty() { &facts.role } else { &role.text };
     if facts.loading {
@@ -359,6 +366,7 @@ mod tests {
         let answer = |text: &str| Answer { error: None, text: text.to_owned() };
         let error = |what: &str| Answer { error: Some(what.to_owned()), text: String::new() };
         let facts = Facts::default();
+        let primary = |role: &Answer, facts: &Facts| primary(&"engine.redis".into(), role, facts);
         assert!(primary(&answer("master"), &facts).is_ok());
         assert!(primary(&answer("slave"), &facts).is_err());
         assert!(primary(&error("ERR unknown command 'ROLE'"), &facts).is_ok());
@@ -372,8 +380,12 @@ mod tests {
 
     #[test]
     fn errors_of_the_first_commands_are_sorted() {
-        let of = |what: &str| refused(what.to_owned(), |what| DialError::Forbidden("X", what));
+        let keys = Arc::from("consumers[1].redis_stream");
+        let of =
+            |what: &str| refused(&keys, what.to_owned(), |what| DialError::Forbidden("X", what));
         assert_eq!(of("WRONGPASS invalid").name(), "unauthorised");
+        let named = "user and password (consumers[1].redis_stream.user, .password)";
+        assert!(of("WRONGPASS invalid").to_string().starts_with(named));
         assert_eq!(of("NOAUTH HELLO must be called").name(), "unauthorised");
         assert_eq!(of("LOADING Redis").name(), "not_primary");
         assert_eq!(of("NOPERM this user").name(), "forbidden");

@@ -1,6 +1,6 @@
 //! The control plane's lines of the memory ceiling.
 
-use super::{logging, settings};
+use super::{consumers, logging, settings};
 use crate::broker::bus;
 use crate::broker::resp::Bounds;
 use crate::engine::{Ceiling, Layout, Per};
@@ -48,6 +48,16 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         // As it comes, as values, and as requests.
         add("streams of consumers", "consumers", streams * 3 * REPLY);
     }
+    let outboxes = options.consumers.iter().filter(|consumer| consumer.reads_postgresql());
+    let connections = outboxes.filter_map(|it| {
+        let partitions = it.postgresql.num_partitions;
+        it.postgresql.server().ok().map(|server| u64::from(server.connections.min(partitions)))
+    });
+    let connections: u64 = connections.sum();
+    if connections > 0 {
+        // A payload as it comes, those that are read, and one as a request.
+        add("outboxes of consumers", "consumers", connections * 4 * consumers::OUTBOX_BYTES);
+    }
     let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
     if hooks > 0 {
         add("questions to the backend", "a proxy's max_memory", hooks);
@@ -84,7 +94,7 @@ const METRICS_PAGE: u64 = 256 << 10;
 mod tests {
     use super::*;
     use crate::Server;
-    use crate::gateway::options::{Consumer, Size, Sources};
+    use crate::gateway::options::{Consumer, Secret, Size, Sources};
 
     type Change = fn(&mut Options);
 
@@ -134,6 +144,18 @@ mod tests {
             change(&mut options);
             assert!(total(&options) > before + (1 << 40), "{key}");
         }
+    }
+
+    #[test]
+    fn connections_for_outboxes_count() {
+        let mut options = Options::default();
+        let before = total(&options);
+        let mut consumer =
+            Consumer { enabled: true, kind: "postgresql".to_owned(), ..Consumer::default() };
+        consumer.postgresql.num_partitions = 100;
+        consumer.postgresql.dsn = Secret::new("postgres://a/b?pool_max_conns=20");
+        options.consumers.push(consumer);
+        assert!(total(&options) >= before + ((20 * 4 * 16) << 20));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::access::Gate;
 use super::certificates::CertificateKeeper;
-use super::consumers::{self, ConsumerConfig};
+use super::consumers::Consumers;
 use super::counts::Counts;
 use super::demo::Demo;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
@@ -73,7 +73,7 @@ pub struct Plane {
     internal: Option<TcpListener>,
     grpc: Option<(TcpListener, GrpcConfig)>,
     grpc_limits: (HttpLimits, GrpcLimits),
-    consumers: Vec<ConsumerConfig>,
+    consumers: Consumers,
     certificates: CertificateKeeper,
     http: HttpConfig,
     limits: HttpLimits,
@@ -160,7 +160,7 @@ impl Plane {
             internal,
             grpc,
             grpc_limits: settings::grpc_limits(options),
-            consumers: consumers::configs(options).map_err(PlaneError::Consumers)?,
+            consumers: Consumers::new(options).map_err(PlaneError::Consumers)?,
             certificates,
             http,
             limits,
@@ -214,7 +214,7 @@ impl Plane {
             let grpc = server.grpc(router, limits, each);
             accept(grpc, listener, self.certificates.grpc(), "the port of gRPC");
         }
-        consumers::start(self.consumers, &live, &self.counts);
+        self.consumers.start(&live, &self.counts);
         tokio::spawn(server.serve_handed_over(self.connections));
         tokio::spawn(self.questions.run(move |(core, question), result, room| {
             let answer = HookAnswer { question, result, room: Box::new(room) };

@@ -12,6 +12,7 @@ pub(crate) mod deflate;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod packages;
+pub(crate) mod postgresql;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod site;

@@ -45,6 +45,10 @@ pub(super) enum PassedOver {
     Method,
     /// It asks for what cannot be: the API answers with an error that stays.
     Refused,
+    /// It is longer than what is read.
+    TooLarge,
+    /// It is not there any more.
+    Deleted,
 }
 
 impl PassedOver {
@@ -55,6 +59,8 @@ impl PassedOver {
             Self::Malformed => "malformed",
             Self::Method => "method",
             Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -93,22 +99,24 @@ impl Reading {
         if let Some(names) = &self.publications {
             return publication(names, message, payload);
         }
-        match message.text(&self.method)? {
-            "" => {
-                let whole: Whole = object_of_last(payload).map_err(|_| PassedOver::Malformed)?;
-                let payload = whole.payload.get();
-                // Some databases know JSON as text only.
-                match payload.starts_with('"') {
-                    true => {
-                        let text: String =
-                            serde_json::from_str(payload).map_err(|_| PassedOver::Malformed)?;
-                        command(&whole.method, text.as_bytes())
-                    }
-                    false => command(&whole.method, payload.as_bytes()),
-                }
-            }
-            method => command(method, payload),
+        request(message.text(&self.method)?, payload)
+    }
+}
+
+/// What a payload asks for, of this method; without one it has both.
+pub(super) fn request(method: &str, payload: &[u8]) -> Result<ApiRequest, PassedOver> {
+    if !method.is_empty() {
+        return command(method, payload);
+    }
+    let whole: Whole = object_of_last(payload).map_err(|_| PassedOver::Malformed)?;
+    let payload = whole.payload.get();
+    // Some databases know JSON as text only.
+    match payload.starts_with('"') {
+        true => {
+            let text: String = serde_json::from_str(payload).map_err(|_| PassedOver::Malformed)?;
+            command(&whole.method, text.as_bytes())
         }
+        false => command(&whole.method, payload.as_bytes()),
     }
 }
 

@@ -1,11 +1,18 @@
-//! Consumers: requests of the server API that are read from streams in Redis.
+//! Consumers: requests of the server API that are read from streams in Redis and from outboxes in
+//! PostgreSQL.
 //!
-//! Owns which streams are read, and how often which of their messages were dealt with. How messages
-//! become requests is in [`message`], how they are read and acknowledged in [`stream`]. The
-//! invariants: a message is acknowledged once what it asks for was done, or can never be; of one
-//! stream they are dealt with in their order, unless several workers are asked for.
+//! Owns which of them are read. How messages become requests is in [`message`], what becomes of a
+//! request in [`doing`], how messages are read and acknowledged in [`stream`] and [`postgresql`].
+//! The invariants: a message is acknowledged once what it asks for was done, or can never be; of
+//! one stream or partition they are dealt with in their order, unless several workers are asked
+//! for.
 
+mod doing;
+#[cfg(test)]
+mod fake;
 mod message;
+#[cfg(feature = "postgresql")]
+mod postgresql;
 mod stream;
 
 use std::sync::Arc;
@@ -13,16 +20,28 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::api::{Api, ApiConfig};
 use super::backend::Backend;
 use super::counts::Counts;
 use crate::broker::dial::Target;
 use crate::gateway::options::{Consumer, Options, RedisPlace};
 use crate::tls::keys;
 
-/// One consumer, as it is read.
+use doing::Doer;
+
+/// Bytes of a payload of an outbox, and of those that are read at once; 64 MiB are a stream's.
+pub(super) const OUTBOX_BYTES: u64 = 16 << 20;
+
+/// The consumers that are switched on, as they are read.
+#[derive(Clone, Default)]
+pub(super) struct Consumers {
+    streams: Vec<StreamConfig>,
+    #[cfg(feature = "postgresql")]
+    outboxes: Vec<postgresql::OutboxConfig>,
+}
+
+/// A consumer of streams.
 #[derive(Clone)]
-pub(super) struct ConsumerConfig {
+struct StreamConfig {
     /// In metrics and the log.
     name: Arc<str>,
     /// The server, and how it is reached.
@@ -39,14 +58,47 @@ pub(super) struct ConsumerConfig {
     reading: Arc<message::Reading>,
 }
 
-/// All consumers that are switched on. The error names the one that is wrong.
-pub(super) fn configs(options: &Options) -> Result<Vec<ConsumerConfig>, String> {
-    let on = options.consumers.iter().filter(|consumer| consumer.reads_redis());
-    on.map(|consumer| config(consumer).map_err(|what| format!("{}: {what}", consumer.name)))
-        .collect()
+impl Consumers {
+    /// All of the options. The error names the one that is wrong.
+    pub(super) fn new(options: &Options) -> Result<Self, String> {
+        let mut all = Self::default();
+        for (index, consumer) in options.consumers.iter().enumerate() {
+            let wrong = |what| format!("{}: {what}", consumer.name);
+            if consumer.reads_redis() {
+                all.streams.push(stream(consumer, index).map_err(wrong)?);
+            }
+            #[cfg(feature = "postgresql")]
+            if consumer.reads_postgresql() {
+                let name = consumer.name.as_str().into();
+                let outbox = postgresql::OutboxConfig::new(name, &consumer.postgresql);
+                all.outboxes.push(outbox.map_err(wrong)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reads all of them from now on. Within a runtime.
+    pub(super) fn start<B: Backend>(self, backend: &Arc<B>, counts: &Arc<Counts>) {
+        let doer = |name: &Arc<str>| Doer::new(name.clone(), backend.clone(), counts.clone());
+        // Of this process: what it leaves, others take over.
+        let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
+        for config in self.streams {
+            let doer = Arc::new(doer(&config.name));
+            for name in &config.streams {
+                let (config, stream) = (config.clone(), name.clone());
+                let place = stream::Place { config, stream, node: node.clone() };
+                tokio::spawn(stream::run(place, doer.clone()));
+            }
+        }
+        #[cfg(feature = "postgresql")]
+        for outbox in self.outboxes {
+            let doer = Arc::new(doer(outbox.name()));
+            outbox.start(&doer);
+        }
+    }
 }
 
-fn config(consumer: &Consumer) -> Result<ConsumerConfig, String> {
+fn stream(consumer: &Consumer, index: usize) -> Result<StreamConfig, String> {
     let stream = &consumer.redis_stream;
     let server = stream.server()?;
     let tls = match (&server.place, server.tls) {
@@ -66,36 +118,14 @@ fn config(consumer: &Consumer) -> Result<ConsumerConfig, String> {
         "" => "ringhold".to_owned(),
         name => name.to_owned(),
     };
-    Ok(ConsumerConfig {
+    let keys = format!("consumers[{index}].redis_stream").into();
+    Ok(StreamConfig {
         name: consumer.name.as_str().into(),
-        target: Target { server, tls, client_name },
+        target: Target { server, tls, client_name, keys },
         streams: stream.streams.clone(),
         group: stream.consumer_group.clone(),
         visibility: stream.visibility_timeout,
         workers: stream.num_workers as usize,
         reading: Arc::new(message::Reading::new(stream)),
     })
-}
-
-/// Reads all streams from now on. Within a runtime.
-pub(super) fn start<B: Backend>(
-    consumers: Vec<ConsumerConfig>,
-    backend: &Arc<B>,
-    counts: &Arc<Counts>,
-) {
-    // Of this process: what it leaves, others take over.
-    let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
-    for consumer in consumers {
-        let api = Api::new(backend.clone(), ApiConfig::default(), counts.clone());
-        let api = Arc::new(api);
-        for name in &consumer.streams {
-            let place = stream::Place {
-                config: consumer.clone(),
-                stream: name.clone(),
-                node: node.clone(),
-            };
-            let (api, backend, counts) = (api.clone(), backend.clone(), counts.clone());
-            tokio::spawn(stream::run(place, api, backend, counts));
-        }
-    }
 }

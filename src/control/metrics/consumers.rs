@@ -14,12 +14,13 @@ pub(super) fn collect(all: &mut Vec<Metric>, maps: &Maps) {
         "consumer_failures",
         Kind::Total,
         "Messages of consumers that were passed over (`empty`, `malformed`, `method`, `refused`, \
-         `too_large`) or wait for another try (`put_off`), and connections that failed",
+         `too_large`), tries that failed and hold up those behind (`retried`), messages that lost \
+         their place for it (`put_off`), and connections that failed",
     );
     for ((consumer, why), number) in &maps.consumer_failures {
         let labels = vec![("consumer", consumer.to_string()), ("why", (*why).to_owned())];
         failed.add(labels, Value::Number(*number));
     }
-    let why = "as described, and `connect`, `lost`, `redis`";
+    let why = "as described, and `connect`, `lost`, `redis`, `postgresql`";
     all.push(failed.label("consumer", "its name").label("why", why));
 }

@@ -280,7 +280,7 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("grpc_api.tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
     ("uni_grpc", Fate::Noted, ": use another transport"),
     ("webtransport", Fate::Noted, ": use another transport"),
-    ("consumers[].postgresql", Fate::Noted, CONSUMERS),
+    ("consumers[].postgresql.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
     ("consumers[].kafka", Fate::Noted, CONSUMERS),
     ("consumers[].nats_jetstream", Fate::Noted, CONSUMERS),
     ("consumers[].google_pub_sub", Fate::Noted, CONSUMERS),
@@ -312,11 +312,6 @@ const RULES: &[(&str, Fate, &str)] = &[
         ": presence follows the connections by itself",
     ),
     (
-        "client.channel_position_max_time_lag",
-        Fate::Noted,
-        ": within one process publications have no lag",
-    ),
-    (
         "client.*token.insecure_skip_jwks_endpoint_safety_check",
         Fate::Noted,
         ": values of groups in an endpoint are a list",
@@ -343,7 +338,8 @@ const RULES: &[(&str, Fate, &str)] = &[
 const ENGINE: &str = ": engine.type and engine.redis say where channels live";
 const NO_SENTINEL: &str = ": Sentinel is not supported yet, give engine.redis.address the primary";
 const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine.redis.address is";
-const CONSUMERS: &str = ": streams of Redis are read; or publish through http_api";
+const CONSUMERS: &str =
+    ": streams of Redis and outboxes in PostgreSQL are read; or publish through http_api";
 const KINDS: &str = ": subscriptions are streams";
 const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
 const TLS: &str = ": have certbot or lego renew what http_server.tls names";

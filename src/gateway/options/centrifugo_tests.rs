@@ -252,7 +252,7 @@ fn page() -> String {
     let mut text = format!(
         "# Centrifugo's keys\n\n\
          `GOLDEN=write cargo test --lib centrifugo` makes this page of the program. Of the {} \
-         keys of Centrifugo 6.8 (those\nof namespaces and proxies counted wherever they may stand) \
+         keys of Centrifugo 6.9 (those\nof namespaces and proxies counted wherever they may stand) \
          {} are supported, {} are noted, {} are refused where they\nare on. Names here: \
          `channel.*` is `channel.without_namespace` and each of `channel.namespaces`; `*.proxy` \
          is each proxy of\n`client.proxy`, `channel.proxy`, `rpc.proxy` and `proxies`; \

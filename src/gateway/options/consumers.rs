@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::field::section;
+use super::postgresql::Postgresql;
 use super::redis::{Redis, RedisServer, RedisTls};
 use super::tables::tables;
 use super::values::Secret;
@@ -16,10 +17,12 @@ section! {
         name: String = String::new(),
         /// Consume.
         enabled: bool = false,
-        /// `redis_stream`; there is no other kind.
+        /// `redis_stream` or `postgresql`.
         kind as "type": String = String::new(),
         /// Details of streams in Redis.
         redis_stream: RedisStream = RedisStream::default(),
+        /// Details of an outbox in PostgreSQL.
+        postgresql: Postgresql = Postgresql::default(),
     }
 }
 
@@ -85,10 +88,16 @@ section! {
     }
 }
 
-/// The one kind of consumers.
+/// The kinds of consumers.
 pub(crate) const REDIS_STREAM: &str = "redis_stream";
+pub(crate) const POSTGRESQL: &str = "postgresql";
 
 impl Consumer {
+    /// Whether an outbox in PostgreSQL is to be read.
+    pub(crate) fn reads_postgresql(&self) -> bool {
+        self.enabled && self.kind == POSTGRESQL
+    }
+
     /// Whether streams of Redis are to be read.
     pub(crate) fn reads_redis(&self) -> bool {
         self.enabled && self.kind == REDIS_STREAM

@@ -114,6 +114,7 @@ impl Options {
             options.grpc_api.tls.begin_at(folder);
             for consumer in &mut options.consumers {
                 consumer.redis_stream.tls.begin_at(folder);
+                consumer.postgresql.begin_at(folder);
             }
             for path in [&mut options.log.file, &mut options.pid_file] {
                 if !path.is_empty() {

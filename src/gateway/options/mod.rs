@@ -17,6 +17,7 @@ mod load;
 mod node;
 mod origins;
 pub(crate) mod pem;
+mod postgresql;
 mod proxies;
 mod reader;
 mod redis;
@@ -40,6 +41,7 @@ pub use consumers::{Consumer, RedisStream, StreamPublications};
 pub use load::{LoadError, Loaded, Sources, stdin_name};
 pub use node::Place;
 pub use origins::Origins;
+pub use postgresql::{KeyPairSource, PgHost, PgServer, PgTls, Postgresql};
 pub use proxies::{
     ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyGrpc,
     ProxyHttp, ProxyTls, StatusTransform, ToDisconnect, ToError,

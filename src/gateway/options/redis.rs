@@ -267,7 +267,7 @@ fn host_and_port(text: &str) -> Result<RedisPlace, String> {
 }
 
 /// Without `%41` and the like.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Options;
+use super::{Options, Postgresql};
 
 /// Puts what they stand for in their place.
 pub(super) fn settle(options: &mut Options) {
@@ -40,6 +40,20 @@ pub(super) fn settle(options: &mut Options) {
             *count = meant;
         }
     }
+    for outbox in options.consumers.iter_mut().map(|consumer| &mut consumer.postgresql) {
+        let usual = Postgresql::default();
+        if outbox.partition_poll_interval.is_zero() {
+            outbox.partition_poll_interval = usual.partition_poll_interval;
+        }
+        for (count, meant) in [
+            (&mut outbox.num_partitions, usual.num_partitions),
+            (&mut outbox.partition_select_limit, usual.partition_select_limit),
+        ] {
+            if *count == 0 {
+                *count = meant;
+            }
+        }
+    }
 }
 
 /// Centrifugo's configuration begins with 10 s, and zero is this.
@@ -61,7 +75,9 @@ mod tests {
             "channel_position_check_delay": 0, "channel_limit": 0, "queue_max_size": 0,
             "history_max_publication_limit": 0, "recovery_max_publication_limit": 0,
             "ping_interval": 0, "user_connection_limit": 0
-        }, "channel": {"max_length": 0, "history_meta_ttl": 0}}"#;
+        }, "channel": {"max_length": 0, "history_meta_ttl": 0},
+        "consumers": [{"name": "some", "postgresql": {"num_partitions": 0,
+            "partition_select_limit": 0, "partition_poll_interval": "0s"}}]}"#;
         let sources = super::super::Sources { file: Some("c.json".into()), ..Default::default() };
         let options = Options::from_text(&sources, text).expect("it holds together").options;
         let usual = Options::default();
@@ -72,6 +88,7 @@ mod tests {
         assert_eq!(options.client.queue_max_size.0, 1 << 20);
         assert_eq!(options.client.history_max_publication_limit, NO_LIMIT);
         assert_eq!(options.channel, usual.channel);
+        assert_eq!(options.consumers[0].postgresql, Postgresql::default());
         // These are zero.
         assert!(options.client.ping_interval.is_zero());
         assert_eq!(options.client.user_connection_limit, 0);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::consumers::{Consumer, REDIS_STREAM};
+use super::super::consumers::{Consumer, POSTGRESQL, REDIS_STREAM};
 use super::super::reader::Reader;
-use super::super::{Options, RedisStream};
+use super::super::{Options, Postgresql, RedisStream, RedisTls};
 use super::Check;
 use crate::tls::keys;
 
@@ -14,6 +14,10 @@ pub(super) fn forgive(options: &Options, reader: &mut Reader) {
         if !consumer.reads_redis() {
             let table = format!("consumers[{index}].redis_stream");
             reader.forgive(&table, "is not heard: no stream is read");
+        }
+        if !consumer.reads_postgresql() {
+            let table = format!("consumers[{index}].postgresql");
+            reader.forgive(&table, "is not heard: no outbox is read");
         }
     }
 }
@@ -33,16 +37,66 @@ impl Check<'_> {
     }
 
     fn consumer(&mut self, key: &dyn Fn(&str) -> String, consumer: &Consumer) {
-        if consumer.kind != REDIS_STREAM {
-            let what = format!(
-                "a setting of Centrifugo's that ringhold does not have: \"{}\" is not read, \
-                 redis_stream is; or publish through http_api",
-                consumer.kind
-            );
-            return self.wrong(&key("type"), what);
+        match consumer.kind.as_str() {
+            REDIS_STREAM => {
+                let key = |name: &str| key(&format!("redis_stream.{name}"));
+                self.stream(&key, &consumer.redis_stream);
+            }
+            POSTGRESQL if cfg!(feature = "postgresql") => {
+                let key = |name: &str| key(&format!("postgresql.{name}"));
+                self.outbox(&key, &consumer.postgresql);
+            }
+            POSTGRESQL => self.wrong(&key("type"), "needs a build with the feature postgresql"),
+            other => {
+                let what = format!(
+                    "a setting of Centrifugo's that ringhold does not have: \"{other}\" is not \
+                     read, redis_stream and postgresql are; or publish through http_api"
+                );
+                self.wrong(&key("type"), what);
+            }
         }
-        let stream = &consumer.redis_stream;
-        let key = |name: &str| key(&format!("redis_stream.{name}"));
+    }
+
+    fn outbox(&mut self, key: &dyn Fn(&str) -> String, outbox: &Postgresql) {
+        for (name, server) in
+            [("dsn", outbox.server()), ("partition_notification_dsn", outbox.listened())]
+        {
+            match server {
+                Err(what) => self.wrong(&key(name), what),
+                Ok(server) if !outbox.tls.enabled => {
+                    let (trust, identity) = (server.tls.trust(), server.identity);
+                    let identity = identity.map(|identity| identity.pair());
+                    if let Err(fault) = keys::stream_client(&trust, identity.as_ref()) {
+                        self.wrong(&key(name), fault.to_string());
+                    }
+                }
+                Ok(_) => {}
+            }
+            // Without one of its own it is the same.
+            if outbox.partition_notification_dsn.is_empty() {
+                break;
+            }
+        }
+        let table = outbox.table().is_some();
+        self.demand(table, &key("outbox_table_name"), "must be the name of a table");
+        for (name, number, most) in [
+            ("num_partitions", outbox.num_partitions, PARTITIONS_MAX),
+            ("partition_select_limit", outbox.partition_select_limit, ROWS_MAX),
+        ] {
+            let within = (1..=most).contains(&number);
+            self.demand(within, &key(name), format!("must be from 1 to {most}"));
+        }
+        let range = Duration::from_millis(10)..=Duration::from_secs(3600);
+        let within = range.contains(&outbox.partition_poll_interval);
+        self.demand(within, &key("partition_poll_interval"), "must be from 10ms to 1h");
+        let plain = !outbox.partition_notification_channel.contains('\0');
+        let short = outbox.partition_notification_channel.len() < 64;
+        let what = "must be a name of at most 63 bytes";
+        self.demand(plain && short, &key("partition_notification_channel"), what);
+        self.certificates(key, &outbox.tls, outbox.tls.enabled);
+    }
+
+    fn stream(&mut self, key: &dyn Fn(&str) -> String, stream: &RedisStream) {
         if let Err(what) = stream.server() {
             self.wrong(&key("address"), what);
         }
@@ -63,14 +117,13 @@ impl Check<'_> {
         let channels = !mode.enabled || !mode.channels_value.is_empty();
         let what = "must not be empty";
         self.demand(channels, &key("publication_data_mode.channels_value"), what);
-        self.certificates(&key, stream);
+        let secure = stream.server().is_ok_and(|server| server.tls);
+        self.certificates(key, &stream.tls, secure);
     }
 
-    fn certificates(&mut self, key: &dyn Fn(&str) -> String, stream: &RedisStream) {
-        let tls = &stream.tls;
+    fn certificates(&mut self, key: &dyn Fn(&str) -> String, tls: &RedisTls, secure: bool) {
         let both = tls.cert_pem.is_empty() == tls.key_pem.is_empty();
         self.demand(both, &key("tls.key_pem"), "and cert_pem belong together");
-        let secure = stream.server().is_ok_and(|server| server.tls);
         let loads = !tls.server_ca_pem.is_empty() || !tls.cert_pem.is_empty();
         if secure
             && both
@@ -84,6 +137,12 @@ impl Check<'_> {
 
 /// Each has a connection of its own.
 const STREAMS_MAX: usize = 64;
+
+/// Each is asked for by itself.
+const PARTITIONS_MAX: u32 = 1024;
+
+/// Rows of one question; their bytes have a bound of their own.
+const ROWS_MAX: u32 = 10_000;
 
 /// Calls of one stream at once.
 const WORKERS_MAX: u32 = 64;

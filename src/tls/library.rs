@@ -220,10 +220,7 @@ impl Library {
     fn write(
         &mut self,
         out: &mut Vec<u8>,
-        mut write: impl FnMut(
-            &mut WriteTraffic<'_, ServerConnectionData>,
-            &mut [u8],
-        ) -> Result<usize, Full>,
+        mut write: impl FnMut(&mut Traffic<'_>, &mut [u8]) -> Result<usize, Full>,
     ) -> Result<(), Fault> {
         for _ in 0..ROUNDS {
             let UnbufferedStatus { discard, state } = self.side.process_tls_records(&mut self.held);

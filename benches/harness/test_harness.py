@@ -9,6 +9,7 @@ import compare
 import density
 import host
 import report
+import scaling
 import servers
 
 
@@ -32,6 +33,44 @@ SLABS = """slabinfo - version: 2.1
 TCP 100 130 2368 13 8 : tunables 0 0 0 : slabdata 10 10 0
 buffer_head 500 500 104 39 1 : tunables 0 0 0 : slabdata 13 13 0
 """
+
+
+class Scaling(unittest.TestCase):
+    COSTS = {name: cost for name, (cost, _) in scaling.COSTS.items()}
+
+    def figures(self, kind, **more):
+        given = {"connections": 10_000, "nodes": 10, "brokers": 1, "cores": 4, **more}
+        kinds = [scaling.Kind.parse(kind)]
+        return dict(scaling.plan(kinds=kinds, costs=self.COSTS, seed=7, **given))
+
+    def test_a_channel_is_where_its_members_are(self):
+        draw = scaling.random.Random(7)
+        for members, nodes in [(1, 10), (2, 10), (10, 4), (100, 10), (50_000, 10)]:
+            kind = scaling.Kind("a", 1_000, members, 1.0, False)
+            expected = nodes * (1 - (1 - 1 / nodes) ** members)
+            self.assertAlmostEqual(scaling.spread(kind, nodes, draw), expected, delta=0.05)
+
+    def test_sums(self):
+        own = self.figures("user=10kx1@1k")
+        self.assertEqual(own["channels to which a node listens"], "1,000")
+        self.assertEqual(own["messages from Redis to a node"], "100/s")
+        self.assertEqual(own["deliveries of a node"], "100/s")
+        # Each of 1,000 connections has a channel that no other node knows.
+        self.assertEqual(own["channels that Redis is asked for then"], "1,000")
+        # 1,000 times 2.2 us and one copy of 1.5.
+        self.assertEqual(own["of a Redis, of one core"], "0 %")
+        everybody = self.figures("all=1x100k@10")
+        self.assertEqual(everybody["deliveries of a node"], "100,000/s")
+        self.assertEqual(everybody["channels that Redis is asked for then"], "0")
+        alone = self.figures("user=10kx1@1k", nodes=1)
+        self.assertNotIn("until they are served", alone)
+
+    def test_kinds_are_checked(self):
+        kind = scaling.Kind.parse("room=1.5kx2@0.5k+")
+        self.assertEqual((kind.channels, kind.members, kind.rate, kind.kept), (1500, 2, 500, True))
+        for text in ["room", "room=1@2", "room=0x1@2", "room=1x1@x", "room=1x1@-1", "a=1.5x1@1"]:
+            with self.assertRaises(scaling.argparse.ArgumentTypeError):
+                scaling.Kind.parse(text)
 
 
 class Report(unittest.TestCase):

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use ringhold::gateway::account::Budget;
-use ringhold::gateway::app::{ControlPlane, Gateway, Seed};
+use ringhold::gateway::app::{ControlPlane, Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::options::Options;
@@ -85,8 +85,8 @@ fn start() -> Running<Gateway> {
     let names = Arc::new(SessionNames::new("here".to_owned()));
     let limits = HomeLimits::default();
     let posts = Budget::new(0);
-    let seed =
-        Seed { placement, limits, rules, control: Arc::new(Nobody), names, posts, broker: None };
+    let (control, broker, unix) = (Arc::new(Nobody), None, unix_now);
+    let seed = Seed { placement, limits, rules, control, names, posts, broker, unix };
     let server = Server::builder().config(config).workers(1);
     server.start(move |core| Gateway::new(core, &seed)).expect("the server starts")
 }

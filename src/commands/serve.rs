@@ -19,7 +19,7 @@ use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
 use ringhold::control::{self, Duties, settings};
 use ringhold::gateway::account::Budget;
-use ringhold::gateway::app::{Gateway, Seed};
+use ringhold::gateway::app::{Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::options::{
@@ -134,6 +134,7 @@ pub(crate) fn run(
         names,
         posts,
         broker: broker.as_ref().map(Beginning::queue),
+        unix: unix_now,
     };
     let _pid = PidFile::write(&rules.options.pid_file)?;
     let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;

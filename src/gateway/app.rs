@@ -121,6 +121,8 @@ pub struct Seed {
     pub posts: Arc<Budget>,
     /// Set if a broker orders the channels; else each home core orders its own.
     pub broker: Option<Arc<dyn Broker>>,
+    /// Unix time in seconds, at this time of the cores' clock: [`unix_now`], but in tests.
+    pub unix: fn(Duration) -> i64,
 }
 
 /// The application on one core.
@@ -157,6 +159,8 @@ pub(super) struct Desk {
     pub(super) buffer: Vec<u8>,
     /// Unix time in seconds, as of this callback.
     pub(super) unix: i64,
+    /// See [`Seed::unix`].
+    wall: fn(Duration) -> i64,
 }
 
 /// A connection that is about to open.
@@ -277,7 +281,8 @@ impl Gateway {
                 slow_ends: SlowEnds::default(),
                 later: VecDeque::new(),
                 buffer: Vec::new(),
-                unix: unix_now(),
+                unix: (seed.unix)(Duration::ZERO),
+                wall: seed.unix,
             },
         }
     }
@@ -441,6 +446,11 @@ impl Desk {
         }
     }
 
+    /// What time it is in the world, for this callback.
+    pub(super) fn look_at_wall(&mut self, cx: &Context<'_>) {
+        self.unix = (self.wall)(cx.now());
+    }
+
     /// Leaves something to be done when the hub has returned.
     pub(super) fn put_aside(&mut self, later: Later) {
         self.later.push_back(later);
@@ -550,7 +560,7 @@ impl Handler for Gateway {
             First::Nothing => {}
             First::Commands(commands) => self.hear(conn, id, &commands),
             First::Connect(request, resume) => {
-                self.desk.unix = unix_now();
+                self.desk.look_at_wall(conn);
                 self.connect_one_way(conn, id, *request, resume);
                 self.settle(conn);
             }
@@ -566,7 +576,7 @@ impl Handler for Gateway {
 
     fn on_writable(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
         let id = conn.id();
-        self.desk.unix = unix_now();
+        self.desk.look_at_wall(conn);
         self.go_on(conn, id);
         self.settle(conn);
         self.tell_refusals(conn);
@@ -613,7 +623,7 @@ impl Handler for Gateway {
     }
 
     fn on_event(&mut self, cx: &mut Context<'_>, letter: Letter) {
-        self.desk.unix = unix_now();
+        self.desk.look_at_wall(cx);
         match letter {
             Letter::Hub(letter) => self.with_hub(cx, |hub, out| hub.letter(out, letter)),
             Letter::Hook(answer) => {
@@ -639,7 +649,7 @@ impl Handler for Gateway {
         // Deadlines that become due meanwhile wait for the next turn.
         for _ in 0..self.desk.timers.len() {
             let Some((link, what)) = self.desk.timers.due(now) else { break };
-            self.desk.unix = unix_now();
+            self.desk.look_at_wall(cx);
             self.expire(cx, link, what);
             self.settle(cx);
         }
@@ -666,7 +676,8 @@ fn own(rules: &Rulebook) -> Arc<Rulebook> {
     Arc::new(rules.clone())
 }
 
-pub(super) fn unix_now() -> i64 {
+/// Unix time in seconds, whatever the cores' clock says.
+pub fn unix_now(_: Duration) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() as i64
 }

@@ -263,7 +263,8 @@ impl Gateway {
         if !matches!(cause, Slow | WriteTimeout | Trickle | OutboxFull) {
             return;
         }
-        let at = super::app::unix_now();
+        self.desk.look_at_wall(cx);
+        let at = self.desk.unix;
         if let Some(mut connection) = self.connection_of(cx, key) {
             connection.since = since.into();
             self.desk.slow_ends.push(SlowEnd { at, cause, connection });

@@ -17,6 +17,7 @@ mod subscribe;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -188,7 +189,7 @@ impl Session {
         Self {
             generation: 0,
             client: NOBODY,
-            since: u32::try_from(super::app::unix_now()).unwrap_or(u32::MAX),
+            since: u32::try_from(super::app::unix_now(Duration::ZERO)).unwrap_or(u32::MAX),
             expire_at: 0,
             flags,
             format,

@@ -13,7 +13,7 @@ use super::queue::Queue;
 use super::shares::{COMMAND, DELIVERY, SIGNATURE, at_rate};
 use super::{BACKLOG, HELD, OPEN, RUNNING, Session, link};
 use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Gateway, Later, unix_now};
+use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::entrance;
 use crate::gateway::places::Resume;
 use crate::gateway::timers::What;
@@ -33,7 +33,7 @@ pub(in crate::gateway) enum Done {
 impl Gateway {
     /// Commands came, as in one WebSocket message.
     pub(in crate::gateway) fn hear(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
-        self.desk.unix = unix_now();
+        self.desk.look_at_wall(cx);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let format = session.format();
         if format.is_uni() {
@@ -159,7 +159,7 @@ impl Gateway {
             let id = self.desk.id(link);
             if let Some(session) = self.desk.sessions.get_mut(id) {
                 session.set(BACKLOG, false);
-                self.desk.unix = unix_now();
+                self.desk.look_at_wall(cx);
                 self.go_on(cx, id);
                 self.settle(cx);
             }

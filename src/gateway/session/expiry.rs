@@ -334,7 +334,6 @@ impl Gateway {
         ticket: Ticket,
         outcome: Result<(), Refusal>,
     ) {
-        self.desk.sessions.weigh(id);
         match outcome.map_err(Refusal::at_once) {
             Ok(()) | Err(Refusal::Later) => {}
             Err(Refusal::Error(error)) => {
@@ -349,6 +348,7 @@ impl Gateway {
             }
             Err(Refusal::Disconnect(disconnect)) => self.desk.close(cx, id, &disconnect),
         }
+        self.desk.sessions.weigh(id);
     }
 }
 

@@ -15,6 +15,8 @@
 
 pub(super) mod line;
 mod mirror;
+#[cfg(test)]
+mod mirror_tests;
 mod publish;
 mod subscribe;
 mod sweep;

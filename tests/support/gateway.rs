@@ -515,7 +515,7 @@ fn words_of_error(code: u32) -> (&'static str, bool) {
 }
 
 /// The words of a close code.
-fn words_of_close(code: u16) -> &'static str {
+pub(crate) fn words_of_close(code: u16) -> &'static str {
     match code {
         1009 => "",
         3000 => "connection closed",

@@ -490,3 +490,37 @@ const NAME_MAX: usize = 16;
 
 /// Bytes of its version.
 const VERSION_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_names_somebody_or_nobody() {
+        let mut options = Options::default();
+        let user = |lines: &str, options: &Options| {
+            let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+            let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
+            let (request, _) = parsed.expect("a request").expect("whole");
+            vouched(&request, options).map(String::from)
+        };
+        assert_eq!(user("X-User: ann\r\n", &options), None, "no header does");
+        options.client.user_id_http_header = "X-User".to_owned();
+        assert_eq!(user("X-User: ann\r\n", &options).as_deref(), Some("ann"));
+        assert_eq!(user("X-User:\r\n", &options), None);
+        assert_eq!(user("", &options), None);
+    }
+
+    #[test]
+    fn a_channel_is_what_was_said_of_it_last() {
+        let sub = |(channel, expire_at): (&str, i64)| ServerSub {
+            channel: channel.to_owned(),
+            expire_at,
+            ..ServerSub::default()
+        };
+        let mut subs: Vec<_> = [("a", 1), ("", 2), ("b", 3), ("a", 4)].map(sub).into();
+        keep_last(&mut subs);
+        let left: Vec<_> = subs.iter().map(|sub| (&*sub.channel, sub.expire_at)).collect();
+        assert_eq!(left, [("b", 3), ("a", 4)]);
+    }
+}

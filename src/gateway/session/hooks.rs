@@ -337,6 +337,7 @@ mod tests {
         options.rpc.proxy.emulated_headers = vec!["x-id".to_owned()];
         let some = vec![one("auth", 1), one("X-Id", 2), one("other", 60_000)];
         assert_eq!(kept(some, &options), Ok(vec!["X-Id".to_owned(), "auth".to_owned()]));
+        assert_eq!(EMULATED_BYTES_MAX, 8192);
         let most = EMULATED_BYTES_MAX - 4;
         assert!(kept(vec![one("auth", most)], &options).is_ok());
         assert_eq!(kept(vec![one("auth", most + 1)], &options), Err(Error::BAD_REQUEST));
@@ -354,5 +355,66 @@ mod tests {
         options.rpc.proxy.emulated_headers = vec!["authorization".to_owned()];
         assert!(kept(ways(EMULATED_MAX), &options).is_ok());
         assert_eq!(kept(ways(EMULATED_MAX + 1), &options), Err(Error::BAD_REQUEST));
+    }
+
+    #[test]
+    fn what_waits_for_an_answer_is_counted_in_bytes() {
+        use crate::gateway::wire::messages::SubscribeRequest;
+        let cost = |about: About| {
+            let ticket = Ticket::new(Waits::Api, 0, 0);
+            Question { id: ConnId::from_bits(0, 0), ticket, about }.cost() - size_of::<Question>()
+        };
+        let own = str::to_owned;
+        assert_eq!(cost(About::Nothing), 0);
+        assert_eq!(cost(About::SubRefresh { channel: own("abc") }), 3);
+        assert_eq!(cost(About::Publish { channel: own("abc"), data: "12345".into() }), 8);
+        let request = || SubscribeRequest {
+            channel: own("abc"),
+            epoch: own("e"),
+            delta: own("fossil"),
+            ..SubscribeRequest::default()
+        };
+        let wanted = |filter| About::Subscribe(Box::new(Wanted { request: request(), filter }));
+        assert_eq!(cost(wanted(None)), size_of::<Wanted>() + 10);
+        let json = br#"{"key":"k","cmp":"eq","val":"v"}"#;
+        let filter = crate::gateway::filter::Filter::decode(
+            crate::gateway::wire::Encoding::Json,
+            &bytes::Bytes::from_static(json),
+        );
+        let filter = Arc::new(filter.expect("a filter"));
+        assert!(filter.cost() > 10);
+        let with = size_of::<Wanted>() + 10 + filter.cost();
+        assert_eq!(cost(wanted(Some(filter))), with);
+    }
+
+    #[test]
+    fn the_address_that_backends_see_is_the_one_that_is_known() {
+        let mut options = Options::default();
+        let head =
+            "GET / HTTP/1.1\r\nHost: h\r\nX-Real-IP: 6.6.6.6\r\nCookie: c\r\nOther: o\r\n\r\n";
+        let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
+        let (request, _) = parsed.expect("a request").expect("whole");
+        let ip = IpAddr::from([9, 9, 9, 9]);
+        let seen = |options: &Options| {
+            forwarded(&request, ip, options).map(|headers| {
+                assert!(headers.emulated.is_empty());
+                let line = |(name, value): &(String, String)| format!("{name}: {value}");
+                headers.transport.iter().map(line).collect::<Vec<_>>().join(", ")
+            })
+        };
+        assert_eq!(seen(&options), None, "nobody wants any");
+        let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        options.rpc.proxy.http_headers = wanted(&["cookie"]);
+        assert_eq!(seen(&options).as_deref(), Some("Cookie: c"));
+        options.client.proxy.connect.proxy.http_headers = wanted(&["x-real-ip", "absent"]);
+        assert_eq!(seen(&options).as_deref(), Some("X-Real-IP: 6.6.6.6, Cookie: c"));
+        // Behind proxies it is known better.
+        options.http_server.trusted_proxies = vec!["10.0.0.0/8".parse().expect("a network")];
+        assert_eq!(seen(&options).as_deref(), Some("Cookie: c, X-Real-IP: 9.9.9.9"));
+        options.client.proxy.connect.proxy.http_headers = wanted(&["x-forwarded-for"]);
+        assert_eq!(seen(&options).as_deref(), Some("Cookie: c, X-Forwarded-For: 9.9.9.9"));
+        options.rpc.proxy.http_headers = wanted(&["absent"]);
+        options.client.proxy.connect.proxy.http_headers = wanted(&["absent"]);
+        assert_eq!(seen(&options), None);
     }
 }

@@ -545,18 +545,4 @@ const PROTOBUF_PROTOCOL: &str = "centrifuge-protobuf";
 const JSON_PROTOCOL: &str = "centrifuge-json";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tickets_keep_what_they_are_given() {
-        for kind in CommandKind::ALL {
-            let ticket = Ticket::new(Waits::Command(*kind), 0x12ff_ffff, u32::MAX);
-            assert_eq!(ticket.waits(), Some(Waits::Command(*kind)));
-            assert_eq!((ticket.id(), ticket.age_ms(0x1300_0004)), (u32::MAX, 5));
-        }
-        for waits in [Waits::Connect, Waits::Api] {
-            assert_eq!(Ticket::new(waits, 7, 9).waits(), Some(waits));
-        }
-    }
-}
+mod tests;

@@ -222,7 +222,9 @@ mod tests {
         let mut pace = Pace::default();
         (0..CROWD as u64 + 1).for_each(|number| pace.wait(Link(number)));
         assert_eq!((pace.begin(), pace.next()), (CROWD + 1, Some(Link(0))));
-        (0..4).for_each(|_| pace.spend(Link(0), COMMAND));
+        (0..3).for_each(|_| pace.spend(Link(0), COMMAND));
+        assert!(!pace.is_spent(Link(0)));
+        pace.spend(Link(0), COMMAND);
         assert!(pace.is_spent(Link(0)));
         assert_eq!(pace.next(), Some(Link(1)));
         (0..4).for_each(|_| pace.spend(Link(1), COMMAND));

@@ -417,10 +417,13 @@ fn who_holds_nothing_is_served_when_others_hold_all() {
     });
     // What is too much for the kernel's buffers is echoed to peers that do not read it.
     let whole = frame(FIN | BINARY, &vec![0; 4 << 20]);
-    let mut slow: Vec<Peer> =
-        (0..6).map(|index| Peer::open_narrow(site.address, &format!("/slow{index}"))).collect();
-    for peer in &mut slow {
+    // One after the other, or what comes would be too much before anything is echoed.
+    let mut slow: Vec<Peer> = Vec::new();
+    for index in 0..6 {
+        let mut peer = Peer::open_narrow(site.address, &format!("/slow{index}"));
         let _ = peer.try_send(&whole);
+        slow.push(peer);
+        site.wait_for("it to be echoed", |c| c.messages_in > index || c.closed_outbox_full > 0);
     }
     site.wait_for("the memory to be used up", |c| c.closed_outbox_full > 0);
     // Nor does who leaves messages unfinished harm who does not.

@@ -1,4 +1,5 @@
-//! Connections and subscriptions that expire, and how they are kept.
+//! Connections and subscriptions that expire, and how they are kept: with a server's own clock.
+//! To the second it is `tests/gateway_session`.
 
 use std::time::{Duration, Instant};
 
@@ -140,16 +141,6 @@ fn subscription_refresh_tokens_are_verified() {
         session.command("sub_refresh", &refresh(token));
         session.closed(code);
     }
-    gateway.stop();
-}
-
-#[test]
-fn a_server_side_subscription_that_expires_ends_the_connection() {
-    let gateway = Gateway::start(SHORT);
-    let mut session = gateway.connected("42");
-    gateway.api("subscribe", json!({"user": "42", "channel": "a", "expire_at": unix() + 1}));
-    assert!(session.push()["subscribe"].is_object());
-    session.closed(3006);
     gateway.stop();
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, Heard, token_of, unix};
 
-/// A backend that answers each path with what is set for it (a number is a status), and remembers
-/// what it was asked.
+/// A backend that answers each path with what is set for it (a number is a status; a result that
+/// expires in some seconds does that from the question on), and remembers what it was asked.
 /// Its thread ends with the process.
 pub(super) struct Backend {
     address: SocketAddr,
@@ -126,13 +126,23 @@ fn serve(
         }
         let (status, body) = match answer {
             Some((_, Value::Number(status))) => (format!("{status} As Told"), String::new()),
-            Some((_, answer)) => ("200 OK".to_owned(), answer.to_string()),
+            Some((_, answer)) => ("200 OK".to_owned(), from_now(answer).to_string()),
             None => ("500 Internal Server Error".to_owned(), String::new()),
         };
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n");
         writer.write_all((head + &body).as_bytes()).ok()?;
     }
+}
+
+/// An answer whose result expires in some seconds, as it is given now.
+fn from_now(mut answer: Value) -> Value {
+    if let Some(result) = answer.get_mut("result").and_then(Value::as_object_mut)
+        && let Some(seconds) = result.remove("expire_in").and_then(|it| it.as_i64())
+    {
+        result.insert("expire_at".to_owned(), json!(unix() + seconds));
+    }
+    answer
 }
 
 #[test]

@@ -104,7 +104,8 @@ fn a_server_that_does_not_answer_is_late() {
         let answer = rig.answer(ticket);
         assert!(matches!(answer, Err(Fault::Late | Fault::Unknown)), "{answer:?}");
     }
-    assert_eq!(rig.view.tally.maps().lost.get("silent"), Some(&1));
+    let is_lost = |rig: &Rig| rig.view.tally.maps().lost.get("silent") == Some(&1);
+    rig.until("the connection to be given up", is_lost);
     rig.finish();
 }
 

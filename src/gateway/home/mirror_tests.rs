@@ -261,7 +261,8 @@ fn a_wait_goes_when_nothing_is_in_it() {
         letter: Box::new(SubscribeLetter { stream, ..letter("a", 0, 0) }),
         settled_by: None,
     };
-    let fill: [(fn(&mut Wait), bool, bool); 6] = [
+    type Fill = fn(&mut Wait);
+    let fill: [(Fill, bool, bool); 6] = [
         (|wait| wait.reading = Some(reading()), true, true),
         (|wait| wait.untold = Some((1, 2)), false, false),
         (|wait| wait.dropped = true, false, false),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
+use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::options::Options;
 use ringhold::gateway::placement::Placement;
@@ -86,7 +87,8 @@ fn start() -> Running<Gateway> {
     let limits = HomeLimits::default();
     let posts = Budget::new(0);
     let (control, broker, unix) = (Arc::new(Nobody), None, unix_now);
-    let seed = Seed { placement, limits, rules, control, names, posts, broker, unix };
+    let keeping = Keeping::default();
+    let seed = Seed { placement, limits, rules, control, names, posts, broker, unix, keeping };
     let server = Server::builder().config(config).workers(1);
     server.start(move |core| Gateway::new(core, &seed)).expect("the server starts")
 }

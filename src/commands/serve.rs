@@ -13,6 +13,7 @@ use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
+use ringhold::control::keeping::Keeper;
 use ringhold::control::live::Live;
 use ringhold::control::logging::{Format, LogFile};
 use ringhold::control::notify::Notifier;
@@ -126,6 +127,9 @@ pub(crate) fn run(
     };
     let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
     let posts = Budget::new(rules.options.emulation.max_waiting.0);
+    let (counts, closing) = (plane.counts(), plane.closing());
+    let _pid = PidFile::write(&rules.options.pid_file)?;
+    let keeper = Arc::new(Keeper::begin(&rules.options, layout.workers, &counts));
     let start = Seed {
         placement,
         limits,
@@ -135,9 +139,16 @@ pub(crate) fn run(
         posts,
         broker: broker.as_ref().map(Beginning::queue),
         unix: unix_now,
+        keeping: keeper.keeping(),
     };
-    let _pid = PidFile::write(&rules.options.pid_file)?;
-    let running = server.workers(layout.workers).start(move |core| Gateway::new(core, &start))?;
+    let started = server.workers(layout.workers).start(move |core| Gateway::new(core, &start));
+    let running = match started {
+        Ok(running) => running,
+        Err(error) => {
+            keeper.undo();
+            return Err(error.into());
+        }
+    };
 
     let address = running.address().ok_or("nothing is listened on")?;
     let name = match rules.options.node.name.as_str() {
@@ -152,9 +163,11 @@ pub(crate) fn run(
         Err(error) => {
             running.handle().stop();
             running.join()?;
+            keeper.undo();
             return Err(error.into());
         }
     };
+    keeper.started();
     let gates = Gates { http: plane.gate(), grpc: plane.grpc_gate() };
     let certificates = plane.certificates();
     if let Some(address) = plane.grpc_address() {
@@ -170,10 +183,11 @@ pub(crate) fn run(
         },
         delay: rules.options.shutdown.delay,
         drain: {
-            let (live, notifier) = (live.clone(), notifier.clone());
+            let (live, notifier, keeper) = (live.clone(), notifier.clone(), keeper.clone());
             Box::new(move || {
                 notifier.stopping();
                 live.drain();
+                keeper.drain(&closing, &counts);
             })
         },
         reload: {
@@ -201,6 +215,7 @@ pub(crate) fn run(
     announce(&rules.options, address, running.workers(), first_run)?;
     notifier.ready();
     let stats = running.join()?;
+    keeper.finish();
     if let Some(broker) = broker {
         broker.finish();
     }

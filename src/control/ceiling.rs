@@ -1,6 +1,6 @@
 //! The control plane's lines of the memory ceiling.
 
-use super::{consumers, logging, settings};
+use super::{consumers, logging, settings, state};
 use crate::broker::bus;
 use crate::broker::resp::Bounds;
 use crate::engine::{Ceiling, Layout, Per};
@@ -63,6 +63,10 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         add("questions to the backend", "a proxy's max_memory", hooks);
     }
     add("the log", "", logging::QUEUE_BYTES as u64);
+    if state::Place::of(options).is_some() {
+        let bytes = layout.workers as u64 * state::CORE_BYTES;
+        add("channels on their way into the next process", "shutdown.state_path", bytes);
+    }
     ceiling
 }
 

@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 
 use super::body::Bodies;
 use crate::gateway::proxy::{HookFailure, HookKind};
+use crate::gateway::state::Restored;
 use crate::gateway::stats::{Durations, own_code};
 use crate::gateway::wire::Error;
 
@@ -44,6 +45,10 @@ pub struct Counts {
     pub(crate) tls_reloads_failed: Total,
     /// The earliest end of a certificate, in seconds since 1970; 0 without TLS.
     pub(crate) tls_not_after: Gauge,
+    /// What cores took over from the process before.
+    pub(crate) state_restored: Arc<Restored>,
+    /// Bytes of the file where that was.
+    pub(crate) state_bytes: Gauge,
     /// Key sets fetched.
     pub(crate) jwks_fetched: Total,
     /// Fetches of key sets that failed.
@@ -71,6 +76,8 @@ pub(crate) struct Maps {
     pub(crate) hook_failures: BTreeMap<(HookKind, HookFailure), u64>,
     /// Messages dealt with, by consumer.
     pub(crate) consumed: BTreeMap<Arc<str>, u64>,
+    /// Files with kept channels that were not read, by reason.
+    pub(crate) state_ignored: BTreeMap<&'static str, u64>,
     /// Messages and connections of consumers that failed, by consumer and cause.
     pub(crate) consumer_failures: BTreeMap<(Arc<str>, &'static str), u64>,
 }
@@ -94,6 +101,10 @@ impl Counts {
         if let Some(failure) = failure {
             *maps.hook_failures.entry((kind, failure)).or_default() += 1;
         }
+    }
+
+    pub(crate) fn state_ignored(&self, reason: &'static str) {
+        *self.maps().state_ignored.entry(reason).or_default() += 1;
     }
 
     pub(crate) fn consumed(&self, consumer: &Arc<str>) {

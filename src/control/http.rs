@@ -7,6 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::admin::{self, AdminConfig};
 use super::api::{self, ApiConfig};
 use super::backend::Backend;
 use super::body::refusal;
+use super::closing::{ANSWERS, Closing};
 use super::counts::Counts;
 use super::demo::{self, Demo};
 use super::grpc::{self, GrpcLimits};
@@ -230,18 +232,24 @@ pub struct HttpServer {
     proxies: Arc<Proxies>,
     /// Connections speak gRPC, and this is what one may hold.
     grpc: Option<GrpcLimits>,
+    closing: Closing,
 }
 
 impl HttpServer {
     /// A server for a router, with no proxies in front.
     pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
         let (room, proxies) = (limits.room(), Arc::default());
-        Self { router, room, limits, counts, proxies, grpc: None }
+        Self { router, room, limits, counts, proxies, grpc: None, closing: Closing::default() }
     }
 
     /// Behind these proxies: what they say about a request's client is believed.
     pub fn behind(self, proxies: Proxies) -> Self {
         Self { proxies: Arc::new(proxies), ..self }
+    }
+
+    /// Takes nothing new when this begins.
+    pub fn until(self, closing: Closing) -> Self {
+        Self { closing, ..self }
     }
 
     /// One for the internal port, with places of its own.
@@ -307,8 +315,8 @@ impl HttpServer {
         }
     }
 
-    /// Serves what comes in on a listener, until the end of the runtime. A PROXY header is not
-    /// known here; `X-Forwarded-For` is.
+    /// Serves what comes in on a listener, until the end of the runtime or of the server. A PROXY
+    /// header is not known here; `X-Forwarded-For` is.
     pub async fn accept(self, listener: std::net::TcpListener) -> io::Result<()> {
         self.accept_all(listener, None).await
     }
@@ -330,7 +338,11 @@ impl HttpServer {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.closing.begun() => return Ok(()),
+            };
+            match accepted {
                 Ok((stream, peer)) => match stream.into_std() {
                     Ok(stream) => {
                         let via = self.proxies.via(peer);
@@ -382,7 +394,7 @@ impl HttpServer {
         let _inside = self.counts.http_connections.enter();
         let stream = Replayed::new(head, stream, self.limits.write_timeout);
         if let Some(limits) = self.grpc {
-            match grpc::serve(stream, self.router, limits, seat).await {
+            match grpc::serve(stream, self.router, limits, seat, &self.closing).await {
                 Ok(None) => {}
                 Ok(Some(why)) => ended(&self.counts, why),
                 Err(error) => {
@@ -415,15 +427,19 @@ impl HttpServer {
             .max_header_size(self.limits.head_max)
             .max_buf_size(self.limits.head_max.max(BUFFER_MIN))
             .serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
+        let mut served = pin!(served);
+        let outcome = tokio::select! {
             // First: a request that is here already may be one with a key.
             biased;
-            served = served => {
-                if let Err(error) = served {
-                    self.failed(via.peer, &error);
-                }
+            served = &mut served => served,
+            why = seat.given_up() => return ended(&self.counts, why),
+            () = self.closing.begun() => {
+                served.as_mut().graceful_shutdown();
+                tokio::time::timeout(ANSWERS, served).await.unwrap_or(Ok(()))
             }
-            why = seat.given_up() => ended(&self.counts, why),
+        };
+        if let Err(error) = outcome {
+            self.failed(via.peer, &error);
         }
     }
 

@@ -8,6 +8,7 @@ mod broker;
 mod consumers;
 mod json;
 mod own;
+mod state;
 pub mod theirs;
 
 use std::sync::Arc;
@@ -183,6 +184,7 @@ fn collect(snapshot: &Snapshot, counts: &Counts) -> Vec<Metric> {
     gateway(&mut all, snapshot);
     control(&mut all, counts);
     broker::collect(&mut all, snapshot);
+    state::collect(&mut all, counts);
     memory(&mut all, snapshot);
     all.iter_mut().for_each(|metric| metric.name.insert_str(0, "ringhold_"));
     own::collect(&mut all, &process::Taken::now().unwrap_or_default());

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::access::Gate;
 use super::certificates::CertificateKeeper;
+use super::closing::Closing;
 use super::consumers::Consumers;
 use super::counts::Counts;
 use super::demo::Demo;
@@ -78,6 +79,7 @@ pub struct Plane {
     http: HttpConfig,
     limits: HttpLimits,
     proxies: Proxies,
+    closing: Closing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +167,7 @@ impl Plane {
             http,
             limits,
             proxies,
+            closing: Closing::default(),
         };
         Ok((plane, outlets, tls))
     }
@@ -189,6 +192,16 @@ impl Plane {
         self.grpc.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
+    /// What is counted.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+
+    /// By which it takes nothing new any more.
+    pub fn closing(&self) -> Closing {
+        self.closing.clone()
+    }
+
     /// The certificates, to be loaded again.
     pub fn certificates(&self) -> CertificateKeeper {
         self.certificates.clone()
@@ -203,7 +216,7 @@ impl Plane {
             tokio::spawn(past.keep(live.clone(), self.counts.clone()));
         }
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
-        let server = server.behind(self.proxies);
+        let server = server.behind(self.proxies).until(self.closing);
         if let Some(listener) = self.internal {
             let internal = server.internal(routes.internal);
             accept(internal, listener, self.certificates.internal(), "the internal port");

@@ -121,6 +121,15 @@ pub trait Handler: Sized + 'static {
         let _ = cx;
         None
     }
+
+    /// A drain is complete: no connection is left, and every event was given. Whether the core goes
+    /// on nevertheless, for events of other threads; asked again after each turn, at least every 10
+    /// ms. After the first `false` nothing is called any more: the last chance to hand over what
+    /// the application keeps.
+    fn lingers(&mut self, cx: &mut Context<'_>) -> bool {
+        let _ = cx;
+        false
+    }
 }
 
 /// The application's decision about an upgrade request.

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -51,6 +52,13 @@ pub struct CoreStart<H: Handler> {
     pub worker: usize,
     /// Reaches every core of this server.
     pub handle: Handle<H>,
+}
+
+impl<H: Handler> CoreStart<H> {
+    /// Monotonic time, as [`super::Context::now`] tells it.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(sys::monotonic_ns())
+    }
 }
 
 impl Builder {

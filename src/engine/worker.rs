@@ -130,7 +130,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        Ok(if self.is_finished() { Turn::Finished } else { Turn::Continue })
+        let finished = self.is_finished() && !self.call_cx(|handler, cx| handler.lingers(cx));
+        Ok(if finished { Turn::Finished } else { Turn::Continue })
     }
 
     /// What this core counts.

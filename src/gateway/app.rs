@@ -16,6 +16,7 @@ use super::account::{Budget, Held};
 use super::broker::{self, Broker};
 use super::emulation::SessionNames;
 use super::entrance;
+use super::farewell::{Farewell, Keeping};
 use super::format::Format;
 use super::hub::Hub;
 use super::inspect::{Inspect, SlowEnds};
@@ -123,6 +124,8 @@ pub struct Seed {
     pub broker: Option<Arc<dyn Broker>>,
     /// Unix time in seconds, at this time of the cores' clock: [`unix_now`], but in tests.
     pub unix: fn(Duration) -> i64,
+    /// What is kept over the end of a process.
+    pub keeping: Keeping,
 }
 
 /// The application on one core.
@@ -154,6 +157,9 @@ pub(super) struct Desk {
     pub(super) refusals: Refusals,
     /// Connections that were closed because they did not read.
     pub(super) slow_ends: SlowEnds,
+    pub(super) farewell: Option<Arc<Farewell>>,
+    /// When the last connection was gone, of a core that waits for others.
+    pub(super) empty_since: Option<Duration>,
     later: VecDeque<Later>,
     /// Kept for its memory.
     pub(super) buffer: Vec<u8>,
@@ -253,8 +259,8 @@ impl Outside for World<'_, '_> {
 impl Gateway {
     /// The gateway of one core.
     pub fn new(start: CoreStart<Self>, seed: &Seed) -> Self {
-        let core = start.worker as u16;
-        Self {
+        let (core, now) = (start.worker as u16, start.now());
+        let mut gateway = Self {
             hub: match &seed.broker {
                 Some(broker) => {
                     Hub::with_broker(core, seed.placement, seed.limits, broker.limits())
@@ -279,12 +285,16 @@ impl Gateway {
                 stats: GatewayStats::default(),
                 refusals: Refusals::default(),
                 slow_ends: SlowEnds::default(),
+                farewell: seed.keeping.farewell.clone(),
+                empty_since: None,
                 later: VecDeque::new(),
                 buffer: Vec::new(),
                 unix: (seed.unix)(Duration::ZERO),
                 wall: seed.unix,
             },
-        }
+        };
+        gateway.restore(now, &seed.keeping);
+        gateway
     }
 
     /// Lends the hub the world.
@@ -642,6 +652,10 @@ impl Handler for Gateway {
         }
         self.settle(cx);
         self.desk.refusals.write(None);
+    }
+
+    fn lingers(&mut self, cx: &mut Context<'_>) -> bool {
+        self.wait_for_others(cx.now())
     }
 
     fn on_turn(&mut self, cx: &mut Context<'_>) -> Option<Duration> {

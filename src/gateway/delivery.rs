@@ -77,6 +77,11 @@ impl Item {
         Bytes::from_owner(Payload(self.clone()))
     }
 
+    /// The publisher, if it is a client.
+    pub fn info(&self) -> Option<&ClientInfo> {
+        self.more.as_ref().and_then(|more| more.info.as_deref())
+    }
+
     /// What filters look at.
     pub fn tags(&self) -> &[(Box<str>, Box<str>)] {
         self.more.as_ref().map_or(&[], |more| &more.tags)

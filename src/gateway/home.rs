@@ -13,6 +13,7 @@
 //! has to give. What goes that way is counted, and a client that wanted
 //! to recover it is told so like after any other expiry.
 
+mod keep;
 pub(super) mod line;
 mod mirror;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use super::placement::Placement;
 use super::presence::Roster;
 use super::stream::{Epoch, Stream, StreamOptions};
 
+pub(super) use keep::Restoring;
 use line::Lines;
 pub(super) use publish::COPIES_MAX;
 use sweep::Sweep;

@@ -32,12 +32,13 @@ use self::mirror::Mirror;
 use super::broker;
 use super::delivery::Delivery;
 use super::format::Format;
-use super::home::{Home, HomeCounters, HomeLimits};
+use super::home::{Home, HomeCounters, HomeLimits, Restoring};
 use super::letters::{ChannelId, ClientId, EnterLetter, Letter, SeatRule};
 use super::local::{Locals, Loss, Subscription};
 use super::outside::{ClientKey, Event, Link, Outside, Refused, SubKey};
 use super::placement::Placement;
 use super::seats::Seats;
+use super::state::Vault;
 use super::users::Users;
 use super::wire::{Disconnect, Error, Unsubscribe};
 
@@ -191,6 +192,16 @@ impl Hub {
             && self.home.is_empty()
             && self.seats.len() == 0
             && self.mirror.as_ref().is_none_or(|mirror| mirror.is_empty())
+    }
+
+    /// Begins to take in what another process has kept of the channels whose home this is.
+    pub(super) fn restore(&mut self, now: Duration, age: Duration) -> Restoring<'_> {
+        self.home.restore(now, age)
+    }
+
+    /// Writes down what the channels hold whose home this is.
+    pub(super) fn keep(&mut self, now: Duration, vault: &dyn Vault) {
+        self.home.keep(now, vault);
     }
 
     /// A connection has opened its session. It must be taken out with [`Self::disconnect`].

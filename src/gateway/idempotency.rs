@@ -82,6 +82,17 @@ impl Results {
         result: Option<Position>,
         now: Duration,
     ) {
+        self.put_until(channel, key, result, now + IDEMPOTENCY_TTL);
+    }
+
+    /// The same, for as long as is said; no result that is known lives longer.
+    pub(super) fn put_until(
+        &mut self,
+        channel: &str,
+        key: &str,
+        result: Option<Position>,
+        until: Duration,
+    ) {
         let name = name(channel, key).into_boxed_str();
         let names = heap(name.len());
         let Capacity { keys, bytes } = self.capacity;
@@ -100,11 +111,20 @@ impl Results {
         self.names += names;
         let number = self.first.wrapping_add(self.order.len() as u32);
         let hash = self.placement.hash(&name);
-        self.order.push_back(Entry { until: now + IDEMPOTENCY_TTL, name, result });
+        self.order.push_back(Entry { until, name, result });
         let Self { placement, known, order, first, .. } = self;
         let rehash =
             |number: &u32| placement.hash(&order[number.wrapping_sub(*first) as usize].name);
         known.insert_unique(hash, number, rehash);
+    }
+
+    /// All results, the oldest first: channel, key, result, and until when it is known.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str, Option<Position>, Duration)> {
+        self.order.iter().filter_map(|entry| {
+            let (length, rest) = entry.name.split_once(':')?;
+            let (channel, key) = rest.split_at_checked(length.parse().ok()?)?;
+            Some((channel, key, entry.result, entry.until))
+        })
     }
 
     /// Forgets what is old enough. When the next is, if there is one.

@@ -11,7 +11,8 @@
 //! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
 //! it ([`presence`]), which cores have subscribers ([`home`]). Each core knows its own subscribers
 //! ([`local`]) and users ([`users`]). Cores talk by [`letters`]; what the hub needs from outside is
-//! [`outside`]. All of it without I/O.
+//! [`outside`]. What of all this is kept when a process ends, and how cores wait for it then, is
+//! [`state`] and [`farewell`]. All of it without I/O.
 //!
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
 //! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
@@ -29,6 +30,7 @@ pub mod delivery;
 pub mod delta;
 pub mod emulation;
 mod entrance;
+pub mod farewell;
 pub mod filter;
 pub mod format;
 pub mod home;
@@ -49,6 +51,7 @@ mod repeated;
 pub mod rulebook;
 mod seats;
 pub mod session;
+pub mod state;
 pub mod stats;
 pub mod stream;
 mod timers;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::account::heap;
 use super::delivery::Item;
 use super::filter::Filter;
+use super::state::Kept;
 use super::wire::Error;
 
 /// One life of a stream: 8 letters where it began here, and up to 16 bytes of text where another
@@ -294,6 +295,56 @@ impl Stream {
         }
         items.shrink_to_fit();
         self.items = items;
+    }
+
+    /// What is retained, the oldest first.
+    pub(super) fn items(&self) -> impl Iterator<Item = &Arc<Item>> {
+        self.items.iter()
+    }
+
+    /// As it is kept over the end of the process. What has expired has no publications.
+    pub(super) fn kept(&self, name: &Arc<str>, now: Duration) -> Kept {
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(millis(now)));
+        let items = if millis(now) < self.items_until { self.items.len() as u64 } else { 0 };
+        Kept {
+            name: name.clone(),
+            position: self.position(),
+            items,
+            items_left: left(self.items_until),
+            meta_left: (self.meta_until != u64::MAX).then(|| left(self.meta_until)),
+            version: self.version.as_ref().map(|it| (it.number, it.epoch.clone())),
+            at_top: false,
+        }
+    }
+
+    /// One that was kept `age` ago, before the first of the publications that follow. Those that
+    /// have outlived their time since do not.
+    pub(super) fn of_kept(kept: &Kept, now: Duration, age: Duration) -> Self {
+        let follow = if kept.items_left > age { kept.items } else { 0 };
+        let ends = |left: Duration| until(now, left.saturating_sub(age));
+        let version = kept.version.clone();
+        Self {
+            epoch: kept.position.epoch,
+            top: kept.position.offset - follow,
+            items: VecDeque::new(),
+            bytes: 0,
+            items_until: ends(kept.items_left),
+            meta_until: kept.meta_left.map_or(u64::MAX, ends),
+            version: version.map(|(number, epoch)| Box::new(Version { number, epoch })),
+        }
+    }
+
+    /// Takes the publication after the top, as it was kept.
+    pub(super) fn append(&mut self, mut item: Item) {
+        self.top += 1;
+        item.offset = self.top;
+        self.bytes += item.cost();
+        self.items.push_back(Arc::new(item));
+    }
+
+    /// All that was kept is here: no more room is needed.
+    pub(super) fn settle(&mut self) {
+        self.items.shrink_to_fit();
     }
 
     /// How many are retained.

@@ -77,8 +77,25 @@ impl Gateway {
 
     /// Starts it again with the same configuration at the same address.
     pub(crate) fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// Likewise, with something done while nothing runs.
+    pub(crate) fn restart_after(&mut self, meanwhile: impl FnOnce()) {
         self.server.signal(Signal::TERM);
         self.server.exited_well();
+        meanwhile();
+        self.start_again();
+    }
+
+    /// Likewise after an end that it hears nothing of.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.server.signal(Signal::KILL);
+        self.server.wait(PATIENCE).expect("it is ended");
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
         let config = self.config.clone().expect("it has a configuration");
         let port = self.address().port().to_string();
         self.server = Self::serve(&config, &["--port", &port]);

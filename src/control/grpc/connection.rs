@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
+use crate::control::closing::{ANSWERS, Closing};
 use crate::control::room::{GivenUp, Seat};
 
 /// What one connection may hold.
@@ -36,6 +37,7 @@ pub(in crate::control) async fn serve<S>(
     router: Router,
     limits: GrpcLimits,
     seat: Seat,
+    closing: &Closing,
 ) -> Result<Option<GivenUp>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -64,6 +66,10 @@ where
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(FAREWELL, served).await;
             Ok(Some(why))
+        }
+        () = closing.begun() => {
+            served.as_mut().graceful_shutdown();
+            tokio::time::timeout(ANSWERS, served).await.unwrap_or(Ok(())).map(|()| None)
         }
     }
 }

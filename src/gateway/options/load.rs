@@ -116,7 +116,9 @@ impl Options {
                 consumer.redis_stream.tls.begin_at(folder);
                 consumer.postgresql.begin_at(folder);
             }
-            for path in [&mut options.log.file, &mut options.pid_file] {
+            let paths = [&mut options.log.file, &mut options.pid_file];
+            let state = Some(&mut options.shutdown.state_path).filter(|path| **path != "none");
+            for path in paths.into_iter().chain(state) {
                 if !path.is_empty() {
                     *path = folder.join(&path).display().to_string();
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::super::ProxyProtocol;
+use super::super::{EngineType, ProxyProtocol};
 use super::Check;
 use crate::engine::WORKERS_MAX;
 
@@ -44,6 +44,13 @@ impl Check<'_> {
             shutdown.drain_window <= shutdown.timeout,
             "shutdown.drain_window",
             "must not be longer than shutdown.timeout: what is left then is cut",
+        );
+        self.not_zero("shutdown.state_max_age", shutdown.state_max_age);
+        self.warn(
+            options.engine.kind == EngineType::Redis
+                && !["", "none"].contains(&shutdown.state_path.as_str()),
+            "shutdown.state_path",
+            "changes nothing: channels live in Redis",
         );
         let filter = options.log.filter();
         // A word that is no level would be taken for the name of a module.

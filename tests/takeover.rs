@@ -16,7 +16,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crowd::{Client, Published, Tally, publish};
+use rustix::process::Signal;
 use support::gateway::Gateway;
+use support::until;
 
 const CHANNELS: usize = 6;
 
@@ -29,6 +31,12 @@ impl Folder {
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&path).expect("a folder can be made");
         Self(path)
+    }
+
+    /// The line for a socket in it.
+    fn socket(&self) -> String {
+        format!("takeover_path = "{}"
+", self.0.join("door").display())
     }
 
     fn tables(&self, more: &str) -> String {
@@ -74,6 +82,8 @@ fn channel(n: usize) -> String {
 /// Clients in all channels, and one publisher for each.
 struct Traffic {
     tally: Arc<Tally>,
+    /// Of clients that come later, and go.
+    extra: Arc<Tally>,
     clients: Vec<tokio::task::JoinHandle<()>>,
     publishers: Vec<tokio::task::JoinHandle<Published>>,
     go: Arc<AtomicBool>,
@@ -95,7 +105,13 @@ impl Traffic {
             tokio::spawn(publish(vec![address], channel(n), pace, last, go))
         };
         let publishers = (0..CHANNELS).map(publisher).collect();
-        Self { tally, clients, publishers, go }
+        Self { tally, extra: Arc::default(), clients, publishers, go }
+    }
+
+    /// One more client, which comes to whichever process there is.
+    fn more(&self, gateway: &Gateway, n: usize, last: u64) -> Client {
+        let client = Client::new(gateway.address(), 1000 + n, &channel(n), last + 1);
+        Client { tally: self.extra.clone(), ..client }
     }
 
     /// Waits until all clients have moved so often.
@@ -136,6 +152,10 @@ impl Traffic {
             get(&tally.doubled),
             get(&tally.refused),
         );
+        let extra = &self.extra;
+        println!("clients that came later: {extra:?}");
+        let faults = [&extra.lost, &extra.doubled, &extra.unrecovered, &extra.refused].map(get);
+        assert_eq!(faults, [0; 4], "lost, doubled, unrecovered, refused");
         let faults = [&tally.lost, &tally.doubled, &tally.unrecovered, &tally.refused].map(get);
         assert_eq!(faults, [0; 4], "lost, doubled, unrecovered, refused");
         assert!(get(&tally.recovered) >= moves * clients, "all have moved: {tally:?}");
@@ -236,4 +256,239 @@ fn state_that_is_none_costs_what_is_in_it() {
     gateway.restart();
     assert_eq!(epoch(&gateway), before);
     gateway.stop();
+}
+
+/// Both processes run for a while, publications come to either, and clients are with both.
+#[test]
+fn a_successor_takes_over_while_both_run() {
+    const CLIENTS: usize = 300;
+    const LAST: u64 = 360;
+    let folder = Folder::new("both");
+    let first = Gateway::start(&folder.tables(&folder.socket()));
+    let mut old = runtime().block_on(async move {
+        let mut old = first;
+        let pace = Duration::from_millis(5);
+        let traffic = Traffic::start(&old, CLIENTS, LAST, pace).await;
+        for round in 0..2 {
+            traffic.seen(round * 120 + 30).await;
+            let workers = if round == 0 { "3" } else { "1" };
+            let new = tokio::task::block_in_place(|| {
+                old.successor(None, &["--set", &format!("engine.workers={workers}")])
+            });
+            // Clients come to both, and publications.
+            let both: Vec<_> =
+                (0..60).map(|n| tokio::spawn(traffic.more(&new, n, LAST).run())).collect();
+            traffic.seen(round * 120 + 80).await;
+            tokio::task::block_in_place(|| old.stop());
+            traffic.moved(round + 1).await;
+            traffic.seen(round * 120 + 110).await;
+            both.into_iter().for_each(|client| client.abort());
+            old = new;
+        }
+        traffic.finish(2).await;
+        old
+    });
+    assert_eq!(old.metric("takeovers_total{side=\"heir\",outcome=\"adopted\"}"), 1);
+    let history = old.api("history", json!({"channel": channel(0), "limit": 0}));
+    assert_eq!(history["offset"], json!(LAST));
+    // And then by the file.
+    old.restart();
+    let same = old.api("history", json!({"channel": channel(0), "limit": 0}));
+    assert_eq!(same, history);
+    old.stop();
+}
+
+/// What else is known of a channel is known to both, and goes over.
+#[test]
+fn presence_keys_and_removals_are_those_of_both() {
+    let folder = Folder::new("shared");
+    let old = Gateway::start(&folder.tables(&folder.socket()));
+    let mut new = old.successor(Some(0), &[]);
+    let gateways = [&old, &new];
+    let mut sessions: Vec<_> = (0..8)
+        .map(|n| {
+            let mut session = gateways[n % 2].connected(&format!("user-{}", n / 2));
+            session.subscribe("news");
+            session
+        })
+        .collect();
+    let stats = json!({"channel": "news"});
+    for session in &mut sessions {
+        let known = session.result("presence_stats", stats.clone());
+        assert_eq!(known, json!({"num_clients": 8, "num_users": 4}), "members of both");
+        let present = session.result("presence", stats.clone());
+        assert_eq!(present["presence"].as_object().map(|it| it.len()), Some(8));
+    }
+    let keyed = |key: &str| json!({"channel": "news", "data": 1, "idempotency_key": key});
+    for gateway in gateways {
+        assert_eq!(gateway.api("publish", keyed("once"))["offset"], json!(1));
+    }
+    for n in 2..=20 {
+        let news = json!({"channel": "news", "data": n});
+        assert_eq!(gateways[n % 2].api("publish", news)["offset"], json!(n));
+    }
+    for session in &mut sessions {
+        let offsets: Vec<_> = (1..=20)
+            .map(|_| {
+                loop {
+                    let push = session.push();
+                    if push.get("pub").is_some() {
+                        break push["pub"]["offset"].as_u64().expect("it has one");
+                    }
+                }
+            })
+            .collect();
+        assert_eq!(offsets, (1..=20).collect::<Vec<_>>());
+    }
+    // Who comes is announced to both, and who goes.
+    let late = new.connected_with("late", &[]);
+    drop(late);
+    let mut late = new.connected("late");
+    late.subscribe("news");
+    drop(late);
+    for session in &mut sessions {
+        for happening in ["join", "leave"] {
+            let push = loop {
+                let push = session.push();
+                if push.get(happening).is_some() && push[happening]["info"]["user"] == "late" {
+                    break push;
+                }
+            };
+            assert_eq!(push["channel"], json!("news"));
+        }
+    }
+    new.api("history_remove", json!({"channel": "news"}));
+    for (n, session) in sessions.iter_mut().enumerate() {
+        let past = || json!({"channel": "news", "limit": 100});
+        until(&format!("the history of {n} to be gone"), || {
+            session.result("history", past())["publications"].as_array().is_none_or(Vec::is_empty)
+        });
+        assert_eq!(session.result("history", past())["offset"], json!(20));
+    }
+    drop(sessions);
+    old.stop();
+    assert_eq!(new.api("publish", keyed("once"))["offset"], json!(1), "it is known");
+    assert_eq!(new.api("publish", keyed("twice"))["offset"], json!(21));
+    let nobody = json!({"num_clients": 0, "num_users": 0});
+    until("all to have left", || new.api("presence_stats", stats.clone()) == nobody);
+    new.signal(Signal::TERM);
+    new.exited_well();
+}
+
+/// The successor dies half-way: those it had come back to the old process, and nothing is lost.
+#[test]
+fn a_successor_that_dies_hurts_nobody() {
+    const CLIENTS: usize = 120;
+    const LAST: u64 = 200;
+    let folder = Folder::new("heir");
+    let mut old = Gateway::start(&folder.tables(&folder.socket()));
+    runtime().block_on(async {
+        let traffic = Traffic::start(&old, CLIENTS, LAST, Duration::from_millis(5)).await;
+        for round in 0..2 {
+            let mut new = tokio::task::block_in_place(|| old.successor(None, &[]));
+            let more: Vec<_> =
+                (0..60).map(|n| tokio::spawn(traffic.more(&new, n, LAST).run())).collect();
+            traffic.seen(round * 40 + 40).await;
+            tokio::task::block_in_place(|| new.kill());
+            traffic.seen(round * 40 + 60).await;
+            more.into_iter().for_each(|client| client.abort());
+        }
+        traffic.finish(0).await;
+    });
+    assert_eq!(old.metric("takeovers_total{side=\"elder\",outcome=\"broken\"}"), 2);
+    let history = old.api("history", json!({"channel": channel(0), "limit": 0}));
+    assert_eq!(history["offset"], json!(LAST));
+    // It keeps its channels as if nobody had come.
+    old.restart();
+    let same = old.api("history", json!({"channel": channel(0), "limit": 0}));
+    assert_eq!(same, history);
+    old.stop();
+}
+
+/// The old process dies before it has handed anything over, or hangs: the successor begins anew,
+/// which clients are told, and serves.
+#[test]
+fn an_old_process_that_dies_or_hangs_is_done_without() {
+    for (name, signal) in [("killed", Signal::KILL), ("stopped", Signal::STOP)] {
+        let folder = Folder::new(name);
+        let mut old = Gateway::start(&folder.tables(&folder.socket()));
+        let epoch = old.api("publish", json!({"channel": "news", "data": 1}))["epoch"].clone();
+        let mut new = old.successor(Some(0), &[]);
+        let mut ann = new.connected("ann");
+        let subscribed = ann.subscribe("news");
+        assert_eq!((&subscribed["epoch"], &subscribed["offset"]), (&epoch, &json!(1)));
+        old.signal(signal);
+        // What the old one does not do the new one does, once it is sure.
+        let place = loop {
+            let reply = new.api_reply("publish", &json!({"channel": "news", "data": 2}));
+            if reply.get("result").is_some() {
+                break reply["result"].clone();
+            }
+            assert_eq!(reply["error"]["code"], json!(100), "{reply}");
+        };
+        assert_ne!(place["epoch"], epoch, "{name}: a new life");
+        // Who had a position is told so, and comes back.
+        let told = loop {
+            let push = ann.push();
+            if push.get("unsubscribe").is_some() {
+                break push["unsubscribe"]["code"].clone();
+            }
+        };
+        assert_eq!(told, json!(2500), "{name}");
+        let back = ann.subscribe("news");
+        assert_eq!(back["epoch"], place["epoch"]);
+        assert_eq!(new.metric("takeovers_total{side=\"heir\",outcome=\"broken\"}"), 1);
+        old.kill();
+        new.restart();
+        assert_eq!(new.api("history", json!({"channel": "news"}))["epoch"], place["epoch"]);
+        new.stop();
+    }
+}
+
+/// Whoever knocks at the socket without being an heir.
+#[test]
+fn a_socket_that_is_not_an_heirs_is_nobodys_business() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let folder = Folder::new("door");
+    let old = Gateway::start(&folder.tables(&folder.socket()));
+    let door = || {
+        let stream = UnixStream::connect(folder.0.join("door")).expect("there is a door");
+        stream.set_read_timeout(Some(support::PATIENCE)).expect("set_read_timeout");
+        stream
+    };
+    let mut hello = vec![0, 1, 8];
+    hello.extend(b"takeover");
+    hello.splice(0..0, (hello.len() as u32).to_le_bytes());
+    let epoch = old.api("publish", json!({"channel": "news", "data": 1}))["epoch"].clone();
+    for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 100], &[0; 100], b"\x01\0\0\0\x07"] {
+        let mut stream = door();
+        let _ = stream.write_all(said);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.len() < 200, "{answer:?}");
+    }
+    // One that is welcome, says nonsense, or nothing, and takes nothing.
+    for said in [&b"\x05\0\0\0\x03aaaa"[..], b""] {
+        let mut welcomed = None;
+        until("one to be welcome", || {
+            let mut stream = door();
+            stream.write_all(&hello).expect("it is taken");
+            let mut answer = [0; 5];
+            let welcome = stream.read_exact(&mut answer).is_ok() && answer[4] == 1;
+            welcomed = welcome.then_some(stream);
+            welcome
+        });
+        // There is one at a time.
+        let mut second = door();
+        second.write_all(&hello).expect("it is taken");
+        let mut refused = [0; 5];
+        second.read_exact(&mut refused).expect("an answer");
+        assert_eq!(refused[4], 2);
+        let mut stream = welcomed.expect("one is welcome");
+        stream.write_all(said).expect("it is taken");
+        let place = old.api("publish", json!({"channel": "news", "data": 1}));
+        assert_eq!(place["epoch"], epoch);
+    }
+    old.stop();
 }

@@ -37,5 +37,6 @@ mod work;
 
 pub use config::{Config, ConfigError};
 pub use post::Cores;
+pub(crate) use post::Post;
 pub use queue::Queue;
 pub use thread::{Thread, View, start};

@@ -27,7 +27,7 @@ pub trait Cores {
 }
 
 /// See the module's text.
-pub(super) struct Post {
+pub(crate) struct Post {
     cores: Box<dyn Cores>,
     placement: Placement,
     tally: Arc<Tally>,
@@ -61,24 +61,24 @@ const RETRY: Duration = Duration::from_millis(5);
 
 impl Post {
     /// To these cores.
-    pub(super) fn new(cores: Box<dyn Cores>, placement: Placement, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(cores: Box<dyn Cores>, placement: Placement, tally: Arc<Tally>) -> Self {
         let boxes = (0..placement.cores()).map(|_| Gathered::default()).collect();
         Self { cores, placement, tally, boxes: RefCell::new(boxes) }
     }
 
     /// Something came through a channel.
-    pub(super) fn message(&self, channel: &str, message: Message) {
+    pub(crate) fn message(&self, channel: &str, message: Message) {
         let core = self.placement.home(channel);
         self.put(core, Happening::Message(channel.into(), message), true);
     }
 
     /// Something that one core has to know, whether or not there is room.
-    pub(super) fn tell(&self, core: u16, happening: Happening) {
+    pub(crate) fn tell(&self, core: u16, happening: Happening) {
         self.put(core.into(), happening, false);
     }
 
     /// The same for every core.
-    pub(super) fn tell_all(&self, happening: &Happening) {
+    pub(crate) fn tell_all(&self, happening: &Happening) {
         for core in 0..self.placement.cores() {
             self.put(core, happening.clone(), false);
         }
@@ -95,7 +95,7 @@ impl Post {
     }
 
     /// Posts what was gathered. When it wants to be called again, if it does.
-    pub(super) fn flush(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn flush(&self, now: Instant) -> Option<Instant> {
         let mut boxes = self.boxes.borrow_mut();
         let mut missed = false;
         for (core, gathered) in boxes.iter_mut().enumerate() {

@@ -18,6 +18,7 @@ use ringhold::control::live::Live;
 use ringhold::control::logging::{Format, LogFile};
 use ringhold::control::notify::Notifier;
 use ringhold::control::plane::Plane;
+use ringhold::control::takeover::{self, Found};
 use ringhold::control::{self, Duties, settings};
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{Gateway, Seed, unix_now};
@@ -54,8 +55,9 @@ pub(crate) struct ServeArguments {
 
     /// Listen beside another server on the same port, which is about to go away
     ///
-    /// Without it a second server does not start: the kernel would spread clients over both, and
-    /// neither would know the other's channels.
+    /// With `shutdown.takeover_path` the channels go over, too. Without this a second server does
+    /// not start: the kernel would spread clients over both, and neither would know the other's
+    /// channels.
     #[arg(long)]
     takeover: bool,
 
@@ -129,7 +131,8 @@ pub(crate) fn run(
     let posts = Budget::new(rules.options.emulation.max_waiting.0);
     let (counts, closing) = (plane.counts(), plane.closing());
     let _pid = PidFile::write(&rules.options.pid_file)?;
-    let keeper = Arc::new(Keeper::begin(&rules.options, layout.workers, &counts));
+    let found = if arguments.takeover { predecessor(&rules.options) } else { None };
+    let keeper = Arc::new(Keeper::begin(&rules.options, layout.workers, found, counts));
     let start = Seed {
         placement,
         limits,
@@ -137,7 +140,7 @@ pub(crate) fn run(
         control: outlets,
         names,
         posts,
-        broker: broker.as_ref().map(Beginning::queue),
+        broker: broker.as_ref().map(Beginning::queue).or_else(|| keeper.queue()),
         unix: unix_now,
         keeping: keeper.keeping(),
     };
@@ -176,8 +179,10 @@ pub(crate) fn run(
     let duties = Duties {
         begin: {
             let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
+            let keeper = keeper.clone();
             Box::new(move || {
                 tokio::spawn(notifier.watch(handle.clone()));
+                keeper.serve(placement, handle.clone());
                 plane.run(live, routes, handle);
             })
         },
@@ -187,7 +192,7 @@ pub(crate) fn run(
             Box::new(move || {
                 notifier.stopping();
                 live.drain();
-                keeper.drain(&closing, &counts);
+                keeper.drain(&closing);
             })
         },
         reload: {
@@ -222,6 +227,17 @@ pub(crate) fn run(
     control.finish();
     control::summarise(&stats);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who is taken over from, channels and all, if it can be.
+fn predecessor(options: &Options) -> Option<Found> {
+    let path = takeover::path(options)?;
+    let knocked = takeover::knock(&path, options);
+    if let Err(why) = &knocked {
+        let path = path.display();
+        tracing::warn!(%path, why, "channels begin anew: nobody can be taken over from");
+    }
+    knocked.ok()
 }
 
 /// The file for the log, if there is one.

@@ -52,7 +52,7 @@ impl Beginning {
 }
 
 /// The mailboxes of the cores.
-struct Mailboxes(Handle<Gateway>);
+pub(super) struct Mailboxes(pub(super) Handle<Gateway>);
 
 impl Cores for Mailboxes {
     fn post_reserved(&self, core: usize, batch: Vec<Happening>) -> bool {

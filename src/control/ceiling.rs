@@ -1,6 +1,6 @@
 //! The control plane's lines of the memory ceiling.
 
-use super::{consumers, logging, settings, state};
+use super::{consumers, logging, settings, state, takeover};
 use crate::broker::bus;
 use crate::broker::resp::Bounds;
 use crate::engine::{Ceiling, Layout, Per};
@@ -66,6 +66,13 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     if state::Place::of(options).is_some() {
         let bytes = layout.workers as u64 * state::CORE_BYTES;
         add("channels on their way into the next process", "shutdown.state_path", bytes);
+    }
+    if takeover::path(options).is_some() {
+        // What comes of the process before lies beside what was mirrored until it is whole.
+        let cores = layout.workers as u64;
+        let bytes = cores * options.engine.max_history.0 as u64;
+        add("histories that are taken over", "engine.max_history", bytes);
+        add("words between processes", "shutdown.takeover_path", takeover::bytes(cores));
     }
     ceiling
 }

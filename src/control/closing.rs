@@ -36,9 +36,8 @@ impl Closing {
     }
 }
 
-/// Sees the server off that has begun to drain: lets its cores end when nobody asks them anything
-/// any more.
-pub async fn see_off(farewell: Arc<Farewell>, closing: Closing, counts: Arc<Counts>) {
+/// Waits until nobody asks the cores of a server anything any more that has begun to drain.
+pub(super) async fn see_off(farewell: &Farewell, closing: &Closing, counts: &Counts) {
     while !farewell.is_empty() {
         tokio::time::sleep(STEP).await;
     }
@@ -47,7 +46,6 @@ pub async fn see_off(farewell: Arc<Farewell>, closing: Closing, counts: Arc<Coun
     while counts.http_connections.get() > 0 && Instant::now() < end {
         tokio::time::sleep(STEP).await;
     }
-    farewell.release();
 }
 
 /// Requests that were taken are answered within this time, or not at all.

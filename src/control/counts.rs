@@ -49,6 +49,8 @@ pub struct Counts {
     pub(crate) state_restored: Arc<Restored>,
     /// Bytes of the file where that was.
     pub(crate) state_bytes: Gauge,
+    /// 1 while another process is followed.
+    pub(crate) takeover_linked: Gauge,
     /// Key sets fetched.
     pub(crate) jwks_fetched: Total,
     /// Fetches of key sets that failed.
@@ -78,6 +80,8 @@ pub(crate) struct Maps {
     pub(crate) consumed: BTreeMap<Arc<str>, u64>,
     /// Files with kept channels that were not read, by reason.
     pub(crate) state_ignored: BTreeMap<&'static str, u64>,
+    /// Takeovers that ended, by side and outcome.
+    pub(crate) takeovers: BTreeMap<(&'static str, &'static str), u64>,
     /// Messages and connections of consumers that failed, by consumer and cause.
     pub(crate) consumer_failures: BTreeMap<(Arc<str>, &'static str), u64>,
 }
@@ -105,6 +109,10 @@ impl Counts {
 
     pub(crate) fn state_ignored(&self, reason: &'static str) {
         *self.maps().state_ignored.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn takeover(&self, side: &'static str, outcome: &'static str) {
+        *self.maps().takeovers.entry((side, outcome)).or_default() += 1;
     }
 
     pub(crate) fn consumed(&self, consumer: &Arc<str>) {

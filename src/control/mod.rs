@@ -43,6 +43,7 @@ mod room;
 pub mod secure;
 pub mod settings;
 pub mod state;
+pub mod takeover;
 mod turns;
 
 pub use ceiling::ceiling;

@@ -139,12 +139,7 @@ impl Place {
             "" => Path::new(folder).join("state"),
             path => path.into(),
         };
-        let server = &options.http_server;
-        let name = match options.node.name.as_str() {
-            "" => format!("{}:{}", server.address, server.port),
-            name => name.to_owned(),
-        };
-        let name = name.chars().take(NAME_MAX / 4).collect();
+        let name = name_of(options);
         let (max_size, max_age) = (shutdown.state_max_size.0 as u64, shutdown.state_max_age);
         let own = options.engine.kind == EngineType::Memory;
         own.then_some(Self { path, max_size, max_age, name })
@@ -193,6 +188,16 @@ impl Place {
         head.extend(self.name.as_bytes());
         head
     }
+}
+
+/// By which a server knows its own.
+pub(super) fn name_of(options: &Options) -> String {
+    let server = &options.http_server;
+    let name = match options.node.name.as_str() {
+        "" => format!("{}:{}", server.address, server.port),
+        name => name.to_owned(),
+    };
+    name.chars().take(NAME_MAX / 4).collect()
 }
 
 /// A head as it was read.
@@ -449,6 +454,11 @@ impl FileVault {
     fn writing(&self) -> MutexGuard<'_, Writing> {
         // What a thread that panicked has left the sum finds.
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody needs it.
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 
     /// Ends the file. How long it is.

@@ -8,11 +8,12 @@
 //! for by [`Farewell::begin`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::app::Gateway;
+use super::home::Restoring;
 use super::state::{Chest, Restored, Vault};
 
 /// The control plane has so long for the requests that it took.
@@ -21,13 +22,14 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// See the module's text.
 pub struct Farewell {
     cores: u32,
-    /// Set when the end begins: where everything goes, and how long connections may stay.
-    begun: OnceLock<(Arc<dyn Vault>, Duration)>,
+    /// Set when the end begins: how long connections may stay.
+    begun: OnceLock<Duration>,
+    /// Set when nothing is asked any more: where everything goes.
+    vault: OnceLock<Arc<dyn Vault>>,
     /// Cores without connections.
     empty: AtomicU32,
     /// When the last of them said so, in nanoseconds; 0 before.
     all_empty_ns: AtomicU64,
-    released: AtomicBool,
     written: AtomicU32,
 }
 
@@ -48,18 +50,18 @@ impl Farewell {
         Arc::new(Self {
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
             begun: OnceLock::new(),
+            vault: OnceLock::new(),
             empty: AtomicU32::new(0),
             all_empty_ns: AtomicU64::new(0),
-            released: AtomicBool::new(false),
             written: AtomicU32::new(0),
         })
     }
 
-    /// The server goes away, and what its channels hold goes there. Connections are cut after this
+    /// The server goes away, and what its channels hold is kept. Connections are cut after this
     /// time at the latest.
-    pub fn begin(&self, vault: Arc<dyn Vault>, deadline: Duration) {
+    pub fn begin(&self, deadline: Duration) {
         // The first one holds.
-        let _ = self.begun.set((vault, deadline));
+        let _ = self.begun.set(deadline);
     }
 
     /// Whether all cores are without connections.
@@ -67,9 +69,9 @@ impl Farewell {
         self.empty.load(Ordering::Acquire) >= self.cores
     }
 
-    /// Nothing is asked of the cores any more.
-    pub fn release(&self) {
-        self.released.store(true, Ordering::Release);
+    /// Nothing is asked of the cores any more: what their channels hold goes there.
+    pub fn release(&self, vault: Arc<dyn Vault>) {
+        let _ = self.vault.set(vault);
     }
 
     /// Whether every core has written what it held.
@@ -79,7 +81,7 @@ impl Farewell {
 
     /// A core has no connections, since then.
     pub(super) fn step(&self, since: Option<Duration>, now: Duration) -> Step {
-        let Some((vault, deadline)) = self.begun.get() else { return Step::End };
+        let Some(deadline) = self.begun.get() else { return Step::End };
         if since.is_none() && self.empty.fetch_add(1, Ordering::AcqRel) + 1 >= self.cores {
             let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1);
             self.all_empty_ns.store(now, Ordering::Release);
@@ -90,8 +92,11 @@ impl Farewell {
             true => now.saturating_sub(since.unwrap_or(now)) >= *deadline + PATIENCE,
             false => now.saturating_sub(all) >= PATIENCE,
         };
-        let released = !all.is_zero() && self.released.load(Ordering::Acquire);
-        if released || late { Step::Write(vault.clone()) } else { Step::Wait }
+        match self.vault.get() {
+            Some(vault) if !all.is_zero() || late => Step::Write(vault.clone()),
+            None if late => Step::End,
+            _ => Step::Wait,
+        }
     }
 
     /// A core has written.
@@ -115,10 +120,11 @@ impl Gateway {
     /// Takes in what the process before has left.
     pub(super) fn restore(&mut self, now: Duration, keeping: &Keeping) {
         let Some(chest) = &keeping.chest else { return };
-        let mut restoring = self.hub.restore(now, chest.age());
+        let home = self.hub.home();
+        let mut restoring = Restoring::new(now, chest.age());
         let mut fault = None;
-        chest.open(&mut |piece| fault = fault.or(restoring.take(piece).err()));
-        let (channels, publications, keys) = restoring.finish();
+        chest.open(&mut |piece| fault = fault.or(restoring.take(home, piece).err()));
+        let (channels, publications, keys) = restoring.finish(home);
         keeping.restored.add(channels, publications, keys);
         if fault.is_some() {
             tracing::error!(core = self.desk.core, "what was kept is no records: please report it");
@@ -184,10 +190,10 @@ mod tests {
     #[test]
     fn all_wait_for_the_last_and_for_the_control_plane() {
         let farewell = Farewell::new(2);
-        farewell.begin(Arc::new(Nowhere), seconds(30));
+        farewell.begin(seconds(30));
         let step = |since, now| farewell.step(since, now);
         assert!(matches!(step(None, seconds(1)), Step::Wait));
-        farewell.release();
+        farewell.release(Arc::new(Nowhere));
         assert!(matches!(step(Some(seconds(1)), seconds(20)), Step::Wait), "one has connections");
         assert!(!farewell.is_empty());
         assert!(matches!(step(None, seconds(21)), Step::Write(_)));
@@ -199,14 +205,14 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever() {
         let farewell = Farewell::new(2);
-        farewell.begin(Arc::new(Nowhere), seconds(30));
+        farewell.begin(seconds(30));
         farewell.step(None, seconds(1));
         assert!(matches!(farewell.step(Some(seconds(1)), seconds(35)), Step::Wait));
         let late = farewell.step(Some(seconds(1)), seconds(36));
-        assert!(matches!(late, Step::Write(_)), "the other core has failed");
+        assert!(matches!(late, Step::End), "the other core has failed");
         farewell.step(None, seconds(40));
         assert!(matches!(farewell.step(Some(seconds(40)), seconds(44)), Step::Wait));
         let late = farewell.step(Some(seconds(40)), seconds(45));
-        assert!(matches!(late, Step::Write(_)), "the control plane does not answer");
+        assert!(matches!(late, Step::End), "the control plane does not answer");
     }
 }

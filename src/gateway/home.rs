@@ -13,6 +13,7 @@
 //! has to give. What goes that way is counted, and a client that wanted
 //! to recover it is told so like after any other expiry.
 
+mod handover;
 mod keep;
 pub(super) mod line;
 mod mirror;
@@ -33,6 +34,7 @@ use slab::Slab;
 
 use super::account::{heap, shared};
 use super::delivery::{Delivery, Happening, Item};
+use super::handover::HEIR;
 use super::idempotency::{Capacity, Results};
 use super::letters::ChannelId;
 use super::local::NONE;
@@ -40,6 +42,7 @@ use super::placement::Placement;
 use super::presence::Roster;
 use super::stream::{Epoch, Stream, StreamOptions};
 
+pub(super) use handover::told;
 pub(super) use keep::Restoring;
 use line::Lines;
 pub(super) use publish::COPIES_MAX;
@@ -135,9 +138,10 @@ impl Channel {
         self.listeners.is_empty()
     }
 
-    /// Subscribers, on all cores.
+    /// Subscribers, on all cores. How many an heir has is not known.
     fn receivers(&self) -> u32 {
-        self.listeners.iter().map(|listener| listener.count).sum()
+        let here = self.listeners.iter().filter(|listener| listener.core != HEIR);
+        here.map(|listener| listener.count).sum()
     }
 
     fn is_needed(&self) -> bool {
@@ -243,6 +247,11 @@ impl Home {
             sweep: Sweep::default(),
             counters: HomeCounters::default(),
         }
+    }
+
+    /// How much there may be.
+    pub(super) fn limits(&self) -> &HomeLimits {
+        &self.limits
     }
 
     /// Channels that exist, for whatever reason.

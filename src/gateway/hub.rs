@@ -18,6 +18,8 @@
 //! ```
 
 mod asking;
+mod elder;
+mod heir;
 mod mirror;
 mod orders;
 mod subscribing;
@@ -28,11 +30,13 @@ use std::time::Duration;
 pub use mirror::MirrorCounters;
 pub use subscribing::Subscribe;
 
+use self::heir::Legacy;
 use self::mirror::Mirror;
 use super::broker;
 use super::delivery::Delivery;
 use super::format::Format;
-use super::home::{Home, HomeCounters, HomeLimits, Restoring};
+use super::handover::{HEIR, Heir};
+use super::home::{Home, HomeCounters, HomeLimits};
 use super::letters::{ChannelId, ClientId, EnterLetter, Letter, SeatRule};
 use super::local::{Locals, Loss, Subscription};
 use super::outside::{ClientKey, Event, Link, Outside, Refused, SubKey};
@@ -98,6 +102,10 @@ pub struct Hub {
     seats: Seats,
     /// Set if a broker orders the channels.
     mirror: Option<Box<Mirror>>,
+    /// Another process that is about to take over.
+    heir: Option<Arc<dyn Heir>>,
+    /// What has come of the state of one that is taken over from.
+    legacy: Option<Box<Legacy>>,
     /// A core was behind with deliveries, the last time when it had one.
     congested: bool,
     /// Kept for its memory.
@@ -117,6 +125,8 @@ impl Hub {
             home: Home::new(core, placement, limits),
             seats: Seats::default(),
             mirror: None,
+            heir: None,
+            legacy: None,
             congested: false,
             lost: Vec::new(),
             counters: HubCounters::default(),
@@ -192,11 +202,12 @@ impl Hub {
             && self.home.is_empty()
             && self.seats.len() == 0
             && self.mirror.as_ref().is_none_or(|mirror| mirror.is_empty())
+            && self.legacy.is_none()
     }
 
-    /// Begins to take in what another process has kept of the channels whose home this is.
-    pub(super) fn restore(&mut self, now: Duration, age: Duration) -> Restoring<'_> {
-        self.home.restore(now, age)
+    /// The channels whose home this is.
+    pub(super) fn home(&mut self) -> &mut Home {
+        &mut self.home
     }
 
     /// Writes down what the channels hold whose home this is.
@@ -299,6 +310,7 @@ impl Hub {
             Letter::Entered { link, ticket } => out.event(link, Event::Entered { ticket }),
             Letter::Evict { link, disconnect } => out.event(link, Event::Close(&disconnect)),
             Letter::Batch(batch) => self.batch(out, batch),
+            Letter::Handover(letter) => self.hand_over(out, *letter),
         }
     }
 
@@ -310,7 +322,7 @@ impl Hub {
             // A core that does not take them gets those of the next sweep.
             let _ = self.post_tops(out, core, tops);
         }
-        let next = match self.mirror.is_some() {
+        let next = match self.is_mirror() {
             true => [next, self.turn_mirrored(out)].into_iter().flatten().min(),
             false => next,
         };
@@ -338,6 +350,10 @@ impl Hub {
     ) -> Result<(), Refused> {
         if core == self.core {
             self.compare(out, &tops);
+            return Ok(());
+        }
+        if core == HEIR {
+            // It looks after its positions by itself.
             return Ok(());
         }
         out.post_reserved(core.into(), Letter::Tops(tops))
@@ -384,13 +400,17 @@ impl Hub {
         let mut here = false;
         let mut n = 0;
         while let Some(core) = self.home.listener(key, n) {
+            n += 1;
+            if core == HEIR {
+                self.tell_heir(key, delivery);
+                continue;
+            }
             if core == self.core {
                 here = true;
             } else if out.post_reserved(core.into(), Letter::Deliver(delivery.clone())).is_err() {
-                self.home.refused(key, n, delivery);
+                self.home.refused(key, n - 1, delivery);
             }
             self.congested |= core != self.core && out.is_behind(core.into());
-            n += 1;
         }
         // Last, because who is lost here changes the list.
         if here {
@@ -405,7 +425,8 @@ impl Hub {
             return None;
         }
         self.congested = self.others().any(|core| out.is_behind(core));
-        let mut listeners = self.home.listeners(channel).filter(|core| *core != self.core);
+        let mut listeners =
+            self.home.listeners(channel).filter(|core| ![self.core, HEIR].contains(core));
         listeners.find(|core| out.is_behind((*core).into()))
     }
 

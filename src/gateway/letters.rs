@@ -21,6 +21,7 @@ pub use reply::{Gather, Reply};
 use super::broker;
 use super::delivery::{Delivery, Item};
 use super::filter::Filter;
+use super::handover::Handover;
 use super::outside::{Link, SubKey};
 use super::stream::{Position, Read, StreamOptions};
 use super::wire::messages::{ClientInfo, HistoryResult, PresenceStatsResult};
@@ -34,6 +35,11 @@ impl ClientId {
     /// From the bits.
     pub fn new(bits: u128) -> Self {
         Self(bits.to_be_bytes())
+    }
+
+    /// The bits.
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
     }
 
     /// A new one, of 122 random bits.
@@ -132,6 +138,8 @@ pub enum Letter {
     },
     /// From the broker's thread: what happened, in this order.
     Batch(Vec<broker::Happening>),
+    /// From the control plane: another process takes over, or this one does.
+    Handover(Box<Handover>),
 }
 
 /// Everything the home core needs to know of a new subscriber.

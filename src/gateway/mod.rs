@@ -12,7 +12,8 @@
 //! it ([`presence`]), which cores have subscribers ([`home`]). Each core knows its own subscribers
 //! ([`local`]) and users ([`users`]). Cores talk by [`letters`]; what the hub needs from outside is
 //! [`outside`]. What of all this is kept when a process ends, and how cores wait for it then, is
-//! [`state`] and [`farewell`]. All of it without I/O.
+//! [`state`] and [`farewell`]; how one process takes over from another that still runs is
+//! [`handover`]. All of it without I/O.
 //!
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
 //! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
@@ -33,6 +34,7 @@ mod entrance;
 pub mod farewell;
 pub mod filter;
 pub mod format;
+pub mod handover;
 pub mod home;
 pub mod hub;
 mod idempotency;

@@ -43,12 +43,30 @@ struct Entry {
     who: Who,
     present: bool,
     announced: bool,
+    /// Its connection is another process's.
+    guest: bool,
 }
 
 impl Roster {
     /// Lets a member in. Returns who it is if others shall be told. One that was in already, which
     /// no well-behaved core lets happen, is replaced without a word.
     pub fn enter(&mut self, member: Member) -> Option<Who> {
+        self.enter_from(member, false)
+    }
+
+    /// The same of one whose connection is another process's.
+    pub(super) fn enter_guest(&mut self, member: Member) {
+        self.enter_from(member, true);
+    }
+
+    /// Lets all out whose connections are another process's.
+    pub(super) fn drop_guests(&mut self) {
+        let guests = self.members.iter().filter(|(_, entry)| entry.guest);
+        let guests: Vec<ClientId> = guests.map(|(client, _)| *client).collect();
+        guests.into_iter().for_each(|client| _ = self.leave(client));
+    }
+
+    fn enter_from(&mut self, member: Member, guest: bool) -> Option<Who> {
         let Member { client, info: mut who, present, announced } = member;
         let left = self.remove(client);
         if present {
@@ -61,13 +79,13 @@ impl Roster {
             self.bytes += size_of_entry(&who);
         }
         let told = (announced && left.is_none()).then(|| who.clone());
-        self.members.insert(client, Entry { who, present, announced });
+        self.members.insert(client, Entry { who, present, announced, guest });
         told
     }
 
     /// Lets a member out. Returns who it was.
     pub fn leave(&mut self, client: ClientId) -> Option<Left> {
-        let Entry { who, present, announced } = self.remove(client)?;
+        let Entry { who, present, announced, .. } = self.remove(client)?;
         Some(Left { client, who, present, announced })
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter, Seed};
 use ringhold::gateway::emulation::SessionNames;
+use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::letters::{
     self, Action, Answer, Ask, Asker, Gather, Publish, Reply, UserOrder,
@@ -123,6 +124,7 @@ impl Site {
             posts,
             broker: None,
             unix,
+            keeping: Keeping::default(),
         };
         let world = World::new(config, cores, |start| Gateway::new(start, &seed));
         Self { world, backend, cores }

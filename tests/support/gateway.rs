@@ -66,13 +66,17 @@ impl Gateway {
 
     /// Starts it with exactly this configuration.
     pub(crate) fn start_whole(config: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("gateway-{}-{number}.toml", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = Self::new_file();
         std::fs::write(&path, config).expect("the configuration can be written");
         let server = Self::serve(&path, &[]);
         Self { server, config: Some(path) }
+    }
+
+    fn new_file() -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gateway-{}-{number}.toml", std::process::id());
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
     }
 
     /// Starts it again with the same configuration at the same address.
@@ -90,9 +94,26 @@ impl Gateway {
 
     /// Likewise after an end that it hears nothing of.
     pub(crate) fn kill_and_start(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Starts another one with the same configuration, which takes over: at the same port, or at
+    /// this one.
+    pub(crate) fn successor(&self, port: Option<u16>, more: &[&str]) -> Self {
+        let config = self.config.clone().expect("it has a configuration");
+        let own = Self::new_file();
+        std::fs::copy(&config, &own).expect("the configuration can be copied");
+        let port = port.unwrap_or(self.address().port()).to_string();
+        let takes = ["--takeover", "--port", &port];
+        let server = Self::serve(&own, &[&takes[..], more].concat());
+        Self { server, config: Some(own) }
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
         self.server.signal(Signal::KILL);
         self.server.wait(PATIENCE).expect("it is ended");
-        self.start_again();
     }
 
     fn start_again(&mut self) {

@@ -26,4 +26,18 @@ pub(super) fn collect(all: &mut Vec<Metric>, counts: &Counts) {
         ignored.add(vec![("reason", reason.to_owned())], Value::Number(number));
     }
     all.push(ignored.label("reason", &list(&Unusable::NAMES)));
+    let help = "1 while the process before is followed, which orders the channels";
+    let linked = counts.takeover_linked.get();
+    all.push(Metric::new("takeover_following", Kind::Gauge, help).number(linked));
+    let help = "Takeovers that ended, by side and outcome";
+    let mut takeovers = Metric::new("takeovers", Kind::Total, help);
+    for side in ["elder", "heir"] {
+        for outcome in ["adopted", "broken"] {
+            let number = maps.takeovers.get(&(side, outcome)).copied().unwrap_or_default();
+            let labels = vec![("side", side.to_owned()), ("outcome", outcome.to_owned())];
+            takeovers.add(labels, Value::Number(number));
+        }
+    }
+    let takeovers = takeovers.label("side", "`elder`, `heir`");
+    all.push(takeovers.label("outcome", "`adopted`, `broken`"));
 }

@@ -40,19 +40,6 @@ impl Home {
         hand_on(vault, &mut piece, 1);
         vault.left_out(out);
     }
-
-    /// Begins to take in what another process has kept, `age` ago.
-    pub(in crate::gateway) fn restore(&mut self, now: Duration, age: Duration) -> Restoring<'_> {
-        Restoring {
-            home: self,
-            now,
-            age,
-            begun: HashMap::new(),
-            results: Vec::new(),
-            channels: 0,
-            publications: 0,
-        }
-    }
 }
 
 impl Channel {
@@ -98,8 +85,8 @@ fn hand_on(vault: &dyn Vault, piece: &mut Vec<u8>, from: usize) {
 }
 
 /// Channels on their way into a home core.
-pub(in crate::gateway) struct Restoring<'a> {
-    home: &'a mut Home,
+#[derive(Debug)]
+pub(in crate::gateway) struct Restoring {
     now: Duration,
     age: Duration,
     /// Channels whose publications are not all here, and what the top is when they are.
@@ -109,10 +96,21 @@ pub(in crate::gateway) struct Restoring<'a> {
     publications: u64,
 }
 
-impl Restoring<'_> {
-    /// Takes in those records of a piece that concern channels whose home this core is.
-    pub(in crate::gateway) fn take(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
-        let core = usize::from(self.home.core);
+impl Restoring {
+    /// What was kept `age` ago.
+    pub(in crate::gateway) fn new(now: Duration, age: Duration) -> Self {
+        let (begun, results) = (HashMap::new(), Vec::new());
+        Self { now, age, begun, results, channels: 0, publications: 0 }
+    }
+
+    /// Takes in those records of a piece that concern channels whose home this core is. The home is
+    /// the same each time.
+    pub(in crate::gateway) fn take(
+        &mut self,
+        home: &mut Home,
+        mut piece: &[u8],
+    ) -> Result<(), Malformed> {
+        let core = usize::from(home.core);
         // Ages are of the time of writing.
         let at = self.now.saturating_sub(self.age);
         while !piece.is_empty() {
@@ -122,21 +120,23 @@ impl Restoring<'_> {
                 Record::Items(name, _) => name,
                 Record::Result(result) => &result.channel,
             };
-            if self.home.placement.home(name) != core {
+            if home.placement.home(name) != core {
                 continue;
             }
             match record {
-                Record::Channel(kept) => self.channel(kept),
-                Record::Items(name, items) => self.items(&name, items),
-                Record::Result(result) => self.results.push(result),
+                Record::Channel(kept) => self.channel(home, kept),
+                Record::Items(name, items) => self.items(home, &name, items),
+                Record::Result(result) if self.results.len() < home.limits.idempotency_keys => {
+                    self.results.push(result);
+                }
+                Record::Result(_) => {}
             }
         }
         Ok(())
     }
 
-    fn channel(&mut self, kept: Kept) {
-        let Self { home, now, age, .. } = self;
-        let (now, age) = (*now, *age);
+    fn channel(&mut self, home: &mut Home, kept: Kept) {
+        let (now, age) = (self.now, self.age);
         let Kept { name, position, at_top, .. } = &kept;
         let (at_top, top) = (*at_top, position.offset);
         let stream = Stream::of_kept(&kept, now, age);
@@ -151,15 +151,16 @@ impl Restoring<'_> {
         });
         home.make_room();
         self.channels += 1;
+        // The number may have been another channel's that had to make room.
+        self.begun.remove(&key);
         if items > 0 {
             self.begun.insert(key, top);
         }
     }
 
-    fn items(&mut self, name: &Arc<str>, items: Vec<Item>) {
-        let Self { home, begun, .. } = self;
+    fn items(&mut self, home: &mut Home, name: &Arc<str>, items: Vec<Item>) {
         // It may have been forgotten to make room for others.
-        let Some(key) = home.find(name).filter(|key| begun.contains_key(key)) else { return };
+        let Some(key) = home.find(name).filter(|key| self.begun.contains_key(key)) else { return };
         self.publications += items.len() as u64;
         let position = home.change(key, |channel| {
             let stream = channel.stream.as_mut()?;
@@ -171,8 +172,8 @@ impl Restoring<'_> {
             }
             Some(stream.position().offset)
         });
-        if position == begun.get(&key).copied() {
-            begun.remove(&key);
+        if position == self.begun.get(&key).copied() {
+            self.begun.remove(&key);
             home.change(key, |channel| {
                 if let Some(stream) = &mut channel.stream {
                     stream.settle();
@@ -183,8 +184,8 @@ impl Restoring<'_> {
     }
 
     /// All that there is was taken in. Gives how many channels, publications and keys.
-    pub(in crate::gateway) fn finish(self) -> (u64, u64, u64) {
-        let Self { home, now, age, begun, mut results, channels, publications } = self;
+    pub(in crate::gateway) fn finish(self, home: &mut Home) -> (u64, u64, u64) {
+        let Self { now, age, begun, mut results, channels, publications } = self;
         for (key, top) in begun {
             if !home.channels.contains(key as usize) {
                 continue;

@@ -21,12 +21,34 @@ impl Home {
         now: Duration,
     ) -> (SubscribedLetter, Option<(u32, Arc<Delivery>)>) {
         let key = self.intern(&letter.channel);
+        let (top, recovered) = self.look_back(key, &letter, random, now);
+        self.arrive(key, &letter);
+        self.let_in(key, letter, (top, recovered))
+    }
+
+    /// Where a subscriber begins, and what it has missed.
+    pub(super) fn look_back(
+        &mut self,
+        key: u32,
+        letter: &SubscribeLetter,
+        random: u64,
+        now: Duration,
+    ) -> (Option<Position>, Option<Recovered>) {
         let top = letter.stream.map(|options| self.stream(key, &options, random, now).position());
         let recovered = match (&letter.recover, letter.stream) {
-            (Some(recover), Some(_)) => Some(self.recover(key, recover, &letter)),
+            (Some(recover), Some(_)) => Some(self.recover(key, recover, letter)),
             _ => None,
         };
-        self.arrive(key, &letter);
+        (top, recovered)
+    }
+
+    /// The answer to a subscriber who has arrived, and what others are told.
+    pub(super) fn let_in(
+        &mut self,
+        key: u32,
+        letter: SubscribeLetter,
+        (top, recovered): (Option<Position>, Option<Recovered>),
+    ) -> (SubscribedLetter, Option<(u32, Arc<Delivery>)>) {
         let (answer, joined) = self.admit(key, letter, top, recovered);
         let joined = joined.filter(|_| answer.told > 0);
         let join = joined.map(|(client, who)| self.delivery(key, Happening::Join(client, who)));
@@ -100,7 +122,7 @@ impl Home {
         true
     }
 
-    fn listen(&mut self, key: u32, core: u16) {
+    pub(super) fn listen(&mut self, key: u32, core: u16) {
         let listeners = &mut self.channels[key as usize].listeners;
         if let Some(listener) = listeners.iter_mut().find(|listener| listener.core == core) {
             listener.count += 1;

@@ -76,7 +76,7 @@ impl Hub {
     }
 
     fn do_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
-        if self.mirror.is_some() {
+        if self.is_mirror() {
             return self.ask_mirrored(out, ask);
         }
         let Ask { channel, question, asker } = ask;
@@ -94,6 +94,7 @@ impl Hub {
             }
             Question::HistoryRemove => {
                 self.home.remove_history(&channel);
+                self.tell_removed(&channel);
                 Ok(Answer::Done)
             }
             Question::Presence => Ok(Answer::Presence(self.home.presence(&channel))),

@@ -153,7 +153,7 @@ impl Hub {
 
     /// Home: one more subscriber.
     pub(super) fn subscribe_at_home(&mut self, out: &mut dyn Outside, letter: SubscribeLetter) {
-        if self.mirror.is_some() {
+        if self.is_mirror() {
             return self.subscribe_mirrored(out, letter);
         }
         let core = letter.core;
@@ -171,7 +171,7 @@ impl Hub {
         out: &mut dyn Outside,
         letter: &UnsubscribeLetter,
     ) {
-        if self.mirror.is_some() {
+        if self.is_mirror() {
             return self.unsubscribe_mirrored(out, letter);
         }
         if let Some((key, delivery)) = self.home.unsubscribe(letter, out.now()) {

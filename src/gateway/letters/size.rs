@@ -37,6 +37,7 @@ impl Letter {
                 let held: usize = batch.iter().map(|happening| happening.size()).sum();
                 size_of_val(&batch[..]) + held
             }
+            Self::Handover(letter) => size_of_val(&**letter) + letter.size(),
             Self::Order(_) | Self::OrderHere(_) | Self::Survey(_) | Self::SurveyHere(_) => SMALL,
         }
     }

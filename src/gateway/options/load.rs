@@ -117,8 +117,10 @@ impl Options {
                 consumer.postgresql.begin_at(folder);
             }
             let paths = [&mut options.log.file, &mut options.pid_file];
-            let state = Some(&mut options.shutdown.state_path).filter(|path| **path != "none");
-            for path in paths.into_iter().chain(state) {
+            let shutdown = &mut options.shutdown;
+            let kept = [&mut shutdown.state_path, &mut shutdown.takeover_path];
+            let kept = kept.into_iter().filter(|path| **path != "none");
+            for path in paths.into_iter().chain(kept) {
                 if !path.is_empty() {
                     *path = folder.join(&path).display().to_string();
                 }

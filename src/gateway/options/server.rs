@@ -344,6 +344,10 @@ section! {
         state_max_size: Size = Size(1 << 30),
         /// A file that was written longer ago is not read. Ours.
         state_max_age: Duration = Duration::from_secs(3600),
+        /// The unix socket at which a process started with `--takeover` takes channels over. Empty:
+        /// `takeover` in the folder that systemd gives (`RuntimeDirectory=`), if it gives one;
+        /// `none`: nowhere. A relative name starts at the configuration file. Ours.
+        takeover_path: String = String::new(),
     }
 }
 

@@ -330,32 +330,32 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(FOR_EVER).min(FOR_EVER - 1)
 }
 
-fn write_millis(time: Duration, out: &mut Vec<u8>) {
+pub(super) fn write_millis(time: Duration, out: &mut Vec<u8>) {
     encode_varint(millis(time), out);
 }
 
-fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     encode_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
-fn varint(body: &mut &[u8]) -> Result<u64, Malformed> {
+pub(super) fn varint(body: &mut &[u8]) -> Result<u64, Malformed> {
     if !body.has_remaining() {
         return Err(Malformed);
     }
     decode_varint(body).map_err(|_| Malformed)
 }
 
-fn read_bytes<'a>(body: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+pub(super) fn read_bytes<'a>(body: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
     let length = varint(body)?;
     take(body, usize::try_from(length).map_err(|_| Malformed)?)
 }
 
-fn read_text<'a>(body: &mut &'a [u8]) -> Result<&'a str, Malformed> {
+pub(super) fn read_text<'a>(body: &mut &'a [u8]) -> Result<&'a str, Malformed> {
     std::str::from_utf8(read_bytes(body)?).map_err(|_| Malformed)
 }
 
-fn take<'a>(body: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
+pub(super) fn take<'a>(body: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
     let (first, rest) = body.split_at_checked(length).ok_or(Malformed)?;
     *body = rest;
     Ok(first)

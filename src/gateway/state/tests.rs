@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gateway::home::{Home, HomeLimits};
+use crate::gateway::home::{Home, HomeLimits, Restoring};
 use crate::gateway::letters::{Answer, Publish};
 use crate::gateway::placement::Placement;
 use crate::gateway::stream::{Read, StreamOptions};
@@ -178,9 +178,9 @@ proptest! {
         let mut homes: Vec<_> =
             (0..cores.1).map(|core| Home::new(core, new, HomeLimits::default())).collect();
         for home in &mut homes {
-            let mut restoring = home.restore(start, Duration::ZERO);
-            vault.pieces().iter().for_each(|piece| restoring.take(piece).unwrap());
-            restoring.finish();
+            let mut restoring = Restoring::new(start, Duration::ZERO);
+            vault.pieces().iter().for_each(|piece| restoring.take(home, piece).unwrap());
+            restoring.finish(home);
         }
         let after: Vec<_> = (0..6).map(|n| seen(&mut homes, new, n, start)).collect();
         prop_assert_eq!(before, after);
@@ -248,9 +248,9 @@ fn one() -> Home {
 
 fn restored(vault: &Memory, now: Duration, age: Duration) -> Home {
     let mut home = one();
-    let mut restoring = home.restore(now, age);
-    vault.pieces().iter().for_each(|piece| restoring.take(piece).unwrap());
-    restoring.finish();
+    let mut restoring = Restoring::new(now, age);
+    vault.pieces().iter().for_each(|piece| restoring.take(&mut home, piece).unwrap());
+    restoring.finish(&mut home);
     home
 }
 
@@ -314,9 +314,9 @@ fn publications_that_are_missing_leave_no_gap() {
         channel.write(NOW, &mut piece);
         Record::Items(name.clone(), items).write(NOW, &mut piece);
         let mut home = one();
-        let mut restoring = home.restore(NOW, Duration::ZERO);
-        restoring.take(&piece).unwrap();
-        restoring.finish();
+        let mut restoring = Restoring::new(NOW, Duration::ZERO);
+        restoring.take(&mut home, &piece).unwrap();
+        restoring.finish(&mut home);
         assert_eq!(home.history_items("a"), 0, "without {missing}");
         assert_eq!(offset(&mut home, "a", NOW).0, 6);
     }

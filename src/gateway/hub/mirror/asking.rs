@@ -251,7 +251,7 @@ impl Hub {
     }
 
     /// The broker has answered.
-    pub(super) fn answered(
+    pub(in crate::gateway::hub) fn answered(
         &mut self,
         out: &mut dyn Outside,
         ticket: Ticket,

@@ -37,7 +37,7 @@ pub(super) fn fingerprint(data: &[u8]) -> u64 {
 }
 
 /// Somebody in a channel as another server keeps it. `None` if its connection has no id.
-pub(super) fn member(info: &Bytes) -> Option<(ClientId, Who)> {
+pub(in crate::gateway::hub) fn member(info: &Bytes) -> Option<(ClientId, Who)> {
     let ClientInfo { user, client, conn_info, chan_info } =
         ClientInfo::decode(info.clone()).ok()?;
     // No longer message is held on to.

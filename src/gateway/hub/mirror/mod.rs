@@ -38,6 +38,7 @@ use crate::gateway::stream::StreamOptions;
 use asking::{Kind, Pending};
 use checks::Round;
 use ears::{Ears, Returning};
+pub(super) use messages::member;
 use subscribers::Deadline;
 
 /// How long a channel without subscribers is listened to: a crowd that comes back finds it live.
@@ -119,6 +120,8 @@ pub(super) struct Mirror {
     again: VecDeque<(Duration, Again)>,
     positions: Round,
     renewals: Round,
+    /// Nobody else orders the channels any more; what was asked for is answered still.
+    retired: bool,
 }
 
 /// Something to be done again.
@@ -153,7 +156,19 @@ impl Mirror {
             again: VecDeque::new(),
             positions: Round::default(),
             renewals: Round::default(),
+            retired: false,
         }
+    }
+
+    /// What is left of one whose channels have their home here from now on.
+    pub(super) fn retire(self) -> Self {
+        let Self { limits, position_check, counters, ticket, sequence, pending, open, .. } = self;
+        let new = Self::new(0, limits, position_check);
+        Self { counters, ticket, sequence, pending, open, retired: true, ..new }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
     }
 
     /// Whether nothing is left of anybody.
@@ -218,7 +233,7 @@ impl Hub {
 
     /// What the broker's thread says.
     pub(super) fn batch(&mut self, out: &mut dyn Outside, batch: Vec<Happening>) {
-        if self.mirror.is_none() {
+        if !self.is_mirror() {
             return;
         }
         for happening in batch {

@@ -307,7 +307,7 @@ impl Hub {
     }
 
     /// Those who must not miss anything up to here have.
-    fn tell_lost(&mut self, out: &mut dyn Outside, key: u32, top: u64) {
+    pub(in crate::gateway::hub) fn tell_lost(&mut self, out: &mut dyn Outside, key: u32, top: u64) {
         let Some(name) = self.home.name(key).cloned() else { return };
         let cores: Vec<u16> = self.home.listeners(&name).collect();
         let tops = vec![(self.home.number(key), top)];

@@ -46,12 +46,14 @@ impl Check<'_> {
             "must not be longer than shutdown.timeout: what is left then is cut",
         );
         self.not_zero("shutdown.state_max_age", shutdown.state_max_age);
-        self.warn(
-            options.engine.kind == EngineType::Redis
-                && !["", "none"].contains(&shutdown.state_path.as_str()),
-            "shutdown.state_path",
-            "changes nothing: channels live in Redis",
-        );
+        let kept =
+            [("state_path", &shutdown.state_path), ("takeover_path", &shutdown.takeover_path)];
+        for (key, path) in kept {
+            let wanted = !["", "none"].contains(&path.as_str());
+            let vain = wanted && options.engine.kind == EngineType::Redis;
+            let what = "changes nothing: channels live in Redis";
+            self.warn(vain, &format!("shutdown.{key}"), what);
+        }
         let filter = options.log.filter();
         // A word that is no level would be taken for the name of a module.
         let levels = ["off", "error", "warn", "info", "debug", "trace"];

@@ -35,8 +35,7 @@ impl Folder {
 
     /// The line for a socket in it.
     fn socket(&self) -> String {
-        format!("takeover_path = "{}"
-", self.0.join("door").display())
+        format!("takeover_path = \"{}\"\n", self.0.join("door").display())
     }
 
     fn tables(&self, more: &str) -> String {
@@ -94,7 +93,7 @@ impl Traffic {
         let (tally, address) = (Arc::<Tally>::default(), gateway.address());
         let client = |n: usize| {
             let client = Client::new(address, n, &channel(n), last);
-            let client = Client { delta: n % 3 == 0, tally: tally.clone(), ..client };
+            let client = Client { delta: n.is_multiple_of(3), tally: tally.clone(), ..client };
             tokio::spawn(client.run())
         };
         let clients: Vec<_> = (0..clients).map(client).collect();
@@ -308,14 +307,15 @@ fn presence_keys_and_removals_are_those_of_both() {
     let mut sessions: Vec<_> = (0..8)
         .map(|n| {
             let mut session = gateways[n % 2].connected(&format!("user-{}", n / 2));
-            session.subscribe("news");
+            session.result("subscribe", json!({"channel": "news", "join_leave": true}));
             session
         })
         .collect();
     let stats = json!({"channel": "news"});
     for session in &mut sessions {
-        let known = session.result("presence_stats", stats.clone());
-        assert_eq!(known, json!({"num_clients": 8, "num_users": 4}), "members of both");
+        // A member is told to the other process when it is in.
+        let all = json!({"num_clients": 8, "num_users": 4});
+        until("members of both", || session.result("presence_stats", stats.clone()) == all);
         let present = session.result("presence", stats.clone());
         assert_eq!(present["presence"].as_object().map(|it| it.len()), Some(8));
     }

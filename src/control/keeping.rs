@@ -3,9 +3,9 @@
 //!
 //! Made in steps, like the control plane: [`Keeper::begin`] before there are cores,
 //! [`Keeper::started`] or [`Keeper::undo`] when it is known whether they run, [`Keeper::serve`]
-//! once they do, [`Keeper::drain`] when the server begins to go away, [`Keeper::finish`] after the last
-//! core has ended. Whatever fails here costs what is kept, with one line in the log, and nothing
-//! else.
+//! once they do, [`Keeper::drain`] when the server begins to go away, [`Keeper::finish`] after the
+//! last core has ended. Whatever fails here costs what is kept, with one line in the log, and
+//! nothing else.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

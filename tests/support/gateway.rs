@@ -95,6 +95,9 @@ impl Gateway {
     /// Likewise after an end that it hears nothing of.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill();
+        // What the kernel tears down of it may take a moment longer than the process.
+        let address = self.address();
+        super::until("its port to be free", || TcpStream::connect(address).is_err());
         self.start_again();
     }
 

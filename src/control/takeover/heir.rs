@@ -236,9 +236,9 @@ impl Following {
     fn hear(&mut self, word: Word) {
         match word {
             Word::Answer(core, ticket, answer) => {
-                if self.asked.remove(&(core, ticket)).is_some() {
-                    self.post.tell(core, Happening::Answer(ticket, answer));
-                }
+                // Of one that was given up nobody wants to hear.
+                let Some(_) = self.asked.remove(&(core, ticket)) else { return };
+                self.post.tell(core, Happening::Answer(ticket, answer));
             }
             Word::Tell(Happening::Message(channel, message)) => {
                 self.post.message(&channel, message);

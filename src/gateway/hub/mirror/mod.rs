@@ -162,8 +162,10 @@ impl Mirror {
 
     /// What is left of one whose channels have their home here from now on.
     pub(super) fn retire(self) -> Self {
-        let Self { limits, position_check, counters, ticket, sequence, pending, open, .. } = self;
-        let new = Self::new(0, limits, position_check);
+        let Self { limits, position_check, position_lag, counters, ticket, .. } = self;
+        let Self { sequence, pending, open, .. } = self;
+        let home = HomeLimits { position_check, position_lag, ..HomeLimits::default() };
+        let new = Self::new(0, limits, &home);
         Self { counters, ticket, sequence, pending, open, retired: true, ..new }
     }
 

@@ -16,7 +16,7 @@ use super::account::{Budget, Held};
 use super::broker::{self, Broker};
 use super::emulation::SessionNames;
 use super::entrance;
-use super::farewell::{Farewell, Keeping};
+use super::farewell::{Keeping, Leaving};
 use super::format::Format;
 use super::hub::Hub;
 use super::inspect::{Inspect, SlowEnds};
@@ -157,9 +157,7 @@ pub(super) struct Desk {
     pub(super) refusals: Refusals,
     /// Connections that were closed because they did not read.
     pub(super) slow_ends: SlowEnds,
-    pub(super) farewell: Option<Arc<Farewell>>,
-    /// When the last connection was gone, of a core that waits for others.
-    pub(super) empty_since: Option<Duration>,
+    pub(super) leaving: Leaving,
     later: VecDeque<Later>,
     /// Kept for its memory.
     pub(super) buffer: Vec<u8>,
@@ -260,7 +258,7 @@ impl Gateway {
     /// The gateway of one core.
     pub fn new(start: CoreStart<Self>, seed: &Seed) -> Self {
         let (core, now) = (start.worker as u16, start.now());
-        let mut gateway = Self {
+        Self {
             hub: match &seed.broker {
                 Some(broker) => {
                     Hub::with_broker(core, seed.placement, seed.limits, broker.limits())
@@ -285,16 +283,14 @@ impl Gateway {
                 stats: GatewayStats::default(),
                 refusals: Refusals::default(),
                 slow_ends: SlowEnds::default(),
-                farewell: seed.keeping.farewell.clone(),
-                empty_since: None,
+                leaving: seed.keeping.leaving(),
                 later: VecDeque::new(),
                 buffer: Vec::new(),
                 unix: (seed.unix)(Duration::ZERO),
                 wall: seed.unix,
             },
-        };
-        gateway.restore(now, &seed.keeping);
-        gateway
+        }
+        .restored(now, &seed.keeping)
     }
 
     /// Lends the hub the world.

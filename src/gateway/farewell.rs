@@ -116,10 +116,25 @@ pub struct Keeping {
     pub farewell: Option<Arc<Farewell>>,
 }
 
+impl Keeping {
+    /// Of one core.
+    pub(super) fn leaving(&self) -> Leaving {
+        Leaving { farewell: self.farewell.clone(), empty_since: None }
+    }
+}
+
+/// How one core ends.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    farewell: Option<Arc<Farewell>>,
+    /// When its last connection was gone, if it waits for others.
+    empty_since: Option<Duration>,
+}
+
 impl Gateway {
-    /// Takes in what the process before has left.
-    pub(super) fn restore(&mut self, now: Duration, keeping: &Keeping) {
-        let Some(chest) = &keeping.chest else { return };
+    /// With what the process before has left.
+    pub(super) fn restored(mut self, now: Duration, keeping: &Keeping) -> Self {
+        let Some(chest) = &keeping.chest else { return self };
         let home = self.hub.home();
         let mut restoring = Restoring::new(now, chest.age());
         let mut fault = None;
@@ -129,14 +144,16 @@ impl Gateway {
         if fault.is_some() {
             tracing::error!(core = self.desk.core, "what was kept is no records: please report it");
         }
+        self
     }
 
     /// No connection is left. Whether this core waits for others.
     pub(super) fn wait_for_others(&mut self, now: Duration) -> bool {
-        let Some(farewell) = self.desk.farewell.clone() else { return false };
-        match farewell.step(self.desk.empty_since, now) {
+        let leaving = &mut self.desk.leaving;
+        let Some(farewell) = leaving.farewell.clone() else { return false };
+        match farewell.step(leaving.empty_since, now) {
             Step::Wait => {
-                self.desk.empty_since.get_or_insert(now);
+                leaving.empty_since.get_or_insert(now);
                 true
             }
             Step::Write(vault) => {

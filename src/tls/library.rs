@@ -193,7 +193,7 @@ impl Library {
         self.shut
     }
 
-    /// Appends what rustls has to say, up to an alert: behind that it would look at the fault again.
+    /// Appends what rustls has to say, up to an alert: behind it, it would look at the fault again.
     fn speak(&mut self, out: &mut Vec<u8>) {
         for _ in 0..ROUNDS {
             let start = out.len();

@@ -54,8 +54,8 @@ pub enum Handover {
     Attach(Arc<dyn Heir>),
     /// Elder, home core: a core of the heir asks. Of several channels each is at home here.
     Ask(u16, Request),
-    /// Elder: positions of channels that are at home on any core. It goes round, from the first core
-    /// to the last, and each fills in what it knows.
+    /// Elder: positions of channels that are at home on any core. It goes round, from the first
+    /// core to the last, and each fills in what it knows.
     Tops {
         /// Who asks.
         core: u16,

@@ -6,6 +6,7 @@ use super::*;
 use crate::gateway::letters::{Answer, ClientId, Member, Publish, Who};
 use crate::gateway::letters::{Recover, RecoverMode, SubscribeLetter, UnsubscribeLetter};
 use crate::gateway::outside::SubKey;
+use crate::gateway::wire::Encoding;
 
 const OPTIONS: StreamOptions =
     StreamOptions { size: 100, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(600) };
@@ -345,4 +346,124 @@ fn keys_of_publications_are_counted_each_once() {
         home.publish(&"channel".into(), publish, 0, seconds(1));
     }
     assert_eq!((home.idempotency_keys(), home.counters().suppressed), (3, 1));
+}
+
+fn letter(channel: &str, core: u16, member: Option<Member>, hears: bool) -> SubscribeLetter {
+    SubscribeLetter {
+        channel: channel.into(),
+        core,
+        sub: SubKey(0),
+        nonce: 1,
+        ticket: 0,
+        delta: false,
+        stream: Some(OPTIONS),
+        recover: None,
+        filter: None,
+        member,
+        hears,
+    }
+}
+
+fn member(number: u128, bytes: usize, announced: bool) -> Member {
+    let info = Who { user: "ann".into(), conn_info: vec![b'1'; bytes].into(), ..Who::default() };
+    Member { client: ClientId::new(number), info, present: true, announced }
+}
+
+#[test]
+fn answers_to_presence_are_kept_within_their_bytes() {
+    let audit = |home: &Home| {
+        let copied = |key: &u32| home.channels[*key as usize].roster.as_ref().unwrap().copied();
+        let kept: Vec<usize> = home.copied.iter().map(copied).collect();
+        assert!(kept.iter().all(|bytes| *bytes > 0));
+        assert_eq!(home.copies, kept.iter().sum::<usize>());
+        assert!(home.copies <= COPIES_MAX);
+        kept.len()
+    };
+    let mut home = home(HomeLimits::default());
+    let nobody = home.members("c0", Encoding::Json, 1).unwrap();
+    let name = |n: u128| format!("c{n}");
+    for n in 0..20 {
+        home.subscribe(letter(&name(n), 0, Some(member(n, 1 << 20, false)), false), 1, NOW);
+        assert!(home.members(&name(n), Encoding::Json, 100).is_err(), "more than it takes");
+        let first = home.members(&name(n), Encoding::Json, usize::MAX).unwrap();
+        assert!(first.len() > 1 << 20 && first != nobody);
+        assert_eq!(audit(&home), (n as usize + 1).min(15));
+        // The next one who asks shares it.
+        let again = home.members(&name(n), Encoding::Json, usize::MAX).unwrap();
+        assert_eq!(first.as_ptr(), again.as_ptr());
+    }
+    let both = home.members(&name(19), Encoding::Protobuf, usize::MAX).unwrap();
+    assert!(both.len() > 1 << 20);
+    assert_eq!(audit(&home), 14);
+    // Who comes, changes or goes has it made anew.
+    home.subscribe(letter(&name(19), 0, Some(member(100, 1, false)), false), 1, NOW);
+    assert_eq!(audit(&home), 13);
+    assert_eq!(home.presence(&name(19)).len(), 2);
+    assert_eq!(home.presence_stats(&name(19)).num_clients, 2);
+}
+
+const NOW: Duration = Duration::from_secs(1);
+
+#[test]
+fn those_who_hear_are_told_who_comes_and_goes() {
+    let mut home = home(HomeLimits::default());
+    let leave = |channel: &str, number| UnsubscribeLetter {
+        channel: channel.into(),
+        core: 0,
+        sub: SubKey(0),
+        member: Some(ClientId::new(number)),
+        hears: false,
+    };
+    // Nobody hears.
+    let (answer, join) = home.subscribe(letter("a", 0, Some(member(1, 1, true)), false), 1, NOW);
+    assert!(answer.told == 0 && join.is_none());
+    home.subscribe(letter("a", 0, Some(member(2, 1, true)), false), 1, NOW);
+    assert!(home.unsubscribe(&leave("a", 1), NOW).is_none());
+    // Two do.
+    home.subscribe(letter("a", 0, None, true), 1, NOW);
+    home.subscribe(letter("a", 3, None, true), 1, NOW);
+    let (answer, join) = home.subscribe(letter("a", 0, Some(member(3, 1, true)), false), 1, NOW);
+    assert_eq!(answer.told, 2);
+    assert!(matches!(join.unwrap().1.happening(), Happening::Join(..)));
+    let (answer, join) = home.subscribe(letter("a", 0, Some(member(4, 1, false)), false), 1, NOW);
+    assert!(answer.told == 0 && join.is_none(), "it is not announced");
+    let (_, left) = home.unsubscribe(&leave("a", 3), NOW).unwrap();
+    assert!(matches!(left.happening(), Happening::Leave(..)));
+    assert!(home.unsubscribe(&leave("a", 4), NOW).is_none());
+    let listening: Vec<_> =
+        home.channels().map(|(name, count, _)| (name.to_string(), count)).collect();
+    assert_eq!(listening, [("a".to_owned(), 3)]);
+    let key = home.find("a").unwrap();
+    assert_eq!([0, 1, 2].map(|n| home.listener(key, n)), [Some(0), Some(3), None]);
+}
+
+#[test]
+fn cores_that_missed_something_are_told_until_they_know() {
+    let mut home = home(HomeLimits::default());
+    for (channel, core) in [("a", 0), ("a", 1), ("b", 1)] {
+        home.subscribe(letter(channel, core, None, false), 1, NOW);
+    }
+    let published = |home: &mut Home, channel: &str, stream| {
+        let publish = Publish { data: Bytes::from_static(b"1"), stream, ..Publish::default() };
+        home.publish(&channel.into(), publish, 1, NOW).delivery.unwrap()
+    };
+    // What has no offset is not missed.
+    let (a, delivery) = published(&mut home, "a", None);
+    home.refused(a, 1, &delivery);
+    assert!(!home.has_missed() && home.missed().is_empty());
+    for _ in 0..2 {
+        let (a, delivery) = published(&mut home, "a", Some(OPTIONS));
+        home.refused(a, 1, &delivery);
+    }
+    let (b, delivery) = published(&mut home, "b", Some(OPTIONS));
+    home.refused(b, 0, &delivery);
+    assert!(home.has_missed() && home.counters().deliveries_refused == 4);
+    assert_eq!(home.missed(), [(1, vec![(home.id(a), 2), (home.id(b), 1)])]);
+    home.told(&[0]);
+    assert!(home.has_missed() && !home.missed().is_empty());
+    home.told(&[1]);
+    assert!(!home.has_missed() && home.missed().is_empty());
+    let (_, delivery) = published(&mut home, "a", None);
+    let Happening::Published { seq, base, .. } = delivery.happening() else { panic!() };
+    assert_eq!((*seq, base.is_none()), (4, true));
 }

@@ -287,7 +287,7 @@ fn a_successor_takes_over_while_both_run() {
         traffic.finish(2).await;
         old
     });
-    assert_eq!(old.metric("takeovers_total{side=\"heir\",outcome=\"adopted\"}"), 1);
+    assert_eq!(old.metric("takeovers_total{outcome=\"adopted\",side=\"heir\"}"), 1);
     let history = old.api("history", json!({"channel": channel(0), "limit": 0}));
     assert_eq!(history["offset"], json!(LAST));
     // And then by the file.
@@ -395,7 +395,7 @@ fn a_successor_that_dies_hurts_nobody() {
         }
         traffic.finish(0).await;
     });
-    assert_eq!(old.metric("takeovers_total{side=\"elder\",outcome=\"broken\"}"), 2);
+    assert_eq!(old.metric("takeovers_total{outcome=\"broken\",side=\"elder\"}"), 2);
     let history = old.api("history", json!({"channel": channel(0), "limit": 0}));
     assert_eq!(history["offset"], json!(LAST));
     // It keeps its channels as if nobody had come.
@@ -437,7 +437,7 @@ fn an_old_process_that_dies_or_hangs_is_done_without() {
         assert_eq!(told, json!(2500), "{name}");
         let back = ann.subscribe("news");
         assert_eq!(back["epoch"], place["epoch"]);
-        assert_eq!(new.metric("takeovers_total{side=\"heir\",outcome=\"broken\"}"), 1);
+        assert_eq!(new.metric("takeovers_total{outcome=\"broken\",side=\"heir\"}"), 1);
         old.kill();
         new.restart();
         assert_eq!(new.api("history", json!({"channel": "news"}))["epoch"], place["epoch"]);

@@ -34,10 +34,10 @@ pub(super) fn collect(all: &mut Vec<Metric>, counts: &Counts) {
     for side in ["elder", "heir"] {
         for outcome in ["adopted", "broken"] {
             let number = maps.takeovers.get(&(side, outcome)).copied().unwrap_or_default();
-            let labels = vec![("side", side.to_owned()), ("outcome", outcome.to_owned())];
+            let labels = vec![("outcome", outcome.to_owned()), ("side", side.to_owned())];
             takeovers.add(labels, Value::Number(number));
         }
     }
-    let takeovers = takeovers.label("side", "`elder`, `heir`");
-    all.push(takeovers.label("outcome", "`adopted`, `broken`"));
+    let takeovers = takeovers.label("outcome", "`adopted`, `broken`");
+    all.push(takeovers.label("side", "`elder`, `heir`"));
 }

@@ -103,6 +103,11 @@ impl Rig {
         self.answers.remove(&ticket).expect("it is there")
     }
 
+    /// How many answers have come that nobody has taken.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answers.len() as u64
+    }
+
     /// Listens, and waits until the server has acknowledged it.
     pub(crate) fn listen(&mut self, names: &[&str]) {
         self.listening.clear();

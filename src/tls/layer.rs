@@ -127,7 +127,7 @@ impl Record {
     pub fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>) {
         match &mut self.0 {
             Layer::Own(own) => own.refuse(fault, out),
-            Layer::Rustls(library) => library.refuse(out),
+            Layer::Rustls(library) => library.refuse(fault.alert(), out),
         }
     }
 
@@ -135,7 +135,7 @@ impl Record {
     pub(super) fn alert(&mut self, code: u8, out: &mut Vec<u8>) {
         match &mut self.0 {
             Layer::Own(own) => own.alert(code, out),
-            Layer::Rustls(library) => library.refuse(out),
+            Layer::Rustls(library) => library.refuse(Some(code), out),
         }
     }
 

@@ -11,9 +11,9 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
     WriteTraffic,
 };
-use rustls::{Error, PeerMisbehaved};
+use rustls::{Error, PeerMisbehaved, ProtocolVersion};
 
-use super::direction::HEADER;
+use super::direction::{APPLICATION_DATA, HEADER};
 use super::fault::{Fault, Reason};
 use super::greet::refused;
 use super::record::Opened;
@@ -29,6 +29,8 @@ pub(super) struct Library {
     ended: bool,
     /// A fault ended reading.
     broken: bool,
+    /// rustls has found it, and written its alert.
+    found: bool,
     /// An alert of ours ended writing.
     shut: bool,
 }
@@ -46,6 +48,13 @@ const ROUNDS: usize = 16;
 /// Bytes of an alert on the wire: TLS 1.3; TLS 1.2 with ChaCha20-Poly1305 and with AES-GCM.
 const ALERTS: [usize; 3] = [24, 23, 31];
 
+/// A record that no key opens.
+const FORGED: [u8; HEADER + 32] = {
+    let mut record = [0; HEADER + 32];
+    [record[0], record[1], record[2], record[4]] = [APPLICATION_DATA, 3, 3, 32];
+    record
+};
+
 type Traffic<'c> = WriteTraffic<'c, ServerConnectionData>;
 type State<'c, 'i> = ConnectionState<'c, 'i, ServerConnectionData>;
 
@@ -53,7 +62,7 @@ impl Library {
     /// Goes on where a handshake has ended.
     pub(super) fn new(side: UnbufferedServerConnection) -> Self {
         let (held, owed) = (Vec::new(), Vec::new());
-        Self { side, held, owed, ended: false, broken: false, shut: false }
+        Self { side, held, owed, ended: false, broken: false, found: false, shut: false }
     }
 
     /// As [`super::Record::open`].
@@ -64,8 +73,19 @@ impl Library {
         if self.ended {
             return Ok(Opened::Closed);
         }
+        // RFC 8446 section 5.2: what is protected is of this type outside. rustls does not look.
+        let is_new = self.side.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        match record.first() {
+            Some(&kind) if is_new && kind != APPLICATION_DATA => {
+                return Err(Fault::RecordType(kind));
+            }
+            _ => {}
+        }
         self.held.extend_from_slice(record);
-        let opened = self.process(record).map_err(|error| fault_of(&error))?;
+        let opened = self.process(record).map_err(|error| {
+            self.found = true;
+            fault_of(&error)
+        })?;
         if self.held.is_empty() {
             self.held = Vec::new();
         } else if self.held.len() > BEGUN_MAX {
@@ -171,12 +191,16 @@ impl Library {
         }
     }
 
-    /// As [`super::Record::refuse`]: rustls has written the alert of a fault that it found; of
-    /// others the peer sees the end only.
-    pub(super) fn refuse(&mut self, out: &mut Vec<u8>) {
+    /// As [`super::Record::refuse`]. rustls writes alerts of faults that it finds only: for another
+    /// one that wants an alert it is given a record to find one in.
+    pub(super) fn refuse(&mut self, alert: Option<u8>, out: &mut Vec<u8>) {
         self.broken = true;
         if !self.shut {
             self.settle(out);
+            if alert.is_some() && !self.found {
+                self.held.extend_from_slice(&FORGED);
+                let _ = self.process(&mut []);
+            }
             self.speak(out);
             self.shut = true;
         }

@@ -2,8 +2,8 @@
 //! [`gateway::handover`](crate::gateway::handover).
 //!
 //! A process that orders its channels has a door, a unix socket at `shutdown.takeover_path`, where
-//! an heir may knock ([`elder`]); one that is started with `--takeover` knocks there ([`heir`]) and
-//! has a door of its own when it has taken over. Words go over [`wire`].
+//! an heir may knock (`elder`); one that is started with `--takeover` knocks there (`heir`) and
+//! has a door of its own when it has taken over. Words go over `wire`.
 
 pub(super) mod elder;
 mod heir;

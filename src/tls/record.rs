@@ -53,7 +53,8 @@ pub struct Limits {
 pub enum Opened {
     /// Data, at this place of the record. Never empty.
     Data(Range<usize>),
-    /// Something of the protocol. [`Record::owes`](super::Record::owes) tells whether it wants an answer.
+    /// Something of the protocol. [`Record::owes`](super::Record::owes) tells whether it wants an
+    /// answer.
     Nothing,
     /// Messages behind the handshake that a client may look at, or a piece of one: tickets and
     /// KeyUpdates. What they mean for records is done; else as `Nothing`.

@@ -200,17 +200,7 @@ impl Router {
             Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
             Request::Tops(..) if self.inboxes.len() > 1 => return self.tops(taken),
             Request::Tops(_, tops) => tops.first().map(|top| &top.channel),
-            Request::Publish(_, publish) => Some(&publish.channel),
-            Request::History(_, history) => Some(&history.channel),
-            Request::Renew(_, renew) => Some(&renew.channel),
-            Request::Join(channel, _)
-            | Request::Leave(channel, _)
-            | Request::HistoryRemove(_, channel)
-            | Request::PresenceAdd(_, channel, _)
-            | Request::PresenceRemove(_, channel, _)
-            | Request::PresenceRenew(_, channel, _)
-            | Request::Presence(_, channel)
-            | Request::PresenceStats(_, channel) => Some(channel),
+            request => request.channel(),
         };
         let shard = channel.map_or(0, |channel| self.shard(channel));
         self.inboxes[shard].job(Job::new(taken, None));

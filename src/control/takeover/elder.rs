@@ -319,23 +319,11 @@ impl Elder {
 
     /// Hands a request to the home core of its channel, or parts of it to those of its channels.
     fn ask(&self, core: u16, request: Request) {
-        let home = |channel: &str| self.placement.home(channel);
-        let to = match &request {
-            Request::Listen(_) | Request::Ignore(_) => return self.ask_all(core, request),
-            Request::Publish(_, publish) => home(&publish.channel),
-            Request::History(_, history) => home(&history.channel),
-            Request::Renew(_, renew) => home(&renew.channel),
-            // Goes round.
-            Request::Tops(..) => 0,
-            Request::Join(channel, _)
-            | Request::Leave(channel, _)
-            | Request::HistoryRemove(_, channel)
-            | Request::PresenceAdd(_, channel, _)
-            | Request::PresenceRemove(_, channel, _)
-            | Request::PresenceRenew(_, channel, _)
-            | Request::Presence(_, channel)
-            | Request::PresenceStats(_, channel) => home(channel),
-        };
+        if matches!(request, Request::Listen(_) | Request::Ignore(_)) {
+            return self.ask_all(core, request);
+        }
+        // What has many channels goes round.
+        let to = request.channel().map_or(0, |channel| self.placement.home(channel));
         let letter = match request {
             Request::Tops(ticket, tops) => {
                 let found = vec![None; tops.len()];

@@ -424,6 +424,24 @@ impl Request {
         }
     }
 
+    /// Its channel, if it concerns one only.
+    pub fn channel(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Listen(_) | Self::Ignore(_) | Self::Tops(..) => None,
+            Self::Publish(_, publish) => Some(&publish.channel),
+            Self::History(_, history) => Some(&history.channel),
+            Self::Renew(_, renew) => Some(&renew.channel),
+            Self::Join(channel, _)
+            | Self::Leave(channel, _)
+            | Self::HistoryRemove(_, channel)
+            | Self::PresenceAdd(_, channel, _)
+            | Self::PresenceRemove(_, channel, _)
+            | Self::PresenceRenew(_, channel, _)
+            | Self::Presence(_, channel)
+            | Self::PresenceStats(_, channel) => Some(channel),
+        }
+    }
+
     /// As in metrics.
     pub fn name(&self) -> &'static str {
         match self {

@@ -110,8 +110,8 @@
 //! # Features
 //!
 //! `default-features = false` leaves the engine and [`protocol`]: 37 crates. `tls` adds [`tls`];
-//! `gateway`, `cli`, `postgresql` and `allocator` are parts of the program and of no use to a
-//! library.
+//! `gateway`, `cli`, `acme`, `postgresql` and `allocator` are parts of the program and of no use to
+//! a library.
 //!
 //! Linux 6.1 or later with io_uring (`kernel.io_uring_disabled = 0`, and a seccomp profile that
 //! permits it); elsewhere [`Io::Epoll`] stands in, at more processor time per message.

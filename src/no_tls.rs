@@ -15,6 +15,8 @@ pub(crate) const RECORD_MAX: usize = 0;
 pub(crate) enum Fault {
     Closed,
     NotTls,
+    #[allow(dead_code, reason = "no handshake begins")]
+    Validated,
 }
 
 impl Fault {

@@ -95,6 +95,7 @@ fn keys(
             TlsRecordLayer::Own => RecordLayer::Own,
             TlsRecordLayer::Rustls => RecordLayer::Rustls,
         },
+        on_order: None,
     })
 }
 

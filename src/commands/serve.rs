@@ -373,7 +373,7 @@ fn improvise(options: &mut Options) -> Result<Demo, Box<dyn Error>> {
     options.health.enabled = true;
     options.prometheus.enabled = true;
     if options.client.allowed_origins.is_empty() {
-        let http = if options.http_server.tls.enabled { "https" } else { "http" };
+        let http = if options.http_server.speaks_tls() { "https" } else { "http" };
         options.client.allowed_origins =
             ["127.0.0.1", "localhost"].map(|host| format!("{http}://{host}:*")).to_vec();
     }
@@ -422,7 +422,7 @@ fn announce(
     first_run: bool,
 ) -> Result<(), Box<dyn Error>> {
     let path = &options.websocket.handler_prefix;
-    let s = if options.http_server.tls.enabled { "s" } else { "" };
+    let s = if options.http_server.speaks_tls() { "s" } else { "" };
     tracing::info!(%address, workers, "ready");
     if !first_run {
         control::say(format!("listening on ws{s}://{address}{path}"));

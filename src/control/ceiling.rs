@@ -15,7 +15,7 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     let places = u64::from(server.http_connections) + u64::from(server.http_anonymous) + internal;
     let head = options.engine.max_head.0 as u64;
     let mut add = |what, option, bytes| ceiling.add(Per::Process, what, option, bytes);
-    let secure = server.tls.enabled || server.tls_inside().is_some();
+    let secure = server.speaks_tls() || server.tls_inside().is_some();
     let place = if secure { HTTP_PLACE + TLS_PLACE } else { HTTP_PLACE };
     add("HTTP connections", "http_server.http_connections", places * place);
     add("HTTP connections handed over", "engine.max_head", HANDED_OVER * (head + RECEIVED));

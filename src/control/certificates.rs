@@ -1,16 +1,19 @@
-//! The certificates of all ports: loaded at the start, and again at a reload.
+//! The certificates of all ports: loaded at the start, at a reload, and when an authority has
+//! issued one.
 //!
 //! Owns what seals tickets where no key is configured, so that a reload keeps sessions. The
 //! invariant: what was loaded is in use on all cores or on none; a load that fails changes nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
 
 use super::counts::Counts;
 use super::secure::Certificates;
-use crate::gateway::options::{Options, Tls};
+use crate::gateway::options::{HttpServer, Options};
 use crate::tls::TicketSecret;
-use crate::tls::keys::{KeyFault, ServerMaterials};
+use crate::tls::keys::{KeyFault, KeyPair, OnOrder, ServerKeys, ServerMaterials};
 use crate::{Handle, Handler};
 
 /// See the module's text.
@@ -18,6 +21,8 @@ use crate::{Handle, Handler};
 pub struct CertificateKeeper {
     own: TicketSecret,
     counts: Arc<Counts>,
+    on_order: Arc<Mutex<OnOrder>>,
+    reloads: Arc<Notify>,
     /// The internal port's TLS, if it has any.
     internal: Option<Certificates>,
     /// That of gRPC, likewise.
@@ -34,13 +39,17 @@ pub struct LoadedCertificates {
 }
 
 impl CertificateKeeper {
-    /// Loads what the options name.
+    /// Loads what the options name, and what an authority has issued before.
     pub fn new(
         options: &Options,
+        issued: Vec<KeyPair>,
         counts: Arc<Counts>,
     ) -> Result<(Self, Option<ServerMaterials>), KeyFault> {
         let own = TicketSecret::random().map_err(KeyFault::of("tickets"))?;
-        let mut keeper = Self { own, counts, internal: None, grpc: None };
+        let on_order = OnOrder { issued, challenges: Vec::new() };
+        let on_order = Arc::new(Mutex::new(on_order));
+        let reloads = Arc::default();
+        let mut keeper = Self { own, counts, on_order, reloads, internal: None, grpc: None };
         let LoadedCertificates { public, internal, grpc } = keeper.load(options)?;
         let of = |materials: Option<&ServerMaterials>, protocol| {
             materials.map(|materials| Certificates::new(materials, protocol)).transpose()
@@ -60,13 +69,25 @@ impl CertificateKeeper {
         self.grpc.clone()
     }
 
+    /// What an authority has to do with the public port, to be changed before
+    /// [`replace`](Self::replace).
+    pub fn on_order(&self) -> MutexGuard<'_, OnOrder> {
+        self.on_order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next reload, also for one that fails. For one task.
+    pub async fn reloaded(&self) {
+        self.reloads.notified().await;
+    }
+
     /// Loads again what the options name, and has all ports go on with it.
     pub fn reload<H: Handler>(&self, options: &Options, handle: &Handle<H>) {
         let own = self.internal.is_some() || self.grpc.is_some();
-        if !options.http_server.tls.enabled && !own {
+        if !options.http_server.speaks_tls() && !own {
             return;
         }
-        match self.load(options).and_then(|loaded| self.replace(&loaded, handle)) {
+        self.reloads.notify_one();
+        match self.replace(options, handle) {
             Ok(()) => {
                 self.counts.tls_reloads.count();
                 tracing::info!("certificates are those of the files as they are now");
@@ -89,9 +110,9 @@ impl CertificateKeeper {
         let server = &options.http_server;
         let inside = server.tls_inside().filter(|_| server.internal_port != 0);
         let mut ends = Vec::new();
-        let mut of = |tls: &Tls, warn: bool| {
+        let mut of = |keys: &ServerKeys, warn: bool| {
             let now = SystemTime::now();
-            let materials = ServerMaterials::load(&tls.keys(&self.own), now)?;
+            let materials = ServerMaterials::load(keys, now)?;
             if warn {
                 for warning in materials.warnings(now) {
                     tracing::warn!("{warning}");
@@ -100,21 +121,35 @@ impl CertificateKeeper {
             ends.extend(materials.facts().iter().map(|facts| facts.not_after));
             Ok(materials)
         };
-        let public = Some(&server.tls).filter(|tls| tls.enabled);
-        let public = public.map(|tls| of(tls, true)).transpose()?;
-        let internal = inside.map(|tls| of(tls, server.internal_tls.enabled)).transpose()?;
+        let public = self.public_keys(server).map(|keys| of(&keys, true)).transpose()?;
+        let warn = server.internal_tls.enabled;
+        let internal = inside.map(|tls| of(&tls.keys(&self.own), warn)).transpose()?;
         let grpc = Some(&options.grpc_api).filter(|api| api.enabled && api.tls.enabled);
-        let grpc = grpc.map(|api| of(&api.tls, true)).transpose()?;
+        let grpc = grpc.map(|api| of(&api.tls.keys(&self.own), true)).transpose()?;
         let first = ends.iter().min().and_then(|end| end.duration_since(UNIX_EPOCH).ok());
         self.counts.tls_not_after.set(first.map_or(0, |end| end.as_secs()));
         Ok(LoadedCertificates { public, internal, grpc })
     }
 
-    fn replace<H: Handler>(
+    /// What handshakes on the public port need, if it speaks TLS.
+    fn public_keys(&self, server: &HttpServer) -> Option<ServerKeys> {
+        let mut keys = server.speaks_tls().then(|| server.tls.keys(&self.own))?;
+        if server.tls_autocert.enabled {
+            if !server.tls.enabled {
+                keys.certificates.clear();
+            }
+            keys.on_order = Some(self.on_order().clone());
+        }
+        Some(keys)
+    }
+
+    /// Loads everything, and has all ports go on with it. A fault changes nothing.
+    pub fn replace<H: Handler>(
         &self,
-        loaded: &LoadedCertificates,
+        options: &Options,
         handle: &Handle<H>,
     ) -> Result<(), KeyFault> {
+        let loaded = self.load(options)?;
         for (certificates, materials) in
             [(&self.internal, &loaded.internal), (&self.grpc, &loaded.grpc)]
         {

@@ -43,6 +43,10 @@ pub struct Counts {
     pub(crate) tls_reloads: Total,
     /// Times that failed, and what was there before stayed.
     pub(crate) tls_reloads_failed: Total,
+    /// Certificates that an authority has issued.
+    pub(crate) tls_orders: Total,
+    /// Orders for one that failed.
+    pub(crate) tls_orders_failed: Total,
     /// The earliest end of a certificate, in seconds since 1970; 0 without TLS.
     pub(crate) tls_not_after: Gauge,
     /// What cores took over from the process before.

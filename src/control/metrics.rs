@@ -422,6 +422,18 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
             counts.tls_reloads_failed.get(),
         ),
         (
+            "tls_orders",
+            Kind::Total,
+            "Certificates that an authority has issued",
+            counts.tls_orders.get(),
+        ),
+        (
+            "tls_orders_failed",
+            Kind::Total,
+            "Orders for a certificate that failed",
+            counts.tls_orders_failed.get(),
+        ),
+        (
             "tls_certificate_not_after_seconds",
             Kind::Gauge,
             "When the certificate that ends first ends, in seconds since 1970; 0 without TLS",

@@ -9,6 +9,8 @@
 //! version.
 
 pub mod access;
+#[cfg(feature = "acme")]
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod backend;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::access::Gate;
+#[cfg(feature = "acme")]
+use super::acme::Acme;
 use super::certificates::CertificateKeeper;
 use super::closing::Closing;
 use super::consumers::Consumers;
@@ -76,6 +78,9 @@ pub struct Plane {
     grpc_limits: (HttpLimits, GrpcLimits),
     consumers: Consumers,
     certificates: CertificateKeeper,
+    /// Who orders certificates, and where hosts are proven by plain HTTP.
+    #[cfg(feature = "acme")]
+    acme: Option<(Acme, Option<TcpListener>)>,
     http: HttpConfig,
     limits: HttpLimits,
     proxies: Proxies,
@@ -97,6 +102,8 @@ pub enum PlaneError {
     Keys(reqwest::Error),
     /// Certificates cannot be loaded.
     Certificates(KeyFault),
+    /// Certificates cannot be ordered.
+    Orders(String),
     /// Two things are at one path.
     Paths(PathTaken),
     /// A consumer is configured wrongly.
@@ -111,6 +118,7 @@ impl std::fmt::Display for PlaneError {
             Self::Hooks(error) => error.fmt(f),
             Self::Keys(error) => write!(f, "the client of key sets: {}", outgoing::explain(error)),
             Self::Certificates(error) => error.fmt(f),
+            Self::Orders(what) => write!(f, "http_server.tls_autocert: {what}"),
             Self::Paths(error) => error.fmt(f),
             Self::Consumers(what) => write!(f, "consumer {what}"),
             Self::Listen(address, error) => write!(f, "listening on {address}: {error}"),
@@ -127,8 +135,25 @@ impl Plane {
         demo: Option<Demo>,
     ) -> Result<(Self, Arc<Outlets>, Option<ServerMaterials>), PlaneError> {
         let counts = Arc::new(Counts::default());
-        let (certificates, tls) =
-            CertificateKeeper::new(options, counts.clone()).map_err(PlaneError::Certificates)?;
+        let listen_at = |address: Option<SocketAddr>| {
+            let of = |address| listen(address).map_err(|error| PlaneError::Listen(address, error));
+            address.map(of).transpose()
+        };
+        #[cfg(feature = "acme")]
+        let acme = match settings::acme(options) {
+            Some(config) => {
+                let acme = Acme::new(config, counts.clone()).map_err(PlaneError::Orders)?;
+                let listener = listen_at(acme.http())?;
+                Some((acme, listener))
+            }
+            None => None,
+        };
+        #[cfg(feature = "acme")]
+        let issued = acme.as_ref().map(|(acme, _)| acme.issued()).unwrap_or_default();
+        #[cfg(not(feature = "acme"))]
+        let issued = Vec::new();
+        let (certificates, tls) = CertificateKeeper::new(options, issued, counts.clone())
+            .map_err(PlaneError::Certificates)?;
         let hooks =
             Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
@@ -142,10 +167,6 @@ impl Plane {
         for (whose, token) in fetched {
             keys.extend(key_sets(token, &counts)?.into_iter().map(|set| (whose, set)));
         }
-        let listen_at = |address: Option<SocketAddr>| {
-            let of = |address| listen(address).map_err(|error| PlaneError::Listen(address, error));
-            address.map(of).transpose()
-        };
         let internal = listen_at(settings::internal_address(options))?;
         let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
         let views = keys.iter().map(|(_, (_, view))| view.clone()).collect();
@@ -164,6 +185,8 @@ impl Plane {
             grpc_limits: settings::grpc_limits(options),
             consumers: Consumers::new(options).map_err(PlaneError::Consumers)?,
             certificates,
+            #[cfg(feature = "acme")]
+            acme,
             http,
             limits,
             proxies,
@@ -226,6 +249,23 @@ impl Plane {
             let (limits, each) = self.grpc_limits;
             let grpc = server.grpc(router, limits, each);
             accept(grpc, listener, self.certificates.grpc(), "the port of gRPC");
+        }
+        #[cfg(feature = "acme")]
+        if let Some((acme, listener)) = self.acme {
+            if let Some(listener) = listener {
+                accept(
+                    server.internal(acme.router()),
+                    listener,
+                    None,
+                    "the port that proves hosts",
+                );
+            }
+            let (keeper, live, handle) = (self.certificates, live.clone(), handle.clone());
+            let install = {
+                let keeper = keeper.clone();
+                Box::new(move || keeper.replace(&live.rules().options, &handle))
+            };
+            tokio::spawn(acme.run(keeper, install));
         }
         self.consumers.start(&live, &self.counts);
         tokio::spawn(server.serve_handed_over(self.connections));

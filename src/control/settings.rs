@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::access::Access;
+#[cfg(feature = "acme")]
+use super::acme::AcmeConfig;
 use super::admin::AdminConfig;
 use super::api::ApiConfig;
 use super::demo::Demo;
@@ -20,6 +22,20 @@ use crate::gateway::options::{
 use crate::gateway::proxy::{HookKind, HookRefusal};
 use crate::gateway::tokens::Endpoints;
 use crate::gateway::wire::{Disconnect, Error};
+
+/// Which certificates an authority issues, if it does.
+#[cfg(feature = "acme")]
+pub fn acme(options: &Options) -> Option<AcmeConfig> {
+    let order = Some(&options.http_server.tls_autocert).filter(|order| order.enabled)?;
+    Some(AcmeConfig {
+        hosts: order.hosts(),
+        folder: order.cache_dir.clone(),
+        email: order.email.clone(),
+        directory: order.directory.clone(),
+        directory_ca: order.directory_ca_pem.clone(),
+        http: if order.http { order.http_address() } else { None },
+    })
+}
 
 /// What is served over HTTP.
 pub fn http(options: &Options, demo: Option<Demo>) -> HttpConfig {

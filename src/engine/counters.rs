@@ -88,6 +88,8 @@ counters! {
         tls_handshake_failures: Total,
         /// TLS handshakes given up, the oldest first, since too many were under way.
         tls_handshakes_evicted: Total,
+        /// TLS handshakes by which an authority has checked a name before it certifies it.
+        tls_validations: Total,
         /// Connections to a TLS port whose first bytes were something else.
         tls_not_tls: Total,
         /// Connections that ended by a TLS record that no well-behaved peer sends, or an alert.

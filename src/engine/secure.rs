@@ -482,6 +482,7 @@ impl Core {
                 self.counted.tls_bad_records += 1;
                 record.refuse(fault, &mut alert);
             }
+            None if *fault == Fault::Validated => self.counted.tls_validations += 1,
             None => self.counted.tls_handshake_failures += 1,
         }
         self.end_secure(slot, alert);

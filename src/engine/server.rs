@@ -100,6 +100,7 @@ impl Builder {
     ///     min_version: Version::Tls12,
     ///     tickets: TicketSecret::random()?,
     ///     record_layer: RecordLayer::Own,
+    ///     on_order: None,
     /// };
     /// let keys = ServerMaterials::load(&keys, SystemTime::now())?;
     /// let server = Server::builder().listen("127.0.0.1:8443".parse()?).tls(keys);

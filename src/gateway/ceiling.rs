@@ -10,7 +10,7 @@ impl Options {
     pub fn ceiling(&self, layout: &Layout) -> Ceiling {
         let state = size_of::<Option<Session>>();
         let mut ceiling = self.engine_config().ceiling(layout, state, option_of);
-        if self.http_server.tls.enabled {
+        if self.http_server.speaks_tls() {
             // Keys are loaded at the start only.
             let layer = self.http_server.tls.record_layer();
             ceiling.add_tls(layout, "engine.max_connections", layer);

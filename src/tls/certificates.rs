@@ -1,7 +1,8 @@
 //! Which certificate a client gets, and what certificates say about themselves.
 //!
-//! Invariant: a client always gets one: that of the name it asks for, else that of a wildcard, else
-//! the first; among several, one whose key the client can verify.
+//! Invariant: a client always gets one, if there is any: that of the name it asks for, else that of
+//! a wildcard, else the first; among several, one whose key the client can verify. Nobody but an
+//! authority that checks a name gets the answer to its question.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use super::greet;
 pub struct Facts {
     /// Hosts it is for; `*.example.org` stands for one label.
     pub names: Vec<String>,
+    /// When it begins.
+    pub not_before: SystemTime,
     /// When it ends.
     pub not_after: SystemTime,
     /// Its key is RSA.
@@ -41,7 +44,12 @@ pub(super) struct Table {
     all: Vec<Arc<CertifiedKey>>,
     /// Places in `all`, by lower-case name; wildcards with their star.
     by_name: HashMap<String, Vec<usize>>,
+    /// Answers to authorities that check a name.
+    challenges: HashMap<String, Arc<CertifiedKey>>,
 }
+
+/// What an authority that checks a name offers, and nothing else (RFC 8737 section 3).
+pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 
 impl Names {
     pub(super) fn of(der: &[u8]) -> Result<Self, String> {
@@ -69,6 +77,11 @@ impl Table {
         self.all.push(Arc::new(key));
     }
 
+    pub(super) fn push_challenge(&mut self, names: &[String], key: CertifiedKey) {
+        let key = Arc::new(key);
+        self.challenges.extend(names.iter().map(|name| (name.clone(), key.clone())));
+    }
+
     fn choose(
         &self,
         name: Option<&str>,
@@ -94,6 +107,9 @@ impl Table {
 impl ResolvesServerCert for Table {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         greet::asked(hello.server_name());
+        if hello.alpn().is_some_and(|names| names.eq([ACME_TLS])) {
+            return self.challenges.get(&hello.server_name()?.to_ascii_lowercase()).cloned();
+        }
         self.choose(hello.server_name(), hello.signature_schemes()).cloned()
     }
 }

@@ -48,6 +48,8 @@ pub enum Fault {
     Closed,
     /// A handshake of more bytes than it may have.
     GreetingLength,
+    /// An authority has seen the certificate by which it checks a name: all it came for (RFC 8737).
+    Validated,
     /// A handshake that failed, and rustls' reason.
     Greeting(Reason, String),
 }
@@ -88,7 +90,9 @@ impl Fault {
             Self::AlertForm | Self::KeyUpdateForm => DECODE_ERROR,
             // RFC 8446 section 4.6.3.
             Self::KeyUpdateRequest(_) => ILLEGAL_PARAMETER,
-            Self::NotTls | Self::Alert(_) | Self::Closed | Self::KeyWornOut => return None,
+            Self::NotTls | Self::Alert(_) | Self::Closed | Self::KeyWornOut | Self::Validated => {
+                return None;
+            }
             // rustls writes the alerts of its handshakes.
             Self::Greeting(..) => return None,
         })
@@ -116,6 +120,7 @@ impl Fault {
             Self::KeyWornOut => "key_worn_out",
             Self::Closed => "closed",
             Self::GreetingLength => "greeting_length",
+            Self::Validated => "validated",
             Self::Greeting(reason, _) => reason.name(),
         }
     }
@@ -161,6 +166,7 @@ impl fmt::Display for Fault {
             Self::KeyWornOut => f.write_str("a TLS 1.2 key has protected all it may"),
             Self::Closed => f.write_str("TLS is closed"),
             Self::GreetingLength => f.write_str("the handshake has too many bytes"),
+            Self::Validated => f.write_str("a certificate authority has checked a name"),
             Self::Greeting(_, text) => write!(f, "the handshake failed: {text}"),
         }
     }

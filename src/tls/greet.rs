@@ -20,6 +20,7 @@ use rustls::{
 };
 use zeroize::Zeroize;
 
+use super::certificates::ACME_TLS;
 use super::direction::{APPLICATION_DATA, Aead, CONTENT_MAX, HEADER, SECRET, Shape, Version};
 use super::fault::{
     DECODE_ERROR, Fault, INTERNAL_ERROR, RECORD_OVERFLOW, Reason, UNEXPECTED_MESSAGE,
@@ -331,12 +332,25 @@ impl Greeting {
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<Welcome, Fault> {
         // A handshake message behind the last one, or half of one, is nobody's.
         let is_last = self.held.is_empty();
+        let validates = self.validates();
         let mut welcome = self.welcome()?;
+        if validates {
+            welcome.record.close(out);
+            return Err(Fault::Validated);
+        }
         if !is_last {
             welcome.record.alert(UNEXPECTED_MESSAGE, out);
             return Err(Fault::Greeting(Reason::Malformed, "bytes behind the end".into()));
         }
         Ok(welcome)
+    }
+
+    /// Whether the client is an authority that has seen what it wanted (RFC 8737).
+    fn validates(&self) -> bool {
+        match &self.side {
+            Side::Server(connection) => connection.alpn_protocol() == Some(ACME_TLS),
+            Side::Client(_) | Side::Scripted(_) | Side::Over => false,
+        }
     }
 
     fn welcome(&mut self) -> Result<Welcome, Fault> {

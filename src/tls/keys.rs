@@ -22,7 +22,7 @@ use rustls::{
     SignatureScheme, SupportedProtocolVersion,
 };
 
-use super::certificates::{Facts, Names, Table};
+use super::certificates::{ACME_TLS, Facts, Names, Table};
 use super::direction::Version;
 use super::greet::Catch;
 use super::layer::RecordLayer;
@@ -45,9 +45,26 @@ pub struct ServerKeys {
     pub tickets: TicketSecret,
     /// Who carries connections after their handshakes.
     pub record_layer: RecordLayer,
+    /// Where an authority issues certificates while the server runs; `None`: all there are, are in
+    /// `certificates`.
+    pub on_order: Option<OnOrder>,
 }
 
-/// A chain of certificates, the host's own first, and its key.
+/// Certificates that an authority issues while the server runs (ACME, RFC 8555). Without any a
+/// server starts all the same, and its handshakes fail until one is there.
+#[derive(Clone, Debug, Default)]
+pub struct OnOrder {
+    /// Those it has issued, behind `certificates`. One that has expired is used until another is
+    /// there.
+    pub issued: Vec<KeyPair>,
+    /// Answers to the authority's question who serves a name, each with that name (`tls-alpn-01`,
+    /// RFC 8737). Only a client sees them that offers `acme-tls/1` and nothing else; its connection
+    /// ends with the handshake.
+    pub challenges: Vec<KeyPair>,
+}
+
+/// A chain of certificates, the host's own first, and its key. Each is a path, PEM text or base64
+/// of PEM text.
 #[derive(Clone)]
 pub struct KeyPair {
     /// The chain.
@@ -58,13 +75,17 @@ pub struct KeyPair {
 
 /// Loaded keys: [`ServerMaterials::setup`] makes of them what a core needs.
 pub struct ServerMaterials {
-    pairs: Vec<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    pairs: Vec<LoadedPair>,
     facts: Vec<Facts>,
+    /// With their names.
+    challenges: Vec<(Vec<String>, LoadedPair)>,
     client_roots: Option<RootCertStore>,
     min_version: Version,
     tickets: TicketSecret,
     layer: RecordLayer,
 }
+
+type LoadedPair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// What the handshakes of one core share. A core has its own: a count that cores share would be a
 /// cache line they fight for.
@@ -126,18 +147,28 @@ const TICKETS: usize = 1;
 impl ServerMaterials {
     /// Reads and checks all of it; `now` decides what is expired.
     pub fn load(keys: &ServerKeys, now: SystemTime) -> Result<Self, KeyFault> {
-        if keys.certificates.is_empty() {
+        if keys.certificates.is_empty() && keys.on_order.is_none() {
             return Err(KeyFault::new("certificates", "there is none"));
         }
         let mut pairs = Vec::new();
         let mut facts = Vec::new();
         for pair in &keys.certificates {
             let what = format!("certificate {}", pem::name(&pair.cert_pem));
-            let chain = pem::certificates(&pair.cert_pem).map_err(KeyFault::of(&what))?;
-            let of_key = format!("key {}", pem::name(&pair.key_pem));
-            let key = pem::private_key(&pair.key_pem).map_err(KeyFault::of(&of_key))?;
-            facts.push(check(&chain, key.clone_key(), now).map_err(KeyFault::of(&what))?);
-            pairs.push((chain, key));
+            let (loaded, about) = pair.load_with_facts()?;
+            check(&about, now).map_err(KeyFault::of(&what))?;
+            facts.push(about);
+            pairs.push(loaded);
+        }
+        for pair in keys.on_order.iter().flat_map(|order| &order.issued) {
+            let (loaded, about) = pair.load_with_facts()?;
+            facts.push(about);
+            pairs.push(loaded);
+        }
+        let mut challenges = Vec::new();
+        for pair in keys.on_order.iter().flat_map(|order| &order.challenges) {
+            let (chain, key) = pair.load()?;
+            let names = Names::of(chain[0].as_ref()).map_err(KeyFault::of("challenge"))?.names;
+            challenges.push((names, (chain, key)));
         }
         let client_roots = match &keys.client_ca_pem {
             Some(source) => Some(roots(source).map_err(KeyFault::of("client_ca_pem"))?),
@@ -145,7 +176,8 @@ impl ServerMaterials {
         };
         let tickets = keys.tickets.clone();
         let (min_version, layer) = (keys.min_version, keys.record_layer);
-        let materials = Self { pairs, facts, client_roots, min_version, tickets, layer };
+        let materials =
+            Self { pairs, facts, challenges, client_roots, min_version, tickets, layer };
         // Whatever rustls could refuse, it refuses now.
         materials.setup()?;
         Ok(materials)
@@ -164,6 +196,12 @@ impl ServerMaterials {
             let key = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider);
             table.push(&facts.names, key.map_err(KeyFault::of("certificates"))?);
         }
+        for (names, (chain, key)) in &self.challenges {
+            // Whether it fits is not asked: its critical extension would be refused.
+            let key = provider.key_provider.load_private_key(key.clone_key());
+            let key = key.map_err(KeyFault::of("challenge"))?;
+            table.push_challenge(names, CertifiedKey::new(chain.clone(), key));
+        }
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions(self.min_version))
             .map_err(KeyFault::of("min_version"))?;
@@ -180,6 +218,9 @@ impl ServerMaterials {
         };
         let mut config = builder.with_cert_resolver(Arc::new(table));
         config.alpn_protocols = vec![protocol.to_vec()];
+        if !self.challenges.is_empty() {
+            config.alpn_protocols.push(ACME_TLS.to_vec());
+        }
         config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer =
@@ -328,10 +369,8 @@ pub fn stream_client(
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let Some(pair) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let (chain, key) = pair.load()?;
     let what = format!("certificate {}", pem::name(&pair.cert_pem));
-    let chain = pem::certificates(&pair.cert_pem).map_err(KeyFault::of(&what))?;
-    let of_key = format!("key {}", pem::name(&pair.key_pem));
-    let key = pem::private_key(&pair.key_pem).map_err(KeyFault::of(&of_key))?;
     let config = builder.with_client_auth_cert(chain, key).map_err(KeyFault::of(&what))?;
     Ok(Arc::new(config))
 }
@@ -392,26 +431,26 @@ fn versions(min: Version) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-fn check(
-    chain: &[CertificateDer<'static>],
-    key: PrivateKeyDer<'static>,
-    now: SystemTime,
-) -> Result<Facts, String> {
+fn facts(chain: &[CertificateDer<'static>], key: PrivateKeyDer<'static>) -> Result<Facts, String> {
     let key = CertifiedKey::from_der(chain.to_vec(), key, &provider());
     let key = key.map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => "the key is not this certificate's".to_owned(),
         error => error.to_string(),
     })?;
     let Names { names, not_before, not_after } = Names::of(chain[0].as_ref())?;
-    if now > not_after {
-        let days = now.duration_since(not_after).unwrap_or_default().as_secs() / 86_400;
+    let is_rsa = key.key.algorithm() == SignatureAlgorithm::RSA;
+    Ok(Facts { names, not_before, not_after, is_rsa })
+}
+
+fn check(facts: &Facts, now: SystemTime) -> Result<(), String> {
+    if now > facts.not_after {
+        let days = now.duration_since(facts.not_after).unwrap_or_default().as_secs() / 86_400;
         return Err(format!("it expired {days} days ago"));
     }
-    if now < not_before {
+    if now < facts.not_before {
         return Err("it is not valid yet".to_owned());
     }
-    let is_rsa = key.key.algorithm() == SignatureAlgorithm::RSA;
-    Ok(Facts { names, not_after, is_rsa })
+    Ok(())
 }
 
 fn roots(source: &str) -> Result<RootCertStore, String> {
@@ -518,6 +557,31 @@ impl ServerCertVerifier for AnyName {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+impl KeyPair {
+    /// What there is to know about the certificate.
+    ///
+    /// # Errors
+    /// It cannot be loaded, or the key is another's.
+    pub fn facts(&self) -> Result<Facts, KeyFault> {
+        Ok(self.load_with_facts()?.1)
+    }
+
+    fn load_with_facts(&self) -> Result<(LoadedPair, Facts), KeyFault> {
+        let (chain, key) = self.load()?;
+        let what = format!("certificate {}", pem::name(&self.cert_pem));
+        let facts = facts(&chain, key.clone_key()).map_err(KeyFault::of(&what))?;
+        Ok(((chain, key), facts))
+    }
+
+    fn load(&self) -> Result<LoadedPair, KeyFault> {
+        let what = format!("certificate {}", pem::name(&self.cert_pem));
+        let chain = pem::certificates(&self.cert_pem).map_err(KeyFault::of(&what))?;
+        let what = format!("key {}", pem::name(&self.key_pem));
+        let key = pem::private_key(&self.key_pem).map_err(KeyFault::of(&what))?;
+        Ok((chain, key))
     }
 }
 

@@ -148,6 +148,7 @@ fn server() -> &'static ServerSetup {
             min_version: Version::Tls12,
             tickets: TicketSecret::from_bytes(&[7; 32]).unwrap(),
             record_layer: RecordLayer::Own,
+            on_order: None,
         };
         // The certificate's first year, and the same for every run.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);

@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ringhold::tls::TicketSecret;
-use ringhold::tls::keys::{ClientSetup, KeyPair, ServerKeys, ServerMaterials, Trust};
+use ringhold::tls::keys::{ClientSetup, KeyPair, OnOrder, ServerKeys, ServerMaterials, Trust};
+use ringhold::tls::{Fault, TicketSecret};
 
-use super::peer::{pair, path, server_keys};
+use super::peer::{
+    Ours, Peer, SHAPES, certificates, client_config, pair, path, server_keys, server_setup, settle,
+};
 
 fn with(pairs: Vec<KeyPair>) -> ServerKeys {
     ServerKeys { certificates: pairs, ..server_keys() }
@@ -97,4 +99,52 @@ fn secrets_are_not_shown() {
     let keys = format!("{:?}", server_keys());
     assert!(!keys.contains("localhost.key") && keys.contains("localhost.pem"), "{keys}");
     assert_eq!(format!("{:?}", TicketSecret::random().unwrap()), "TicketSecret");
+}
+
+/// RFC 8737 section 3.
+#[test]
+fn the_proof_of_a_name_is_for_an_authority_alone() {
+    let challenges = vec![pair("example")];
+    let mut keys = server_keys();
+    keys.on_order = Some(OnOrder { challenges, ..OnOrder::default() });
+    let greet = |keys: &ServerKeys, shape, name: &str, offered: &[&str]| {
+        let mut config = client_config(shape);
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let (mut ours, mut peer) = (Ours::server(server_setup(keys)), Peer::client(config, name));
+        let settled =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| settle(&mut ours, &mut peer)));
+        (settled, peer)
+    };
+    for shape in SHAPES {
+        let (settled, peer) = greet(&keys, shape, "example.test", &["acme-tls/1"]);
+        assert_eq!(settled.unwrap(), Err(Fault::Validated));
+        assert_eq!(peer.tls.peer_certificates().unwrap()[0], certificates("example")[0]);
+        assert_eq!(peer.tls.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+        let (settled, peer) = greet(&keys, shape, "localhost", &["http/1.1", "acme-tls/1"]);
+        assert_eq!(settled.unwrap(), Ok(()));
+        assert_eq!(peer.tls.peer_certificates().unwrap()[0], certificates("localhost")[0]);
+        // Of a name that is not asked about, and where nothing is.
+        for (keys, name) in [(&keys, "localhost"), (&server_keys(), "example.test")] {
+            let (settled, peer) = greet(keys, shape, name, &["acme-tls/1"]);
+            assert!(matches!(settled, Err(_) | Ok(Err(Fault::Greeting(..)))), "{name}");
+            assert!(peer.tls.peer_certificates().is_none(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn certificates_on_order_may_be_missing_or_over() {
+    let mut keys = with(Vec::new());
+    assert_eq!(mistake(&keys), "certificates: there is none");
+    keys.on_order = Some(OnOrder::default());
+    assert!(ServerMaterials::load(&keys, SystemTime::now()).unwrap().facts().is_empty());
+    let issued = vec![pair("expired"), pair("localhost")];
+    keys.on_order = Some(OnOrder { issued, ..OnOrder::default() });
+    let now = SystemTime::now();
+    let materials = ServerMaterials::load(&keys, now).unwrap();
+    assert_eq!(materials.facts().len(), 2);
+    assert!(materials.warnings(now)[0].contains("expires in 0 hours"));
+    // A file's is refused all the same.
+    keys.certificates = vec![pair("expired")];
+    assert!(mistake(&keys).contains("it expired"));
 }

@@ -243,6 +243,7 @@ pub(crate) fn server_keys() -> ServerKeys {
         min_version: Version::Tls12,
         tickets: TicketSecret::from_bytes(&[7; 32]).unwrap(),
         record_layer: record_layer(),
+        on_order: None,
     }
 }
 

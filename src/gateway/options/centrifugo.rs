@@ -243,7 +243,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("consumers[].redis_stream.cluster_address", Fate::Missed, NO_CLUSTER),
     ("consumers[].redis_stream.sentinel_address", Fate::Missed, NO_SENTINEL),
     ("consumers[].redis_stream.sentinel_master_name", Fate::Missed, NO_SENTINEL),
-    ("http_server.tls_autocert.enabled", Fate::Missed, TLS),
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
@@ -295,7 +294,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("http_server.internal_tls.server_ca_pem", Fate::Noted, NO_CLIENT),
     ("http_server.internal_tls.server_name", Fate::Noted, NO_CLIENT),
     ("http_server.internal_tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
-    ("http_server.tls_autocert", Fate::Noted, TLS),
     ("http_server.http3", Fate::Noted, ": browsers fall back by themselves"),
     ("http_server.h2c_external", Fate::Noted, ": proxies speak HTTP/1.1 to it"),
     ("swagger", Fate::Noted, ": /api/openapi.json describes the API"),
@@ -342,7 +340,6 @@ const CONSUMERS: &str =
     ": streams of Redis and outboxes in PostgreSQL are read; or publish through http_api";
 const KINDS: &str = ": subscriptions are streams";
 const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
-const TLS: &str = ": have certbot or lego renew what http_server.tls names";
 const NO_CLIENT: &str = ": a server verifies no server";
 const BUFFERS: &str = ": buffers belong to the worker, not to the connection";
 

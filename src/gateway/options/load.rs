@@ -110,6 +110,7 @@ impl Options {
         if let Some(folder) = file.and_then(Path::parent) {
             options.http_server.tls.begin_at(folder);
             options.http_server.internal_tls.begin_at(folder);
+            options.http_server.tls_autocert.begin_at(folder);
             options.engine.redis.tls.begin_at(folder);
             options.grpc_api.tls.begin_at(folder);
             for consumer in &mut options.consumers {

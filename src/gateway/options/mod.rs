@@ -56,7 +56,7 @@ pub use server::{
     Health, HttpApi, HttpServer, HttpStream, IoChoice, Log, LogFormat, Node, Prometheus,
     ProxyProtocol, RatePolicyChoice, Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
 };
-pub use tls::{Certificate, Tls, TlsRecordLayer, TlsVersion};
+pub use tls::{Certificate, Tls, TlsAutocert, TlsRecordLayer, TlsVersion};
 pub(crate) use values::without_credentials;
 pub use values::{LONGEST, Secret, Size};
 

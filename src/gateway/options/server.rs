@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::field::section;
 use super::redis::Redis;
 use super::tables::tables;
-use super::tls::Tls;
+use super::tls::{Tls, TlsAutocert};
 use super::values::{Secret, Size, choice};
 use crate::protocol::Network;
 
@@ -29,6 +29,8 @@ section! {
         tls_external: bool = false,
         /// TLS on the internal port, with other certificates.
         internal_tls: Tls = Tls::default(),
+        /// Certificates of the public port that an authority issues by itself.
+        tls_autocert: TlsAutocert = TlsAutocert::default(),
         /// Reverse proxies that are believed about the clients behind them, as addresses and
         /// blocks. Ours, like the next two.
         trusted_proxies: Vec<Network> = Vec::new(),
@@ -48,6 +50,11 @@ section! {
 }
 
 impl HttpServer {
+    /// Whether the public port speaks TLS.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.enabled || self.tls_autocert.enabled
+    }
+
     /// The internal port's TLS, if it has any.
     pub fn tls_inside(&self) -> Option<&Tls> {
         let of_both = Some(&self.tls).filter(|tls| tls.enabled && !self.tls_external);

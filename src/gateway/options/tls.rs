@@ -2,6 +2,7 @@
 //!
 //! Names are Centrifugo's; what is ours alone is marked. Reads no file: `tls::keys` does.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use super::field::{join, section};
@@ -50,6 +51,36 @@ section! {
     }
 }
 
+section! {
+    /// `http_server.tls_autocert`: certificates of the public port that an authority issues by
+    /// itself (ACME, RFC 8555), and renews when a third of their time is left.
+    pub struct TlsAutocert {
+        /// Speak TLS with them. Those of `http_server.tls` are used beside them, if that is
+        /// enabled.
+        enabled: bool = false,
+        /// The hosts, of which each gets a certificate. At most 100.
+        host_whitelist: Vec<String> = Vec::new(),
+        /// Folder for certificates, keys and the account with the authority. Empty: they end with
+        /// the process, and each start orders anew, which authorities limit.
+        cache_dir: String = String::new(),
+        /// Whom the authority writes to when something is wrong with a certificate.
+        email: String = String::new(),
+        /// Whose certificate clients get that name no host. Empty: the first host's.
+        server_name: String = String::new(),
+        /// Prove on `http_addr` that the hosts are ours (http-01), and redirect all else there to
+        /// https. Without, the public port proves it (tls-alpn-01), which must then be reachable as
+        /// port 443.
+        http: bool = false,
+        /// Where: the authority asks at port 80.
+        http_addr: String = ":80".to_owned(),
+        /// The authority, by the address of its directory. Ours, like the next one.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+        /// Who has signed the certificate of that address: a path, PEM text or base64 of it. Empty:
+        /// whom the host trusts.
+        directory_ca_pem: String = String::new(),
+    }
+}
+
 choice! {
     /// Who carries connections after their handshakes.
     pub enum TlsRecordLayer {
@@ -72,6 +103,40 @@ choice! {
 
 /// Bytes of the shortest `ticket_key`.
 pub(crate) const TICKET_KEY_MIN: usize = 32;
+
+/// Hosts that may be certified.
+pub(crate) const HOSTS_MAX: usize = 100;
+
+impl TlsAutocert {
+    /// Paths in a configuration file begin at its folder.
+    pub(crate) fn begin_at(&mut self, folder: &Path) {
+        let ca = &mut self.directory_ca_pem;
+        if !ca.is_empty() && is_path(ca) {
+            *ca = folder.join(&ca).display().to_string();
+        }
+        if !self.cache_dir.is_empty() {
+            self.cache_dir = folder.join(&self.cache_dir).display().to_string();
+        }
+    }
+
+    /// Where `http_addr` is: without a host, on all addresses.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        match self.http_addr.strip_prefix(':') {
+            Some(port) => Some((Ipv4Addr::UNSPECIFIED, port.parse().ok()?).into()),
+            None => self.http_addr.parse().ok(),
+        }
+    }
+
+    /// The hosts in the order in which their certificates are offered to who names none.
+    pub fn hosts(&self) -> Vec<String> {
+        let mut hosts: Vec<_> =
+            self.host_whitelist.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let first = self.server_name.to_ascii_lowercase();
+        hosts.sort_by_key(|host| *host != first);
+        hosts.dedup();
+        hosts
+    }
+}
 
 impl Tls {
     /// Paths in a configuration file begin at its folder.
@@ -118,6 +183,7 @@ impl Tls {
             },
             tickets: configured.unwrap_or_else(|| own.clone()),
             record_layer: self.record_layer(),
+            on_order: None,
         }
     }
 

@@ -28,6 +28,7 @@ impl Check<'_> {
         self.demand(fits, "http_server.http_bodies", what);
         self.tls("http_server.tls", &server.tls);
         self.tls("http_server.internal_tls", &server.internal_tls);
+        self.autocert();
         self.warn(
             server.tls_external && !server.tls.enabled,
             "http_server.tls_external",

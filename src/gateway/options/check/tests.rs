@@ -183,6 +183,39 @@ fn every_contradiction_is_named_with_its_line() {
              http.tls = { enabled = true, server_name = \"c\" }",
             "3: rpc.proxy.http.tls.server_name: must be the host of `endpoint`",
         ),
+        // Certificates that an authority issues.
+        (
+            "http_server.tls_autocert.enabled = true",
+            "http_server.tls_autocert.host_whitelist: must name at least one host",
+        ),
+        (
+            "http_server.tls_autocert = { enabled = true, host_whitelist = [\"*.a.test\"] }",
+            "1: http_server.tls_autocert.host_whitelist: must hold names as \"www.example.com\"",
+        ),
+        (
+            "http_server.tls_autocert = { enabled = true, host_whitelist = [\"192.0.2.1\"] }",
+            "1: http_server.tls_autocert.host_whitelist: must hold names as \"www.example.com\"",
+        ),
+        (
+            "[http_server.tls_autocert]\nenabled = true\nhost_whitelist = [\"a.test\"]\n\
+             server_name = \"b.test\"",
+            "4: http_server.tls_autocert.server_name: must be one of host_whitelist",
+        ),
+        (
+            "[http_server.tls_autocert]\nenabled = true\nhost_whitelist = [\"a.test\"]\n\
+             http_addr = \"80\"",
+            "4: http_server.tls_autocert.http_addr: must be an address with a port",
+        ),
+        (
+            "[http_server.tls_autocert]\nenabled = true\nhost_whitelist = [\"a.test\"]\n\
+             directory = \"http://a.test/\"",
+            "4: http_server.tls_autocert.directory: must begin with https://",
+        ),
+        (
+            "[http_server.tls_autocert]\nenabled = true\nhost_whitelist = [\"a.test\"]\n\
+             email = \"a, b@c\"",
+            "4: http_server.tls_autocert.email: must be one address",
+        ),
         ("grpc_api.enabled = true", "1: grpc_api.key: is needed: without one whoever reaches"),
         (
             "[grpc_api]\nenabled = true\nkey = \"k\"\nport = 8000",
@@ -481,6 +514,17 @@ fn what_weakens_the_server_is_a_warning() {
                   allow_presence_for_client = true\nallow_subscribe_for_client = true\n\
                   allow_subscribe_for_anonymous = true";
     assert_eq!(warnings(useful), "");
+}
+
+#[test]
+fn what_makes_certificates_end_or_unprovable_is_a_warning() {
+    let hosts = "[http_server.tls_autocert]\nhost_whitelist = [\"a.test\"]\n";
+    let warnings = |text: &str| load(&format!("{hosts}{text}")).unwrap().warnings.join("\n");
+    assert!(warnings("").contains("tls_autocert.host_whitelist: is not heard"));
+    let both = warnings("enabled = true");
+    assert!(both.contains("tls_autocert.cache_dir: is empty: every start orders anew"), "{both}");
+    assert!(both.contains("http_server.port: the authority asks at port 443"), "{both}");
+    assert_eq!(warnings("enabled = true\nhttp = true\ncache_dir = \"/x\""), "");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use super::super::Tls;
-use super::super::tls::{Certificate, TICKET_KEY_MIN};
+use super::super::tls::{Certificate, HOSTS_MAX, TICKET_KEY_MIN};
 use super::Check;
 use crate::tls::TicketSecret;
 use crate::tls::keys::ServerMaterials;
@@ -54,6 +54,51 @@ impl Check<'_> {
         self.materials(table, tls);
     }
 
+    /// Certificates that an authority issues.
+    pub(super) fn autocert(&mut self) {
+        let server = &self.options.http_server;
+        let order = &server.tls_autocert;
+        let key = |name: &str| format!("http_server.tls_autocert.{name}");
+        let hosts = order.hosts();
+        if !order.enabled {
+            let what = "is not heard: enabled is not set";
+            return self.warn(!hosts.is_empty(), &key("host_whitelist"), what);
+        }
+        let built = cfg!(feature = "acme");
+        self.demand(
+            built,
+            &key("enabled"),
+            "needs the feature `acme`, without which this is built",
+        );
+        let what = "must name at least one host, so that strangers cannot order for others";
+        self.demand(!hosts.is_empty(), &key("host_whitelist"), what);
+        let what = format!("must name at most {HOSTS_MAX} hosts");
+        self.demand(hosts.len() <= HOSTS_MAX, &key("host_whitelist"), what);
+        for host in hosts.iter().filter(|host| !is_certifiable(host)) {
+            let what = format!(
+                "must hold names as \"www.example.com\", neither addresses nor wildcards, which \
+                 cannot be proven this way: not \"{host}\""
+            );
+            self.demand(false, &key("host_whitelist"), what);
+        }
+        let first = order.server_name.to_ascii_lowercase();
+        let known = first.is_empty() || hosts.contains(&first);
+        self.demand(known, &key("server_name"), "must be one of host_whitelist");
+        let address = order.http_address().is_some();
+        let what = "must be an address with a port, as \":80\" or \"192.0.2.1:80\"";
+        self.demand(address, &key("http_addr"), what);
+        let secure = order.directory.to_ascii_lowercase().starts_with("https://");
+        self.demand(secure, &key("directory"), "must begin with https:// (RFC 8555 section 6.1)");
+        let plain = !order.email.contains(|c: char| c.is_whitespace() || c == ',' || c == '?');
+        let mail = order.email.is_empty() || order.email.contains('@') && plain;
+        self.demand(mail, &key("email"), "must be one address as \"ops@example.com\"");
+        let what = "is empty: every start orders anew, and authorities count; name a folder";
+        self.warn(order.cache_dir.is_empty(), &key("cache_dir"), what);
+        let reached = order.http || [0, 443].contains(&server.port);
+        let what = "the authority asks at port 443, which must lead here";
+        self.warn(!reached, "http_server.port", what);
+    }
+
     /// Demands that the named certificates and keys load.
     fn materials(&mut self, table: &str, tls: &Tls) {
         let own = match TicketSecret::random() {
@@ -70,4 +115,15 @@ impl Check<'_> {
             Err(fault) => self.wrong(table, fault.to_string()),
         }
     }
+}
+
+/// Whether a host is a name of the public DNS: RFC 1123 section 2.1, with a dot, and no address.
+fn is_certifiable(host: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let edges = !label.starts_with('-') && !label.ends_with('-');
+        (1..=63).contains(&label.len()) && edges && label.chars().all(inner)
+    };
+    let name = host.len() <= 253 && host.contains('.') && host.split('.').all(label);
+    name && host.parse::<std::net::IpAddr>().is_err()
 }

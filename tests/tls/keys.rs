@@ -1,15 +1,20 @@
 //! Loading keys: every form they come in, and every mistake by its name.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ringhold::tls::keys::{ClientSetup, KeyPair, OnOrder, ServerKeys, ServerMaterials, Trust};
 use ringhold::tls::{Fault, TicketSecret};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::peer::{
-    Ours, Peer, SHAPES, certificates, client_config, pair, path, server_keys, server_setup, settle,
+    Ours, Peer, SHAPES, certificates, client_config, key, pair, path, provider, server_keys,
+    server_setup, settle,
 };
 
 fn with(pairs: Vec<KeyPair>) -> ServerKeys {
@@ -147,4 +152,42 @@ fn certificates_on_order_may_be_missing_or_over() {
     // A file's is refused all the same.
     keys.certificates = vec![pair("expired")];
     assert!(mistake(&keys).contains("it expired"));
+}
+
+/// Of an authority under another name, of another authority, expired, and with another's key.
+#[test]
+fn trust_goes_as_far_as_it_says() {
+    let believes = |trust: &Trust, certificate: &str, key_of: &str, name: &str| {
+        let config = ServerConfig::builder_with_provider(provider(SHAPES[0]));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let signer = aws_lc_rs::sign::any_supported_type(&key(key_of)).unwrap();
+        let pair = CertifiedKey::new(certificates(certificate), signer);
+        let config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+        let mut ours = Ours::client(&ClientSetup::new(trust).unwrap(), name);
+        let mut peer = Peer::server(config);
+        loop {
+            let (from_us, from_peer) = (std::mem::take(&mut ours.out), peer.out());
+            if ours.receive(&from_peer).is_err() {
+                return false;
+            }
+            if from_us.is_empty() && from_peer.is_empty() {
+                return ours.welcome.is_some();
+            }
+            peer.receive(&from_us).unwrap();
+        }
+    };
+    let authorities = Trust::Authorities(path("ca.pem"));
+    let any_of = Trust::AnyOf(path("ca.pem"));
+    let of_another = Trust::AnyOf(path("client.pem"));
+    for (certificate, key_of, name, right) in [
+        ("localhost", "localhost", "localhost", [true, true, false, true]),
+        ("localhost", "localhost", "elsewhere.test", [false, true, false, true]),
+        ("expired", "expired", "localhost", [false, false, false, true]),
+        ("expired", "expired", "elsewhere.test", [false, false, false, true]),
+        ("localhost", "example", "localhost", [false, false, false, false]),
+    ] {
+        let trusts = [&authorities, &any_of, &of_another, &Trust::Anybody];
+        let found = trusts.map(|trust| believes(trust, certificate, key_of, name));
+        assert_eq!(found, right, "{certificate} with the key of {key_of} as {name}");
+    }
 }

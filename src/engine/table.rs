@@ -123,16 +123,21 @@ impl<T, const N: usize> SlotTable<T, N> {
 const CHUNK: usize = 1024;
 
 /// Entries of this size that make a chunk without a gap: no more than [`CHUNK`], and a chunk is as
-/// large as a block of the allocator's, of which there are four to a power of two. 1,024 records of
-/// 176 bytes would take 192 KiB, 16 bytes a record too many.
+/// large as a block of the allocator's, of which there are four to a power of two up to
+/// [`BLOCK_MAX`]. 1,024 records of 176 bytes would take 192 KiB.
 pub(crate) const fn entries(size: usize) -> usize {
     if size == 0 {
         return CHUNK;
     }
-    let bytes = CHUNK * size;
+    let bytes = if CHUNK * size < BLOCK_MAX { CHUNK * size } else { BLOCK_MAX };
     let step = 1 << (bytes.ilog2() - 2);
     bytes / step * step / size
 }
+
+/// Bytes of the largest block that shares its pages with others. A larger one takes whole pieces of
+/// 64 KiB, and what is left of the last is nobody's, but stays resident if something was there
+/// before.
+const BLOCK_MAX: usize = 128 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -185,11 +190,12 @@ mod tests {
 
     #[test]
     fn chunks_fill_the_blocks_of_the_allocator() {
-        assert_eq!([64, 28, 176].map(entries), [1024, 1024, 930]);
+        assert_eq!([64, 28, 176].map(entries), [1024, 1024, 744]);
         for size in 8..400 {
             let (count, bytes) = (entries(size), entries(size) * size);
-            assert!(count <= 1024 && count > 800, "{count} of {size}");
-            let step = 1 << ((1024 * size).ilog2() - 2);
+            let most = (1024 * size).min(BLOCK_MAX);
+            assert!(count <= 1024 && bytes > most * 4 / 5, "{count} of {size}");
+            let step = 1 << (most.ilog2() - 2);
             let over = bytes.next_multiple_of(step) - bytes;
             assert!(over < size, "{count} of {size}: another one fits");
         }

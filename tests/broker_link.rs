@@ -15,5 +15,7 @@ mod layout;
 mod rig;
 #[path = "broker_link/scripted.rs"]
 mod scripted;
+#[path = "broker_link/sentinel.rs"]
+mod sentinel;
 #[path = "broker_link/ways.rs"]
 mod ways;

@@ -1,16 +1,11 @@
 //! The options as the broker needs them: servers, and the way to each.
-//!
-//! Reads the certificates that the options name.
 
 use std::fmt;
 
-use rustls::pki_types::ServerName;
-
-use super::dial::Target;
 use super::layout::{Layout, Tags};
+use super::target::Target;
 use crate::gateway::broker::Limits;
-use crate::gateway::options::{EngineType, Failover, Options, RedisPlace, RedisServer};
-use crate::tls::keys;
+use crate::gateway::options::{EngineType, Failover, Options};
 
 /// See the module's text.
 pub struct Config {
@@ -32,9 +27,16 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The key.
-    pub key: &'static str,
+    pub key: String,
     /// In words.
     pub what: String,
+}
+
+impl ConfigError {
+    /// Of a key.
+    pub(super) fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into() }
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -45,6 +47,9 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The section that all of it is from.
+const KEYS: &str = "engine.redis";
+
 impl Config {
     /// `None` where channels live in this process. `uid` is random, of ASCII letters, digits and
     /// hyphens.
@@ -53,42 +58,13 @@ impl Config {
             return Ok(None);
         }
         let redis = &options.engine.redis;
-        let wrong = |key| move |what| ConfigError { key, what };
-        let address = wrong("engine.redis.address");
-        let servers = redis.servers().map_err(|(_, what)| address(what))?;
-        let secure = servers.iter().any(|server| server.tls);
-        let tls = match secure {
-            false => None,
-            true => {
-                let loaded = keys::stream_client(&redis.tls.trust(), redis.tls.identity().as_ref());
-                let fault = |fault: keys::KeyFault| wrong("engine.redis.tls")(fault.to_string());
-                Some(loaded.map_err(fault)?)
-            }
-        };
-        let client_name = match redis.client_name.as_str() {
-            "" => "ringhold".to_owned(),
-            name => name.to_owned(),
-        };
+        let servers = redis.servers().map_err(|fault| {
+            ConfigError::new(format!("{KEYS}.{}", fault.key), fault.to_string())
+        })?;
         // The longest: no request is given up while its server still has time.
         let deadline = servers.iter().map(|server| server.io_timeout).max();
-        let target = |server: RedisServer| {
-            let tls = match (&tls, &server.place) {
-                (Some(config), RedisPlace::Tcp(host, _)) if server.tls => {
-                    let name = match redis.tls.server_name.as_str() {
-                        "" => host.clone(),
-                        name => name.to_owned(),
-                    };
-                    let known = ServerName::try_from(name.clone());
-                    let what = |_| format!("\"{name}\" can be no name in a certificate");
-                    let name =
-                        known.map_err(what).map_err(wrong("engine.redis.tls.server_name"))?;
-                    Some((config.clone(), name))
-                }
-                _ => None,
-            };
-            let keys = "engine.redis".into();
-            Ok(Target { server, tls, client_name: client_name.clone(), keys })
-        };
+        let target =
+            |server| Target::new(server, &redis.tls, &redis.sentinel_tls, &redis.client_name, KEYS);
         Ok(Some(Self {
             targets: servers.into_iter().map(target).collect::<Result<_, _>>()?,
             layout: Layout::new(&redis.prefix, Tags::Plain),

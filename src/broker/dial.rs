@@ -1,5 +1,6 @@
-//! From an address to a connection that may be used: TCP, TLS or a unix socket, then who we are,
-//! which protocol, which database, and whether the server is the one in charge.
+//! From an address to a connection that may be used: where the server is, if only Sentinels know;
+//! TCP, TLS or a unix socket; then who we are, which protocol, which database, and whether the
+//! server is the one in charge.
 //!
 //! Owns the order of these steps and the words for what goes wrong in each. The invariant: a
 //! connection to a replica, or to a server that is still loading, is never given out.
@@ -9,33 +10,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::link::{Link, Lost, Stream};
 use super::resp::{Command, Reply, command};
 use super::scripts::Script;
-use crate::gateway::options::{RedisPlace, RedisServer};
-
-/// How to reach a server.
-#[derive(Clone)]
-pub struct Target {
-    /// Where it is, and who we are there.
-    pub server: RedisServer,
-    /// Set if it is spoken to over TLS.
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// Our name in `CLIENT LIST`.
-    pub client_name: String,
-    /// The table of the configuration that says all this, as errors name it.
-    pub keys: Arc<str>,
-}
+use super::sentinel;
+use super::target::{Target, Tls};
+use crate::gateway::options::RedisPlace;
 
 /// A server's description of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Of this run of its process; `None` where it may not be asked.
+    /// Where it is.
+    pub place: RedisPlace,
+    /// Of this run of its process as a primary; `None` where it may not be asked.
     pub run_id: Option<String>,
     /// As `7.0.15`.
     pub version: String,
@@ -50,6 +40,8 @@ pub enum DialError {
     Connect(io::Error),
     /// No handshake of TLS.
     Tls(io::Error),
+    /// Sentinels do not say where the server is.
+    Sentinel(String),
     /// It did not come about in time.
     Timeout(Duration),
     /// User and password, of this table, are not those of the server, or it wants some.
@@ -71,6 +63,7 @@ impl fmt::Display for DialError {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Tls(error) => write!(f, "no TLS handshake: {error}"),
+            Self::Sentinel(what) => f.write_str(what),
             Self::Timeout(after) => write!(f, "no connection within {after:?}"),
             Self::Unauthorised(keys, what) => {
                 write!(f, "user and password ({keys}.user, .password) are refused: {what}")
@@ -92,6 +85,7 @@ impl DialError {
         match self {
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
+            Self::Sentinel(_) => "sentinel",
             Self::Timeout(_) => "timeout",
             Self::Unauthorised(..) => "unauthorised",
             Self::Database(..) => "database",
@@ -118,37 +112,51 @@ pub enum Purpose {
     Messages,
 }
 
-/// Makes a connection, within `connect_timeout`.
+/// Makes a connection, within `connect_timeout`. Before it, Sentinels have as long to answer.
 pub async fn dial(target: &Target, purpose: Purpose) -> Result<(Link, Identity), DialError> {
+    let place = match &target.server.place {
+        RedisPlace::Sentinel(sentinels) => sentinel::primary(target, sentinels).await?,
+        place => place.clone(),
+    };
     let within = target.server.connect_timeout;
     let greeted = async {
-        let mut link = Link::new(connect(target).await?);
-        let identity = greet(&mut link, target, purpose).await?;
+        let mut link = Link::new(connect(&place, target.tls.as_ref()).await?);
+        let identity = greet(&mut link, target, place, purpose).await?;
         Ok((link, identity))
     };
     let made = tokio::time::timeout(within, greeted).await;
     made.unwrap_or(Err(DialError::Timeout(within)))
 }
 
-async fn connect(target: &Target) -> Result<Box<dyn Stream>, DialError> {
-    let socket = match &target.server.place {
+/// To a place that is known.
+pub(super) async fn connect(
+    place: &RedisPlace,
+    tls: Option<&Tls>,
+) -> Result<Box<dyn Stream>, DialError> {
+    let (host, port) = match place {
         RedisPlace::Unix(path) => {
             let socket = UnixStream::connect(path).await.map_err(DialError::Connect)?;
             return Ok(Box::new(socket));
         }
-        RedisPlace::Tcp(host, port) => {
-            let connected = TcpStream::connect((host.as_str(), *port)).await;
-            connected.map_err(DialError::Connect)?
+        RedisPlace::Tcp(host, port) => (host.as_str(), *port),
+        RedisPlace::Sentinel(_) => {
+            return Err(DialError::Sentinel("nobody was asked where it is".to_owned()));
         }
     };
+    let socket = TcpStream::connect((host, port)).await.map_err(DialError::Connect)?;
     socket.set_nodelay(true).map_err(DialError::Connect)?;
-    let Some((config, name)) = &target.tls else { return Ok(Box::new(socket)) };
-    let connector = TlsConnector::from(config.clone());
-    let stream = connector.connect(name.clone(), socket).await.map_err(DialError::Tls)?;
+    let Some(tls) = tls else { return Ok(Box::new(socket)) };
+    let (config, name) = tls.with(host).map_err(|what| DialError::Tls(io::Error::other(what)))?;
+    let stream = TlsConnector::from(config).connect(name, socket).await.map_err(DialError::Tls)?;
     Ok(Box::new(stream))
 }
 
-async fn greet(link: &mut Link, target: &Target, purpose: Purpose) -> Result<Identity, DialError> {
+async fn greet(
+    link: &mut Link,
+    target: &Target,
+    place: RedisPlace,
+    purpose: Purpose,
+) -> Result<Identity, DialError> {
     let server = &target.server;
     let resp3 = hello(link, target).await?;
     command(link.output(), &["CLIENT", "SETNAME", &target.client_name]);
@@ -180,7 +188,7 @@ async fn greet(link: &mut Link, target: &Target, purpose: Purpose) -> Result<Ide
         let forbidden = |what| DialError::Forbidden("SCRIPT LOAD", what);
         return Err(refused(&target.keys, what, forbidden));
     }
-    Ok(Identity { run_id: facts.run_id, version: facts.version, resp3 })
+    Ok(Identity { place, run_id: facts.run(), version: facts.version, resp3 })
 }
 
 /// Who we are, and which protocol. Whether it is version 3.
@@ -280,7 +288,7 @@ async fn one(link: &mut Link) -> Result<Answer, DialError> {
     Ok(answer)
 }
 
-async fn receive(
+pub(super) async fn receive(
     link: &mut Link,
     replies: usize,
     mut each: impl FnMut(Reply<'_>),
@@ -305,6 +313,8 @@ async fn receive(
 pub struct Facts {
     /// Of this run.
     pub run_id: Option<String>,
+    /// Of the history of changes that it has: another one since it was made a primary.
+    pub replid: Option<String>,
     /// Of the server.
     pub version: String,
     /// `master` or `slave`.
@@ -333,6 +343,7 @@ impl Facts {
         let version = field("valkey_version").map(|version| format!("valkey {version}"));
         Self {
             run_id: field("run_id").filter(|id| !id.is_empty()).map(str::to_owned),
+            replid: field("master_replid").map(str::to_owned),
             version: version.unwrap_or_else(|| text("redis_version")),
             role: text("role"),
             loading: field("loading") == Some("1"),
@@ -341,6 +352,13 @@ impl Facts {
             replicas: field("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or(0),
             aof: field("aof_enabled") == Some("1"),
         }
+    }
+
+    /// Names this run as a primary: a process that was a replica for a while may have lost what it
+    /// had before.
+    fn run(&self) -> Option<String> {
+        let run_id = self.run_id.as_ref()?;
+        Some(format!("{run_id} {}", self.replid.as_deref().unwrap_or_default()))
     }
 }
 
@@ -356,7 +374,10 @@ mod tests {
         assert_eq!(facts.run_id.as_deref(), Some("abc"));
         assert_eq!((facts.version.as_str(), facts.role.as_str()), ("7.0.15", "slave"));
         assert!(facts.loading && !facts.cluster && facts.replicas == 2);
-        assert_eq!(Facts::of("").run_id, None);
+        assert_eq!(Facts::of("").run(), None);
+        let run =
+            |replid: &str| Facts::of(&format!("run_id:a\r\nmaster_replid:{replid}\r\n")).run();
+        assert!(run("b") == run("b") && run("b") != run("c"), "it was a replica meanwhile");
         let valkey = "redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n";
         assert_eq!(Facts::of(valkey).version, "valkey 9.1.2");
     }

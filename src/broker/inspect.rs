@@ -6,9 +6,12 @@
 use std::time::Instant;
 
 use super::config::Config;
-use super::dial::{DialError, Facts, Purpose, Target, dial};
+use super::dial::{DialError, Facts, Purpose, dial};
 use super::link::{Link, Lost};
 use super::resp::{Reply, command};
+use super::sentinel::{Said, ask_all, believed, quorum};
+use super::target::Target;
+use crate::gateway::options::{RedisPlace, Sentinels};
 
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,18 +74,24 @@ pub fn inspect(config: &Config) -> std::io::Result<Vec<Remark>> {
 
 async fn look(target: &Target) -> Vec<Remark> {
     let place = &target.server.place;
+    let mut remarks = match place {
+        RedisPlace::Sentinel(sentinels) => sentinels_of(target, sentinels).await,
+        _ => Vec::new(),
+    };
     let reached = dial(target, Purpose::Commands).await;
     let (mut link, identity) = match reached {
         Ok(reached) => reached,
         Err(error) => {
             let found = format!("{place}: {error}");
             let remark = Remark::new("redis", Grade::Short, found);
-            return vec![remark.because("clients get error 100 and /health answers 503")];
+            remarks.push(remark.because("clients get error 100 and /health answers 503"));
+            return remarks;
         }
     };
     let protocol = if identity.resp3 { 3 } else { 2 };
-    let found = format!("{place}: version {}, protocol {protocol}", identity.version);
-    let mut remarks = vec![Remark::new("redis", Grade::Fine, found), version(&identity.version)];
+    let found = format!("{}: version {}, protocol {protocol}", identity.place, identity.version);
+    remarks.push(Remark::new("redis", Grade::Fine, found));
+    remarks.push(version(&identity.version));
     let within = target.server.io_timeout;
     match tokio::time::timeout(within, settings(&mut link)).await {
         Ok(Ok(settings)) => remarks.extend(judge(&settings)),
@@ -95,6 +104,67 @@ async fn look(target: &Target) -> Vec<Remark> {
         }
     }
     remarks
+}
+
+/// Who of them answers, whether they agree, and whether they could agree on a failover.
+async fn sentinels_of(target: &Target, sentinels: &Sentinels) -> Vec<Remark> {
+    let all = ask_all(target, sentinels, target.server.connect_timeout).await;
+    let mut remarks = vec![agreement(&sentinels.master, &all)];
+    remarks.extend(all.iter().filter_map(unheard));
+    let Some(at) = all.iter().find(|said| said.said.is_ok()).map(|said| &said.at) else {
+        return remarks;
+    };
+    remarks.push(match quorum(target, sentinels, at).await {
+        Ok(words) => Remark::new("sentinel-quorum", Grade::Fine, words),
+        Err(words) if words.starts_with("NOPERM") => {
+            Remark::new("sentinel-quorum", Grade::Unknown, words)
+        }
+        Err(words) => Remark::new("sentinel-quorum", Grade::Short, words)
+            .because("they cannot agree on another primary when this one fails"),
+    });
+    remarks.push(number(&all));
+    remarks
+}
+
+/// One that does not answer.
+fn unheard(said: &Said) -> Option<Remark> {
+    let (host, port) = &said.at;
+    let why = said.said.as_ref().err()?;
+    let remark = Remark::new("sentinel", Grade::Better, format!("{host}:{port}: {why}"));
+    Some(remark.because("one that does not answer does not tell of a failover"))
+}
+
+fn agreement(master: &str, all: &[Said]) -> Remark {
+    let known: Vec<_> = all.iter().filter_map(|said| said.said.as_ref().ok()).collect();
+    let Some((host, port)) = believed(all) else {
+        return Remark::new("sentinels", Grade::Short, format!("none knows \"{master}\""))
+            .because("clients get error 100 and /health answers 503");
+    };
+    let agree = known.iter().filter(|known| known.place == (host.clone(), *port)).count();
+    let found = format!("{agree} of {} say that \"{master}\" is {host}:{port}", all.len());
+    match agree == known.len() {
+        true => Remark::new("sentinels", Grade::Fine, found),
+        false => Remark::new("sentinels", Grade::Better, found)
+            .because("the newest configuration is believed; a failover may be under way"),
+    }
+}
+
+/// How many there are, and how many replicas.
+fn number(all: &[Said]) -> Remark {
+    let check = "sentinel-number";
+    let known = || all.iter().filter_map(|said| said.said.as_ref().ok());
+    let sentinels = known().map(|known| known.others.len() + 1).max().unwrap_or(0);
+    let Some(replicas) = known().filter_map(|known| known.replicas).max() else {
+        return Remark::new(check, Grade::Unknown, "SENTINEL MASTER is not allowed");
+    };
+    let found = format!("{sentinels} Sentinels, {replicas} replicas");
+    match (sentinels, replicas) {
+        (_, 0) => Remark::new(check, Grade::Short, found)
+            .because("nothing can take over from the primary"),
+        (0..=2, _) => Remark::new(check, Grade::Better, found)
+            .because("with fewer than three the loss of one leaves no majority"),
+        _ => Remark::new(check, Grade::Fine, found),
+    }
 }
 
 /// What was asked for; `None` where it may not be.
@@ -228,6 +298,7 @@ fn idle(timeout: Option<&str>) -> Remark {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sentinel::Known;
     use super::*;
 
     #[test]
@@ -251,6 +322,30 @@ mod tests {
         assert_eq!(buffers(Some("normal 0 0 0")).grade, Grade::Unknown);
         assert_eq!(idle(Some("0")).grade, Grade::Fine);
         assert_eq!(idle(Some("5")).grade, Grade::Better);
+    }
+
+    #[test]
+    fn sentinels_that_cannot_fail_over_are_remarked_on() {
+        let said = |at: u16, place: u16, epoch, others: u16, replicas| {
+            let host = |port| ("h".to_owned(), port);
+            let others = (0..others).map(host).collect();
+            Said { at: host(at), said: Ok(Known { place: host(place), epoch, replicas, others }) }
+        };
+        let silent = Said { at: ("h".to_owned(), 9), said: Err("no route".to_owned()) };
+        let (one, two) = (said(1, 10, 1, 2, Some(1)), said(2, 20, 2, 2, Some(1)));
+        assert_eq!(agreement("m", &[one.clone(), one.clone()]).grade, Grade::Fine);
+        let torn = agreement("m", &[one.clone(), two]);
+        assert_eq!(
+            (torn.grade, torn.found.contains("1 of 2 say that \"m\" is h:20")),
+            (Grade::Better, true)
+        );
+        assert_eq!(agreement("m", std::slice::from_ref(&silent)).grade, Grade::Short);
+        assert_eq!(unheard(&silent).unwrap().found, "h:9: no route");
+        assert_eq!(unheard(&one), None);
+        assert_eq!(number(&[silent, one]).grade, Grade::Fine);
+        assert_eq!(number(&[said(1, 10, 1, 1, Some(1))]).grade, Grade::Better);
+        assert_eq!(number(&[said(1, 10, 1, 2, Some(0))]).grade, Grade::Short);
+        assert_eq!(number(&[said(1, 10, 0, 0, None)]).grade, Grade::Unknown);
     }
 
     #[test]

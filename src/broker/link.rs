@@ -58,7 +58,7 @@ pub enum Lost {
     NotPrimary,
     /// The server does not let us.
     Refused(String),
-    /// The other connection is to another server.
+    /// The other connection is to another server, or Sentinels name another.
     Moved,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Lost {
             Self::Silent(time) => write!(f, "no answer for {time:?}"),
             Self::NotPrimary => f.write_str("the server is not the primary, or not ready yet"),
             Self::Refused(what) => f.write_str(what),
-            Self::Moved => f.write_str("another server is behind the address by now"),
+            Self::Moved => f.write_str("another server is in charge by now"),
         }
     }
 }

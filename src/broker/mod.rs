@@ -1,11 +1,12 @@
 //! Redis as the broker of several nodes: one thread that asks it what the home cores want, and
 //! tells them what happens there.
 //!
-//! From the bottom up: the protocol ([`resp`]), a connection ([`link`]) and how it comes about
-//! ([`dial`]); Centrifugo's layout ([`layout`]), [`scripts`], and what is written for each request
-//! ([`requests`]) and read from its replies ([`answers`]). Then what is under way: requests
-//! (`work`), channels to listen to (`listening`), a connection through its lives (`side`), a
-//! server with both of its connections (`shard`). The cores' requests come by [`queue`], what
+//! From the bottom up: the protocol ([`resp`]), a connection ([`link`]), to whom ([`target`]), how
+//! it comes about ([`dial`]) and who is asked where ([`sentinel`]); Centrifugo's layout
+//! ([`layout`]), [`scripts`], and what is written for each request ([`requests`]) and read from its
+//! replies ([`answers`]). Then what is under way: requests (`work`), channels to listen to
+//! (`listening`), a connection through its lives (`side`), a server with both of its connections
+//! (`shard`), where it is by now (`watch`). The cores' requests come by [`queue`], what
 //! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
 //! [`bus`]. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
@@ -29,10 +30,13 @@ pub mod queue;
 pub mod requests;
 pub mod resp;
 pub mod scripts;
+pub mod sentinel;
 mod shard;
 mod side;
 pub mod tally;
+pub mod target;
 mod thread;
+mod watch;
 mod work;
 
 pub use config::{Config, ConfigError};

@@ -18,15 +18,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::Sleep;
 
 use super::bus::{Bus, Told};
-use super::dial::{Identity, Purpose, Target};
+use super::dial::{Identity, Purpose};
 use super::link::Lost;
 use super::listening::{Listening, Piece};
 use super::post::Post;
 use super::requests::Dialect;
 use super::side::{Side, Turn};
 use super::tally::{Condition, Tally};
+use super::target::Target;
 use super::work::{Job, Work};
 use crate::gateway::broker::{Happening, Life, Scope};
+use crate::gateway::options::RedisPlace;
 
 /// What comes to a shard from the cores, within the thread.
 #[derive(Debug, Default)]
@@ -39,6 +41,8 @@ struct Arrived {
     jobs: VecDeque<Box<Job>>,
     pieces: VecDeque<Piece>,
     told: VecDeque<Told>,
+    /// Where the server is, as Sentinels say.
+    moved: Option<RedisPlace>,
     ending: bool,
     waker: Option<Waker>,
 }
@@ -57,6 +61,11 @@ impl Inbox {
     /// A message to other nodes.
     pub(super) fn tell(&self, told: Told) {
         self.state.borrow_mut().told.push_back(told);
+    }
+
+    /// The server is there, as its Sentinels say.
+    pub(super) fn moved(&self, place: RedisPlace) {
+        self.state.borrow_mut().moved = Some(place);
     }
 
     /// There will be no more.
@@ -86,6 +95,8 @@ pub(super) struct Shard {
     tally: Arc<Tally>,
     condition: Arc<Condition>,
     place: String,
+    /// Where the server is, as Sentinels said last.
+    primary: Option<RedisPlace>,
     /// `io_timeout`.
     patience: Duration,
     /// Its channels.
@@ -155,6 +166,7 @@ impl Shard {
             tally,
             condition,
             place,
+            primary: None,
             patience,
             scope,
             other,
@@ -177,6 +189,10 @@ impl Shard {
             }
             if let Some(turn) = found.commands {
                 self.on_commands(turn, now);
+            }
+            let moved = self.inbox.state.borrow_mut().moved.take();
+            if let Some(place) = moved {
+                self.on_moved(place, now);
             }
             let ending = self.take_in();
             self.reunite();
@@ -201,8 +217,10 @@ impl Shard {
         }
         let late = self.timer.as_mut().poll(cx).is_ready();
         let mut arrived = self.inbox.state.borrow_mut();
-        let some =
-            !arrived.jobs.is_empty() || !arrived.pieces.is_empty() || !arrived.told.is_empty();
+        let some = !arrived.jobs.is_empty()
+            || !arrived.pieces.is_empty()
+            || !arrived.told.is_empty()
+            || arrived.moved.is_some();
         // Ending is looked at in the turn that it causes; what is unanswered then has deadlines.
         let ends = arrived.ending && self.work.is_empty();
         if some || ends || late || found.commands.is_some() || found.messages.is_some() {
@@ -270,6 +288,28 @@ impl Shard {
                 }
             }
             Turn::Lost(lost) => self.lose_messages(&lost, now),
+        }
+    }
+
+    /// Sentinels say where the server is. Connections that lead elsewhere are of no use any more,
+    /// whatever their server still says of itself.
+    fn on_moved(&mut self, place: RedisPlace, now: Instant) {
+        let changed = self.primary.as_ref() != Some(&place);
+        if let Some(before) = self.primary.replace(place.clone()).filter(|_| changed) {
+            self.tally.switches.add(1);
+            tracing::info!(server = %self.place, %before, now = %place, "Sentinels name another");
+        }
+        let elsewhere = |side: &Side| side.identity().is_some_and(|it| it.place != place);
+        if elsewhere(&self.commands) {
+            self.lose_commands(&Lost::Moved, now);
+        }
+        if elsewhere(&self.messages) {
+            self.lose_messages(&Lost::Moved, now);
+        }
+        if changed {
+            // Attempts that are under way may lead to the old place, or wait.
+            self.commands.hurry();
+            self.messages.hurry();
         }
     }
 

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::dial::{DialError, Identity, Purpose, Target, dial};
+use super::dial::{DialError, Identity, Purpose, dial};
 use super::link::{Link, Lost};
+use super::target::Target;
 use crate::engine::rng::Rng;
 
 type Dialling = Pin<Box<dyn Future<Output = Result<(Link, Identity), DialError>>>>;
@@ -129,6 +130,15 @@ impl Side {
         match self.failures {
             0 => self.state = State::Dialling(attempt(&self.target, self.purpose)),
             _ => self.pause(),
+        }
+    }
+
+    /// The next attempt is made at once, in place of one that is under way or waited for: it would
+    /// lead elsewhere.
+    pub(super) fn hurry(&mut self) {
+        if !matches!(self.state, State::Up(_)) {
+            self.failures = 0;
+            self.state = State::Dialling(attempt(&self.target, self.purpose));
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::gateway::options::RedisPlace;
 use crate::gateway::stats::Durations;
 
 /// Counters of the broker.
@@ -32,6 +33,8 @@ pub struct Tally {
     pub control_dropped: Count,
     /// Messages of other nodes that could not be read.
     pub control_malformed: Count,
+    /// Times that Sentinels named another primary than before.
+    pub switches: Count,
     maps: Mutex<Maps>,
 }
 
@@ -96,6 +99,8 @@ struct State {
     since: Instant,
     reason: String,
     version: String,
+    /// Sentinels that answered when they were asked last, of those that are configured.
+    sentinels: Option<usize>,
 }
 
 /// A copy of it.
@@ -109,6 +114,9 @@ pub struct Report {
     pub unhealthy: Option<String>,
     /// The server's version, as it said at the last contact.
     pub version: String,
+    /// Sentinels that answered when they were asked last, of those that are configured; `None`
+    /// without any.
+    pub sentinels: Option<usize>,
 }
 
 /// So long may a server be away before clients are better sent elsewhere.
@@ -116,11 +124,18 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Condition {
     /// Of a server that was not reached yet.
-    pub fn new(place: String) -> Self {
+    pub fn new(place: &RedisPlace) -> Self {
         let reason = "not reached yet".to_owned();
         let (since, version) = (Instant::now(), String::new());
-        let state = State { place, up: false, ever: false, since, reason, version };
+        let sentinels = matches!(place, RedisPlace::Sentinel(_)).then_some(0);
+        let place = place.to_string();
+        let state = State { place, up: false, ever: false, since, reason, version, sentinels };
         Self { state: Mutex::new(state) }
+    }
+
+    /// So many Sentinels have answered.
+    pub fn sentinels(&self, answered: usize) {
+        self.state().sentinels = Some(answered);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -163,6 +178,7 @@ impl Condition {
             up: state.up,
             unhealthy,
             version: state.version.clone(),
+            sentinels: state.sentinels,
         }
     }
 }
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_server_counts_as_away_at_first_and_after_a_while() {
-        let condition = Condition::new("h:1".to_owned());
+        let condition = Condition::new(&RedisPlace::Tcp("h".to_owned(), 1));
         let unhealthy = |after| condition.report(Instant::now() + after).unhealthy;
         condition.down("refused".to_owned());
         assert_eq!(unhealthy(Duration::ZERO).unwrap(), "redis h:1 away for 0 s: refused");

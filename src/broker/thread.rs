@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use super::bus::{Bus, Told};
 use super::config::Config;
-use super::dial::Target;
 use super::join::Joined;
 use super::layout::shard;
 use super::listening::Piece;
@@ -24,6 +23,8 @@ use super::requests::Dialect;
 use super::scripts::Digests;
 use super::shard::{Inbox, Parts, Shard};
 use super::tally::{Condition, Tally};
+use super::target::Target;
+use super::watch;
 use super::work::{Job, Part};
 use crate::gateway::broker::{self, Happening, Life, Request, Scope};
 use crate::gateway::placement::Placement;
@@ -52,7 +53,7 @@ pub struct View {
 impl View {
     /// Of a thread that is about to start.
     pub fn new(config: &Config, queue: Arc<Queue>) -> Self {
-        let places = config.targets.iter().map(|target| target.server.place.to_string());
+        let places = config.targets.iter().map(|target| &target.server.place);
         let conditions: Arc<[_]> = places.map(|place| Arc::new(Condition::new(place))).collect();
         let tally: Arc<Tally> = Arc::default();
         let bus = Arc::new(Bus::new(&config.uid, tally.clone(), conditions.clone()));
@@ -160,6 +161,7 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
 
 /// Runs a shard to its end, and begins anew where a fault of ours ends it.
 async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
+    let _watch = watch::follow(&target, inbox.clone(), parts.condition.clone());
     loop {
         let shard = Shard::new(target.clone(), inbox.clone(), parts.clone());
         match tokio::task::spawn_local(shard.run()).await {

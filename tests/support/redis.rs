@@ -1,4 +1,5 @@
-//! A real `redis-server` as a child process, in a folder of its own, ended by id.
+//! A real `redis-server` as a child process, in a folder of its own, ended by id: a server, or a
+//! Sentinel.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ pub(crate) struct Redis {
     port: u16,
     folder: PathBuf,
     arguments: Vec<String>,
+    /// What a Sentinel's file says besides.
+    sentinel: Option<String>,
     /// What `redis-cli` needs to be let in.
     access: Vec<String>,
 }
@@ -29,6 +32,15 @@ impl Redis {
 
     /// With more arguments; `access` is what `redis-cli` then needs.
     pub(crate) fn start_with(arguments: &[&str], access: &[&str]) -> Option<Self> {
+        Self::start_as(arguments, None, access)
+    }
+
+    /// A Sentinel whose file says this.
+    pub(crate) fn start_sentinel(file: &str, access: &[&str]) -> Option<Self> {
+        Self::start_as(&[], Some(file.to_owned()), access)
+    }
+
+    fn start_as(arguments: &[&str], sentinel: Option<String>, access: &[&str]) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let Some(program) = find_program(&["redis-server"]) else {
             skip("redis-server is not installed");
@@ -40,7 +52,7 @@ impl Redis {
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         let (arguments, access) = (own(arguments), own(access));
-        let mut redis = Self { program, child: None, port: 0, folder, arguments, access };
+        let mut redis = Self { program, child: None, port: 0, folder, arguments, sentinel, access };
         // Another process may take the port before the server does.
         for _ in 0..5 {
             redis.port = free_port();
@@ -55,8 +67,16 @@ impl Redis {
     fn launch(&mut self) -> bool {
         let port = self.port.to_string();
         let mut command = Command::new(&self.program);
-        command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
-        command.args(["--save", "", "--dir"]).arg(&self.folder).args(&self.arguments);
+        if let Some(more) = &self.sentinel {
+            let file = self.folder.join("sentinel.conf");
+            let folder = self.folder.display();
+            let text = format!("port {port}\nbind 127.0.0.1\ndir \"{folder}\"\n{more}\n");
+            std::fs::write(&file, text).expect("the file can be written");
+            command.arg(&file).arg("--sentinel");
+        } else {
+            command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
+            command.args(["--save", "", "--dir"]).arg(&self.folder).args(&self.arguments);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server starts"));
         let deadline = Instant::now() + PATIENCE;
@@ -96,6 +116,13 @@ impl Redis {
         let output = cli.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         output.status.success().then_some(text)
+    }
+
+    /// One field of `INFO`; empty if it is not there.
+    pub(crate) fn info(&self, field: &str) -> String {
+        let text = self.cli(&["INFO"]);
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap_or_default().trim().to_owned()
     }
 
     /// The same in lines.

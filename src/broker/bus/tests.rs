@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::messages::{Disconnect, SurveyRequest};
 use super::*;
+use crate::gateway::options::RedisPlace;
 
 /// For answers that do not come.
 const SHORT: Duration = Duration::from_millis(30);
@@ -18,7 +19,7 @@ struct World {
 }
 
 fn bus(uid: &str) -> (Arc<Bus>, Arc<Condition>) {
-    let condition = Arc::new(Condition::new("h:1".to_owned()));
+    let condition = Arc::new(Condition::new(&RedisPlace::Tcp("h".to_owned(), 1)));
     condition.up("7.0");
     let conditions = Arc::new([condition.clone()]);
     let bus = Bus { patience: SHORT, ..Bus::new(uid, Arc::default(), conditions) };

@@ -18,13 +18,10 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-
 use super::backend::Backend;
 use super::counts::Counts;
-use crate::broker::dial::Target;
-use crate::gateway::options::{Consumer, Options, RedisPlace};
-use crate::tls::keys;
+use crate::broker::target::Target;
+use crate::gateway::options::{Consumer, Options};
 
 use doing::Doer;
 
@@ -100,28 +97,14 @@ impl Consumers {
 
 fn stream(consumer: &Consumer, index: usize) -> Result<StreamConfig, String> {
     let stream = &consumer.redis_stream;
-    let server = stream.server()?;
-    let tls = match (&server.place, server.tls) {
-        (RedisPlace::Tcp(host, _), true) => {
-            let loaded = keys::stream_client(&stream.tls.trust(), stream.tls.identity().as_ref());
-            let name = match stream.tls.server_name.as_str() {
-                "" => host.clone(),
-                name => name.to_owned(),
-            };
-            let wrong = |_| format!("\"{name}\" can be no name in a certificate");
-            let known = ServerName::try_from(name.clone()).map_err(wrong)?;
-            Some((loaded.map_err(|fault| fault.to_string())?, known))
-        }
-        _ => None,
-    };
-    let client_name = match stream.client_name.as_str() {
-        "" => "ringhold".to_owned(),
-        name => name.to_owned(),
-    };
-    let keys = format!("consumers[{index}].redis_stream").into();
+    let keys = format!("consumers[{index}].redis_stream");
+    let server = stream.server().map_err(|fault| format!("{keys}.{}: {fault}", fault.key))?;
+    let (tls, sentinel_tls) = (&stream.tls, &stream.sentinel_tls);
+    let target = Target::new(server, tls, sentinel_tls, &stream.client_name, &keys);
+    let target = target.map_err(|error| error.to_string())?;
     Ok(StreamConfig {
         name: consumer.name.as_str().into(),
-        target: Target { server, tls, client_name, keys },
+        target,
         streams: stream.streams.clone(),
         group: stream.consumer_group.clone(),
         visibility: stream.visibility_timeout,

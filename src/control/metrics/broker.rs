@@ -85,6 +85,12 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
             "Messages from other nodes that could not be read",
             tally.control_malformed.get(),
         ),
+        (
+            "broker_switches",
+            Kind::Total,
+            "Times that Sentinels named another primary than before",
+            tally.switches.get(),
+        ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
     }
@@ -102,12 +108,20 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
 fn servers(all: &mut Vec<Metric>, broker: Option<&View>) {
     let help = "1: there are connections to the broker";
     let mut up = Metric::new("broker_up", Kind::Gauge, help).label("server", "its address");
+    let help = "Sentinels that answered when they were asked last, of those that are configured";
+    let mut sentinels =
+        Metric::new("broker_sentinels", Kind::Gauge, help).label("server", "as above");
     let now = Instant::now();
     for condition in broker.iter().flat_map(|broker| broker.conditions.iter()) {
         let report = condition.report(now);
+        if let Some(answered) = report.sentinels {
+            let label = vec![("server", report.place.clone())];
+            sentinels.add(label, Value::Number(answered as u64));
+        }
         up.add(vec![("server", report.place)], Value::Number(report.up.into()));
     }
     all.push(up);
+    all.push(sentinels);
 }
 
 fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
@@ -128,8 +142,8 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
     for (reason, number) in &maps.failed {
         failed.add(vec![("reason", (*reason).to_owned())], Value::Number(*number));
     }
-    let reasons = "`connect`, `tls`, `timeout`, `unauthorised`, `database`, `not_primary`, \
-                   `cluster`, `forbidden`, `lost`";
+    let reasons = "`connect`, `tls`, `sentinel`, `timeout`, `unauthorised`, `database`, \
+                   `not_primary`, `cluster`, `forbidden`, `lost`";
     all.push(failed.label("reason", reasons));
     let help = "Requests to the broker answered";
     let mut requests = Metric::new("broker_requests", Kind::Total, help);

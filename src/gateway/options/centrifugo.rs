@@ -225,8 +225,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
     ("controller.enabled", Fate::Missed, ": nodes speak to each other through engine.redis"),
     ("engine.redis.cluster_address", Fate::Missed, NO_CLUSTER),
-    ("engine.redis.sentinel_address", Fate::Missed, NO_SENTINEL),
-    ("engine.redis.sentinel_master_name", Fate::Missed, NO_SENTINEL),
     ("engine.redis.history_use_lists", Fate::Missed, ": histories are streams"),
     (
         "engine.redis.presence_hash_field_ttl",
@@ -241,8 +239,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("uni_grpc.enabled", Fate::Missed, ": use another transport"),
     ("webtransport.enabled", Fate::Missed, ": use another transport"),
     ("consumers[].redis_stream.cluster_address", Fate::Missed, NO_CLUSTER),
-    ("consumers[].redis_stream.sentinel_address", Fate::Missed, NO_SENTINEL),
-    ("consumers[].redis_stream.sentinel_master_name", Fate::Missed, NO_SENTINEL),
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
@@ -250,13 +246,13 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("broker", Fate::Noted, ENGINE),
     ("presence_manager", Fate::Noted, ENGINE),
     ("controller", Fate::Noted, ": nodes speak to each other through engine.redis"),
-    ("engine.redis", Fate::Noted, NO_SENTINEL),
     (
         "engine.redis.replica_client.enabled",
         Fate::Noted,
         ": the primary is asked, as by Centrifugo's open edition",
     ),
     ("engine.redis.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
+    ("engine.redis.sentinel_tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
     ("map_broker", Fate::Noted, KINDS),
     ("shared_poll", Fate::Noted, KINDS),
     ("channel.*.map", Fate::Noted, KINDS),
@@ -285,9 +281,13 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("consumers[].google_pub_sub", Fate::Noted, CONSUMERS),
     ("consumers[].aws_sqs", Fate::Noted, CONSUMERS),
     ("consumers[].azure_service_bus", Fate::Noted, CONSUMERS),
-    ("consumers[].redis_stream", Fate::Noted, NO_SENTINEL),
     ("consumers[].redis_stream.replica_client.enabled", Fate::Noted, ": the primary is read"),
     ("consumers[].redis_stream.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
+    (
+        "consumers[].redis_stream.sentinel_tls.client_ca_pem",
+        Fate::Noted,
+        ": a client verifies no client",
+    ),
     ("http_server.tls.server_ca_pem", Fate::Noted, NO_CLIENT),
     ("http_server.tls.server_name", Fate::Noted, NO_CLIENT),
     ("http_server.tls.insecure_skip_verify", Fate::Noted, NO_CLIENT),
@@ -334,7 +334,6 @@ const RULES: &[(&str, Fate, &str)] = &[
 ];
 
 const ENGINE: &str = ": engine.type and engine.redis say where channels live";
-const NO_SENTINEL: &str = ": Sentinel is not supported yet, give engine.redis.address the primary";
 const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine.redis.address is";
 const CONSUMERS: &str =
     ": streams of Redis and outboxes in PostgreSQL are read; or publish through http_api";

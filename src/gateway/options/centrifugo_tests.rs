@@ -190,10 +190,10 @@ fn each_key_is_read_noted_or_refused_by_its_name() {
 
 #[test]
 fn whom_nobody_asks_may_have_settings_that_would_be_missed() {
-    let redis = json!({"sentinel_address": ["10.0.0.1:26379"], "sentinel_master_name": "m"});
+    let redis = json!({"history_use_lists": true, "presence_user_mapping": true});
     let mut document = json!({"engine": {"type": "memory", "redis": redis}});
     let loaded = load(&document).unwrap_or_else(|wrong| panic!("{wrong}"));
-    for key in ["sentinel_address", "sentinel_master_name"] {
+    for key in ["history_use_lists", "presence_user_mapping"] {
         let note = format!("engine.redis.{key}: is not heard: engine.type is \"memory\"");
         let told = loaded.warnings.iter().filter(|warning| warning.ends_with(&note)).count();
         assert_eq!(told, 1, "{:?}", loaded.warnings);
@@ -201,7 +201,7 @@ fn whom_nobody_asks_may_have_settings_that_would_be_missed() {
     document["engine"]["type"] = json!("redis");
     assert!(load(&document).is_err());
     // A name that is nobody's stays a mistake.
-    document["engine"] = json!({"redis": {"sentinel_adress": "a"}});
+    document["engine"] = json!({"redis": {"history_use_list": true}});
     assert!(load(&document).is_err());
 }
 

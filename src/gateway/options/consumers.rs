@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::field::section;
 use super::postgresql::Postgresql;
-use super::redis::{Redis, RedisServer, RedisTls};
+use super::redis::{Redis, RedisTls};
+use super::redis_address::{AddressFault, RedisServer};
 use super::tables::tables;
 use super::values::Secret;
 
@@ -49,6 +50,18 @@ section! {
         force_resp2: bool = false,
         /// TLS, also without a URL of `rediss`.
         tls: RedisTls = RedisTls::default(),
+        /// Sentinels, as in `engine.redis.sentinel_address`: one group.
+        sentinel_address: Vec<String> = Vec::new(),
+        /// The name by which they know the server.
+        sentinel_master_name: String = String::new(),
+        /// Who we are to Sentinels, where they have users.
+        sentinel_user: String = String::new(),
+        /// Their password.
+        sentinel_password: Secret = Secret::default(),
+        /// The name of our connections to them. Empty: ringhold.
+        sentinel_client_name: String = String::new(),
+        /// TLS to them.
+        sentinel_tls: RedisTls = RedisTls::default(),
         /// Their keys.
         streams: Vec<String> = Vec::new(),
         /// The group that shares their messages; it is made where there is none, and then begins
@@ -106,7 +119,7 @@ impl Consumer {
 
 impl RedisStream {
     /// The server. The error says what is wrong with its address, without a password.
-    pub(crate) fn server(&self) -> Result<RedisServer, String> {
+    pub(crate) fn server(&self) -> Result<RedisServer, AddressFault> {
         let redis = Redis {
             address: self.address.clone(),
             connect_timeout: self.connect_timeout,
@@ -115,13 +128,18 @@ impl RedisStream {
             user: self.user.clone(),
             password: self.password.clone(),
             tls: self.tls.clone(),
+            sentinel_address: self.sentinel_address.clone(),
+            sentinel_master_name: self.sentinel_master_name.clone(),
+            sentinel_user: self.sentinel_user.clone(),
+            sentinel_password: self.sentinel_password.clone(),
+            sentinel_client_name: self.sentinel_client_name.clone(),
+            sentinel_tls: self.sentinel_tls.clone(),
             ..Redis::default()
         };
-        let servers = redis.servers().map_err(|(_, what)| what)?;
-        match <[RedisServer; 1]>::try_from(servers) {
+        match <[RedisServer; 1]>::try_from(redis.servers()?) {
             // Replies to reads are maps in version 3.
             Ok([server]) => Ok(RedisServer { force_resp2: true, ..server }),
-            Err(_) => Err("must be one server".to_owned()),
+            Err(_) => Err(redis.must_be_one()),
         }
     }
 }

@@ -112,9 +112,11 @@ impl Options {
             options.http_server.internal_tls.begin_at(folder);
             options.http_server.tls_autocert.begin_at(folder);
             options.engine.redis.tls.begin_at(folder);
+            options.engine.redis.sentinel_tls.begin_at(folder);
             options.grpc_api.tls.begin_at(folder);
             for consumer in &mut options.consumers {
                 consumer.redis_stream.tls.begin_at(folder);
+                consumer.redis_stream.sentinel_tls.begin_at(folder);
                 consumer.postgresql.begin_at(folder);
             }
             let paths = [&mut options.log.file, &mut options.pid_file];

@@ -21,6 +21,7 @@ mod postgresql;
 mod proxies;
 mod reader;
 mod redis;
+mod redis_address;
 mod reload;
 mod rpc;
 mod server;
@@ -48,7 +49,8 @@ pub use proxies::{
 };
 pub(crate) use proxies::{is_grpc, proxy_name};
 pub use reader::{Mistake, Mistakes};
-pub use redis::{Failover, Redis, RedisPlace, RedisServer, RedisTls};
+pub use redis::{Failover, Redis, RedisTls};
+pub use redis_address::{AddressFault, RedisPlace, RedisServer, Sentinels};
 pub(crate) use rpc::Route;
 pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
 pub use server::{

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::field::section;
-use super::redis::{RedisTls, decoded};
+use super::redis::RedisTls;
+use super::redis_address::decoded;
 use super::values::Secret;
 use crate::tls::keys::{KeyPair, Trust};
 

@@ -97,8 +97,8 @@ impl Check<'_> {
     }
 
     fn stream(&mut self, key: &dyn Fn(&str) -> String, stream: &RedisStream) {
-        if let Err(what) = stream.server() {
-            self.wrong(&key("address"), what);
+        if let Err(fault) = stream.server() {
+            self.wrong(&key(fault.key), fault.to_string());
         }
         let named = !stream.streams.is_empty() && stream.streams.iter().all(|it| !it.is_empty());
         self.demand(named, &key("streams"), "is needed: the keys of one or more streams");

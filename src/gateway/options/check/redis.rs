@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::{EngineType, Redis, RedisTls};
+use super::super::{EngineType, Redis, RedisPlace, RedisTls};
 use super::Check;
 use crate::tls::keys;
 
@@ -33,55 +33,82 @@ impl Check<'_> {
         let room = redis.requests_bytes >= self.options.websocket.message_size_limit;
         let what = "must be at least websocket.message_size_limit";
         self.demand(room, "engine.redis.requests_bytes", what);
-        let legal = |c: char| c.is_ascii_graphic();
-        let legal = redis.client_name.chars().all(legal);
-        self.demand(legal, "engine.redis.client_name", "must have no spaces, and only ASCII");
-        let nameless = redis.user.is_empty() || !redis.password.is_empty();
-        self.demand(nameless, "engine.redis.password", "is needed: there is a user");
-        self.trust(&redis.tls);
+        for (key, name) in [
+            ("client_name", &redis.client_name),
+            ("sentinel_client_name", &redis.sentinel_client_name),
+        ] {
+            let legal = name.chars().all(|c| c.is_ascii_graphic());
+            let what = "must have no spaces, and only ASCII";
+            self.demand(legal, &format!("engine.redis.{key}"), what);
+        }
+        for (user, password, key) in [
+            (&redis.user, &redis.password, "password"),
+            (&redis.sentinel_user, &redis.sentinel_password, "sentinel_password"),
+        ] {
+            let nameless = user.is_empty() || !password.is_empty();
+            let key = format!("engine.redis.{key}");
+            self.demand(nameless, &key, "is needed: there is a user");
+        }
+        self.trust("engine.redis.tls", &redis.tls);
+        self.trust("engine.redis.sentinel_tls", &redis.sentinel_tls);
     }
 
     fn addresses(&mut self) {
         let redis = &self.options.engine.redis;
-        let some = !redis.address.is_empty();
-        self.demand(some, "engine.redis.address", "is needed: engine.type is \"redis\"");
+        let (key, list) = redis.addresses();
+        let key = format!("engine.redis.{key}");
+        self.demand(!list.is_empty(), &key, "is needed: engine.type is \"redis\"");
+        let default = Redis::default();
+        let both = !redis.sentinel_address.is_empty() && redis.address != default.address;
+        let what = "is not heard: engine.redis.sentinel_address is";
+        self.warn(both, "engine.redis.address", what);
         match redis.servers() {
-            Err((index, what)) => {
-                let what = match redis.address.len() {
-                    1 => what,
-                    _ => format!("number {} {what}", index + 1),
-                };
-                self.wrong("engine.redis.address", what);
-            }
+            Err(fault) => self.wrong(&format!("engine.redis.{}", fault.key), fault.to_string()),
             Ok(servers) => {
                 // Messages pass through all databases of one.
                 let places: BTreeSet<_> =
                     servers.iter().map(|server| server.place.to_string()).collect();
                 let differ = places.len() == servers.len();
                 let what = "names a server twice: messages pass through all its databases";
-                self.demand(differ, "engine.redis.address", what);
+                self.demand(differ, &key, what);
                 let secure = servers.iter().any(|server| server.tls);
-                let given = redis.tls != RedisTls::default();
-                let what = "is not heard: no address is spoken to over TLS";
-                self.warn(given && !secure, "engine.redis.tls", what);
-                let open = servers.iter().any(|server| server.tls);
-                let what = "the connection is encrypted, to whomever";
-                let key = "engine.redis.tls.insecure_skip_verify";
-                self.warn(open && redis.tls.insecure_skip_verify, key, what);
+                self.heard("engine.redis.tls", &redis.tls, secure, "no address is spoken to");
+                let groups = servers.iter().filter_map(|server| match &server.place {
+                    RedisPlace::Sentinel(sentinels) => Some(sentinels),
+                    _ => None,
+                });
+                let groups: Vec<_> = groups.collect();
+                let secure = groups.iter().any(|group| group.tls);
+                let key = "engine.redis.sentinel_tls";
+                self.heard(key, &redis.sentinel_tls, secure, "no Sentinel is spoken to");
+                let given = !redis.sentinel_master_name.is_empty()
+                    || !redis.sentinel_user.is_empty()
+                    || !redis.sentinel_password.is_empty();
+                let what = "is not heard: there are no Sentinels";
+                self.warn(given && groups.is_empty(), "engine.redis.sentinel_address", what);
             }
         }
     }
 
+    /// Warns of a table of TLS that changes nothing, or that lets anybody in.
+    fn heard(&mut self, key: &str, tls: &RedisTls, secure: bool, who: &str) {
+        let given = *tls != RedisTls::default();
+        self.warn(given && !secure, key, &format!("is not heard: {who} over TLS"));
+        let what = "the connection is encrypted, to whomever";
+        let key = format!("{key}.insecure_skip_verify");
+        self.warn(secure && tls.insecure_skip_verify, &key, what);
+    }
+
     /// Demands that the named certificates and keys load.
-    fn trust(&mut self, tls: &RedisTls) {
+    fn trust(&mut self, key: &str, tls: &RedisTls) {
         let both = tls.cert_pem.is_empty() == tls.key_pem.is_empty();
-        self.demand(both, "engine.redis.tls.key_pem", "and cert_pem belong together");
+        self.demand(both, &format!("{key}.key_pem"), "and cert_pem belong together");
         // The host's certificates are looked for where they are needed.
         if !both || (tls.server_ca_pem.is_empty() && tls.cert_pem.is_empty()) {
             return;
         }
         if let Err(fault) = keys::stream_client(&tls.trust(), tls.identity().as_ref()) {
-            self.wrong("engine.redis.tls", fault.to_string());
+            self.wrong(key, fault.to_string());
         }
     }
 }

@@ -378,6 +378,32 @@ fn every_contradiction_is_named_with_its_line() {
             "[engine]\ntype = \"redis\"\nredis.address = [\"h\", \"redis://h:6379/2\"]",
             "3: engine.redis.address: names a server twice",
         ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_address = [\"h:1\"]",
+            "engine.redis.sentinel_master_name: is needed: there are Sentinels",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_master_name = \"m\"\n\
+             redis.sentinel_address = [\"h:1,i:1\", \"j:1,,k:x\"]",
+            "4: engine.redis.sentinel_address: number 2 must be host:port, several with commas",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_master_name = \"m\"\n\
+             redis.sentinel_address = [\"h:1\", \"h:1\"]",
+            "4: engine.redis.sentinel_address: names a server twice",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_user = \"a\"",
+            "engine.redis.sentinel_password: is needed: there is a user",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_client_name = \"a b\"",
+            "3: engine.redis.sentinel_client_name: must have no spaces",
+        ),
+        (
+            "[engine]\ntype = \"redis\"\nredis.sentinel_tls.cert_pem = \"a\"",
+            "engine.redis.sentinel_tls.key_pem: and cert_pem belong together",
+        ),
         ("[engine]\ntype = \"redis\"\nredis.prefix = \"\"", "3: engine.redis.prefix: must not"),
         (
             "[engine]\ntype = \"redis\"\nredis.io_timeout = \"2m\"",
@@ -525,6 +551,30 @@ fn what_makes_certificates_end_or_unprovable_is_a_warning() {
     assert!(both.contains("tls_autocert.cache_dir: is empty: every start orders anew"), "{both}");
     assert!(both.contains("http_server.port: the authority asks at port 443"), "{both}");
     assert_eq!(warnings("enabled = true\nhttp = true\ncache_dir = \"/x\""), "");
+}
+
+#[test]
+fn keys_of_redis_that_change_nothing_are_warnings() {
+    let warnings = |keys: &str| {
+        let text = format!("[engine]\ntype = \"redis\"\n[engine.redis]\n{keys}\n");
+        load(&text).unwrap().warnings.join("\n")
+    };
+    assert_eq!(warnings(""), "");
+    let group = "sentinel_address = [\"h:1\"]\nsentinel_master_name = \"m\"\n";
+    assert_eq!(warnings(group), "");
+    for (keys, what) in [
+        ("sentinel_master_name = \"m\"".to_owned(), "sentinel_address: is not heard"),
+        (format!("{group}address = [\"h:1\"]"), "address: is not heard"),
+        (format!("{group}tls.server_name = \"a\""), "tls: is not heard: no address"),
+        (format!("{group}sentinel_tls.server_name = \"a\""), "sentinel_tls: is not heard: no Sen"),
+        (
+            format!("{group}sentinel_tls = {{ enabled = true, insecure_skip_verify = true }}"),
+            "sentinel_tls.insecure_skip_verify: the connection is encrypted, to whomever",
+        ),
+    ] {
+        let found = warnings(&keys);
+        assert!(found.contains(&format!("engine.redis.{what}")), "{keys}: {found}");
+    }
 }
 
 #[test]

@@ -93,6 +93,30 @@ fn servers_are_compared() {
     }
 }
 
+/// Nodes are restarted under clients of an SDK, who miss nothing: the small form.
+#[test]
+fn restarts_are_counted() {
+    if python().is_none() {
+        return;
+    }
+    if find_program(&["npm"]).is_none() {
+        return skip("npm is not installed");
+    }
+    let mut command = Command::new(format!("{BENCHES}/rolling.sh"));
+    command.args(["--engine", "memory", "--nodes", "1", "--rounds", "2", "--clients", "40"]);
+    command.args(["--channels", "10", "--rate", "50", "--window", "1", "--processes", "1"]);
+    let finished = run(command.args(["--ringhold", PROGRAM]), LIMIT);
+    assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
+    let count = |name: &str| {
+        let line = finished.stdout.lines().find_map(|line| line.strip_prefix(name));
+        let count = line.and_then(|rest| rest.trim().replace(',', "").parse().ok());
+        count.unwrap_or_else(|| panic!("{name}: {}", finished.stdout))
+    };
+    let each: u64 = count("publications ");
+    assert_eq!((count("restarts "), count("recovered ")), (2, 80));
+    assert!(each > 0 && count("delivered ") == each * 4, "{}", finished.stdout);
+}
+
 /// Both forms of each measurement run, and each target has its row.
 #[test]
 fn compression_is_compared() {

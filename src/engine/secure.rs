@@ -46,7 +46,7 @@ pub(crate) struct Secure {
     /// number each was.
     greetings: usize,
     ages: VecDeque<(u32, u64)>,
-    next_number: u64,
+    last_number: u64,
     /// Records sealed by the flush at hand, in the order of their connections' marks.
     staging: Vec<u8>,
     sealed: Vec<Sealed>,
@@ -59,7 +59,7 @@ pub(crate) struct Secure {
 /// A connection's handshake under way, or a record that came in part.
 #[derive(Default)]
 struct Unfinished {
-    /// Its handshake, and what number that is.
+    /// Its handshake, and what number that is; 0: of a dial.
     greeting: Option<Box<Greeting>>,
     number: u64,
     /// Behind the handshake of a dial, up to the first data: waits for a ticket.
@@ -365,8 +365,8 @@ impl Secure {
                 if self.greetings >= self.greetings_max.max(1) {
                     *evicted = oldest(&mut self.ages, &self.unfinished);
                 }
-                unfinished.number = self.next_number;
-                self.next_number += 1;
+                self.last_number += 1;
+                unfinished.number = self.last_number;
                 if self.ages.len() > 2 * self.greetings + ENDED_KEPT {
                     let waits = |it: &Unfinished| it.greeting.as_ref().map(|_| it.number);
                     let all = &self.unfinished;

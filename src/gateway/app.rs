@@ -557,7 +557,8 @@ impl Handler for Gateway {
         self.desk.timers.set(conn.now() + delay, Link(id.to_bits()), What::Stale);
         let format = session.format();
         self.desk.stats.opened(format.transport());
-        self.desk.sessions.insert(id, session);
+        self.desk.look_at_wall(conn);
+        self.desk.sessions.insert(id, session, self.desk.unix);
         if format.is_events() {
             // The browser learns at once that the stream is open.
             let _ = conn.text("\r\n");
@@ -566,7 +567,6 @@ impl Handler for Gateway {
             First::Nothing => {}
             First::Commands(commands) => self.hear(conn, id, &commands),
             First::Connect(request, resume) => {
-                self.desk.look_at_wall(conn);
                 self.connect_one_way(conn, id, *request, resume);
                 self.settle(conn);
             }

@@ -17,7 +17,6 @@ mod subscribe;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -189,7 +188,7 @@ impl Session {
         Self {
             generation: 0,
             client: NOBODY,
-            since: u32::try_from(super::app::unix_now(Duration::ZERO)).unwrap_or(u32::MAX),
+            since: 0,
             expire_at: 0,
             flags,
             format,
@@ -431,9 +430,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// A connection opened.
-    pub(super) fn insert(&mut self, id: ConnId, mut session: Session) {
+    /// A connection opened, at this Unix time in seconds.
+    pub(super) fn insert(&mut self, id: ConnId, mut session: Session, unix: i64) {
         session.generation = generation(id);
+        session.since = u32::try_from(unix).unwrap_or(u32::MAX);
         self.table.insert(id.index(), session);
     }
 

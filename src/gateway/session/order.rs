@@ -40,7 +40,7 @@ impl Gateway {
             return self.hear_one_way(cx, id, data);
         }
         let waits = session.waits();
-        if (waits || session.busy > 0) && wire::is_pong(format.encoding(), data) {
+        if wire::is_pong(format.encoding(), data) {
             // The answer to a ping is no command and waits for none.
             if session.pong(waits).is_err() {
                 self.desk.close(cx, id, &Disconnect::BAD_REQUEST);

@@ -59,7 +59,7 @@ fn parts() -> [Part; 10] {
             },
             3 * ENTRY + 6 + 2,
         ),
-        (|more| more.answer = Some(lines(&[("ab", "cde"), ("f", "")]).into()), 2 * ENTRY + 6),
+        (|more| more.answer = Some(lines(&[("ab", "cdef"), ("g", "")]).into()), 2 * ENTRY + 7),
         (|more| more.connecting = Some(Box::default()), size_of::<Connecting>()),
         (
             |more| {
@@ -131,8 +131,10 @@ fn the_account_of_a_core_is_the_sum_of_its_sessions() {
     let mut sessions = Sessions::default();
     let id = |index: u64, generation: u64| ConnId::from_bits(0, generation << 32 | index);
     let (a, b) = (id(1, 5), id(2, 6));
-    sessions.insert(a, idle());
-    sessions.insert(b, idle());
+    sessions.insert(a, idle(), 7);
+    sessions.insert(b, idle(), i64::MAX);
+    let since = |sessions: &mut Sessions, id| sessions.get_mut(id).expect("there").since();
+    assert_eq!((since(&mut sessions, a), since(&mut sessions, b)), (7, u32::MAX));
     let hold = |sessions: &mut Sessions, id: ConnId, bytes: usize| {
         sessions.get_mut(id).expect("there").more().meta = vec![0; bytes].into();
         sessions.weigh(id);

@@ -394,12 +394,8 @@ impl Target {
         let message = request.message(binary_encoding, include_connection_meta);
         let mut metadata = self.headers(&request.caller.headers);
         drop(request);
-        // What the backend need not go on for any more. Later than our own deadline, so that who
-        // is too slow is known as that.
-        let patience = self.config.timeout + LATER;
-        let millis = patience.as_millis().min(99_999_999);
-        if let Ok(timeout) = HeaderValue::from_str(&format!("{millis}m")) {
-            metadata.insert("grpc-timeout", timeout);
+        if let Ok(patience) = HeaderValue::from_str(&patience(self.config.timeout)) {
+            metadata.insert("grpc-timeout", patience);
         }
         let grow = |bytes| room.grow(bytes);
         let answer = backend.ask(kind.grpc_path(), metadata, &message, reply_max, grow).await;
@@ -519,6 +515,13 @@ impl<T: Send + 'static> HookQueue<T> {
             });
         }
     }
+}
+
+/// How long a backend over gRPC need go on, as it is told. Later than our own deadline, so that who
+/// is too slow is known as that.
+fn patience(timeout: Duration) -> String {
+    let millis = timeout.saturating_add(LATER).as_millis().min(99_999_999);
+    format!("{millis}m")
 }
 
 fn unix_seconds() -> i64 {

@@ -374,6 +374,36 @@ async fn engine_threads_hand_questions_over_without_waiting() {
     assert_eq!(tickets, [1, 2]);
 }
 
+#[test]
+fn a_question_comes_back_where_nobody_asks_any_more() {
+    let hooks = Arc::new(hooks(HookKind::Rpc, config("http://127.0.0.1:1".to_owned())));
+    let (sender, queue) = hook_queue(hooks.clone());
+    assert_eq!(sender.try_call(of(1, "1"), 1, 0), Ok(()));
+    drop(queue);
+    assert_eq!(sender.try_call(of(1, "2"), 2, 0), Err(2));
+    sender.forget(asking(1));
+}
+
+#[test]
+fn what_is_told_of_hooks_is_their_names() {
+    let named = (HookTarget::Named("other".to_owned()), config("http://127.0.0.1:1".to_owned()));
+    let of_kind = (HookTarget::Default(HookKind::Rpc), config("http://u:secret@h:1".to_owned()));
+    let hooks = Hooks::new([named, of_kind], Arc::default()).unwrap();
+    assert_eq!(format!("{hooks:?}"), "{Rpc, \"other\"}");
+}
+
+#[test]
+fn a_backend_is_told_to_give_up_a_little_after_we_do() {
+    assert_eq!(patience(Duration::from_secs(1)), "1100m");
+    assert_eq!(patience(Duration::MAX), "99999999m", "eight digits are allowed");
+}
+
+#[test]
+fn seconds_are_those_of_the_clock() {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
+    assert!((now..now + 60).contains(&unix_seconds()));
+}
+
 /// A backend with TLS: its certificate is for localhost, and it may want one of the client.
 fn secured(wants: bool) -> SocketAddr {
     use rustls::pki_types::pem::PemObject;

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::inbound::Place;
 use super::notices::Notice;
 use super::phase::Event;
-use super::slots::{Flags, Phase, Ping, UNANSWERED};
+use super::slots::{Flags, Phase, Ping};
 use super::value::{Cause, Closed, Data, Framing, SendError};
 use crate::protocol::close::write_payload;
 use crate::protocol::frame::{self, Opcode};
@@ -254,7 +254,6 @@ impl Core {
             return;
         }
         if hot.is_unanswered() {
-            hot.dialect &= !UNANSWERED;
             let refusal = Refusal::Unavailable(self.config.retry_after);
             let answer = self.outgoing.write(|cork| refusal.write(cork));
             return self.with_outbox(slot, |outbox| outbox.push_final(answer));

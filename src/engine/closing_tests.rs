@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::config::{Config, LastWords};
-use crate::engine::slots::Hot;
+use crate::engine::slots::{Hot, UNANSWERED};
 
 fn core(change: impl FnOnce(&mut Config)) -> Core {
     let mut config = Config::default();
@@ -247,4 +247,38 @@ fn a_refusal_has_a_body_unless_the_request_wants_none() {
     let (with, without) = (refuse(false), refuse(true));
     assert!(with.starts_with("HTTP/1.1 408 ") && without.starts_with("HTTP/1.1 408 "));
     assert!(without.ends_with("\r\n\r\n") && !with.ends_with("\r\n\r\n"), "{with:?}");
+}
+
+#[test]
+fn a_stream_without_an_answer_gets_one_of_any_kind() {
+    let waiting = || {
+        let mut core = with(Flags::STREAM);
+        hot(&mut core).dialect = 1 | UNANSWERED;
+        core
+    };
+    let answer = |core: &mut Core, status: u16| {
+        core.respond(0, 1, &HttpResponse::new(status).body("text/plain", b"body".to_vec()))
+    };
+    for (status, counted) in [(200, (1, 0)), (399, (1, 0)), (400, (0, 1))] {
+        let mut core = waiting();
+        assert_eq!(answer(&mut core, status), Ok(()));
+        let text = String::from_utf8(queued(&core)).unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")) && text.ends_with("body"));
+        assert_eq!((core.counted.answered, core.counted.refused_application), counted);
+        assert!(hot(&mut core).has(Flags::DEAF) && hot(&mut core).has(Flags::CLOSE_SENT));
+        assert_eq!(told(&mut core), [(Cause::Application, CloseCode::ABNORMAL)]);
+        assert_eq!(phase(&core), Phase::Flushing);
+        assert_eq!(answer(&mut core, status), Err(SendError::Gone), "once");
+    }
+    // There is no room for it.
+    let mut full = waiting();
+    full.outgoing.note_own(full.limits.turn_hard);
+    assert_eq!(answer(&mut full, 200), Ok(()));
+    assert!(queued(&full).starts_with(b"HTTP/1.1 503 "));
+    assert_eq!((full.counted.answered, full.counted.refused_application), (0, 1));
+    // It ends before there is one.
+    let mut ended = waiting();
+    ended.begin_close(0, Cause::Application, CloseCode::NORMAL, "why");
+    assert!(queued(&ended).starts_with(b"HTTP/1.1 503 "));
+    assert_eq!(answer(&mut ended, 200), Err(SendError::Gone));
 }

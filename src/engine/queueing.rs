@@ -319,9 +319,9 @@ fn after(framing: Framing) -> &'static [u8] {
     if framing == Framing::Chunks { stream::CHUNK_TAIL } else { b"" }
 }
 
-/// Most bytes before a payload, in frames and chunks.
-const BEFORE_MAX: usize =
-    if HEADER_MAX > stream::CHUNK_HEAD_MAX { HEADER_MAX } else { stream::CHUNK_HEAD_MAX };
+/// Most bytes before a payload: those of a chunk.
+const BEFORE_MAX: usize = stream::CHUNK_HEAD_MAX;
+const _: () = assert!(HEADER_MAX <= BEFORE_MAX);
 
 /// Most bytes before and after a payload.
 const AROUND_MAX: usize = BEFORE_MAX + stream::CHUNK_TAIL.len();

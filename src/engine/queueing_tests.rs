@@ -179,6 +179,13 @@ fn control_frames_are_short_and_overtake_what_waits() {
 }
 
 #[test]
+fn there_is_room_for_what_is_around_a_payload() {
+    let around = |framing| before(framing, Kind::Text, usize::MAX >> 1).0 + after(framing).len();
+    let framings = [Framing::Frames, Framing::Masked, Framing::Chunks, Framing::Bare];
+    assert_eq!(framings.map(around).into_iter().max(), Some(AROUND_MAX));
+}
+
+#[test]
 fn large_payloads_have_a_buffer_of_their_own() {
     let queue = |flags: u32, len: usize| {
         let mut core = with(flags);
@@ -186,6 +193,7 @@ fn large_payloads_have_a_buffer_of_their_own() {
         let bytes = queued(&mut core, &[]);
         (core.outgoing.corked(), core.turn_size() >= len, bytes)
     };
+    assert_eq!(CORK_MAX, 16_384);
     let (corked, counted, bytes) = queue(0, CORK_MAX);
     assert_eq!((corked, counted, bytes.len()), (0, true, CORK_MAX + 4));
     assert_eq!(bytes[..4], [0x81, 126, 0x40, 0]);
@@ -243,6 +251,9 @@ fn a_prefix_and_a_shared_frame_are_one_message() {
     assert_eq!(queue(Flags::STREAM, b"id\n"), "3\r\nid\n\r\n6\r\nshared\r\n");
     assert_eq!(queue(Flags::STREAM, b""), "6\r\nshared\r\n");
     assert_eq!(queue(Flags::STREAM | Flags::BARE, b"id\n"), "id\nshared");
+    let mut socket = with(0);
+    socket.queue_prefixed(0, 1, b"id", &Frame::text("shared")).unwrap();
+    assert_eq!(queued(&mut socket, &[]), b"\x81\x06shared", "frames have no prefix");
     let mut full = with(Flags::STREAM);
     block(&mut full, LIMIT - 6 - AROUND_MAX - 11 - 2 * SEGMENT);
     assert_eq!(full.queue_prefixed(0, 1, b"prefix", &frame), Ok(()), "to the byte");

@@ -14,7 +14,11 @@
 //! to recover it is told so like after any other expiry.
 
 mod handover;
+#[cfg(test)]
+mod handover_tests;
 mod keep;
+#[cfg(test)]
+mod keep_tests;
 pub(super) mod line;
 mod mirror;
 #[cfg(test)]
@@ -414,7 +418,7 @@ impl Home {
     }
 
     /// Drops old publications and records until the rest is within the limit.
-    fn make_room(&mut self) {
+    pub(super) fn make_room(&mut self) {
         let limit = self.limits.history_bytes;
         while self.history_bytes() > limit {
             let records_first = self.held.items <= limit / 2 && self.forget_an_idle_one(true);

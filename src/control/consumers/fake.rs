@@ -16,7 +16,7 @@ use crate::gateway::wire::Error;
 
 /// Channels that begin with `bad` fail with error 100, those with `full` with 111.
 #[derive(Default)]
-pub(super) struct Fake {
+pub(in crate::control) struct Fake {
     /// What was published, by channel.
     pub(super) published: Mutex<Vec<String>>,
     /// Its cores do not answer.

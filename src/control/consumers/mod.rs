@@ -9,7 +9,7 @@
 
 mod doing;
 #[cfg(test)]
-mod fake;
+pub(super) mod fake;
 mod message;
 #[cfg(feature = "postgresql")]
 mod postgresql;

@@ -484,4 +484,13 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn rules_are_those_of_all_namespaces() {
+        let namespaces = namespaces(|_| {});
+        let mut names: Vec<_> = namespaces.rules().map(|rules| &*rules.namespace).collect();
+        assert_eq!(names[0], "");
+        names.sort_unstable();
+        assert_eq!(names, ["", "a-b_c.d", "chat", "dialog"]);
+    }
 }

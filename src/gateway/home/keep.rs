@@ -75,7 +75,7 @@ impl Channel {
     }
 }
 
-fn hand_on(vault: &dyn Vault, piece: &mut Vec<u8>, from: usize) {
+pub(super) fn hand_on(vault: &dyn Vault, piece: &mut Vec<u8>, from: usize) {
     if piece.len() >= from {
         vault.put(piece);
         piece.clear();

@@ -318,11 +318,6 @@ impl Home {
         lies_here.then(|| Ok((position, stream.read(read)?)))
     }
 
-    /// Drops publications until all are within their limit.
-    pub(in crate::gateway) fn keep_within(&mut self) {
-        self.make_room();
-    }
-
     /// Counts a publication that the server has taken, or has not.
     pub(in crate::gateway) fn count_published(&mut self, suppressed: bool) {
         match suppressed {

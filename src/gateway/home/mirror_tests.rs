@@ -415,7 +415,10 @@ fn a_subscriber_gets_what_is_retained_or_is_refused() {
     let (answer, _) = home.welcome(key, asks(2, true), NOW);
     assert!(answer.is_rejected());
     assert_eq!(home.counters().unrecovered, 1);
-    let refused = home.refuse(key, asks(8, false), Error::INTERNAL);
+    let other = Member { client: ClientId::new(2), ..member.clone() };
+    let refused = SubscribeLetter { member: Some(other), ..asks(8, false) };
+    let refused = home.refuse(key, refused, Error::INTERNAL);
+    assert_eq!(home.presence("a").len(), 1, "who is refused is not there");
     assert_eq!(refused.refused.as_deref(), Some(&Error::INTERNAL));
     assert!(refused.top.is_none() && refused.recovered.is_none() && refused.told == 0);
     let later = NOW + OPTIONS.ttl;

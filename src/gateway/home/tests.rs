@@ -8,14 +8,14 @@ use crate::gateway::letters::{Recover, RecoverMode, SubscribeLetter, Unsubscribe
 use crate::gateway::outside::SubKey;
 use crate::gateway::wire::Encoding;
 
-const OPTIONS: StreamOptions =
+pub(super) const OPTIONS: StreamOptions =
     StreamOptions { size: 100, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(600) };
 
-fn home(limits: HomeLimits) -> Home {
+pub(super) fn home(limits: HomeLimits) -> Home {
     Home::new(2, Placement::new(4, 1), limits)
 }
 
-fn publish(home: &mut Home, channel: &str, bytes: usize, now: Duration) -> u64 {
+pub(super) fn publish(home: &mut Home, channel: &str, bytes: usize, now: Duration) -> u64 {
     let publish = Publish {
         data: Bytes::from(vec![b'1'; bytes]),
         stream: Some(OPTIONS),
@@ -27,7 +27,7 @@ fn publish(home: &mut Home, channel: &str, bytes: usize, now: Duration) -> u64 {
     }
 }
 
-fn seconds(n: u64) -> Duration {
+pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
@@ -213,8 +213,11 @@ fn a_step_of_the_sweep_looks_at_a_fraction() {
     for n in 0..1_600 {
         publish(&mut home, &format!("channel:{n}"), 10, seconds(1));
     }
+    // A 160th of them and one.
     home.sweep(seconds(10_000));
-    assert!((1_580..1_600).contains(&home.len()), "{}", home.len());
+    assert_eq!(home.len(), 1_600 - 11);
+    home.sweep(seconds(20_000));
+    assert_eq!(home.len(), 1_600 - 22);
 }
 
 #[test]
@@ -346,9 +349,17 @@ fn keys_of_publications_are_counted_each_once() {
         home.publish(&"channel".into(), publish, 0, seconds(1));
     }
     assert_eq!((home.idempotency_keys(), home.counters().suppressed), (3, 1));
+    assert!(home.results.bytes() > 0);
+    let held = home.held.items + home.records() + home.results.bytes();
+    assert_eq!(home.history_bytes(), held);
 }
 
-fn letter(channel: &str, core: u16, member: Option<Member>, hears: bool) -> SubscribeLetter {
+pub(super) fn letter(
+    channel: &str,
+    core: u16,
+    member: Option<Member>,
+    hears: bool,
+) -> SubscribeLetter {
     SubscribeLetter {
         channel: channel.into(),
         core,
@@ -364,7 +375,7 @@ fn letter(channel: &str, core: u16, member: Option<Member>, hears: bool) -> Subs
     }
 }
 
-fn member(number: u128, bytes: usize, announced: bool) -> Member {
+pub(super) fn member(number: u128, bytes: usize, announced: bool) -> Member {
     let info = Who { user: "ann".into(), conn_info: vec![b'1'; bytes].into(), ..Who::default() };
     Member { client: ClientId::new(number), info, present: true, announced }
 }
@@ -384,13 +395,13 @@ fn answers_to_presence_are_kept_within_their_bytes() {
     let name = |n: u128| format!("c{n}");
     for n in 0..20 {
         home.subscribe(letter(&name(n), 0, Some(member(n, 1 << 20, false)), false), 1, NOW);
-        assert!(home.members(&name(n), Encoding::Json, 100).is_err(), "more than it takes");
         let first = home.members(&name(n), Encoding::Json, usize::MAX).unwrap();
         assert!(first.len() > 1 << 20 && first != nobody);
         assert_eq!(audit(&home), (n as usize + 1).min(15));
         // The next one who asks shares it.
         let again = home.members(&name(n), Encoding::Json, usize::MAX).unwrap();
         assert_eq!(first.as_ptr(), again.as_ptr());
+        assert!(home.members(&name(n), Encoding::Json, 100).is_err(), "more than it takes");
     }
     let both = home.members(&name(19), Encoding::Protobuf, usize::MAX).unwrap();
     assert!(both.len() > 1 << 20);
@@ -402,7 +413,7 @@ fn answers_to_presence_are_kept_within_their_bytes() {
     assert_eq!(home.presence_stats(&name(19)).num_clients, 2);
 }
 
-const NOW: Duration = Duration::from_secs(1);
+pub(super) const NOW: Duration = Duration::from_secs(1);
 
 #[test]
 fn those_who_hear_are_told_who_comes_and_goes() {
@@ -466,4 +477,136 @@ fn cores_that_missed_something_are_told_until_they_know() {
     let (_, delivery) = published(&mut home, "a", None);
     let Happening::Published { seq, base, .. } = delivery.happening() else { panic!() };
     assert_eq!((*seq, base.is_none()), (4, true));
+}
+
+#[test]
+fn answers_to_presence_may_fill_their_bytes() {
+    let length = |bytes: usize| {
+        let mut home = home(HomeLimits::default());
+        home.subscribe(letter("a", 0, Some(member(1, bytes, false)), false), 1, NOW);
+        (home.members("a", Encoding::Json, usize::MAX).unwrap().len(), home.copies)
+    };
+    let around = length(5000).0 - 5000;
+    assert_eq!(COPIES_MAX, 16 << 20);
+    assert_eq!(length(COPIES_MAX - around), (COPIES_MAX, COPIES_MAX));
+    assert_eq!(length(COPIES_MAX - around + 1), (COPIES_MAX + 1, 0));
+}
+
+/// A subscriber without history.
+pub(super) fn listens(home: &mut Home, channel: &str) -> u32 {
+    let plain = SubscribeLetter { stream: None, ..letter(channel, 0, None, false) };
+    home.subscribe(plain, 1, NOW);
+    home.find(channel).unwrap()
+}
+
+pub(super) fn leaves(home: &mut Home, channel: &str, now: Duration) {
+    let letter = UnsubscribeLetter {
+        channel: channel.into(),
+        core: 0,
+        sub: SubKey(0),
+        member: None,
+        hears: false,
+    };
+    home.unsubscribe(&letter, now);
+}
+
+#[test]
+fn what_patches_need_is_on_the_account_once() {
+    let mut home = home(HomeLimits::default());
+    let key = listens(&mut home, "a");
+    let publish = |home: &mut Home, stream| {
+        let data = Bytes::from(vec![b'1'; 1000]);
+        let publish = Publish { data, stream, delta: true, ..Publish::default() };
+        home.publish(&"a".into(), publish, 1, NOW);
+    };
+    publish(&mut home, None);
+    let last = home.channels[key as usize].last.clone().unwrap();
+    assert_eq!(home.held, Share { items: last.cost(), record: 0 });
+    // One of the history lies there.
+    publish(&mut home, Some(OPTIONS));
+    let history = home.channels[key as usize].stream.as_ref().unwrap().bytes();
+    assert!(history >= 1000);
+    assert_eq!(home.held.items, history);
+    // Without room for it the next one goes to everybody whole.
+    home.limits.history_bytes = 100;
+    home.make_room();
+    assert_eq!((home.held.items, home.counters().history_dropped), (0, 2));
+    assert!(home.channels[key as usize].last.is_none());
+}
+
+#[test]
+fn what_nobody_keeps_or_hears_drops_nothing() {
+    let mut home = home(HomeLimits { idle_channels: 1, ..HomeLimits::default() });
+    publish(&mut home, "kept", 10, NOW);
+    let published = home.publish(&"plain".into(), Publish::default(), 1, NOW);
+    assert!(matches!(
+        published.answer,
+        Answer::Published { position: None, suppressed: false, receivers: 0 }
+    ));
+    assert_eq!((home.counters().published, home.counters().channels_dropped), (2, 0));
+    assert!(home.find("kept").is_some());
+    assert_eq!(home.limits().idle_channels, 1);
+}
+
+#[test]
+fn publications_are_counted_by_what_became_of_them() {
+    let mut home = home(HomeLimits::default());
+    for version in [5, 5, 4, 6] {
+        let publish = Publish { stream: Some(OPTIONS), version, ..Publish::default() };
+        home.publish(&"a".into(), publish, 1, NOW);
+    }
+    assert_eq!((home.counters().published, home.counters().suppressed), (2, 2));
+}
+
+#[test]
+fn history_may_fill_its_bytes() {
+    let fill = |limit: usize| {
+        let mut home = home(HomeLimits { history_bytes: limit, ..HomeLimits::default() });
+        listens(&mut home, "a");
+        (0..3).for_each(|_| _ = publish(&mut home, "a", 1000, NOW));
+        (home.history_bytes(), home.counters().history_dropped)
+    };
+    let (all, _) = fill(usize::MAX);
+    assert_eq!(fill(all), (all, 0));
+    assert_eq!(fill(all - 1).1, 1);
+}
+
+#[test]
+fn publications_beyond_their_half_go_before_positions() {
+    let limits = HomeLimits { history_bytes: 100_000, ..HomeLimits::default() };
+    let mut home = home(limits);
+    for n in 0..50 {
+        let _ =
+            home.history(&format!("idle:{n}").into(), &OPTIONS, &Default::default(), n, seconds(1));
+    }
+    let listening = listens(&mut home, "kept");
+    for n in 0..200 {
+        publish(&mut home, "kept", 1_000, seconds(2 + n));
+    }
+    let counters = home.counters();
+    assert!(counters.history_dropped > 100 && counters.channels_dropped == 0, "{counters:?}");
+    assert_eq!(home.listener(listening, 0), Some(0));
+}
+
+/// Idle channels are looked for among 64 of all that there are; these lie beyond.
+#[test]
+fn all_that_must_go_goes_however_many_listen() {
+    let limits = HomeLimits { history_bytes: 8_000, ..HomeLimits::default() };
+    let mut home = home(limits);
+    let (small, large) = ("s".repeat(3_000), "l".repeat(9_000));
+    for n in 0..150 {
+        let name = match n {
+            70 => &small,
+            80 => &large,
+            _ => &format!("channel:{n}"),
+        };
+        home.subscribe(letter(name, 0, None, false), 1, NOW);
+    }
+    leaves(&mut home, &small, NOW);
+    assert!(home.find(&small).is_some() && home.idle == 1);
+    home.hands = [0; 2];
+    // The older one goes first, which is not enough.
+    leaves(&mut home, &large, seconds(2));
+    assert!(home.find(&small).is_none() && home.find(&large).is_none());
+    assert_eq!((home.counters().channels_dropped, home.idle), (2, 0));
 }

@@ -1,7 +1,13 @@
 //! The books of one core's subscribers.
 
+use std::time::Duration;
+
 use super::*;
-use crate::gateway::letters::ClientId;
+use crate::engine::Frame;
+use crate::gateway::delivery::{Delivery, Happening, Item};
+use crate::gateway::letters::{ClientId, Letter, Recovered, Who};
+use crate::gateway::outside::{Event, Outside, Refused};
+use crate::gateway::stream::{Epoch, Position};
 use crate::gateway::users::Users;
 use crate::gateway::wire::messages::FilterNode;
 
@@ -194,4 +200,209 @@ fn a_crowd_that_leaves_a_channel_gives_its_memory_back_and_numbers_go_on() {
     let key = users.connect(Link(1), ClientId::new(1), "", Format::Sse);
     let begun = locals.begin(key, users.get_mut(key).unwrap(), "a", begin(None)).unwrap();
     assert_eq!(begun.nonce, 1001, "answers may be under way");
+}
+
+/// What connections were sent: to whom, its payload, and the position where it says one.
+#[derive(Default)]
+struct Out(Vec<(u64, String, Option<u64>)>);
+
+impl Out {
+    fn take(&mut self) -> Vec<(u64, String, Option<u64>)> {
+        std::mem::take(&mut self.0)
+    }
+
+    fn push(&mut self, link: Link, frame: &Frame, at: Option<u64>) {
+        self.0.push((link.0, String::from_utf8_lossy(frame.payload()).into_owned(), at));
+    }
+}
+
+impl Outside for Out {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn random(&mut self) -> u64 {
+        1
+    }
+
+    fn post(&mut self, _: usize, _: Letter) -> Result<(), Refused> {
+        Err(Refused)
+    }
+
+    fn post_reserved(&mut self, _: usize, _: Letter) -> Result<(), Refused> {
+        Err(Refused)
+    }
+
+    fn post_urgent(&mut self, _: usize, _: Letter) {}
+
+    fn send(&mut self, link: Link, frame: &Frame) {
+        self.push(link, frame, None);
+    }
+
+    fn publication(&mut self, link: Link, frame: &Frame, _: &str, offset: u64) {
+        self.push(link, frame, Some(offset));
+    }
+
+    fn event(&mut self, _: Link, _: Event<'_>) {}
+}
+
+/// Connections that are numbered as they come, all in channel "a", and what they are sent.
+struct Crowd {
+    locals: Locals,
+    users: Users,
+    out: Out,
+    subs: Vec<SubKey>,
+    seq: u64,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let placement = Placement::new(1, 1);
+        let (locals, users) = (Locals::new(placement), Users::new(placement));
+        Self { locals, users, out: Out::default(), subs: Vec::new(), seq: 0 }
+    }
+
+    /// One more, at this offset; `primed`: it has the last publication.
+    fn join(&mut self, format: Format, begin: Begin, at: u64, primed: bool) -> SubKey {
+        let number = self.subs.len() as u64;
+        let key = self.users.connect(Link(number), ClientId::new(number.into()), "", format);
+        let client = self.users.get_mut(key).unwrap();
+        let begun = self.locals.begin(key, client, "a", begin).unwrap();
+        let top = Some(Position { offset: at, epoch: Epoch::new(1) });
+        let recovered = Recovered { items: None, since: 0, or_reject: false, primed };
+        let letter = SubscribedLetter {
+            top,
+            seq: self.seq,
+            recovered: Some(recovered),
+            ..answer(&begun, 1)
+        };
+        self.locals.confirm(&letter).unwrap();
+        self.subs.push(begun.sub);
+        begun.sub
+    }
+
+    /// A publication with this offset. Gives how many got it, and who cannot go on.
+    fn publish(
+        &mut self,
+        offset: u64,
+        data: &str,
+        base: Option<&str>,
+    ) -> (u64, Vec<(SubKey, Loss)>) {
+        self.seq += 1;
+        let tags = [("odd".to_owned(), "1".to_owned())];
+        let tags = if offset % 2 == 1 { tags.into() } else { Default::default() };
+        let data = data.to_owned().into();
+        let mut item = Item::new(Duration::ZERO, data, None, tags, 0);
+        item.offset = offset;
+        let base = base.map(|base| base.to_owned().into());
+        let published = Happening::Published { item: Arc::new(item), seq: self.seq, base };
+        self.deliver(published)
+    }
+
+    fn deliver(&mut self, happening: Happening) -> (u64, Vec<(SubKey, Loss)>) {
+        let delivery = Delivery::new(ChannelId(1), "a".into(), happening);
+        let mut lost = Vec::new();
+        let sent = self.locals.deliver(&mut self.out, &delivery, &mut lost);
+        (sent, lost)
+    }
+}
+
+fn wants(wish: fn(&mut Wants)) -> Begin {
+    let mut wants = Wants::default();
+    wish(&mut wants);
+    Begin { wants, member: false, filter: None }
+}
+
+#[test]
+fn publications_are_for_those_who_are_where_they_follow() {
+    let mut crowd = Crowd::new();
+    let positioned = || wants(|wants| wants.positioned = true);
+    let here = crowd.join(Format::WebSocketJson, positioned(), 4, false);
+    let ahead = crowd.join(Format::WebSocketJson, positioned(), 5, false);
+    let behind = crowd.join(Format::WebSocketJson, positioned(), 3, false);
+    let anywhere = crowd.join(Format::WebSocketJson, wants(|_| {}), 9, false);
+    let (sent, lost) = crowd.publish(5, "5", None);
+    assert_eq!((sent, lost), (2, vec![(behind, Loss::Gap)]));
+    let links: Vec<u64> = crowd.out.take().into_iter().map(|it| it.0).collect();
+    assert_eq!(links, [0, 3]);
+    // What has no offset is for all.
+    assert_eq!(crowd.publish(0, "0", None), (4, vec![]));
+    assert_eq!(crowd.publish(6, "6", None), (3, vec![(behind, Loss::Gap)]));
+    let mut lost = Vec::new();
+    crowd.locals.compare(ChannelId(1), 6, &mut lost);
+    assert_eq!(lost, [(behind, Loss::Gap)]);
+    crowd.locals.compare(ChannelId(1), 7, &mut lost);
+    assert_eq!(lost.len(), 4, "{here:?} {ahead:?}, but not {anywhere:?}");
+    crowd.locals.compare(ChannelId(2), 7, &mut lost);
+    assert_eq!(lost.len(), 4);
+}
+
+#[test]
+fn positions_are_told_where_they_can_be_given_back() {
+    let mut crowd = Crowd::new();
+    let recoverable = || wants(|wants| wants.recoverable = true);
+    crowd.join(Format::UniSse, recoverable(), 0, false);
+    crowd.join(Format::UniSse, wants(|_| {}), 0, false);
+    crowd.join(Format::WebSocketJson, recoverable(), 0, false);
+    crowd.join(Format::UniStream, recoverable(), 0, false);
+    crowd.publish(7, "7", None);
+    let told: Vec<_> = crowd.out.take().into_iter().map(|it| it.2).collect();
+    assert_eq!(told, [Some(7), None, None, None]);
+    crowd.publish(0, "0", None);
+    assert!(crowd.out.take().iter().all(|it| it.2.is_none()), "it has none");
+}
+
+#[test]
+fn a_patch_is_for_those_who_have_what_it_is_made_of() {
+    let (first, second) = ("1".repeat(200), format!("{}2", "1".repeat(200)));
+    let mut crowd = Crowd::new();
+    let delta = || wants(|wants| wants.delta = true);
+    crowd.join(Format::WebSocketJson, delta(), 0, true);
+    crowd.join(Format::WebSocketJson, delta(), 0, false);
+    crowd.join(Format::WebSocketJson, wants(|_| {}), 0, true);
+    let node = FilterNode { key: "odd".to_owned(), cmp: "ex".to_owned(), ..FilterNode::default() };
+    let filter = Some(Arc::new(Filter::new(&node).unwrap()));
+    crowd.join(Format::WebSocketJson, Begin { filter, ..delta() }, 0, false);
+    let patched = |crowd: &mut Crowd| -> Vec<(u64, bool)> {
+        let of = |it: (u64, String, Option<u64>)| (it.0, it.1.contains("\"delta\":true"));
+        crowd.out.take().into_iter().map(of).collect()
+    };
+    crowd.publish(1, &second, Some(&first));
+    assert_eq!(patched(&mut crowd), [(0, true), (1, false), (2, false), (3, false)]);
+    // From the second on all have the base, but for whom the last one was filtered out.
+    crowd.publish(3, &first, Some(&second));
+    assert_eq!(patched(&mut crowd), [(0, true), (1, true), (2, false), (3, true)]);
+    crowd.publish(4, &second, Some(&first));
+    assert_eq!(patched(&mut crowd), [(0, true), (1, true), (2, false)]);
+    crowd.publish(5, &first, Some(&second));
+    assert_eq!(patched(&mut crowd), [(0, true), (1, true), (2, false), (3, false)]);
+    // One between the two did not come.
+    crowd.seq += 1;
+    crowd.publish(7, &second, Some(&first));
+    assert!(patched(&mut crowd).iter().all(|it| !it.1));
+}
+
+#[test]
+fn what_is_not_json_ends_those_who_know_nothing_else() {
+    let mut crowd = Crowd::new();
+    let json = crowd.join(Format::WebSocketJson, wants(|_| {}), 0, false);
+    crowd.join(Format::WebSocketProtobuf, wants(|_| {}), 0, false);
+    assert_eq!(crowd.publish(1, "no json", None), (1, vec![(json, Loss::NotJson)]));
+    assert_eq!(crowd.out.take().len(), 1);
+}
+
+#[test]
+fn joins_are_for_those_who_want_them() {
+    let mut crowd = Crowd::new();
+    for _ in 0..2 {
+        crowd.join(Format::WebSocketJson, wants(|wants| wants.joins = true), 0, false);
+        crowd.join(Format::WebSocketJson, wants(|_| {}), 0, false);
+    }
+    let who = || (ClientId::new(9), Who::default());
+    let (client, info) = who();
+    assert_eq!(crowd.deliver(Happening::Join(client, info)), (2, vec![]));
+    let (client, info) = who();
+    assert_eq!(crowd.deliver(Happening::Leave(client, info)), (2, vec![]));
+    let links: Vec<u64> = crowd.out.take().into_iter().map(|it| it.0).collect();
+    assert_eq!(links, [0, 2, 0, 2]);
 }

@@ -470,16 +470,14 @@ impl Gateway {
         };
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         let bound = claims.client.is_empty() || claims.client == self.client_id(client).to_string();
-        if claims.user != user || claims.channel != channel || !bound {
-            let why = match (claims.user != user, claims.channel != channel) {
-                (true, _) => "it names another user",
-                (_, true) => "it names another channel",
-                _ => "it names another client",
-            };
-            self.refused(id, Refused::Token, why, channel);
-            return Err(Disconnect::INVALID_TOKEN.into());
-        }
-        Ok(claims)
+        let other = match () {
+            () if claims.user != user => "user",
+            () if claims.channel != channel => "channel",
+            () if !bound => "client",
+            () => return Ok(claims),
+        };
+        self.refused(id, Refused::Token, &format!("it names another {other}"), channel);
+        Err(Disconnect::INVALID_TOKEN.into())
     }
 
     /// A connection token that is not accepted. `expired`: what the client is told if it was once.

@@ -273,10 +273,10 @@ impl Gateway {
         let client = self.hub.connect(link(id), name, &user, format);
         let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
         session.client = client;
-        let personal = &options.subscribe_to_user_personal_channel;
+        let single = options.subscribe_to_user_personal_channel.single_connection;
         let rule = match options.user_connection_limit {
             _ if user.is_empty() => None,
-            _ if personal.enabled && personal.single_connection => Some(SeatRule::Single),
+            _ if single => Some(SeatRule::Single),
             0 => None,
             limit => Some(SeatRule::Limit(limit)),
         };

@@ -11,7 +11,7 @@
 //! no bytes whatever make that panic, or allocate more than there are bytes.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -17,18 +17,18 @@ const OPTIONS: StreamOptions =
 
 /// A vault in memory, of some size.
 #[derive(Debug)]
-struct Memory {
+pub(in crate::gateway) struct Memory {
     room: Mutex<usize>,
     records: Mutex<Vec<Vec<u8>>>,
-    out: Mutex<LeftOut>,
+    pub(in crate::gateway) out: Mutex<LeftOut>,
 }
 
 impl Memory {
-    fn new(room: usize) -> Self {
+    pub(in crate::gateway) fn new(room: usize) -> Self {
         Self { room: room.into(), records: Mutex::default(), out: Mutex::default() }
     }
 
-    fn pieces(&self) -> Vec<Vec<u8>> {
+    pub(in crate::gateway) fn pieces(&self) -> Vec<Vec<u8>> {
         self.records.lock().unwrap().clone()
     }
 }

@@ -250,7 +250,7 @@ impl Hub {
                 Happening::Back(scope, life) => self.back(scope, life),
             }
         }
-        self.home.keep_within();
+        self.home.make_room();
     }
 
     /// What is due. Returns the time at which it wants to be called again.

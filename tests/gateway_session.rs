@@ -7,11 +7,21 @@
 
 mod support;
 
+#[path = "gateway_session/between.rs"]
+mod between;
 #[path = "gateway_session/expiry.rs"]
 mod expiry;
 #[path = "gateway_session/opening.rs"]
 mod opening;
 #[path = "gateway_session/order.rs"]
 mod order;
+#[path = "gateway_session/refusals.rs"]
+mod refusals;
+#[path = "gateway_session/renewing.rs"]
+mod renewing;
 #[path = "gateway_session/site.rs"]
 mod site;
+#[path = "gateway_session/streams.rs"]
+mod streams;
+#[path = "gateway_session/telling.rs"]
+mod telling;

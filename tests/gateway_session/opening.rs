@@ -202,6 +202,10 @@ fn sessions_take_so_much_memory_together() {
     assert!(site.stats().counters.session_memory_refused >= 1);
     let held = site.stats().counters.session_bytes;
     assert!((15_000..20_000).contains(&held), "{held}");
+    // Nobody is refused where there is no limit.
+    let mut free = Site::new("[client]\nmax_session_memory = \"0\"\n");
+    assert!(outcome(&mut free, json!({"token": token(&claims)})).is_ok());
+    assert_eq!(free.stats().counters.session_memory_refused, 0);
     // Who goes makes room.
     peers.pop().expect("one").leave(&mut site);
     let reply = outcome(&mut site, json!({"token": token(&claims)}));

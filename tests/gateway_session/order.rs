@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringhold::gateway::proxy::{HookReply, RpcReply};
+use ringhold::gateway::proxy::{HookReply, RpcReply, SubscribeReply};
 use serde_json::{Value, json};
 
 use super::site::{Peer, Site, token};
@@ -51,6 +51,36 @@ fn so_many_commands_are_under_way_at_once() {
         }
         assert!((11..16).all(|id| id == 10 + at_once as u64 || peer.reply(id).is_some()));
     }
+}
+
+#[test]
+fn subscriptions_that_are_asked_about_take_their_places() {
+    let asked = "[client]\nconcurrency = 8\nchannel_limit = 3\n\
+        [channel.proxy.subscribe]\nendpoint = \"http://backend/subscribe\"\n\
+        [channel.without_namespace]\nsubscribe_proxy_enabled = true\n";
+    let mut site = Site::new(asked);
+    let mut peer = site.connected("42");
+    let subscribe = |site: &mut Site, peer: &mut Peer, channel: &str| {
+        peer.command(site, "subscribe", json!({"channel": channel}))
+    };
+    let number = subscribe(&mut site, &mut peer, "a");
+    let reply = || HookReply::Subscribe(SubscribeReply::default());
+    let asked = site.asked();
+    site.answer(asked, reply());
+    assert!(peer.reply(number).expect("a reply")["subscribe"].is_object());
+    let waiting = ["b", "c"].map(|channel| subscribe(&mut site, &mut peer, channel));
+    assert!(waiting.iter().all(|number| peer.reply(*number).is_none()));
+    for (channel, code) in [("a", 105), ("b", 105), ("d", 106)] {
+        let number = subscribe(&mut site, &mut peer, channel);
+        let reply = peer.reply(number).expect("at once");
+        assert_eq!(reply["error"]["code"], json!(code), "{channel}");
+    }
+    for number in waiting {
+        let asked = site.asked();
+        site.answer(asked, reply());
+        assert!(peer.reply(number).expect("a reply")["subscribe"].is_object());
+    }
+    assert_eq!(site.stats().counters.subscriptions, 3);
 }
 
 #[test]
@@ -138,8 +168,10 @@ fn pongs_wait_for_no_command() {
     let asked = site.asked();
     site.seconds(10);
     // One while nothing waits, and one that overtakes.
+    let held = site.stats().counters.session_bytes;
     peer.client.text("{}");
     site.run();
+    assert_eq!(site.stats().counters.session_bytes, held, "it is not kept");
     site.seconds(10);
     peer.say(&[short(12)]);
     peer.client.text("{}");
@@ -229,6 +261,29 @@ fn what_others_receive_is_paid_for_with_time() {
     assert!(peer.reply(number).is_some());
     assert!(site.stats().counters.commands_delayed >= 1);
     assert_eq!(crowd[0].pushes().len(), 4);
+}
+
+/// The order in which publications of two clients come that have ten each to make at once.
+#[test]
+fn who_makes_others_receive_much_lets_the_others_in_between() {
+    let open = "[channel.without_namespace]\nallow_subscribe_for_client = true\n\
+        allow_publish_for_client = true\n";
+    let free = "[client]\nping_interval = \"0s\"\nanswer_rate = 0\ndelivery_rate = 0\n";
+    for (crowd, at_once) in [(21, 6), (1, 10)] {
+        let mut site = Site::new(&format!("{free}{open}"));
+        let mut crowd: Vec<Peer> = (0..crowd).map(|n| site.connected(&format!("{n}"))).collect();
+        crowd.iter_mut().for_each(|peer| _ = peer.subscribe(&mut site, "a"));
+        let peers = [site.connected("first"), site.connected("second")];
+        for (name, peer) in ["first", "second"].iter().zip(&peers) {
+            let publish = |n: u64| json!({"id": n, "publish": {"channel": "a", "data": name}});
+            peer.say(&(11..21).map(publish).collect::<Vec<_>>());
+        }
+        site.run();
+        let from: Vec<Value> =
+            crowd[0].pushes().iter().map(|push| push["pub"]["data"].clone()).collect();
+        let own = from.iter().take_while(|it| **it == json!("first")).count();
+        assert_eq!((own, from.len()), (at_once, 20), "a command costs 2 KiB, each of them 512");
+    }
 }
 
 #[test]

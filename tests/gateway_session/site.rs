@@ -12,6 +12,7 @@ use ringhold::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter, Seed};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::inspect::{Connection, Inspect};
 use ringhold::gateway::letters::{
     self, Action, Answer, Ask, Asker, Gather, Publish, Reply, UserOrder,
 };
@@ -28,8 +29,10 @@ use serde_json::{Value, json};
 use crate::support::gateway::{objects, words_of_close};
 
 /// What every configuration here begins with; a test adds tables of its own.
-const COMMON: &str = "[engine]\ntick = \"10ms\"\n\
-    [client.token]\nhmac_secret_key = \"secret of the tests\"\n";
+const COMMON: &str = "[client.token]\nhmac_secret_key = \"secret of the tests\"\n";
+
+/// For the engine, where a test says nothing else of it.
+pub(crate) const ENGINE: &str = "[engine]\ntick = \"10ms\"\n";
 
 /// Unix time in seconds at which every world begins.
 pub(crate) const BEGINNING: i64 = 2_000_000_000;
@@ -109,7 +112,8 @@ impl Site {
         BEHIND.set(0);
         let file = Some(PathBuf::from("a.toml"));
         let sources = Sources { file, ..Sources::default() };
-        let loaded = Options::from_text(&sources, &format!("{COMMON}{tables}"));
+        let engine = if tables.contains(ENGINE) { "" } else { ENGINE };
+        let loaded = Options::from_text(&sources, &format!("{engine}{tables}\n{COMMON}"));
         let options = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).options;
         let config = options.engine_config();
         let placement = Placement::new(cores as u16, 1);
@@ -140,6 +144,13 @@ impl Site {
         BEHIND.set(seconds);
     }
 
+    /// The n-th channel whose home is this core.
+    pub(crate) fn channel_of(&self, core: usize, n: usize) -> String {
+        let placement = Placement::new(self.cores as u16, 1);
+        let names = (0..).map(|n| format!("channel{n}"));
+        names.filter(|name| placement.home(name) == core).nth(n).expect("some")
+    }
+
     pub(crate) fn run(&mut self) {
         self.world.run();
     }
@@ -156,6 +167,26 @@ impl Site {
     pub(crate) fn open(&mut self, core: usize, target: &str, headers: &[(&str, &str)]) -> Peer {
         let client = self.world.open(core, target, headers);
         Peer::new(client.unwrap_or_else(|answer| panic!("refused: {answer:?}")))
+    }
+
+    /// Sends a request, whose answer may go on.
+    pub(crate) fn request(&mut self, core: usize, request: &str) -> Client {
+        let client = self.world.connect(core);
+        client.bytes(request.as_bytes());
+        self.run();
+        client
+    }
+
+    /// What an operator sees of a user's connections on a core.
+    pub(crate) fn connections(&mut self, core: usize, user: &str) -> Vec<Connection> {
+        let answer = Arc::new(Mutex::new(None));
+        let slot = answer.clone();
+        let reply = Reply::new(move |it| *slot.lock().expect("no panic") = Some(it));
+        let inspect = Letter::Inspect(Box::new(Inspect::User(user.into(), 100, reply)));
+        self.world.handle().post(core, inspect).expect("the core has room");
+        self.run();
+        let answer = answer.lock().expect("no panic").take();
+        answer.expect("an answer").expect("connections")
     }
 
     /// A WebSocket on the first core that has not connected.
@@ -217,6 +248,26 @@ impl Site {
         };
         self.post(0, letters::Letter::Order(Arc::new(order)));
         assert!(done.load(Ordering::Relaxed), "all cores are done with it");
+    }
+
+    /// The same of all connections of a user on the first core, as soon as the home core of a
+    /// channel has come to what it was asked before this: what it is asked after it is answered
+    /// after the order.
+    pub(crate) fn order_behind(&mut self, user: &str, action: Action, channel: &str) {
+        let handle = self.world.handle();
+        let order = UserOrder {
+            user: user.into(),
+            client: None,
+            spare: Vec::new(),
+            action,
+            done: Gather::new(|_: Vec<usize>| {}),
+        };
+        let order = Letter::Hub(letters::Letter::Order(Arc::new(order)));
+        let reply = Reply::new(move |_| _ = handle.post(0, order));
+        let (question, asker) = (letters::Question::PresenceStats, Asker::Control(reply));
+        let ask = Ask { channel: channel.into(), question, asker };
+        let ask = Letter::Hub(letters::Letter::Ask(Box::new(ask)));
+        self.world.handle().post(0, ask).expect("the core has room");
     }
 
     /// The server API publishes.
@@ -369,6 +420,12 @@ impl Peer {
         let (pushes, rest): (Vec<Value>, Vec<Value>) = self.heard.drain(..).partition(of_push);
         self.heard = rest.into();
         pushes.into_iter().map(|mut it| it["push"].take()).collect()
+    }
+
+    /// All that came, in its order.
+    pub(crate) fn heard(&mut self) -> Vec<Value> {
+        self.read();
+        self.heard.drain(..).collect()
     }
 
     /// The one push there is.

@@ -120,7 +120,9 @@ async fn heard(mut client: tokio::net::TcpStream) -> String {
 }
 
 async fn until(holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
+        assert!(Instant::now() < end, "it does not come");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -67,6 +67,8 @@ fn guests_are_seen_until_they_go_or_the_heir_does() {
     copy(&mut home, "a");
     home.remove_guest("a", guest);
     assert!(home.is_heard("a") && home.presence("a").is_empty());
+    let key = home.find("a").expect("it is heard");
+    assert!(home.roster(key).is_none(), "an empty one takes memory");
     home.ignore_heir("a", NOW);
     assert!(home.is_empty());
     // Those of this process stay, and what is kept of the channel.

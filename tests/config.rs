@@ -429,7 +429,7 @@ fn files_of_centrifugo_start_unchanged() {
         ("shop.yaml", 1),
         ("intranet.json", 4),
         ("feed.toml", 4),
-        ("full.yaml", 20),
+        ("full.yaml", 16),
     ] {
         let file = own.join(name);
         std::fs::copy(std::path::Path::new(folder).join(name), &file).unwrap();

@@ -11,6 +11,8 @@ mod support;
 mod between;
 #[path = "gateway_session/expiry.rs"]
 mod expiry;
+#[path = "gateway_session/feeds.rs"]
+mod feeds;
 #[path = "gateway_session/opening.rs"]
 mod opening;
 #[path = "gateway_session/order.rs"]

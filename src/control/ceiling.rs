@@ -62,6 +62,17 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
     if hooks > 0 {
         add("questions to the backend", "a proxy's max_memory", hooks);
     }
+    let feeds: u64 = settings::hooks(options)
+        .iter()
+        .filter(|(_, hook)| hook.max_streams > 0)
+        // What waits on either way, what the connection may have unread, and the streams.
+        .map(|(_, hook)| {
+            2 * hook.max_memory as u64 + FEEDS_WINDOW + hook.max_streams as u64 * FEED_PLACE
+        })
+        .sum();
+    if feeds > 0 {
+        add("streams of subscriptions", "a proxy's max_streams", feeds);
+    }
     add("the log", "", logging::QUEUE_BYTES as u64);
     if state::Place::of(options).is_some() {
         let bytes = layout.workers as u64 * state::CORE_BYTES;
@@ -87,6 +98,11 @@ const GRPC_CALL: u64 = (8 + 2 * 4 + 4) << 10;
 
 /// With TLS: a record on each way, and what a handshake may hold.
 const TLS_PLACE: u64 = (2 * 18 + 32) << 10;
+
+/// A stream of a subscription: its task, what HTTP/2 keeps of it, and the piece that came last.
+const FEED_PLACE: u64 = 24 << 10;
+
+const FEEDS_WINDOW: u64 = super::grpc::FEEDS_WINDOW as u64;
 
 /// Connections of the internal port.
 const INTERNAL_PLACES: u64 = 256 + 64;

@@ -39,6 +39,14 @@ pub struct Counts {
     pub(crate) hooks_in_flight: Gauge,
     /// Hook calls refused on an engine thread because their proxy had no room.
     pub(crate) hooks_queue_full: Total,
+    /// Streams of subscriptions that are open.
+    pub(crate) feeds: Gauge,
+    /// Publications that came on them.
+    pub(crate) feed_messages_in: Total,
+    /// Publications that clients sent on them.
+    pub(crate) feed_messages_out: Total,
+    /// Streams, and publications to them, for which a proxy had no room.
+    pub(crate) feeds_full: Total,
     /// Times certificates were loaded while the server ran.
     pub(crate) tls_reloads: Total,
     /// Times that failed, and what was there before stayed.
@@ -67,6 +75,9 @@ pub struct Counts {
     pub(crate) admin_logins_limited: Total,
 }
 
+/// Who may end a stream of a subscription.
+pub(crate) const FEED_ENDS: [&str; 3] = ["client", "backend", "failure"];
+
 /// Counters with labels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Maps {
@@ -80,6 +91,8 @@ pub(crate) struct Maps {
     pub(crate) hook_calls: BTreeMap<HookKind, Durations>,
     /// Hook calls without a usable answer, by kind and cause.
     pub(crate) hook_failures: BTreeMap<(HookKind, HookFailure), u64>,
+    /// Streams of subscriptions that ended, by who ended them.
+    pub(crate) feeds_ended: BTreeMap<&'static str, u64>,
     /// Messages dealt with, by consumer.
     pub(crate) consumed: BTreeMap<Arc<str>, u64>,
     /// Files with kept channels that were not read, by reason.
@@ -109,6 +122,10 @@ impl Counts {
         if let Some(failure) = failure {
             *maps.hook_failures.entry((kind, failure)).or_default() += 1;
         }
+    }
+
+    pub(crate) fn feed_ended(&self, who: &'static str) {
+        *self.maps().feeds_ended.entry(who).or_default() += 1;
     }
 
     pub(crate) fn state_ignored(&self, reason: &'static str) {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::backend::{Backend, Snapshot};
 use super::body::refusal;
-use super::counts::Counts;
+use super::counts::{Counts, FEED_ENDS};
 use super::process;
 use super::room::Seat;
 use crate::gateway::api::ApiRequest;
@@ -339,6 +339,16 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         failed.add(labels, Value::Number(*number));
     }
     all.push(failed.label("hook", "as above").label("why", &list(&failures)));
+    let mut ended = Metric::new(
+        "hook_streams_ended",
+        Kind::Total,
+        "Streams of subscriptions that ended, by who ended them",
+    );
+    for who in FEED_ENDS {
+        let number = maps.feeds_ended.get(who).copied().unwrap_or_default();
+        ended.add(vec![("by", who.to_owned())], Value::Number(number));
+    }
+    all.push(ended.label("by", &list(&FEED_ENDS)));
     consumers::collect(all, &maps);
     drop(maps);
 
@@ -354,6 +364,25 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
             Kind::Total,
             "Questions to the backend refused at once: too many or too large ones were under way",
             counts.hooks_queue_full.get(),
+        ),
+        ("hook_streams", Kind::Gauge, "Streams of subscriptions that are open", counts.feeds.get()),
+        (
+            "hook_stream_publications",
+            Kind::Total,
+            "Publications for one subscriber that came on such streams",
+            counts.feed_messages_in.get(),
+        ),
+        (
+            "hook_stream_messages",
+            Kind::Total,
+            "Publications of subscribers handed to such streams",
+            counts.feed_messages_out.get(),
+        ),
+        (
+            "hook_streams_full",
+            Kind::Total,
+            "Such streams, and publications to them, refused because there was no room",
+            counts.feeds_full.get(),
         ),
         (
             "http_connections",

@@ -32,7 +32,7 @@ use super::secure::Certificates;
 use super::settings;
 use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
 use crate::gateway::options::{Options, Token};
-use crate::gateway::proxy::{Asking, HookRequest};
+use crate::gateway::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
 use crate::tls::keys::{KeyFault, ServerMaterials};
@@ -53,6 +53,10 @@ impl ControlPlane for Outlets {
 
     fn forget(&self, asking: Asking) {
         self.hooks.forget(asking);
+    }
+
+    fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
+        self.hooks.feed(feed, proxy, word)
     }
 
     fn serve(&self, passed: Detached) -> Result<(), Detached> {
@@ -269,11 +273,17 @@ impl Plane {
         }
         self.consumers.start(&live, &self.counts);
         tokio::spawn(server.serve_handed_over(self.connections));
-        tokio::spawn(self.questions.run(move |(core, question), result, room| {
+        // A core that has ended has no sessions.
+        let telling = handle.clone();
+        let reply = move |(core, question), result, room| {
             let answer = HookAnswer { question, result, room: Box::new(room) };
-            // A core that has ended has no sessions.
             let _ = handle.post_urgent(core, Letter::Hook(Box::new(answer)));
-        }));
+        };
+        let tell = move |news: FeedNews| {
+            let core = usize::from(news.feed.from.core);
+            let _ = telling.post_urgent(core, Letter::Feed(Box::new(news)));
+        };
+        tokio::spawn(self.questions.run(reply, tell));
         for (whose, (jwks, mut view)) in self.keys {
             let (live, url) = (live.clone(), jwks.url().to_owned());
             tokio::spawn(jwks.run());

@@ -5,12 +5,14 @@
 //! [`HookResult`], unless it has gone; why is counted. Each proxy has turns, room and bytes of its
 //! own, so one whose backend hangs delays no other; turns go round between connections.
 
+mod feeds;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::counts::Counts;
 use super::grpc::GrpcBackend;
@@ -19,10 +21,11 @@ use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
 use crate::gateway::options::{DEFAULT_PROXY, is_grpc, without_credentials};
 use crate::gateway::proxy::{
-    Asking, BadReply, ClientHeaders, HookFailure, HookKind, HookRefusal, HookReply, HookRequest,
-    HookResult,
+    Asking, BadReply, ClientHeaders, FeedId, FeedNews, HookFailure, HookKind, HookRefusal,
+    HookReply, HookRequest, HookResult,
 };
 use crate::gateway::wire::Error;
+use feeds::{Feeds, Opening, Word};
 
 /// Where questions of one kind go, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,9 @@ pub struct HookConfig {
     pub max_memory: usize,
     /// Bytes of an answer; a longer one is no answer. Default 1 MiB.
     pub reply_max: usize,
+    /// Streams of subscriptions that are open at once; a subscription more fails. 0 where nothing
+    /// asks for any.
+    pub max_streams: usize,
     /// Names of request headers of the client that are passed on.
     pub http_headers: Vec<String>,
     /// Names of headers in the client's connect command that are passed on, where the client has
@@ -83,6 +89,7 @@ impl Default for HookConfig {
             queue: 4096,
             max_memory: 32 << 20,
             reply_max: 1 << 20,
+            max_streams: 0,
             http_headers: Vec::new(),
             emulated_headers: Vec::new(),
             static_headers: BTreeMap::new(),
@@ -142,6 +149,13 @@ struct Target {
     number: Arc<Budget>,
     /// Bytes of theirs.
     memory: Arc<Budget>,
+    /// Streams of subscriptions that are open.
+    feeds: Arc<Budget>,
+    /// Bytes that wait for the backend to take them from such streams.
+    feeds_out: Arc<Budget>,
+    /// Units of [`feeds::UNIT`] bytes for what it has sent there and sessions have not got yet.
+    feeds_in: Arc<Semaphore>,
+    feeds_in_units: usize,
     http_headers: Vec<HeaderName>,
     emulated_headers: Vec<HeaderName>,
     static_headers: HeaderMap,
@@ -179,8 +193,12 @@ impl Hooks {
     }
 
     fn target(&self, request: &HookRequest) -> Option<&Target> {
-        match &*request.proxy {
-            DEFAULT_PROXY => self.targets.get(&request.kind()),
+        self.named(request.kind(), &request.proxy)
+    }
+
+    fn named(&self, kind: HookKind, proxy: &str) -> Option<&Target> {
+        match proxy {
+            DEFAULT_PROXY => self.targets.get(&kind),
             name => self.named.get(name),
         }
     }
@@ -191,7 +209,18 @@ impl Hooks {
         let Some(target) = self.target(request) else { return Some(Room::default()) };
         let number = target.number.take(1)?;
         let memory = target.memory.take(request.cost() + more)?;
-        Some(Room { held: Some((number, memory)) })
+        let feed = request.feed().map(|_| {
+            let place = target.feeds.take(1);
+            if place.is_none() {
+                self.counts.feeds_full.count();
+            }
+            place
+        });
+        let feed = match feed {
+            Some(None) => return None,
+            place => place.flatten(),
+        };
+        Some(Room { held: Some((number, memory)), feed })
     }
 
     /// Gets in line for a question.
@@ -212,12 +241,13 @@ impl Hooks {
         request: HookRequest,
         line: Option<Line>,
         room: &mut Room,
+        opening: &mut Opening,
     ) -> Option<HookResult> {
         let kind = request.kind();
         let _inside = self.counts.hooks_in_flight.enter();
         let started = Instant::now();
         let outcome = match self.target(&request).zip(line) {
-            Some((target, line)) => target.ask(&self.client, request, line, room).await,
+            Some((target, line)) => target.ask(&self.client, request, line, room, opening).await,
             None => Err(Failed::new(HookFailure::NotConfigured, "no such proxy")),
         };
         let outcome = match outcome {
@@ -309,6 +339,7 @@ impl Target {
                 .map_err(|_| HooksError::Header(of.clone(), key.clone()))?;
             static_headers.insert(name(key)?, value);
         }
+        let units = (config.max_memory / feeds::UNIT).clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             to,
             http_headers: config.http_headers.iter().map(name).collect::<Result<_, _>>()?,
@@ -317,6 +348,10 @@ impl Target {
             turns: Turns::new(config.concurrency),
             number: Budget::new(config.concurrency.saturating_add(config.queue)),
             memory: Budget::new(config.max_memory),
+            feeds: Budget::new(config.max_streams),
+            feeds_out: Budget::new(config.max_memory),
+            feeds_in: Arc::new(Semaphore::new(units)),
+            feeds_in_units: units,
             config,
         })
     }
@@ -327,15 +362,23 @@ impl Target {
         request: HookRequest,
         line: Line,
         room: &mut Room,
+        opening: &mut Opening,
     ) -> Result<Option<HookResult>, Failed> {
         let exchange = async {
             let Some(_turn) = line.turn().await else { return Ok(None) };
-            let asked = match &self.to {
-                To::Http(url, own) => {
+            let asked = match (&self.to, request.feed()) {
+                (To::Http(..), Some(_)) => {
+                    let what = "streams go over gRPC only";
+                    Err(Failed::new(HookFailure::NotConfigured, what))
+                }
+                (To::Grpc(backend), Some(asked)) => {
+                    self.open_feed(backend, request, asked, room, opening).await
+                }
+                (To::Http(url, own), None) => {
                     let client = own.as_ref().unwrap_or(client);
                     self.ask_http(client, url.clone(), request, room).await
                 }
-                To::Grpc(backend) => self.ask_grpc(backend, request, room).await,
+                (To::Grpc(backend), None) => self.ask_grpc(backend, request, room).await,
             };
             asked.map(Some)
         };
@@ -435,6 +478,8 @@ fn replace(all: &mut HeaderMap, given: &[(String, String)], listed: &[HeaderName
 pub struct Room {
     /// Of the target's number, and of its memory.
     held: Option<(Held, Held)>,
+    /// Of the number of streams.
+    feed: Option<Held>,
 }
 
 impl Room {
@@ -447,6 +492,7 @@ impl Room {
 enum Said<T> {
     Ask(Box<HookRequest>, T, Room),
     Gone(Asking),
+    Feed(FeedId, Word),
 }
 
 /// A way to hooks for engine threads: it never waits. `T` is what the asker recognises its question
@@ -494,22 +540,53 @@ pub fn hook_queue<T>(hooks: Arc<Hooks>) -> (HookSender<T>, HookQueue<T>) {
 
 impl<T: Send + 'static> HookQueue<T> {
     /// Asks the backend what comes in, and passes each outcome to `reply`, on the control thread,
-    /// with the room that it takes. Ends when all senders are gone.
-    pub async fn run(mut self, reply: impl Fn(T, HookResult, Room) + Send + Sync + 'static) {
-        let reply = Arc::new(reply);
-        while let Some(said) = self.said.recv().await {
-            let (request, ticket, mut room) = match said {
-                Said::Gone(asking) => {
-                    self.hooks.forget(asking);
+    /// with the room that it takes; to `tell` what comes on streams after that. Ends when all
+    /// senders are gone.
+    pub async fn run(
+        mut self,
+        reply: impl Fn(T, HookResult, Room) + Send + Sync + 'static,
+        tell: impl Fn(FeedNews) + Send + Sync + 'static,
+    ) {
+        let (reply, tell) = (Arc::new(reply), Arc::new(tell));
+        let mut feeds = Feeds::default();
+        let (over, mut ended) = mpsc::unbounded_channel();
+        loop {
+            let said = tokio::select! {
+                said = self.said.recv() => said,
+                Some(feed) = ended.recv() => {
+                    feeds.end(feed);
                     continue;
                 }
-                Said::Ask(request, ticket, room) => (request, ticket, room),
+            };
+            let (request, ticket, mut room) = match said {
+                None => return,
+                Some(Said::Gone(asking)) => {
+                    self.hooks.forget(asking);
+                    feeds.forget(asking);
+                    continue;
+                }
+                Some(Said::Feed(feed, word)) => {
+                    feeds.hear(feed, word);
+                    continue;
+                }
+                Some(Said::Ask(request, ticket, room)) => (request, ticket, room),
             };
             let (hooks, reply) = (self.hooks.clone(), reply.clone());
             // Here and not in the task, which may begin after the connection has gone.
             let line = hooks.line_up(&request);
+            if let Some(asked) = request.feed() {
+                let (orders, tell, over) = (feeds.begin(asked), tell.clone(), over.clone());
+                tokio::spawn(async move {
+                    let reply = |outcome, room| reply(ticket, outcome, room);
+                    hooks.feed(*request, line, room, orders, reply, &*tell).await;
+                    // The queue may have ended before.
+                    let _ = over.send(asked.id);
+                });
+                continue;
+            }
             tokio::spawn(async move {
-                if let Some(outcome) = hooks.call(*request, line, &mut room).await {
+                let mut none = Opening::default();
+                if let Some(outcome) = hooks.call(*request, line, &mut room, &mut none).await {
                     reply(ticket, outcome, room);
                 }
             });

@@ -41,7 +41,8 @@ impl Hooks {
     async fn ask(&self, request: HookRequest) -> HookResult {
         let line = self.line_up(&request);
         let mut room = self.room(&request, 0).expect("room");
-        self.call(request, line, &mut room).await.expect("nobody has gone")
+        let mut none = Opening::default();
+        self.call(request, line, &mut room, &mut none).await.expect("nobody has gone")
     }
 
     fn target_of(&self, kind: HookKind) -> &Target {
@@ -213,9 +214,8 @@ type Outcomes = mpsc::UnboundedReceiver<(u64, HookResult)>;
 fn queue(hooks: &Arc<Hooks>) -> (HookSender<u64>, Outcomes) {
     let (sender, queue) = hook_queue(hooks.clone());
     let (outcomes, found) = mpsc::unbounded_channel();
-    tokio::spawn(queue.run(move |ticket, outcome, _room| {
-        outcomes.send((ticket, outcome)).unwrap();
-    }));
+    let said = move |ticket, outcome, _room| outcomes.send((ticket, outcome)).unwrap();
+    tokio::spawn(queue.run(said, |_| {}));
     (sender, found)
 }
 
@@ -362,9 +362,8 @@ async fn engine_threads_hand_questions_over_without_waiting() {
     assert_eq!(engine.join().unwrap(), 3);
     assert_eq!(hooks.counts.hooks_queue_full.get(), 1);
     let (outcomes, mut found) = mpsc::unbounded_channel();
-    let run = queue.run(move |ticket, outcome, _room| {
-        outcomes.send((ticket, outcome)).unwrap();
-    });
+    let said = move |ticket, outcome, _room| outcomes.send((ticket, outcome)).unwrap();
+    let run = queue.run(said, |_| {});
     run.await;
     let mut tickets = Vec::new();
     while let Some((ticket, outcome)) = found.recv().await {

@@ -144,12 +144,24 @@ pub fn hooks(options: &Options) -> Vec<(HookTarget, HookConfig)> {
         (HookKind::Subscribe, &channel.subscribe, there(&channel.subscribe)),
         (HookKind::Publish, &channel.publish, there(&channel.publish)),
         (HookKind::SubRefresh, &channel.sub_refresh, there(&channel.sub_refresh)),
+        (
+            HookKind::SubscribeStream,
+            &channel.subscribe_stream,
+            is_grpc(&channel.subscribe_stream.endpoint),
+        ),
         (HookKind::Rpc, rpc, there(rpc) && options.uses(DEFAULT_PROXY)),
     ];
     let of_kind = of_kind.into_iter().filter(|(_, _, used)| *used);
-    let of_kind = of_kind.map(|(kind, proxy, _)| (HookTarget::Default(kind), hook(proxy)));
+    let of_kind = of_kind.map(|(kind, proxy, _)| {
+        // A namespace may be given to it by a reload.
+        let streams = kind == HookKind::SubscribeStream;
+        (HookTarget::Default(kind), hook(proxy, streams))
+    });
     let named = options.proxies.iter().filter(|named| there(&named.proxy));
-    let named = named.map(|it| (HookTarget::Named(it.name.clone()), hook(&it.proxy)));
+    let named = named.map(|it| {
+        let hook = hook(&it.proxy, options.streams(&it.name));
+        (HookTarget::Named(it.name.clone()), hook)
+    });
     of_kind.chain(named).collect()
 }
 
@@ -158,7 +170,7 @@ fn is_http(endpoint: &str) -> bool {
     schemes.iter().any(|it| endpoint.to_ascii_lowercase().starts_with(it))
 }
 
-fn hook(proxy: &Proxy) -> HookConfig {
+fn hook(proxy: &Proxy, streams: bool) -> HookConfig {
     let (mut headers, tls) = match is_http(&proxy.endpoint) {
         true => (proxy.http.static_headers.clone(), &proxy.http.tls),
         false => (proxy.grpc.static_metadata.clone(), &proxy.grpc.tls),
@@ -172,6 +184,7 @@ fn hook(proxy: &Proxy) -> HookConfig {
         timeout: proxy.timeout,
         concurrency: proxy.concurrency as usize,
         max_memory: proxy.max_memory.0,
+        max_streams: if streams { proxy.max_streams as usize } else { 0 },
         http_headers: proxy.http_headers.clone(),
         emulated_headers: proxy.emulated_headers.clone(),
         static_headers: headers,

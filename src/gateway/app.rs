@@ -24,9 +24,10 @@ use super::letters::{Reply, UserOrder};
 use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
 use super::places::Resume;
-use super::proxy::{Asking, HookRequest, HookResult};
+use super::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
 use super::refusals::Refusals;
 use super::rulebook::Rulebook;
+pub use super::session::HookAnswer;
 use super::session::{self, Debts, Pace, Question, Revoked, Session, Sessions};
 use super::stats::GatewayStats;
 use super::timers::{Timers, What};
@@ -51,6 +52,13 @@ pub trait ControlPlane: Send + Sync + 'static {
         let _ = asking;
     }
 
+    /// Says something of a feed that a question of this proxy began. What it tells comes as
+    /// [`Letter::Feed`]. False: there is no room for what is published.
+    fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
+        let _ = (feed, proxy, word);
+        false
+    }
+
     /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
     /// Its place is kept as long as the connection.
     fn serve(&self, passed: Detached) -> Result<(), Detached>;
@@ -66,6 +74,8 @@ pub enum Letter {
     Hub(letters::Letter),
     /// The backend's answer.
     Hook(Box<HookAnswer>),
+    /// What the backend tells on a stream of a subscription.
+    Feed(Box<FeedNews>),
     /// New options.
     Rules(Arc<Rulebook>),
     /// What is counted here?
@@ -74,26 +84,6 @@ pub enum Letter {
     Inspect(Box<Inspect>),
     /// What the client of a stream posted: commands, as in one WebSocket message.
     Emulated(Box<Posted>),
-}
-
-/// What the backend has answered.
-pub struct HookAnswer {
-    /// To what.
-    pub question: Question,
-    /// The answer, or what stands for it.
-    pub result: HookResult,
-    /// What the control plane has back when the answer is read.
-    pub room: Box<dyn Send>,
-}
-
-impl std::fmt::Debug for HookAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { question, result, room: _ } = self;
-        f.debug_struct("HookAnswer")
-            .field("question", question)
-            .field("result", result)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Commands on their way to their session.
@@ -141,6 +131,8 @@ pub(super) struct Desk {
     pub(super) control: Arc<dyn ControlPlane>,
     pub(super) names: Arc<SessionNames>,
     pub(super) posts: Arc<Budget>,
+    /// The number of the last feed.
+    pub(super) last_feed: u64,
     pub(super) handle: Handle<Gateway>,
     pub(super) broker: Option<Arc<dyn Broker>>,
     /// The broker was asked something in this turn.
@@ -271,6 +263,7 @@ impl Gateway {
                 control: seed.control.clone(),
                 names: seed.names.clone(),
                 posts: seed.posts.clone(),
+                last_feed: 0,
                 handle: start.handle,
                 broker: seed.broker.clone(),
                 asked: false,
@@ -472,6 +465,7 @@ impl Handler for Gateway {
         match letter {
             Letter::Hub(letter) => letter.size(),
             Letter::Hook(hook) => size_of_val(&**hook),
+            Letter::Feed(news) => size_of_val(&**news) + news.said.size(),
             Letter::Emulated(posted) => size_of_val(&**posted) + posted.data.len(),
             Letter::Rules(_) | Letter::Stats(_) | Letter::Inspect(_) => 0,
         }
@@ -617,7 +611,7 @@ impl Handler for Gateway {
         self.desk.timers.forget(link);
         self.desk.debts.forget(link);
         self.desk.stats.ended(session.format().transport());
-        if session.has_asked() {
+        if session.has_asked() || session.has_feeds() {
             let link = Link(id.to_bits());
             self.desk.control.forget(Asking { core: self.desk.core, link });
         }
@@ -637,6 +631,7 @@ impl Handler for Gateway {
                 self.answered(cx, question, result);
                 drop(room);
             }
+            Letter::Feed(news) => self.feed_told(cx, *news),
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
             Letter::Inspect(inspect) => self.inspect(cx, *inspect),

@@ -18,7 +18,9 @@ use ringhold::gateway::letters::{
 };
 use ringhold::gateway::options::{Options, Sources};
 use ringhold::gateway::placement::Placement;
-use ringhold::gateway::proxy::{Asking, HookReply, HookRequest, HookResult};
+use ringhold::gateway::proxy::{
+    Asking, FeedId, FeedNews, FeedSaid, FeedWord, HookReply, HookRequest, HookResult,
+};
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::Question;
 use ringhold::gateway::stats::GatewayStats;
@@ -58,6 +60,10 @@ pub(crate) struct Backend {
     pub(crate) forgotten: AtomicU64,
     /// How often keys were wanted.
     pub(crate) keys_wanted: AtomicU64,
+    /// What sessions have said of feeds, and by which proxy.
+    words: Mutex<Vec<(FeedId, String, FeedWord)>>,
+    /// There is no room for what is published to feeds.
+    pub(crate) deaf: AtomicBool,
 }
 
 impl ControlPlane for Backend {
@@ -71,6 +77,14 @@ impl ControlPlane for Backend {
 
     fn forget(&self, _: Asking) {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
+        if self.deaf.load(Ordering::Relaxed) && matches!(word, FeedWord::Publish(..)) {
+            return false;
+        }
+        self.words.lock().expect("no panic").push((feed, proxy.to_owned(), word));
+        true
     }
 
     fn serve(&self, passed: Detached) -> Result<(), Detached> {
@@ -231,6 +245,20 @@ impl Site {
         let Asked { core, question, .. } = asked;
         let answer = HookAnswer { question, result, room: Box::new(()) };
         let posted = self.world.handle().post_urgent(core, Letter::Hook(Box::new(answer)));
+        posted.expect("the core is there");
+        self.run();
+    }
+
+    /// What sessions have said of feeds since the last look.
+    pub(crate) fn words(&self) -> Vec<(FeedId, String, FeedWord)> {
+        std::mem::take(&mut *self.backend.words.lock().expect("no panic"))
+    }
+
+    /// The backend says something on a feed.
+    pub(crate) fn tell(&mut self, feed: FeedId, said: FeedSaid) {
+        let news = FeedNews { feed, said, room: Box::new(()) };
+        let core = usize::from(feed.from.core);
+        let posted = self.world.handle().post_urgent(core, Letter::Feed(Box::new(news)));
         posted.expect("the core is there");
         self.run();
     }

@@ -93,6 +93,11 @@ impl Backend {
         while self.next()["mode"] != mode {}
     }
 
+    /// Has it say something on all streams of a channel.
+    pub(crate) fn tell(&mut self, order: &Value) {
+        writeln!(self.orders, "{order}").expect("the backend listens");
+    }
+
     /// What it says next.
     pub(crate) fn next(&self) -> Value {
         self.said.recv_timeout(PATIENCE).expect("the backend says something")

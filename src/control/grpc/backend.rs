@@ -23,6 +23,8 @@ pub(in crate::control) struct GrpcBackend {
     endpoint: Endpoint,
     /// Within the runtime only.
     channel: OnceLock<Channel>,
+    /// For streams that go on.
+    feeds: OnceLock<Channel>,
 }
 
 /// Why there is no answer, and in words.
@@ -43,13 +45,27 @@ impl GrpcBackend {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
+            .tcp_keepalive(Some(PROBE_INTERVAL))
+            .tcp_keepalive_interval(Some(PROBE_INTERVAL))
+            .tcp_keepalive_retries(Some(PROBES))
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .buffer_size(QUEUE);
         if let Some(tls) = tls {
             made = made.tls_config(config(tls)?).map_err(wrong)?;
         }
-        Ok(Self { endpoint: made, channel: OnceLock::new() })
+        Ok(Self { endpoint: made, channel: OnceLock::new(), feeds: OnceLock::new() })
+    }
+
+    /// The connection of streams. Each may have little unread, and all together much: one that is
+    /// not read, for as long as its subscriber is not there, stops no other.
+    pub(super) fn feeds(&self) -> Channel {
+        let made = || {
+            let endpoint = self.endpoint.clone();
+            let endpoint = endpoint.initial_stream_window_size(FEED_WINDOW);
+            endpoint.initial_connection_window_size(FEEDS_WINDOW).connect_lazy()
+        };
+        self.feeds.get_or_init(made).clone()
     }
 
     /// Asks. `grow` makes room for each piece of the answer, or says that there is none.
@@ -64,7 +80,9 @@ impl GrpcBackend {
         let gone = |error: &dyn std::error::Error| (HookFailure::Unreachable, explain(error));
         let mut channel = self.channel.get_or_init(|| self.endpoint.connect_lazy()).clone();
         let ready = channel.ready().await.map_err(|error| gone(&error))?;
-        let answer = ready.call(request(path, metadata, message)).await;
+        let body = axum::body::Body::from(framed(message));
+        let body = tonic::body::Body::new(body);
+        let answer = ready.call(request(path, metadata, body)).await;
         let answer = answer.map_err(|error| gone(&error))?;
         if answer.status() != 200 {
             return Err((HookFailure::Status, format!("HTTP {}", answer.status())));
@@ -102,14 +120,22 @@ impl GrpcBackend {
     }
 }
 
+/// A message as it goes.
+pub(super) fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(message);
+    framed.freeze()
+}
+
 /// A question as HTTP/2 carries it. The channel fills in the host.
-fn request(path: &'static str, metadata: HeaderMap, message: &[u8]) -> Request<tonic::body::Body> {
-    let mut body = BytesMut::with_capacity(PREFIX + message.len());
-    body.put_u8(0);
-    body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    body.extend_from_slice(message);
-    let body = axum::body::Body::from(body.freeze());
-    let mut request = Request::new(tonic::body::Body::new(body));
+pub(super) fn request(
+    path: &'static str,
+    metadata: HeaderMap,
+    body: tonic::body::Body,
+) -> Request<tonic::body::Body> {
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::from(PathAndQuery::from_static(path));
@@ -122,7 +148,7 @@ fn request(path: &'static str, metadata: HeaderMap, message: &[u8]) -> Request<t
 }
 
 /// Whether headers or trailers have a status. The error is that of one that is not `OK`.
-fn check(headers: &HeaderMap) -> Result<bool, NoAnswer> {
+pub(super) fn check(headers: &HeaderMap) -> Result<bool, NoAnswer> {
     match tonic::Status::from_header_map(headers) {
         None => Ok(false),
         Some(status) if status.code() == Code::Ok => Ok(true),
@@ -173,7 +199,7 @@ fn config(tls: &Certificates) -> Result<ClientTlsConfig, String> {
 }
 
 /// The innermost cause, which says most.
-fn explain(error: &dyn std::error::Error) -> String {
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;
@@ -182,17 +208,28 @@ fn explain(error: &dyn std::error::Error) -> String {
 }
 
 /// What is before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// A connection that takes longer is not one; the proxy's own timeout is mostly shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether the backend is still there while it is asked.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Whether the backend is still there while it is asked, or a stream is open. More often than every
+/// five minutes, servers of gRPC take it for an attack, and end the connection with all that is on
+/// it.
+const PING_INTERVAL: Duration = Duration::from_secs(310);
+const _: () = assert!(PING_INTERVAL.as_secs() > 300);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether its host is still there: what the kernel asks, nobody counts.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// What is received and not taken yet, of an answer and of all together.
 const WINDOW: u32 = 256 << 10;
+
+/// The same of a stream that goes on, and of all of those.
+const FEED_WINDOW: u32 = 64 << 10;
+pub(in crate::control) const FEEDS_WINDOW: u32 = 16 << 20;
 
 /// Questions between the proxy's turns and the connection.
 const QUEUE: usize = 1024;

@@ -23,6 +23,9 @@ pub enum Decision {
     VerifyToken,
     /// The backend decides.
     AskProxy,
+    /// The backend decides, and feeds the subscription from then on; of a publication: it goes
+    /// there.
+    AskStream,
     /// Answer with this.
     Refuse(Error),
 }
@@ -58,15 +61,22 @@ impl Place<'_, '_> {
         if options.subscribe_proxy_enabled {
             return Decision::AskProxy;
         }
+        if options.subscribe_stream_proxy_enabled {
+            return Decision::AskStream;
+        }
         let for_client = options.allow_subscribe_for_client;
         Decision::from(asker.passes(for_client, false, options.allow_subscribe_for_anonymous))
     }
 
     /// Whether somebody may publish. The data is checked before ([`super::Rules::accept_data`]).
-    pub fn publish(&self, asker: Asker<'_>) -> Decision {
+    /// `fed`: the backend feeds the asker's subscription, and takes what it publishes.
+    pub fn publish(&self, asker: Asker<'_>, fed: bool) -> Decision {
         let options = &self.rules.options;
         if options.publish_proxy_enabled {
             return Decision::AskProxy;
+        }
+        if options.subscribe_stream_proxy_enabled {
+            return if fed { Decision::AskStream } else { Decision::Refuse(Error::NOT_AVAILABLE) };
         }
         Decision::from(asker.passes(
             options.allow_publish_for_client,
@@ -133,7 +143,7 @@ mod tests {
     /// Rows: what is on, channel, user, insecure, token; and what comes of it.
     #[test]
     fn subscribing_climbs_its_ladder() {
-        use Decision::{Allow, AskProxy, VerifyToken};
+        use Decision::{Allow, AskProxy, AskStream, VerifyToken};
         let nothing = ChannelOptions::default;
         let client = || ChannelOptions { allow_subscribe_for_client: true, ..nothing() };
         let anonymous = || ChannelOptions { allow_subscribe_for_anonymous: true, ..nothing() };
@@ -145,6 +155,11 @@ mod tests {
             ..both()
         };
         let proxy = || ChannelOptions { subscribe_proxy_enabled: true, ..both() };
+        let stream = || ChannelOptions {
+            subscribe_stream_proxy_enabled: true,
+            allow_user_limited_channels: true,
+            ..both()
+        };
         let rows: Vec<(ChannelOptions, &str, &str, bool, bool, Decision)> = vec![
             // Nothing is allowed unless said otherwise.
             (nothing(), "x", "42", false, false, DENIED),
@@ -177,6 +192,12 @@ mod tests {
             (limited_all(), "x", "42", false, false, AskProxy),
             (proxy(), "x", "", false, false, AskProxy),
             (proxy(), "x", "42", true, false, AskProxy),
+            // So does the one that feeds what it allows.
+            (stream(), "x", "", true, false, AskStream),
+            (stream(), "x", "42", false, true, VerifyToken),
+            (stream(), "$x", "42", false, false, DENIED),
+            (stream(), "x#42", "42", false, false, Allow),
+            (stream(), "x#42", "41", false, false, DENIED),
             // The options.
             (client(), "x", "42", false, false, Allow),
             (client(), "x", "", false, false, DENIED),
@@ -236,7 +257,7 @@ mod tests {
             let found = |ladder: fn(&Place<'_, '_>, Asker<'_>) -> Decision| {
                 decide(options.clone(), "x", |place| ladder(place, asker))
             };
-            assert_eq!(found(|place, asker| place.publish(asker)), expected, "{bits:b}");
+            assert_eq!(found(|place, asker| place.publish(asker, false)), expected, "{bits:b}");
             assert_eq!(found(|place, asker| place.presence(asker)), expected, "{bits:b}");
             assert_eq!(found(|place, asker| place.history(asker)), expected, "{bits:b}");
         }
@@ -264,7 +285,7 @@ mod tests {
             switch(&mut options);
             let found = [
                 decide(options.clone(), "x", |place| place.subscribe(asker, false)),
-                decide(options.clone(), "x", |place| place.publish(asker)),
+                decide(options.clone(), "x", |place| place.publish(asker, false)),
                 decide(options.clone(), "x", |place| place.presence(asker)),
                 decide(options, "x", |place| place.history(asker)),
             ];
@@ -277,8 +298,24 @@ mod tests {
         let options = ChannelOptions { publish_proxy_enabled: true, ..ChannelOptions::default() };
         for insecure in [false, true] {
             let asker = Asker { insecure, ..Asker::default() };
-            let found = decide(options.clone(), "x", |place| place.publish(asker));
+            let found = decide(options.clone(), "x", |place| place.publish(asker, true));
             assert_eq!(found, Decision::AskProxy);
+        }
+    }
+
+    #[test]
+    fn what_is_fed_takes_publications_on_the_same_stream() {
+        let options = ChannelOptions {
+            subscribe_stream_proxy_enabled: true,
+            allow_publish_for_client: true,
+            ..ChannelOptions::default()
+        };
+        for insecure in [false, true] {
+            let asker = Asker { user: "42", insecure, subscribed: true };
+            for (fed, expected) in [(true, Decision::AskStream), (false, OFF)] {
+                let found = decide(options.clone(), "x", |place| place.publish(asker, fed));
+                assert_eq!(found, expected);
+            }
         }
     }
 

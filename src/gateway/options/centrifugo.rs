@@ -186,6 +186,7 @@ fn shared(plain: &str) -> Option<String> {
         ("channel.proxy.subscribe", "*.proxy"),
         ("channel.proxy.publish", "*.proxy"),
         ("channel.proxy.sub_refresh", "*.proxy"),
+        ("channel.proxy.subscribe_stream", "*.proxy"),
         ("rpc.proxy", "*.proxy"),
         ("proxies[]", "*.proxy"),
     ];
@@ -241,7 +242,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("consumers[].redis_stream.cluster_address", Fate::Missed, NO_CLUSTER),
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
-    ("channel.*.subscribe_stream_proxy_enabled", Fate::Missed, STREAM),
     // Harmless.
     ("broker", Fate::Noted, ENGINE),
     ("presence_manager", Fate::Noted, ENGINE),
@@ -262,9 +262,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("channel.proxy.map_publish", Fate::Noted, KINDS),
     ("channel.proxy.map_remove", Fate::Noted, KINDS),
     ("channel.proxy.shared_poll_refresh", Fate::Noted, KINDS),
-    ("channel.proxy.subscribe_stream", Fate::Noted, STREAM),
-    ("channel.*.subscribe_stream_proxy_name", Fate::Noted, STREAM),
-    ("channel.*.subscribe_stream_proxy_bidirectional", Fate::Noted, STREAM),
     (
         "*.proxy.grpc_metadata",
         Fate::Noted,
@@ -338,7 +335,6 @@ const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine
 const CONSUMERS: &str =
     ": streams of Redis and outboxes in PostgreSQL are read; or publish through http_api";
 const KINDS: &str = ": subscriptions are streams";
-const STREAM: &str = ": ask with a subscribe proxy, publish through http_api";
 const NO_CLIENT: &str = ": a server verifies no server";
 const BUFFERS: &str = ": buffers belong to the worker, not to the connection";
 

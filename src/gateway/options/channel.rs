@@ -122,6 +122,13 @@ section! {
         sub_refresh_proxy_enabled: bool = false,
         /// Which one: of `proxies`, or `default`, which is `channel.proxy.sub_refresh`.
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask the backend who may subscribe, over gRPC, and let it tell each subscriber what it
+        /// hears on a stream of its own. Not beside one of the three above.
+        subscribe_stream_proxy_enabled: bool = false,
+        /// Which one: of `proxies`, or `default`, which is `channel.proxy.subscribe_stream`.
+        subscribe_stream_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// What subscribers publish goes to the backend on those streams, and nowhere else.
+        subscribe_stream_proxy_bidirectional: bool = false,
         /// How subscribers get publications: only `stream` there is.
         subscription_type: SubscriptionType = SubscriptionType::Stream,
     }

@@ -30,6 +30,9 @@ section! {
         /// Asked whether an expiring subscription may stay, in namespaces with
         /// `sub_refresh_proxy_enabled`.
         sub_refresh: Proxy = Proxy::default(),
+        /// Asked about subscribing, and heard from then on, in namespaces with
+        /// `subscribe_stream_proxy_enabled`. Over gRPC only.
+        subscribe_stream: Proxy = Proxy::default(),
     }
 }
 
@@ -70,6 +73,9 @@ section! {
         /// Bytes of questions that wait or are asked, and of answers; more fails with error 100.
         /// Ours.
         max_memory: Size = Size(32 << 20),
+        /// Streams of subscriptions that are open at once; one more subscription fails with error
+        /// 100. Of `subscribe_stream` proxies. Ours.
+        max_streams: u32 = 4096,
         /// Request headers of the client that are passed on.
         http_headers: Vec<String> = Vec::new(),
         /// Headers inside the client's connect command that are passed on as if they were request
@@ -198,6 +204,7 @@ impl Options {
             &channel.subscribe,
             &channel.publish,
             &channel.sub_refresh,
+            &channel.subscribe_stream,
             &self.rpc.proxy,
         ];
         own.into_iter().chain(self.proxies.iter().map(|named| &named.proxy))
@@ -213,7 +220,18 @@ impl Options {
             it.subscribe_proxy_enabled && it.subscribe_proxy_name == name
                 || it.publish_proxy_enabled && it.publish_proxy_name == name
                 || it.sub_refresh_proxy_enabled && it.sub_refresh_proxy_name == name
-        }) || rpc.any(|it| it.proxy_enabled && it.proxy_name == name)
+        }) || self.streams(name)
+            || rpc.any(|it| it.proxy_enabled && it.proxy_name == name)
+    }
+
+    /// Whether a namespace has its subscriptions fed by the proxy of this name.
+    pub(crate) fn streams(&self, name: &str) -> bool {
+        let namespaces = self.channel.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rules = namespaces.chain([&self.channel.without_namespace]);
+        rules.any(|it| {
+            let asked = proxy_name(&it.subscribe_stream_proxy_name);
+            it.subscribe_stream_proxy_enabled && asked == name
+        })
     }
 
     /// The same, to be changed, with their paths.
@@ -226,6 +244,7 @@ impl Options {
             ("channel.proxy.subscribe".to_owned(), &mut channel.subscribe),
             ("channel.proxy.publish".to_owned(), &mut channel.publish),
             ("channel.proxy.sub_refresh".to_owned(), &mut channel.sub_refresh),
+            ("channel.proxy.subscribe_stream".to_owned(), &mut channel.subscribe_stream),
             ("rpc.proxy".to_owned(), &mut self.rpc.proxy),
         ];
         let named = self.proxies.iter_mut().enumerate();

@@ -4,10 +4,12 @@
 //! Owns the shapes; `src/control/proxy.rs` carries them. The shapes are Centrifugo's proxy
 //! protocol, over HTTP with JSON and over gRPC, so that existing backends answer unchanged.
 
-mod protobuf;
+mod feeds;
+pub(crate) mod protobuf;
 mod replies;
 mod requests;
 
+pub use feeds::{FeedAsked, FeedEnd, FeedId, FeedNews, FeedSaid, FeedWord};
 pub(super) use replies::GRACE_SECONDS;
 pub use replies::{
     BadReply, ConnectReply, HookRefusal, HookReply, HookResult, PublishReply, RefreshReply,
@@ -55,6 +57,8 @@ names! {
         Rpc = "rpc",
         /// A subscription expires: may it stay?
         SubRefresh = "sub_refresh",
+        /// A client wants to subscribe, to what the backend then tells it on a stream of its own.
+        SubscribeStream = "subscribe_stream",
     }
 }
 

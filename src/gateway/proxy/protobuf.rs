@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::replies::{BadReply, conclude, given};
 use super::{
-    ConnectReply, HookEvent, HookKind, HookReply, HookRequest, HookResult, PublishReply,
+    ConnectReply, FeedSaid, HookEvent, HookKind, HookReply, HookRequest, HookResult, PublishReply,
     RefreshReply, RpcReply, SubRefreshReply, SubscribeReply, SubscribeSettings,
 };
 use crate::gateway::channels::Override;
@@ -25,9 +25,16 @@ impl HookKind {
             Self::Publish => "/centrifugal.centrifugo.proxy.CentrifugoProxy/Publish",
             Self::Rpc => "/centrifugal.centrifugo.proxy.CentrifugoProxy/RPC",
             Self::SubRefresh => "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubRefresh",
+            Self::SubscribeStream => {
+                "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubscribeUnidirectional"
+            }
         }
     }
 }
+
+/// The path of the method of streams in both ways.
+pub(crate) const BOTH_WAYS: &str =
+    "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubscribeBidirectional";
 
 impl HookRequest {
     /// The request's message. `binary` and `meta`: as of [`Self::body`].
@@ -89,12 +96,26 @@ impl HookReply {
             HookKind::Publish => answer::<PublishResponse>(kind, message),
             HookKind::Rpc => answer::<RpcResponse>(kind, message),
             HookKind::SubRefresh => answer::<SubRefreshResponse>(kind, message),
+            HookKind::SubscribeStream => {
+                let first = StreamSubscribeResponse::decode(message).map_err(unreadable)?;
+                let response = first.subscribe_response.ok_or_else(|| {
+                    BadReply::new("the first message has no subscribe_response".to_owned())
+                })?;
+                conclude_response(kind, response)
+            }
         }
     }
 }
 
 fn answer<T: Response>(kind: HookKind, message: Bytes) -> Result<HookResult, BadReply> {
-    let decoded = T::decode(message).map_err(|error| BadReply::new(error.to_string()))?;
+    conclude_response(kind, T::decode(message).map_err(unreadable)?)
+}
+
+fn unreadable(error: prost::DecodeError) -> BadReply {
+    BadReply::new(error.to_string())
+}
+
+fn conclude_response<T: Response>(kind: HookKind, decoded: T) -> Result<HookResult, BadReply> {
     let (result, error, disconnect) = decoded.parts();
     let error = error.map(|it| (it.code, it.message, it.temporary));
     let disconnect = disconnect.map(|it| (it.code, it.reason));
@@ -238,6 +259,19 @@ messages! {
         #[prost(uint64, tag = "7")] version: u64,
         #[prost(string, tag = "8")] version_epoch: String,
     }
+    Publication {
+        #[prost(bytes = "bytes", tag = "4")] data: Bytes,
+        #[prost(btree_map = "string, string", tag = "7")] tags: BTreeMap<String, String>,
+    }
+    StreamSubscribeRequest {
+        /// A message that is encoded already.
+        #[prost(bytes = "bytes", optional, tag = "1")] subscribe_request: Option<Bytes>,
+        #[prost(message, optional, tag = "2")] publication: Option<Publication>,
+    }
+    StreamSubscribeResponse {
+        #[prost(message, optional, tag = "1")] subscribe_response: Option<SubscribeResponse>,
+        #[prost(message, optional, tag = "2")] publication: Option<Publication>,
+    }
     RpcResult {
         #[prost(bytes = "bytes", tag = "1")] data: Bytes,
         #[prost(string, tag = "2")] b64data: String,
@@ -319,6 +353,28 @@ responses! {
         expire_at: it.expire_at,
         info: some(it.info, it.b64info)?,
     });
+}
+
+// --- Streams of subscriptions --------------------------------------------------------------------
+
+/// The first message of a stream in both ways, around the question.
+pub(crate) fn feed_question(question: Vec<u8>) -> Bytes {
+    let subscribe_request = Some(question.into());
+    StreamSubscribeRequest { subscribe_request, publication: None }.encode_to_vec().into()
+}
+
+/// What a client publishes to its stream.
+pub(crate) fn feed_publication(data: Bytes) -> Bytes {
+    let publication = Some(Publication { data, tags: BTreeMap::new() });
+    StreamSubscribeRequest { subscribe_request: None, publication }.encode_to_vec().into()
+}
+
+/// What the backend tells on a stream after its first message; `None`: nothing.
+pub(crate) fn feed_told(message: Bytes) -> Result<Option<FeedSaid>, BadReply> {
+    let told = StreamSubscribeResponse::decode(message).map_err(unreadable)?;
+    Ok(told
+        .publication
+        .map(|it| FeedSaid::Published { data: one_line_if_json(it.data), tags: it.tags }))
 }
 
 #[cfg(test)]

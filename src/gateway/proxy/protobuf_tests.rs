@@ -7,7 +7,7 @@ use super::*;
 use crate::gateway::api::protobuf::tests::{full, hold, message_of_json};
 use crate::gateway::format::Transport;
 use crate::gateway::outside::Link;
-use crate::gateway::proxy::{Asking, Caller, ClientHeaders, HookRefusal};
+use crate::gateway::proxy::{Asking, Caller, ClientHeaders, FeedAsked, FeedId, HookRefusal};
 
 fn pool() -> DescriptorPool {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/proxy");
@@ -28,21 +28,31 @@ fn messages_are_those_of_the_description() {
     hold::<PublishResponse>(message("PublishResponse"));
     hold::<RpcResponse>(message("RPCResponse"));
     hold::<SubRefreshResponse>(message("SubRefreshResponse"));
+    hold::<StreamSubscribeRequest>(message("StreamSubscribeRequest"));
+    hold::<StreamSubscribeResponse>(message("StreamSubscribeResponse"));
     let service = pool().services().next().expect("a service");
-    for kind in HookKind::ALL {
-        let (_, name) = kind.grpc_path().rsplit_once('/').expect("a path");
+    let paths = HookKind::ALL.iter().map(|kind| (kind.grpc_path(), *kind));
+    for (path, kind) in paths.chain([(BOTH_WAYS, HookKind::SubscribeStream)]) {
+        let (_, name) = path.rsplit_once('/').expect("a path");
+        if kind == HookKind::SubscribeStream {
+            let method = service.methods().find(|method| method.name() == name).expect(name);
+            assert!(method.is_server_streaming());
+            assert_eq!(method.is_client_streaming(), path == BOTH_WAYS);
+            let input = if path == BOTH_WAYS { "StreamSubscribe" } else { "Subscribe" };
+            assert_eq!(method.input().name(), format!("{input}Request"));
+            assert_eq!(method.output().name(), "StreamSubscribeResponse");
+            assert_eq!(path, format!("/{}/{name}", service.full_name()));
+            continue;
+        }
         let method = service.methods().find(|method| method.name() == name).expect(name);
-        let path = format!("/{}/{name}", service.full_name());
-        assert_eq!(
-            (kind.grpc_path(), method.input().name()),
-            (&path[..], &*format!("{name}Request"))
-        );
+        let whole = format!("/{}/{name}", service.full_name());
+        assert_eq!((path, method.input().name()), (&whole[..], &*format!("{name}Request")));
     }
-    assert_eq!(service.methods().count(), HookKind::ALL.len());
+    assert_eq!(service.methods().count(), HookKind::ALL.len() + 1);
 }
 
 /// A question of that kind with something in every field.
-fn question(event: HookEvent) -> HookRequest {
+fn question_about(event: HookEvent) -> HookRequest {
     HookRequest {
         proxy: "default".into(),
         from: Asking { core: 0, link: Link(1) },
@@ -62,17 +72,20 @@ fn question(event: HookEvent) -> HookRequest {
 fn questions_fill_every_field_of_their_message() {
     let text = || "\u{e9}".to_owned();
     let data = || Bytes::from_static(b"[1]");
+    let id = FeedId { from: Asking { core: 0, link: Link(1) }, number: 1 };
+    let feed = || Some(FeedAsked { id, both_ways: true });
     for event in [
         HookEvent::Connect { name: text(), version: text(), data: data(), channels: vec![text()] },
         HookEvent::Refresh,
-        HookEvent::Subscribe { channel: text(), token: text(), data: data() },
+        HookEvent::Subscribe { channel: text(), token: text(), data: data(), feed: None },
+        HookEvent::Subscribe { channel: text(), token: text(), data: data(), feed: feed() },
         HookEvent::Publish { channel: text(), data: data() },
         HookEvent::Rpc { method: text(), data: data() },
         HookEvent::SubRefresh { channel: text() },
     ] {
-        let (_, name) = event.kind().grpc_path().rsplit_once('/').expect("a path");
+        let name = name_of(event.kind());
         let of = message(&format!("{name}Request"));
-        let request = question(event);
+        let request = question_about(event);
         for binary in [false, true] {
             let bytes = request.message(binary, true);
             let read = DynamicMessage::decode(of.clone(), &bytes[..]).expect("that message");
@@ -97,6 +110,49 @@ fn questions_fill_every_field_of_their_message() {
         let meta = of.get_field_by_name("meta").map(|field| read.has_field(&field));
         assert!(meta.is_none_or(|there| !there), "{name}");
     }
+}
+
+/// What its messages are called.
+fn name_of(kind: HookKind) -> &'static str {
+    match kind {
+        // Its answer is the first of several.
+        HookKind::SubscribeStream => "Subscribe",
+        _ => kind.grpc_path().rsplit_once('/').expect("a path").1,
+    }
+}
+
+#[test]
+fn what_goes_over_a_stream_is_of_the_description() {
+    let question = message("StreamSubscribeRequest");
+    let read = |bytes: Bytes| DynamicMessage::decode(question.clone(), bytes).expect("a message");
+    let event = HookEvent::SubRefresh { channel: "a".to_owned() };
+    let bytes = question_about(event).message(false, false);
+    let first = read(feed_question(bytes));
+    let client = |it: &DynamicMessage| it.get_field_by_name("client").map(|it| it.into_owned());
+    let inside = first.get_field_by_name("subscribe_request").expect("a field");
+    assert!(inside.as_message().and_then(client).is_some_and(|it| it.as_str() == Some("\u{e9}")));
+    assert!(!first.has_field_by_name("publication"));
+    let next = read(feed_publication(Bytes::from_static(b"\xff")));
+    assert!(!next.has_field_by_name("subscribe_request"));
+    let inside = next.get_field_by_name("publication").expect("a field");
+    let data =
+        inside.as_message().and_then(|it| it.get_field_by_name("data").map(|d| d.into_owned()));
+    assert!(data.is_some_and(|it| it.as_bytes().is_some_and(|it| **it == *b"\xff")));
+    let told = |json: serde_json::Value| {
+        feed_told(message_of_json(message("StreamSubscribeResponse"), &json)).expect("a message")
+    };
+    let published = |data: &'static str, tags: &[(&str, &str)]| {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Some(FeedSaid::Published {
+            data: Bytes::from_static(data.as_bytes()),
+            tags: tags.collect(),
+        })
+    };
+    let json = serde_json::json!({"publication": {"data": {"n": 1}, "tags": {"a": "b"}}});
+    assert_eq!(told(json), published("{\"n\":1}", &[("a", "b")]));
+    assert_eq!(told(serde_json::json!({"publication": {}})), published("", &[]));
+    assert_eq!(told(serde_json::json!({})), None);
+    assert!(feed_told(Bytes::from_static(b"\x12\x05a")).is_err());
 }
 
 #[test]
@@ -139,13 +195,17 @@ fn an_answer_means_the_same_in_both_forms() {
         (HookKind::Rpc, "RPC", r#"{"result": {"data": {"n": 1}}}"#),
         (HookKind::SubRefresh, "SubRefresh", r#"{"result": {"expire_at": 7, "info": 1}}"#),
     ];
-    let each = HookKind::ALL.iter().flat_map(|kind| {
-        let (_, name) = kind.grpc_path().rsplit_once('/').expect("a path");
-        all.iter().map(move |json| (*kind, name, *json))
-    });
+    let each = HookKind::ALL
+        .iter()
+        .flat_map(|kind| all.iter().map(move |json| (*kind, name_of(*kind), *json)));
     for (kind, name, json) in each.chain(own) {
         let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        let bytes = message_of_json(message(&format!("{name}Response")), &value);
+        let mut bytes = message_of_json(message(&format!("{name}Response")), &value);
+        if kind == HookKind::SubscribeStream {
+            let first = feed_question(bytes.to_vec());
+            assert_eq!(feed_told(first.clone()).expect("a message"), None, "{json}");
+            bytes = first;
+        }
         let ours = HookReply::decode_message(kind, bytes).map_err(|error| error.to_string());
         let theirs = HookReply::decode(kind, value.to_string().as_bytes());
         match theirs {
@@ -162,6 +222,8 @@ fn what_is_no_answer_is_told() {
             assert!(HookReply::decode_message(*kind, bytes.into()).is_err(), "{kind:?} {bytes:?}");
         }
     }
+    let nothing = HookReply::decode_message(HookKind::SubscribeStream, Bytes::new());
+    assert!(nothing.is_err(), "it does not say that the client may subscribe");
     let nothing = HookReply::decode_message(HookKind::Connect, Bytes::new());
     assert!(matches!(nothing, Ok(Ok(HookReply::Connect(None)))));
     let gone =

@@ -318,12 +318,14 @@ impl Fields {
                 info,
                 meta: self.meta,
             }),
-            HookKind::Subscribe => HookReply::Subscribe(SubscribeReply {
-                expire_at,
-                info: info.unwrap_or_default(),
-                data: data.unwrap_or_default(),
-                overrides: self.overrides,
-            }),
+            HookKind::Subscribe | HookKind::SubscribeStream => {
+                HookReply::Subscribe(SubscribeReply {
+                    expire_at,
+                    info: info.unwrap_or_default(),
+                    data: data.unwrap_or_default(),
+                    overrides: self.overrides,
+                })
+            }
             HookKind::Publish => HookReply::Publish(PublishReply {
                 data,
                 skip_history: self.skip_history,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::HookKind;
+use super::{FeedAsked, HookKind};
 use crate::gateway::format::Transport;
 use crate::gateway::json::{Raw, base64};
 use crate::gateway::outside::Link;
@@ -84,6 +84,8 @@ pub enum HookEvent {
         token: String,
         /// The client's payload.
         data: Bytes,
+        /// The backend tells it what it hears, on this stream.
+        feed: Option<FeedAsked>,
     },
     /// It publishes.
     Publish {
@@ -127,7 +129,8 @@ impl HookEvent {
         match self {
             Self::Connect { .. } => HookKind::Connect,
             Self::Refresh => HookKind::Refresh,
-            Self::Subscribe { .. } => HookKind::Subscribe,
+            Self::Subscribe { feed: None, .. } => HookKind::Subscribe,
+            Self::Subscribe { feed: Some(_), .. } => HookKind::SubscribeStream,
             Self::Publish { .. } => HookKind::Publish,
             Self::Rpc { .. } => HookKind::Rpc,
             Self::SubRefresh { .. } => HookKind::SubRefresh,
@@ -141,6 +144,14 @@ impl HookRequest {
         self.event.kind()
     }
 
+    /// The stream that its answer begins, if it does.
+    pub fn feed(&self) -> Option<FeedAsked> {
+        match self.event {
+            HookEvent::Subscribe { feed, .. } => feed,
+            _ => None,
+        }
+    }
+
     /// Bytes of what it holds, the same again for the body that is made of it, and what the call
     /// itself takes.
     pub fn cost(&self) -> usize {
@@ -151,7 +162,7 @@ impl HookRequest {
                 name.len() + version.len() + data.len() + channels.sum::<usize>()
             }
             HookEvent::Refresh => 0,
-            HookEvent::Subscribe { channel, token, data } => {
+            HookEvent::Subscribe { channel, token, data, .. } => {
                 channel.len() + token.len() + data.len()
             }
             HookEvent::Publish { channel, data } => channel.len() + data.len(),
@@ -205,7 +216,8 @@ impl HookRequest {
                 }
             }
             HookEvent::Refresh => {}
-            HookEvent::Subscribe { channel, token, data } => {
+            // Those with a feed are asked over gRPC only.
+            HookEvent::Subscribe { channel, token, data, .. } => {
                 map.serialize_entry("channel", channel)?;
                 text(&mut map, "token", token)?;
                 payload(&mut map, data, binary)?;

@@ -58,6 +58,7 @@ fn questions_have_the_documented_fields() {
         channel: channel.clone(),
         token: "t".to_owned(),
         data: Bytes::new(),
+        feed: None,
     };
     assert_eq!(body(subscribe, false), common(json!({"channel": channel, "token": "t"})));
     let publish = HookEvent::Publish { channel: channel.clone(), data: data.clone() };

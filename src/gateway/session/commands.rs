@@ -184,9 +184,7 @@ impl Gateway {
         let client = self.client_of(id)?;
         let channel = named(&request.channel)?;
         self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, channel));
-        if let Some(session) = self.desk.sessions.get_mut(id) {
-            session.forget_sub(channel);
-        }
+        self.desk.forget_sub(id, channel);
         self.desk.reply(cx, id, ticket, ReplyBody::Unsubscribe(UnsubscribeResult {}));
         Ok(())
     }
@@ -211,7 +209,8 @@ impl Gateway {
         let is_json = place.rules.accept_data(&request.data).inspect_err(|_| {
             self.refused(id, Refused::Publication, "data of another format", channel);
         })?;
-        match place.publish(self.asker(client, channel)) {
+        let fed = self.desk.sessions.get_mut(id).is_some_and(|it| it.feeds_back(channel));
+        match place.publish(self.asker(client, channel), fed) {
             Decision::Refuse(error) => {
                 self.refused(id, Refused::Publication, &error.message, channel);
                 Err(error.into())
@@ -219,6 +218,10 @@ impl Gateway {
             Decision::AskProxy => {
                 let PublishRequest { channel, data, .. } = request;
                 self.ask_backend(id, ticket, HookEvent::Publish { channel, data })
+            }
+            Decision::AskStream => {
+                let PublishRequest { channel, data, .. } = request;
+                self.publish_to_feed(cx, id, ticket, &channel, data)
             }
             Decision::Allow | Decision::VerifyToken => {
                 let reply = PublishReply { data: Some(request.data), ..PublishReply::default() };
@@ -671,7 +674,9 @@ fn granted(decision: Decision) -> Outcome {
         Decision::Allow => Ok(()),
         Decision::Refuse(error) => Err(error.into()),
         // No ladder but those of subscribing and publishing leads there.
-        Decision::AskProxy | Decision::VerifyToken => Err(Error::PERMISSION_DENIED.into()),
+        Decision::AskProxy | Decision::AskStream | Decision::VerifyToken => {
+            Err(Error::PERMISSION_DENIED.into())
+        }
     }
 }
 

@@ -93,10 +93,8 @@ impl Desk {
             (result.expires, result.ttl) = self.watch_subscriptions(cx, id, expire_at);
             result
         });
-        if result.is_err()
-            && let Some(session) = self.sessions.get_mut(id)
-        {
-            session.forget_sub(channel);
+        if result.is_err() {
+            self.forget_sub(id, channel);
         }
         let revoked = self.sessions.get_mut(id).and_then(|session| session.take_revoked(channel));
         if let (Ok(_), Some(revoked)) = (&result, revoked) {
@@ -105,6 +103,7 @@ impl Desk {
         match (ticket.waits(), result) {
             (Some(Waits::Command(_)), Ok(result)) => {
                 self.reply(cx, id, ticket, ReplyBody::Subscribe(Box::new(result)));
+                self.open_feed(id, channel);
             }
             (Some(Waits::Command(_)), Err(error)) => self.fail(cx, id, ticket, error),
             (Some(Waits::Connect), Ok(result)) => self.connect_part(cx, id, channel, result),
@@ -163,9 +162,7 @@ impl Desk {
         server_side: bool,
         why: &Unsubscribe,
     ) {
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.forget_sub(channel);
-        }
+        self.forget_sub(id, channel);
         if server_side && *why == Unsubscribe::INSUFFICIENT_STATE {
             self.close(cx, id, &Disconnect::INSUFFICIENT_STATE);
             return;

@@ -140,7 +140,7 @@ impl Gateway {
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
         // Also where the connection goes: until it has, nothing may be due again.
-        session.forget_sub(channel);
+        self.desk.forget_sub(id, channel);
         if server_side {
             return self.desk.close(cx, id, &Disconnect::SUBSCRIPTION_EXPIRED);
         }
@@ -291,7 +291,7 @@ impl Gateway {
         let id = self.desk.id(link);
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let Some(client) = session.client() else { return };
-        session.forget_sub(&revoked.channel);
+        self.desk.forget_sub(id, &revoked.channel);
         if self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, &revoked.channel)) {
             self.desk.tell_unsubscribed(cx, id, &revoked.channel, &revoked.why);
         }

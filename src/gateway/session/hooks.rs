@@ -8,13 +8,12 @@ use std::sync::Arc;
 use super::commands::{Outcome, Refusal};
 use super::connect::Names;
 use super::subscribe::Wanted;
-use super::{Ticket, Waits, link};
+use super::{Ticket, Waits, feeds};
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::Gateway;
 use crate::gateway::options::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::gateway::proxy::{
-    Asking, Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest,
-    HookResult,
+    Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
@@ -37,6 +36,26 @@ enum About {
     Subscribe(Box<Wanted>),
     Publish { channel: String, data: bytes::Bytes },
     SubRefresh { channel: String },
+}
+
+/// What the backend has answered.
+pub struct HookAnswer {
+    /// To what.
+    pub question: Question,
+    /// The answer, or what stands for it.
+    pub result: HookResult,
+    /// What the control plane has back when the answer is read.
+    pub room: Box<dyn Send>,
+}
+
+impl std::fmt::Debug for HookAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { question, result, room: _ } = self;
+        f.debug_struct("HookAnswer")
+            .field("question", question)
+            .field("result", result)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Question {
@@ -106,7 +125,7 @@ impl Gateway {
             _ => About::Nothing,
         };
         let caller = Caller { client, user, transport, encoding, meta, headers };
-        let from = Asking { core: self.desk.core, link: link(id) };
+        let from = self.desk.asking(id);
         let request = HookRequest { proxy: self.proxy_of(&event), from, caller, event };
         let reserved = match &about {
             About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
@@ -140,7 +159,12 @@ impl Gateway {
         };
         let name = match event {
             HookEvent::Connect { .. } | HookEvent::Refresh => None,
-            HookEvent::Subscribe { channel, .. } => named(channel, |it| &it.subscribe_proxy_name),
+            HookEvent::Subscribe { channel, feed: None, .. } => {
+                named(channel, |it| &it.subscribe_proxy_name)
+            }
+            HookEvent::Subscribe { channel, feed: Some(_), .. } => {
+                named(channel, |it| &it.subscribe_stream_proxy_name)
+            }
             HookEvent::Publish { channel, .. } => named(channel, |it| &it.publish_proxy_name),
             HookEvent::SubRefresh { channel } => named(channel, |it| &it.sub_refresh_proxy_name),
             HookEvent::Rpc { method, .. } => match rules.options.rpc.route(method) {
@@ -181,6 +205,7 @@ impl Gateway {
             (&outcome, wanted, self.desk.sessions.get_mut(id))
         {
             session.take_revoked(&channel);
+            self.desk.end_feed(id, &channel);
         }
         self.conclude(cx, id, ticket, outcome);
     }
@@ -230,7 +255,12 @@ impl Gateway {
                 self.desk.prolong(cx, id, reply.expire_at);
                 Ok(())
             }
-            (HookReply::Subscribe(reply), About::Subscribe(wanted)) => {
+            (HookReply::Subscribe(mut reply), About::Subscribe(wanted)) => {
+                let fed =
+                    self.desk.sessions.get_mut(id).map(|it| it.is_fed(&wanted.request.channel));
+                if fed == Some(true) {
+                    reply.overrides = feeds::unrecovered(reply.overrides);
+                }
                 let Wanted { request, filter } = *wanted;
                 // While the backend thought, others may have been granted.
                 let client = self.client_of(id)?;

@@ -1,13 +1,15 @@
 //! One connection's session: from the upgrade to the connect command, and from there to its end.
 //!
 //! Owns what is kept per connection, small for the many that are idle: what only some need is in a
-//! box of its own (`More`). The commands are in `commands`, the opening of a session in
-//! `connect`, subscriptions in `subscribe`, what the hub tells in `events`, expiry in `expiry`.
+//! box of its own (`More`). The commands are in `commands`, the opening of a session in `connect`,
+//! subscriptions in `subscribe`, what the hub tells in `events`, expiry in `expiry`, what the
+//! backend tells subscribers in `feeds`.
 
 mod commands;
 mod connect;
 mod events;
 mod expiry;
+mod feeds;
 mod hooks;
 mod order;
 mod queue;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use hooks::Question;
+pub use hooks::{HookAnswer, Question};
 pub(super) use shares::{Debts, Pace};
 
 use super::format::{Format, Transport};
@@ -101,6 +103,8 @@ pub(super) struct More {
     pub(super) places: Places,
     /// Channels whose subscription the backend was asked about.
     reserved: Vec<Box<str>>,
+    /// Those of the subscriptions that the backend feeds.
+    feeds: Vec<feeds::Feed>,
     /// Subscriptions that end when they are answered.
     revoked: Vec<Revoked>,
     /// Commands that wait for others.
@@ -355,6 +359,7 @@ impl More {
             && self.subs.is_empty()
             && self.places.is_empty()
             && self.reserved.is_empty()
+            && self.feeds.is_empty()
             && self.revoked.is_empty()
             && self.queue.is_empty()
     }
@@ -373,6 +378,8 @@ impl More {
                 .map(|it| it.channel.len() + it.info.len() + it.data.len())
                 .sum::<usize>();
         let reserved = self.reserved.iter().map(|it| ENTRY + it.len()).sum::<usize>();
+        let feeds = self.feeds.capacity() * size_of::<feeds::Feed>()
+            + self.feeds.iter().map(feeds::Feed::bytes).sum::<usize>();
         let revoked = self.revoked.iter().map(|it| 2 * ENTRY + it.channel.len()).sum::<usize>();
         let connecting = self.connecting.as_ref().map_or(0, |it| it.bytes());
         let vouched = self.vouched.as_ref().map_or(0, |user| user.len());
@@ -384,6 +391,7 @@ impl More {
             + headers
             + subs
             + reserved
+            + feeds
             + revoked
             + connecting
             + self.queue.memory()

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal, named};
 use super::expiry::whole_seconds;
-use super::{SubMore, Ticket};
+use super::{SubMore, Ticket, feeds};
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Decision, Mode, Override, Wish};
@@ -113,9 +113,30 @@ impl Gateway {
                     channel: request.channel.clone(),
                     token: std::mem::take(&mut request.token),
                     data: std::mem::take(&mut request.data),
+                    feed: None,
                 };
                 let held = Box::new(Wanted { request, filter });
                 self.ask_backend_about(id, ticket, event, Some(held))
+            }
+            Decision::AskStream => {
+                // No publication of the channel's own would pass by it.
+                if filter.is_some() {
+                    return Err(Error::BAD_REQUEST.into());
+                }
+                feeds::plain(&mut request);
+                let channel = request.channel.clone();
+                let event = HookEvent::Subscribe {
+                    channel: channel.clone(),
+                    token: std::mem::take(&mut request.token),
+                    data: std::mem::take(&mut request.data),
+                    feed: self.begin_feed(id, &channel),
+                };
+                let held = Box::new(Wanted { request, filter: None });
+                let asked = self.ask_backend_about(id, ticket, event, Some(held));
+                if asked.is_err() {
+                    self.desk.end_feed(id, &channel);
+                }
+                asked
             }
         }
     }
@@ -270,9 +291,7 @@ impl Gateway {
         };
         let begun = self.with_hub(cx, |hub, out| hub.subscribe(out, client, channel, subscribe));
         if let Err(error) = begun {
-            if let Some(session) = self.desk.sessions.get_mut(id) {
-                session.forget_sub(channel);
-            }
+            self.desk.forget_sub(id, channel);
             return Err(Refusal::of_hub(error));
         }
         Ok(())

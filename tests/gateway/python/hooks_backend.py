@@ -3,12 +3,20 @@
 Arguments: `http` or `grpc`, the folder of proxy.proto, the port (0: a free one). Prints the port, then
 answers each question as the last line on standard input says: `right`; `late`, which is right once
 another line has come; `slow`, which is never; `garbage`, `wrong`, `status`, `cut` and `large`, none of
-which is an answer; `error` and `disconnect`, which are. Each question is printed as JSON.
+which is an answer; `error` and `disconnect`, which are; of streams `empty`, which ends before it has
+begun. Each question is printed as JSON.
+
+Over gRPC it feeds subscriptions, too. A line of JSON on standard input is for the streams of a
+channel: `{"channel": "a", "tell": {"n": 1}, "tags": {}, "times": 1}`, where `N` in what is told counts
+from 1; `"bytes"` tells such a text, JSON or not; `"end"` ends them well, `"fail"` with a status, and
+`"junk"` says what is no message. What comes on them is printed, and that one was cancelled. Streams of
+channels that begin with `deaf` are not read.
 """
 
 import base64
 import json
 import os
+import queue
 import sys
 import tempfile
 import threading
@@ -23,6 +31,8 @@ LARGE = "x" * (3 << 20)
 
 mode = "right"
 changed = threading.Condition()
+# Streams by channel: what each has to say.
+streams = {}
 printing = threading.Lock()
 
 
@@ -152,8 +162,81 @@ def serve_grpc():
         decode = getattr(proxy, f"{method}Request").FromString
         return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=decode)
 
+    def feed(method, request, context, rest):
+        """One stream, from its question to its end."""
+        metadata = {key: str(value) for key, value in context.invocation_metadata()}
+        say({"method": method, "request": MessageToDict(request, preserving_proto_field_name=True), "metadata": metadata})
+        channel = request.channel
+        said = answer("Subscribe", channel)
+        if said == "slow":
+            over = threading.Event()
+            if context.add_callback(over.set):
+                over.wait(60)
+            return
+        if said == "status":
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+        if said == "cut":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+        if said == "empty":
+            return
+        if said == "garbage":
+            yield b"\xff\xff\xff"
+            return
+        # Before anybody can know that it is there.
+        mine = queue.SimpleQueue()
+        cancelled = object()
+        ended = threading.Event()
+
+        def over():
+            # Also where this is not asked for a message any more.
+            mine.put(cancelled)
+            if not ended.is_set():
+                say({"method": "Cancelled", "channel": channel})
+
+        with changed:
+            streams.setdefault(channel, []).append(mine)
+        if not context.add_callback(over):
+            over()
+        if rest is not None and not channel.startswith("deaf"):
+
+            def hear():
+                try:
+                    for more in rest:
+                        say({"method": "Publication", "channel": channel, "data": more.publication.data.decode(), "first": more.HasField("subscribe_request")})
+                except grpc.RpcError:
+                    pass
+
+            threading.Thread(target=hear, daemon=True).start()
+        first = message("Subscribe", said)
+        yield proxy.StreamSubscribeResponse(subscribe_response=proxy.SubscribeResponse.FromString(first)).SerializeToString()
+        while True:
+            order = mine.get()
+            if order is cancelled:
+                return
+            if "end" in order:
+                ended.set()
+                return
+            if "fail" in order:
+                ended.set()
+                context.abort(grpc.StatusCode.INTERNAL, "on purpose")
+            if "junk" in order:
+                yield b"\xff\xff\xff"
+                continue
+            for n in range(order.get("times", 1)):
+                data = order["bytes"] if "bytes" in order else json.dumps(order["tell"]).replace('"N"', str(n + 1))
+                told = proxy.Publication(data=data.encode(), tags=order.get("tags", {}))
+                yield proxy.StreamSubscribeResponse(publication=told).SerializeToString()
+
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=64))
     handlers = {method: of(method) for method in METHODS}
+    handlers["SubscribeUnidirectional"] = grpc.unary_stream_rpc_method_handler(
+        lambda request, context: feed("SubscribeUnidirectional", request, context, None),
+        request_deserializer=proxy.SubscribeRequest.FromString,
+    )
+    handlers["SubscribeBidirectional"] = grpc.stream_stream_rpc_method_handler(
+        lambda requests, context: feed("SubscribeBidirectional", next(requests).subscribe_request, context, requests),
+        request_deserializer=proxy.StreamSubscribeRequest.FromString,
+    )
     name = proxy.DESCRIPTOR.services_by_name["CentrifugoProxy"].full_name
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     at = server.add_insecure_port(f"127.0.0.1:{port}")
@@ -165,6 +248,16 @@ def serve_grpc():
 
 say({"port": serve_http() if way == "http" else serve_grpc()})
 for line in sys.stdin:
+    if line.startswith("{"):
+        order = json.loads(line)
+        with changed:
+            here = streams.get(order["channel"], [])
+            if "end" in order or "fail" in order:
+                streams.pop(order["channel"], None)
+        for one in here:
+            one.put(order)
+        say({"told": len(here)})
+        continue
     with changed:
         mode = line.strip()
         changed.notify_all()

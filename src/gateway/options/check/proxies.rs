@@ -42,6 +42,11 @@ impl Check<'_> {
                     .any(|it| default(it.sub_refresh_proxy_enabled, &it.sub_refresh_proxy_name)),
             ),
             (
+                "channel.proxy.subscribe_stream",
+                &channel.subscribe_stream,
+                options.streams(DEFAULT_PROXY),
+            ),
+            (
                 "rpc.proxy",
                 &options.rpc.proxy,
                 rpc.any(|it| default(it.proxy_enabled, &it.proxy_name)),
@@ -50,6 +55,8 @@ impl Check<'_> {
         for (table, proxy, used) in used {
             self.proxy(table, proxy, used);
         }
+        let streams = options.streams(DEFAULT_PROXY);
+        self.speaks_grpc("channel.proxy.subscribe_stream", &channel.subscribe_stream, streams);
         for (index, named) in options.proxies.iter().enumerate() {
             let table = format!("proxies[{index}]");
             self.name_of(&format!("{table}.name"), &named.name);
@@ -61,6 +68,7 @@ impl Check<'_> {
             let there = !named.proxy.endpoint.is_empty();
             self.demand(there, &format!("{table}.endpoint"), "is needed");
             self.proxy(&table, &named.proxy, options.uses(&named.name));
+            self.speaks_grpc(&table, &named.proxy, options.streams(&named.name));
         }
         self.rpc();
         self.names();
@@ -102,9 +110,16 @@ impl Check<'_> {
                 ("subscribe_proxy_name", &rules.subscribe_proxy_name),
                 ("publish_proxy_name", &rules.publish_proxy_name),
                 ("sub_refresh_proxy_name", &rules.sub_refresh_proxy_name),
+                ("subscribe_stream_proxy_name", &rules.subscribe_stream_proxy_name),
             ] {
                 used.push((Channel::key_of(index, key), name));
             }
+            let other = rules.subscribe_proxy_enabled
+                || rules.publish_proxy_enabled
+                || rules.sub_refresh_proxy_enabled;
+            let key = Channel::key_of(index, "subscribe_stream_proxy_enabled");
+            let what = "cannot be beside the proxies of subscribe, publish and sub_refresh";
+            self.demand(!(rules.subscribe_stream_proxy_enabled && other), &key, what);
         }
         let namespaces = options.rpc.namespaces.iter().enumerate();
         let key = |index| format!("rpc.namespaces[{index}].proxy_name");
@@ -165,6 +180,15 @@ impl Check<'_> {
             "whoever is on the way can answer in the backend's place",
         );
         self.grpc_of(&key("grpc"), proxy);
+    }
+
+    /// A proxy whose answers are streams.
+    fn speaks_grpc(&mut self, table: &str, proxy: &Proxy, used: bool) {
+        let grpc = proxy.endpoint.is_empty() || is_grpc(&proxy.endpoint);
+        let what = "must be grpc://HOST:PORT: streams of subscriptions go over gRPC only";
+        self.demand(!used || grpc, &format!("{table}.endpoint"), what);
+        let some = proxy.max_streams > 0;
+        self.demand(!used || some, &format!("{table}.max_streams"), "must not be zero");
     }
 
     fn grpc_of(&mut self, table: &str, proxy: &Proxy) {

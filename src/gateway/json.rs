@@ -5,6 +5,8 @@
 //! one object per line is how the client protocol frames its JSON, so nobody downstream has to look
 //! again.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -34,6 +36,22 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// As [`nullable`], for a list of texts; `null` in it is an empty one, as Go reads it.
+pub(crate) fn nullable_texts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    let texts: Vec<Option<String>> = nullable(deserializer)?;
+    Ok(texts.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// The same for texts by name.
+pub(crate) fn nullable_labels<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let labels: BTreeMap<String, Option<String>> = nullable(deserializer)?;
+    Ok(labels.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect())
 }
 
 /// The payload that a pair of fields `x` and `b64x` carries: Base64 wins if it is not empty.

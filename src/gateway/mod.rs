@@ -32,6 +32,8 @@ pub mod delta;
 pub mod emulation;
 mod entrance;
 pub mod farewell;
+#[cfg(test)]
+mod fates;
 pub mod filter;
 pub mod format;
 pub mod handover;

@@ -7,6 +7,7 @@ use prost_reflect::{
 use serde_json::json;
 
 use super::*;
+use crate::gateway::fates::{self, Rows};
 
 fn pool() -> DescriptorPool {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/api");
@@ -24,7 +25,7 @@ fn some(kind: &Kind) -> Value {
     match kind {
         Kind::Double => Value::F64(1.5),
         Kind::Int32 => Value::I32(-7),
-        Kind::Int64 => Value::I64(-7_000_000_000),
+        Kind::Int64 | Kind::Sint64 => Value::I64(-7_000_000_000),
         Kind::Uint32 => Value::U32(4_000_000_000),
         Kind::Uint64 => Value::U64(u64::MAX),
         Kind::Bool => Value::Bool(true),
@@ -35,11 +36,12 @@ fn some(kind: &Kind) -> Value {
     }
 }
 
-/// A message with something in every field.
+/// A message with something in every field, but for those of its own kind.
 pub(crate) fn full(of: MessageDescriptor) -> DynamicMessage {
     let mut message = DynamicMessage::new(of.clone());
     for field in of.fields() {
         let value = match field.kind() {
+            Kind::Message(inner) if inner == of => continue,
             Kind::Message(entry) if field.is_map() => {
                 let value = some(&entry.map_entry_value_field().kind());
                 Value::Map([(MapKey::String("k".to_owned()), value)].into())
@@ -299,4 +301,37 @@ fn what_is_no_message_is_told_from_what_is_too_much() {
     // Unknown fields and those of a newer version are skipped.
     let newer = Bytes::from_static(b"\x0a\x01a\xa2\x06\x02xy\xa8\x06\x01");
     assert!(decode("presence", newer).is_ok());
+}
+
+#[test]
+fn every_field_of_every_request_in_json() {
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for (method, name, base) in [
+        ("publish", "Publish", &[("channel", "\"a\""), ("data", "1")][..]),
+        ("broadcast", "Broadcast", &[("channels", "[\"a\"]"), ("data", "1")]),
+        ("subscribe", "Subscribe", &[("channel", "\"a\""), ("user", "\"u\"")]),
+        ("unsubscribe", "Unsubscribe", &[("user", "\"u\"")]),
+        ("disconnect", "Disconnect", &[("user", "\"u\"")]),
+        ("refresh", "Refresh", &[("user", "\"u\"")]),
+        ("presence", "Presence", &[("channel", "\"a\"")]),
+        ("presence_stats", "PresenceStats", &[("channel", "\"a\"")]),
+        ("history", "History", &[("channel", "\"a\"")]),
+        ("history_remove", "HistoryRemove", &[("channel", "\"a\"")]),
+        ("channels", "Channels", &[]),
+        ("info", "Info", &[]),
+        ("rpc", "RPC", &[("method", "\"m\"")]),
+    ] {
+        let of = message(&format!("{name}Request"));
+        // `null` may be published.
+        let null_is_a_value = matches!(method, "publish" | "broadcast");
+        let rows = Rows { of, base, null_is_a_value, others: &[] };
+        let read = |text: &str| match ApiRequest::decode(method, text.as_bytes()) {
+            Ok(request) => Some(Ok(request)),
+            Err(super::super::Undecodable::Refused(error)) => Some(Err(error)),
+            Err(_) => None,
+        };
+        count += fates::check(&rows, &read, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{} of {count} rows:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(count > 300, "{count}");
 }

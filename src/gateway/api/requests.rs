@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use super::{ApiRequest, Undecodable};
 use crate::gateway::channels::Override;
-use crate::gateway::json::{either, nullable, object_of_last, raw, raw_or_null};
+use crate::gateway::json::{
+    either, nullable, nullable_labels, nullable_texts, object_of_last, raw, raw_or_null,
+};
 use crate::gateway::wire::codes::{Disconnect, Error, REASON_MAX};
 use crate::gateway::wire::messages::StreamPosition;
 
@@ -232,7 +234,7 @@ params!(PublishRequest, |p| {
     "raw" data: Option<Bytes>,
     "nullable" b64data: Option<String>,
     "nullable" skip_history: bool,
-    "nullable" tags: BTreeMap<String, String>,
+    "nullable_labels" tags: BTreeMap<String, String>,
     "nullable" idempotency_key: String,
     "nullable" delta: bool,
     "nullable" version: u64,
@@ -254,11 +256,11 @@ params!(BroadcastRequest, |p| {
         },
     })
 }, {
-    "nullable" channels: Vec<String>,
+    "nullable_texts" channels: Vec<String>,
     "raw" data: Option<Bytes>,
     "nullable" b64data: Option<String>,
     "nullable" skip_history: bool,
-    "nullable" tags: BTreeMap<String, String>,
+    "nullable_labels" tags: BTreeMap<String, String>,
     "nullable" idempotency_key: String,
     "nullable" delta: bool,
     "nullable" version: u64,
@@ -312,7 +314,7 @@ params!(DisconnectRequest, |p| {
     "nullable" user: String,
     "nullable" client: String,
     "nullable" session: String,
-    "nullable" whitelist: Vec<String>,
+    "nullable_texts" whitelist: Vec<String>,
     "nullable" disconnect: Option<DisconnectFields>,
 });
 

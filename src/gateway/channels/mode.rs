@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Place};
+use crate::gateway::json::nullable;
 use crate::gateway::options::RecoveryMode;
 
 /// Where one subscription differs from its namespace, as tokens, proxies and the server API say it:
@@ -36,7 +37,7 @@ pub struct Override {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, prost::Message)]
 pub struct Switch {
     /// On.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     #[prost(bool, tag = "1")]
     pub value: bool,
 }

@@ -5,6 +5,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 use super::*;
 use crate::gateway::api::protobuf::tests::{full, hold, message_of_json};
+use crate::gateway::fates::{self, Rows};
 use crate::gateway::format::Transport;
 use crate::gateway::outside::Link;
 use crate::gateway::proxy::{Asking, Caller, ClientHeaders, FeedAsked, FeedId, HookRefusal};
@@ -229,4 +230,33 @@ fn what_is_no_answer_is_told() {
     let gone =
         HookReply::decode_message(HookKind::Rpc, Bytes::from_static(b"\x1a\x03\x08\x94\x23"));
     assert!(matches!(gone, Ok(Err(HookRefusal::Disconnect(it))) if it.code == 4500));
+}
+
+#[test]
+fn every_field_of_every_answer_in_json() {
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for kind in HookKind::ALL {
+        let name = name_of(*kind);
+        let read = |text: &str| HookReply::decode(*kind, text.as_bytes()).ok();
+        let mut rows =
+            |of: &str, base: &[(&str, &str)], others: &[&str], read: &dyn Fn(&str) -> _| {
+                let rows = Rows { of: message(of), base, null_is_a_value: false, others };
+                count += fates::check(&rows, read, &mut wrong);
+            };
+        rows(&format!("{name}Response"), &[], &["error", "disconnect"], &read);
+        // Their codes have ranges of their own.
+        rows("Error", &[("code", "1000")], &["code"], &|text| {
+            read(&format!("{{\"error\":{text}}}"))
+        });
+        rows("Disconnect", &[("code", "4000")], &["code"], &|text| {
+            read(&format!("{{\"disconnect\":{text}}}"))
+        });
+        if *kind == HookKind::Connect {
+            rows("SubscribeOptions", &[], &[], &|text| {
+                read(&format!("{{\"result\":{{\"subs\":{{\"a\":{text}}}}}}}"))
+            });
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count} rows:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(count > 300, "{count}");
 }

@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::HookKind;
 use crate::gateway::channels::Override;
-use crate::gateway::json::{either, nullable, object_of_last, raw_or_null};
+use crate::gateway::json::{
+    either, nullable, nullable_labels, nullable_texts, object_of_last, raw_or_null,
+};
 use crate::gateway::wire::{Disconnect, Error};
 
 /// What becomes of a question: the backend's answer, or what the client is told instead.
@@ -273,7 +275,7 @@ struct Fields {
     #[serde(deserialize_with = "raw_or_null")]
     data: Option<Bytes>,
     b64data: Option<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable_texts")]
     channels: Vec<String>,
     #[serde(deserialize_with = "nullable")]
     subs: BTreeMap<String, Option<Fields>>,
@@ -285,7 +287,7 @@ struct Fields {
     cache_recover: bool,
     #[serde(deserialize_with = "nullable")]
     skip_history: bool,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable_labels")]
     tags: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
     idempotency_key: String,

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{TokenError, invalid};
 use crate::gateway::channels::Override;
+use crate::gateway::json::nullable_texts;
 use crate::gateway::wire::raw::one_line;
 
 /// What a connection token says.
@@ -136,8 +137,8 @@ struct ConnectionText<'a> {
     b64info: Option<String>,
     #[serde(borrow, default)]
     meta: Option<&'a RawValue>,
-    #[serde(default)]
-    channels: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "nullable_texts")]
+    channels: Vec<String>,
     #[serde(borrow, default)]
     subs: Option<BTreeMap<String, Option<Details<'a>>>>,
     #[serde(default)]
@@ -198,7 +199,7 @@ impl ConnectionClaims {
                 };
                 subs.map(sub).collect()
             }
-            (_, channels) => Ok(channels.unwrap_or_default().into_iter().map(plain).collect()),
+            (_, channels) => Ok(channels.into_iter().map(plain).collect()),
         };
         Ok(Self {
             user,

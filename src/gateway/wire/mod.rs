@@ -35,6 +35,9 @@ pub mod raw;
 mod replies;
 mod requests;
 
+#[cfg(test)]
+mod description_tests;
+
 use std::fmt;
 
 use bytes::Bytes;

@@ -45,15 +45,15 @@ where
 }
 
 /// A map of at most [`ENTRIES_MAX`] entries, whose number is looked at while they come: each takes
-/// many times its text. `null` is as good as absent.
+/// many times its text. `null` is as good as absent, and for one of them as good as empty.
 pub(super) fn few<'de, D, T>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error>
 where
     D: Deserializer<'de>,
-    T: Deserialize<'de>,
+    T: Default + Deserialize<'de>,
 {
     struct Few<T>(PhantomData<T>);
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+    impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for Few<T> {
         type Value = BTreeMap<String, T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,7 +70,8 @@ where
                 if entries.len() == ENTRIES_MAX {
                     return Err(A::Error::invalid_length(ENTRIES_MAX + 1, &self));
                 }
-                entries.insert(key, map.next_value()?);
+                let value: Option<T> = map.next_value()?;
+                entries.insert(key, value.unwrap_or_default());
             }
             Ok(entries)
         }

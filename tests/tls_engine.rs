@@ -203,6 +203,33 @@ fn records_come_in_single_bytes() {
     finish(running);
 }
 
+/// RFC 8446 section 4.6.3: an answer is due before the next data, and here there is none.
+#[test]
+fn a_key_update_is_answered_where_nobody_speaks() {
+    // Header, message, type, tag.
+    const ANSWER: usize = 5 + 5 + 1 + 16;
+    let (running, address) = start();
+    for shape in 0..2 {
+        let mut client = connect(address, shape);
+        for _ in 0..3 {
+            let StreamOwned { conn, sock } = client.get_mut();
+            conn.refresh_traffic_keys().unwrap();
+            conn.complete_io(sock).unwrap();
+            let mut heard = 0;
+            while heard < ANSWER {
+                match conn.read_tls(sock) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    read => heard += read.unwrap(),
+                }
+            }
+            assert_eq!(heard, ANSWER);
+            assert_eq!(conn.process_new_packets().unwrap().plaintext_bytes_to_read(), 0);
+        }
+        echoes(&mut client, 100);
+    }
+    assert_eq!(finish(running).tls_bad_records, 0);
+}
+
 #[test]
 fn one_publication_reaches_all() {
     let (running, address) = start();

@@ -7,6 +7,8 @@
 
 mod support;
 
+#[path = "broker_link/cluster.rs"]
+mod cluster;
 #[path = "broker_link/failures.rs"]
 mod failures;
 #[path = "broker_link/layout.rs"]

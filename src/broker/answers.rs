@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::requests::parts_of;
 use super::resp::Reply;
+use super::target::Address;
 use crate::gateway::broker::{Entry, Fault, Outcome, Past, Request, Top, TopOf};
 use crate::gateway::stream::Epoch;
 use crate::gateway::wire::messages::ClientInfo;
@@ -21,6 +22,9 @@ pub enum Trouble {
     NoScript,
     /// The server is not in charge, or not yet: another has to be looked for. Nothing was done.
     NotPrimary,
+    /// Another node of the cluster has to be asked, or the same one later: see [`Why`]. Nothing was
+    /// done.
+    Elsewhere,
     /// The server wants a password, or another one.
     Unauthorised,
     /// Whatever else: it will not be better at the next attempt.
@@ -37,10 +41,52 @@ impl Trouble {
             b"NOSCRIPT" => Self::NoScript,
             b"READONLY" | b"MASTERDOWN" | b"LOADING" => Self::NotPrimary,
             b"NOAUTH" | b"WRONGPASS" => Self::Unauthorised,
+            b"MOVED" | b"ASK" | b"TRYAGAIN" | b"CLUSTERDOWN" => Self::Elsewhere,
             _ if handed_on(b"-READONLY ") || handed_on(b"-MASTERDOWN ") => Self::NotPrimary,
             _ => Self::Denied,
         }
     }
+}
+
+/// Why a cluster's node did not do a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Another has its slot.
+    Moved,
+    /// Its slot is on its way, and its keys are at this place already.
+    Ask(Address),
+    /// Its slot is on its way, and its keys are apart; or the cluster is not whole.
+    Later,
+}
+
+impl Why {
+    /// Of an error that is [`Trouble::Elsewhere`].
+    pub fn of(error: &[u8]) -> Self {
+        let words: Vec<&str> =
+            std::str::from_utf8(error).map(|text| text.split(' ').collect()).unwrap_or_default();
+        match words[..] {
+            ["MOVED", ..] => Self::Moved,
+            ["ASK", _, place] => {
+                let place = place
+                    .rsplit_once(':')
+                    .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+                place.map_or(Self::Later, Self::Ask)
+            }
+            _ => Self::Later,
+        }
+    }
+
+    /// As in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Ask(_) => "ask",
+            Self::Later => "later",
+        }
+    }
+
+    /// All of these.
+    pub const NAMES: [&'static str; 3] = ["moved", "ask", "later"];
 }
 
 /// The replies to one request, of which some may still be on their way.

@@ -5,14 +5,14 @@ use std::fmt;
 use super::layout::{Layout, Tags};
 use super::target::Target;
 use crate::gateway::broker::Limits;
-use crate::gateway::options::{EngineType, Failover, Options};
+use crate::gateway::options::{EngineType, Failover, Options, RedisPlace};
 
 /// See the module's text.
 pub struct Config {
     /// The servers, of which each has a share of the channels.
     pub targets: Vec<Target>,
-    /// How keys are named.
-    pub layout: Layout,
+    /// Begins all names.
+    pub prefix: Box<str>,
     /// Bounds of a core's requests, and their deadline.
     pub limits: Limits,
     /// Another run of a server has lost all positions.
@@ -67,7 +67,7 @@ impl Config {
             |server| Target::new(server, &redis.tls, &redis.sentinel_tls, &redis.client_name, KEYS);
         Ok(Some(Self {
             targets: servers.into_iter().map(target).collect::<Result<_, _>>()?,
-            layout: Layout::new(&redis.prefix, Tags::Plain),
+            prefix: redis.prefix.as_str().into(),
             limits: Limits {
                 requests: redis.requests as usize,
                 bytes: redis.requests_bytes.0,
@@ -78,6 +78,15 @@ impl Config {
             node: uid.chars().filter(char::is_ascii_alphanumeric).take(NODE).collect(),
             uid: uid.into(),
         }))
+    }
+
+    /// How keys are named on a server.
+    pub fn layout(&self, target: &Target) -> Layout {
+        let tags = match target.server.place {
+            RedisPlace::Cluster(_) => Tags::Braces,
+            _ => Tags::Plain,
+        };
+        Layout::new(&self.prefix, tags)
     }
 }
 

@@ -70,7 +70,7 @@ impl fmt::Display for DialError {
             }
             Self::Database(keys, db, what) => write!(f, "database {db} ({keys}.db): {what}"),
             Self::NotPrimary(what) => write!(f, "not the primary: {what}"),
-            Self::Cluster => f.write_str("it is a node of a cluster, which is not supported yet"),
+            Self::Cluster => f.write_str("it is a node of a cluster, which cluster_address is for"),
             Self::Forbidden(command, what) => write!(f, "{command} is forbidden: {what}"),
             Self::Lost(lost) => lost.fmt(f),
         }
@@ -139,7 +139,7 @@ pub(super) async fn connect(
             return Ok(Box::new(socket));
         }
         RedisPlace::Tcp(host, port) => (host.as_str(), *port),
-        RedisPlace::Sentinel(_) => {
+        RedisPlace::Sentinel(_) | RedisPlace::Cluster(_) => {
             return Err(DialError::Sentinel("nobody was asked where it is".to_owned()));
         }
     };
@@ -180,7 +180,7 @@ async fn greet(
     }
     let (role, info) = (next(), next());
     let facts = Facts::of(&info.text);
-    if facts.cluster {
+    if facts.cluster && !target.in_cluster {
         return Err(DialError::Cluster);
     }
     primary(&target.keys, &role, &facts)?;

@@ -3,14 +3,17 @@
 //! Connects as the server does, asks for settings, and changes nothing. The invariant: what may not
 //! be asked is a remark that says so; nothing is assumed to be well.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::config::Config;
 use super::dial::{DialError, Facts, Purpose, dial};
 use super::link::{Link, Lost};
+use super::nodes::{Claims, ask_all as ask_all_nodes};
 use super::resp::{Reply, command};
 use super::sentinel::{Said, ask_all, believed, quorum};
-use super::target::Target;
+use super::slots::Map;
+use super::target::{Address, Target};
 use crate::gateway::options::{RedisPlace, Sentinels};
 
 /// How well something is.
@@ -76,6 +79,7 @@ async fn look(target: &Target) -> Vec<Remark> {
     let place = &target.server.place;
     let mut remarks = match place {
         RedisPlace::Sentinel(sentinels) => sentinels_of(target, sentinels).await,
+        RedisPlace::Cluster(places) => return cluster_of(target, places).await,
         _ => Vec::new(),
     };
     let reached = dial(target, Purpose::Commands).await;
@@ -124,6 +128,53 @@ async fn sentinels_of(target: &Target, sentinels: &Sentinels) -> Vec<Remark> {
     });
     remarks.push(number(&all));
     remarks
+}
+
+/// Who of the nodes answers, whether all slots are served, and each node for itself.
+async fn cluster_of(target: &Target, places: &[Address]) -> Vec<Remark> {
+    let mut claims = ask_all_nodes(target, places.to_vec()).await.claims;
+    let mut others: Vec<_> =
+        claims.iter().flat_map(|claim| &claim.others).map(|(_, place)| place.clone()).collect();
+    others.extend(claims.iter().map(|claim| claim.place.clone()));
+    others.sort();
+    others.dedup();
+    let Claims { claims: all, faults } = ask_all_nodes(target, others).await;
+    claims.extend(all);
+    let map = Map::default().after(&claims);
+    let mut remarks: Vec<_> = faults.into_iter().map(unheard_node).collect();
+    remarks.push(whole(&map, places));
+    let replicas: BTreeSet<_> =
+        claims.iter().filter(|claim| !claim.is_primary).map(|claim| &claim.id).collect();
+    let found = format!("{} nodes with slots, {} replicas", map.nodes().len(), replicas.len());
+    remarks.push(match replicas.len() >= map.nodes().len() {
+        true => Remark::new("cluster-replicas", Grade::Fine, found),
+        false => Remark::new("cluster-replicas", Grade::Better, found)
+            .because("the slots of a node without one are lost with it until it is back"),
+    });
+    for node in map.nodes() {
+        remarks.extend(Box::pin(look(&target.node(&node.place))).await);
+    }
+    remarks
+}
+
+fn unheard_node(why: String) -> Remark {
+    Remark::new("cluster-node", Grade::Better, why)
+        .because("what it owns is answered with error 100, unless a replica takes over")
+}
+
+fn whole(map: &Map, places: &[Address]) -> Remark {
+    let check = "cluster";
+    match (map.nodes().len(), map.unowned()) {
+        (0, _) => {
+            let places: Vec<_> =
+                places.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+            Remark::new(check, Grade::Short, format!("no node answers: {}", places.join(", ")))
+                .because("clients get error 100 and /health answers 503")
+        }
+        (_, 0) => Remark::new(check, Grade::Fine, "all slots have a node"),
+        (_, slots) => Remark::new(check, Grade::Short, format!("{slots} slots have no node"))
+            .because("their channels get error 100 and /health answers 503"),
+    }
 }
 
 /// One that does not answer.
@@ -299,6 +350,7 @@ fn idle(timeout: Option<&str>) -> Remark {
 #[cfg(test)]
 mod tests {
     use super::super::sentinel::Known;
+    use super::super::slots::Claim;
     use super::*;
 
     #[test]
@@ -346,6 +398,23 @@ mod tests {
         assert_eq!(number(&[said(1, 10, 1, 1, Some(1))]).grade, Grade::Better);
         assert_eq!(number(&[said(1, 10, 1, 2, Some(0))]).grade, Grade::Short);
         assert_eq!(number(&[said(1, 10, 0, 0, None)]).grade, Grade::Unknown);
+    }
+
+    #[test]
+    fn clusters_that_are_not_whole_are_remarked_on() {
+        let place = ("h".to_owned(), 1);
+        assert_eq!(whole(&Map::default(), std::slice::from_ref(&place)).grade, Grade::Short);
+        let claim = |to| Claim {
+            id: "a".into(),
+            place: place.clone(),
+            epoch: 1,
+            is_primary: true,
+            slots: vec![(0, to)],
+            others: Vec::new(),
+        };
+        let of = |to| whole(&Map::default().after(&[claim(to)]), &[]);
+        assert_eq!(of(16_383).grade, Grade::Fine);
+        assert_eq!(of(16_380).found, "3 slots have no node");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 use bytes::Bytes;
 
+use super::slots;
 use crate::gateway::broker::Message;
 use crate::gateway::stream::Epoch;
 
@@ -54,6 +55,17 @@ impl Layout {
     fn name<'a>(&'a self, kind: &'static str, channel: &'a str) -> Name<'a> {
         let prefix = self.prefix.as_bytes();
         [prefix, kind.as_bytes(), self.open, channel.as_bytes(), self.close]
+    }
+
+    /// The slot of a cluster in which all names of a channel lie.
+    pub fn slot(&self, channel: &str) -> u16 {
+        match channel.split('}').next() {
+            Some(tag) if !tag.is_empty() && !self.prefix.contains('{') => {
+                slots::slot_of_tag(tag.as_bytes())
+            }
+            // No tag that Redis would see: each name lies elsewhere, and scripts are refused.
+            _ => slots::slot(&self.messages(channel).concat()),
+        }
     }
 
     /// Of the history.
@@ -218,6 +230,13 @@ mod tests {
         for (layout, channel) in [(&plain, "x.y{z}"), (&cluster, "x.y{z}"), (&plain, "")] {
             let name = layout.messages(channel).concat();
             assert_eq!(layout.channel(&name), Some(channel));
+        }
+        for channel in ["a", "x.y{z}", "a}b", "}", "", "{}"] {
+            let slot = cluster.slot(channel);
+            assert_eq!(slot, slots::slot(&cluster.messages(channel).concat()), "{channel}");
+            let tagged = !channel.is_empty() && !channel.starts_with('}');
+            let stream = slots::slot(&cluster.stream(channel).concat());
+            assert_eq!(stream == slot, tagged, "{channel}");
         }
         assert_eq!(plain.channel(b"centrifugo.control"), None);
         assert_eq!(cluster.channel(b"p.client.a"), None);

@@ -16,7 +16,7 @@ use super::link::Lost;
 use super::post::Post;
 use super::resp::{Command, Fault, Reply, command};
 use super::tally::Tally;
-use crate::gateway::broker::{Happening, Message};
+use crate::gateway::broker::{Happening, Message, Scope};
 
 /// Channels of one core that begin or end to be listened to.
 #[derive(Debug)]
@@ -49,6 +49,10 @@ pub(super) struct Listening {
     sent: VecDeque<Sent>,
     /// The server was asked whether it is there.
     pinged: Option<Instant>,
+    /// What nodes tell each other comes here.
+    appointed: bool,
+    /// Its channels, where it is a node of a cluster; others' are not listened to here.
+    own: Option<Scope>,
 }
 
 #[derive(Debug)]
@@ -67,19 +71,33 @@ impl Listening {
         patience: Duration,
     ) -> Self {
         let (waiting, sent) = (VecDeque::new(), VecDeque::new());
-        Self { post, bus, tally, patience, waiting, sent, pinged: None }
+        let (pinged, appointed, own) = (None, false, None);
+        Self { post, bus, tally, patience, waiting, sent, pinged, appointed, own }
     }
 
-    /// The connection is there: what nodes tell each other is listened to first.
-    pub(super) fn begin(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+    /// The server is a node of a cluster, and these are its channels.
+    pub(super) fn in_cluster(self, own: Scope) -> Self {
+        Self { own: Some(own), ..self }
+    }
+
+    /// Whether what nodes tell each other comes here. For a connection that is there.
+    pub(super) fn appoint(&mut self, yes: bool, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+        if self.appointed == yes {
+            return;
+        }
+        self.appointed = yes;
         let all = [layout.removals(), layout.control(), layout.node(self.bus.uid())];
         let mut command = Command::begin(out, 1 + all.len());
-        command.part("SUBSCRIBE");
+        command.part(if yes { "SUBSCRIBE" } else { "UNSUBSCRIBE" });
         all.iter().for_each(|name| _ = command.joined(name));
         drop(command);
         let names = vec![Arc::from(""); all.len()];
-        let piece = Piece { core: NOBODY, begins: true, names };
+        let piece = Piece { core: NOBODY, begins: yes, names };
         self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+    }
+
+    fn is_own(&self, channel: &str) -> bool {
+        self.own.as_ref().is_none_or(|own| own.has(channel))
     }
 
     /// More to ask. For a connection that is there.
@@ -92,7 +110,13 @@ impl Listening {
     /// Writes what may be asked now.
     pub(super) fn send(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
         while self.sent.len() < WINDOW {
-            let Some(piece) = self.waiting.pop_front() else { return };
+            let Some(mut piece) = self.waiting.pop_front() else { return };
+            if piece.begins {
+                piece.names.retain(|name| self.is_own(name));
+            }
+            if piece.names.is_empty() {
+                continue;
+            }
             let mut command = Command::begin(out, 1 + piece.names.len());
             command.part(if piece.begins { "SUBSCRIBE" } else { "UNSUBSCRIBE" });
             piece.names.iter().for_each(|name| _ = command.joined(&layout.messages(name)));
@@ -143,7 +167,7 @@ impl Listening {
         Ok(())
     }
 
-    fn message(&self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>, now: Instant) {
+    fn message(&mut self, layout: &Layout, name: &Reply<'_>, payload: &Reply<'_>, now: Instant) {
         if name.text().is_some_and(|name| layout.is_control(name, self.bus.uid())) {
             return self.bus.receive(payload.text().unwrap_or_default(), now);
         }
@@ -156,6 +180,12 @@ impl Listening {
         let channel = name.text().and_then(|name| layout.channel(name));
         let message = payload.text().and_then(layout::message);
         match channel.zip(message) {
+            Some((channel, _)) if !self.is_own(channel) => {
+                // Its slot has another node, where it is listened to by now.
+                self.tally.messages_moved.add(1);
+                let names = vec![channel.into()];
+                self.waiting.push_back(Piece { core: NOBODY, begins: false, names });
+            }
             Some((channel, message)) => {
                 self.tally.messages.add(1);
                 self.post.message(channel, message);
@@ -175,7 +205,9 @@ impl Listening {
             return Ok(());
         }
         match self.sent.pop_front() {
-            Some(Sent { piece: Piece { core, begins: true, names }, .. }) if core != NOBODY => {
+            Some(Sent { piece: Piece { core, begins: true, mut names }, .. }) if core != NOBODY => {
+                // Those that have moved meanwhile are acknowledged by another node.
+                names.retain(|name| self.is_own(name));
                 self.post.tell(core, Happening::Listening(names));
             }
             _ => {}
@@ -187,7 +219,7 @@ impl Listening {
     pub(super) fn lost(&mut self) {
         self.waiting = VecDeque::new();
         self.sent = VecDeque::new();
-        self.pinged = None;
+        (self.pinged, self.appointed) = (None, false);
     }
 
     /// When the server will have been silent for too long.
@@ -282,7 +314,7 @@ mod tests {
     #[test]
     fn removed_histories_are_told_and_their_subscription_is_nobodys() {
         let mut bench = bench();
-        bench.listening.begin(&mut bench.out, &bench.layout, Instant::now());
+        bench.listening.appoint(true, &mut bench.out, &bench.layout, Instant::now());
         bench.ask(true, &["a"]);
         for _ in 0..3 {
             bench.hear(&acknowledged('>', "subscribe", "x")).unwrap();
@@ -294,6 +326,37 @@ mod tests {
         assert_eq!(**name, *"ch");
         assert!(matches!(said[1], Happening::Listening(_)));
         assert_eq!(said.len(), 2);
+    }
+
+    /// The slots of a node of a cluster.
+    #[derive(Debug)]
+    struct Named(std::sync::Mutex<&'static str>);
+
+    impl crate::gateway::broker::Part for Named {
+        fn has(&self, channel: &str) -> bool {
+            channel == *self.0.lock().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_channel_that_has_moved_is_let_go() {
+        let mut bench = bench();
+        let own = Arc::new(Named("a".into()));
+        bench.listening = bench.listening.in_cluster(Scope::Part(own.clone()));
+        bench.ask(true, &["a", "b"]);
+        assert!(!bench.out.windows(10).any(|it| it == b"p.client.b"), "another node's");
+        bench.hear(&acknowledged('>', "subscribe", "a")).unwrap();
+        assert!(matches!(&bench.said()[..], [Happening::Listening(names)] if names.len() == 1));
+        bench.ask(true, &["a"]);
+        *own.0.lock().unwrap() = "b";
+        bench.hear(&acknowledged('>', "subscribe", "a")).unwrap();
+        assert!(matches!(&bench.said()[..], [Happening::Listening(names)] if names.is_empty()));
+        bench.out.clear();
+        bench.hear(">3\r\n+message\r\n$10\r\np.client.a\r\n$2\r\nhi\r\n").unwrap();
+        bench.send();
+        assert!(bench.said().is_empty() && bench.out.windows(11).any(|it| it == b"UNSUBSCRIBE"));
+        bench.hear(&acknowledged('>', "unsubscribe", "a")).unwrap();
+        assert_eq!(bench.listening.unacknowledged(), 0);
     }
 
     #[test]

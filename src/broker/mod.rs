@@ -6,7 +6,8 @@
 //! ([`layout`]), [`scripts`], and what is written for each request ([`requests`]) and read from its
 //! replies ([`answers`]). Then what is under way: requests (`work`), channels to listen to
 //! (`listening`), a connection through its lives (`side`), a server with both of its connections
-//! (`shard`), where it is by now (`watch`). The cores' requests come by [`queue`], what
+//! (`shard`), where it is by now (`watch`); and several that share the [`slots`] of a cluster
+//! (`cluster`), as they say themselves ([`nodes`]). The cores' requests come by [`queue`], what
 //! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
 //! [`bus`]. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
@@ -18,6 +19,7 @@
 
 pub mod answers;
 pub mod bus;
+mod cluster;
 pub mod config;
 pub mod dial;
 pub mod inspect;
@@ -25,6 +27,7 @@ mod join;
 pub mod layout;
 pub mod link;
 mod listening;
+pub mod nodes;
 mod post;
 pub mod queue;
 pub mod requests;
@@ -33,6 +36,7 @@ pub mod scripts;
 pub mod sentinel;
 mod shard;
 mod side;
+pub mod slots;
 pub mod tally;
 pub mod target;
 mod thread;

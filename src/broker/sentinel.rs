@@ -68,14 +68,37 @@ pub(super) async fn primary(
 /// Asks all: those that are configured first, then those that others have named. Returns when all
 /// have answered or failed, or one has answered and the grace of the others is over.
 pub async fn ask_all(target: &Target, sentinels: &Sentinels, grace: Duration) -> Vec<Said> {
-    let places = places(target, sentinels);
-    let mut asked = JoinSet::new();
     let (shared, group) = (Arc::new(target.clone()), Arc::new(sentinels.clone()));
-    for (index, place) in places.iter().enumerate() {
-        let (target, group, place) = (shared.clone(), group.clone(), place.clone());
-        asked.spawn(async move { (index, ask(&target, &group, &place).await) });
+    let ask = |place: Address| {
+        let (target, group) = (shared.clone(), group.clone());
+        async move { ask(&target, &group, &place).await }
+    };
+    let all = gather(places(target, sentinels), grace, ask).await;
+    let all: Vec<_> = all.into_iter().map(|(at, said)| Said { at, said }).collect();
+    if let Some((said, known)) = newest(&all) {
+        let own = std::iter::once(&said.at).chain(&known.others);
+        target.meet(own.filter(|at| !sentinels.places.contains(at)).cloned().collect());
     }
-    let mut answers: Vec<Option<Result<Known, String>>> = places.iter().map(|_| None).collect();
+    all
+}
+
+/// Asks several at once. Returns when all have answered or failed, or one has answered and the
+/// grace of the others is over.
+pub(super) async fn gather<T, F>(
+    places: Vec<Address>,
+    grace: Duration,
+    ask: impl Fn(Address) -> F,
+) -> Vec<(Address, Result<T, String>)>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, String>> + Send + 'static,
+{
+    let mut asked = JoinSet::new();
+    for (index, place) in places.iter().enumerate() {
+        let answer = ask(place.clone());
+        asked.spawn(async move { (index, answer.await) });
+    }
+    let mut answers: Vec<Option<Result<T, String>>> = places.iter().map(|_| None).collect();
     let mut until = None;
     loop {
         let next = match until {
@@ -86,23 +109,16 @@ pub async fn ask_all(target: &Target, sentinels: &Sentinels, grace: Duration) ->
             },
         };
         let Some(joined) = next else { break };
-        if let Ok((index, said)) = joined {
-            if said.is_ok() && until.is_none() {
+        if let Ok((index, answer)) = joined {
+            if answer.is_ok() && until.is_none() {
                 until = Some(Instant::now() + grace);
             }
-            answers[index] = Some(said);
+            answers[index] = Some(answer);
         }
     }
-    let all = places.into_iter().zip(answers).map(|(at, said)| {
-        let said = said.unwrap_or_else(|| Err(format!("no answer within {grace:?} of another")));
-        Said { at, said }
-    });
-    let all: Vec<_> = all.collect();
-    if let Some((said, known)) = newest(&all) {
-        let own = std::iter::once(&said.at).chain(&known.others);
-        target.meet(own.filter(|at| !sentinels.places.contains(at)).cloned().collect());
-    }
-    all
+    let late = || Err(format!("no answer within {grace:?} of another"));
+    let all = places.into_iter().zip(answers);
+    all.map(|(at, answer)| (at, answer.unwrap_or_else(late))).collect()
 }
 
 /// Those that are configured, then those that others have named.

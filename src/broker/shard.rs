@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::Sleep;
 
 use super::bus::{Bus, Told};
+use super::cluster::Cluster;
 use super::dial::{Identity, Purpose};
 use super::link::Lost;
 use super::listening::{Listening, Piece};
@@ -43,6 +44,12 @@ struct Arrived {
     told: VecDeque<Told>,
     /// Where the server is, as Sentinels say.
     moved: Option<RedisPlace>,
+    /// Some of its channels may be another node's by now.
+    shed: bool,
+    /// Channels that have become its own, and what is believed of their histories.
+    gained: Vec<(Scope, Life)>,
+    /// What nodes tell each other comes here, and not to another node of the cluster.
+    appointed: bool,
     ending: bool,
     waker: Option<Waker>,
 }
@@ -66,6 +73,21 @@ impl Inbox {
     /// The server is there, as its Sentinels say.
     pub(super) fn moved(&self, place: RedisPlace) {
         self.state.borrow_mut().moved = Some(place);
+    }
+
+    /// Some of its channels may be another node's by now.
+    pub(super) fn shed(&self) {
+        self.state.borrow_mut().shed = true;
+    }
+
+    /// Channels of another node of the cluster are its own from now on.
+    pub(super) fn gained(&self, scope: Scope, life: Life) {
+        self.state.borrow_mut().gained.push((scope, life));
+    }
+
+    /// Whether what nodes tell each other comes here.
+    pub(super) fn appoint(&self, yes: bool) {
+        self.state.borrow_mut().appointed = yes;
     }
 
     /// There will be no more.
@@ -103,6 +125,8 @@ pub(super) struct Shard {
     scope: Scope,
     /// What is believed of another run.
     other: Life,
+    /// The cluster that the server is a node of.
+    cluster: Option<Rc<Cluster>>,
     /// The run that the cores were told of last; nothing: none yet.
     run: Option<Option<String>>,
     /// Both connections are there.
@@ -132,6 +156,8 @@ pub(super) struct Parts {
     pub(super) scope: Scope,
     /// What is believed of another run: [`Life::Other`] or [`Life::Lost`].
     pub(super) other: Life,
+    /// The cluster that the server is a node of.
+    pub(super) cluster: Option<Rc<Cluster>>,
 }
 
 /// A server that says nothing for so long is asked whether it is there.
@@ -150,16 +176,22 @@ struct Found {
 impl Shard {
     /// Of this server. Connects when it runs.
     pub(super) fn new(target: Target, inbox: Rc<Inbox>, parts: Parts) -> Self {
-        let Parts { dialect, post, bus, tally, condition, scope, other } = parts;
+        let Parts { dialect, post, bus, tally, condition, scope, other, cluster } = parts;
         let patience = target.server.io_timeout;
         let place = target.server.place.to_string();
         let target = Rc::new(target);
+        let mut work = Work::new(post.clone(), tally.clone(), dialect.clone(), patience);
+        let mut listening = Listening::new(post.clone(), bus.clone(), tally.clone(), patience);
+        if cluster.is_some() {
+            work = work.in_cluster();
+            listening = listening.in_cluster(scope.clone());
+        }
         Self {
             inbox,
             commands: Side::new(target.clone(), Purpose::Commands),
             messages: Side::new(target, Purpose::Messages),
-            work: Work::new(post.clone(), tally.clone(), dialect.clone(), patience),
-            listening: Listening::new(post.clone(), bus.clone(), tally.clone(), patience),
+            work,
+            listening,
             dialect,
             post,
             bus,
@@ -170,6 +202,7 @@ impl Shard {
             patience,
             scope,
             other,
+            cluster,
             run: None,
             is_up: false,
             told: false,
@@ -196,8 +229,13 @@ impl Shard {
             }
             let ending = self.take_in();
             self.reunite();
+            self.tell_gained();
             self.send(now);
             self.check_time(now);
+            if let Some(cluster) = &self.cluster {
+                let strays = self.work.take_strays();
+                strays.into_iter().for_each(|(job, why)| cluster.stray(job, why));
+            }
             self.retry = self.post.flush(now);
             if ending && self.work.is_empty() {
                 return;
@@ -220,7 +258,9 @@ impl Shard {
         let some = !arrived.jobs.is_empty()
             || !arrived.pieces.is_empty()
             || !arrived.told.is_empty()
-            || arrived.moved.is_some();
+            || arrived.moved.is_some()
+            || arrived.shed
+            || !arrived.gained.is_empty() && self.told;
         // Ending is looked at in the turn that it causes; what is unanswered then has deadlines.
         let ends = arrived.ending && self.work.is_empty();
         if some || ends || late || found.commands.is_some() || found.messages.is_some() {
@@ -242,7 +282,21 @@ impl Shard {
         for told in arrived.told.drain(..) {
             self.work.tell(told);
         }
+        if std::mem::take(&mut arrived.shed) {
+            self.work.shed(|channel| self.scope.has(channel));
+        }
         arrived.ending
+    }
+
+    /// Cores hear of channels that have become this node's own, once it is there.
+    fn tell_gained(&mut self) {
+        if !self.told {
+            return;
+        }
+        let gained = std::mem::take(&mut self.inbox.state.borrow_mut().gained);
+        for (scope, life) in gained {
+            self.post.tell_all(&Happening::Back(scope, life));
+        }
     }
 
     fn on_commands(&mut self, turn: Turn, now: Instant) {
@@ -268,13 +322,7 @@ impl Shard {
 
     fn on_messages(&mut self, turn: Turn, now: Instant) {
         match turn {
-            Turn::Made(identity) => {
-                let Self { messages, listening, dialect, .. } = self;
-                if let Some(up) = messages.up() {
-                    listening.begin(up.link.output(), &dialect.layout, now);
-                }
-                self.made("messages", &identity);
-            }
+            Turn::Made(identity) => self.made("messages", &identity),
             Turn::Failed(error) => {
                 self.failed("messages", error.name(), &error.to_string(), now);
             }
@@ -345,6 +393,9 @@ impl Shard {
     fn complain(&mut self, purpose: &'static str, what: &str, now: Instant) {
         self.is_up = false;
         self.condition.down(what.to_owned());
+        if let Some(cluster) = &self.cluster {
+            cluster.changed();
+        }
         let said =
             self.logged.as_ref().is_some_and(|(said, at)| said == what && *at + REPEAT > now);
         if !said {
@@ -372,6 +423,9 @@ impl Shard {
         let (run, version) = (commands.run_id.clone(), commands.version.clone());
         self.condition.up(&version);
         (self.is_up, self.logged) = (true, None);
+        if let Some(cluster) = &self.cluster {
+            cluster.changed();
+        }
         if self.told {
             return;
         }
@@ -381,6 +435,8 @@ impl Shard {
             Some(_) => self.other,
         };
         (self.told, self.run) = (true, Some(run));
+        // What others had before is doubted more, and so comes first.
+        self.tell_gained();
         tracing::info!(server = %self.place, %version, ?life, "the broker is there");
         self.post.tell_all(&Happening::Back(self.scope.clone(), life));
         // Others may have given this node up.
@@ -400,6 +456,8 @@ impl Shard {
             }
         }
         if let Some(up) = messages.up() {
+            let appointed = self.cluster.is_none() || self.inbox.state.borrow().appointed;
+            listening.appoint(appointed, up.link.output(), &dialect.layout, now);
             listening.send(up.link.output(), &dialect.layout, now);
             if !listening.is_pinged() && up.link.heard() + SILENCE <= now {
                 listening.ping(up.link.output(), now);

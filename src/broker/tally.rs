@@ -35,6 +35,10 @@ pub struct Tally {
     pub control_malformed: Count,
     /// Times that Sentinels named another primary than before.
     pub switches: Count,
+    /// Slots of a cluster that have another node.
+    pub slots_moved: Count,
+    /// Messages of channels whose slot has another node, which passes them on, too.
+    pub messages_moved: Count,
     maps: Mutex<Maps>,
 }
 
@@ -49,6 +53,8 @@ pub struct Maps {
     pub failed: BTreeMap<&'static str, u64>,
     /// Requests by what they want and what became of them.
     pub requests: BTreeMap<(&'static str, &'static str), u64>,
+    /// Requests that a cluster's node sent elsewhere, by how.
+    pub redirects: BTreeMap<&'static str, u64>,
     /// Orders and questions to other nodes, by what they want and what became of them.
     pub surveys: BTreeMap<(&'static str, &'static str), u64>,
     /// From a request to its answer, by what it wants; of those that the server answered.
@@ -95,6 +101,8 @@ struct State {
     /// Where it is.
     place: String,
     up: bool,
+    /// There are connections to some of its nodes.
+    partly: bool,
     ever: bool,
     since: Instant,
     reason: String,
@@ -129,7 +137,8 @@ impl Condition {
         let (since, version) = (Instant::now(), String::new());
         let sentinels = matches!(place, RedisPlace::Sentinel(_)).then_some(0);
         let place = place.to_string();
-        let state = State { place, up: false, ever: false, since, reason, version, sentinels };
+        let (up, partly, ever) = (false, false, false);
+        let state = State { place, up, partly, ever, since, reason, version, sentinels };
         Self { state: Mutex::new(state) }
     }
 
@@ -150,9 +159,22 @@ impl Condition {
         state.reason.clear();
     }
 
-    /// Whether it is there.
+    /// Whether it is there, or some of its nodes are.
     pub fn is_up(&self) -> bool {
-        self.state().up
+        let state = self.state();
+        state.up || state.partly
+    }
+
+    /// A cluster that is not whole, and why; some of its nodes may be there.
+    pub fn partly(&self, reason: String, some: bool) {
+        self.down(reason);
+        self.state().partly = some;
+    }
+
+    /// What is wrong, if it is away.
+    pub fn reason(&self) -> Option<String> {
+        let state = self.state();
+        (!state.up).then(|| state.reason.clone())
     }
 
     /// It is away, and why.

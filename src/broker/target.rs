@@ -25,6 +25,8 @@ pub struct Target {
     pub client_name: String,
     /// The table of the configuration that says all this, as errors name it.
     pub keys: Arc<str>,
+    /// It is a node of a cluster that is known.
+    pub(super) in_cluster: bool,
     /// Sentinels that others have named.
     met: Arc<Mutex<Vec<Address>>>,
 }
@@ -63,6 +65,11 @@ impl Target {
                     secure = Some(Tls::new(tls, Some(host), &format!("{keys}.tls"))?);
                 }
             }
+            RedisPlace::Cluster(_) => {
+                if server.tls {
+                    secure = Some(Tls::new(tls, None, &format!("{keys}.tls"))?);
+                }
+            }
             RedisPlace::Sentinel(sentinels) => {
                 if server.tls {
                     secure = Some(Tls::new(tls, None, &format!("{keys}.tls"))?);
@@ -80,8 +87,16 @@ impl Target {
             sentinel_tls: sentinels_secure,
             client_name: name.to_owned(),
             keys: keys.into(),
+            in_cluster: false,
             met: Arc::default(),
         })
+    }
+
+    /// One node of a cluster.
+    pub(super) fn node(&self, (host, port): &Address) -> Self {
+        let mut node = Self { in_cluster: true, ..self.clone() };
+        node.server.place = RedisPlace::Tcp(host.clone(), *port);
+        node
     }
 
     /// Sentinels besides those that the configuration names.

@@ -4,7 +4,6 @@
 //! API must not delay what is published, nor a slow Redis the answer about health. One thread,
 //! because one writer per connection keeps a channel's order.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -13,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::bus::{Bus, Told};
+use super::cluster::Cluster;
 use super::config::Config;
-use super::join::Joined;
 use super::layout::shard;
 use super::listening::Piece;
 use super::post::{Cores, Post};
@@ -25,8 +24,9 @@ use super::shard::{Inbox, Parts, Shard};
 use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::watch;
-use super::work::{Job, Part};
+use super::work::Job;
 use crate::gateway::broker::{self, Happening, Life, Request, Scope};
+use crate::gateway::options::RedisPlace;
 use crate::gateway::placement::Placement;
 
 /// The thread, while it runs.
@@ -103,34 +103,42 @@ impl broker::Part for Share {
 
 async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn Cores>) {
     let post = Rc::new(Post::new(cores, placement, view.tally.clone()));
-    let dialect = Rc::new(Dialect {
-        layout: config.layout,
-        digests: Digests::new(),
-        node: config.node,
-        presence_ttl: config.limits.presence_ttl,
-    });
     let shards = config.targets.len();
     let mut tasks = Vec::new();
-    let mut inboxes = Vec::new();
-    for (index, target) in config.targets.into_iter().enumerate() {
+    let mut servers = Vec::new();
+    for (index, target) in config.targets.iter().enumerate() {
+        let dialect = Dialect {
+            layout: config.layout(target),
+            digests: Digests::new(),
+            node: config.node.clone(),
+            presence_ttl: config.limits.presence_ttl,
+        };
         let scope = match shards {
             1 => Scope::All,
             _ => Scope::Part(Arc::new(Share { shard: index, shards })),
         };
         let parts = Parts {
-            dialect: dialect.clone(),
+            dialect: Rc::new(dialect),
             post: post.clone(),
             bus: view.bus.clone(),
             tally: view.tally.clone(),
             condition: view.conditions[index].clone(),
             scope,
             other: if config.renew { Life::Lost } else { Life::Other },
+            cluster: None,
         };
-        let inbox = Rc::new(Inbox::default());
-        tasks.push(tokio::task::spawn_local(keep(target, inbox.clone(), parts)));
-        inboxes.push(inbox);
+        if let RedisPlace::Cluster(_) = target.server.place {
+            let share = (shards > 1).then_some((index, shards));
+            let cluster = Cluster::new(target.clone(), parts, share);
+            tasks.push(tokio::task::spawn_local(cluster.clone().run()));
+            servers.push(Server::Many(cluster));
+        } else {
+            let inbox = Rc::new(Inbox::default());
+            tasks.push(tokio::task::spawn_local(keep(target.clone(), inbox.clone(), parts)));
+            servers.push(Server::One(inbox));
+        }
     }
-    let mut router = Router { inboxes, conditions: view.conditions.clone(), turn: 0 };
+    let mut router = Router { servers, conditions: view.conditions.clone(), turn: 0 };
     let mut taken = VecDeque::new();
     loop {
         tokio::select! {
@@ -143,11 +151,11 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
         for told in view.bus.take() {
             router.tell(told, &view.tally);
         }
-        for inbox in &router.inboxes {
+        for server in &router.servers {
             if ending {
-                inbox.end();
+                server.end();
             }
-            inbox.ring();
+            server.ring();
         }
         if ending {
             break;
@@ -160,7 +168,7 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
 }
 
 /// Runs a shard to its end, and begins anew where a fault of ours ends it.
-async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
+pub(super) async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
     let _watch = watch::follow(&target, inbox.clone(), parts.condition.clone());
     loop {
         let shard = Shard::new(target.clone(), inbox.clone(), parts.clone());
@@ -181,9 +189,45 @@ async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
 /// Before a shard begins anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A server, or the nodes of a cluster.
+enum Server {
+    One(Rc<Inbox>),
+    Many(Rc<Cluster>),
+}
+
+impl Server {
+    fn job(&self, job: Box<Job>) {
+        match self {
+            Self::One(inbox) => inbox.job(job),
+            Self::Many(cluster) => cluster.job(job),
+        }
+    }
+
+    fn piece(&self, piece: Piece) {
+        match self {
+            Self::One(inbox) => inbox.piece(piece),
+            Self::Many(cluster) => cluster.piece(piece),
+        }
+    }
+
+    fn end(&self) {
+        match self {
+            Self::One(inbox) => inbox.end(),
+            Self::Many(cluster) => cluster.end(),
+        }
+    }
+
+    fn ring(&self) {
+        match self {
+            Self::One(inbox) => inbox.ring(),
+            Self::Many(cluster) => cluster.ring(),
+        }
+    }
+}
+
 /// Which server each request goes to.
 struct Router {
-    inboxes: Vec<Rc<Inbox>>,
+    servers: Vec<Server>,
     conditions: Arc<[Arc<Condition>]>,
     /// Whose turn it is to take a message to other nodes.
     turn: usize,
@@ -191,33 +235,34 @@ struct Router {
 
 impl Router {
     fn shard(&self, channel: &str) -> usize {
-        match self.inboxes.len() {
+        match self.servers.len() {
             1 => 0,
             shards => shard(channel, shards),
         }
     }
 
     fn route(&self, taken: Taken) {
-        let channel = match &taken.request {
+        match &taken.request {
             Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
-            Request::Tops(..) if self.inboxes.len() > 1 => return self.tops(taken),
-            Request::Tops(_, tops) => tops.first().map(|top| &top.channel),
-            request => request.channel(),
-        };
-        let shard = channel.map_or(0, |channel| self.shard(channel));
-        self.inboxes[shard].job(Job::new(taken, None));
+            Request::Tops(..) if self.servers.len() > 1 => return self.tops(taken),
+            _ => {}
+        }
+        let job = Job::new(taken, None);
+        let shard = job.channel().map_or(0, |channel| self.shard(channel));
+        self.servers[shard].job(job);
     }
 
     /// A message to other nodes, which listen on all servers: over any that is there.
     fn tell(&mut self, told: Told, tally: &Tally) {
-        let servers = self.inboxes.len();
-        let all = (0..servers).map(|step| (self.turn + step) % servers);
-        match all.into_iter().find(|server| self.conditions[*server].is_up()) {
-            Some(server) => {
-                self.turn = server + 1;
-                self.inboxes[server].tell(told);
-            }
-            None => tally.control_dropped.add(1),
+        let servers = self.servers.len();
+        let mut all = (0..servers).map(|step| (self.turn + step) % servers);
+        let Some(server) = all.find(|server| self.conditions[*server].is_up()) else {
+            return tally.control_dropped.add(1);
+        };
+        self.turn = server + 1;
+        match &self.servers[server] {
+            Server::One(inbox) => inbox.tell(told),
+            Server::Many(cluster) => cluster.tell(told),
         }
     }
 
@@ -228,30 +273,23 @@ impl Router {
             Request::Ignore(names) => (false, names),
             _ => return,
         };
-        if let [inbox] = &self.inboxes[..] {
-            return inbox.piece(Piece { core, begins, names });
+        if let [server] = &self.servers[..] {
+            return server.piece(Piece { core, begins, names });
         }
-        let mut parts: Vec<_> = self.inboxes.iter().map(|_| Vec::new()).collect();
+        let mut parts: Vec<_> = self.servers.iter().map(|_| Vec::new()).collect();
         names.into_iter().for_each(|name| parts[self.shard(&name)].push(name));
-        for (inbox, names) in self.inboxes.iter().zip(parts) {
-            inbox.piece(Piece { core, begins, names });
+        for (server, names) in self.servers.iter().zip(parts) {
+            server.piece(Piece { core, begins, names });
         }
     }
 
     /// A question about several servers' channels.
-    fn tops(&self, mut taken: Taken) {
-        let Request::Tops(ticket, tops) = &mut taken.request else { return };
-        let (ticket, tops) = (*ticket, std::mem::take(tops));
-        let shards = self.inboxes.len();
-        let (whole, parts) = Joined::split(tops, |channel| self.shard(channel), shards);
-        if parts.is_empty() {
-            return self.inboxes[0].job(Job::new(taken, None));
-        }
-        let whole = Rc::new(RefCell::new(whole));
-        for (shard, tops) in parts {
-            let part = taken.part(Request::Tops(ticket, tops));
-            let place = Part { whole: whole.clone(), shard };
-            self.inboxes[shard].job(Job::new(part, Some(place)));
+    fn tops(&self, taken: Taken) {
+        let job = Job::new(taken, None);
+        let places = job.tops().iter().map(|top| self.shard(&top.channel) as u16).collect();
+        for job in job.split(places, self.servers.len()) {
+            let shard = job.channel().map_or(0, |channel| self.shard(channel));
+            self.servers[shard].job(job);
         }
     }
 }

@@ -6,15 +6,15 @@
 //! what was sent waits again, so that requests about one channel take effect in their order.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answers::{Gathered, Trouble};
+use super::answers::{Gathered, Trouble, Why};
 use super::bus::{Room, Told};
 use super::dial;
-use super::join::Joined;
+use super::join::{Joined, Part, settle};
 use super::link::Lost;
 use super::post::Post;
 use super::queue::Taken;
@@ -22,7 +22,7 @@ use super::requests::{Asked, Dialect, may_repeat};
 use super::resp::{Command, Reply, command};
 use super::scripts::Script;
 use super::tally::Tally;
-use crate::gateway::broker::{Fault, Happening, Outcome};
+use crate::gateway::broker::{Fault, Happening, Outcome, Request, TopOf};
 
 /// A request and what came of it so far.
 #[derive(Debug)]
@@ -37,15 +37,38 @@ pub(super) struct Job {
     /// Replies that it has in all.
     replies: usize,
     gathered: Gathered,
+    /// A cluster's node takes it although the slot is still on its way there.
+    asking: bool,
+    /// Replies to come that say only so.
+    asked: usize,
+    /// A reply says that it has to be asked elsewhere, or later.
+    why: Option<Why>,
+    /// Its place among those of a cluster.
+    number: u64,
+    /// It is with a node of a cluster.
+    flight: Option<Flight>,
 }
 
-/// Which part of a whole.
+/// Requests that are with nodes of a cluster: of each channel with which one, and how many.
+pub(super) type Flights = Rc<RefCell<HashMap<Arc<str>, (Arc<str>, usize)>>>;
+
+/// One of them, until it is answered or comes back.
 #[derive(Debug)]
-pub(super) struct Part {
-    /// Where the parts meet.
-    pub(super) whole: Rc<RefCell<Joined>>,
-    /// This one.
-    pub(super) shard: usize,
+struct Flight {
+    all: Flights,
+    channel: Arc<str>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut all = self.all.borrow_mut();
+        if let Some((_, count)) = all.get_mut(&self.channel) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.channel);
+            }
+        }
+    }
 }
 
 /// What was sent.
@@ -78,6 +101,8 @@ pub(super) struct Work {
     /// Of what was sent, what has to be sent again because a script was forgotten. It is ahead of
     /// the rest.
     forgotten: VecDeque<Box<Job>>,
+    /// What another node of the cluster is to be asked for; `None` where there is no cluster.
+    strays: Option<Vec<(Box<Job>, Why)>>,
     /// There is no connection, and an attempt to make one has failed.
     away: bool,
     /// When the log was last told of an error.
@@ -87,8 +112,96 @@ pub(super) struct Work {
 impl Job {
     /// That nobody has worked on yet.
     pub(super) fn new(taken: Taken, part: Option<Part>) -> Box<Self> {
-        let gathered = Gathered::default();
-        Box::new(Self { taken, part, again: false, forgotten: 0, replies: 0, gathered })
+        Box::new(Self {
+            taken,
+            part,
+            again: false,
+            forgotten: 0,
+            replies: 0,
+            gathered: Gathered::default(),
+            asking: false,
+            asked: 0,
+            why: None,
+            number: 0,
+            flight: None,
+        })
+    }
+
+    /// Its place among those of a cluster, in whose order those of one channel are done.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Gives it its place.
+    pub(super) fn set_number(&mut self, number: u64) {
+        self.number = number;
+    }
+
+    /// It goes to a node of a cluster.
+    pub(super) fn leaves(&mut self, all: &Flights, channel: Arc<str>, node: &Arc<str>) {
+        let mut flights = all.borrow_mut();
+        flights.entry(channel.clone()).or_insert_with(|| (node.clone(), 0)).1 += 1;
+        drop(flights);
+        self.flight = Some(Flight { all: all.clone(), channel });
+    }
+
+    /// It is back.
+    pub(super) fn returns(&mut self) {
+        self.flight = None;
+    }
+
+    /// The channel that it concerns, or the first of several.
+    pub(super) fn channel(&self) -> Option<&Arc<str>> {
+        self.taken.request.channel().or_else(|| self.tops().first().map(|top| &top.channel))
+    }
+
+    /// The positions that it asks for.
+    pub(super) fn tops(&self) -> &[TopOf] {
+        match &self.taken.request {
+            Request::Tops(_, tops) => tops,
+            _ => &[],
+        }
+    }
+
+    /// A question for positions in parts; `places` says of each in which.
+    pub(super) fn split(mut self: Box<Self>, places: Vec<u16>, parts: usize) -> Vec<Box<Self>> {
+        if parts < 2 || self.tops().is_empty() {
+            return vec![self];
+        }
+        let Request::Tops(ticket, tops) = &mut self.taken.request else { return vec![self] };
+        let (ticket, tops) = (*ticket, std::mem::take(tops));
+        let (whole, parts) = Joined::split(tops, places, parts, self.part.take());
+        let whole = Rc::new(RefCell::new(whole));
+        let part = |(number, tops)| {
+            let taken = self.taken.part(Request::Tops(ticket, tops));
+            Self::new(taken, Some(Part { whole: whole.clone(), number }))
+        };
+        parts.into_iter().map(part).collect()
+    }
+
+    /// Whether a node is asked for what is on its way to it.
+    pub(super) fn asks(&mut self, asking: bool) {
+        self.asking = asking;
+    }
+
+    /// Whether its time has passed.
+    pub(super) fn is_late(&self, patience: Duration, now: Instant) -> bool {
+        self.taken.at + patience <= now
+    }
+
+    /// Ends it.
+    pub(super) fn answer(
+        self: Box<Self>,
+        post: &Post,
+        tally: &Tally,
+        result: Result<Outcome, Fault>,
+    ) {
+        let Self { taken, part, .. } = *self;
+        let outcome = result.as_ref().map_or_else(|fault| fault.name(), |_| "ok");
+        *tally.maps().requests.entry((taken.request.name(), outcome)).or_default() += 1;
+        if let Some((ticket, result)) = taken.request.ticket().zip(settle(part, result)) {
+            post.tell(taken.core, Happening::Answer(ticket, result));
+        }
     }
 }
 
@@ -113,8 +226,31 @@ impl Work {
             told: VecDeque::new(),
             sent,
             forgotten,
+            strays: None,
             away: false,
             complained: None,
+        }
+    }
+
+    /// The server is a node of a cluster.
+    pub(super) fn in_cluster(mut self) -> Self {
+        self.strays = Some(Vec::new());
+        self
+    }
+
+    /// What another node is to be asked for.
+    pub(super) fn take_strays(&mut self) -> Vec<(Box<Job>, Why)> {
+        self.strays.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Some channels are another node's by now: what waits of them is not for this one.
+    pub(super) fn shed(&mut self, owned: impl Fn(&str) -> bool) {
+        let Some(strays) = &mut self.strays else { return };
+        for job in std::mem::take(&mut self.waiting) {
+            match job.channel().is_none_or(|channel| owned(channel)) || job.asking {
+                true => self.waiting.push_back(job),
+                false => strays.push((job, Why::Moved)),
+            }
         }
     }
 
@@ -165,6 +301,10 @@ impl Work {
             }
             let asked = Asked { core: job.taken.core, unix, again: job.again };
             job.gathered = Gathered::default();
+            job.asked = usize::from(job.asking);
+            if job.asking {
+                command(out, &["ASKING"]);
+            }
             job.replies = self.dialect.write(out, &job.taken.request, asked);
             match job.replies {
                 0 => self.finish(job, now),
@@ -198,8 +338,20 @@ impl Work {
                 None => Err(Lost::Protocol(super::resp::Fault::End)),
             };
         };
+        if job.asked > 0 {
+            job.asked -= 1;
+            return Ok(());
+        }
         match reply {
             Reply::Error(what) => match Trouble::of(what) {
+                Trouble::Elsewhere if self.strays.is_some() => {
+                    job.gathered.fail(Fault::Denied);
+                    // Keys of one channel may be at several places, and each has its own answer.
+                    match (Why::of(what), job.replies) {
+                        (Why::Ask(_), 2..) => job.why = job.why.take().or(Some(Why::Later)),
+                        (why, _) => job.why = Some(why),
+                    }
+                }
                 Trouble::NoScript if job.forgotten < FORGOTTEN_MAX => {
                     job.forgotten += 1;
                     if let Some(Sent::Job(job)) = self.sent.pop_front() {
@@ -211,7 +363,7 @@ impl Work {
                 Trouble::Unauthorised => {
                     return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
                 }
-                Trouble::NoScript | Trouble::Denied => {
+                Trouble::NoScript | Trouble::Elsewhere | Trouble::Denied => {
                     job.gathered.fail(Fault::Denied);
                     complain(&mut self.complained, job.taken.request.name(), what, now);
                 }
@@ -219,9 +371,12 @@ impl Work {
             reply => job.gathered.take(&job.taken.request, reply, job.again),
         }
         if job.gathered.came() == job.replies
-            && let Some(Sent::Job(job)) = self.sent.pop_front()
+            && let Some(Sent::Job(mut job)) = self.sent.pop_front()
         {
-            self.finish(job, now);
+            match (job.why.take(), &mut self.strays) {
+                (Some(why), Some(strays)) => strays.push((job, why)),
+                _ => self.finish(job, now),
+            }
         }
         Ok(())
     }
@@ -236,7 +391,7 @@ impl Work {
         match Trouble::of(what) {
             Trouble::NotPrimary => Err(Lost::NotPrimary),
             Trouble::Unauthorised => Err(Lost::Refused(String::from_utf8_lossy(what).into_owned())),
-            Trouble::NoScript | Trouble::Denied => {
+            Trouble::NoScript | Trouble::Elsewhere | Trouble::Denied => {
                 complain(&mut self.complained, "control", what, now);
                 Ok(())
             }
@@ -327,7 +482,7 @@ impl Work {
     }
 
     fn is_late(&self, job: &Job, now: Instant) -> bool {
-        job.taken.at + self.patience <= now
+        job.is_late(self.patience, now)
     }
 
     fn finish(&mut self, mut job: Box<Job>, now: Instant) {
@@ -339,16 +494,7 @@ impl Work {
     }
 
     fn answer(&self, job: Box<Job>, result: Result<Outcome, Fault>) {
-        let Job { taken, part, .. } = *job;
-        let outcome = result.as_ref().map_or_else(|fault| fault.name(), |_| "ok");
-        *self.tally.maps().requests.entry((taken.request.name(), outcome)).or_default() += 1;
-        let result = match part {
-            None => Some(result),
-            Some(Part { whole, shard }) => whole.borrow_mut().part(shard, result),
-        };
-        if let Some((ticket, result)) = taken.request.ticket().zip(result) {
-            self.post.tell(taken.core, Happening::Answer(ticket, result));
-        }
+        job.answer(&self.post, &self.tally, result);
     }
 }
 
@@ -359,7 +505,8 @@ impl Drop for Work {
             Sent::Job(job) => Some(job),
             Sent::Script | Sent::Ping(_) | Sent::Told { .. } => None,
         });
-        let rest = self.forgotten.drain(..).chain(sent).chain(self.waiting.drain(..));
+        let strays = self.take_strays().into_iter().map(|(job, _)| job);
+        let rest = self.forgotten.drain(..).chain(sent).chain(self.waiting.drain(..)).chain(strays);
         for job in rest.collect::<Vec<_>>() {
             self.answer(job, Err(Fault::Unknown));
         }

@@ -62,7 +62,7 @@ fn serve(mut stream: TcpStream, pieces: usize, answer: &Answer) {
     }
 }
 
-fn greeting(command: &[String]) -> Option<Vec<u8>> {
+pub(crate) fn greeting(command: &[String]) -> Option<Vec<u8>> {
     if command[0] == "SUBSCRIBE" {
         let acknowledged = b">3\r\n+subscribe\r\n$1\r\nx\r\n:1\r\n";
         return Some(acknowledged.repeat(command.len() - 1));

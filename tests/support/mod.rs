@@ -9,6 +9,7 @@
 pub(crate) mod backend;
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod deflate;
 pub(crate) mod front;
 pub(crate) mod gateway;

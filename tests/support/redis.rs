@@ -16,6 +16,8 @@ pub(crate) struct Redis {
     program: PathBuf,
     child: Option<Child>,
     port: u16,
+    /// Where nodes of a cluster speak to each other.
+    bus: u16,
     folder: PathBuf,
     arguments: Vec<String>,
     /// What a Sentinel's file says besides.
@@ -52,10 +54,11 @@ impl Redis {
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         let (arguments, access) = (own(arguments), own(access));
-        let mut redis = Self { program, child: None, port: 0, folder, arguments, sentinel, access };
+        let (child, port, bus) = (None, 0, 0);
+        let mut redis = Self { program, child, port, bus, folder, arguments, sentinel, access };
         // Another process may take the port before the server does.
         for _ in 0..5 {
-            redis.port = free_port();
+            (redis.port, redis.bus) = (free_port(), free_port());
             if redis.launch() {
                 return Some(redis);
             }
@@ -76,6 +79,9 @@ impl Redis {
         } else {
             command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
             command.args(["--save", "", "--dir"]).arg(&self.folder).args(&self.arguments);
+            if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
+                command.args(["--cluster-port", &self.bus.to_string()]);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server starts"));
@@ -87,6 +93,7 @@ impl Redis {
             if let Some(child) = &mut self.child
                 && child.try_wait().is_ok_and(|status| status.is_some())
             {
+                self.child = None;
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -97,6 +104,11 @@ impl Redis {
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where other nodes of its cluster speak to it.
+    pub(crate) fn bus(&self) -> u16 {
+        self.bus
     }
 
     /// Its folder.

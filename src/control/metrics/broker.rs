@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Kind, Metric, Snapshot, Value, list, of_durations};
 use crate::broker::View;
+use crate::broker::answers::Why;
 use crate::broker::bus::Unreached;
 use crate::broker::link::Lost;
 use crate::broker::tally::{Maps, Tally};
@@ -91,6 +92,19 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
             "Times that Sentinels named another primary than before",
             tally.switches.get(),
         ),
+        (
+            "broker_slots_moved",
+            Kind::Total,
+            "Slots of a cluster that have another node than before",
+            tally.slots_moved.get(),
+        ),
+        (
+            "broker_messages_moved",
+            Kind::Total,
+            "Messages dropped because their channel's slot has another node, which passes them on, \
+             too",
+            tally.messages_moved.get(),
+        ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
     }
@@ -152,6 +166,13 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
         requests.add(labels, Value::Number(*number));
     }
     all.push(requests.label("op", "what is asked").label("outcome", &list(&OUTCOMES)));
+    let help = "Requests that a node of a cluster sent elsewhere or put off";
+    let mut redirects = Metric::new("broker_redirects", Kind::Total, help);
+    for how in Why::NAMES {
+        let number = maps.redirects.get(how).copied().unwrap_or(0);
+        redirects.add(vec![("how", how.to_owned())], Value::Number(number));
+    }
+    all.push(redirects.label("how", &list(&Why::NAMES)));
     let help = "Orders and questions to all other nodes";
     let mut surveys = Metric::new("broker_surveys", Kind::Total, help);
     for (op, outcome) in ASKED.iter().flat_map(|op| Unreached::NAMES.map(|name| (*op, name))) {

@@ -263,6 +263,12 @@ pub enum Scope {
 pub trait Part: Send + Sync + fmt::Debug {
     /// Whether a channel is in it.
     fn has(&self, channel: &str) -> bool;
+
+    /// It is said of a change that is over once there is a connection: who remembers what was said
+    /// of each part need not remember this one then.
+    fn passes(&self) -> bool {
+        false
+    }
 }
 
 impl Scope {

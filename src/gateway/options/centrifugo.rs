@@ -225,7 +225,6 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("broker.type", Fate::Unless(&["", "memory"]), ENGINE),
     ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
     ("controller.enabled", Fate::Missed, ": nodes speak to each other through engine.redis"),
-    ("engine.redis.cluster_address", Fate::Missed, NO_CLUSTER),
     ("engine.redis.history_use_lists", Fate::Missed, ": histories are streams"),
     (
         "engine.redis.presence_hash_field_ttl",
@@ -331,7 +330,8 @@ const RULES: &[(&str, Fate, &str)] = &[
 ];
 
 const ENGINE: &str = ": engine.type and engine.redis say where channels live";
-const NO_CLUSTER: &str = ": Redis Cluster is not supported yet, a list in engine.redis.address is";
+const NO_CLUSTER: &str =
+    ": streams of a Redis Cluster are not read; give the address of one server";
 const CONSUMERS: &str =
     ": streams of Redis and outboxes in PostgreSQL are read; or publish through http_api";
 const KINDS: &str = ": subscriptions are streams";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::field::section;
 use super::postgresql::Postgresql;
 use super::redis::{Redis, RedisTls};
-use super::redis_address::{AddressFault, RedisServer};
+use super::redis_address::{AddressFault, RedisPlace, RedisServer};
 use super::tables::tables;
 use super::values::Secret;
 
@@ -138,8 +138,10 @@ impl RedisStream {
         };
         match <[RedisServer; 1]>::try_from(redis.servers()?) {
             // Replies to reads are maps in version 3.
-            Ok([server]) => Ok(RedisServer { force_resp2: true, ..server }),
-            Err(_) => Err(redis.must_be_one()),
+            Ok([server]) if !matches!(server.place, RedisPlace::Cluster(_)) => {
+                Ok(RedisServer { force_resp2: true, ..server })
+            }
+            _ => Err(redis.must_be_one()),
         }
     }
 }

@@ -34,6 +34,9 @@ section! {
         force_resp2: bool = false,
         /// TLS, also without a URL of `rediss`.
         tls: RedisTls = RedisTls::default(),
+        /// Redis Clusters: each element names some nodes of one, `host:port` with commas between
+        /// them. Stronger than all other addresses.
+        cluster_address: Vec<String> = Vec::new(),
         /// Sentinels, which know where the server is: each element names those of one group,
         /// `host:port` with commas between them. Stronger than `address`.
         sentinel_address: Vec<String> = Vec::new(),

@@ -39,6 +39,8 @@ pub enum RedisPlace {
     Unix(String),
     /// Where Sentinels say.
     Sentinel(Box<Sentinels>),
+    /// The nodes of a Redis Cluster, of which these are some: host and port.
+    Cluster(Vec<(String, u16)>),
 }
 
 /// Sentinels of one group, and the name by which they know a server.
@@ -86,6 +88,10 @@ impl fmt::Display for RedisPlace {
                 let places = sentinels.places.iter().map(|(host, port)| joined(host, *port));
                 write!(f, "{} by {}", sentinels.master, places.collect::<Vec<_>>().join(","))
             }
+            Self::Cluster(places) => {
+                let places = places.iter().map(|(host, port)| joined(host, *port));
+                write!(f, "cluster {}", places.collect::<Vec<_>>().join(","))
+            }
         }
     }
 }
@@ -107,9 +113,10 @@ const SENTINEL_PORT: u16 = 26_379;
 impl Redis {
     /// The key that names the servers, and what it says.
     pub(crate) fn addresses(&self) -> (&'static str, &[String]) {
-        match self.sentinel_address.is_empty() {
-            true => ("address", &self.address),
-            false => ("sentinel_address", &self.sentinel_address),
+        match (self.cluster_address.is_empty(), self.sentinel_address.is_empty()) {
+            (false, _) => ("cluster_address", &self.cluster_address),
+            (true, false) => ("sentinel_address", &self.sentinel_address),
+            (true, true) => ("address", &self.address),
         }
     }
 
@@ -127,6 +134,7 @@ impl Redis {
             let text = text.trim();
             let server = match key {
                 "address" => self.server(text),
+                "cluster_address" => self.cluster(text),
                 _ => self.group(text),
             };
             let number = (list.len() > 1).then_some(index + 1);
@@ -167,14 +175,17 @@ impl Redis {
         }
     }
 
-    /// `host:port,host:port`.
+    /// Some nodes of a cluster.
+    fn cluster(&self, text: &str) -> Result<RedisServer, String> {
+        let server =
+            RedisServer { place: RedisPlace::Cluster(list(text, PORT)?), ..self.unplaced() };
+        server.without_database()
+    }
+
+    /// Sentinels of a group.
     fn group(&self, text: &str) -> Result<RedisServer, String> {
         let mut sentinels = self.sentinels();
-        for place in text.split(',') {
-            let what = "must be host:port, several with commas between them";
-            let place = host_and_port(place.trim(), SENTINEL_PORT).map_err(|_| what.to_owned())?;
-            sentinels.places.push(place);
-        }
+        sentinels.places = list(text, SENTINEL_PORT)?;
         Ok(RedisServer { place: RedisPlace::Sentinel(Box::new(sentinels)), ..self.unplaced() })
     }
 
@@ -200,10 +211,11 @@ impl Redis {
         let scheme = scheme.to_ascii_lowercase();
         let named = pairs.iter().any(|(name, _)| *name == "sentinel_master_name");
         let mut sentinels = (named || scheme.ends_with("+sentinel")).then(|| self.sentinels());
+        let mut cluster = scheme.ends_with("+cluster").then(Vec::new);
         let port = if sentinels.is_some() { SENTINEL_PORT } else { PORT };
         match scheme.as_str() {
-            "redis" | "tcp" | "redis+sentinel" => server.at(rest, port)?,
-            "rediss" | "rediss+sentinel" => {
+            "redis" | "tcp" | "redis+sentinel" | "redis+cluster" => server.at(rest, port)?,
+            "rediss" | "rediss+sentinel" | "rediss+cluster" => {
                 server.tls = true;
                 if let Some(sentinels) = &mut sentinels {
                     sentinels.tls = true;
@@ -215,14 +227,23 @@ impl Redis {
                 server.place = RedisPlace::Unix(path);
             }
             "unix" => return Err("needs a path that begins with /".to_owned()),
-            "redis+cluster" | "rediss+cluster" => return Err(NO_CLUSTER.to_owned()),
             _ => return Err("must begin with redis://, rediss://, tcp:// or unix://".to_owned()),
         }
         if let (Some(sentinels), RedisPlace::Tcp(host, port)) = (&mut sentinels, &server.place) {
             sentinels.places.push((host.clone(), *port));
         }
+        if let (Some(nodes), RedisPlace::Tcp(host, port)) = (&mut cluster, &server.place) {
+            nodes.push((host.clone(), *port));
+        }
         for (name, value) in pairs {
-            server.option(name, value, sentinels.as_mut())?;
+            match &mut cluster {
+                Some(nodes) if name == "addr" => nodes.push(host_and_port(value, PORT)?),
+                _ => server.option(name, value, sentinels.as_mut())?,
+            }
+        }
+        if let Some(nodes) = cluster {
+            server.place = RedisPlace::Cluster(nodes);
+            return server.without_database();
         }
         if let Some(sentinels) = sentinels {
             if sentinels.master.is_empty() {
@@ -243,6 +264,14 @@ impl RedisServer {
         }
         self.place = tcp(place, port)?;
         Ok(())
+    }
+
+    /// A cluster has only one.
+    fn without_database(self) -> Result<Self, String> {
+        match self.db {
+            0 => Ok(self),
+            _ => Err("is a cluster, which has no databases: db must be 0".to_owned()),
+        }
     }
 
     /// What stands behind the question mark.
@@ -273,7 +302,7 @@ impl RedisServer {
             ("addr", Some(sentinels)) => {
                 sentinels.places.push(host_and_port(value, SENTINEL_PORT)?)
             }
-            ("addr", None) => return Err(NO_CLUSTER.to_owned()),
+            ("addr", None) => return Err(ONE.to_owned()),
             ("sentinel_master_name", Some(sentinels)) => sentinels.master = text()?,
             ("sentinel_user", Some(sentinels)) => sentinels.user = text()?,
             ("sentinel_password", Some(sentinels)) => sentinels.password = Secret::new(text()?),
@@ -290,6 +319,13 @@ fn number(text: &str) -> Result<u32, String> {
 
 fn tcp(text: &str, port: u16) -> Result<RedisPlace, String> {
     host_and_port(text, port).map(|(host, port)| RedisPlace::Tcp(host, port))
+}
+
+/// `host:port,host:port`.
+fn list(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+    let what = "must be host:port, several with commas between them";
+    let read = |place: &str| host_and_port(place.trim(), port).map_err(|_| what.to_owned());
+    text.split(',').map(read).collect()
 }
 
 /// `port` is that of a text without one.
@@ -329,8 +365,7 @@ pub(super) fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-const NO_CLUSTER: &str = "names a cluster, which is not supported yet: give one server, or a list \
-    of independent ones";
+const ONE: &str = "has several places: redis+cluster:// and redis+sentinel:// can have";
 
 #[cfg(test)]
 mod tests {
@@ -425,6 +460,24 @@ mod tests {
     }
 
     #[test]
+    fn clusters_are_named_by_keys_or_by_a_url() {
+        let redis = Redis {
+            cluster_address: vec!["a:1, b".to_owned(), "c".to_owned()],
+            sentinel_address: vec!["d".to_owned()],
+            ..Redis::default()
+        };
+        let servers = redis.servers().unwrap();
+        let places: Vec<_> = servers.iter().map(|server| server.place.to_string()).collect();
+        assert_eq!(places, ["cluster a:1,b:6379", "cluster c:6379"]);
+        let one = server("rediss+cluster://u:p@h?addr=i:2&io_timeout=2s").unwrap();
+        assert_eq!(one.place.to_string(), "cluster h:6379,i:2");
+        assert!(one.tls && one.user == "u" && one.io_timeout == Duration::from_secs(2));
+        let fault = Redis { db: 3, ..redis }.servers().unwrap_err();
+        assert_eq!(fault.key, "cluster_address");
+        assert!(fault.to_string().starts_with("number 1 is a cluster, which has no databases"));
+    }
+
+    #[test]
     fn sentinels_without_a_name_or_a_place_are_none() {
         let of = |address: &str, name: &str| {
             let sentinel_address = vec![address.to_owned()];
@@ -464,8 +517,9 @@ mod tests {
             ("unix:///s?sentinel_master_name=m", "begins with /"),
             ("redis+sentinel://h?sentinel_master_name=m&addr=u:hush@h", "host:port"),
             ("redis+sentinel://h?sentinel_master_name=m&sentinel_password=%zz", "URL-encoded"),
-            ("redis+cluster://h:1", "cluster"),
-            ("redis://h?addr=i:1", "cluster"),
+            ("redis+cluster://h:1/2", "db must be 0"),
+            ("redis+cluster://h?addr=u:hush@h", "host:port"),
+            ("redis://h?addr=i:1", "several places"),
         ] {
             let what = server(address).unwrap_err();
             assert!(what.contains(part), "{address}: {what}");

@@ -37,6 +37,9 @@ impl Ears {
             Scope::All => self.said.clear(),
             scope => self.said.retain(|(said, _)| !is_same(said, scope)),
         }
+        if hears && matches!(scope, Scope::Part(part) if part.passes()) {
+            return;
+        }
         if self.said.len() >= PARTS {
             self.said.remove(0);
         }

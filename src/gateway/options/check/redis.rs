@@ -59,9 +59,11 @@ impl Check<'_> {
         let key = format!("engine.redis.{key}");
         self.demand(!list.is_empty(), &key, "is needed: engine.type is \"redis\"");
         let default = Redis::default();
-        let both = !redis.sentinel_address.is_empty() && redis.address != default.address;
-        let what = "is not heard: engine.redis.sentinel_address is";
-        self.warn(both, "engine.redis.address", what);
+        let what = format!("is not heard: {key} is");
+        let both = key != "engine.redis.address" && redis.address != default.address;
+        self.warn(both, "engine.redis.address", &what);
+        let both = key == "engine.redis.cluster_address" && !redis.sentinel_address.is_empty();
+        self.warn(both, "engine.redis.sentinel_address", &what);
         match redis.servers() {
             Err(fault) => self.wrong(&format!("engine.redis.{}", fault.key), fault.to_string()),
             Ok(servers) => {

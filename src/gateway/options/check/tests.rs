@@ -367,8 +367,8 @@ fn every_contradiction_is_named_with_its_line() {
         // The broker.
         ("[engine]\ntype = \"redis\"\nredis.address = []", "3: engine.redis.address: is needed"),
         (
-            "[engine]\ntype = \"redis\"\nredis.address = [\"h:1\", \"redis+cluster://h\"]",
-            "3: engine.redis.address: number 2 names a cluster",
+            "[engine]\ntype = \"redis\"\nredis.address = [\"h:1\", \"redis+cluster://h/1\"]",
+            "3: engine.redis.address: number 2 is a cluster, which has no databases",
         ),
         (
             "[engine]\ntype = \"redis\"\nredis.address = [\"h/1\", \"redis://h:6379/2\"]",

@@ -1,0 +1,256 @@
+//! Two nodes on a Redis Cluster, whose slots move and whose nodes are killed: what was lost,
+//! doubled and told, and how long it took.
+//!
+//! Method: two `ringhold serve` and three or four `redis-server` as child processes, numbered
+//! publications through both nodes, subscribers on both that return as SDKs do. `--nocapture`
+//! prints the figures. Without `redis-server` the tests say so.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::cluster::Cluster;
+use support::gateway::Gateway;
+use support::numbered::{self, Acked, Published, Story, publish, publisher, subscriber};
+use support::until;
+
+const CHANNEL: &str = "kept:a";
+
+const TABLES: &str = r#"
+[client]
+channel_position_check_delay = "1s"
+[health]
+enabled = true
+[prometheus]
+enabled = true
+[[channel.namespaces]]
+name = "kept"
+history_size = 100000
+history_ttl = "600s"
+force_recovery = true
+presence = true
+allow_subscribe_for_client = true
+[[channel.namespaces]]
+name = "plain"
+allow_subscribe_for_client = true
+"#;
+
+fn node(cluster: &Cluster) -> Gateway {
+    let tables = format!("{TABLES}[engine.redis]\n{}", cluster.keys());
+    let node = Gateway::start_listening("", "type = \"redis\"", &tables);
+    is_up(&node, cluster);
+    node
+}
+
+fn is_up(node: &Gateway, cluster: &Cluster) {
+    until("the cluster to be there", || node.metrics().contains(&up(cluster)));
+}
+
+/// The line of metrics that says that all of it is there.
+fn up(cluster: &Cluster) -> String {
+    format!("ringhold_broker_up{{server=\"cluster {}\"}} 1", cluster.address())
+}
+
+/// Both nodes, and two subscribers on each.
+struct World {
+    cluster: Cluster,
+    nodes: [Gateway; 2],
+    subscribers: Vec<JoinHandle<Story>>,
+    acked: Vec<Acked>,
+    next: u64,
+}
+
+impl World {
+    fn start(replica: bool) -> Option<Self> {
+        let cluster = Cluster::start(replica)?;
+        let nodes = [node(&cluster), node(&cluster)];
+        let mut world =
+            Self { cluster, nodes, subscribers: Vec::new(), acked: Vec::new(), next: 1 };
+        for node in world.nodes.iter().chain(&world.nodes) {
+            world.subscribers.push(subscriber(node, CHANNEL));
+        }
+        Some(world)
+    }
+
+    /// Publishes so many through both nodes, each as often as it takes. How long it took.
+    fn publish(&mut self, count: u64) -> Duration {
+        let begun = Instant::now();
+        for _ in 0..count {
+            loop {
+                // A number that was refused may be there all the same, and is not given again.
+                self.next += 1;
+                let node = &self.nodes[self.next as usize % 2];
+                if let Some(acked) = publish(node, CHANNEL, self.next) {
+                    self.acked.push(acked);
+                    break;
+                }
+                assert!(begun.elapsed() < support::PATIENCE, "nothing is acknowledged any more");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        begun.elapsed()
+    }
+
+    /// Publishes through both nodes, 100 a second each, while something is done.
+    fn publish_through(
+        &mut self,
+        harm: impl FnOnce(&mut Cluster, &[Gateway; 2]),
+    ) -> [Published; 2] {
+        let Self { cluster, nodes, next, .. } = self;
+        let (stop, first) = (AtomicBool::new(false), *next + 1);
+        let all = std::thread::scope(|scope| {
+            let pause = Duration::from_millis(10);
+            let both = [0, 1]
+                .map(|n| publisher(scope, &nodes[n], CHANNEL, (first + n as u64, 2), pause, &stop));
+            std::thread::sleep(Duration::from_millis(500));
+            harm(cluster, nodes);
+            // And some more when all is over.
+            std::thread::sleep(Duration::from_millis(500));
+            stop.store(true, Ordering::SeqCst);
+            both.map(|one| one.join().expect("a publisher without a fault"))
+        });
+        for published in &all {
+            self.acked.extend(published.acked.iter().cloned());
+        }
+        self.next += 1_000_000;
+        all
+    }
+
+    /// Ends all, and says what subscribers were told. Nothing is missing that nobody was told of.
+    fn end(mut self, what: &str, published: &[Published]) -> Vec<u64> {
+        self.publish(10);
+        let stories =
+            numbered::finish(&self.nodes[0], CHANNEL, std::mem::take(&mut self.subscribers));
+        for story in &stories {
+            let missing = numbered::missing(story, &self.acked);
+            assert!(missing.is_empty(), "{what}: {missing:?} of {story:?}");
+        }
+        let told: Vec<_> = stories.iter().map(|story| story.told).collect();
+        let refused: u64 = published.iter().map(|one| one.refused).sum();
+        let gap = published.iter().map(|one| one.gap).max().unwrap_or_default();
+        let acked = self.acked.len();
+        println!(
+            "{what}: {acked} acknowledged, {refused} answered with error 100, {gap:?} without an \
+             acknowledgement; lost untold 0, doubled 0, told {told:?}"
+        );
+        told
+    }
+}
+
+#[test]
+fn channels_of_all_slots_are_served() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    let nodes = [node(&cluster), node(&cluster)];
+    let kept = cluster.channels("kept:");
+    let plain = cluster.channels("plain:");
+    let mut sessions = [nodes[0].connected("ann"), nodes[1].connected("bob")];
+    for session in &mut sessions {
+        for channel in kept.iter().chain(&plain) {
+            session.subscribe(channel);
+        }
+    }
+    for (number, channel) in kept.iter().chain(&plain).enumerate() {
+        let published = json!({"channel": channel, "data": number});
+        nodes[number % 2].api("publish", published);
+        for session in &mut sessions {
+            assert_eq!(session.publication(channel)["data"], number);
+        }
+    }
+    for (number, channel) in kept.iter().enumerate() {
+        let key = format!("centrifugo.stream.{{{channel}}}");
+        assert_eq!(cluster.servers[number].cli(&["EXISTS", &key]), "1");
+        let presence = nodes[number % 2].api("presence_stats", json!({"channel": channel}));
+        assert_eq!(presence["num_clients"], 2);
+        let once = json!({"channel": channel, "data": 1, "idempotency_key": "k"});
+        let offsets = [0, 1].map(|n| nodes[n].api("publish", once.clone())["offset"].clone());
+        assert_eq!(offsets, [json!(2), json!(2)]);
+        for session in &mut sessions {
+            assert_eq!(session.publication(channel)["offset"], 2);
+        }
+        nodes[0].api("history_remove", json!({"channel": channel}));
+        assert_eq!(cluster.servers[number].cli(&["EXISTS", &key]), "0");
+    }
+    // What nodes say to each other comes through one of the servers.
+    for node in &nodes {
+        until("two nodes", || node.api("info", json!({}))["nodes"].as_array().unwrap().len() == 2);
+    }
+    nodes[0].api("disconnect", json!({"user": "bob"}));
+    sessions[1].closed(3503);
+    let heard = |server: &support::redis::Redis| {
+        let counted = server.lines(&["PUBSUB", "NUMSUB", "centrifugo.control"]);
+        counted[1].parse::<u32>().expect("a number")
+    };
+    assert_eq!(cluster.servers.iter().map(heard).sum::<u32>(), 2, "once for each node");
+    for node in &nodes {
+        assert_eq!(node.metric("broker_unrepaired_total"), 0);
+    }
+}
+
+#[test]
+fn slots_that_move_under_publications_cost_nobody_anything() {
+    let Some(mut world) = World::start(false) else { return };
+    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
+    let published = world.publish_through(|cluster, nodes| {
+        let (mut from, others) = (owner, [(owner + 1) % 3, (owner + 2) % 3, owner]);
+        for (times, to) in others.into_iter().enumerate() {
+            cluster.move_slot(slot, from, to);
+            for node in nodes {
+                until("the move to be known", || {
+                    node.metric("broker_slots_moved_total") > times as u64
+                });
+            }
+            from = to;
+        }
+    });
+    assert_eq!(world.end("three moves of the slot", &published), [0; 4]);
+    let refused: u64 = published.iter().map(|one| one.refused).sum();
+    assert_eq!(refused, 0, "redirections are nobody's business");
+}
+
+#[test]
+fn a_node_that_is_killed_has_its_replica_take_over() {
+    let Some(mut world) = World::start(true) else { return };
+    // The first one has the replica.
+    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
+    if owner != 0 {
+        world.cluster.move_slot(slot, owner, 0);
+    }
+    world.publish(20);
+    let published = world.publish_through(|cluster, nodes| {
+        cluster.servers[0].kill();
+        until("the replica to take over", || cluster.servers[3].info("role") == "master");
+        for node in nodes {
+            is_up(node, cluster);
+        }
+    });
+    world.end("a node killed under 200 publications a second, with a replica", &published);
+}
+
+#[test]
+fn a_node_that_is_lost_takes_no_other_slots_along() {
+    let Some(mut world) = World::start(false) else { return };
+    let channels = world.cluster.channels("kept:");
+    let owner = world.cluster.owner(CHANNEL);
+    let lost = (owner + 1) % 3;
+    let mut session = world.nodes[1].connected("ann");
+    session.subscribe(&channels[lost]);
+    let published = world.publish_through(|cluster, nodes| {
+        cluster.servers[lost].kill();
+        until("error 100 for its slots", || publish(&nodes[0], &channels[lost], 1).is_none());
+        for node in nodes {
+            let down = up(cluster).replace("} 1", "} 0");
+            until("a sick node", || node.metrics().contains(&down));
+        }
+        cluster.servers[lost].restart();
+        for node in nodes {
+            is_up(node, cluster);
+        }
+    });
+    let refused: u64 = published.iter().map(|one| one.refused).sum();
+    assert_eq!(refused, 0, "the other slots are served all the time");
+    until("the lost slots to be served", || publish(&world.nodes[0], &channels[lost], 2).is_some());
+    assert_eq!(world.end("another node killed, and back empty", &published), [0; 4]);
+}

@@ -1,0 +1,245 @@
+//! Nodes of a cluster that answer as they are told, for what real ones do only in a moment: a slot
+//! that has moved and is not claimed yet, keys that are apart, a node that only takes what it is
+//! asked for. Of one channel nothing overtakes anything, and nobody hears of it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ringhold::broker::resp::{Bounds, Reply, Scanner};
+use ringhold::gateway::broker::{Fault, Outcome, Request, TopOf};
+
+use crate::rig::{Rig, offset, publish, request};
+use crate::scripted::greeting;
+
+/// What the two nodes are told, and what they have done.
+#[derive(Default)]
+struct World {
+    ports: [u16; 2],
+    /// Who claims the upper half of the slots; the lower one is the first's.
+    claims: usize,
+    /// What the first says of the upper half.
+    says: Says,
+    /// Times that it has said so.
+    said: usize,
+    /// By node: what was published, and whether after ASKING.
+    done: [Vec<(String, bool)>; 2],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Says {
+    #[default]
+    Done,
+    Moved,
+    Ask,
+    Later,
+}
+
+/// Its slot is 15495, in the upper half; and 3300, in the lower one.
+const UPPER: &str = "a";
+const LOWER: &str = "b";
+
+struct Cluster {
+    world: Arc<Mutex<World>>,
+    keys: String,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap().port());
+        let world = Arc::new(Mutex::new(World { ports, ..World::default() }));
+        for (node, listener) in listeners.into_iter().enumerate() {
+            let world = world.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let world = world.clone();
+                    std::thread::spawn(move || serve(stream, node, &world));
+                }
+            });
+        }
+        let keys = format!("cluster_address = [\"127.0.0.1:{}\"]\n", ports[1]);
+        Self { world, keys }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world.lock().unwrap());
+    }
+
+    fn said(&self) -> usize {
+        self.world.lock().unwrap().said
+    }
+
+    fn done(&self, node: usize) -> Vec<(String, bool)> {
+        self.world.lock().unwrap().done[node].clone()
+    }
+
+    /// A rig that has found both nodes.
+    fn rig(&self, more: &str) -> Rig {
+        let mut rig = Rig::start(&format!("{}{more}", self.keys));
+        rig.until("both nodes", |rig| rig.lives.len() >= 2 && rig.trouble().is_none());
+        rig
+    }
+}
+
+fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
+    stream.set_nodelay(true).unwrap();
+    let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+    let mut asking = false;
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        buffer.extend_from_slice(&chunk[..count]);
+        while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
+            let command: Vec<u8> = buffer.drain(..len).collect();
+            let command = Reply::parse(&command).unwrap();
+            let parts = command.list().unwrap().iter().filter_map(Reply::str);
+            let parts: Vec<String> = parts.map(str::to_owned).collect();
+            let asks = parts[0] == "ASKING";
+            let reply = match greeting(&parts) {
+                Some(reply) => reply,
+                None if asks => b"+OK\r\n".to_vec(),
+                None => answer(&mut world.lock().unwrap(), node, &parts, asking).into_bytes(),
+            };
+            asking = asks;
+            if stream.write_all(&reply).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> String {
+    if command[0] == "CLUSTER" {
+        let line = |other: usize| {
+            let flags = if other == node { "myself,master" } else { "master" };
+            let slots = match (other, other == world.claims) {
+                (0, true) => " 0-8191 8192-16383",
+                (0, false) => " 0-8191",
+                (_, true) => " 8192-16383",
+                (_, false) => "",
+            };
+            let port = world.ports[other];
+            format!("node{other} 127.0.0.1:{port}@1 {flags} - 0 0 {other} connected{slots}\n")
+        };
+        let text = format!("{}{}", line(0), line(1));
+        return format!("${}\r\n{text}\r\n", text.len());
+    }
+    let upper = command.iter().any(|part| part.contains(&format!("{{{UPPER}}}")));
+    if node == 0 && upper && world.says != Says::Done {
+        world.said += 1;
+        let port = world.ports[1];
+        return match world.says {
+            Says::Moved => format!("-MOVED 15495 127.0.0.1:{port}\r\n"),
+            Says::Ask => format!("-ASK 15495 127.0.0.1:{port}\r\n"),
+            _ => "-TRYAGAIN Multiple keys request during rehashing of slot\r\n".to_owned(),
+        };
+    }
+    if node == 1 && upper && world.claims == 0 && !asking {
+        return format!("-MOVED 15495 127.0.0.1:{}\r\n", world.ports[0]);
+    }
+    match command[0].as_str() {
+        "EVALSHA" => {
+            world.done[node].push((command[5].clone(), asking));
+            let offset = world.done.iter().map(Vec::len).sum::<usize>().to_string();
+            format!("*3\r\n${}\r\n{offset}\r\n$8\r\nfreshone\r\n$0\r\n\r\n", offset.len())
+        }
+        "HMGET" => "*2\r\n$1\r\n7\r\n$8\r\nfreshone\r\n".to_owned(),
+        _ => ":1\r\n".to_owned(),
+    }
+}
+
+/// Publishes numbers from 1 on, changes the world, and expects them to be done in their order.
+fn publish_through(cluster: &Cluster, rig: &mut Rig, change: impl FnOnce(&mut Rig)) {
+    const COUNT: u64 = 200;
+    let ask = |rig: &mut Rig, n: u64| rig.ask(request(publish(UPPER, &n.to_string(), n)));
+    let mut tickets: Vec<_> = (1..=COUNT / 2).map(|n| ask(rig, n)).collect();
+    change(rig);
+    tickets.extend((COUNT / 2 + 1..=COUNT).map(|n| ask(rig, n)));
+    for (n, ticket) in (1..).zip(tickets) {
+        assert_eq!(offset(rig.answer(ticket)), n, "in their order");
+    }
+    let all = cluster.done(0).into_iter().chain(cluster.done(1));
+    let numbers: Vec<u64> = all.map(|(number, _)| number.parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=COUNT).collect::<Vec<_>>(), "each once, in order");
+}
+
+/// It says so itself some time later.
+#[test]
+fn a_slot_that_has_moved_is_asked_for_where_it_is() {
+    let cluster = Cluster::start();
+    let mut rig = cluster.rig("");
+    cluster.change(|world| world.says = Says::Moved);
+    publish_through(&cluster, &mut rig, |rig| {
+        rig.until("several redirections", |_| cluster.said() > 100);
+        cluster.change(|world| world.claims = 1);
+    });
+    assert!(cluster.done(0).is_empty());
+    assert_eq!(rig.view.tally.slots_moved.get(), 8192);
+    rig.finish();
+}
+
+#[test]
+fn what_is_on_its_way_is_asked_for_where_it_goes() {
+    let cluster = Cluster::start();
+    let mut rig = cluster.rig("");
+    publish_through(&cluster, &mut rig, |rig| {
+        rig.until("some answers", |rig| rig.answered() > 50);
+        cluster.change(|world| world.says = Says::Ask);
+    });
+    let sent_on = cluster.done(1);
+    assert!(!sent_on.is_empty() && sent_on.iter().all(|(_, asking)| *asking));
+    rig.finish();
+}
+
+#[test]
+fn keys_that_are_apart_are_waited_for() {
+    let cluster = Cluster::start();
+    let mut rig = cluster.rig("");
+    cluster.change(|world| world.says = Says::Later);
+    publish_through(&cluster, &mut rig, |rig| {
+        rig.until("several refusals", |_| cluster.said() > 300);
+        cluster.change(|world| (world.says, world.claims) = (Says::Moved, 1));
+    });
+    rig.finish();
+}
+
+/// `io_timeout` of the next test.
+const LATE: Duration = Duration::from_millis(1500);
+
+#[test]
+fn who_waits_for_too_long_is_told_and_others_do_not_wait() {
+    let cluster = Cluster::start();
+    let mut rig = cluster.rig("io_timeout = \"1500ms\"\n");
+    cluster.change(|world| world.says = Says::Later);
+    let begun = Instant::now();
+    let late = rig.ask(request(publish(UPPER, "1", 1)));
+    let plain = rig.result(request(publish(LOWER, "2", 2)));
+    assert!(plain.is_ok() && begun.elapsed() < LATE, "{plain:?}");
+    assert_eq!(rig.answer(late), Err(Fault::Late));
+    assert!(begun.elapsed() >= LATE);
+    // Positions of the one wait, those of the other come, in parts of one question.
+    let top = |channel: &str| TopOf { channel: channel.into(), entry: 0, meta_ttl: None };
+    let tops = |channels: &[&str]| channels.iter().map(|channel| top(channel)).collect::<Vec<_>>();
+    let both = rig.ask(|ticket| Request::Tops(ticket, tops(&[UPPER, LOWER])));
+    assert_eq!(rig.answer(both), Err(Fault::Late));
+    let both = rig.ask(|ticket| Request::Tops(ticket, tops(&[LOWER, UPPER, LOWER])));
+    cluster.change(|world| (world.says, world.claims) = (Says::Moved, 1));
+    let Ok(Outcome::Tops(found)) = rig.answer(both) else { panic!("no positions") };
+    assert!(found.len() == 3 && found.iter().all(Option::is_some), "{found:?}");
+    assert_eq!(rig.result(|ticket| Request::Tops(ticket, Vec::new())), Ok(Outcome::Tops(vec![])));
+    // What waits in the end is answered, too.
+    cluster.change(|world| (world.says, world.claims) = (Says::Later, 0));
+    rig.ask(request(publish(UPPER, "3", 3)));
+    rig.finish();
+}
+
+#[test]
+fn no_node_anywhere_is_said() {
+    let mut rig = Rig::start("cluster_address = [\"127.0.0.1:1\"]\n");
+    rig.complains("no node of the cluster answers: 127.0.0.1:1: cannot connect");
+    assert_eq!(rig.result(request(publish("a", "x", 1))), Err(Fault::Away));
+    rig.finish();
+    let Some(redis) = crate::support::redis::Redis::start() else { return };
+    let keys = format!("cluster_address = [\"127.0.0.1:{}\"]\n", redis.port());
+    Rig::start(&keys).complains("cluster support disabled");
+}

@@ -137,7 +137,8 @@ pub struct KeyFault {
     why: String,
 }
 
-/// How long before its end a certificate is worth a warning.
+/// How long before its end a certificate is worth a warning; a quarter of its time, if that is
+/// shorter.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The application protocol of WebSockets and of all else here.
 const ALPN: &[u8] = b"http/1.1";
@@ -248,8 +249,10 @@ impl ServerMaterials {
         let mut warnings = Vec::new();
         for facts in &self.facts {
             let name = facts.names.first().map_or("without a name", String::as_str);
+            let lifetime = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
             match facts.not_after.duration_since(now) {
-                Ok(left) if left > EXPIRES_SOON => {}
+                // Some live for days only.
+                Ok(left) if left > EXPIRES_SOON.min(lifetime / 4) => {}
                 left => {
                     let hours = left.unwrap_or_default().as_secs() / 3600;
                     warnings.push(format!("the certificate {name} expires in {hours} hours"));

@@ -191,3 +191,27 @@ fn trust_goes_as_far_as_it_says() {
         assert_eq!(found, right, "{certificate} with the key of {key_of} as {name}");
     }
 }
+
+/// Also of those that live for days only, as authorities issue them.
+#[test]
+fn the_end_is_warned_of_when_a_renewal_is_late() {
+    let day = Duration::from_secs(24 * 3600);
+    let now = SystemTime::now();
+    for (age, left, warned) in [
+        (0, 90, false),
+        (70, 20, false),
+        (77, 13, true),
+        (0, 6, false),
+        (4, 2, false),
+        (5, 1, true),
+    ] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.not_before = (now - day * age).into();
+        params.not_after = (now + day * left).into();
+        let certificate = params.self_signed(&key).unwrap();
+        let pair = KeyPair { cert_pem: certificate.pem(), key_pem: key.serialize_pem() };
+        let materials = ServerMaterials::load(&with(vec![pair]), now).unwrap();
+        assert_eq!(!materials.warnings(now).is_empty(), warned, "{age} days old, {left} left");
+    }
+}

@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -103,13 +103,14 @@ impl World {
         let (stop, first) = (AtomicBool::new(false), *next + 1);
         let all = std::thread::scope(|scope| {
             let pause = Duration::from_millis(10);
+            let ends = numbered::Ends(&stop);
             let both = [0, 1]
                 .map(|n| publisher(scope, &nodes[n], CHANNEL, (first + n as u64, 2), pause, &stop));
             std::thread::sleep(Duration::from_millis(500));
             harm(cluster, nodes);
             // And some more when all is over.
             std::thread::sleep(Duration::from_millis(500));
-            stop.store(true, Ordering::SeqCst);
+            drop(ends);
             both.map(|one| one.join().expect("a publisher without a fault"))
         });
         for published in &all {

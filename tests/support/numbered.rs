@@ -52,6 +52,15 @@ pub(crate) struct Story {
     pub(crate) told: u64,
 }
 
+/// Sets what ends publishers, also where the test fails: else it would wait for them for ever.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Publishes numbers from `first` on in steps of `step`, one every `pause`, until it is stopped.
 pub(crate) fn publisher<'scope>(
     scope: &'scope Scope<'scope, '_>,

@@ -130,9 +130,15 @@ impl Redis {
         output.status.success().then_some(text)
     }
 
-    /// One field of `INFO`; empty if it is not there.
+    /// One field of `INFO`; empty if it is not there. Asked again where there is no answer: a
+    /// Sentinel ends all connections to a server that it promotes.
     pub(crate) fn info(&self, field: &str) -> String {
-        let text = self.cli(&["INFO"]);
+        let mut answer = None;
+        super::until("an answer to INFO", || {
+            answer = self.try_cli(&["INFO"]);
+            answer.is_some()
+        });
+        let text = answer.unwrap_or_default();
         let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
     }

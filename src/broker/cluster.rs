@@ -604,7 +604,7 @@ impl Cluster {
         if ear.as_ref().is_some_and(is_up) {
             return;
         }
-        let Some(next) = members.keys().find(|node| is_up(*node)).cloned() else { return };
+        let Some(next) = members.keys().find(|node| is_up(node)).cloned() else { return };
         for (node, member) in members.iter() {
             member.inbox.appoint(*node == next);
             // A turn of its own makes it so.

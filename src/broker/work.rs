@@ -164,6 +164,7 @@ impl Job {
     }
 
     /// A question for positions in parts; `places` says of each in which.
+    #[allow(clippy::vec_box, reason = "each goes on in the box that it is in")]
     pub(super) fn split(mut self: Box<Self>, places: Vec<u16>, parts: usize) -> Vec<Box<Self>> {
         if parts < 2 || self.tops().is_empty() {
             return vec![self];

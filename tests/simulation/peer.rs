@@ -12,7 +12,7 @@ use super::introduction::Introduction;
 use super::kernel::Kernel;
 use super::packing;
 use super::plan::Plan;
-use super::script::{Character, Script, Step};
+use super::script::{Character, EMPTY_WITH_RSV1, Script, Step};
 use super::session::Session;
 use super::streamer::Streamer;
 
@@ -422,7 +422,14 @@ impl Peer {
                 let violates = self.script.character == Character::Violator && bytes.len() < 100;
                 match violates && self.packs {
                     true => self.out.extend(packing::violation(self.index)),
-                    false => self.out.extend(bytes),
+                    false => {
+                        // Where compression is agreed on and the answer is still on its way, this
+                        // is a compressed message without content.
+                        if bytes == EMPTY_WITH_RSV1 {
+                            self.expected.push_back((Kind::Text, Vec::new()));
+                        }
+                        self.out.extend(bytes);
+                    }
                 }
             }
             Step::Close(code) => self.close(code),

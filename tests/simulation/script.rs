@@ -146,6 +146,9 @@ pub fn draw(rng: &mut Rng, plan: &Plan) -> Script {
     script
 }
 
+/// A text message without content whose first reserved bit is set.
+pub const EMPTY_WITH_RSV1: &[u8] = b"\xc1\x80\x00\x00\x00\x00";
+
 impl Script {
     fn behave(&mut self, rng: &mut Rng, plan: &Plan) {
         let close = Step::Close(CloseCode(pick(rng, &[1000, 1001, 1005, 3000, 4999]) as u16));
@@ -303,7 +306,7 @@ impl Script {
         self.messages(rng, plan, true);
         let raw: &[&[u8]] = &[
             b"\x81\x02hi",
-            b"\xc1\x80\x00\x00\x00\x00",
+            EMPTY_WITH_RSV1,
             b"\x83\x80\x00\x00\x00\x00",
             b"\x80\x80\x00\x00\x00\x00",
             b"\x09\x80\x00\x00\x00\x00",

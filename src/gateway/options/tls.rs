@@ -129,11 +129,14 @@ impl TlsAutocert {
 
     /// The hosts in the order in which their certificates are offered to who names none.
     pub fn hosts(&self) -> Vec<String> {
-        let mut hosts: Vec<_> =
-            self.host_whitelist.iter().map(|host| host.to_ascii_lowercase()).collect();
         let first = self.server_name.to_ascii_lowercase();
+        let mut hosts: Vec<String> = Vec::new();
+        for host in self.host_whitelist.iter().map(|host| host.to_ascii_lowercase()) {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
         hosts.sort_by_key(|host| *host != first);
-        hosts.dedup();
         hosts
     }
 }

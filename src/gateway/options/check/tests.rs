@@ -551,6 +551,11 @@ fn what_makes_certificates_end_or_unprovable_is_a_warning() {
     assert!(both.contains("tls_autocert.cache_dir: is empty: every start orders anew"), "{both}");
     assert!(both.contains("http_server.port: the authority asks at port 443"), "{both}");
     assert_eq!(warnings("enabled = true\nhttp = true\ncache_dir = \"/x\""), "");
+
+    let text = "[http_server.tls_autocert]\nserver_name = \"B.test\"\n\
+                host_whitelist = [\"a.test\", \"b.test\", \"A.test\", \"b.test\"]";
+    let hosts = load(text).unwrap().options.http_server.tls_autocert.hosts();
+    assert_eq!(hosts, ["b.test", "a.test"], "each once, and who is for all first");
 }
 
 #[test]

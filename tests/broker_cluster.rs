@@ -7,14 +7,10 @@
 
 mod support;
 
-use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 use support::cluster::Cluster;
 use support::gateway::Gateway;
-use support::numbered::{self, Acked, Published, Story, publish, publisher, subscriber};
+use support::numbered::{Pair, Published, publish};
 use support::until;
 
 const CHANNEL: &str = "kept:a";
@@ -54,90 +50,24 @@ fn up(cluster: &Cluster) -> String {
     format!("ringhold_broker_up{{server=\"cluster {}\"}} 1", cluster.address())
 }
 
-/// Both nodes, and two subscribers on each.
 struct World {
     cluster: Cluster,
-    nodes: [Gateway; 2],
-    subscribers: Vec<JoinHandle<Story>>,
-    acked: Vec<Acked>,
-    next: u64,
+    pair: Pair,
 }
 
 impl World {
     fn start(replica: bool) -> Option<Self> {
         let cluster = Cluster::start(replica)?;
-        let nodes = [node(&cluster), node(&cluster)];
-        let mut world =
-            Self { cluster, nodes, subscribers: Vec::new(), acked: Vec::new(), next: 1 };
-        for node in world.nodes.iter().chain(&world.nodes) {
-            world.subscribers.push(subscriber(node, CHANNEL));
-        }
-        Some(world)
+        let pair = Pair::new(CHANNEL, [node(&cluster), node(&cluster)]);
+        Some(Self { cluster, pair })
     }
 
-    /// Publishes so many through both nodes, each as often as it takes. How long it took.
-    fn publish(&mut self, count: u64) -> Duration {
-        let begun = Instant::now();
-        for _ in 0..count {
-            loop {
-                // A number that was refused may be there all the same, and is not given again.
-                self.next += 1;
-                let node = &self.nodes[self.next as usize % 2];
-                if let Some(acked) = publish(node, CHANNEL, self.next) {
-                    self.acked.push(acked);
-                    break;
-                }
-                assert!(begun.elapsed() < support::PATIENCE, "nothing is acknowledged any more");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        begun.elapsed()
-    }
-
-    /// Publishes through both nodes, 100 a second each, while something is done.
     fn publish_through(
         &mut self,
         harm: impl FnOnce(&mut Cluster, &[Gateway; 2]),
     ) -> [Published; 2] {
-        let Self { cluster, nodes, next, .. } = self;
-        let (stop, first) = (AtomicBool::new(false), *next + 1);
-        let all = std::thread::scope(|scope| {
-            let pause = Duration::from_millis(10);
-            let ends = numbered::Ends(&stop);
-            let both = [0, 1]
-                .map(|n| publisher(scope, &nodes[n], CHANNEL, (first + n as u64, 2), pause, &stop));
-            std::thread::sleep(Duration::from_millis(500));
-            harm(cluster, nodes);
-            // And some more when all is over.
-            std::thread::sleep(Duration::from_millis(500));
-            drop(ends);
-            both.map(|one| one.join().expect("a publisher without a fault"))
-        });
-        for published in &all {
-            self.acked.extend(published.acked.iter().cloned());
-        }
-        self.next += 1_000_000;
-        all
-    }
-
-    /// Ends all, and says what subscribers were told. Nothing is missing that nobody was told of.
-    fn end(mut self, what: &str, published: &[Published]) -> Vec<u64> {
-        self.publish(10);
-        let stories =
-            numbered::finish(&self.nodes[0], CHANNEL, std::mem::take(&mut self.subscribers));
-        for story in &stories {
-            let missing = numbered::missing(story, &self.acked);
-            assert!(missing.is_empty(), "{what}: {missing:?} of {story:?}");
-        }
-        let told: Vec<_> = stories.iter().map(|story| story.told).collect();
-        let refused: u64 = published.iter().map(|one| one.refused).sum();
-        let gap = published.iter().map(|one| one.gap).max().unwrap_or_default();
-        let acked = self.acked.len();
-        println!(
-            "{what}: {acked} acknowledged, {refused} answered with error 100, {gap:?} without an \
-             acknowledgement; lost untold 0, doubled 0, told {told:?}"
-        );
-        told
+        let Self { cluster, pair } = self;
+        pair.publish_through(|nodes| harm(cluster, nodes))
     }
 }
 
@@ -206,7 +136,7 @@ fn slots_that_move_under_publications_cost_nobody_anything() {
             from = to;
         }
     });
-    assert_eq!(world.end("three moves of the slot", &published), [0; 4]);
+    assert_eq!(world.pair.end("three moves of the slot", &published), [0; 4]);
     let refused: u64 = published.iter().map(|one| one.refused).sum();
     assert_eq!(refused, 0, "redirections are nobody's business");
 }
@@ -219,7 +149,7 @@ fn a_node_that_is_killed_has_its_replica_take_over() {
     if owner != 0 {
         world.cluster.move_slot(slot, owner, 0);
     }
-    world.publish(20);
+    world.pair.publish(20);
     let published = world.publish_through(|cluster, nodes| {
         cluster.servers[0].kill();
         until("the replica to take over", || cluster.servers[3].info("role") == "master");
@@ -227,7 +157,7 @@ fn a_node_that_is_killed_has_its_replica_take_over() {
             is_up(node, cluster);
         }
     });
-    world.end("a node killed under 200 publications a second, with a replica", &published);
+    world.pair.end("a node killed under 200 publications a second, with a replica", &published);
 }
 
 #[test]
@@ -236,7 +166,7 @@ fn a_node_that_is_lost_takes_no_other_slots_along() {
     let channels = world.cluster.channels("kept:");
     let owner = world.cluster.owner(CHANNEL);
     let lost = (owner + 1) % 3;
-    let mut session = world.nodes[1].connected("ann");
+    let mut session = world.pair.nodes[1].connected("ann");
     session.subscribe(&channels[lost]);
     let published = world.publish_through(|cluster, nodes| {
         cluster.servers[lost].kill();
@@ -252,6 +182,8 @@ fn a_node_that_is_lost_takes_no_other_slots_along() {
     });
     let refused: u64 = published.iter().map(|one| one.refused).sum();
     assert_eq!(refused, 0, "the other slots are served all the time");
-    until("the lost slots to be served", || publish(&world.nodes[0], &channels[lost], 2).is_some());
-    assert_eq!(world.end("another node killed, and back empty", &published), [0; 4]);
+    until("the lost slots to be served", || {
+        publish(&world.pair.nodes[0], &channels[lost], 2).is_some()
+    });
+    assert_eq!(world.pair.end("another node killed, and back empty", &published), [0; 4]);
 }

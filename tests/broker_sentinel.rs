@@ -7,13 +7,11 @@
 
 mod support;
 
-use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use support::gateway::Gateway;
-use support::numbered::{self, Acked, Published, Story, publish, publisher, subscriber};
+use support::numbered::{Pair, Published};
 use support::sentinel::{Group, NAME};
 use support::until;
 
@@ -34,13 +32,9 @@ force_recovery = true
 allow_subscribe_for_client = true
 "#;
 
-/// Both nodes, and two subscribers on each.
 struct World {
     group: Group,
-    nodes: [Gateway; 2],
-    subscribers: Vec<JoinHandle<Story>>,
-    acked: Vec<Acked>,
-    next: u64,
+    pair: Pair,
 }
 
 fn node(group: &Group) -> Gateway {
@@ -58,80 +52,24 @@ fn up(group: &Group) -> String {
 impl World {
     fn start() -> Option<Self> {
         let group = Group::start(3)?;
-        let nodes = [node(&group), node(&group)];
-        let mut world = Self { group, nodes, subscribers: Vec::new(), acked: Vec::new(), next: 1 };
-        for node in world.nodes.iter().chain(&world.nodes) {
-            world.subscribers.push(subscriber(node, CHANNEL));
-        }
-        Some(world)
+        let pair = Pair::new(CHANNEL, [node(&group), node(&group)]);
+        Some(Self { group, pair })
     }
 
-    /// Publishes so many, one after the other and through both nodes, each as often as it takes.
-    fn publish(&mut self, count: u64) {
-        for _ in 0..count {
-            let deadline = Instant::now() + support::PATIENCE;
-            loop {
-                // A number that was refused may be there all the same, and is not given again.
-                self.next += 1;
-                let node = &self.nodes[self.next as usize % 2];
-                if let Some(acked) = publish(node, CHANNEL, self.next) {
-                    self.acked.push(acked);
-                    break;
-                }
-                assert!(Instant::now() < deadline, "nothing is acknowledged any more");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
-
-    /// Publishes through both nodes, 100 a second each, while something is done.
     fn publish_through(&mut self, harm: impl FnOnce(&mut Group, &[Gateway; 2])) -> [Published; 2] {
-        let Self { group, nodes, next, .. } = self;
-        let (stop, first) = (AtomicBool::new(false), *next + 1);
-        let all = std::thread::scope(|scope| {
-            let pause = Duration::from_millis(10);
-            let ends = numbered::Ends(&stop);
-            let both = [0, 1]
-                .map(|n| publisher(scope, &nodes[n], CHANNEL, (first + n as u64, 2), pause, &stop));
-            std::thread::sleep(Duration::from_millis(500));
-            harm(group, nodes);
-            // And some more when all is over.
-            std::thread::sleep(Duration::from_millis(500));
-            drop(ends);
-            both.map(|one| one.join().expect("a publisher without a fault"))
-        });
-        for published in &all {
-            self.acked.extend(published.acked.iter().cloned());
-        }
-        self.next += 1_000_000;
-        all
+        let Self { group, pair } = self;
+        pair.publish_through(|nodes| harm(group, nodes))
     }
 
     /// Until both nodes have their publications acknowledged again. How long it took.
     fn recovers(&mut self) -> Duration {
-        let begun = Instant::now();
-        self.publish(2);
-        begun.elapsed()
+        self.pair.publish(2)
     }
 
-    /// Ends all, and says what subscribers were told. Nothing is missing that nobody was told of.
+    /// The same as of the pair; both nodes have followed one failover.
     fn end(mut self, what: &str, published: &[Published]) -> Vec<u64> {
-        self.publish(10);
-        let stories =
-            numbered::finish(&self.nodes[0], CHANNEL, std::mem::take(&mut self.subscribers));
-        for story in &stories {
-            let missing = numbered::missing(story, &self.acked);
-            assert!(missing.is_empty(), "{what}: {missing:?} of {story:?}");
-        }
-        let told: Vec<_> = stories.iter().map(|story| story.told).collect();
-        let refused: u64 = published.iter().map(|one| one.refused).sum();
-        let gap = published.iter().map(|one| one.gap).max().unwrap_or_default();
-        let acked = self.acked.len();
-        println!(
-            "{what}: {acked} acknowledged, {refused} answered with error 100, {gap:?} without \
-                  an acknowledgement; lost untold 0, doubled 0, told {told:?}"
-        );
-        for node in &self.nodes {
+        let told = self.pair.end(what, published);
+        for node in &self.pair.nodes {
             assert_eq!(node.metric("broker_switches_total"), 1, "{what}");
         }
         told
@@ -144,32 +82,32 @@ const FAILOVER: Duration = Duration::from_secs(10);
 #[test]
 fn a_primary_that_is_killed_in_step_costs_nobody_anything() {
     let Some(mut world) = World::start() else { return };
-    world.publish(50);
+    world.pair.publish(50);
     world.group.in_step();
     world.group.primary().kill();
     let took = world.recovers();
     world.group.taken_over();
     println!("killed in step: both nodes publish again after {took:?}");
     assert!(took < FAILOVER, "{took:?}");
-    world.publish(50);
+    world.pair.publish(50);
     assert_eq!(world.end("killed in step", &[]), [0; 4]);
 }
 
 #[test]
 fn a_tail_that_the_replica_never_had_is_told() {
     let Some(mut world) = World::start() else { return };
-    world.publish(10);
+    world.pair.publish(10);
     world.group.in_step();
     world.group.tear();
-    world.publish(5);
-    let lost = world.acked.split_off(10);
+    world.pair.publish(5);
+    let lost = world.pair.acked.split_off(10);
     world.group.primary().kill();
     let took = world.recovers();
     world.group.taken_over();
     assert!(took < FAILOVER, "{took:?}");
     println!("killed with {} publications not replicated: again after {took:?}", lost.len());
     // Until the fork is found, the new primary gives the old offsets again; nobody passes over it.
-    world.publish(20);
+    world.pair.publish(20);
     let told = world.end("torn off, then killed", &[]);
     assert!(told.iter().all(|told| *told >= 1), "{told:?}");
 }
@@ -239,7 +177,7 @@ fn left_behind(world: &World) {
 #[test]
 fn a_sentinel_that_goes_with_the_primary_delays_nothing() {
     let Some(mut world) = World::start() else { return };
-    world.publish(20);
+    world.pair.publish(20);
     world.group.in_step();
     world.group.sentinels[0].kill();
     world.group.primary().kill();
@@ -249,7 +187,7 @@ fn a_sentinel_that_goes_with_the_primary_delays_nothing() {
     assert!(took < FAILOVER, "{took:?}");
     let answering =
         format!("ringhold_broker_sentinels{{server=\"{NAME} by {}\"}} 2", world.group.address());
-    for node in &world.nodes {
+    for node in &world.pair.nodes {
         until("two of three to be counted", || node.metrics().contains(&answering));
     }
     assert_eq!(world.end("killed with a Sentinel", &[]), [0; 4]);

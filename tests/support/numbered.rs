@@ -52,8 +52,92 @@ pub(crate) struct Story {
     pub(crate) told: u64,
 }
 
-/// Sets what ends publishers, also where the test fails: else it would wait for them for ever.
-pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+/// Two nodes on one broker, and two subscribers on each.
+pub(crate) struct Pair {
+    channel: &'static str,
+    pub(crate) nodes: [Gateway; 2],
+    subscribers: Vec<JoinHandle<Story>>,
+    pub(crate) acked: Vec<Acked>,
+    next: u64,
+}
+
+impl Pair {
+    pub(crate) fn new(channel: &'static str, nodes: [Gateway; 2]) -> Self {
+        let both = nodes.iter().chain(&nodes);
+        let subscribers = both.map(|node| subscriber(node, channel)).collect();
+        Self { channel, nodes, subscribers, acked: Vec::new(), next: 1 }
+    }
+
+    /// Publishes so many, one after the other and through both nodes, each as often as it takes.
+    /// How long it took.
+    pub(crate) fn publish(&mut self, count: u64) -> Duration {
+        let begun = Instant::now();
+        for _ in 0..count {
+            super::until("an acknowledgement", || {
+                // A number that was refused may be there all the same, and is not given again.
+                self.next += 1;
+                let node = &self.nodes[self.next as usize % 2];
+                let acked = publish(node, self.channel, self.next);
+                let there = acked.is_some();
+                self.acked.extend(acked);
+                there
+            });
+        }
+        begun.elapsed()
+    }
+
+    /// Publishes through both nodes, 100 a second each, while something is done.
+    pub(crate) fn publish_through(&mut self, harm: impl FnOnce(&[Gateway; 2])) -> [Published; 2] {
+        let (stop, first) = (AtomicBool::new(false), self.next + 1);
+        let nodes = &self.nodes;
+        let all = std::thread::scope(|scope| {
+            let ends = Ends(&stop);
+            let both = [0, 1].map(|n| {
+                publisher(scope, &nodes[n], self.channel, (first + n as u64, 2), PAUSE, &stop)
+            });
+            std::thread::sleep(BESIDE);
+            harm(nodes);
+            std::thread::sleep(BESIDE);
+            drop(ends);
+            both.map(|one| one.join().expect("a publisher without a fault"))
+        });
+        for published in &all {
+            self.acked.extend(published.acked.iter().cloned());
+        }
+        self.next += 1_000_000;
+        all
+    }
+
+    /// Ends all, and says how often subscribers were told. Nothing is missing that nobody was told
+    /// of.
+    pub(crate) fn end(&mut self, what: &str, published: &[Published]) -> Vec<u64> {
+        self.publish(10);
+        let subscribers = std::mem::take(&mut self.subscribers);
+        let stories = finish(&self.nodes[0], self.channel, subscribers);
+        for story in &stories {
+            let missing = missing(story, &self.acked);
+            assert!(missing.is_empty(), "{what}: {missing:?} of {story:?}");
+        }
+        let told: Vec<_> = stories.iter().map(|story| story.told).collect();
+        let refused: u64 = published.iter().map(|one| one.refused).sum();
+        let gap = published.iter().map(|one| one.gap).max().unwrap_or_default();
+        let acked = self.acked.len();
+        println!(
+            "{what}: {acked} acknowledged, {refused} answered with error 100, {gap:?} without an \
+             acknowledgement; lost untold 0, doubled 0, told {told:?}"
+        );
+        told
+    }
+}
+
+/// Between two publications of one node.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Publications go on for so long before and after what is done to the broker.
+const BESIDE: Duration = Duration::from_millis(500);
+
+/// Ends publishers, also where the test fails: else it would wait for them for ever.
+struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

@@ -82,9 +82,9 @@ struct State {
     away: Option<String>,
     /// The map may be wrong.
     stale: bool,
-    /// Requests so far.
+    /// The number of the last request.
     number: u64,
-    /// Who is asked for messages to all nodes.
+    /// The node that messages to all nodes are read from.
     ear: Option<Node>,
     ending: bool,
 }

@@ -14,7 +14,7 @@ use super::slots::{Claim, claim};
 use super::target::{Address, Target};
 use crate::gateway::options::RedisPlace;
 
-/// What nodes say, and why others say nothing.
+/// The answers of nodes, and the reasons of those that give none.
 #[derive(Debug, Default)]
 pub struct Claims {
     /// Of each that answers.

@@ -18,7 +18,7 @@ use super::resp::{Reply, command};
 use super::target::{Address, Target};
 use crate::gateway::options::{RedisPlace, Sentinels};
 
-/// What one Sentinel says, or why it says nothing.
+/// The answer of one Sentinel, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// Which one.
@@ -27,7 +27,7 @@ pub struct Said {
     pub said: Result<Known, String>,
 }
 
-/// What one knows of a primary.
+/// The knowledge of one Sentinel about a primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Where it is.
@@ -178,7 +178,7 @@ async fn ask(target: &Target, sentinels: &Sentinels, at: &Address) -> Result<Kno
 /// Lets one say what it knows of failovers: whether a majority would agree on one.
 ///
 /// # Errors
-/// What it says, or why it says nothing.
+/// Its words, or the reason why there are none.
 pub async fn quorum(
     target: &Target,
     sentinels: &Sentinels,

@@ -171,7 +171,7 @@ impl Condition {
         self.state().partly = some;
     }
 
-    /// What is wrong, if it is away.
+    /// The fault, if it is away.
     pub fn reason(&self) -> Option<String> {
         let state = self.state();
         (!state.up).then(|| state.reason.clone())

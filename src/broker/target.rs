@@ -126,7 +126,7 @@ impl Tls {
         Ok(Self { config, name })
     }
 
-    /// What a handshake with this host needs.
+    /// The configuration and the name for a handshake with this host.
     pub(super) fn with(
         &self,
         host: &str,

@@ -32,11 +32,11 @@ pub struct AcmeConfig {
     pub hosts: Vec<String>,
     /// Where certificates, keys and the account are kept; empty: nowhere.
     pub folder: String,
-    /// Whom the authority writes to; empty: nobody.
+    /// The address for mails of the authority; empty: none.
     pub email: String,
     /// The address of the authority's directory.
     pub directory: String,
-    /// Who has signed that address' certificate; empty: whom the host trusts.
+    /// The authority of that address' own certificate; empty: those of the host.
     pub directory_ca: String,
     /// Where hosts are proven by plain HTTP; `None`: the public port proves them.
     pub http: Option<SocketAddr>,
@@ -91,7 +91,7 @@ impl Acme {
         self.config.http
     }
 
-    /// What is served there.
+    /// The answers of that port.
     pub(super) fn router(&self) -> Router {
         proofs::router(self.tokens.clone(), self.config.hosts.clone())
     }

@@ -329,6 +329,7 @@ impl EngineOptions {
             },
             max_outboxes: size(outbox.max_outboxes).max(max_outbox),
             after_burst: Some(crate::memory::give_back),
+            around_handshake: Some(crate::memory::put_apart),
             write_timeout: outbox.write_timeout,
             min_read_rate: outbox.min_read_rate,
             pause_reads: !outbox.no_pause,

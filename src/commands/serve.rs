@@ -105,8 +105,11 @@ pub(crate) fn run(
     }
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
 
-    let after_burst = Some(crate::memory::give_back as fn());
-    let config = Config { after_burst, ..options.engine_config() };
+    let config = Config {
+        after_burst: Some(crate::memory::give_back),
+        around_handshake: Some(crate::memory::put_apart),
+        ..options.engine_config()
+    };
     let workers = Server::builder().config(config.clone()).layout()?.workers;
     let accept_rate = options.accept_rate(workers);
     let config = Config { accept_rate, ..config };

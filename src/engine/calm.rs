@@ -19,8 +19,8 @@ pub(super) struct Calm {
     seen: u32,
     /// TLS handshakes at the last look.
     handshakes: u64,
-    /// There were many at once since memory was last given back.
-    storm: bool,
+    /// TLS handshakes when memory was last given back.
+    settled: u64,
     /// When to look again.
     look_ns: u64,
 }
@@ -47,12 +47,13 @@ impl Calm {
         let kept = recent.max(ARENA_KEPT);
         let left = self.crowd >= CROWD && used <= self.crowd / 2 && used < self.before;
         let new = handshakes - std::mem::replace(&mut self.handshakes, handshakes);
-        self.storm |= new >= u64::from(CROWD);
-        let over = self.storm && new <= u64::from(CROWD / 8);
+        // A crowd may come slowly: what counts is how many there were since, not how many at once.
+        let storm = handshakes - self.settled >= u64::from(CROWD);
+        let over = storm && new <= u64::from(CROWD / 8);
         if !(over || left && (still || used <= self.before / 2)) && self.touched <= 2 * kept {
             return None;
         }
-        self.storm &= !over;
+        self.settled = handshakes;
         self.before = used;
         self.touched = self.touched.min(kept);
         if still || used == 0 {
@@ -103,7 +104,9 @@ mod tests {
     fn a_storm_of_handshakes_is_noticed_when_it_is_over() {
         let mut calm = Calm::default();
         let looks = [(300, false), (700, false), (730, true), (750, false), (900, false)];
-        for (look, (handshakes, back)) in (1..).zip(looks) {
+        // A crowd that comes slowly is one, too.
+        let slowly = [(1000, false), (1100, false), (1110, true), (1120, false)];
+        for (look, (handshakes, back)) in (1..).zip(looks.into_iter().chain(slowly)) {
             let told = calm.look(2000, handshakes, look * LOOK_NS).is_some();
             assert_eq!(told, back, "{handshakes} handshakes");
         }

@@ -286,6 +286,10 @@ pub struct Config {
     /// the memory is freed: the moment to have the allocator return it to the kernel. Must not
     /// block for long.
     pub after_burst: Option<fn()>,
+    /// Called on a core's thread with `true` before and with `false` after each step of a TLS
+    /// handshake. All that is allocated between goes when the handshake is over, so an allocator
+    /// that keeps such blocks apart gets whole pages back.
+    pub around_handshake: Option<fn(bool)>,
     /// Bytes of memory for what the kernels of all peers of a worker were offered and have not
     /// taken; what several share counts once. Beyond it who holds most and reads least is closed
     /// with 1013, or cut where a close frame would have to wait.
@@ -366,6 +370,7 @@ impl Default for Config {
             outbox_policy: Policy::CloseSlow,
             slow_close: (CloseCode::POLICY, "too slow"),
             after_burst: None,
+            around_handshake: None,
             max_outboxes: 256 * 1024 * 1024,
             pause_reads: true,
             write_timeout: Duration::from_secs(30),

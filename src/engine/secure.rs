@@ -12,6 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
+use super::config::Config;
 use super::core::Core;
 use super::handler::Handler;
 use super::inbound::{Inbound, Place};
@@ -40,6 +41,8 @@ pub(crate) struct Secure {
     limits: Limits,
     /// Handshakes that may be under way.
     greetings_max: usize,
+    /// See [`Config::around_handshake`](super::Config::around_handshake).
+    around_handshake: Option<fn(bool)>,
     records: SlotTable<Record, { table::entries(RECORD_BYTES) }>,
     unfinished: HashMap<u32, Unfinished>,
     /// Handshakes under way, and those among them and those that have ended by age: slots, and what
@@ -116,14 +119,15 @@ struct Opening<'a> {
 }
 
 impl Secure {
-    /// With what handshakes need, if there are any, of accepted connections, of which so many may
-    /// be under way, and of dials.
+    /// With what handshakes need, if there are any, of accepted connections and of dials.
     pub(super) fn new(
         setup: Option<ServerSetup>,
         dials: Option<ClientSetup>,
-        greetings_max: usize,
+        config: &Config,
     ) -> Self {
-        Self { setup, dials, greetings_max, ..Self::default() }
+        let (greetings_max, around_handshake) =
+            (config.max_tls_handshakes, config.around_handshake);
+        Self { setup, dials, greetings_max, around_handshake, ..Self::default() }
     }
 
     /// The same with other limits of records.
@@ -161,6 +165,7 @@ impl Secure {
     ) -> Result<Vec<u8>, Fault> {
         let mut out = Vec::new();
         let setup = self.dials.as_ref().ok_or(Fault::Closed)?;
+        let _apart = Apart::begin(self.around_handshake);
         let greeting = Box::new(Greeting::client(setup, name, resume, &mut out)?);
         let mut unfinished = Unfinished { greeting: Some(greeting), ..Unfinished::default() };
         let memory = unfinished.memory();
@@ -361,7 +366,9 @@ impl Secure {
             Some(greeting) => greeting,
             none => {
                 let setup = self.setup.as_ref().ok_or(Fault::Closed)?;
-                let greeting = Greeting::server(setup)?;
+                let apart = Apart::begin(self.around_handshake);
+                let greeting = Box::new(Greeting::server(setup)?);
+                drop(apart);
                 if self.greetings >= self.greetings_max.max(1) {
                     *evicted = oldest(&mut self.ages, &self.unfinished);
                 }
@@ -375,10 +382,12 @@ impl Secure {
                 }
                 self.ages.push_back((slot, unfinished.number));
                 self.greetings += 1;
-                none.insert(Box::new(greeting))
+                none.insert(greeting)
             }
         };
+        let apart = Apart::begin(self.around_handshake);
         let step = greeting.feed(record, out);
+        drop(apart);
         if !matches!(step, Ok(Step::More)) {
             unfinished.greeting = None;
             self.greetings -= 1;
@@ -388,6 +397,26 @@ impl Secure {
             self.records.insert(slot, welcome.record);
         }
         Ok(Opened::Nothing)
+    }
+}
+
+/// While it lives, a handshake allocates: see [`Config::around_handshake`].
+struct Apart(Option<fn(bool)>);
+
+impl Apart {
+    fn begin(hook: Option<fn(bool)>) -> Self {
+        if let Some(hook) = hook {
+            hook(true);
+        }
+        Self(hook)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(hook) = self.0 {
+            hook(false);
+        }
     }
 }
 

@@ -363,7 +363,7 @@ impl<H: Handler> Seat<H> {
         let setup = setup.map_err(io::Error::other)?;
         let dials = dials.map_err(io::Error::other)?;
         let mut core = Core::new(self.config, index, self.network, self.total, self.addresses, rng);
-        core.secure = Secure::new(setup, dials, core.config.max_tls_handshakes);
+        core.secure = Secure::new(setup, dials, &core.config);
         let mut worker = Worker::new(ring, core, handler, post.clone(), self.table);
         let _ = ready.send(Ok(()));
         tracing::debug!(worker = self.worker, table = self.table, "worker runs");

@@ -248,8 +248,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         limits: crate::tls::Limits,
     ) {
         let (server, client) = scripts.setups();
-        let most = self.core.config.max_tls_handshakes;
-        let secure = super::secure::Secure::new(Some(server), Some(client), most);
+        let secure = super::secure::Secure::new(Some(server), Some(client), &self.core.config);
         self.core.secure = secure.limited(limits);
     }
 }

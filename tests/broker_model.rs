@@ -1,7 +1,8 @@
 //! Several nodes on one broker, in a world made of a seed: hubs of one to three cores each, a
 //! server that orders the channels, and connections that lose, double and delay messages and break
 //! between sending and answering; the server fails over with a lost tail, trims, expires and comes
-//! back empty. Without sockets, on a virtual clock.
+//! back empty, and channels move to another one, as slots of a cluster do. Without sockets, on a
+//! virtual clock.
 //!
 //! What must hold: within an epoch every positioned subscriber gets each offset once and in order,
 //! until it is told; every question is answered once; at the end all agree with the server, and
@@ -19,6 +20,7 @@ mod broker_model {
     pub mod audit;
     pub mod client;
     pub mod link;
+    pub mod moves;
     pub mod rules;
     pub mod run;
     pub mod server;

@@ -511,6 +511,10 @@ impl Cluster {
             member.scope.ended.store(true, Ordering::Relaxed);
             let scope: Arc<dyn broker::Part> = member.scope.clone();
             self.parts.post.tell_all(&Happening::Back(Scope::Part(scope), Life::Same));
+            // What it never came to say: its channels are others' by now.
+            for (scope, life) in member.inbox.take_gained() {
+                self.parts.post.tell_all(&Happening::Back(scope, life));
+            }
             member.inbox.shed();
             member.inbox.end();
             member.inbox.ring();

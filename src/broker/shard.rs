@@ -85,6 +85,11 @@ impl Inbox {
         self.state.borrow_mut().gained.push((scope, life));
     }
 
+    /// Of these the cores were not told that they can be listened to here.
+    pub(super) fn take_gained(&self) -> Vec<(Scope, Life)> {
+        std::mem::take(&mut self.state.borrow_mut().gained)
+    }
+
     /// Whether what nodes tell each other comes here.
     pub(super) fn appoint(&self, yes: bool) {
         self.state.borrow_mut().appointed = yes;
@@ -293,8 +298,7 @@ impl Shard {
         if !self.told {
             return;
         }
-        let gained = std::mem::take(&mut self.inbox.state.borrow_mut().gained);
-        for (scope, life) in gained {
+        for (scope, life) in self.inbox.take_gained() {
             self.post.tell_all(&Happening::Back(scope, life));
         }
     }

@@ -23,6 +23,9 @@ struct World {
     says: Says,
     /// Times that it has said so.
     said: usize,
+    /// The second node takes no connection but to be asked what it owns; and it is a replica.
+    refuses: bool,
+    follows: bool,
     /// By node: what was published, and whether after ASKING.
     done: [Vec<(String, bool)>; 2],
 }
@@ -94,6 +97,9 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
             let command = Reply::parse(&command).unwrap();
             let parts = command.list().unwrap().iter().filter_map(Reply::str);
             let parts: Vec<String> = parts.map(str::to_owned).collect();
+            if parts[0] == "ROLE" && node == 1 && world.lock().unwrap().refuses {
+                return;
+            }
             let asks = parts[0] == "ASKING";
             let reply = match greeting(&parts) {
                 Some(reply) => reply,
@@ -111,7 +117,8 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
 fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> String {
     if command[0] == "CLUSTER" {
         let line = |other: usize| {
-            let flags = if other == node { "myself,master" } else { "master" };
+            let role = if other == 1 && world.follows { "slave" } else { "master" };
+            let flags = if other == node { format!("myself,{role}") } else { role.to_owned() };
             let slots = match (other, other == world.claims) {
                 (0, true) => " 0-8191 8192-16383",
                 (0, false) => " 0-8191",
@@ -200,6 +207,21 @@ fn keys_that_are_apart_are_waited_for() {
         rig.until("several refusals", |_| cluster.said() > 300);
         cluster.change(|world| (world.says, world.claims) = (Says::Moved, 1));
     });
+    rig.finish();
+}
+
+/// It was in charge for so short a time that there was no connection to it.
+#[test]
+fn a_node_that_goes_takes_no_channels_along() {
+    let cluster = Cluster::start();
+    cluster.change(|world| world.refuses = true);
+    let mut rig = Rig::start(&cluster.keys);
+    rig.until("one node", |rig| rig.lives.len() == 1);
+    cluster.change(|world| world.claims = 1);
+    rig.until("its slots to be lost", |rig| rig.deaf.len() == 1);
+    cluster.change(|world| (world.claims, world.follows) = (0, true));
+    rig.until("them to be lost and found again", |rig| rig.lives.len() > 3 && rig.deaf.is_empty());
+    assert_eq!(offset(rig.result(request(publish(UPPER, "1", 1)))), 1);
     rig.finish();
 }
 

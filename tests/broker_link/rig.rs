@@ -1,12 +1,13 @@
 //! Two cores' side of a broker: asks, and collects what they would hear.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use ringhold::broker::{Config, Cores, Queue, Thread, View, start};
 use ringhold::gateway::broker::{
-    Broker, Fault, Happening, Kept, Life, Message, Outcome, Publish, Request, Ticket,
+    Broker, Fault, Happening, Kept, Life, Message, Outcome, Publish, Request, Scope, Ticket,
 };
 use ringhold::gateway::options::{Options, Sources};
 use ringhold::gateway::placement::Placement;
@@ -30,7 +31,7 @@ impl Cores for Desk {
 
 /// See the module's text.
 pub(crate) struct Rig {
-    pub(crate) queue: std::sync::Arc<Queue>,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) view: View,
     thread: Option<Thread>,
     heard: Receiver<(usize, Vec<Happening>)>,
@@ -38,6 +39,8 @@ pub(crate) struct Rig {
     pub(crate) messages: Vec<(String, Message)>,
     /// Of core 0.
     pub(crate) lives: Vec<Option<Life>>,
+    /// Parts of which core 0 has heard that nothing comes, and not that it comes again.
+    pub(crate) deaf: Vec<Scope>,
     pub(crate) listening: Vec<String>,
     next: u64,
 }
@@ -67,6 +70,7 @@ impl Rig {
             answers: HashMap::new(),
             messages: Vec::new(),
             lives: Vec::new(),
+            deaf: Vec::new(),
             listening: Vec::new(),
             next: 0,
         }
@@ -139,8 +143,14 @@ impl Rig {
                 Happening::Listening(names) => {
                     self.listening.extend(names.iter().map(|name| name.to_string()));
                 }
-                Happening::Back(_, life) if core == 0 => self.lives.push(Some(life)),
-                Happening::Deaf(_) if core == 0 => self.lives.push(None),
+                Happening::Back(scope, life) if core == 0 => {
+                    self.lives.push(Some(life));
+                    self.deaf.retain(|deaf| !is_same(deaf, &scope));
+                }
+                Happening::Deaf(scope) if core == 0 => {
+                    self.lives.push(None);
+                    self.deaf.push(scope);
+                }
                 Happening::Back(..) | Happening::Deaf(_) => {}
                 Happening::Suspect(scope) => panic!("nothing is refused here: {scope:?}"),
             }
@@ -181,6 +191,13 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+fn is_same(one: &Scope, other: &Scope) -> bool {
+    match (one, other) {
+        (Scope::Part(one), Scope::Part(other)) => Arc::ptr_eq(one, other),
+        (one, other) => matches!((one, other), (Scope::All, Scope::All)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The simulated broker's thread of one node: two connections to the server, which carry things in
-//! order, break between sending and answering, and come back.
+//! order, break between sending and answering, and come back; and requests that come back because
+//! their channel is on its way to another server.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use ringhold::gateway::broker::{
     Fault, Happening, Life, Limits, Message, Outcome, Request, Scope, Ticket,
 };
 
+use super::moves::{Deaf, Moves};
 use super::server::Server;
 
 /// A request on its way.
@@ -34,6 +36,12 @@ pub struct Link {
     replies: VecDeque<(Job, Outcome)>,
     /// What was under way when the connection broke.
     broken: VecDeque<Job>,
+    /// What the server did not do, because the channel is apart; and what waits behind it.
+    strays: VecDeque<Job>,
+    /// How many there were.
+    pub strayed: u64,
+    /// Channels that have moved, and of which nothing comes until they are listened to again.
+    deaf: Deaf,
     /// On its way from the server, in order: what is to be said to the channel's home.
     pushes: VecDeque<Push>,
     pub commands_up: bool,
@@ -61,6 +69,9 @@ impl Link {
             sent: VecDeque::new(),
             replies: VecDeque::new(),
             broken: VecDeque::new(),
+            strays: VecDeque::new(),
+            strayed: 0,
+            deaf: Deaf::default(),
             pushes: VecDeque::new(),
             commands_up: false,
             subs_up: false,
@@ -87,6 +98,7 @@ impl Link {
             && self.sent.is_empty()
             && self.replies.is_empty()
             && self.broken.is_empty()
+            && self.strays.is_empty()
             && self.pushes.is_empty()
     }
 
@@ -101,7 +113,8 @@ impl Link {
         match &job.request {
             Request::Listen(names) => {
                 self.under_way[job.core] -= 1;
-                for name in names.iter().filter(|_| self.subs_up) {
+                let up = self.subs_up;
+                for name in names.iter().filter(|name| up && !self.deaf.has(name)) {
                     server.subscribe(name, self.node);
                     self.pushes.push_back(Push::Listening(name.clone()));
                 }
@@ -122,12 +135,71 @@ impl Link {
         }
     }
 
-    /// The server does one request. Gives what it passes on.
+    /// The server does one request, or sends it back. Gives what it passes on.
     pub fn execute(&mut self, server: &mut Server, now: Duration) -> Option<(Arc<str>, Message)> {
         let job = self.sent.pop_front()?;
+        if self.must_wait(&job, self.strays.len(), &server.slots) {
+            self.strayed += 1;
+            self.strays.push_back(job);
+            return None;
+        }
+        self.perform(job, server, now)
+    }
+
+    fn perform(
+        &mut self,
+        job: Job,
+        server: &mut Server,
+        now: Duration,
+    ) -> Option<(Arc<str>, Message)> {
         let (outcome, passed) = server.execute(&job.request, self.node, now);
         self.replies.push_back((job, outcome));
         passed
+    }
+
+    /// Whether a channel of this request is apart, or one of those before it waits.
+    fn must_wait(&self, job: &Job, before: usize, moves: &Moves) -> bool {
+        let waits = |channel: &str| {
+            let same = |it: &Job| it.request.channel().is_some_and(|of| **of == *channel);
+            moves.is_apart(channel) || self.strays.iter().take(before).any(same)
+        };
+        match &job.request {
+            Request::Tops(_, tops) => tops.iter().any(|top| moves.is_apart(&top.channel)),
+            request => request.channel().is_some_and(|channel| waits(channel)),
+        }
+    }
+
+    /// One of those that came back is asked again, if there is one whose turn it is.
+    pub fn retry(&mut self, server: &mut Server, now: Duration) -> Option<(Arc<str>, Message)> {
+        if !self.commands_up {
+            return None;
+        }
+        let is_free = |place: &usize| !self.must_wait(&self.strays[*place], *place, &server.slots);
+        let place = (0..self.strays.len()).find(is_free)?;
+        let job = self.strays.remove(place)?;
+        self.perform(job, server, now)
+    }
+
+    /// A channel has another server: what comes from the old one is not minded any more.
+    pub fn hear_of_move(
+        &mut self,
+        channel: &str,
+        life: Life,
+        server: &mut Server,
+    ) -> Option<Happening> {
+        if !self.subs_up {
+            return None;
+        }
+        server.unsubscribe(channel, self.node);
+        self.pushes.retain(|push| match push {
+            Push::Listening(name) | Push::Message(name, _) => **name != *channel,
+        });
+        Some(Happening::Deaf(self.deaf.add(channel, life)))
+    }
+
+    /// One of such channels can be listened to again.
+    pub fn end_move(&mut self, number: usize) -> Option<Happening> {
+        self.deaf.end(number).map(|(scope, life)| Happening::Back(scope, life))
     }
 
     /// One reply arrives.
@@ -167,21 +239,20 @@ impl Link {
             false => None,
         };
         let replies = self.replies.iter_mut().map(|(job, _)| job);
-        let all = self.sent.iter_mut().chain(replies).chain(&mut self.broken);
+        let all = self.sent.iter_mut().chain(replies);
+        let all = all.chain(&mut self.broken).chain(&mut self.strays);
         for (core, ticket) in all.filter_map(late) {
             said.push((core, Happening::Answer(ticket, Err(Fault::Late))));
         }
-        let before = self.broken.len();
-        let mut gone = Vec::new();
-        self.broken.retain(|job| {
-            let over = job.until <= now;
-            if over {
-                gone.push(job.core);
-            }
-            !over
-        });
-        assert_eq!(before, self.broken.len() + gone.len());
-        gone.into_iter().for_each(|core| self.under_way[core] -= 1);
+        let Self { broken, strays, under_way, .. } = self;
+        // What came back for nobody is not asked for again and again either.
+        for waiting in [broken, strays] {
+            waiting.retain(|job| {
+                let over = job.until <= now;
+                under_way[job.core] -= usize::from(over);
+                !over
+            });
+        }
         said
     }
 
@@ -245,6 +316,7 @@ impl Link {
         self.subs_up = false;
         server.forget(self.node);
         self.pushes.clear();
+        self.deaf.clear();
         Happening::Deaf(Scope::All)
     }
 

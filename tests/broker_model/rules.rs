@@ -19,6 +19,7 @@ use ringhold::gateway::wire::messages::{Publication, SubscribeResult};
 use ringhold::gateway::wire::{Encoding, Error};
 use ringhold::internals::rng::Rng;
 
+use super::moves;
 use super::run::{CHECK, PRESENCE_TTL, stream};
 use super::server::Server;
 use super::world::{Asked, Faults, Node, Seen, World};
@@ -201,6 +202,41 @@ fn a_live_channel_serves_while_the_connection_is_lost_and_is_checked_after() {
     }
 }
 
+/// The answer to the first question comes late: when the channel is listened to anew, what was
+/// published between is in neither.
+#[test]
+fn an_answer_from_before_the_connection_was_lost_is_not_the_last_word() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    world.nodes[0].turn(0);
+    while asked(&world, "history") == 0 {
+        let node = &mut world.nodes[0];
+        node.between.link.take(&mut world.server);
+        if let Some(push) = node.between.link.pushed() {
+            node.arrive(push);
+        }
+        node.step();
+    }
+    let World { nodes, server, now, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    assert!(nodes[0].between.link.execute(server, *now).is_none(), "a question");
+    world.drop_subs(0);
+    publish(&mut world, LONG, "1");
+    let World { nodes, server, now, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    nodes[0].between.link.execute(server, *now).expect("it is passed on to nobody");
+    world.settle(CHECK / 8);
+    let (mut offset, mut frames) = (0, 0);
+    for seen in seen(&mut world, link) {
+        match seen {
+            Seen::Subscribed { result, .. } => offset = result.expect("subscribed").offset,
+            Seen::Frame(_) => frames += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(offset == 1 || frames > 0, "it does not know of what was published");
+}
+
 #[test]
 fn a_channel_is_ignored_when_nobody_comes_back() {
     let mut world = world();
@@ -256,6 +292,34 @@ fn only_channels_of_a_lost_part_are_asked_for_again() {
     assert!(answer(&mut world, plain).expect("answered").is_ok());
 }
 
+/// Servers are connected to in any order, and one of them perhaps never.
+#[test]
+fn a_channel_that_moves_twice_is_heard_where_it_is() {
+    let mut world = world();
+    subscribe(&mut world, 1, LONG, None);
+    world.settle(Duration::ZERO);
+    let listens = asked(&world, "listen");
+    let (first, second) = (moves::scope(LONG), moves::scope(LONG));
+    let said = [&first, &second].map(|scope| Happening::Deaf(scope.clone()));
+    said.into_iter().for_each(|deaf| hears(&mut world, deaf));
+    hears(&mut world, Happening::Back(first.clone(), Life::Same));
+    world.nodes[0].turn(0);
+    assert_eq!(asked(&world, "listen"), listens, "it is not there any more");
+    hears(&mut world, Happening::Back(second.clone(), Life::Same));
+    world.nodes[0].turn(0);
+    assert_eq!(asked(&world, "listen"), listens + 1);
+    // The other way round, and the first one never says anything.
+    for scope in [&first, &second] {
+        hears(&mut world, Happening::Deaf(scope.clone()));
+    }
+    hears(&mut world, Happening::Back(second, Life::Same));
+    world.nodes[0].turn(0);
+    assert_eq!(asked(&world, "listen"), listens + 2);
+    world.settle(Duration::ZERO);
+    let other = subscribe(&mut world, 2, LONG, None);
+    assert!(answer(&mut world, other).expect("at once").is_ok());
+}
+
 #[test]
 fn what_comes_before_its_turn_is_held_within_bounds() {
     let mut world = world();
@@ -299,6 +363,32 @@ fn a_server_that_does_not_know_what_it_passed_on_has_forked() {
     assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 1);
     assert_ne!(world.server.position(LONG, world.now).unwrap().0, before);
     assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
+}
+
+/// What was skipped was seen by nobody here, so it cannot be another one.
+#[test]
+fn a_gap_that_cannot_be_filled_is_no_fork() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    publish(&mut world, LONG, "1");
+    world.settle(Duration::ZERO);
+    seen(&mut world, link);
+    world.faults.loses = 1;
+    publish(&mut world, LONG, "2");
+    publish(&mut world, LONG, "3");
+    world.settle(Duration::ZERO);
+    world.server.execute(&Request::HistoryRemove(Ticket(0), LONG.into()), 1, world.now);
+    for _ in 0..2 {
+        let late = message(&mut world, 3, "3");
+        hears(&mut world, late);
+        world.settle(Duration::ZERO);
+    }
+    assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
+    assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 0);
+    // Nor when the server is another one by name.
+    world.fail_over(world.server.state.clone());
+    world.settle(CHECK);
+    assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 0);
 }
 
 #[test]

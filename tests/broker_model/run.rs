@@ -85,11 +85,14 @@ covered! {
     refused: 200,
     failovers: 100,
     restarts: 100,
+    /// Channels that have got another server, and requests that came back meanwhile.
+    moved: 5_000,
+    strayed: 1_000,
     trimmed: 1_000,
     gaps: 500,
     repaired: 300,
     unrepaired: 20,
-    forks: 20,
+    forks: 10,
     epochs: 50,
     duplicates: 500,
     local_recoveries: 200,
@@ -121,6 +124,8 @@ pub struct Run {
     published: Vec<Published>,
     audit: Audit,
     strict: Strict,
+    /// Channels move all the time.
+    travels: bool,
     /// The server's life when everything was at rest last.
     life: u64,
     /// Counts links, tickets and publications.
@@ -144,7 +149,9 @@ impl Run {
         };
         let requests = if gentle || rng.one_in(2) { 65_536 } else { 6 };
         let broker = Limits { requests, presence_ttl: PRESENCE_TTL, ..Limits::default() };
-        let server = Server::new(PRESENCE_TTL);
+        let mut server = Server::new(PRESENCE_TTL);
+        server.slots.sharded = rng.one_in(2);
+        let travels = rng.one_in(3);
         let nodes = 2 + rng.below(3) as usize;
         let capacity = [6, 20, usize::MAX, usize::MAX][rng.below(4) as usize];
         let nodes = (0..nodes).map(|number| {
@@ -163,6 +170,7 @@ impl Run {
             published: Vec::new(),
             audit: Audit::default(),
             strict: Strict { gentle },
+            travels,
             life: 0,
             count: 0,
             covered: Covered::default(),
@@ -203,6 +211,9 @@ impl Run {
     }
 
     fn act(&mut self) {
+        if self.travels && self.rng.one_in(12) {
+            return self.travel();
+        }
         match self.rng.below(200) {
             0..6 => self.connect(),
             6..9 => self.disconnect(),
@@ -211,8 +222,8 @@ impl Run {
             36..64 => self.publish(),
             64..68 => self.ask(),
             68..69 => self.fault(),
-            69..73 => self.mend(),
-            73..85 => {
+            69..74 => self.mend(),
+            74..85 => {
                 let (node, core) = self.place();
                 self.world.nodes[node].turn(core);
             }
@@ -235,9 +246,25 @@ impl Run {
         }
     }
 
+    /// Channels are on their way again before all nodes have followed.
+    fn travel(&mut self) {
+        let (node, _) = self.place();
+        match self.rng.below(3) {
+            0 => _ = self.world.follow_move(node),
+            _ => {
+                let channel = self.pick(&["long:1", "long:2", "plain:1"]);
+                self.world.move_channel(channel);
+            }
+        }
+    }
+
     fn fault(&mut self) {
         let (node, _) = self.place();
-        match self.rng.below(10) {
+        match self.rng.below(14) {
+            10.. => {
+                let channel = self.pick(&CHANNELS);
+                self.world.move_channel(channel);
+            }
             0..3 => self.world.drop_commands(node),
             3..6 => self.world.drop_subs(node),
             6 => {
@@ -265,9 +292,16 @@ impl Run {
 
     fn mend(&mut self) {
         let (node, _) = self.place();
-        match self.rng.one_in(2) {
-            true => self.world.connect_commands(node),
-            false => self.world.connect_subs(node),
+        match self.rng.below(4) {
+            0 => self.world.connect_commands(node),
+            1 => self.world.connect_subs(node),
+            2 => {
+                let under_way = self.world.server.slots.under_way();
+                if let Some(channel) = under_way.first() {
+                    self.world.move_channel(channel);
+                }
+            }
+            _ => _ = self.world.follow_move(node),
         }
     }
 
@@ -607,12 +641,14 @@ impl Run {
         assert_eq!(self.world.server.subscriptions(), 0, "somebody listens");
         for node in &self.world.nodes {
             self.covered.refused += node.between.refused;
+            self.covered.strayed += node.between.link.strayed;
             for hub in &node.hubs {
                 assert!(hub.is_empty(), "something is left: {hub:?}");
                 let counters = hub.mirror_counters().expect("it has a broker");
                 self.covered.count(&counters);
             }
         }
+        self.covered.moved = self.world.server.slots.count;
         self.covered.lost = self.world.lost;
         self.covered.doubled = self.world.doubled;
         self.covered.trimmed = self.world.server.trimmed;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::moves::Moves;
 use ringhold::gateway::broker::{
     Entry, History, Message, Outcome, Past, Present, Publish, Renew, Request, Top, TopOf,
 };
@@ -91,6 +92,8 @@ pub struct Server {
     pub presence_ttl: Duration,
     /// Publications that were trimmed or expired.
     pub trimmed: u64,
+    /// Where channels are.
+    pub slots: Moves,
 }
 
 fn payload(data: &Bytes) -> Bytes {
@@ -346,9 +349,10 @@ impl Server {
         self.subscribers.values_mut().for_each(|nodes| _ = nodes.remove(&node));
     }
 
-    /// The nodes that listen to a channel.
+    /// The nodes that listen to a channel, and hear of it.
     pub fn listeners(&self, channel: &str) -> Vec<usize> {
-        self.subscribers.get(channel).into_iter().flatten().copied().collect()
+        let all = self.subscribers.get(channel).into_iter().flatten().copied();
+        all.filter(|node| self.slots.reaches(channel, *node)).collect()
     }
 
     /// How many subscriptions there are.

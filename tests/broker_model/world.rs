@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold::Frame;
-use ringhold::gateway::broker::{Happening, Limits, Message, Request, Scope};
+use ringhold::gateway::broker::{Happening, Life, Limits, Message, Request, Scope};
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
 use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Question, Reply};
@@ -319,7 +319,12 @@ impl World {
         if between.link.is_idle() {
             return false;
         }
-        match self.rng.below(4) {
+        match self.rng.below(5) {
+            4 => {
+                if let Some(passed) = between.link.retry(server, self.now) {
+                    self.broadcast(passed);
+                }
+            }
             0 => {
                 let said = between.link.take(server);
                 nodes[node].say(said);
@@ -394,8 +399,46 @@ impl World {
         self.server.fail_over(state);
     }
 
+    /// A channel goes on its way to another server, or comes there.
+    pub fn move_channel(&mut self, channel: &str) {
+        let nodes = self.nodes.len();
+        self.server.slots.go_on(channel, nodes);
+    }
+
+    /// A node hears of a move, or listens at the new place. False if there is none.
+    pub fn follow_move(&mut self, node: usize) -> bool {
+        let Self { nodes, server, rng, .. } = self;
+        let link = &mut nodes[node].between.link;
+        // Mostly the old server says that it has given the channel away.
+        let life = if rng.one_in(4) { Life::Other } else { Life::Same };
+        let heard = if rng.one_in(2) { server.slots.hear(node) } else { None };
+        let number = rng.draw() as usize;
+        let said = match &heard {
+            Some(channel) => link.hear_of_move(channel, life, server),
+            None => link.end_move(number),
+        };
+        let some = heard.is_some() || said.is_some();
+        said.iter().for_each(|said| nodes[node].say_all(said));
+        some
+    }
+
+    /// All that are on their way arrive, and every node knows.
+    pub fn end_moves(&mut self) {
+        for channel in self.server.slots.under_way() {
+            while self.server.slots.under_way().contains(&channel) {
+                self.move_channel(&channel);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            while self.server.slots.is_behind(node) || self.follow_move(node) {
+                self.follow_move(node);
+            }
+        }
+    }
+
     /// Connects everything, and lets time pass with all that happens in it.
     pub fn settle(&mut self, time: Duration) {
+        self.end_moves();
         for node in 0..self.nodes.len() {
             self.connect_commands(node);
             self.connect_subs(node);

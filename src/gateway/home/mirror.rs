@@ -250,6 +250,10 @@ impl Home {
                 stream.skip_to(top);
             }
         });
+        // Nobody here has seen what is there.
+        if let Some(line) = self.line(key) {
+            line.print = 0;
+        }
     }
 
     /// What was published before that which is retained.

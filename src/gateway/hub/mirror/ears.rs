@@ -33,17 +33,27 @@ const PARTS: usize = 1024;
 
 impl Ears {
     fn note(&mut self, scope: &Scope, hears: bool) {
-        match scope {
-            Scope::All => self.said.clear(),
-            scope => self.said.retain(|(said, _)| !is_same(said, scope)),
+        if matches!(scope, Scope::All) {
+            self.said.clear();
         }
-        if hears && matches!(scope, Scope::Part(part) if part.passes()) {
-            return;
+        let place = self.said.iter().position(|(said, _)| is_same(said, scope));
+        match place.filter(|_| hears && passes(scope)) {
+            // What was said of a later change is newer.
+            Some(place) => self.said[place].1 = true,
+            None => {
+                self.said.retain(|(said, _)| !is_same(said, scope));
+                if self.said.len() >= PARTS {
+                    self.said.remove(0);
+                }
+                self.said.push((scope.clone(), hears));
+            }
         }
-        if self.said.len() >= PARTS {
-            self.said.remove(0);
-        }
-        self.said.push((scope.clone(), hears));
+        // A change that is over says nothing any more, but where an older one is not over.
+        let mut open = false;
+        self.said.retain(|(said, hears)| {
+            open |= passes(said) && !hears;
+            !passes(said) || !hears || open
+        });
     }
 
     /// Whether there is no connection for a channel.
@@ -51,6 +61,10 @@ impl Ears {
         let said = self.said.iter().rev().find(|(scope, _)| scope.has(channel));
         !said.is_some_and(|(_, hears)| *hears)
     }
+}
+
+fn passes(scope: &Scope) -> bool {
+    matches!(scope, Scope::Part(part) if part.passes())
 }
 
 fn is_same(one: &Scope, other: &Scope) -> bool {
@@ -117,6 +131,10 @@ impl Hub {
             }
             let Some(line) = home.line_at(number) else { continue };
             line.set(ASKED | SENT | HEARD, false);
+            // An answer that is under way may be older than what comes after the next connection.
+            if let Some(wait) = line.wait.as_mut().filter(|wait| wait.reading.is_some()) {
+                wait.dropped = true;
+            }
             if line.wait.as_ref().is_some_and(|wait| !wait.subscribers.is_empty()) {
                 waiting.push(key);
             }
@@ -151,7 +169,8 @@ impl Hub {
                 line.set(VERIFY, true);
                 line.set(FORKED, line.is(FORKED) || returning.life == Life::Lost);
             }
-            if !line.is(ASKED) {
+            // One that has moved on meanwhile is asked for where it is by then.
+            if !line.is(ASKED) && !mirror.ears.is_deaf(&name) {
                 line.set(ASKED, true);
                 mirror.listens.push_back(name);
             }

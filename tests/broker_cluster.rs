@@ -56,8 +56,8 @@ struct World {
 }
 
 impl World {
-    fn start(replica: bool) -> Option<Self> {
-        let cluster = Cluster::start(replica)?;
+    fn start(replicas: usize) -> Option<Self> {
+        let cluster = Cluster::start(replicas)?;
         let pair = Pair::new(CHANNEL, [node(&cluster), node(&cluster)]);
         Some(Self { cluster, pair })
     }
@@ -73,7 +73,7 @@ impl World {
 
 #[test]
 fn channels_of_all_slots_are_served() {
-    let Some(cluster) = Cluster::start(false) else { return };
+    let Some(cluster) = Cluster::start(0) else { return };
     let nodes = [node(&cluster), node(&cluster)];
     let kept = cluster.channels("kept:");
     let plain = cluster.channels("plain:");
@@ -122,7 +122,7 @@ fn channels_of_all_slots_are_served() {
 
 #[test]
 fn slots_that_move_under_publications_cost_nobody_anything() {
-    let Some(mut world) = World::start(false) else { return };
+    let Some(mut world) = World::start(0) else { return };
     let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
     let published = world.publish_through(|cluster, nodes| {
         let (mut from, others) = (owner, [(owner + 1) % 3, (owner + 2) % 3, owner]);
@@ -143,7 +143,7 @@ fn slots_that_move_under_publications_cost_nobody_anything() {
 
 #[test]
 fn a_node_that_is_killed_has_its_replica_take_over() {
-    let Some(mut world) = World::start(true) else { return };
+    let Some(mut world) = World::start(1) else { return };
     // The first one has the replica.
     let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
     if owner != 0 {
@@ -162,7 +162,7 @@ fn a_node_that_is_killed_has_its_replica_take_over() {
 
 #[test]
 fn a_node_that_is_lost_takes_no_other_slots_along() {
-    let Some(mut world) = World::start(false) else { return };
+    let Some(mut world) = World::start(0) else { return };
     let channels = world.cluster.channels("kept:");
     let owner = world.cluster.owner(CHANNEL);
     let lost = (owner + 1) % 3;

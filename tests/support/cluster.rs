@@ -1,5 +1,5 @@
-//! A Redis Cluster of three primaries, with a replica of the first where one is wanted: real
-//! servers as child processes, ended by id.
+//! A Redis Cluster of three primaries, with replicas of the first ones as far as they are wanted:
+//! real servers as child processes, ended by id.
 
 use super::redis::Redis;
 use super::until;
@@ -9,7 +9,7 @@ const SLOTS: usize = 16_384;
 
 /// See the module's text.
 pub(crate) struct Cluster {
-    /// Three primaries, then the replica.
+    /// Three primaries, then their replicas.
     pub(crate) servers: Vec<Redis>,
     ids: Vec<String>,
 }
@@ -17,8 +17,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts one whose nodes serve their slots although others are gone. `None`, and said: not
     /// installed.
-    pub(crate) fn start(replica: bool) -> Option<Self> {
-        let count = 3 + usize::from(replica);
+    pub(crate) fn start(replicas: usize) -> Option<Self> {
+        let count = 3 + replicas;
         let arguments = [
             ["--cluster-enabled", "yes"],
             ["--cluster-node-timeout", "1000"],
@@ -39,11 +39,14 @@ impl Cluster {
         let ids = servers.iter().map(|server| server.cli(&["CLUSTER", "MYID"])).collect();
         let cluster = Self { servers, ids };
         cluster.is_whole();
-        if replica {
-            cluster.servers[3].cli(&["CLUSTER", "REPLICATE", &cluster.ids[0]]);
-            until("the replica", || cluster.servers[3].info("master_link_status") == "up");
+        for (replica, id) in (3..count).zip(&cluster.ids) {
+            cluster.servers[replica].cli(&["CLUSTER", "REPLICATE", id]);
+        }
+        for (replica, id) in (3..count).zip(&cluster.ids) {
+            let replica = &cluster.servers[replica];
+            until("the replica", || replica.info("master_link_status") == "up");
             until("all to know the replica", || {
-                let line = format!("slave {}", cluster.ids[0]);
+                let line = format!("slave {id}");
                 cluster.servers[..3].iter().all(|it| it.cli(&["CLUSTER", "NODES"]).contains(&line))
             });
         }
@@ -99,12 +102,17 @@ impl Cluster {
         };
         set(to, "IMPORTING", from);
         set(from, "MIGRATING", to);
-        loop {
-            let keys = self.servers[from].lines(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
-            let Some(key) = keys.first().filter(|key| !key.is_empty()) else { break };
-            let moved = self.servers[from].cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        // One by one, with time in which they are apart; then the rest.
+        for count in [1, 1, 1, 1].into_iter().chain(std::iter::repeat(500)) {
+            let count = count.to_string();
+            let keys = self.servers[from].lines(&["CLUSTER", "GETKEYSINSLOT", &slot, &count]);
+            if keys.iter().all(String::is_empty) {
+                break;
+            }
+            let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            command.extend(keys.iter().map(String::as_str));
+            let moved = self.servers[from].cli(&command);
             assert!(moved == "OK" || moved == "NOKEY", "{moved}");
-            // One by one, with time in which they are apart.
             std::thread::sleep(std::time::Duration::from_millis(30));
         }
         set(to, "NODE", to);

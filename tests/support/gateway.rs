@@ -95,9 +95,6 @@ impl Gateway {
     /// Likewise after an end that it hears nothing of.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill();
-        // What the kernel tears down of it may take a moment longer than the process.
-        let address = self.address();
-        super::until("its port to be free", || TcpStream::connect(address).is_err());
         self.start_again();
     }
 
@@ -117,9 +114,13 @@ impl Gateway {
     pub(crate) fn kill(&mut self) {
         self.server.signal(Signal::KILL);
         self.server.wait(PATIENCE).expect("it is ended");
+        // What the kernel tears down of it may take a moment longer than the process.
+        let address = self.address();
+        super::until("its port to be free", || TcpStream::connect(address).is_err());
     }
 
-    fn start_again(&mut self) {
+    /// Starts it again, after its end, with the same configuration at the same address.
+    pub(crate) fn start_again(&mut self) {
         let config = self.config.clone().expect("it has a configuration");
         let port = self.address().port().to_string();
         self.server = Self::serve(&config, &["--port", &port]);
@@ -272,8 +273,10 @@ impl Drop for Gateway {
 }
 
 /// `ringhold serve`, without anything from this process's environment that would change it.
+/// `SERVER_UNDER_TEST` names another build of the program, for long runs.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
+    let other = std::env::var_os("SERVER_UNDER_TEST");
+    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_ringhold").into()));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RINGHOLD_")
             || name.to_string_lossy().starts_with("CENTRIFUGO_")

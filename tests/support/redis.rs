@@ -44,7 +44,9 @@ impl Redis {
 
     fn start_as(arguments: &[&str], sentinel: Option<String>, access: &[&str]) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let Some(program) = find_program(&["redis-server"]) else {
+        // Another program of the same kind may stand in its place, as Valkey's.
+        let other = std::env::var_os("REDIS_SERVER").map(PathBuf::from);
+        let Some(program) = other.or_else(|| find_program(&["redis-server"])) else {
             skip("redis-server is not installed");
             return None;
         };

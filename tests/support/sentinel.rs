@@ -21,10 +21,10 @@ impl Group {
     /// Starts them, and waits until a failover is possible. `None`, and said: not installed.
     pub(crate) fn start(sentinels: usize) -> Option<Self> {
         let prompt = ["--repl-diskless-sync-delay", "0"];
-        let first = Redis::start_with(&prompt, &[])?;
+        let (first, second) = (Redis::start_with(&prompt, &[])?, Redis::start_with(&prompt, &[])?);
         let port = first.port().to_string();
-        let follow = ["--replicaof", "127.0.0.1", &port];
-        let second = Redis::start_with(&[&prompt[..], &follow[..]].concat(), &[])?;
+        // Not by its arguments: with them it would be a replica whenever it starts.
+        second.cli(&["REPLICAOF", "127.0.0.1", &port]);
         until("the replica to be in step", || second.info("master_link_status") == "up");
         let quorum = sentinels / 2 + 1;
         let file = format!(

@@ -117,6 +117,24 @@ fn restarts_are_counted() {
     assert!(each > 0 && count("delivered ") == each * 4, "{}", finished.stdout);
 }
 
+/// Each figure has its row.
+#[test]
+fn brokers_are_measured() {
+    if python().is_none() {
+        return;
+    }
+    if find_program(&["redis-benchmark"]).is_none() {
+        return skip("redis-server is not installed");
+    }
+    let mut command = Command::new(format!("{BENCHES}/brokers.sh"));
+    command.args(["publish", "messages", "latency", "return", "crowd", "--seconds", "0.2"]);
+    command.args(["--rounds", "1", "--channels", "1000", "--clients", "100"]);
+    let finished = run(command.args(["--ringhold", PROGRAM]), LIMIT);
+    assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
+    let rows = finished.stdout.lines().filter(|line| line.starts_with("| ")).count();
+    assert_eq!(rows, 1 + 10, "{}", finished.stdout);
+}
+
 /// Both forms of each measurement run, and each target has its row.
 #[test]
 fn compression_is_compared() {

@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # What Redis as the broker costs, each figure beside its baseline in the same run. See --help.
-exec python3 "$(dirname "$0")/harness/brokers.py" "$@"
+exec python3 -B "$(dirname "$0")/harness/brokers.py" "$@"

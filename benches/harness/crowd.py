@@ -14,6 +14,7 @@ import time
 
 UPGRADE = (b"GET /connection/websocket HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+SPAWN = multiprocessing.get_context("spawn")
 # Connections of one crowd that are on their way at once.
 IN_FLIGHT = 256
 
@@ -115,7 +116,8 @@ class Crowd:
         self.parts = []
         for _ in range(processes):
             ours, theirs = multiprocessing.Pipe()
-            process = multiprocessing.Process(target=serve, args=(port, theirs), daemon=True)
+            # A fork of its own: no part holds another's pipe open.
+            process = SPAWN.Process(target=serve, args=(port, theirs), daemon=True)
             process.start()
             theirs.close()
             self.parts.append((ours, process))

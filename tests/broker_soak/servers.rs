@@ -28,7 +28,7 @@ pub(crate) struct Stream {
 }
 
 /// Conditions of real servers on a machine with a lot to do.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits for a condition.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -143,12 +143,20 @@ impl Servers {
             });
         }
         match self {
-            Self::Cluster(cluster) => until("a whole cluster", || {
-                let mut states = cluster.servers.iter().map(|it| it.cli(&["CLUSTER", "INFO"]));
-                states.all(|it| {
-                    it.contains("cluster_state:ok") && it.contains("cluster_slots_ok:16384")
-                })
-            }),
+            Self::Cluster(cluster) => {
+                let whole = |it: &Redis| {
+                    let info = it.cli(&["CLUSTER", "INFO"]);
+                    info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+                };
+                let deadline = Instant::now() + PATIENCE;
+                while !cluster.servers.iter().all(whole) {
+                    if Instant::now() > deadline {
+                        let all = cluster.servers.iter().map(|it| it.cli(&["CLUSTER", "NODES"]));
+                        panic!("no whole cluster: {}", all.collect::<Vec<_>>().join("\n\n"));
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             Self::Group(group) => {
                 for sentinel in &group.sentinels {
                     until("Sentinels that agree", || {

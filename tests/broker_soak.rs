@@ -230,7 +230,8 @@ fn empty(shared: &Shared, director: &Director<'_>) {
         let key = servers.key("presence.data", name);
         // Members of nodes that were killed have their time.
         until("nobody to be present", || {
-            servers.ask("return {redis.call('EXISTS', KEYS[1])}", &[key.clone()]) == ["0"]
+            servers.ask("return {redis.call('EXISTS', KEYS[1])}", std::slice::from_ref(&key))
+                == ["0"]
         });
     }
 }

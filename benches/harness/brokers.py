@@ -138,6 +138,7 @@ key = "{KEY}"
 enabled = true
 [engine]
 max_connections = 30000
+message_rate = 100000
 ENGINE
 """ + "".join(f"""
 [[channel.namespaces]]

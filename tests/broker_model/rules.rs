@@ -108,6 +108,19 @@ fn message(world: &mut World, offset: u64, text: &str) -> Happening {
     Happening::Message(LONG.into(), Message::Published { epoch, offset, data })
 }
 
+/// A subscriber has begun behind the first publication, or has got it.
+fn knows_of_one(world: &mut World, link: Link) {
+    let (mut offset, mut frames) = (0, 0);
+    for seen in seen(world, link) {
+        match seen {
+            Seen::Subscribed { result, .. } => offset = result.expect("subscribed").offset,
+            Seen::Frame(_) => frames += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(offset == 1 || frames > 0, "it does not know of what was published");
+}
+
 #[test]
 fn a_crowd_that_returns_costs_one_question() {
     let mut world = world();
@@ -226,15 +239,7 @@ fn an_answer_from_before_the_connection_was_lost_is_not_the_last_word() {
     nodes[0].between.link.take(server);
     nodes[0].between.link.execute(server, *now).expect("it is passed on to nobody");
     world.settle(CHECK / 8);
-    let (mut offset, mut frames) = (0, 0);
-    for seen in seen(&mut world, link) {
-        match seen {
-            Seen::Subscribed { result, .. } => offset = result.expect("subscribed").offset,
-            Seen::Frame(_) => frames += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(offset == 1 || frames > 0, "it does not know of what was published");
+    knows_of_one(&mut world, link);
 }
 
 #[test]
@@ -363,6 +368,118 @@ fn a_server_that_does_not_know_what_it_passed_on_has_forked() {
     assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 1);
     assert_ne!(world.server.position(LONG, world.now).unwrap().0, before);
     assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
+}
+
+/// Another server has as many publications, and the last one is another.
+#[test]
+fn a_server_with_the_same_top_is_looked_at_closely() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    publish(&mut world, LONG, "1");
+    world.settle(Duration::ZERO);
+    let saved = world.server.state.clone();
+    publish(&mut world, LONG, "2");
+    world.settle(Duration::ZERO);
+    seen(&mut world, link);
+    world.fail_over(saved);
+    world.connect_commands(0);
+    publish(&mut world, LONG, "another");
+    while world.work(0) || world.nodes[0].step() {}
+    let top = world.server.position(LONG, world.now).map(|(_, top)| top);
+    assert_eq!(top, Some(2));
+    world.settle(CHECK / 8);
+    assert_eq!(world.nodes[0].hubs[0].mirror_counters().unwrap().forks, 1);
+    assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
+}
+
+/// A channel is given up and wanted again before the first acknowledgement has come: it counts for
+/// what was given up.
+#[test]
+fn an_acknowledgement_is_of_the_time_that_it_was_asked_for() {
+    let mut world = world();
+    let first = subscribe(&mut world, 1, LONG, None);
+    world.nodes[0].turn(0);
+    let World { nodes, server, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    nodes[0].at(0, |hub, out| {
+        let key = hub.users().of("ann").map(|(key, _)| key).next().expect("connected");
+        hub.disconnect(out, key);
+    });
+    nodes[0].between.inbox.remove(&first).expect("connected");
+    world.pass(Duration::from_secs(3));
+    world.nodes[0].turn(0);
+    let second = subscribe(&mut world, 2, LONG, None);
+    world.nodes[0].turn(0);
+    assert_eq!((asked(&world, "ignore"), asked(&world, "listen")), (1, 2));
+    let World { nodes, server, now, .. } = &mut world;
+    // The first acknowledgement comes, and the channel is given up at the server.
+    let acknowledged = nodes[0].between.link.pushed().expect("the first one");
+    nodes[0].arrive(acknowledged);
+    while nodes[0].step() {}
+    while server.subscriptions() > 0 {
+        nodes[0].between.link.take(server);
+    }
+    let kept = Publication { data: Bytes::from_static(b"1"), ..Publication::default() };
+    let options = stream(LONG).unwrap();
+    let publish = ringhold::gateway::broker::Publish {
+        channel: LONG.into(),
+        data: kept.encode_to_vec().into(),
+        stream: Some(ringhold::gateway::broker::Kept {
+            size: options.size,
+            ttl: options.ttl,
+            meta_ttl: options.meta_ttl,
+            renew: true,
+            fresh: ringhold::gateway::stream::Epoch::parse("freshone").unwrap(),
+        }),
+        delta: false,
+        idempotency_key: String::new(),
+        idempotency_ttl: Duration::from_secs(300),
+        version: 0,
+        version_epoch: String::new(),
+        sequence: 1,
+    };
+    // What was asked by then is answered without what another node publishes after it.
+    while nodes[0].between.link.execute(server, *now).is_some() {}
+    server.execute(&Request::Publish(Ticket(0), Box::new(publish)), 1, *now);
+    world.settle(CHECK / 8);
+    knows_of_one(&mut world, second);
+}
+
+#[test]
+fn who_needs_no_position_does_not_wait_for_the_next_connection() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, PLAIN, None);
+    world.nodes[0].turn(0);
+    assert_eq!((asked(&world, "listen"), seen(&mut world, link).len()), (1, 0));
+    world.drop_subs(0);
+    while world.nodes[0].step() {}
+    assert!(answer(&mut world, link).expect("at once").is_ok());
+}
+
+/// A full mailbox has lost a message, and an answer that is older is under way.
+#[test]
+fn what_a_full_mailbox_lost_is_in_no_answer_from_before() {
+    let mut world = world();
+    let link = subscribe(&mut world, 1, LONG, None);
+    world.nodes[0].turn(0);
+    while asked(&world, "history") == 0 {
+        let node = &mut world.nodes[0];
+        node.between.link.take(&mut world.server);
+        if let Some(push) = node.between.link.pushed() {
+            node.arrive(push);
+        }
+        node.step();
+    }
+    let World { nodes, server, now, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    assert!(nodes[0].between.link.execute(server, *now).is_none(), "a question");
+    publish(&mut world, LONG, "1");
+    let World { nodes, server, now, .. } = &mut world;
+    nodes[0].between.link.take(server);
+    nodes[0].between.link.execute(server, *now).expect("its message is lost");
+    hears(&mut world, Happening::Suspect(Scope::Channels([Box::from(LONG)].into())));
+    world.settle(CHECK / 8);
+    knows_of_one(&mut world, link);
 }
 
 /// What was skipped was seen by nobody here, so it cannot be another one.

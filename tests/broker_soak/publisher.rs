@@ -12,10 +12,11 @@ use tokio::net::TcpStream;
 use super::dice::Dice;
 use super::plan::{Kind, NODES};
 use super::shared::{Acked, Phase, Shared, lock};
+use crate::support::PATIENCE;
 use crate::support::gateway::API_KEY;
 use crate::support::stream::request;
 
-/// A node answers within its `io_timeout`; who is slower is asked no more.
+/// A node answers within its `io_timeout`, and later where the machine has other work.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A number that is not acknowledged within this time fails the run.
@@ -47,8 +48,7 @@ async fn one(shared: &Shared, channel: usize, number: u32, dice: &mut Dice) {
     let body = body.to_string();
     loop {
         let node = dice.below(NODES);
-        let answer = tokio::time::timeout(ANSWER, post(shared, node, &body)).await;
-        match answer.unwrap_or_else(|_| Err("no answer".to_owned())) {
+        match answer(shared, node, &body).await {
             Ok(answer) if answer["result"].is_object() => {
                 shared.tally.counts.acknowledged.one();
                 shared.waited(begun.elapsed());
@@ -78,6 +78,21 @@ async fn one(shared: &Shared, channel: usize, number: u32, dice: &mut Dice) {
         }
         tokio::time::sleep(dice.between((0.01, 0.1))).await;
     }
+}
+
+/// What a node says. One that was stopped or has ended is not waited for.
+async fn answer(shared: &Shared, node: usize, body: &str) -> Result<Value, String> {
+    let mut answer = std::pin::pin!(post(shared, node, body));
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Ok(answer) = tokio::time::timeout(ANSWER, &mut answer).await {
+            return answer;
+        }
+        if shared.is_harmed(node) {
+            break;
+        }
+    }
+    Err("no answer".to_owned())
 }
 
 async fn post(shared: &Shared, node: usize, body: &str) -> Result<Value, String> {

@@ -15,7 +15,7 @@ pub(crate) enum Servers {
     /// Three primaries with a replica each.
     Cluster(Cluster),
     /// A primary and a replica under three Sentinels.
-    Group(Group),
+    Group(Box<Group>),
 }
 
 /// Of a channel with a history, as a server has it.
@@ -45,7 +45,7 @@ impl Servers {
     }
 
     pub(crate) fn group() -> Option<Self> {
-        Group::start(3).map(Self::Group)
+        Group::start(3).map(|group| Self::Group(Box::new(group)))
     }
 
     /// Servers on a machine with other work count as gone after a longer time only.

@@ -160,6 +160,48 @@ fn the_package_for_rpm_has_what_it_says() {
     assert!(!scripts.contains("enable --now"), "{scripts}");
 }
 
+/// What is built elsewhere is packaged here, for the machine it was built for and no other.
+#[test]
+fn the_package_for_another_machine_says_so() {
+    if find_program(&["dpkg-deb"]).is_none() || find_program(&["python3"]).is_none() {
+        return skip("dpkg-deb or python3 is not installed");
+    }
+    let (machine, architecture, code) = match std::env::consts::ARCH {
+        "x86_64" => ("aarch64", "arm64", 183_u16),
+        _ => ("x86_64", "amd64", 62),
+    };
+    let target = format!("{machine}-unknown-linux-gnu");
+    let out = folder("packages-other");
+    let build = |program: &Path, words: &[&str]| {
+        let mut build = clean(file("tuning/dist/build.sh"));
+        build.arg("--program").arg(program).args(["--pages", PROGRAM, "--level", "0"]);
+        run(build.args(words).arg("--out").arg(&out), LIMIT)
+    };
+    let refused = |words: &[&str], why: &str| {
+        let finished = build(Path::new(PROGRAM), words);
+        assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
+        assert!(finished.stderr.contains(why), "{}", finished.stderr);
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    };
+    refused(&["--target", &target], &format!("is not for {machine}"));
+    refused(&["--glibc", "2.2"], "needs glibc 2.");
+    // This program, as far as its head tells, for the other machine.
+    let other = folder("packages-other-program").join("ringhold");
+    let mut bytes = std::fs::read(PROGRAM).expect("the program");
+    bytes[18..20].copy_from_slice(&code.to_le_bytes());
+    std::fs::write(&other, bytes).expect("a copy");
+    build(&other, &["--target", &target, "--glibc", "2.999"]).assert_success();
+    let package = only(&out, "deb");
+    let field = run(Command::new("dpkg-deb").arg("-f").arg(package).arg("Architecture"), LIMIT);
+    assert_eq!(field.stdout.trim(), architecture);
+    if find_program(&["rpmbuild"]).is_none() {
+        return skip("rpmbuild is not installed");
+    }
+    let mut ask = Command::new("rpm");
+    ask.args(["-qp", "--queryformat", "%{ARCH}"]).arg(only(&out, "rpm"));
+    assert_eq!(run(&mut ask, LIMIT).stdout, machine);
+}
+
 /// A bare Debian, made once; `None` where it cannot be made, which has been said.
 fn debian() -> Option<PathBuf> {
     if !is_root() {

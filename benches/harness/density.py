@@ -6,7 +6,8 @@ from objects in its caches (/proc/slabinfo, root only), in three steps of one ru
   bare     K clients of `ringhold load idle` at a server that only holds sockets; then the clients
            are killed, and what is left belongs to the holder: a bare accepted socket.
   client   both ends of that minus the holder's: what the clients' ends cost.
-  server   both ends of the N connections at the real server, minus N clients' ends.
+  server   both ends of the N connections at the real server, minus N clients' ends; once over
+           io_uring and once over epoll, each with a fresh server.
 
 Nothing here is a timed test; on a busy host only the bytes are worth something.
 """
@@ -26,6 +27,7 @@ import servers as peers
 
 # Sockets that are no connections: listeners, a server's own.
 STRANGERS = 20
+SPARE = 200  # Descriptors of a process that are no connections.
 SHOWN = 2  # Bytes per connection below which a cache is added to "other caches".
 
 
@@ -47,6 +49,9 @@ def arguments():
     add("--server", metavar="COMMAND",
         help="another server, with {port}; not more connections than its limit of open files")
     add("--options", default="", metavar="OPTIONS", help="for `ringhold echo`")
+    add("--io", metavar="LIST",
+        help="ways into the kernel, beside each other (uring,epoll; without epoll where a process "
+        "has too few descriptors for N)")
     add("--tls", action="store_true",
         help="over TLS, with the certificate of the tests (P-256); {cert} and {key} in --server")
     add("--open-rate", type=int, default=0, help="connections opened per second (no limit)")
@@ -125,12 +130,25 @@ class Density:
         self.binary = options.ringhold or peers.build_ringhold()
         self.holder = options.holder or peers.build_benches("holder")["holder"]
         self.found = {"connections": self.count, "sample": self.sample, "host": host.facts()}
+        # Who comes back at once may find its former place not yet free.
+        self.places = self.count + self.count // (2 if options.storm else 50) + 64
 
     def load(self, port, count, *words, tls=False):
         url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/"
         words = [self.binary, "--log", "error", "load", *words, "--connections", count, "--json",
                  "--url", url, "--handshake-timeout", "120s", *(["--insecure"] if tls else [])]
         return host.Process(words)
+
+    def ways(self):
+        """The servers that are measured, by name."""
+        if self.options.server:
+            return ["server"]
+        if self.options.io:
+            return self.options.io.split(",")
+        fits = self.places + SPARE <= self.found["host"]["open_files"]
+        if not fits:
+            print("note: not over epoll, which takes a descriptor for each connection", flush=True)
+        return ["uring", "epoll"] if fits else ["uring"]
 
     @staticmethod
     def wait_open(base, count, load, seconds):
@@ -177,7 +195,7 @@ class Density:
         self.found |= {"bare": held, "client": client}
         host.wait_until("the holder's end", 30, lambda: host.sockets()[0] <= base + STRANGERS)
 
-    def start(self, port):
+    def start(self, way, port):
         if self.options.server:
             command = self.options.server
             for name, value in ("port", port), ("cert", peers.CERT), ("key", peers.KEY):
@@ -186,15 +204,16 @@ class Density:
         words = [self.binary, "echo", "--listen", f"127.0.0.1:{port}", "--stats-interval", "5s"]
         if self.options.tls:
             words += ["--tls-cert", peers.CERT, "--tls-key", peers.KEY]
-        # Who comes back at once may find its former place not yet free.
-        spare = self.count // (2 if self.options.storm else 50) + 64
-        words += ["--max-connections", self.count + spare]
+        words += ["--io", way, "--max-connections", self.places]
         return host.serve(words + self.options.options.split(), port, log=log("server"))
 
-    def hold(self):
-        """The real thing."""
+    def hold(self, way):
+        """The real thing. Returns what was found."""
         options, count, port = self.options, self.count, host.free_port()
-        server = self.start(port)
+        # Sockets that end meanwhile would count against those that are opened.
+        host.wait_until("the end of TIME_WAIT", 90, lambda: host.sockets()[1] < STRANGERS, 0.25)
+        server = self.start(way, port)
+        found = {}
         base = host.sockets()[0]
         try:
             before = Reading.after_frees(server.pid)
@@ -205,7 +224,7 @@ class Density:
                 table = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
                 words += ["--payload", "32", "--rate", options.rate, "--storm-after", "15s",
                           "--close-rate", "0", "--threads", 2 + int(1.6 * count / table)]
-            print(f"opening {count:,} connections", flush=True)
+            print(f"{way}: opening {count:,} connections", flush=True)
             kind = "echo" if options.storm else "idle"
             load = self.load(port, count, kind, *words, tls=options.tls)
             try:
@@ -216,26 +235,26 @@ class Density:
                 held = peak = open_
                 # The load generator itself ends the time; the last reading before is the result.
                 while load.is_alive() and host.sockets()[0] >= base + 2 * count * 0.99:
-                    self.found["hold_seconds"] = time.monotonic() - start
-                    self.found["cpu_seconds"] = host.run_seconds(server.pid) - cpu
-                    self.found["rss"] = host.resident(server.pid)
+                    found["hold_seconds"] = time.monotonic() - start
+                    found["cpu_seconds"] = host.run_seconds(server.pid) - cpu
+                    found["rss"] = host.resident(server.pid)
                     time.sleep(0.5)
                 out, errors = load.child.communicate()
             finally:
                 load.stop()
             if not out:
                 raise RuntimeError(f"load: {errors.strip()}")
-            self.found["load"] = json.loads(out)
-            self.found["stats"] = last_stats(server.output(), count)
+            found["load"] = json.loads(out)
+            found["stats"] = last_stats(server.output(), count)
             host.wait_until("the end", 60, lambda: host.sockets()[0] <= base + STRANGERS, 0.1)
             time.sleep(10 if count > 1000 else 1)
             after = Reading(server.pid)
         finally:
             server.stop()
-        opened = self.found["load"]["opening"]["opened"]
+        opened = found["load"]["opening"]["opened"]
         both = held.caches_since(before, opened)
-        self.found |= {
-            "both": both, "user": (self.found["rss"] - before.rss) / opened,
+        found |= {
+            "both": both, "user": (found["rss"] - before.rss) / opened,
             "both_by_pages": (open_.slabs.pages - before.slabs.pages) * host.PAGE / opened,
             "rss_before": before.rss, "rss_after": after.rss,
             "slab_after": sum(after.caches_since(before, opened).values()),
@@ -245,6 +264,7 @@ class Density:
                 if name in peak.info
             },
         }
+        return found
 
 
 def log(name):
@@ -261,37 +281,55 @@ def last_stats(text, count):
     return found
 
 
-def server_caches(found):
+def server_caches(run, client):
     """The server's part by cache: both ends minus the client's."""
-    names = found["both"].keys() | found["client"].keys()
-    return {name: found["both"].get(name, 0) - found["client"].get(name, 0) for name in names}
+    names = run["both"].keys() | client.keys()
+    return {name: run["both"].get(name, 0) - client.get(name, 0) for name in names}
 
 
 def table(found):
-    waste = host.Slabs.WASTE
-    columns = [server_caches(found), found["bare"], found["client"], found["both"]]
+    """A column for each server; both ends are those of the first."""
+    waste, runs = host.Slabs.WASTE, list(found["runs"].values())
+    others = [found["bare"], found["client"], runs[0]["both"]]
+    columns = [run["server"] for run in runs] + others
+    heads = [*found["runs"], "bare accepted socket", "client", "both ends"]
     totals = [sum(it.values()) - it.get(waste, 0) for it in columns]
     wastes = [it.get(waste, 0) for it in columns]
-    names = [name for name in columns[0] if name != waste]
+    names = {name for it in columns for name in it} - {waste}
     shown = [name for name in names if max(abs(it.get(name, 0)) for it in columns) >= SHOWN]
-    shown.sort(key=lambda name: -columns[0].get(name, 0))
+    shown.sort(key=lambda name: (-columns[0].get(name, 0), name))
     rest = [total - sum(it.get(name, 0) for name in shown) for total, it in zip(totals, columns)]
-    row = lambda name, values: f"| {name} | " + " | ".join(f"{it:,.0f}" for it in values) + " |"
-    user = found["user"]
+    blank = [None] * len(others)
+    number = lambda it: "" if it is None else f"{it:,.0f}"
+    row = lambda name, values: f"| {name} | " + " | ".join(map(number, values)) + " |"
+    bold = lambda values: [None if it is None else f"**{it:,.0f}**" for it in values]
+    user = [run["user"] for run in runs]
+    whole = [total + it for total, it in zip(totals, user)]
     return [
-        "| bytes per connection | server | bare accepted socket | client | both ends |",
-        "|---|---:|---:|---:|---:|",
+        "| bytes per connection | " + " | ".join(heads) + " |",
+        "|---|" + "---:|" * len(heads),
         *(row(f"`{name}`", [it.get(name, 0) for it in columns]) for name in shown),
         row("other caches", rest),
         row("**kernel**", totals),
-        f"| **user space** | {user:,.0f} | | | |",
-        f"| **all in** | **{totals[0] + user:,.0f}** | | | |",
+        row("**user space**", user + blank),
+        "| **all in** | " + " | ".join([*bold(whole), *("" for _ in others)]) + " |",
         row("ends of slabs that fit no object", wastes),
-        f"| all in, with these | {totals[0] + wastes[0] + user:,.0f} | | | |",
+        row("all in, with these", [it + waste for it, waste in zip(whole, wastes)] + blank),
     ]
 
 
 def summary(found):
+    """What happened to each server, a column for each."""
+    texts = {way: dict(story(run, found["connections"])) for way, run in found["runs"].items()}
+    names = list(dict.fromkeys(name for text in texts.values() for name in text))
+    rows = [f"| {name} | " + " | ".join(it.get(name, "") for it in texts.values()) + " |"
+            for name in names]
+    heads = list(texts) if len(texts) > 1 else [""]
+    return ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads), *rows]
+
+
+def story(found, connections):
+    """What happened to one server: names and texts."""
     load, stats = found["load"], found["stats"]
     opening, storm = load["opening"], load["storm"]
     cpu = found["cpu_seconds"] / found["hold_seconds"] * 100
@@ -299,7 +337,7 @@ def summary(found):
     us = lambda quantiles: form.format(**quantiles)
     each = opening["server_cpu_us_each"] or 0
     rows = [
-        ("opened", f"{opening['opened']:,} of {found['connections']:,} in "
+        ("opened", f"{opening['opened']:,} of {connections:,} in "
                    f"{opening['seconds']:.1f} s, {opening['per_second']:,.0f}/s, "
                    f"{each:.1f} µs of the server's processor each"),
         ("held", f"{found['hold_seconds']:.0f} s, {load['lost']:,} lost, "
@@ -333,7 +371,7 @@ def summary(found):
             f"{name} {size:,.0f}" for name, size in found["other_kernel"].items())
             + " bytes per connection, both ends"),
     ]
-    return ["| | |", "|---|---|"] + [f"| {name} | {text} |" for name, text in rows]
+    return rows
 
 
 def main():
@@ -347,15 +385,18 @@ def main():
     settings = host.Settings()
     try:
         tune(settings, options.connections, options.tune)
+        ways = density.ways()
         density.bare()
-        density.hold()
+        runs = {way: density.hold(way) for way in ways}
     finally:
         settings.restore()
         for name in ("holder", "server"):
             if os.path.exists(log(name)):
                 os.unlink(log(name))
     found = density.found
-    found["server"] = server_caches(found)
+    for run in runs.values():
+        run["server"] = server_caches(run, found["client"])
+    found["runs"] = runs
     lines = [f"# {options.connections:,} connections", "", host.describe(found["host"]) + ".", "",
              *table(found), "", *summary(found)]
     print("\n".join(lines))
@@ -366,7 +407,7 @@ def main():
         with open(path, "w") as file:
             file.write(text)
         print("written:", path)
-    return 0 if found["load"]["ok"] else 3
+    return 0 if all(run["load"]["ok"] for run in runs.values()) else 3
 
 
 if __name__ == "__main__":

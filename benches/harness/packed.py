@@ -291,7 +291,7 @@ def echo_all(clients, messages, packs):
 def commands(options, binary):
     """The servers by name: how each is started without compression and with it."""
     found = {}
-    plain = peers.RINGHOLD.replace("{binary}", str(binary)).replace("{workers}", "1")
+    plain = peers.RINGHOLD.replace("{binary}", str(binary)).replace("{io}", "uring").replace("{workers}", "1")
     plain += " --max-connections 12000 --no-heartbeat"
     found["ringhold"] = (plain, f"{plain} --compress --compress-level {options.level}")
     for name in options.anchors.split(","):

@@ -14,14 +14,14 @@ from host import ROOT
 PEERS = ROOT / "benches" / "peers"
 RUST_PEERS = ["tokio-tungstenite", "tokio-websockets", "fastwebsockets", "compio", "tokio-uring"]
 SCRIPT_PEERS = ["node-ws", "bun"]
-BUILT_IN = ["floor", "ringhold", *RUST_PEERS, *SCRIPT_PEERS]
+BUILT_IN = ["floor", "ringhold", "ringhold-epoll", *RUST_PEERS, *SCRIPT_PEERS]
 # The same programs over TLS, with the certificate of the tests (P-256).
 OVER_TLS = ["ringhold-tls", "node-ws-tls", "bun-tls"]
 CERT, KEY = (ROOT / "tests" / "tls" / "keys" / f"localhost.{it}" for it in ("pem", "key"))
 
 # One process, one worker, no compression; limits out of the way of 10,000 large messages.
 RINGHOLD = (
-    "{binary} --log warn echo --listen 127.0.0.1:{port} --workers {workers} --max-message 64MiB "
+    "{binary} --log warn echo --io {io} --listen 127.0.0.1:{port} --workers {workers} --max-message 64MiB "
     "--max-outbox 256MiB --max-outboxes 8GiB --max-inbound 8GiB"
 )
 
@@ -87,13 +87,14 @@ def build_benches(*names):
     return found
 
 
-def ringhold(binary, tls=False):
-    command = RINGHOLD.replace("{binary}", str(binary))
+def ringhold(binary, name="ringhold", io="uring", tls=False):
+    command = RINGHOLD.replace("{binary}", str(binary)).replace("{io}", io)
     if tls:
         command += f" --tls-cert {CERT} --tls-key {KEY}"
     many = command + " --max-connections {connections}"
-    name = "ringhold-tls" if tls else "ringhold"
-    return Server(name, command, many, tls=tls, direct=True, direct_fanout=True)
+    # Over epoll a connection has a descriptor of the process.
+    direct = io == "uring"
+    return Server(name, command, many, tls=tls, direct=direct, direct_fanout=direct)
 
 
 def built_in(names, binary="ringhold", floors=None):
@@ -103,11 +104,12 @@ def built_in(names, binary="ringhold", floors=None):
     bun = f"{PEERS}/node_modules/.bin/bun {PEERS}/bun.mjs {{port}}"
     servers = {
         "ringhold": ringhold(binary),
+        "ringhold-epoll": ringhold(binary, "ringhold-epoll", io="epoll"),
         "floor": Server("floor", f"{floors['floor']} {{port}} {{payload}}",
                         f"{floors['fanout_floor']} {{port}} {{connections}}", direct_fanout=True),
         "node-ws": Server("node-ws", node, node),
         "bun": Server("bun", bun, bun),
-        "ringhold-tls": ringhold(binary, tls=True),
+        "ringhold-tls": ringhold(binary, "ringhold-tls", tls=True),
     }
     for name, command in ("node-ws", node), ("bun", bun):
         command += f" {CERT} {KEY}"

@@ -120,6 +120,12 @@ class Servers(unittest.TestCase):
         self.assertEqual(able, ["floor", "ringhold"])
         self.assertFalse(can("compio", "fanout-32-1000"))
 
+    def test_the_ways_into_the_kernel_are_beside_each_other(self):
+        commands = [server.command(compare.QUICK[0], 7, 100) for server in servers.built_in(
+            ["ringhold", "ringhold-epoll"])]
+        ways = [words[words.index("--io") + 1] for words in commands]
+        self.assertEqual(ways, ["uring", "epoll"])
+
     def test_commands_are_filled_in(self):
         server = servers.Server("x", "run {port} 'a b' {payload} {workers}")
         large = compare.Workload("m", "mixed", 10, 32, large=4096)
@@ -151,8 +157,18 @@ class Density(unittest.TestCase):
         self.assertNotIn("buffer_head", found)
 
     def test_the_servers_part_is_what_the_clients_is_not(self):
-        found = {"both": {"TCP": 10.0, "kiocb": 4.0}, "client": {"TCP": 5.0, "bind": 1.0}}
-        self.assertEqual(density.server_caches(found), {"TCP": 5.0, "kiocb": 4.0, "bind": -1.0})
+        both, client = {"both": {"TCP": 10.0, "kiocb": 4.0}}, {"TCP": 5.0, "bind": 1.0}
+        found = density.server_caches(both, client)
+        self.assertEqual(found, {"TCP": 5.0, "kiocb": 4.0, "bind": -1.0})
+
+    def test_each_way_has_its_column(self):
+        server = lambda size: {"both": {"TCP": size + 5.0}, "server": {"TCP": size}, "user": 100.0}
+        runs = {"uring": server(10.0), "epoll": server(30.0)}
+        lines = density.table({"bare": {"TCP": 5.0}, "client": {"TCP": 5.0}, "runs": runs})
+        head = "| bytes per connection | uring | epoll | bare accepted socket | client | both ends |"
+        self.assertEqual(lines[0], head)
+        self.assertIn("| `TCP` | 10 | 30 | 5 | 5 | 15 |", lines)
+        self.assertIn("| **all in** | **110** | **130** |  |  |  |", lines)
 
     def test_the_counters_while_all_were_open(self):
         text = "x open=5 heartbeats_sent=1\nx open=10 heartbeats_sent=7\nx open=1 heartbeats_sent=9"

@@ -1,24 +1,77 @@
 #!/usr/bin/env bash
 # Makes what is shipped: packages for Debian and for Fedora's kind, an archive, checksums, a bill of materials. Needs cargo, dpkg-deb
 # and Python 3, and rpmbuild for the .rpm; no network but for crates.
-# Usage: tuning/dist/build.sh [--target TRIPLE] [--program PROGRAM] [--out FOLDER] [--level N]
+# Usage: tuning/dist/build.sh [--all] [--target TRIPLE] [--program PROGRAM] [--out FOLDER] [--level N] ...
+#   --all      what a release has: for x86-64 and ARM64, for glibc 2.31 and later, built in a Debian root of its own; as root
+#   --root     --all: this root, which tuning/dist/root.sh made; default: target/dist-root, made where it is missing
 #   --target   build for another machine or C library; docs/install.md says what that needs
 #   --program  package this one instead of building target/dist/ringhold
+#   --pages    this program prints the manual and completions, where PROGRAM does not run here
+#   --glibc    refuse a program that needs a newer one, as in 2.31
 #   --out      default: target/dist-packages
 #   --level    of compression, 0 to 9; default: 9
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-program='' out=target/dist-packages level=9 target=''
+program='' out=target/dist-packages level=9 target='' all='' tools='' speaker='' newest=''
 while [ $# -gt 0 ]; do
     case $1 in
+        --all) all=yes; shift ;;
+        --root) tools=$2; shift 2 ;;
         --target) target=$2; shift 2 ;;
         --program) program=$2; shift 2 ;;
+        --pages) speaker=$2; shift 2 ;;
+        --glibc) newest=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --level) level=$2; shift 2 ;;
-        *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,13p' "$0" >&2; exit 2 ;;
     esac
 done
+
+# Builds for a target in the root, into target/dist-built. Paths are the same wherever the checkout and the root lie, and
+# nothing of this host's tools takes part, so that one commit makes the same bytes.
+build_in_root() {
+    local target=$1 built=$PWD/target/dist-built architecture=amd64
+    # As Debian, cargo's variables and those of C compilers have it.
+    local triple=${target/-unknown/} lower=${target//-/_}
+    local upper=${lower^^}
+    case $target in aarch64-*) architecture=arm64 ;; esac
+    mkdir -p "$built" "$tools/src" "$tools/target" "$tools/vendor"
+    # shellcheck disable=SC2016 # The inner shell fills in.
+    unshare --mount sh -euc '
+        mount --bind -o ro "$1" "$4/src"
+        mount --bind "$2" "$4/target"
+        mount --bind "$3" "$4/vendor"
+        mount -t proc proc "$4/proc"
+        root=$4
+        shift 4
+        cd "$root"
+        exec chroot "$root" /usr/bin/env -i -C /src PATH=/usr/bin:/bin HOME=/tmp LC_ALL=C "$@"
+    ' sh "$PWD" "$built" "$PWD/target/dist-vendor" "$tools" \
+        CARGO_HOME=/tmp/cargo CARGO_TARGET_DIR=/target RINGHOLD_COMMIT="$commit" ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} \
+        "CC_${lower}=clang-19" "AR_${lower}=llvm-ar-19" \
+        "CFLAGS_${lower}=--target=$triple --sysroot=/sysroot/$architecture" \
+        "CARGO_TARGET_${upper}_RUSTFLAGS=-Clinker=clang-19 -Clink-arg=--target=$triple -Clink-arg=--sysroot=/sysroot/$architecture \
+-Clink-arg=-fuse-ld=lld-19" \
+        cargo build --profile dist --locked --offline --bin ringhold --target "$target" \
+        --config 'source.crates-io.replace-with="vendor"' --config 'source.vendor.directory="/vendor"'
+}
+
+if [ -n "$all" ]; then
+    tools=${tools:-target/dist-root}
+    [ -e "$tools/tools.txt" ] || tuning/dist/root.sh "$tools"
+    tools=$(realpath "$tools")
+    commit=$(git rev-parse --short=12 HEAD)
+    cargo vendor --quiet --locked --versioned-dirs target/dist-vendor > /dev/null
+    for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
+        build_in_root "$target"
+        program=target/dist-built/$target/dist/ringhold
+        "$0" --target "$target" --program "$program" --pages "${speaker:=$program}" --glibc 2.31 --out "$out" --level "$level"
+    done
+    cp "$tools/tools.txt" "$out/tools.txt"
+    exit
+fi
+
 here=$(rustc -vV | sed -n 's/^host: //p')
 if [ -z "$program" ]; then
     if [ -n "$target" ] && [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
@@ -30,22 +83,41 @@ if [ -z "$program" ]; then
 fi
 target=${target:-$here}
 # A program for another machine cannot print its own manual here.
-speaker=$program
-if ! "$program" --version > /dev/null 2>&1; then
-    cargo build --locked --bin ringhold
-    speaker=target/debug/ringhold
+if [ -z "$speaker" ]; then
+    speaker=$program
+    if ! "$program" --version > /dev/null 2>&1; then
+        if [ "$target" = "$here" ]; then
+            echo "build.sh: $program does not run here" >&2
+            exit 1
+        fi
+        cargo build --locked --bin ringhold
+        speaker=target/debug/ringhold
+    fi
 fi
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 case $target in
-    x86_64-*) architecture=amd64 machine=x86_64 ;;
-    aarch64-*) architecture=arm64 machine=aarch64 ;;
+    x86_64-*) architecture=amd64 machine=x86_64 code=62 ;;
+    aarch64-*) architecture=arm64 machine=aarch64 code=183 ;;
     *) echo "build.sh: no package is made for $target" >&2; exit 1 ;;
 esac
+# The machine that an ELF file names.
+if [ "$(od -An -j18 -N2 -tu2 "$program" | tr -d ' ')" != $code ]; then
+    echo "build.sh: $program is not for $machine" >&2
+    exit 1
+fi
+# The C library's oldest version that has all symbols; a static program needs none.
+libc=$(grep -ao 'GLIBC_2\.[0-9]*' "$program" | sort -uV | tail -1 | cut -d_ -f2) || true
+if [ -n "$newest" ] && [ "$(printf '%s\n' "$newest" "$libc" | sort -V | tail -1)" != "$newest" ]; then
+    echo "build.sh: $program needs glibc $libc, not $newest" >&2
+    exit 1
+fi
 name=ringhold_${version}_$architecture
 # The same commit makes the same package.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2> /dev/null || date +%s)
 export SOURCE_DATE_EPOCH
+# Whoever hands packages to others says here who they are.
+maintainer=${MAINTAINER:-the authors of ringhold <authors@ringhold.invalid>}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/root
@@ -67,10 +139,21 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Files: *
 Copyright: the authors of ringhold
 License: MIT or Apache-2.0
+ The text of Apache-2.0 is in /usr/share/common-licenses/Apache-2.0, that of MIT:
 TEXT
-{ cat "$work/copyright"; echo; cat LICENSE-MIT; } > "$work/copyright.whole"
-put "$work/copyright.whole" /usr/share/doc/ringhold/copyright
-gzip -9nc CHANGELOG.md > "$work/changelog.gz"
+# Lines of a field begin with a blank, and a dot stands for none.
+sed 's/^$/./; s/^/ /' LICENSE-MIT >> "$work/copyright"
+put "$work/copyright" /usr/share/doc/ringhold/copyright
+gzip -9nc CHANGELOG.md > "$work/CHANGELOG.md.gz"
+put "$work/CHANGELOG.md.gz" /usr/share/doc/ringhold/CHANGELOG.md.gz
+# Debian's own kind says where that is.
+gzip -9nc > "$work/changelog.gz" << TEXT
+ringhold ($version) unstable; urgency=medium
+
+  * CHANGELOG.md beside this file says what is new.
+
+ -- $maintainer  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+TEXT
 put "$work/changelog.gz" /usr/share/doc/ringhold/changelog.gz
 "$speaker" man "$work/man"
 for page in "$work"/man/*.1; do
@@ -84,8 +167,6 @@ put "$work/bash" /usr/share/bash-completion/completions/ringhold
 put "$work/zsh" /usr/share/zsh/vendor-completions/_ringhold
 put "$work/fish" /usr/share/fish/vendor_completions.d/ringhold.fish
 
-# The C library's oldest version that has all symbols; a static program needs none.
-libc=$(grep -ao 'GLIBC_2\.[0-9]*' "$program" | sort -uV | tail -1 | cut -d_ -f2) || true
 depends=''
 case $target in
     *-gnu) depends="Depends: libc6 (>= $libc), libgcc-s1" ;;
@@ -95,7 +176,7 @@ cat > "$root/DEBIAN/control" << TEXT
 Package: ringhold
 Version: $version
 Architecture: $architecture
-Maintainer: the authors of ringhold
+Maintainer: $maintainer
 Section: net
 Priority: optional
 ${depends:+$depends
@@ -144,7 +225,7 @@ if command -v rpmbuild > /dev/null; then
     install -d "$root/usr/share/zsh/site-functions"
     mv "$root/usr/share/zsh/vendor-completions/_ringhold" "$root/usr/share/zsh/site-functions/"
     rmdir "$root/usr/share/zsh/vendor-completions"
-    rm "$root/usr/share/doc/ringhold/copyright"
+    rm "$root/usr/share/doc/ringhold/copyright" "$root/usr/share/doc/ringhold/changelog.gz"
     for file in LICENSE-MIT LICENSE-APACHE; do put "$file" "/usr/share/licenses/ringhold/$file"; done
     rpmbuild -bb --quiet --target "$machine" --define "_topdir $work/rpm" --define "_rpmdir $work/rpms" --define "version $version" \
         --define "tree $root" --define "_binary_payload w$level.xzdio" tuning/dist/ringhold.spec

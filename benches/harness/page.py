@@ -63,6 +63,12 @@ def what(name, cell):
     return f"{size}, {count} {noun}{'' if count == '1' else 's'}"
 
 
+def how(name):
+    """What a cell's name says beside size and number."""
+    kinds = {"rate": " at a fixed rate", "pipeline": ", 16 at once", "fanout": ", fan-out", "connect": ", opening"}
+    return kinds.get(name.split("-")[0], "")
+
+
 def side_by_side(prefix):
     rows = ["| | reference, µs | ringhold, µs | uWebSockets, µs | ringhold ÷ uWebSockets | ringhold ÷ reference |",
             "|---|---:|---:|---:|---:|---:|"]
@@ -72,6 +78,43 @@ def side_by_side(prefix):
             against = spread(ratios(cell, "ringhold", "uWebSockets"))
             rows.append(f"| {what(name, cell)} | {us} | {against} | {spread(ratios(cell, 'ringhold', 'floor'))} |")
     return rows
+
+
+def ways():
+    """The ring beside epoll, of the same program."""
+    rows = ["| | io_uring, µs | epoll, µs | epoll ÷ io_uring |", "|---|---:|---:|---:|"]
+    for name, cell in cells("io").items():
+        us = " | ".join(number(median(cell, s)) for s in ("ringhold", "ringhold-epoll"))
+        rows.append(f"| {what(name, cell)}{how(name)} | {us} | {spread(ratios(cell, 'ringhold-epoll', 'ringhold'))} |")
+    return rows
+
+
+def builds():
+    """The program as `--release` builds it, beside `--profile dist`."""
+    rows = ["| | `dist`, µs | `--release`, µs | `--release` ÷ `dist` |", "|---|---:|---:|---:|"]
+    for name, cell in cells("io").items():
+        us = " | ".join(number(median(cell, s)) for s in ("ringhold", "release"))
+        rows.append(f"| {what(name, cell)}{how(name)} | {us} | {spread(ratios(cell, 'release', 'ringhold'))} |")
+    return rows
+
+
+def ways_held():
+    """What a held connection takes, over the ring and over epoll."""
+    found = json.loads((RESULTS / "density-io.json").read_text())
+    runs = [found["runs"][way] for way in ("uring", "epoll")]
+    kernel = [sum(size for name, size in run["server"].items() if name != "slab waste") for run in runs]
+    user = [run["user"] for run in runs]
+    opened = [run["load"]["opening"]["server_cpu_us_each"] for run in runs]
+    held = [100 * run["cpu_seconds"] / run["hold_seconds"] for run in runs]
+    row = lambda title, values, form: f"| {title} | " + " | ".join(form.format(it) for it in values) + " |"
+    return [
+        f"| {found['connections']:,} connections | io_uring | epoll |", "|---|---:|---:|",
+        row("bytes of user space, each", user, "{:,.0f}"),
+        row("bytes of the kernel, each", kernel, "{:,.0f}"),
+        row("**all in**", [a + b for a, b in zip(user, kernel)], "**{:,.0f}**"),
+        row("µs of the server's processor to open one", opened, "{:.1f}"),
+        row("% of a processor while they are held, with heartbeats", held, "{:.1f}"),
+    ]
 
 
 def three(run):
@@ -129,12 +172,7 @@ def faster():
                     continue
                 found = ratios(cell, "ringhold", server)
                 if found and statistics.median(found) > 1.005:
-                    kind = {"rate": " at a fixed rate", "pipeline": ", 16 at once"}.get(name.split("-")[0], "")
-                    if name.startswith("fanout"):
-                        kind = ", fan-out"
-                    if name.startswith("connect"):
-                        kind = ", opening"
-                    rows.append(f"| {what(name, cell)}{kind} | {server} | {spread(found)} × |")
+                    rows.append(f"| {what(name, cell)}{how(name)} | {server} | {spread(found)} × |")
     return rows
 
 
@@ -167,7 +205,8 @@ def chart():
 
 def tables():
     made = {name: side_by_side(f"{name}-") for name in SIDE_BY_SIDE}
-    return made | {"latency": latency(), "peers": peers(), "memory": memory(), "faster": faster()}
+    return made | {"latency": latency(), "peers": peers(), "memory": memory(), "faster": faster(), "ways": ways(),
+                   "ways-held": ways_held(), "builds": builds()}
 
 
 def main():

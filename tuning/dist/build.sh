@@ -68,7 +68,8 @@ if [ -n "$all" ]; then
         program=target/dist-built/$target/dist/ringhold
         "$0" --target "$target" --program "$program" --pages "${speaker:=$program}" --glibc 2.31 --out "$out" --level "$level"
     done
-    cp "$tools/tools.txt" "$out/tools.txt"
+    cp "$tools/tools.txt" "$out/"
+    (cd "$out" && cat ringhold_*.sha256 <(sha256sum tools.txt) > SHA256SUMS)
     exit
 fi
 

@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
         --glibc) newest=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --level) level=$2; shift 2 ;;
-        *) sed -n '2,13p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,12p' tuning/dist/build.sh >&2; exit 2 ;;
     esac
 done
 
@@ -66,7 +66,7 @@ if [ -n "$all" ]; then
     for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
         build_in_root "$target"
         program=target/dist-built/$target/dist/ringhold
-        "$0" --target "$target" --program "$program" --pages "${speaker:=$program}" --glibc 2.31 --out "$out" --level "$level"
+        tuning/dist/build.sh --target "$target" --program "$program" --pages "${speaker:=$program}" --glibc 2.31 --out "$out" --level "$level"
     done
     cp "$tools/tools.txt" "$out/"
     (cd "$out" && cat ringhold_*.sha256 <(sha256sum tools.txt) > SHA256SUMS)

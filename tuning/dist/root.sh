@@ -4,16 +4,18 @@
 # Usage: tuning/dist/root.sh FOLDER
 #   MIRROR     default: http://deb.debian.org/debian
 #   SECURITY   of its security updates; default: http://deb.debian.org/debian-security
+#   OLDER      of Debian 11, which moves to an archive one day; default: MIRROR
 set -euo pipefail
-[ $# = 1 ] || { sed -n '2,6p' "$0" >&2; exit 2; }
+[ $# = 1 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
 root=$1 mirror=${MIRROR:-http://deb.debian.org/debian} security=${SECURITY:-http://deb.debian.org/debian-security}
+older=${OLDER:-$mirror}
 export PATH=$PATH:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$mirror"
 cat > "$root/etc/apt/sources.list" << TEXT
 deb $mirror bookworm main
 deb $security bookworm-security main
-deb $mirror bullseye main
+deb $older bullseye main
 TEXT
 inside() { chroot "$root" "$@"; }
 inside dpkg --add-architecture arm64

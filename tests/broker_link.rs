@@ -1,9 +1,10 @@
 //! The broker's thread against real servers and scripted ones, without a gateway: what the cores
 //! ask is answered once, whatever happens to the connection, and what is in Redis then is what
-//! Centrifugo's layout says.
+//! Centrifugo's layout says. Likewise on NATS.
 //!
 //! Method: a rig stands for two cores. It asks as they do and collects what they would hear; what
-//! Redis holds is looked at with `redis-cli`. Without `redis-server` the tests say so.
+//! Redis holds is looked at with `redis-cli`, and what passes through NATS with a bare connection.
+//! Without `redis-server` or `nats-server` the tests say so.
 
 mod support;
 
@@ -13,6 +14,10 @@ mod cluster;
 mod failures;
 #[path = "broker_link/layout.rs"]
 mod layout;
+#[path = "broker_link/nats.rs"]
+mod nats;
+#[path = "broker_link/nats_scripted.rs"]
+mod nats_scripted;
 #[path = "broker_link/rig.rs"]
 mod rig;
 #[path = "broker_link/scripted.rs"]

@@ -142,6 +142,8 @@ impl Gathered {
                 true => members.clone(),
                 false => Vec::new(),
             })),
+            // Nobody is told in this channel.
+            Request::Join(..) | Request::Leave(..) if self.came == 0 => Ok(Outcome::Done),
             // Nothing was asked for.
             Request::PresenceAdd(.., members) if members.is_empty() => Ok(Outcome::Done),
             Request::PresenceRemove(.., members) if members.is_empty() => Ok(Outcome::Done),

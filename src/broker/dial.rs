@@ -46,6 +46,8 @@ pub enum DialError {
     Timeout(Duration),
     /// User and password, of this table, are not those of the server, or it wants some.
     Unauthorised(Arc<str>, String),
+    /// Whoever this key says that we are, the server does not let in.
+    Login(&'static str, String),
     /// There is no such database, which this table names.
     Database(Arc<str>, u32, String),
     /// The server is a replica, or loading, or lost its primary.
@@ -68,6 +70,7 @@ impl fmt::Display for DialError {
             Self::Unauthorised(keys, what) => {
                 write!(f, "user and password ({keys}.user, .password) are refused: {what}")
             }
+            Self::Login(key, what) => write!(f, "the login ({key}) is refused: {what}"),
             Self::Database(keys, db, what) => write!(f, "database {db} ({keys}.db): {what}"),
             Self::NotPrimary(what) => write!(f, "not the primary: {what}"),
             Self::Cluster => f.write_str("it is a node of a cluster, which cluster_address is for"),
@@ -87,7 +90,7 @@ impl DialError {
             Self::Tls(_) => "tls",
             Self::Sentinel(_) => "sentinel",
             Self::Timeout(_) => "timeout",
-            Self::Unauthorised(..) => "unauthorised",
+            Self::Unauthorised(..) | Self::Login(..) => "unauthorised",
             Self::Database(..) => "database",
             Self::NotPrimary(_) => "not_primary",
             Self::Cluster => "cluster",

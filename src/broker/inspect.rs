@@ -1,4 +1,4 @@
-//! Whether a Redis is fit to order channels: what `ringhold doctor --config` says of it.
+//! Whether a Redis or a NATS is fit for channels: what `ringhold doctor --config` says of it.
 //!
 //! Connects as the server does, asks for settings, and changes nothing. The invariant: what may not
 //! be asked is a remark that says so; nothing is assumed to be well.
@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::config::Config;
 use super::dial::{DialError, Facts, Purpose, dial};
 use super::link::{Link, Lost};
+use super::nats::Servers;
 use super::nodes::{Claims, ask_all as ask_all_nodes};
 use super::resp::{Reply, command};
 use super::sentinel::{Said, ask_all, believed, quorum};
@@ -68,12 +69,47 @@ pub fn inspect(config: &Config) -> std::io::Result<Vec<Remark>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(async {
         let mut remarks = Vec::new();
+        if let Some(nats) = &config.nats {
+            remarks.extend(nats_of(&nats.servers).await);
+        }
         for target in &config.targets {
             remarks.extend(look(target).await);
         }
         remarks
     }))
 }
+
+/// Whether one of the servers answers, which, and what it takes.
+async fn nats_of(servers: &Servers) -> Vec<Remark> {
+    let info = match servers.dial().await {
+        Ok((_, identity, info)) => (identity.place.to_string(), info),
+        Err(error) => {
+            let remark = Remark::new("nats", Grade::Short, format!("{}: {error}", servers.place()));
+            return vec![remark.because("clients get error 100 and /health answers 503")];
+        }
+    };
+    let (place, info) = info;
+    let found = format!("{place}: version {}", info.version);
+    let mut remarks = vec![Remark::new("nats", Grade::Fine, found)];
+    let found = format!("messages of {} bytes", info.max_payload);
+    remarks.push(match info.max_payload >= MESSAGES_MIN {
+        true => Remark::new("nats-max-payload", Grade::Fine, found),
+        false => Remark::new("nats-max-payload", Grade::Better, found)
+            .because("larger publications get error 106"),
+    });
+    // The server itself is among those that it names.
+    let others = info.connect_urls.iter().flatten().count().max(1) - 1;
+    let found = format!("{others} other servers of its cluster, {} configured", servers.number());
+    remarks.push(match others > 0 || servers.number() > 1 {
+        true => Remark::new("nats-cluster", Grade::Fine, found),
+        false => Remark::new("nats-cluster", Grade::Better, found)
+            .because("nothing is published while this one is away"),
+    });
+    remarks
+}
+
+/// NATS' own default; less is somebody's decision.
+const MESSAGES_MIN: u64 = 1 << 20;
 
 async fn look(target: &Target) -> Vec<Remark> {
     let place = &target.server.place;

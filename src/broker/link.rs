@@ -1,4 +1,4 @@
-//! One connection to a Redis: bytes out, replies in.
+//! One connection to a server: bytes out, replies in, whichever protocol it speaks.
 //!
 //! Owns the stream, what waits to be sent and what was received of a reply that is not whole. Knows
 //! no request. Why not the `redis` crate: what counts here is when a connection was lost and what
@@ -50,7 +50,7 @@ pub enum Lost {
     Closed,
     /// The system says so.
     Io(io::Error),
-    /// The server does not speak RESP.
+    /// The server does not speak its protocol.
     Protocol(Fault),
     /// A request has no answer within its time, or the server is silent.
     Silent(Duration),
@@ -114,6 +114,13 @@ impl Link {
             heard: Instant::now(),
             received: 0,
         }
+    }
+
+    /// The same, after this was received of it already.
+    pub fn going_on(stream: Box<dyn Stream>, received: &[u8]) -> Self {
+        let mut link = Self::new(stream);
+        link.input.extend_from_slice(received);
+        link
     }
 
     /// What is sent next: commands are put behind it.
@@ -191,26 +198,44 @@ impl Link {
         mut each: impl FnMut(Reply<'_>) -> Result<(), Lost>,
     ) -> Result<(), Lost> {
         self.heard = now;
-        let mut at = 0;
-        let read = loop {
-            match self.scanner.scan(&self.input[at..]) {
-                Ok(None) => break Ok(()),
-                Err(fault) => break Err(Lost::Protocol(fault)),
-                Ok(Some(len)) => {
-                    let reply = Reply::parse(&self.input[at..at + len]).map_err(Lost::Protocol);
-                    at += len;
-                    if let Err(lost) = reply.and_then(&mut each) {
-                        break Err(lost);
-                    }
-                }
-            }
-        };
-        self.input.advance(at);
-        if self.input.is_empty() && self.input.capacity() > KEPT {
-            self.input = BytesMut::with_capacity(CHUNK);
-        }
-        read
+        let scanner = &mut self.scanner;
+        take(&mut self.input, |input| {
+            let Some(len) = scanner.scan(input).map_err(Lost::Protocol)? else { return Ok(None) };
+            each(Reply::parse(&input[..len]).map_err(Lost::Protocol)?)?;
+            Ok(Some(len))
+        })
     }
+
+    /// Hands on what came, of a protocol that is not RESP: `each` says how many bytes it has taken,
+    /// or that it needs more than there are.
+    pub fn pieces(
+        &mut self,
+        now: Instant,
+        each: impl FnMut(&[u8]) -> Result<Option<usize>, Lost>,
+    ) -> Result<(), Lost> {
+        self.heard = now;
+        take(&mut self.input, each)
+    }
+}
+
+/// Hands on what was received until more is needed.
+fn take(
+    input: &mut BytesMut,
+    mut each: impl FnMut(&[u8]) -> Result<Option<usize>, Lost>,
+) -> Result<(), Lost> {
+    let mut at = 0;
+    let read = loop {
+        match each(&input[at..]) {
+            Ok(Some(len)) => at += len,
+            Ok(None) => break Ok(()),
+            Err(lost) => break Err(lost),
+        }
+    };
+    input.advance(at);
+    if input.is_empty() && input.capacity() > KEPT {
+        *input = BytesMut::with_capacity(CHUNK);
+    }
+    read
 }
 
 impl fmt::Debug for Link {

@@ -40,9 +40,9 @@ const NOBODY: u16 = u16::MAX;
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Listening {
-    post: Rc<Post>,
-    bus: Arc<Bus>,
-    tally: Arc<Tally>,
+    pub(super) post: Rc<Post>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) tally: Arc<Tally>,
     /// `io_timeout`.
     patience: Duration,
     waiting: VecDeque<Piece>,
@@ -107,24 +107,46 @@ impl Listening {
         }
     }
 
-    /// Writes what may be asked now.
-    pub(super) fn send(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+    /// The next that may be asked now.
+    pub(super) fn next_piece(&mut self) -> Option<Piece> {
         while self.sent.len() < WINDOW {
-            let Some(mut piece) = self.waiting.pop_front() else { return };
+            let mut piece = self.waiting.pop_front()?;
             if piece.begins {
                 piece.names.retain(|name| self.is_own(name));
             }
-            if piece.names.is_empty() {
-                continue;
+            if !piece.names.is_empty() {
+                return Some(piece);
             }
+        }
+        None
+    }
+
+    /// It was asked, and waits to be acknowledged.
+    pub(super) fn asked(&mut self, piece: Piece, now: Instant) {
+        if piece.begins {
+            self.tally.listens.add(piece.names.len() as u64);
+        }
+        self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+    }
+
+    /// Pieces that were asked and are not acknowledged, the oldest first.
+    pub(super) fn unacknowledged_pieces(&mut self) -> impl Iterator<Item = &mut Piece> {
+        self.sent.iter_mut().map(|sent| &mut sent.piece)
+    }
+
+    /// The oldest of these is acknowledged as a whole, or has to be asked again.
+    pub(super) fn pop(&mut self) -> Option<Piece> {
+        self.sent.pop_front().map(|sent| sent.piece)
+    }
+
+    /// Writes what may be asked now.
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
+        while let Some(piece) = self.next_piece() {
             let mut command = Command::begin(out, 1 + piece.names.len());
             command.part(if piece.begins { "SUBSCRIBE" } else { "UNSUBSCRIBE" });
             piece.names.iter().for_each(|name| _ = command.joined(&layout.messages(name)));
             drop(command);
-            if piece.begins {
-                self.tally.listens.add(piece.names.len() as u64);
-            }
-            self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+            self.asked(piece, now);
         }
     }
 

@@ -1,5 +1,5 @@
-//! Redis as the broker of several nodes: one thread that asks it what the home cores want, and
-//! tells them what happens there.
+//! Redis or NATS as the broker of several nodes: one thread that asks it what the home cores want,
+//! and tells them what happens there.
 //!
 //! From the bottom up: the protocol ([`resp`]), a connection ([`link`]), to whom ([`target`]), how
 //! it comes about ([`dial`]) and who is asked where ([`sentinel`]); Centrifugo's layout
@@ -7,7 +7,8 @@
 //! replies ([`answers`]). Then what is under way: requests (`work`), channels to listen to
 //! (`listening`), a connection through its lives (`side`), a server with both of its connections
 //! (`shard`), where it is by now (`watch`); and several that share the [`slots`] of a cluster
-//! (`cluster`), as they say themselves ([`nodes`]). The cores' requests come by [`queue`], what
+//! (`cluster`), as they say themselves ([`nodes`]). NATS has a protocol, names and a shard of its
+//! own ([`nats`]). The cores' requests come by [`queue`], what
 //! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
 //! [`bus`]. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
@@ -22,11 +23,13 @@ pub mod bus;
 mod cluster;
 pub mod config;
 pub mod dial;
+mod diary;
 pub mod inspect;
 mod join;
 pub mod layout;
 pub mod link;
 mod listening;
+pub mod nats;
 pub mod nodes;
 mod post;
 pub mod queue;

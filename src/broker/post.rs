@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,9 @@ pub trait Cores {
 
 /// See the module's text.
 pub(crate) struct Post {
-    cores: Box<dyn Cores>,
+    cores: Rc<dyn Cores>,
+    /// Cores hear answers only.
+    quiet: bool,
     placement: Placement,
     tally: Arc<Tally>,
     boxes: RefCell<Vec<Gathered>>,
@@ -62,8 +65,19 @@ const RETRY: Duration = Duration::from_millis(5);
 impl Post {
     /// To these cores.
     pub(crate) fn new(cores: Box<dyn Cores>, placement: Placement, tally: Arc<Tally>) -> Self {
+        Self::with(cores.into(), placement, tally)
+    }
+
+    fn with(cores: Rc<dyn Cores>, placement: Placement, tally: Arc<Tally>) -> Self {
         let boxes = (0..placement.cores()).map(|_| Gathered::default()).collect();
-        Self { cores, placement, tally, boxes: RefCell::new(boxes) }
+        Self { cores, quiet: false, placement, tally, boxes: RefCell::new(boxes) }
+    }
+
+    /// To the same cores, which hear answers by it and nothing of connections: it is that of a
+    /// server that no messages come from.
+    pub(crate) fn of_answers(&self) -> Self {
+        let new = Self::with(self.cores.clone(), self.placement, self.tally.clone());
+        Self { quiet: true, ..new }
     }
 
     /// Something came through a channel.
@@ -79,6 +93,9 @@ impl Post {
 
     /// The same for every core.
     pub(crate) fn tell_all(&self, happening: &Happening) {
+        if self.quiet {
+            return;
+        }
         for core in 0..self.placement.cores() {
             self.put(core, happening.clone(), false);
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::layout::{JOIN, LEAVE, Layout};
 use super::resp::Command;
 use super::scripts::{Digests, Script};
-use crate::gateway::broker::{History, Kept, Present, Publish, Renew, Request, TopOf};
+use super::work::Tongue;
+use crate::gateway::broker::{Fault, History, Kept, Present, Publish, Renew, Request, TopOf};
 use crate::gateway::letters::ClientId;
 
 /// What all commands have in common.
@@ -58,6 +59,22 @@ pub fn may_repeat(request: &Request) -> bool {
         | Request::PresenceRenew(..)
         | Request::Presence(..)
         | Request::PresenceStats(..) => true,
+    }
+}
+
+impl Tongue for Dialect {
+    fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> Result<usize, Fault> {
+        Ok(Self::write(self, out, request, asked))
+    }
+
+    fn tell(&self, out: &mut Vec<u8>, to: Option<&str>, data: &[u8]) -> bool {
+        let name = to.map_or_else(|| self.layout.control(), |uid| self.layout.node(uid));
+        Command::begin(out, 3).part("PUBLISH").joined(&name).part(data);
+        true
+    }
+
+    fn may_repeat(&self, request: &Request) -> bool {
+        may_repeat(request)
     }
 }
 

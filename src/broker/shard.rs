@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 use super::bus::{Bus, Told};
 use super::cluster::Cluster;
 use super::dial::{Identity, Purpose};
+use super::diary::Diary;
 use super::link::Lost;
 use super::listening::{Listening, Piece};
 use super::post::Post;
@@ -100,6 +101,34 @@ impl Inbox {
         self.state.borrow_mut().ending = true;
     }
 
+    /// Whether anything has come that every kind of shard has to look at, or the end; `is_idle`:
+    /// nothing is unanswered. If not, the next wakes whoever polls.
+    pub(super) fn poll(&self, is_idle: bool, cx: &mut Context<'_>) -> bool {
+        let mut arrived = self.state.borrow_mut();
+        let some = !arrived.jobs.is_empty()
+            || !arrived.pieces.is_empty()
+            || !arrived.told.is_empty()
+            || arrived.ending && is_idle;
+        if !some {
+            arrived.waker = Some(cx.waker().clone());
+        }
+        some
+    }
+
+    /// Hands all of that on. Whether there will be no more.
+    pub(super) fn hand_on(&self, work: &mut Work, listening: Option<&mut Listening>) -> bool {
+        let mut arrived = self.state.borrow_mut();
+        let pieces = arrived.pieces.drain(..);
+        // What nobody listens to is asked for anew when there is a connection.
+        match listening {
+            Some(listening) => pieces.for_each(|piece| listening.submit(piece)),
+            None => drop(pieces),
+        }
+        arrived.jobs.drain(..).for_each(|job| work.submit(job));
+        arrived.told.drain(..).for_each(|told| work.tell(told));
+        arrived.ending
+    }
+
     /// Wakes the shard.
     pub(super) fn ring(&self) {
         if let Some(waker) = self.state.borrow_mut().waker.take() {
@@ -120,8 +149,7 @@ pub(super) struct Shard {
     post: Rc<Post>,
     bus: Arc<Bus>,
     tally: Arc<Tally>,
-    condition: Arc<Condition>,
-    place: String,
+    diary: Diary,
     /// Where the server is, as Sentinels said last.
     primary: Option<RedisPlace>,
     /// `io_timeout`.
@@ -141,7 +169,8 @@ pub(super) struct Shard {
     timer: Pin<Box<Sleep>>,
     /// When a full mailbox is tried again.
     retry: Option<Instant>,
-    logged: Option<(String, Instant)>,
+    /// Messages are wanted, too.
+    listens: bool,
 }
 
 /// What a shard is made of.
@@ -163,13 +192,12 @@ pub(super) struct Parts {
     pub(super) other: Life,
     /// The cluster that the server is a node of.
     pub(super) cluster: Option<Rc<Cluster>>,
+    /// Messages are wanted, too, and cores are told when they cannot come.
+    pub(super) listens: bool,
 }
 
 /// A server that says nothing for so long is asked whether it is there.
-const SILENCE: Duration = Duration::from_secs(5);
-
-/// The same complaint is not made more often.
-const REPEAT: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What one turn has found.
 #[derive(Debug, Default)]
@@ -181,7 +209,7 @@ struct Found {
 impl Shard {
     /// Of this server. Connects when it runs.
     pub(super) fn new(target: Target, inbox: Rc<Inbox>, parts: Parts) -> Self {
-        let Parts { dialect, post, bus, tally, condition, scope, other, cluster } = parts;
+        let Parts { dialect, post, bus, tally, condition, scope, other, cluster, listens } = parts;
         let patience = target.server.io_timeout;
         let place = target.server.place.to_string();
         let target = Rc::new(target);
@@ -194,15 +222,17 @@ impl Shard {
         Self {
             inbox,
             commands: Side::new(target.clone(), Purpose::Commands),
-            messages: Side::new(target, Purpose::Messages),
+            messages: match listens {
+                true => Side::new(target, Purpose::Messages),
+                false => Side::unwanted(),
+            },
             work,
             listening,
             dialect,
             post,
             bus,
+            diary: Diary::new(place, condition, tally.clone()),
             tally,
-            condition,
-            place,
             primary: None,
             patience,
             scope,
@@ -213,7 +243,7 @@ impl Shard {
             told: false,
             timer: Box::pin(tokio::time::sleep(SILENCE)),
             retry: None,
-            logged: None,
+            listens,
         }
     }
 
@@ -259,38 +289,24 @@ impl Shard {
             found.commands = Some(turn);
         }
         let late = self.timer.as_mut().poll(cx).is_ready();
-        let mut arrived = self.inbox.state.borrow_mut();
-        let some = !arrived.jobs.is_empty()
-            || !arrived.pieces.is_empty()
-            || !arrived.told.is_empty()
-            || arrived.moved.is_some()
-            || arrived.shed
-            || !arrived.gained.is_empty() && self.told;
         // Ending is looked at in the turn that it causes; what is unanswered then has deadlines.
-        let ends = arrived.ending && self.work.is_empty();
-        if some || ends || late || found.commands.is_some() || found.messages.is_some() {
+        let some = self.inbox.poll(self.work.is_empty(), cx);
+        let arrived = self.inbox.state.borrow();
+        let more =
+            arrived.moved.is_some() || arrived.shed || !arrived.gained.is_empty() && self.told;
+        if some || more || late || found.commands.is_some() || found.messages.is_some() {
             return Poll::Ready(found);
         }
-        arrived.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 
     fn take_in(&mut self) -> bool {
-        let mut arrived = self.inbox.state.borrow_mut();
         let is_up = self.messages.up().is_some();
-        for piece in arrived.pieces.drain(..).filter(|_| is_up) {
-            self.listening.submit(piece);
-        }
-        for job in arrived.jobs.drain(..) {
-            self.work.submit(job);
-        }
-        for told in arrived.told.drain(..) {
-            self.work.tell(told);
-        }
-        if std::mem::take(&mut arrived.shed) {
+        let ending = self.inbox.hand_on(&mut self.work, is_up.then_some(&mut self.listening));
+        if std::mem::take(&mut self.inbox.state.borrow_mut().shed) {
             self.work.shed(|channel| self.scope.has(channel));
         }
-        arrived.ending
+        ending
     }
 
     /// Cores hear of channels that have become this node's own, once it is there.
@@ -349,7 +365,8 @@ impl Shard {
         let changed = self.primary.as_ref() != Some(&place);
         if let Some(before) = self.primary.replace(place.clone()).filter(|_| changed) {
             self.tally.switches.add(1);
-            tracing::info!(server = %self.place, %before, now = %place, "Sentinels name another");
+            let server = self.diary.place();
+            tracing::info!(server, %before, now = %place, "Sentinels name another");
         }
         let elsewhere = |side: &Side| side.identity().is_some_and(|it| it.place != place);
         if elsewhere(&self.commands) {
@@ -366,13 +383,12 @@ impl Shard {
     }
 
     fn made(&mut self, purpose: &'static str, identity: &Identity) {
-        *self.tally.maps().connects.entry(purpose).or_default() += 1;
-        tracing::debug!(server = %self.place, purpose, version = %identity.version, "connected");
+        self.diary.made(purpose, &identity.version);
     }
 
     fn failed(&mut self, purpose: &'static str, name: &'static str, what: &str, now: Instant) {
-        *self.tally.maps().failed.entry(name).or_default() += 1;
-        self.complain(purpose, what, now);
+        self.diary.failed(purpose, name, what, now);
+        self.is_down();
     }
 
     fn lose_commands(&mut self, lost: &Lost, now: Instant) {
@@ -390,21 +406,14 @@ impl Shard {
     }
 
     fn lose(&mut self, purpose: &'static str, lost: &Lost, now: Instant) {
-        self.complain(purpose, &lost.to_string(), now);
-        *self.tally.maps().lost.entry(lost.name()).or_default() += 1;
+        self.diary.lost(purpose, lost, now);
+        self.is_down();
     }
 
-    fn complain(&mut self, purpose: &'static str, what: &str, now: Instant) {
+    fn is_down(&mut self) {
         self.is_up = false;
-        self.condition.down(what.to_owned());
         if let Some(cluster) = &self.cluster {
             cluster.changed();
-        }
-        let said =
-            self.logged.as_ref().is_some_and(|(said, at)| said == what && *at + REPEAT > now);
-        if !said {
-            tracing::warn!(server = %self.place, purpose, "broker: {what}");
-            self.logged = Some((what.to_owned(), now));
         }
     }
 
@@ -413,10 +422,11 @@ impl Shard {
         if self.is_up {
             return;
         }
-        let Some((commands, messages)) = self.commands.identity().zip(self.messages.identity())
-        else {
-            return;
+        let messages = match self.listens {
+            true => self.messages.identity(),
+            false => self.commands.identity(),
         };
+        let Some((commands, messages)) = self.commands.identity().zip(messages) else { return };
         if commands.run_id != messages.run_id {
             // One of them is behind the times. Which one shows when both are made anew.
             let now = Instant::now();
@@ -425,8 +435,8 @@ impl Shard {
             return;
         }
         let (run, version) = (commands.run_id.clone(), commands.version.clone());
-        self.condition.up(&version);
-        (self.is_up, self.logged) = (true, None);
+        self.diary.well(&version);
+        self.is_up = true;
         if let Some(cluster) = &self.cluster {
             cluster.changed();
         }
@@ -441,10 +451,13 @@ impl Shard {
         (self.told, self.run) = (true, Some(run));
         // What others had before is doubted more, and so comes first.
         self.tell_gained();
-        tracing::info!(server = %self.place, %version, ?life, "the broker is there");
+        let server = self.diary.place();
+        tracing::info!(server, %version, ?life, "the broker is there");
         self.post.tell_all(&Happening::Back(self.scope.clone(), life));
-        // Others may have given this node up.
-        self.bus.greet(None);
+        if self.listens {
+            // Others may have given this node up.
+            self.bus.greet(None);
+        }
     }
 
     fn send(&mut self, now: Instant) {

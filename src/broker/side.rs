@@ -18,12 +18,12 @@ use super::link::{Link, Lost};
 use super::target::Target;
 use crate::engine::rng::Rng;
 
-type Dialling = Pin<Box<dyn Future<Output = Result<(Link, Identity), DialError>>>>;
+/// An attempt to make a connection.
+pub(super) type Dialling = Pin<Box<dyn Future<Output = Result<(Link, Identity), DialError>>>>;
 
 /// See the module's text.
 pub(super) struct Side {
-    target: Rc<Target>,
-    purpose: Purpose,
+    attempt: Box<dyn Fn() -> Dialling>,
     state: State,
     /// Attempts in a row that failed.
     failures: u32,
@@ -31,6 +31,8 @@ pub(super) struct Side {
 }
 
 enum State {
+    /// There will never be one.
+    Unwanted,
     Waiting(Pin<Box<Sleep>>),
     Dialling(Dialling),
     Up(Box<Up>),
@@ -67,8 +69,22 @@ const LASTING: Duration = Duration::from_secs(1);
 impl Side {
     /// Not connected; the first attempt is made at once.
     pub(super) fn new(target: Rc<Target>, purpose: Purpose) -> Self {
-        let state = State::Dialling(attempt(&target, purpose));
-        Self { target, purpose, state, failures: 0, rng: Rng::from_entropy() }
+        Self::by(move || {
+            let target = target.clone();
+            Box::pin(async move { dial(&target, purpose).await })
+        })
+    }
+
+    /// The same, whatever an attempt is.
+    pub(super) fn by(attempt: impl Fn() -> Dialling + 'static) -> Self {
+        let state = State::Dialling(attempt());
+        Self { attempt: Box::new(attempt), state, failures: 0, rng: Rng::from_entropy() }
+    }
+
+    /// None, for who needs only the other one.
+    pub(super) fn unwanted() -> Self {
+        let never = || Box::pin(std::future::pending()) as Dialling;
+        Self { state: State::Unwanted, ..Self::by(never) }
     }
 
     /// The connection, if it is there.
@@ -91,9 +107,10 @@ impl Side {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
             match &mut self.state {
+                State::Unwanted => return Poll::Pending,
                 State::Waiting(pause) => {
                     ready!(pause.as_mut().poll(cx));
-                    self.state = State::Dialling(attempt(&self.target, self.purpose));
+                    self.state = State::Dialling((self.attempt)());
                 }
                 State::Dialling(attempt) => {
                     return Poll::Ready(match ready!(attempt.as_mut().poll(cx)) {
@@ -128,7 +145,7 @@ impl Side {
         let State::Up(up) = &self.state else { return };
         self.failures = if up.since.elapsed() < LASTING { self.failures + 1 } else { 0 };
         match self.failures {
-            0 => self.state = State::Dialling(attempt(&self.target, self.purpose)),
+            0 => self.state = State::Dialling((self.attempt)()),
             _ => self.pause(),
         }
     }
@@ -136,9 +153,9 @@ impl Side {
     /// The next attempt is made at once, in place of one that is under way or waited for: it would
     /// lead elsewhere.
     pub(super) fn hurry(&mut self) {
-        if !matches!(self.state, State::Up(_)) {
+        if !matches!(self.state, State::Up(_) | State::Unwanted) {
             self.failures = 0;
-            self.state = State::Dialling(attempt(&self.target, self.purpose));
+            self.state = State::Dialling((self.attempt)());
         }
     }
 
@@ -150,14 +167,10 @@ impl Side {
     }
 }
 
-fn attempt(target: &Rc<Target>, purpose: Purpose) -> Dialling {
-    let target = target.clone();
-    Box::pin(async move { dial(&target, purpose).await })
-}
-
 impl fmt::Debug for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
+            State::Unwanted => "unwanted",
             State::Waiting(_) => "waiting",
             State::Dialling(_) => "dialling",
             State::Up(_) => "up",

@@ -98,6 +98,8 @@ pub struct Condition {
 
 #[derive(Clone, Debug)]
 struct State {
+    /// What it is.
+    kind: &'static str,
     /// Where it is.
     place: String,
     up: bool,
@@ -133,12 +135,16 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 impl Condition {
     /// Of a server that was not reached yet.
     pub fn new(place: &RedisPlace) -> Self {
+        let sentinels = matches!(place, RedisPlace::Sentinel(_)).then_some(0);
+        Self::of("redis", place.to_string(), sentinels)
+    }
+
+    /// Of one that is no Redis.
+    pub fn of(kind: &'static str, place: String, sentinels: Option<usize>) -> Self {
         let reason = "not reached yet".to_owned();
         let (since, version) = (Instant::now(), String::new());
-        let sentinels = matches!(place, RedisPlace::Sentinel(_)).then_some(0);
-        let place = place.to_string();
         let (up, partly, ever) = (false, false, false);
-        let state = State { place, up, partly, ever, since, reason, version, sentinels };
+        let state = State { kind, place, up, partly, ever, since, reason, version, sentinels };
         Self { state: Mutex::new(state) }
     }
 
@@ -193,7 +199,7 @@ impl Condition {
         let counts = !state.up && (!state.ever || away >= PATIENCE);
         let unhealthy = counts.then(|| {
             let secs = away.as_secs();
-            format!("redis {} away for {secs} s: {}", state.place, state.reason)
+            format!("{} {} away for {secs} s: {}", state.kind, state.place, state.reason)
         });
         Report {
             place: state.place.clone(),

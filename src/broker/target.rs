@@ -113,7 +113,7 @@ impl Target {
 
 impl Tls {
     /// `host`: where it is known beforehand.
-    fn new(tls: &RedisTls, host: Option<&str>, key: &str) -> Result<Self, ConfigError> {
+    pub(super) fn new(tls: &RedisTls, host: Option<&str>, key: &str) -> Result<Self, ConfigError> {
         let loaded = keys::stream_client(&tls.trust(), tls.identity().as_ref());
         let fault = |fault: keys::KeyFault| ConfigError::new(key, fault.to_string());
         let config = loaded.map_err(fault)?;

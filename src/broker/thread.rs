@@ -16,6 +16,7 @@ use super::cluster::Cluster;
 use super::config::Config;
 use super::layout::shard;
 use super::listening::Piece;
+use super::nats;
 use super::post::{Cores, Post};
 use super::queue::{Queue, Taken};
 use super::requests::Dialect;
@@ -54,9 +55,13 @@ impl View {
     /// Of a thread that is about to start.
     pub fn new(config: &Config, queue: Arc<Queue>) -> Self {
         let places = config.targets.iter().map(|target| &target.server.place);
-        let conditions: Arc<[_]> = places.map(|place| Arc::new(Condition::new(place))).collect();
+        let redis = places.map(|place| Arc::new(Condition::new(place)));
+        let nats = config.nats.iter().map(|nats| Condition::of("nats", nats.servers.place(), None));
+        // Those that messages pass through come first.
+        let conditions: Arc<[_]> = nats.map(Arc::new).chain(redis).collect();
         let tally: Arc<Tally> = Arc::default();
-        let bus = Arc::new(Bus::new(&config.uid, tally.clone(), conditions.clone()));
+        let carriers = if config.nats.is_some() { 1 } else { conditions.len() };
+        let bus = Arc::new(Bus::new(&config.uid, tally.clone(), conditions[..carriers].into()));
         Self { tally, conditions, queue, bus }
     }
 }
@@ -103,8 +108,68 @@ impl broker::Part for Share {
 
 async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn Cores>) {
     let post = Rc::new(Post::new(cores, placement, view.tally.clone()));
-    let shards = config.targets.len();
     let mut tasks = Vec::new();
+    let nats = config.nats.as_ref().map(|nats| {
+        let inbox = Rc::new(Inbox::default());
+        let parts = nats::Parts {
+            subjects: nats.subjects.clone(),
+            post: post.clone(),
+            bus: view.bus.clone(),
+            tally: view.tally.clone(),
+            condition: view.conditions[0].clone(),
+            patience: nats.write_timeout,
+        };
+        let (servers, own) = (nats.servers.clone(), inbox.clone());
+        let (condition, post) = (parts.condition.clone(), post.clone());
+        let shard = move || nats::Shard::new(servers.clone(), own.clone(), parts.clone()).run();
+        let kept = async move { keep_on(shard, &condition, &post, &Scope::All).await };
+        tasks.push(tokio::task::spawn_local(kept));
+        Server::One(inbox)
+    });
+    let redis = of_redis(&config, &view, &post, nats.is_some(), &mut tasks);
+    let (servers, members) = match nats {
+        Some(nats) => (vec![nats], redis),
+        None => (redis, Vec::new()),
+    };
+    let mut router = Router { servers, members, conditions: view.conditions.clone(), turn: 0 };
+    let mut taken = VecDeque::new();
+    loop {
+        tokio::select! {
+            () = view.queue.arrival() => {}
+            () = view.bus.outgoing() => {}
+        }
+        let ending = view.queue.is_ending();
+        view.queue.take(&mut taken);
+        taken.drain(..).for_each(|taken| router.route(taken));
+        for told in view.bus.take() {
+            router.tell(told, &view.tally);
+        }
+        for server in router.servers.iter().chain(&router.members) {
+            if ending {
+                server.end();
+            }
+            server.ring();
+        }
+        if ending {
+            break;
+        }
+    }
+    for task in tasks {
+        // Each ends in its time.
+        let _ = task.await;
+    }
+}
+
+/// Starts what serves each Redis; `members_only`: beside another broker.
+fn of_redis(
+    config: &Config,
+    view: &View,
+    post: &Rc<Post>,
+    members_only: bool,
+    tasks: &mut Vec<tokio::task::JoinHandle<()>>,
+) -> Vec<Server> {
+    let shards = config.targets.len();
+    let post = if members_only { Rc::new(post.of_answers()) } else { post.clone() };
     let mut servers = Vec::new();
     for (index, target) in config.targets.iter().enumerate() {
         let dialect = Dialect {
@@ -122,10 +187,11 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
             post: post.clone(),
             bus: view.bus.clone(),
             tally: view.tally.clone(),
-            condition: view.conditions[index].clone(),
+            condition: view.conditions[usize::from(members_only) + index].clone(),
             scope,
             other: if config.renew { Life::Lost } else { Life::Other },
             cluster: None,
+            listens: !members_only,
         };
         if let RedisPlace::Cluster(_) = target.server.place {
             let share = (shards > 1).then_some((index, shards));
@@ -138,47 +204,32 @@ async fn serve(config: Config, view: View, placement: Placement, cores: Box<dyn 
             servers.push(Server::One(inbox));
         }
     }
-    let mut router = Router { servers, conditions: view.conditions.clone(), turn: 0 };
-    let mut taken = VecDeque::new();
-    loop {
-        tokio::select! {
-            () = view.queue.arrival() => {}
-            () = view.bus.outgoing() => {}
-        }
-        let ending = view.queue.is_ending();
-        view.queue.take(&mut taken);
-        taken.drain(..).for_each(|taken| router.route(taken));
-        for told in view.bus.take() {
-            router.tell(told, &view.tally);
-        }
-        for server in &router.servers {
-            if ending {
-                server.end();
-            }
-            server.ring();
-        }
-        if ending {
-            break;
-        }
-    }
-    for task in tasks {
-        // Each ends in its time.
-        let _ = task.await;
-    }
+    servers
+}
+
+/// Runs a shard to its end.
+pub(super) async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
+    let _watch = watch::follow(&target, inbox.clone(), parts.condition.clone());
+    let Parts { condition, post, scope, .. } = parts.clone();
+    let shard = move || Shard::new(target.clone(), inbox.clone(), parts.clone()).run();
+    keep_on(shard, &condition, &post, &scope).await;
 }
 
 /// Runs a shard to its end, and begins anew where a fault of ours ends it.
-pub(super) async fn keep(target: Target, inbox: Rc<Inbox>, parts: Parts) {
-    let _watch = watch::follow(&target, inbox.clone(), parts.condition.clone());
+async fn keep_on<S: Future<Output = ()> + 'static>(
+    shard: impl Fn() -> S,
+    condition: &Condition,
+    post: &Post,
+    scope: &Scope,
+) {
     loop {
-        let shard = Shard::new(target.clone(), inbox.clone(), parts.clone());
-        match tokio::task::spawn_local(shard.run()).await {
+        match tokio::task::spawn_local(shard()).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::error!(%error, "the broker's thread begins anew: please report it");
-                parts.condition.down(error.to_string());
-                parts.post.tell_all(&Happening::Deaf(parts.scope.clone()));
-                parts.post.flush(Instant::now());
+                condition.down(error.to_string());
+                post.tell_all(&Happening::Deaf(scope.clone()));
+                post.flush(Instant::now());
                 // Nothing that ends it again and again may take all of the processor.
                 tokio::time::sleep(PAUSE).await;
             }
@@ -225,9 +276,19 @@ impl Server {
     }
 }
 
+/// The server that has a channel.
+fn share_of(servers: &[Server], channel: &str) -> usize {
+    match servers.len() {
+        1 => 0,
+        shards => shard(channel, shards),
+    }
+}
+
 /// Which server each request goes to.
 struct Router {
     servers: Vec<Server>,
+    /// Those that know who is in channels, where the others do not.
+    members: Vec<Server>,
     conditions: Arc<[Arc<Condition>]>,
     /// Whose turn it is to take a message to other nodes.
     turn: usize,
@@ -235,16 +296,24 @@ struct Router {
 
 impl Router {
     fn shard(&self, channel: &str) -> usize {
-        match self.servers.len() {
-            1 => 0,
-            shards => shard(channel, shards),
-        }
+        share_of(&self.servers, channel)
     }
 
     fn route(&self, taken: Taken) {
         match &taken.request {
             Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
             Request::Tops(..) if self.servers.len() > 1 => return self.tops(taken),
+            Request::PresenceAdd(..)
+            | Request::PresenceRemove(..)
+            | Request::PresenceRenew(..)
+            | Request::Presence(..)
+            | Request::PresenceStats(..)
+                if !self.members.is_empty() =>
+            {
+                let job = Job::new(taken, None);
+                let shard = job.channel().map_or(0, |channel| share_of(&self.members, channel));
+                return self.members[shard].job(job);
+            }
             _ => {}
         }
         let job = Job::new(taken, None);

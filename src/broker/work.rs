@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use super::join::{Joined, Part, settle};
 use super::link::Lost;
 use super::post::Post;
 use super::queue::Taken;
-use super::requests::{Asked, Dialect, may_repeat};
-use super::resp::{Command, Reply, command};
+use super::requests::Asked;
+use super::resp::{Reply, command};
 use super::scripts::Script;
 use super::tally::Tally;
 use crate::gateway::broker::{Fault, Happening, Outcome, Request, TopOf};
@@ -71,9 +72,25 @@ impl Drop for Flight {
     }
 }
 
+/// How a server is spoken to.
+pub(super) trait Tongue: fmt::Debug {
+    /// Writes a request. Returns how many replies come; 0: nothing was to be asked.
+    ///
+    /// # Errors
+    /// It is not to be asked of this server.
+    fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> Result<usize, Fault>;
+
+    /// Writes a message to other nodes. False: the server would not take it.
+    fn tell(&self, out: &mut Vec<u8>, to: Option<&str>, data: &[u8]) -> bool;
+
+    /// Whether a request may be sent again after the connection on which it was sent broke, when it
+    /// may have been done already.
+    fn may_repeat(&self, request: &Request) -> bool;
+}
+
 /// What was sent.
 #[derive(Debug)]
-enum Sent {
+pub(super) enum Sent {
     Job(Box<Job>),
     /// A script, of which the server says only that it is there.
     Script,
@@ -90,14 +107,14 @@ enum Sent {
 #[derive(Debug)]
 pub(super) struct Work {
     post: Rc<Post>,
-    tally: Arc<Tally>,
-    dialect: Rc<Dialect>,
+    pub(super) tally: Arc<Tally>,
+    tongue: Rc<dyn Tongue>,
     /// `io_timeout`.
-    patience: Duration,
-    waiting: VecDeque<Box<Job>>,
+    pub(super) patience: Duration,
+    pub(super) waiting: VecDeque<Box<Job>>,
     /// Messages to other nodes.
     told: VecDeque<Told>,
-    sent: VecDeque<Sent>,
+    pub(super) sent: VecDeque<Sent>,
     /// Of what was sent, what has to be sent again because a script was forgotten. It is ahead of
     /// the rest.
     forgotten: VecDeque<Box<Job>>,
@@ -106,7 +123,7 @@ pub(super) struct Work {
     /// There is no connection, and an attempt to make one has failed.
     away: bool,
     /// When the log was last told of an error.
-    complained: Option<Instant>,
+    pub(super) complained: Option<Instant>,
 }
 
 impl Job {
@@ -185,6 +202,16 @@ impl Job {
         self.asking = asking;
     }
 
+    /// When it was made.
+    pub(super) fn at(&self) -> Instant {
+        self.taken.at
+    }
+
+    /// What a core wants.
+    pub(super) fn request(&self) -> &Request {
+        &self.taken.request
+    }
+
     /// Whether its time has passed.
     pub(super) fn is_late(&self, patience: Duration, now: Instant) -> bool {
         self.taken.at + patience <= now
@@ -214,14 +241,14 @@ impl Work {
     pub(super) fn new(
         post: Rc<Post>,
         tally: Arc<Tally>,
-        dialect: Rc<Dialect>,
+        tongue: Rc<dyn Tongue>,
         patience: Duration,
     ) -> Self {
         let (waiting, sent, forgotten) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         Self {
             post,
             tally,
-            dialect,
+            tongue,
             patience,
             waiting,
             told: VecDeque::new(),
@@ -277,10 +304,10 @@ impl Work {
     /// Writes what waits to a connection.
     pub(super) fn send(&mut self, out: &mut Vec<u8>, now: Instant, unix: Duration) {
         while let Some(Told { to, data, room }) = self.told.pop_front() {
-            let layout = &self.dialect.layout;
-            let name = to.as_deref().map_or_else(|| layout.control(), |uid| layout.node(uid));
-            Command::begin(out, 3).part("PUBLISH").joined(&name).part(&data);
-            self.sent.push_back(Sent::Told { at: now, _room: room });
+            match self.tongue.tell(out, to.as_deref(), &data) {
+                true => self.sent.push_back(Sent::Told { at: now, _room: room }),
+                false => self.tally.control_dropped.add(1),
+            }
         }
         if !self.forgotten.is_empty() {
             if !self.sent.is_empty() {
@@ -306,10 +333,13 @@ impl Work {
             if job.asking {
                 command(out, &["ASKING"]);
             }
-            job.replies = self.dialect.write(out, &job.taken.request, asked);
-            match job.replies {
-                0 => self.finish(job, now),
-                _ => self.sent.push_back(Sent::Job(job)),
+            match self.tongue.write(out, &job.taken.request, asked) {
+                Err(fault) => self.answer(job, Err(fault)),
+                Ok(0) => self.finish(job, now),
+                Ok(replies) => {
+                    job.replies = replies;
+                    self.sent.push_back(Sent::Job(job));
+                }
             }
         }
     }
@@ -410,7 +440,7 @@ impl Work {
             };
             if self.is_late(&job, now) {
                 self.answer(job, Err(Fault::Late));
-            } else if may_repeat(&job.taken.request) {
+            } else if self.tongue.may_repeat(&job.taken.request) {
                 job.again = true;
                 self.tally.repeated.add(1);
                 again.push(job);
@@ -488,13 +518,19 @@ impl Work {
 
     fn finish(&mut self, mut job: Box<Job>, now: Instant) {
         let result = std::mem::take(&mut job.gathered).result(&job.taken.request);
+        self.finish_with(job, result, now);
+    }
+
+    /// Ends a request that the server has answered.
+    pub(super) fn finish_with(&self, job: Box<Job>, result: Result<Outcome, Fault>, now: Instant) {
         let took = now.saturating_duration_since(job.taken.at);
         let name = job.taken.request.name();
         self.tally.maps().durations.entry(name).or_default().record(took);
         self.answer(job, result);
     }
 
-    fn answer(&self, job: Box<Job>, result: Result<Outcome, Fault>) {
+    /// Ends a request.
+    pub(super) fn answer(&self, job: Box<Job>, result: Result<Outcome, Fault>) {
         job.answer(&self.post, &self.tally, result);
     }
 }
@@ -515,7 +551,7 @@ impl Drop for Work {
 }
 
 /// Says in the log what the server refuses, unless it has just now.
-fn complain(last: &mut Option<Instant>, request: &str, what: &[u8], now: Instant) {
+pub(super) fn complain(last: &mut Option<Instant>, request: &str, what: &[u8], now: Instant) {
     if last.is_none_or(|at| at + REPEAT <= now) {
         *last = Some(now);
         let what = String::from_utf8_lossy(&what[..what.len().min(WORDS_MAX)]);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::super::layout::{Layout, Tags};
 use super::super::post::tests::Desk;
 use super::super::queue::Queue;
+use super::super::requests::Dialect;
 use super::super::resp::{Bounds, Scanner};
 use super::super::scripts::Digests;
 use super::*;

@@ -60,7 +60,7 @@ pub(crate) struct DoctorArguments {
     #[arg(long, value_name = "DIR", value_parser = directory)]
     root: Option<PathBuf>,
 
-    /// Look at what this configuration needs besides the host, too: the Redis that it names
+    /// Look at what this configuration needs besides the host, too: the Redis or NATS that it names
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

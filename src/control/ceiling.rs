@@ -1,10 +1,10 @@
 //! The control plane's lines of the memory ceiling.
 
 use super::{consumers, logging, settings, state, takeover};
-use crate::broker::bus;
 use crate::broker::resp::Bounds;
+use crate::broker::{bus, nats};
 use crate::engine::{Ceiling, Layout, Per};
-use crate::gateway::options::{EngineType, Options};
+use crate::gateway::options::{EngineType, Options, Orderer};
 
 /// The most memory that a server of these options takes, whatever clients do. Not in it: answers of
 /// the API, as large as what the holder of a key asks for.
@@ -38,6 +38,13 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         add("requests to Redis", "engine.redis.requests_bytes", bytes);
         let servers = redis.address.len() as u64;
         add("answers of Redis", "engine.redis.address", servers * 2 * REPLY);
+    }
+    if options.orderer() == Orderer::Nats {
+        let bytes = layout.workers as u64 * 2 * options.broker.nats.requests_bytes.0 as u64;
+        add("requests to NATS", "broker.nats.requests_bytes", bytes);
+        add("messages of NATS", "broker.nats.url", MESSAGE);
+    }
+    if options.orderer() != Orderer::Process {
         // What is sent is there twice: as it waits, and as it is written.
         let control = 2 * bus::OUTGOING_BYTES + bus::INCOMING_BYTES + bus::ANSWERS_BYTES;
         add("messages of nodes", "", control as u64);
@@ -114,6 +121,9 @@ const RECEIVED: u64 = 64 << 10;
 /// The longest answer of Redis, one per connection.
 const REPLY: u64 = Bounds::MAX.bytes as u64;
 
+/// The longest message of NATS.
+const MESSAGE: u64 = nats::MESSAGE_MAX as u64;
+
 /// A page of metrics until it is taken.
 const METRICS_PAGE: u64 = 256 << 10;
 
@@ -133,7 +143,11 @@ mod tests {
     #[test]
     fn each_key_that_bounds_memory_counts() {
         let before = total(&Options::default());
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
+            ("broker.nats.requests_bytes", |o| {
+                (o.broker.enabled, o.broker.kind) = (true, "nats".to_owned());
+                o.broker.nats.requests_bytes = Size(1 << 40);
+            }),
             ("max_inbound", |o| o.engine.max_inbound = Size(1 << 40)),
             ("max_outboxes", |o| o.engine.max_outboxes = Size(1 << 40)),
             ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),

@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-use crate::gateway::options::{EngineType, Options};
+use crate::gateway::options::{Options, Orderer};
 use crate::gateway::state::{Chest, LeftOut, PIECE, VERSION, Vault};
 
 #[cfg(test)]
@@ -141,7 +141,7 @@ impl Place {
         };
         let name = name_of(options);
         let (max_size, max_age) = (shutdown.state_max_size.0 as u64, shutdown.state_max_age);
-        let own = options.engine.kind == EngineType::Memory;
+        let own = options.orderer() == Orderer::Process;
         own.then_some(Self { path, max_size, max_age, name })
     }
 

@@ -1,4 +1,4 @@
-//! What a configuration needs besides the host: the Redis that it names.
+//! What a configuration needs besides the host: the Redis or NATS that it names.
 
 use ringhold::broker::inspect::{Grade, Remark};
 

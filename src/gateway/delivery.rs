@@ -40,6 +40,7 @@ struct More {
     info: Option<Box<ClientInfo>>,
     tags: Box<[(Box<str>, Box<str>)]>,
     version: u64,
+    channel: Option<Box<str>>,
 }
 
 impl Item {
@@ -59,9 +60,16 @@ impl Item {
             let tags = tags.into_iter();
             let tags =
                 tags.map(|(key, tag)| (key.into_boxed_str(), tag.into_boxed_str())).collect();
-            Box::new(More { info, tags, version })
+            Box::new(More { info, tags, version, channel: None })
         });
         Self { offset: 0, at, data, more }
+    }
+
+    /// Published in this channel, where the subscription is to several.
+    pub fn in_channel(mut self, channel: &str) -> Self {
+        let nothing = || Box::new(More { info: None, tags: [].into(), version: 0, channel: None });
+        self.more.get_or_insert_with(nothing).channel = Some(channel.into());
+        self
     }
 
     /// The payload, shared.
@@ -92,6 +100,11 @@ impl Item {
         self.more.as_ref().map_or(0, |more| more.version)
     }
 
+    /// Where it was published, if the subscription is to several channels; else empty.
+    fn channel(&self) -> &str {
+        self.more.as_ref().and_then(|more| more.channel.as_deref()).unwrap_or_default()
+    }
+
     /// Whether it is the same publication, whenever it came and wherever it is.
     pub fn says_as(&self, other: &Self) -> bool {
         self.data == other.data && self.more == other.more
@@ -106,6 +119,7 @@ impl Item {
             offset: self.offset,
             tags: self.tags().iter().map(own).collect(),
             version: self.version(),
+            channel: self.channel().to_owned(),
             ..Publication::default()
         }
     }
@@ -123,7 +137,8 @@ impl Item {
                 heap(size_of::<ClientInfo>()) + texts + raw.iter().sum::<usize>()
             });
             let tags: usize = more.tags.iter().map(tag).sum();
-            heap(size_of::<More>()) + heap(size_of_val(&*more.tags)) + tags + info
+            let channel = more.channel.as_ref().map_or(0, |channel| heap(channel.len()));
+            heap(size_of::<More>()) + heap(size_of_val(&*more.tags)) + tags + info + channel
         });
         shared(size_of::<Self>()) + heap(self.data.len()) + more
     }

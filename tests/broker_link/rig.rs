@@ -42,21 +42,47 @@ pub(crate) struct Rig {
     /// Parts of which core 0 has heard that nothing comes, and not that it comes again.
     pub(crate) deaf: Vec<Scope>,
     pub(crate) listening: Vec<String>,
+    /// Channels that cannot be listened to.
+    pub(crate) refused: Vec<(String, Fault)>,
     next: u64,
 }
 
 pub(crate) fn options(tables: &str) -> Options {
+    all_options(&format!("[engine]\ntype = \"redis\"\n{tables}"))
+}
+
+/// Those with these keys of `[broker.nats]`.
+pub(crate) fn nats_options(keys: &str) -> Options {
+    let broker = "[broker]\nenabled = true\ntype = \"nats\"\n[broker.nats]\n";
+    all_options(&format!("{broker}{keys}"))
+}
+
+fn all_options(text: &str) -> Options {
     let file = Some("ringhold.toml".into());
     let sources = Sources { file, variables: Default::default(), sets: Vec::new() };
-    let text = format!("[engine]\ntype = \"redis\"\n{tables}");
-    Options::from_text(&sources, &text).unwrap_or_else(|wrong| panic!("{wrong}")).options
+    Options::from_text(&sources, text).unwrap_or_else(|wrong| panic!("{wrong}")).options
 }
 
 impl Rig {
     /// With these keys of `[engine.redis]`.
     pub(crate) fn start(keys: &str) -> Self {
-        let options = options(&format!("[engine.redis]\n{keys}"));
-        let config = Config::new(&options, "node").unwrap().expect("a broker");
+        Self::with(&options(&format!("[engine.redis]\n{keys}")))
+    }
+
+    /// With these keys of `[broker.nats]`.
+    pub(crate) fn start_nats(keys: &str) -> Self {
+        Self::with(&nats_options(keys))
+    }
+
+    /// The same, once the cores have heard that it is there.
+    pub(crate) fn on_nats(keys: &str) -> Self {
+        let mut rig = Self::start_nats(keys);
+        rig.until("the broker to be there", |rig| !rig.lives.is_empty());
+        rig
+    }
+
+    fn with(options: &Options) -> Self {
+        let config = Config::new(options, "node").unwrap().expect("a broker");
         let queue = Queue::new(CORES.into(), config.limits);
         let view = View::new(&config, queue.clone());
         let (sender, heard) = channel();
@@ -72,6 +98,7 @@ impl Rig {
             lives: Vec::new(),
             deaf: Vec::new(),
             listening: Vec::new(),
+            refused: Vec::new(),
             next: 0,
         }
     }
@@ -142,6 +169,9 @@ impl Rig {
                 Happening::Message(name, message) => self.messages.push((name.into(), message)),
                 Happening::Listening(names) => {
                     self.listening.extend(names.iter().map(|name| name.to_string()));
+                }
+                Happening::Refused(names, fault) => {
+                    self.refused.extend(names.iter().map(|name| (name.to_string(), fault)));
                 }
                 Happening::Back(scope, life) if core == 0 => {
                     self.lives.push(Some(life));

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use ringhold::gateway::broker::{Happening, Life, Limits, Message, Part, Request, Scope, Ticket};
+use ringhold::gateway::broker::{
+    Fault, Happening, Keeps, Life, Limits, Message, Part, Request, Scope, Ticket,
+};
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
 use ringhold::gateway::letters::{
@@ -35,8 +37,12 @@ fn world() -> World {
 }
 
 fn unconnected() -> World {
+    unconnected_to(Keeps::All)
+}
+
+fn unconnected_to(keeps: Keeps) -> World {
     let limits = HomeLimits { position_check: CHECK, ..HomeLimits::default() };
-    let broker = Limits { presence_ttl: PRESENCE_TTL, ..Limits::default() };
+    let broker = Limits { presence_ttl: PRESENCE_TTL, keeps, ..Limits::default() };
     let node = Node::new(0, 1, 1, limits, broker);
     let faults = Faults { loses: 0, doubles: 0, swaps: 0 };
     World::new(Rng::new(5), Server::new(PRESENCE_TTL), vec![node], faults)
@@ -119,6 +125,37 @@ fn knows_of_one(world: &mut World, link: Link) {
         }
     }
     assert!(offset == 1 || frames > 0, "it does not know of what was published");
+}
+
+#[test]
+fn a_broker_that_keeps_nothing_is_asked_for_messages_only() {
+    let mut world = unconnected_to(Keeps::Nothing);
+    let early = subscribe(&mut world, 1, PLAIN, None);
+    world.nodes[0].turn(0);
+    assert!(answer(&mut world, early).is_none(), "there is no connection, and it waits");
+    world.pass(Duration::from_secs(4));
+    world.nodes[0].turn(0);
+    assert_eq!(answer(&mut world, early), Some(Err(Error::INTERNAL)));
+    world.settle(Duration::ZERO);
+    // What cannot be listened to is refused, and asked for again by who comes next.
+    for number in [2, 3] {
+        let refused = subscribe(&mut world, number, PLAIN, None);
+        world.nodes[0].turn(0);
+        hears(&mut world, Happening::Refused(vec![PLAIN.into()], Fault::Name));
+        assert_eq!(answer(&mut world, refused), Some(Err(Error::BAD_REQUEST)));
+    }
+    let link = subscribe(&mut world, 4, PLAIN, None);
+    world.settle(Duration::ZERO);
+    assert!(answer(&mut world, link).expect("answered").is_ok());
+    // Of one that is listened to nothing is refused any more.
+    hears(&mut world, Happening::Refused(vec![PLAIN.into()], Fault::Name));
+    world.settle(PRESENCE_TTL);
+    let stats = world.nodes[0].ask(0, PLAIN, Question::PresenceStats);
+    let Some(Ok(Answer::PresenceStats(stats))) = stats.get() else { panic!("{stats:?}") };
+    assert_eq!((stats.num_clients, stats.num_users), (1, 1));
+    for kind in ["presence_add", "presence_renew", "presence_stats", "history", "tops"] {
+        assert_eq!(asked(&world, kind), 0, "{kind}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub(crate) mod cluster;
 pub(crate) mod deflate;
 pub(crate) mod front;
 pub(crate) mod gateway;
+pub(crate) mod nats;
 pub(crate) mod numbered;
 pub(crate) mod packages;
 pub(crate) mod postgresql;

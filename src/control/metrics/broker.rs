@@ -144,7 +144,7 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
     for (purpose, number) in &maps.connects {
         made.add(vec![("purpose", (*purpose).to_owned())], Value::Number(*number));
     }
-    all.push(made.label("purpose", "`commands`, `messages`"));
+    all.push(made.label("purpose", "`commands`, `messages`; of NATS there is one for both"));
     let help = "Connections to the broker lost";
     let mut lost = Metric::new("broker_disconnects", Kind::Total, help);
     for (reason, number) in &maps.lost {
@@ -194,4 +194,5 @@ fn labelled(all: &mut Vec<Metric>, maps: &Maps) {
 const ASKED: [&str; 5] = ["subscribe", "unsubscribe", "disconnect", "refresh", "channels"];
 
 /// What becomes of requests: their result, or the names of `gateway::broker::Fault`.
-const OUTCOMES: [&str; 6] = ["ok", "away", "late", "unknown", "denied", "malformed"];
+const OUTCOMES: [&str; 8] =
+    ["ok", "away", "late", "unknown", "denied", "malformed", "bad_name", "oversized"];

@@ -16,7 +16,7 @@ pub use heir::{Found, knock};
 
 use crate::gateway::broker::Limits;
 use crate::gateway::handover::words::WORD_MAX;
-use crate::gateway::options::{EngineType, Options};
+use crate::gateway::options::{Options, Orderer};
 use crate::gateway::state::PIECE;
 
 /// Where the door is, if there shall be one: where the options, or systemd (`RuntimeDirectory=`),
@@ -31,7 +31,7 @@ pub fn path(options: &Options) -> Option<PathBuf> {
         "" => PathBuf::from(folder).join("takeover"),
         path => path.into(),
     };
-    (options.engine.kind == EngineType::Memory).then_some(path)
+    (options.orderer() == Orderer::Process).then_some(path)
 }
 
 /// What is under way between two processes at most, on either side: what waits to be sent, twice,

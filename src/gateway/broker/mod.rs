@@ -1,9 +1,9 @@
 //! What the home cores ask of a broker, and what a broker tells them.
 //!
 //! Owns the shapes; knows no connection, no protocol of a server and no thread. A broker is a
-//! server outside (Redis) that orders channels for several nodes: it gives offsets and epochs,
-//! keeps histories, presence and idempotency results, and passes publications on to all nodes that
-//! listen.
+//! server outside that passes publications on to all nodes that listen. Redis orders channels
+//! besides: it gives offsets and epochs, and keeps histories, presence and idempotency results.
+//! NATS keeps nothing ([`Keeps`]).
 //!
 //! # Who calls what, on which thread
 //! A channel's home core makes all requests about it, by [`Outside::broker`], which ends in
@@ -68,16 +68,42 @@ pub struct Limits {
     pub deadline: Duration,
     /// `presence_ttl`: a member that is not renewed vanishes after so long.
     pub presence_ttl: Duration,
+    /// What of a channel it keeps.
+    pub keeps: Keeps,
+}
+
+/// What a broker keeps of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Histories and members.
+    All,
+    /// Members: no request about a history is made, and no position is asked for.
+    Members,
+    /// Nothing: each node knows its own members.
+    Nothing,
+}
+
+impl Keeps {
+    /// Whether it knows who is in a channel.
+    pub fn members(self) -> bool {
+        self != Self::Nothing
+    }
+
+    /// Whether it knows what was published in a channel.
+    pub fn histories(self) -> bool {
+        self == Self::All
+    }
 }
 
 impl Default for Limits {
-    /// 65,536 requests, 16 MiB, 4 s, 60 s.
+    /// 65,536 requests, 16 MiB, 4 s, 60 s; all is kept.
     fn default() -> Self {
         Self {
             requests: 65_536,
             bytes: 16 << 20,
             deadline: Duration::from_secs(4),
             presence_ttl: Duration::from_secs(60),
+            keeps: Keeps::All,
         }
     }
 }
@@ -90,7 +116,8 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Messages of these channels from here on, at most [`PIECE`] of them. Answered per channel by
-    /// [`Happening::Listening`] when the server has acknowledged it, however long that takes; asked
+    /// [`Happening::Listening`] when the server has acknowledged it, however long that takes, or by
+    /// [`Happening::Refused`]; asked
     /// again for a channel that is listened to already, it is acknowledged again. With a lost
     /// connection it is forgotten, also when it was not acknowledged yet: the core hears
     /// [`Happening::Deaf`], and asks anew after [`Happening::Back`]. So the thread need not
@@ -236,6 +263,8 @@ pub struct Absent {
 pub enum Happening {
     /// The server passes on what is published in these channels from here on.
     Listening(Vec<Arc<str>>),
+    /// The server will not, in answer to the same request: whoever waits hears the fault's error.
+    Refused(Vec<Arc<str>>, Fault),
     /// Something was published in a channel, or somebody came or went.
     Message(Box<str>, Message),
     /// A request is answered.
@@ -392,12 +421,22 @@ pub enum Fault {
     Denied,
     /// The answer is none that the request can have.
     Malformed,
+    /// The server can have no channel of this name. Nothing was done.
+    Name,
+    /// The server takes no message of this size. Nothing was done.
+    Size,
 }
 
 impl Fault {
-    /// What clients and the server API are told: 100, temporary.
+    /// What clients and the server API are told: 100, temporary, unless it will never be done.
     pub fn error(self) -> Error {
-        Error::INTERNAL
+        match self {
+            Self::Name => Error::BAD_REQUEST,
+            Self::Size => Error::LIMIT_EXCEEDED,
+            Self::Away | Self::Late | Self::Unknown | Self::Denied | Self::Malformed => {
+                Error::INTERNAL
+            }
+        }
     }
 
     /// As in logs and metrics.
@@ -408,6 +447,8 @@ impl Fault {
             Self::Unknown => "unknown",
             Self::Denied => "denied",
             Self::Malformed => "malformed",
+            Self::Name => "bad_name",
+            Self::Size => "oversized",
         }
     }
 }
@@ -494,7 +535,7 @@ impl Happening {
     /// Bytes of memory that it holds besides itself, about.
     pub fn size(&self) -> usize {
         match self {
-            Self::Listening(names) => size_of_val(&names[..]),
+            Self::Listening(names) | Self::Refused(names, _) => size_of_val(&names[..]),
             Self::Message(channel, message) => channel.len() + message.data().len(),
             Self::Answer(_, Ok(outcome)) => outcome.size(),
             Self::Answer(..) | Self::Suspect(_) | Self::Deaf(_) | Self::Back(..) => 0,

@@ -407,8 +407,15 @@ fn read_answer(body: &mut &[u8]) -> Result<Result<Outcome, Fault>, Malformed> {
 }
 
 /// By their numbers.
-const FAULTS: [Fault; 5] =
-    [Fault::Away, Fault::Late, Fault::Unknown, Fault::Denied, Fault::Malformed];
+const FAULTS: [Fault; 7] = [
+    Fault::Away,
+    Fault::Late,
+    Fault::Unknown,
+    Fault::Denied,
+    Fault::Malformed,
+    Fault::Name,
+    Fault::Size,
+];
 
 fn write_happening(happening: &Happening, out: &mut Vec<u8>) {
     match happening {

@@ -107,8 +107,15 @@ fn answer() -> impl Strategy<Value = Result<Outcome, Fault>> {
     let past = past.prop_map(|(epoch, top, entries)| Past { epoch, top, entries });
     let top = (epoch(), any::<u64>(), any::<u64>(), prop::option::of(bytes()));
     let top = top.prop_map(|(epoch, top, first, entry)| Top { epoch, top, first, entry });
-    let faults =
-        [Fault::Away, Fault::Late, Fault::Unknown, Fault::Denied, Fault::Malformed].to_vec();
+    let faults = vec![
+        Fault::Away,
+        Fault::Late,
+        Fault::Unknown,
+        Fault::Denied,
+        Fault::Malformed,
+        Fault::Name,
+        Fault::Size,
+    ];
     prop_oneof![
         prop::sample::select(faults).prop_map(Err),
         (place(), any::<bool>())

@@ -76,7 +76,7 @@ impl Hub {
     }
 
     fn do_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
-        if self.is_mirror() {
+        if self.is_mirror() && !self.knows(&ask.question) {
             return self.ask_mirrored(out, ask);
         }
         let Ask { channel, question, asker } = ask;
@@ -106,6 +106,15 @@ impl Hub {
             }
         };
         self.answer(out, asker, answer);
+    }
+
+    /// Whether a question is about what a broker does not keep, and each node for itself.
+    fn knows(&self, question: &Question) -> bool {
+        let members = matches!(
+            question,
+            Question::Presence | Question::Members { .. } | Question::PresenceStats
+        );
+        members && self.mirror.as_ref().is_some_and(|mirror| !mirror.keeps().members())
     }
 
     pub(super) fn answer(

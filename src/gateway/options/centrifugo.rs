@@ -222,9 +222,8 @@ fn is_off(value: &Value) -> bool {
 /// A key or table, what becomes of it, and why or what to do instead.
 const RULES: &[(&str, Fate, &str)] = &[
     // Unsafe to ignore, or a loss.
-    ("broker.type", Fate::Unless(&["", "memory"]), ENGINE),
-    ("presence_manager.type", Fate::Unless(&["", "memory"]), ENGINE),
-    ("controller.enabled", Fate::Missed, ": nodes speak to each other through engine.redis"),
+    ("presence_manager.type", Fate::Unless(&["", "memory"]), PRESENCE),
+    ("controller.enabled", Fate::Missed, CONTROLLER),
     ("engine.redis.history_use_lists", Fate::Missed, ": histories are streams"),
     (
         "engine.redis.presence_hash_field_ttl",
@@ -242,9 +241,10 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("client.insecure_skip_token_signature_verify", Fate::Missed, ": tokens are always verified"),
     ("admin.insecure", Fate::Missed, ": set admin.password"),
     // Harmless.
-    ("broker", Fate::Noted, ENGINE),
-    ("presence_manager", Fate::Noted, ENGINE),
-    ("controller", Fate::Noted, ": nodes speak to each other through engine.redis"),
+    ("broker", Fate::Noted, ": engine.redis is the Redis, and broker.nats the other broker"),
+    ("broker.nats.tls.client_ca_pem", Fate::Noted, ": a client verifies no client"),
+    ("presence_manager", Fate::Noted, PRESENCE),
+    ("controller", Fate::Noted, CONTROLLER),
     (
         "engine.redis.replica_client.enabled",
         Fate::Noted,
@@ -329,7 +329,9 @@ const RULES: &[(&str, Fate, &str)] = &[
     ("prometheus.native_histograms", Fate::Noted, ": histograms have buckets"),
 ];
 
-const ENGINE: &str = ": engine.type and engine.redis say where channels live";
+const CONTROLLER: &str = ": nodes speak to each other through engine.redis or broker.nats";
+const PRESENCE: &str =
+    ": engine.type = \"redis\" and engine.redis keep it, also beside broker.nats";
 const NO_CLUSTER: &str =
     ": streams of a Redis Cluster are not read; give the address of one server";
 const CONSUMERS: &str =

@@ -113,6 +113,7 @@ impl Options {
             options.http_server.tls_autocert.begin_at(folder);
             options.engine.redis.tls.begin_at(folder);
             options.engine.redis.sentinel_tls.begin_at(folder);
+            options.broker.nats.tls.begin_at(folder);
             options.grpc_api.tls.begin_at(folder);
             for consumer in &mut options.consumers {
                 consumer.redis_stream.tls.begin_at(folder);

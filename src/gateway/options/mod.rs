@@ -14,6 +14,7 @@ mod duration;
 mod engine;
 mod field;
 mod load;
+mod nats;
 mod node;
 mod origins;
 pub(crate) mod pem;
@@ -40,6 +41,7 @@ pub use client::{
 };
 pub use consumers::{Consumer, RedisStream, StreamPublications};
 pub use load::{LoadError, Loaded, Sources, stdin_name};
+pub use nats::{Broker, Nats, NatsLogin, NatsRawMode, NatsServer, Orderer};
 pub use node::Place;
 pub use origins::Origins;
 pub use postgresql::{KeyPairSource, PgHost, PgServer, PgTls, Postgresql};
@@ -115,6 +117,8 @@ section! {
         pid_file: String = String::new(),
         /// Workers, limits and deadlines of the engine. Ours.
         engine: Engine = Engine::default(),
+        /// Through what publications pass, if not through the engine.
+        broker: Broker = Broker::default(),
     }
 }
 

@@ -329,7 +329,7 @@ fn list(text: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
 }
 
 /// `port` is that of a text without one.
-fn host_and_port(text: &str, port: u16) -> Result<(String, u16), String> {
+pub(super) fn host_and_port(text: &str, port: u16) -> Result<(String, u16), String> {
     // A password that stands in the wrong place must not be repeated.
     if text.contains(['@', '/', ',']) || text.contains(char::is_whitespace) {
         return Err("must be host:port or a URL".to_owned());

@@ -157,13 +157,13 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
          that ringhold does not have: use another transport"
     );
     let redis = [("CENTRIFUGO_BROKER_TYPE", "redis"), ("CENTRIFUGO_BROKER_ENABLED", "true")];
-    assert!(wrong(&redis).contains("broker.type: a setting"), "{}", wrong(&redis));
+    assert!(wrong(&redis).contains("broker.type: ringhold has Redis"), "{}", wrong(&redis));
     let consumers = r#"[{"name": "a", "type": "kafka", "enabled": true}]"#;
     assert!(wrong(&[("CENTRIFUGO_CONSUMERS", consumers)]).contains("consumers[0].type"));
     // Off, or no loss.
     let fine = [
         ("CENTRIFUGO_UNI_GRPC_PORT", "11000"),
-        redis[0],
+        ("CENTRIFUGO_BROKER_REDIS_PREFIX", "x"),
         ("CENTRIFUGO_WEBSOCKET_READ_BUFFER_SIZE", "512"),
         ("CENTRIFUGO_CONSUMERS", "[]"),
     ];
@@ -173,7 +173,10 @@ fn variables_of_centrifugo_that_are_missed_are_mistakes() {
     assert!(note.contains("_BUFFER_SIZE: websocket.read_buffer_size: a setting"), "{note}");
     for (set, expected) in [
         ("uni_grpc.enabled=true", "--set uni_grpc.enabled: a setting of Centrifugo's that ringh"),
-        ("broker.type=nats", "--set broker.type: a setting of Centrifugo's that ringhold does"),
+        (
+            "presence_manager.type=redis",
+            "--set presence_manager.type: a setting of Centrifugo's that ringhold does",
+        ),
     ] {
         let wrong = from("", &[], &[set]).unwrap_err().to_string();
         assert!(wrong.starts_with(expected), "{wrong}");

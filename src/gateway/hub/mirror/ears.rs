@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Hub, LINGER, Mirror, PIECE};
-use crate::gateway::broker::{Life, Request, Scope};
+use crate::gateway::broker::{Fault, Life, Request, Scope};
 use crate::gateway::home::line::{ASKED, FORKED, HEARD, KNOWN, SENT, VERIFY};
+use crate::gateway::letters::Letter;
 use crate::gateway::outside::Outside;
 
 /// Which parts have a connection, as far as is known. At first there is none.
@@ -90,21 +91,43 @@ impl Hub {
         }
     }
 
-    /// The server passes on what is published in a channel from here on.
-    pub(super) fn listening(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
+    /// Whether an answer about a channel is the one that is waited for.
+    fn is_awaited(&mut self, channel: &Arc<str>) -> bool {
         let unheard = &mut self.mirror().unheard;
         if let Some(times) = unheard.get_mut(channel) {
             *times -= 1;
             if *times > 0 {
                 // Of an earlier time: since then it was given up, and is asked for again.
-                return;
+                return false;
             }
             unheard.remove(channel);
         }
-        let Some((key, line)) = self.home.line_of(channel) else { return };
-        if !line.is(SENT) || line.is(HEARD) {
+        let line = self.home.line_of(channel).map(|(_, line)| line);
+        line.is_some_and(|line| line.is(SENT) && !line.is(HEARD))
+    }
+
+    /// The server will not pass on what is published in a channel.
+    pub(super) fn unheard(&mut self, out: &mut dyn Outside, channel: &Arc<str>, fault: Fault) {
+        if !self.is_awaited(channel) {
             return;
         }
+        let Some((key, line)) = self.home.line_of(channel) else { return };
+        line.set(ASKED | SENT, false);
+        let waiting = line.wait.iter().flat_map(|wait| &wait.subscribers);
+        let waiting: Vec<_> = waiting.map(|it| (it.letter.core, it.letter.sub)).collect();
+        for (core, sub) in waiting {
+            let Some(letter) = self.home.stop_waiting(key, core, sub) else { continue };
+            let answer = self.home.refuse(key, *letter, fault.error());
+            self.post_urgent(out, core.into(), Letter::Subscribed(Box::new(answer)));
+        }
+    }
+
+    /// The server passes on what is published in a channel from here on.
+    pub(super) fn listening(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
+        if !self.is_awaited(channel) {
+            return;
+        }
+        let Some((key, line)) = self.home.line_of(channel) else { return };
         line.set(HEARD, true);
         let (known, verify) = (line.is(KNOWN), line.is(VERIFY));
         self.let_in(out, key);

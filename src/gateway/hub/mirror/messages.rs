@@ -22,10 +22,13 @@ pub(super) fn item(data: &Bytes, offset: u64, now: Duration) -> Option<Item> {
 
 /// The same, and when it was published, in milliseconds since 1970; 0: nobody says.
 fn timed_item(data: &Bytes, offset: u64, now: Duration) -> Option<(Item, i64)> {
-    let Publication { data, info, tags, version, time, .. } =
+    let Publication { data, info, tags, version, time, channel, .. } =
         Publication::decode(data.clone()).ok()?;
     let mut item = Item::new(now, data, info.map(Box::new), tags, version);
     item.offset = offset;
+    if !channel.is_empty() {
+        item = item.in_channel(&channel);
+    }
     Some((item, time))
 }
 

@@ -1,9 +1,9 @@
 //! The hub of a node whose channels a broker orders.
 //!
 //! The home core of a channel stays its only reader on this node. It hands out requests and takes
-//! in happenings; Redis gives offsets, and publications of this node's own clients come back like
-//! all others. A channel with subscribers is listened to: its stream follows the server's, and what
-//! lies in it is answered from it. A gap, a silence or a lost connection is made good by one
+//! in happenings; the server gives offsets, and publications of this node's own clients come back
+//! like all others. A channel with subscribers is listened to: its stream follows the server's, and
+//! what lies in it is answered from it. A gap, a silence or a lost connection is made good by one
 //! question per channel, whoever waits for it; only what cannot be had any more is told to those
 //! who must not miss it.
 //!
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Hub;
-use crate::gateway::broker::{Happening, Limits, PIECE, Request, Ticket};
+use crate::gateway::broker::{Happening, Keeps, Limits, PIECE, Request, Ticket};
 use crate::gateway::home::HomeLimits;
 use crate::gateway::home::line::{ASKED, DUE, RETRIES, SENT};
 use crate::gateway::outside::{Outside, Refused};
@@ -169,6 +169,11 @@ impl Mirror {
         Self { counters, ticket, sequence, pending, open, retired: true, ..new }
     }
 
+    /// What the broker keeps.
+    pub(super) fn keeps(&self) -> Keeps {
+        self.limits.keeps
+    }
+
     pub(super) fn is_retired(&self) -> bool {
         self.retired
     }
@@ -242,6 +247,9 @@ impl Hub {
             match happening {
                 Happening::Listening(names) => {
                     names.iter().for_each(|name| self.listening(out, name));
+                }
+                Happening::Refused(names, fault) => {
+                    names.iter().for_each(|name| self.unheard(out, name, fault));
                 }
                 Happening::Message(channel, message) => self.message(out, &channel, message),
                 Happening::Answer(ticket, answer) => self.answered(out, ticket, answer),

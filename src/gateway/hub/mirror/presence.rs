@@ -28,6 +28,9 @@ impl Hub {
     }
 
     fn add_all(&mut self, out: &mut dyn Outside, channel: &Arc<str>, clients: &[ClientId]) {
+        if !self.mirror().limits.keeps.members() {
+            return;
+        }
         let Some((key, _)) = self.home.line_of(channel) else { return };
         let Some(roster) = self.home.roster(key) else { return };
         let present = |client: &ClientId| {
@@ -60,7 +63,7 @@ impl Hub {
     /// Tells all nodes that somebody went.
     pub(super) fn tell_left(&mut self, out: &mut dyn Outside, channel: &Arc<str>, left: Left) {
         let Left { client, who, present, announced } = left;
-        if present {
+        if present && self.mirror().limits.keeps.members() {
             self.close(channel);
             let absent = vec![Absent { client, user: who.user.clone() }];
             let channel = channel.clone();
@@ -93,6 +96,9 @@ impl Hub {
         now: Duration,
     ) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
+        if !mirror.limits.keeps.members() {
+            return None;
+        }
         let (period, lines) = (mirror.limits.presence_ttl / RENEWALS, home.lines());
         for number in mirror.renewals.step(lines, period, now) {
             let Some(key) = self.home.line_at(number).map(|line| line.key) else { continue };

@@ -65,9 +65,11 @@ impl Hub {
         let Self { home, mirror: Some(mirror), .. } = self else { return false };
         let line = home.draw_line(key);
         let (heard, known) = (line.is(HEARD), line.is(KNOWN));
+        // Where nothing is ever read again, who comes without a connection had better know.
+        let lenient = mirror.limits.keeps.histories();
         match &letter.stream {
             // Without a connection it gets what comes after the next one.
-            None => heard || known || mirror.ears.is_deaf(&letter.channel),
+            None => heard || known || lenient && mirror.ears.is_deaf(&letter.channel),
             Some(_) => known && (answered.is_some() || home.settles(key, letter, now)),
         }
     }

@@ -65,6 +65,7 @@ impl Check<'_> {
             &key("history_ttl"),
             "must not be longer than history_meta_ttl: offsets would be forgotten first",
         );
+        self.kept_by_broker(index, rules);
         let history = sized && timed;
         let needs = "needs history_size and history_ttl";
         self.demand(history || !rules.force_recovery, &key("force_recovery"), needs);

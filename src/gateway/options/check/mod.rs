@@ -5,6 +5,7 @@ mod channels;
 mod client;
 mod consumers;
 mod grpc;
+mod nats;
 mod proxies;
 mod redis;
 mod server;
@@ -30,6 +31,7 @@ pub(crate) fn check(options: &Options, reader: &mut Reader) {
     check.admin();
     check.engine();
     check.redis();
+    check.broker();
     check.consumers();
 }
 

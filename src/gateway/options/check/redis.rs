@@ -102,7 +102,7 @@ impl Check<'_> {
     }
 
     /// Demands that the named certificates and keys load.
-    fn trust(&mut self, key: &str, tls: &RedisTls) {
+    pub(super) fn trust(&mut self, key: &str, tls: &RedisTls) {
         let both = tls.cert_pem.is_empty() == tls.key_pem.is_empty();
         self.demand(both, &format!("{key}.key_pem"), "and cert_pem belong together");
         // The host's certificates are looked for where they are needed.

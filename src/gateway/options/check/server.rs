@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::super::{EngineType, ProxyProtocol};
+use super::super::{Orderer, ProxyProtocol};
 use super::Check;
 use crate::engine::WORKERS_MAX;
 
@@ -51,9 +51,11 @@ impl Check<'_> {
             [("state_path", &shutdown.state_path), ("takeover_path", &shutdown.takeover_path)];
         for (key, path) in kept {
             let wanted = !["", "none"].contains(&path.as_str());
-            let vain = wanted && options.engine.kind == EngineType::Redis;
-            let what = "changes nothing: channels live in Redis";
-            self.warn(vain, &format!("shutdown.{key}"), what);
+            let key = format!("shutdown.{key}");
+            let in_redis = options.orderer() == Orderer::Redis;
+            self.warn(wanted && in_redis, &key, "changes nothing: channels live in Redis");
+            let in_nats = options.orderer() == Orderer::Nats;
+            self.warn(wanted && in_nats, &key, "changes nothing: NATS keeps no channels");
         }
         let filter = options.log.filter();
         // A word that is no level would be taken for the name of a module.

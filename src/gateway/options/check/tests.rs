@@ -2,6 +2,13 @@
 
 use super::super::{Mistakes, Options, Place, Sources};
 
+/// NATS with these lines more, the first of which is the fifth.
+macro_rules! on_nats {
+    ($more:literal) => {
+        concat!("[broker]\nenabled = true\ntype = \"nats\"\n[broker.nats]\n", $more)
+    };
+}
+
 fn load(text: &str) -> Result<super::super::Loaded, Mistakes> {
     let sources = Sources { file: Some("ringhold.toml".into()), ..Sources::default() };
     Options::from_text(&sources, text)
@@ -362,6 +369,46 @@ fn every_contradiction_is_named_with_its_line() {
         ("log.level = \"inof\"", "1: log.level: must be error"),
         ("log.level = \"info,ringhold::engine=loud\"", "1: log.level: must be error"),
         ("http_api.error_mode = \"loud\"", "1: http_api.error_mode: must be one of"),
+        // NATS.
+        (
+            "[broker]\nenabled = true\ntype = \"redis\"",
+            "3: broker.type: ringhold has Redis as engine.type",
+        ),
+        ("[broker]\nenabled = true\ntype = \"postgres\"", "3: broker.type: must be \"nats\" or"),
+        (on_nats!("url = \"ws://h\""), "5: broker.nats.url: must begin with nats:// or tls://"),
+        (on_nats!("prefix = \"a..b\""), "5: broker.nats.prefix: must be words with dots"),
+        (on_nats!("prefix = \"a.*\""), "5: broker.nats.prefix: must be words with dots"),
+        (on_nats!("dial_timeout = \"0s\""), "5: broker.nats.dial_timeout: must be from 1ms to 1m"),
+        (
+            on_nats!("write_timeout = \"2m\""),
+            "5: broker.nats.write_timeout: must be from 1ms to 1m",
+        ),
+        (on_nats!("requests = 0"), "5: broker.nats.requests: must not be zero"),
+        (on_nats!("requests_bytes = \"1KiB\""), "5: broker.nats.requests_bytes: must be at least"),
+        (
+            on_nats!("tls.cert_pem = \"x\""),
+            "5: broker.nats.tls.key_pem: and cert_pem belong together",
+        ),
+        (
+            on_nats!("raw_mode = { enabled = true, prefix = \"a b.\" }"),
+            "5: broker.nats.raw_mode.prefix: must be words with dots",
+        ),
+        (
+            on_nats!("raw_mode = { enabled = true, channel_replacements = { \"\" = \".\" } }"),
+            "5: broker.nats.raw_mode.channel_replacements: must not replace an empty text",
+        ),
+        (
+            on_nats!("[channel.without_namespace]\nhistory_size = 1\nhistory_ttl = \"1m\""),
+            "6: channel.without_namespace.history_size: NATS keeps no history",
+        ),
+        (
+            on_nats!("[[channel.namespaces]]\nname = \"ab\"\nallow_recovery = true"),
+            "7: channel.namespaces[0].allow_recovery: is impossible: broker.type is \"nats\"",
+        ),
+        (
+            on_nats!("[channel.without_namespace]\nforce_positioning = true"),
+            "6: channel.without_namespace.force_positioning: is impossible",
+        ),
         // The engine.
         ("engine.type = \"nats\"", "1: engine.type: must be one of \"memory\", \"redis\""),
         // The broker.
@@ -556,6 +603,30 @@ fn what_makes_certificates_end_or_unprovable_is_a_warning() {
                 host_whitelist = [\"a.test\", \"b.test\", \"A.test\", \"b.test\"]";
     let hosts = load(text).unwrap().options.http_server.tls_autocert.hosts();
     assert_eq!(hosts, ["b.test", "a.test"], "each once, and who is for all first");
+}
+
+#[test]
+fn what_nats_does_not_do_is_a_warning() {
+    let warnings = |text: &str| load(text).unwrap().warnings.join("\n");
+    assert_eq!(warnings("broker.enabled = false"), "");
+    assert_eq!(warnings(on_nats!("")), "");
+    let presence = on_nats!("[channel.without_namespace]\npresence = true");
+    assert!(
+        warnings(presence).contains("channel.without_namespace.presence: is that of each node")
+    );
+    assert_eq!(warnings(&format!("engine.type = \"redis\"\n{presence}")), "");
+    let raw = on_nats!("raw_mode.enabled = true");
+    assert!(warnings(raw).contains("broker.nats.raw_mode.prefix: clients reach each subject"));
+    let off = on_nats!("raw_mode.prefix = \"a.\"");
+    assert!(warnings(off).contains("broker.nats.raw_mode.enabled: is false"));
+    assert!(warnings("broker.nats.prefix = \"x\"").contains("broker.enabled is false"));
+    assert!(warnings("broker.enabled = true").contains("changes nothing: see engine.type"));
+    let anybody = on_nats!("url = \"tls://h\"\ntls.insecure_skip_verify = true");
+    assert!(warnings(anybody).contains("the connection is encrypted, to whomever"));
+    let kept = on_nats!("[shutdown]\nstate_path = \"/x\"");
+    assert!(
+        warnings(kept).contains("shutdown.state_path: changes nothing: NATS keeps no channels")
+    );
 }
 
 #[test]

@@ -9,7 +9,6 @@ pub(crate) use mimalloc_apart::{give_back, put_apart};
 mod mimalloc_apart {
     use std::alloc::{GlobalAlloc, Layout};
     use std::cell::Cell;
-    use std::ffi::c_void;
     use std::ptr::null_mut;
     use std::sync::OnceLock;
 
@@ -45,34 +44,43 @@ mod mimalloc_apart {
         #[inline]
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             let heap = CHOSEN.get();
-            if heap.is_null() {
-                return unsafe { MiMalloc.alloc(layout) };
+            // SAFETY: the caller promises what both ask for.
+            unsafe {
+                match heap.is_null() {
+                    true => MiMalloc.alloc(layout),
+                    false => mi_heap_malloc_aligned(heap, layout.size(), layout.align()).cast(),
+                }
             }
-            unsafe { mi_heap_malloc_aligned(heap, layout.size(), layout.align()).cast() }
         }
 
         #[inline]
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
             let heap = CHOSEN.get();
-            if heap.is_null() {
-                return unsafe { MiMalloc.alloc_zeroed(layout) };
+            // SAFETY: as above.
+            unsafe {
+                match heap.is_null() {
+                    true => MiMalloc.alloc_zeroed(layout),
+                    false => mi_heap_zalloc_aligned(heap, layout.size(), layout.align()).cast(),
+                }
             }
-            unsafe { mi_heap_zalloc_aligned(heap, layout.size(), layout.align()).cast() }
         }
 
         #[inline]
         unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            // SAFETY: as above.
             unsafe { MiMalloc.dealloc(block, layout) }
         }
 
         #[inline]
         unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            let heap = CHOSEN.get();
-            if heap.is_null() {
-                return unsafe { MiMalloc.realloc(block, layout, size) };
+            let (heap, align) = (CHOSEN.get(), layout.align());
+            // SAFETY: as above.
+            unsafe {
+                match heap.is_null() {
+                    true => MiMalloc.realloc(block, layout, size),
+                    false => mi_heap_realloc_aligned(heap, block.cast(), size, align).cast(),
+                }
             }
-            let block = block.cast::<c_void>();
-            unsafe { mi_heap_realloc_aligned(heap, block, size, layout.align()).cast() }
         }
     }
 

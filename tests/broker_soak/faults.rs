@@ -286,7 +286,7 @@ impl<'a> Director<'a> {
         if fault == Fault::NodeKilled {
             self.nodes[node].kill();
             std::thread::sleep(self.dice.between((0.0, self.shared.plan.lasts)));
-            self.nodes[node].start_again();
+            self.nodes[node].start_after_kill();
         } else {
             self.nodes[node].restart();
         }

@@ -95,7 +95,7 @@ impl Gateway {
     /// Likewise after an end that it hears nothing of.
     pub(crate) fn kill_and_start(&mut self) {
         self.kill();
-        self.start_again();
+        self.start_after_kill();
     }
 
     /// Starts another one with the same configuration, which takes over: at the same port, or at
@@ -114,13 +114,17 @@ impl Gateway {
     pub(crate) fn kill(&mut self) {
         self.server.signal(Signal::KILL);
         self.server.wait(PATIENCE).expect("it is ended");
+    }
+
+    /// Starts it again, after it was killed and while no other is at its address.
+    pub(crate) fn start_after_kill(&mut self) {
         // What the kernel tears down of it may take a moment longer than the process.
         let address = self.address();
         super::until("its port to be free", || TcpStream::connect(address).is_err());
+        self.start_again();
     }
 
-    /// Starts it again, after its end, with the same configuration at the same address.
-    pub(crate) fn start_again(&mut self) {
+    fn start_again(&mut self) {
         let config = self.config.clone().expect("it has a configuration");
         let port = self.address().port().to_string();
         self.server = Self::serve(&config, &["--port", &port]);

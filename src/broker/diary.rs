@@ -1,6 +1,6 @@
-//! What is written down of a server: in the log, in metrics, and in its condition.
+//! The record of a server's troubles: in the log, in metrics, and in its condition.
 //!
-//! Owns when the log is told: the same complaint is not made again for [`REPEAT`].
+//! Owns the times of log lines: the same complaint stands there once per [`REPEAT`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

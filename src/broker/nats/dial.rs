@@ -191,7 +191,7 @@ impl Servers {
     }
 }
 
-/// What the server says first, and what came behind it.
+/// The server's first INFO, and the bytes behind it.
 async fn introduction(socket: &mut TcpStream) -> Result<(Info, Vec<u8>), DialError> {
     let mut input = Vec::with_capacity(4096);
     loop {
@@ -213,13 +213,13 @@ async fn introduction(socket: &mut TcpStream) -> Result<(Info, Vec<u8>), DialErr
     }
 }
 
-/// What a server says of itself.
+/// Reads the JSON of an INFO.
 pub(super) fn described(json: &[u8]) -> Result<Info, DialError> {
     let fault = |_| DialError::Lost(Lost::Protocol(Fault::Number));
     serde_json::from_slice(json).map_err(fault)
 }
 
-/// Waits for the answer to who we are. What the server says of itself by then.
+/// Waits for the PONG behind our CONNECT. Returns the latest INFO.
 async fn answer(link: &mut Link, mut info: Info) -> Result<Info, DialError> {
     let (mut answered, mut asked, mut refusal) = (false, 0, None);
     while !answered {

@@ -3,6 +3,7 @@
 //! Owns no state. Which commands may be sent a second time after a connection broke is said here,
 //! too, beside the commands.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::layout::{JOIN, LEAVE, Layout};
@@ -35,6 +36,20 @@ pub struct Asked {
     /// It was sent before, and what became of it is unknown.
     pub again: bool,
 }
+
+/// A field of the envelope that no reader knows, other for each attempt: a publication that says the
+/// same at the same place, behind another that was lost, is not taken for the one that was there.
+fn attempt(mark: &str, asked: Asked) -> [u8; 6] {
+    let mut hasher = DefaultHasher::new();
+    (mark, asked.unix).hash(&mut hasher);
+    let number = hasher.finish();
+    let [a, b, c, d] = ((number >> 32) as u32 ^ number as u32).to_le_bytes();
+    let [low, high] = ATTEMPT;
+    [low, high, a, b, c, d]
+}
+
+/// Number 2,047, four bytes of a fixed length (Protocol Buffers, section "Message Structure").
+const ATTEMPT: [u8; 2] = [0xfd, 0x7f];
 
 /// Whether a request may be sent again after the connection on which it was sent broke, when it may
 /// have been done already.
@@ -165,10 +180,11 @@ impl Dialect {
         if !key.is_empty() {
             command.joined(&layout.result(channel, key));
         }
-        command.part(&publish.data).number(u64::from(*size).max(1));
+        let mark = format!("{}.{}.{}", self.node, asked.core, publish.sequence);
+        command.joined(&[&publish.data, &attempt(&mark, asked)]);
+        command.number(u64::from(*size).max(1));
         command.number(life(*ttl).max(1)).number(life(*meta_ttl)).part(flag(*renew));
         command.part(fresh.as_str()).part("PUBLISH").joined(&layout.messages(channel));
-        let mark = format!("{}.{}.{}", self.node, asked.core, publish.sequence);
         command.part(mark).part(flag(asked.again)).part(flag(publish.delta));
         command.number(publish.version).part(&publish.version_epoch).number(result_ttl);
         1
@@ -308,9 +324,15 @@ mod tests {
         while at < out.len() {
             let len = Scanner::new(Bounds::default()).scan(&out[at..]).unwrap().expect("whole");
             let command = Reply::parse(&out[at..at + len]).unwrap();
-            let parts = command.list().unwrap().iter().filter_map(Reply::str);
-            let parts: Vec<_> =
-                parts.map(|part| if part.len() == 40 { "SHA" } else { part }).collect();
+            let parts = command.list().unwrap().iter().filter_map(Reply::text);
+            let text = |part: &[u8]| match part {
+                [_, ..] if part.len() == 40 => "SHA".to_owned(),
+                [data @ .., 0xfd, 0x7f, _, _, _, _] => {
+                    format!("{}+", String::from_utf8_lossy(data))
+                }
+                _ => String::from_utf8_lossy(part).into_owned(),
+            };
+            let parts: Vec<_> = parts.map(text).collect();
             commands.push(parts.join(" "));
             at += len;
         }
@@ -348,7 +370,7 @@ mod tests {
         assert_eq!(one(None, ""), (1, vec!["PUBLISH p.client.ch data".to_owned()]));
         let once = "EVALSHA SHA 1 p.result.ch.k data PUBLISH p.client.ch 300000".to_owned();
         assert_eq!(one(None, "k"), (1, vec![once]));
-        let (head, tail) = ("EVALSHA SHA", "data 10 110000 0 1 fresh PUBLISH p.client.ch");
+        let (head, tail) = ("EVALSHA SHA", "data+ 10 110000 0 1 fresh PUBLISH p.client.ch");
         let plain =
             format!("{head} 2 p.stream.ch p.stream.meta.ch {tail} node.3.42 0 0 7 ve 300000");
         assert_eq!(one(Some(kept()), ""), (1, vec![plain]));
@@ -356,6 +378,9 @@ mod tests {
         let keyed = format!("{head} {keys} {tail} node.3.42 1 0 7 ve 300000");
         let again = Asked { again: true, ..ASKED };
         assert_eq!(written(&publish(Some(kept()), "k"), again), (1, vec![keyed]));
+        let later = Asked { unix: ASKED.unix + Duration::from_micros(1), ..ASKED };
+        assert_ne!(attempt("node.3.42", ASKED), attempt("node.3.42", later));
+        assert_ne!(attempt("node.3.42", ASKED), attempt("node.3.43", ASKED));
         assert!(!may_repeat(&publish(None, "")) && may_repeat(&publish(None, "k")));
         assert!(may_repeat(&publish(Some(kept()), "")));
     }

@@ -429,6 +429,48 @@ fn a_server_with_the_same_top_is_looked_at_closely() {
     assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
 }
 
+/// A renewal is lost with a server's end, and the next one goes on in the epoch that was left.
+#[test]
+fn an_epoch_that_was_left_does_not_come_back() {
+    for somebody_stays in [true, false] {
+        let mut world = world();
+        let link = subscribe(&mut world, 1, LONG, None);
+        publish(&mut world, LONG, "1");
+        world.settle(Duration::ZERO);
+        let saved = world.server.state.clone();
+        publish(&mut world, LONG, "2");
+        world.settle(Duration::ZERO);
+        let first = world.server.position(LONG, world.now).expect("it has a position").0;
+        world.fail_over(saved);
+        world.connect_commands(0);
+        publish(&mut world, LONG, "another");
+        while world.work(0) || world.nodes[0].step() {}
+        let saved = world.server.state.clone();
+        world.settle(CHECK / 8);
+        let second = world.server.position(LONG, world.now).expect("it has a position").0;
+        assert_ne!(first, second, "the fork was found");
+        assert!(seen(&mut world, link).iter().any(|it| matches!(it, Seen::Unsubscribed { .. })));
+        if somebody_stays {
+            subscribe(&mut world, 2, LONG, None);
+        }
+        world.settle(CHECK);
+        world.fail_over(saved);
+        world.settle(CHECK);
+        if somebody_stays {
+            let third = world.server.position(LONG, world.now).expect("it has a position").0;
+            assert!(third != first && third != second, "it goes on in an epoch that was left");
+        }
+        publish(&mut world, LONG, "3");
+        let away = subscribe(&mut world, 3, LONG, Some((2, first.as_str())));
+        world.settle(CHECK);
+        let answer = answer(&mut world, away).expect("answered").expect("subscribed");
+        assert!(!answer.recovered, "what it has seen is not in this history");
+        assert_ne!(answer.epoch, first.as_str());
+        let counters = world.nodes[0].hubs[0].mirror_counters().unwrap();
+        assert_eq!((counters.forks, counters.returned), (1, 1));
+    }
+}
+
 /// A channel is given up and wanted again before the first acknowledgement has come: it counts for
 /// what was given up.
 #[test]

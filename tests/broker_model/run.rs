@@ -94,6 +94,8 @@ covered! {
     unrepaired: 20,
     forks: 10,
     epochs: 50,
+    /// Epochs that nodes had left, and that a server went on in.
+    returned: 3,
     duplicates: 500,
     local_recoveries: 200,
     local_answers: 200,
@@ -126,8 +128,8 @@ pub struct Run {
     strict: Strict,
     /// Channels move all the time.
     travels: bool,
-    /// The server's life when everything was at rest last.
-    life: u64,
+    /// The server's life when everything was at rest last, and epochs ended by then.
+    life: (u64, u64),
     /// Counts links, tickets and publications.
     count: u64,
     covered: Covered,
@@ -171,7 +173,7 @@ impl Run {
             audit: Audit::default(),
             strict: Strict { gentle },
             travels,
-            life: 0,
+            life: (0, 0),
             count: 0,
             covered: Covered::default(),
         }
@@ -292,6 +294,13 @@ impl Run {
 
     fn mend(&mut self) {
         let (node, _) = self.place();
+        // The renewal of an epoch is lost with a server's end.
+        if !self.strict.gentle
+            && let Some(before) = self.world.server.before_renewal.take()
+        {
+            self.world.fail_over(before);
+            self.covered.failovers += 1;
+        }
         match self.rng.below(4) {
             0 => self.world.connect_commands(node),
             1 => self.world.connect_subs(node),
@@ -512,12 +521,16 @@ impl Run {
         self.audit.ask((node, channel), (what, asked), server, *now);
     }
 
+    fn life_of_server(&self) -> (u64, u64) {
+        (self.world.server.run, self.world.server.renewals)
+    }
+
     /// Connects everything, lets enough time pass for everything to be found out, and compares.
     fn settle(&mut self) {
         let faults =
             std::mem::replace(&mut self.world.faults, Faults { loses: 0, doubles: 0, swaps: 0 });
         // Of an epoch that another node has ended, a node hears with the next publication.
-        let life = self.world.server.run;
+        let life = self.life_of_server();
         let same_life = std::mem::replace(&mut self.life, life) == life;
         let nothing_lost = faults.loses == 0 && same_life;
         let capacities: Vec<_> =
@@ -527,7 +540,9 @@ impl Run {
             // What is known to be missing does not wait until positions are compared in their turn.
             self.world.settle(PROMPT);
             self.look();
-            self.compare_positions();
+            if life == self.life_of_server() {
+                self.compare_positions();
+            }
         }
         for _ in 0..3 {
             self.world.settle(2 * CHECK);
@@ -543,12 +558,20 @@ impl Run {
             node.between.capacity = capacity;
         }
         self.world.faults = faults;
+        // What comes after this may be lost.
+        self.world.saved = self.world.server.state.clone();
     }
 
     fn compare_positions(&mut self) {
         let now = self.world.now;
         for client in &self.clients {
             client.settled(&mut self.world.server, now);
+            let positioned = client.subs.iter().filter(|(_, sub)| sub.positioned);
+            for channel in positioned.map(|(channel, _)| channel) {
+                let Some((epoch, _)) = self.world.server.position(channel, now) else { continue };
+                let place = (client.node, channel.clone(), epoch);
+                assert!(!self.world.server.ended.contains(&place), "{place:?} has come back");
+            }
         }
     }
 
@@ -657,13 +680,14 @@ impl Run {
 
 impl Covered {
     fn count(&mut self, counters: &MirrorCounters) {
-        let MirrorCounters { gaps, repaired, unrepaired, forks, epochs, .. } = *counters;
+        let MirrorCounters { gaps, repaired, unrepaired, forks, epochs, returned, .. } = *counters;
         let MirrorCounters { duplicates, local_recoveries, local_answers, checks, .. } = *counters;
         self.gaps += gaps;
         self.repaired += repaired;
         self.unrepaired += unrepaired;
         self.forks += forks;
         self.epochs += epochs;
+        self.returned += returned;
         self.duplicates += duplicates;
         self.local_recoveries += local_recoveries;
         self.local_answers += local_answers;

@@ -1,7 +1,7 @@
 //! The simulated server: what Redis does with the requests of all nodes, simple enough to be
 //! believed, and a log of everything that was ever published.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,13 @@ pub struct Server {
     pub log: HashMap<(String, Epoch, u64), Vec<Logged>>,
     /// Payloads of publications without a history.
     pub passed: BTreeSet<(String, Bytes)>,
+    attempts: u32,
+    /// Epochs that were ended.
+    pub renewals: u64,
+    /// What it had before the last renewal of an epoch.
+    pub before_renewal: Option<State>,
+    /// Epochs that nodes have ended.
+    pub ended: HashSet<(usize, String, Epoch)>,
     moves: HashMap<(String, ClientId), Move>,
     /// How long members live.
     pub presence_ttl: Duration,
@@ -130,7 +137,7 @@ impl Server {
                 let tops = tops.iter().map(|top| self.top(top, now)).collect();
                 (Outcome::Tops(tops), None)
             }
-            Request::Renew(_, renew) => (self.renew(renew, now), None),
+            Request::Renew(_, renew) => (self.renew(renew, node, now), None),
             Request::PresenceAdd(_, channel, members) => {
                 let until = now + self.presence_ttl;
                 self.moved(channel, members.iter().map(|member| member.client), false);
@@ -249,7 +256,12 @@ impl Server {
                 }
                 let before = stream.entries.back().filter(|it| it.offset + 1 == offset);
                 let before = before.map(|it| payload(&it.data));
-                let data = publish.data.clone();
+                // As the broker's thread does: each attempt says so.
+                self.attempts += 1;
+                let mut data = publish.data.to_vec();
+                data.extend([0xfd, 0x7f]);
+                data.extend(self.attempts.to_le_bytes());
+                let data = Bytes::from(data);
                 let mark = (node, publish.sequence);
                 stream.entries.push_back(Stored { offset, data: data.clone(), mark });
                 while stream.entries.len() > kept.size as usize {
@@ -317,11 +329,15 @@ impl Server {
         Some(Top { epoch, top, first, entry: found.map(|stored| stored.data.clone()) })
     }
 
-    fn renew(&mut self, renew: &Renew, now: Duration) -> Outcome {
+    fn renew(&mut self, renew: &Renew, node: usize, now: Duration) -> Outcome {
         let name = renew.channel.to_string();
         self.expire(&name, now);
+        let before = self.state.clone();
         let Some(meta) = self.state.metas.get_mut(&name) else { return Outcome::Renewed(None) };
         if meta.epoch == renew.old {
+            self.before_renewal = Some(before);
+            self.renewals += 1;
+            self.ended.insert((node, name.clone(), meta.epoch));
             meta.epoch = renew.fresh;
             // What is there is there in the new epoch.
             for stored in self.state.streams.get(&name).into_iter().flat_map(|it| &it.entries) {
@@ -363,6 +379,7 @@ impl Server {
     /// Another server takes over, with this state.
     pub fn fail_over(&mut self, state: State) {
         self.run += 1;
+        self.before_renewal = None;
         self.state = state;
         self.subscribers.clear();
     }

@@ -93,6 +93,18 @@ fn channel(
         if let Some(record) = lock(records).get(name) {
             last.extend(record.current.clone().map(|it| (client, it)));
             before.extend(record.before.iter().flat_map(|it| &it.numbers));
+            // Whatever was lost: another history has another epoch.
+            for stretch in record.before.iter().filter(|it| it.epoch == stream.epoch) {
+                for (offset, number) in stretch.pairs() {
+                    let there = kept.get(&offset);
+                    if there.is_some_and(|there| *there != number) {
+                        fail(format!(
+                            "at {offset} client {client} saw {number} in {}, there is {there:?}",
+                            stretch.epoch
+                        ));
+                    }
+                }
+            }
         }
     }
     let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
@@ -117,8 +129,7 @@ fn channel(
     let mut lost = BTreeSet::new();
     for acked in acked.iter().filter(|it| it.channel == number) {
         let place = kept.get(&acked.offset).or_else(|| seen.get(&acked.offset));
-        // A server that lost its end, and had another epoch between, goes on in the old one: then
-        // all who saw the first were told twice, and saw it in a stretch that is over.
+        // A server that lost its end goes on in the same epoch, where nobody saw what was lost.
         let other = acked.epoch == stream.epoch && place.is_some_and(|it| *it != acked.number);
         if other && !shared.has_losses() {
             fail(format!("{acked:?}, and there is {place:?}, though no server has lost anything"));

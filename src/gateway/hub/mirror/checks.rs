@@ -170,7 +170,7 @@ impl Hub {
             checked.push(Checked { channel, verify, epoch, offset, print });
         }
         for key in forked {
-            self.renew(out, key);
+            self.renew_ours(out, key);
         }
         if tops.is_empty() {
             return true;
@@ -240,7 +240,8 @@ impl Hub {
             return;
         };
         let same = top.as_ref().filter(|top| top.epoch == ours.epoch);
-        if same.is_some_and(|top| is_fork(checked, top)) {
+        let left = same.is_some_and(|top| self.has_left(key, &top.epoch));
+        if left || same.is_some_and(|top| is_fork(checked, top)) {
             return self.fork(out, key);
         }
         // Without its top it may be anything, but nothing says so.

@@ -32,6 +32,8 @@ impl MirrorCounters {
             unrepaired,
             forks,
             epochs,
+            returned,
+            forgotten,
             reads,
             checks,
             local_recoveries,
@@ -50,6 +52,8 @@ impl MirrorCounters {
             unrepaired,
             forks,
             epochs,
+            returned,
+            forgotten,
             reads,
             checks,
             local_recoveries,
@@ -60,7 +64,7 @@ impl MirrorCounters {
     }
 }
 
-const TEXTS: [(&str, &str); 16] = [
+const TEXTS: [(&str, &str); 18] = [
     ("received", "Messages of the broker that reached their channels' workers"),
     ("duplicates", "Of these, dropped: they were there already"),
     ("undecodable", "Of these, dropped: they are no publications or members"),
@@ -77,6 +81,8 @@ const TEXTS: [(&str, &str); 16] = [
         "Channels in which the broker has lost publications, or given their offsets to others",
     ),
     ("epochs", "Channels found in another epoch"),
+    ("epochs_returned", "Channels found in an epoch that they had left: they got a new one"),
+    ("epochs_forgotten", "Epochs forgotten that channels had left: a worker remembers 65,536"),
     ("reads", "Histories read, for whatever reason"),
     ("checks", "Positions compared with the broker's"),
     ("local_recoveries", "Recoveries answered without asking the broker"),

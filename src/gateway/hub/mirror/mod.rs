@@ -20,6 +20,7 @@ mod asking;
 mod checks;
 mod counts;
 mod ears;
+mod epochs;
 mod messages;
 mod presence;
 mod reading;
@@ -38,6 +39,7 @@ use crate::gateway::stream::StreamOptions;
 use asking::{Kind, Pending};
 use checks::Round;
 use ears::{Ears, Returning};
+use epochs::LeftEpochs;
 pub(super) use messages::member;
 use subscribers::Deadline;
 
@@ -70,6 +72,10 @@ pub struct MirrorCounters {
     pub forks: u64,
     /// Streams found to have another epoch.
     pub epochs: u64,
+    /// Of these, one that the stream had left: it got a new one.
+    pub returned: u64,
+    /// Epochs left that were forgotten, since there were too many.
+    pub forgotten: u64,
     /// Questions about histories, for whatever reason.
     pub reads: u64,
     /// Positions checked.
@@ -95,6 +101,7 @@ pub(super) struct Mirror {
     /// Of channels, as subscribers brought them.
     options: Vec<StreamOptions>,
     ears: Ears,
+    left: LeftEpochs,
     /// The next ticket.
     ticket: u64,
     /// The next publication's mark.
@@ -142,6 +149,7 @@ impl Mirror {
             counters: MirrorCounters::default(),
             options: Vec::new(),
             ears: Ears::default(),
+            left: LeftEpochs::default(),
             ticket: 0,
             sequence: u64::from(core) << 48,
             pending: HashMap::new(),
@@ -318,7 +326,7 @@ impl Hub {
                 }
                 Some(Again::Renew(channel)) => {
                     if let Some((key, _)) = self.home.line_of(&channel) {
-                        self.renew(out, key);
+                        self.renew_ours(out, key);
                     }
                 }
                 Some(Again::Check(channel)) => {

@@ -142,6 +142,10 @@ impl Hub {
         if ours.is_some_and(|ours| self.is_fork(key, ours, reading, &past)) {
             return self.fork(out, key);
         }
+        if self.has_left(key, &past.epoch) {
+            self.mirror().counters.returned += 1;
+            return self.renew(out, key, past.epoch);
+        }
         let (held, dropped) = self.home.release(key);
         let Past { epoch, top, mut entries } = past;
         if reading.since.is_none() {
@@ -180,8 +184,9 @@ impl Hub {
                 }
             }
             ours => {
-                if ours.is_some() {
+                if let Some(ours) = ours {
                     self.mirror().counters.epochs += 1;
+                    self.leave(key, &ours.epoch);
                     self.tell_lost(out, key, u64::MAX);
                 }
                 let base = lead(&merge.items, top);
@@ -271,17 +276,29 @@ impl Hub {
     pub(super) fn fork(&mut self, out: &mut dyn Outside, key: u32) {
         if self.home.line(key).is_some_and(|line| !line.is(FORKED)) {
             self.mirror().counters.forks += 1;
-            self.renew(out, key);
+            self.renew_ours(out, key);
         }
     }
 
-    /// Asks for a new epoch.
-    pub(super) fn renew(&mut self, out: &mut dyn Outside, key: u32) {
+    /// Asks for a new epoch after the one that is followed here.
+    pub(super) fn renew_ours(&mut self, out: &mut dyn Outside, key: u32) {
+        match self.home.position(key) {
+            Some(ours) => self.renew(out, key, ours.epoch),
+            // What the server has decides.
+            None => {
+                self.home.draw_line(key).set(FORKED | VERIFY, false);
+                self.read(out, key);
+            }
+        }
+    }
+
+    /// Asks for a new epoch after this one, in which nobody here goes on.
+    fn renew(&mut self, out: &mut dyn Outside, key: u32, old: Epoch) {
         let (Some(options), Some(channel)) = (self.options(key), self.home.name(key).cloned())
         else {
             return;
         };
-        let Some(old) = self.home.position(key).map(|top| top.epoch) else { return };
+        self.leave(key, &old);
         let line = self.home.draw_line(key);
         line.set(BEHIND, true);
         line.set(FORKED, true);
@@ -292,6 +309,19 @@ impl Hub {
         if asked.is_err() {
             self.repeat(out, Again::Renew(channel));
         }
+    }
+
+    /// A channel has left an epoch, and does not come back to it.
+    fn leave(&mut self, key: u32, epoch: &Epoch) {
+        let Self { home, mirror: Some(mirror), .. } = self else { return };
+        let Some(channel) = home.name(key) else { return };
+        mirror.counters.forgotten += u64::from(!mirror.left.leave(channel, epoch));
+    }
+
+    /// Whether a channel has left this epoch.
+    pub(super) fn has_left(&self, key: u32, epoch: &Epoch) -> bool {
+        let Self { home, mirror: Some(mirror), .. } = self else { return false };
+        home.name(key).is_some_and(|channel| mirror.left.has(channel, epoch))
     }
 
     /// The epoch is another one, or the server could not be asked.

@@ -1,5 +1,6 @@
 //! Two nodes on a Redis Cluster, whose slots move and whose nodes are killed: what was lost,
-//! doubled and told, and how long it took.
+//! doubled and told, and how long it took. Each once with messages that pass through all nodes of
+//! the cluster, and once with sharded ones.
 //!
 //! Method: two `ringhold serve` and three or four `redis-server` as child processes, numbered
 //! publications through both nodes, subscribers on both that return as SDKs do. `--nocapture`
@@ -14,6 +15,9 @@ use support::numbered::{Pair, Published, publish};
 use support::until;
 
 const CHANNEL: &str = "kept:a";
+
+/// Of sharded messages. The channel is in one of them, and others are on each node.
+const PARTITIONS: u16 = 16;
 
 const TABLES: &str = r#"
 [client]
@@ -56,8 +60,8 @@ struct World {
 }
 
 impl World {
-    fn start(replicas: usize) -> Option<Self> {
-        let cluster = Cluster::start(replicas)?;
+    fn start(partitions: u16, replicas: usize) -> Option<Self> {
+        let cluster = Cluster::start_for(partitions, replicas)?;
         let pair = Pair::new(CHANNEL, [node(&cluster), node(&cluster)]);
         Some(Self { cluster, pair })
     }
@@ -71,9 +75,23 @@ impl World {
     }
 }
 
+/// Says it of both kinds of messages.
+fn kind(partitions: u16, what: &str) -> String {
+    format!("{what}, {}", if partitions > 0 { "sharded" } else { "not sharded" })
+}
+
 #[test]
 fn channels_of_all_slots_are_served() {
-    let Some(cluster) = Cluster::start(0) else { return };
+    serve_all_slots(0);
+}
+
+#[test]
+fn channels_of_all_slots_are_served_sharded() {
+    serve_all_slots(PARTITIONS);
+}
+
+fn serve_all_slots(partitions: u16) {
+    let Some(cluster) = Cluster::start_for(partitions, 0) else { return };
     let nodes = [node(&cluster), node(&cluster)];
     let kept = cluster.channels("kept:");
     let plain = cluster.channels("plain:");
@@ -91,7 +109,7 @@ fn channels_of_all_slots_are_served() {
         }
     }
     for (number, channel) in kept.iter().enumerate() {
-        let key = format!("centrifugo.stream.{{{channel}}}");
+        let key = cluster.stream(channel);
         assert_eq!(cluster.servers[number].cli(&["EXISTS", &key]), "1");
         let presence = nodes[number % 2].api("presence_stats", json!({"channel": channel}));
         assert_eq!(presence["num_clients"], 2);
@@ -103,6 +121,14 @@ fn channels_of_all_slots_are_served() {
         }
         nodes[0].api("history_remove", json!({"channel": channel}));
         assert_eq!(cluster.servers[number].cli(&["EXISTS", &key]), "0");
+    }
+    for (number, channel) in kept.iter().enumerate() {
+        let name = cluster.messages(channel);
+        let heard = ["SHARDNUMSUB", "NUMSUB"].map(|kind| {
+            let lines = cluster.servers[number].lines(&["PUBSUB", kind, &name]);
+            lines[1].parse::<u32>().expect("a number")
+        });
+        assert_eq!(heard, if partitions > 0 { [2, 0] } else { [0, 2] }, "{channel}");
     }
     // What nodes say to each other comes through one of the servers.
     for node in &nodes {
@@ -122,7 +148,16 @@ fn channels_of_all_slots_are_served() {
 
 #[test]
 fn slots_that_move_under_publications_cost_nobody_anything() {
-    let Some(mut world) = World::start(0) else { return };
+    move_slots(0);
+}
+
+#[test]
+fn slots_that_move_under_sharded_publications_cost_nobody_anything() {
+    move_slots(PARTITIONS);
+}
+
+fn move_slots(partitions: u16) {
+    let Some(mut world) = World::start(partitions, 0) else { return };
     let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
     let published = world.publish_through(|cluster, nodes| {
         let (mut from, others) = (owner, [(owner + 1) % 3, (owner + 2) % 3, owner]);
@@ -136,14 +171,96 @@ fn slots_that_move_under_publications_cost_nobody_anything() {
             from = to;
         }
     });
-    assert_eq!(world.pair.end("three moves of the slot", &published), [0; 4]);
+    let what = kind(partitions, "three moves of the slot");
+    assert_eq!(world.pair.end(&what, &published), [0; 4]);
     let refused: u64 = published.iter().map(|one| one.refused).sum();
     assert_eq!(refused, 0, "redirections are nobody's business");
 }
 
+/// It is away and back before anybody asks.
+#[test]
+fn a_slot_that_moves_to_and_fro_costs_nobody_anything() {
+    move_to_and_fro(0);
+}
+
+#[test]
+fn a_slot_that_moves_to_and_fro_sharded_costs_nobody_anything() {
+    move_to_and_fro(PARTITIONS);
+}
+
+fn move_to_and_fro(partitions: u16) {
+    let Some(mut world) = World::start(partitions, 0) else { return };
+    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
+    let published = world.publish_through(|cluster, _| {
+        let other = (owner + 1) % 3;
+        for _ in 0..5 {
+            cluster.move_slot(slot, owner, other);
+            cluster.move_slot(slot, other, owner);
+        }
+    });
+    let what = kind(partitions, "five moves to and fro");
+    assert_eq!(world.pair.end(&what, &published), [0; 4]);
+    if partitions > 0 {
+        for node in &world.pair.nodes {
+            assert!(node.metric("broker_slots_lost_total") > 0);
+        }
+    }
+}
+
+/// Nothing is lost by it, and the old one goes on as a replica.
+#[test]
+fn a_node_that_hands_over_to_its_replica_costs_nobody_anything() {
+    hand_over(0);
+}
+
+#[test]
+fn a_node_that_hands_over_sharded_messages_costs_nobody_anything() {
+    hand_over(PARTITIONS);
+}
+
+fn hand_over(partitions: u16) {
+    let Some(mut world) = World::start(partitions, 1) else { return };
+    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
+    if owner != 0 {
+        world.cluster.move_slot(slot, owner, 0);
+    }
+    world.pair.publish(20);
+    let published = world.publish_through(|cluster, nodes| {
+        for (from, to) in [(0, 3), (3, 0)] {
+            let mut times = 0;
+            until("the replica to take over", || {
+                // An election that nobody has won is tried again.
+                if times % 300 == 0 {
+                    cluster.servers[to].cli(&["CLUSTER", "FAILOVER"]);
+                }
+                times += 1;
+                let roles = [from, to].map(|server: usize| cluster.servers[server].info("role"));
+                roles == ["slave", "master"]
+            });
+            until("the old one to follow", || {
+                cluster.servers[from].info("master_link_status") == "up"
+            });
+            for node in nodes {
+                is_up(node, cluster);
+            }
+        }
+    });
+    let what = kind(partitions, "a node that hands over to its replica, and back");
+    assert_eq!(world.pair.end(&what, &published), [0; 4]);
+}
+
 #[test]
 fn a_node_that_is_killed_has_its_replica_take_over() {
-    let Some(mut world) = World::start(1) else { return };
+    kill_a_node(0);
+}
+
+#[test]
+fn a_node_with_sharded_messages_that_is_killed_has_its_replica_take_over() {
+    kill_a_node(PARTITIONS);
+}
+
+fn kill_a_node(partitions: u16) {
+    let Some(mut world) = World::start(partitions, 1) else { return };
     // The first one has the replica.
     let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
     if owner != 0 {
@@ -157,12 +274,22 @@ fn a_node_that_is_killed_has_its_replica_take_over() {
             is_up(node, cluster);
         }
     });
-    world.pair.end("a node killed under 200 publications a second, with a replica", &published);
+    let what = "a node killed under 200 publications a second, with a replica";
+    world.pair.end(&kind(partitions, what), &published);
 }
 
 #[test]
 fn a_node_that_is_lost_takes_no_other_slots_along() {
-    let Some(mut world) = World::start(0) else { return };
+    lose_a_node(0);
+}
+
+#[test]
+fn a_node_with_sharded_messages_that_is_lost_takes_no_other_slots_along() {
+    lose_a_node(PARTITIONS);
+}
+
+fn lose_a_node(partitions: u16) {
+    let Some(mut world) = World::start(partitions, 0) else { return };
     let channels = world.cluster.channels("kept:");
     let owner = world.cluster.owner(CHANNEL);
     let lost = (owner + 1) % 3;
@@ -185,5 +312,6 @@ fn a_node_that_is_lost_takes_no_other_slots_along() {
     until("the lost slots to be served", || {
         publish(&world.pair.nodes[0], &channels[lost], 2).is_some()
     });
-    assert_eq!(world.pair.end("another node killed, and back empty", &published), [0; 4]);
+    let what = kind(partitions, "another node killed, and back empty");
+    assert_eq!(world.pair.end(&what, &published), [0; 4]);
 }

@@ -24,5 +24,7 @@ mod rig;
 mod scripted;
 #[path = "broker_link/sentinel.rs"]
 mod sentinel;
+#[path = "broker_link/sharded.rs"]
+mod sharded;
 #[path = "broker_link/ways.rs"]
 mod ways;

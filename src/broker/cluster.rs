@@ -8,12 +8,12 @@
 //! longer than its deadline; no redirection reaches whoever asked.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -21,11 +21,11 @@ use tokio::task::JoinHandle;
 
 use super::answers::Why;
 use super::bus::Told;
-use super::layout::{Layout, shard};
 use super::listening::Piece;
 use super::nodes::{self, Claims};
-use super::shard::{Inbox, Parts};
-use super::slots::{Claim, Map, Node, SLOTS, Set, Shared};
+use super::places::{Lane, Moved, Owned, Places};
+use super::shard::{Inbox, Membership, Parts};
+use super::slots::{Claim, Map, Node, SLOTS, Set};
 use super::tally::Condition;
 use super::target::{Address, Target};
 use super::thread::keep;
@@ -44,26 +44,6 @@ pub(super) struct Cluster {
     wake: Notify,
 }
 
-/// Where channels lie.
-#[derive(Clone, Debug)]
-struct Places {
-    layout: Layout,
-    map: Arc<Shared>,
-    /// Which of several clusters this is, and of how many.
-    share: Option<(usize, usize)>,
-}
-
-impl Places {
-    /// Whether a channel is in this cluster at all.
-    fn has(&self, channel: &str) -> bool {
-        self.share.is_none_or(|(index, shards)| shard(channel, shards) == index)
-    }
-
-    fn slot(&self, channel: &str) -> u16 {
-        self.layout.slot(channel)
-    }
-}
-
 #[derive(Default)]
 struct State {
     members: BTreeMap<Node, Member>,
@@ -72,12 +52,16 @@ struct State {
     /// Where nodes were seen.
     seen: Vec<Address>,
     strays: VecDeque<Stray>,
-    /// Channels of these.
-    held: HashSet<Arc<str>>,
+    /// Lanes of these.
+    held: HashSet<Lane>,
     /// Slots that nobody owns.
     unowned: usize,
     /// Slots that are on their way, since when.
     moving: BTreeMap<u16, Instant>,
+    /// Slots that their node does not pass on messages of any more.
+    lost: BTreeSet<u16>,
+    /// When such were listened to anew.
+    mended: Option<Instant>,
     /// No node has answered at last, and why.
     away: Option<String>,
     /// The map may be wrong.
@@ -115,42 +99,6 @@ enum Turn {
     Behind,
 }
 
-/// Slots of a node, as the map has them by now.
-#[derive(Debug)]
-struct Owned {
-    places: Places,
-    node: Node,
-    ended: AtomicBool,
-}
-
-impl broker::Part for Owned {
-    fn has(&self, channel: &str) -> bool {
-        let owner = |map: &Map| map.owner(self.places.slot(channel)) == Some(&self.node);
-        self.places.has(channel) && owner(&self.places.map.get())
-    }
-
-    fn passes(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-}
-
-/// Slots that have another owner.
-#[derive(Debug)]
-struct Moved {
-    places: Places,
-    slots: Set,
-}
-
-impl broker::Part for Moved {
-    fn has(&self, channel: &str) -> bool {
-        self.places.has(channel) && self.slots.has(self.places.slot(channel))
-    }
-
-    fn passes(&self) -> bool {
-        true
-    }
-}
-
 /// All nodes are asked so often what they own.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -171,8 +119,8 @@ const SEEN_MAX: usize = 1024;
 
 impl State {
     /// A request waits, and all that come for its channel behind it.
-    fn wait(&mut self, job: Box<Job>, channel: Arc<str>, why: Why, since: Instant) {
-        self.held.insert(channel);
+    fn wait(&mut self, job: Box<Job>, lane: Lane, why: Why, since: Instant) {
+        self.held.insert(lane);
         self.strays.push_back(Stray { job, why, since });
     }
 }
@@ -247,8 +195,11 @@ impl Cluster {
         let Some(asked) = asked else { return Duration::ZERO };
         let state = self.state.borrow();
         let whole = state.members.values().all(|member| member.condition.is_up());
-        let doubtful =
-            state.away.is_some() || state.unowned > 0 || !whole || !state.moving.is_empty();
+        let doubtful = state.away.is_some()
+            || state.unowned > 0
+            || !whole
+            || !state.moving.is_empty()
+            || !state.lost.is_empty();
         let every = match (state.stale, doubtful) {
             (true, _) => SOON,
             (false, true) => DOUBTFUL,
@@ -348,22 +299,23 @@ impl Cluster {
             return true;
         };
         let map = self.places.map.get();
+        let lane = self.places.lane(&job, &channel);
         let sent_on = match &why {
             Why::Ask(at) => state.members.keys().find(|node| node.place == *at),
             _ => None,
         };
-        let owner = sent_on.or_else(|| map.owner(self.places.slot(&channel)));
+        let owner = sent_on.or_else(|| map.owner(self.places.slot_of(&job, &channel)));
         // What is with another node may come back, and is to be done first.
-        let clear = match (self.flights.borrow().get(&channel), owner, turn) {
+        let clear = match (self.flights.borrow().get(&lane), owner, turn) {
             (None, ..) => true,
             (Some(_), None, _) | (Some(_), _, Turn::First) => false,
             (Some((at, _)), Some(node), _) => *at == node.id,
         };
-        let held = turn == Turn::New && state.held.contains(&channel);
+        let held = turn == Turn::New && state.held.contains(&lane);
         job.asks(sent_on.is_some());
         match owner.and_then(|node| Some((node, state.members.get(node)?))) {
             Some((node, member)) if clear && !held => {
-                job.leaves(&self.flights, channel, &node.id);
+                job.leaves(&self.flights, lane, &node.id);
                 member.inbox.job(job);
                 return true;
             }
@@ -374,7 +326,7 @@ impl Cluster {
             None => state.stale = true,
             Some(_) => {}
         }
-        state.wait(job, channel, why, now);
+        state.wait(job, lane, why, now);
         if turn == Turn::New {
             self.wake.notify_one();
         }
@@ -395,13 +347,31 @@ impl Cluster {
         match why {
             Why::Moved => state.stale = true,
             Why::Ask(_) | Why::Later => {
-                state.moving.insert(self.places.slot(&channel), since);
+                state.moving.insert(self.places.slot_of(&job, &channel), since);
             }
         }
         match job.tops().is_empty() {
-            true => state.wait(job, channel, why, since),
+            true => {
+                let lane = self.places.lane(&job, &channel);
+                state.wait(job, lane, why, since);
+            }
             false => state.strays.push_back(Stray { job, why, since }),
         }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// A node does not pass on messages of these slots any more. They are listened to anew as soon
+    /// as all nodes have said what they own.
+    pub(super) fn lose(&self, slots: &[u16]) {
+        let mut state = self.state.borrow_mut();
+        let new = slots.iter().filter(|slot| state.lost.insert(**slot)).count();
+        if new == 0 {
+            return;
+        }
+        self.parts.tally.slots_lost.add(new as u64);
+        // Where it was of no use just now, there is time.
+        state.stale |= state.mended.is_none_or(|at| at.elapsed() >= DOUBTFUL);
         drop(state);
         self.wake.notify_one();
     }
@@ -420,6 +390,7 @@ impl Cluster {
         for Stray { job, why, since } in waiting {
             let Some(channel) = job.channel().cloned() else { continue };
             let is_due = since + PACE <= now;
+            let lane = self.places.lane(&job, &channel);
             if job.is_late(self.target.server.io_timeout, now) {
                 self.fail(job, Fault::Late);
             } else if !job.tops().is_empty() {
@@ -427,12 +398,12 @@ impl Cluster {
                     true => tops.push(job),
                     false => state.strays.push_back(Stray { job, why, since }),
                 }
-            } else if state.held.contains(&channel) || !is_due {
-                state.wait(job, channel, why, since);
+            } else if state.held.contains(&lane) || !is_due {
+                state.wait(job, lane, why, since);
             } else {
-                let turn = if passed.contains(&channel) { Turn::Behind } else { Turn::First };
+                let turn = if passed.contains(&lane) { Turn::Behind } else { Turn::First };
                 if self.place(&mut state, job, why, since, turn) {
-                    passed.insert(channel);
+                    passed.insert(lane);
                 }
             }
         }
@@ -500,9 +471,13 @@ impl Cluster {
                 state.members.insert(node.clone(), member);
             }
         }
-        if before != after {
+        let lost = std::mem::take(&mut state.lost);
+        if !lost.is_empty() {
+            state.mended = Some(Instant::now());
+        }
+        if before != after || !lost.is_empty() {
             self.places.map.set(after.clone());
-            self.hand_over(&state, &before, &after, &claims);
+            self.hand_over(&state, &before, &after, (&claims, &lost));
         }
         let gone: Vec<_> =
             state.members.keys().filter(|node| !wanted.contains(*node)).cloned().collect();
@@ -523,8 +498,14 @@ impl Cluster {
         state.leaving.retain(|task| !task.is_finished());
     }
 
-    /// Tells cores and shards which slots have another owner.
-    fn hand_over(&self, state: &State, before: &Map, after: &Map, claims: &[Claim]) {
+    /// Tells cores and shards which slots have another owner, or are to be listened to anew.
+    fn hand_over(
+        &self,
+        state: &State,
+        before: &Map,
+        after: &Map,
+        (claims, lost): (&[Claim], &BTreeSet<u16>),
+    ) {
         // Who says itself that it has given a slot away has lost nothing with it.
         let gave = |old: &Node, slot: u16| {
             let mut own = claims.iter().filter(|claim| claim.id == old.id && claim.is_primary);
@@ -534,12 +515,12 @@ impl Cluster {
         let mut number = 0;
         for slot in 0..SLOTS as u16 {
             let (old, new) = (before.owner(slot), after.owner(slot));
-            if old == new {
+            if old == new && !lost.contains(&slot) {
                 continue;
             }
-            number += 1;
+            number += u64::from(old != new);
             let Some(new) = new else { continue };
-            let moved = old.is_some_and(|old| gave(old, slot));
+            let moved = old == Some(new) || old.is_some_and(|old| gave(old, slot));
             gained.entry((new, moved)).or_default().add(slot);
         }
         self.parts.tally.slots_moved.add(if before.nodes().is_empty() { 0 } else { number });
@@ -564,13 +545,12 @@ impl Cluster {
     fn member(self: &Rc<Self>, node: Node) -> Member {
         let target = self.target.node(&node.place);
         let condition = Arc::new(Condition::new(&target.server.place));
-        let (places, ended) = (self.places.clone(), AtomicBool::new(false));
-        let scope = Arc::new(Owned { places, node, ended });
+        let scope = Arc::new(Owned::new(self.places.clone(), node));
         let inbox = Rc::new(Inbox::default());
         let parts = Parts {
             condition: condition.clone(),
             scope: Scope::Part(scope.clone()),
-            cluster: Some(self.clone()),
+            cluster: Some(Membership { cluster: self.clone(), owned: scope.clone() }),
             ..self.parts.clone()
         };
         let task = tokio::task::spawn_local(keep(target, inbox.clone(), parts));

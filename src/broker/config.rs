@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::layout::{Layout, Tags};
 use super::nats::{Servers, Subjects};
+use super::slots::SLOTS;
 use super::target::Target;
 use crate::gateway::broker::{Keeps, Limits};
 use crate::gateway::options::{EngineType, Failover, Options, Orderer, RedisPlace};
@@ -19,6 +20,8 @@ pub struct Config {
     pub nats: Option<Nats>,
     /// Begins all names.
     pub prefix: Box<str>,
+    /// Of each cluster, if messages are sharded; else 0.
+    pub partitions: u16,
     /// Bounds of a core's requests, and their deadline.
     pub limits: Limits,
     /// Another run of a server has lost all positions.
@@ -107,6 +110,10 @@ impl Config {
             targets: servers.into_iter().map(target).collect::<Result<_, _>>()?,
             nats,
             prefix: redis.prefix.as_str().into(),
+            partitions: match orderer {
+                Orderer::Redis => redis.sharded_pub_sub_partitions.min(SLOTS as u32) as u16,
+                _ => 0,
+            },
             limits: Limits {
                 requests: requests as usize,
                 bytes: bytes.0,
@@ -122,8 +129,9 @@ impl Config {
 
     /// How keys are named on a server.
     pub fn layout(&self, target: &Target) -> Layout {
-        let tags = match target.server.place {
-            RedisPlace::Cluster(_) => Tags::Braces,
+        let tags = match (&target.server.place, self.partitions) {
+            (RedisPlace::Cluster(_), 0) => Tags::Braces,
+            (RedisPlace::Cluster(_), partitions) => Tags::Partitions(partitions),
             _ => Tags::Plain,
         };
         Layout::new(&self.prefix, tags)

@@ -3,11 +3,12 @@
 //! Connects as the server does, asks for settings, and changes nothing. The invariant: what may not
 //! be asked is a remark that says so; nothing is assumed to be well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::config::Config;
 use super::dial::{DialError, Facts, Purpose, dial};
+use super::layout::Layout;
 use super::link::{Link, Lost};
 use super::nats::Servers;
 use super::nodes::{Claims, ask_all as ask_all_nodes};
@@ -73,7 +74,7 @@ pub fn inspect(config: &Config) -> std::io::Result<Vec<Remark>> {
             remarks.extend(nats_of(&nats.servers).await);
         }
         for target in &config.targets {
-            remarks.extend(look(target).await);
+            remarks.extend(look(target, &config.layout(target)).await);
         }
         remarks
     }))
@@ -111,11 +112,11 @@ async fn nats_of(servers: &Servers) -> Vec<Remark> {
 /// NATS' own default; less is somebody's decision.
 const MESSAGES_MIN: u64 = 1 << 20;
 
-async fn look(target: &Target) -> Vec<Remark> {
+async fn look(target: &Target, layout: &Layout) -> Vec<Remark> {
     let place = &target.server.place;
     let mut remarks = match place {
         RedisPlace::Sentinel(sentinels) => sentinels_of(target, sentinels).await,
-        RedisPlace::Cluster(places) => return cluster_of(target, places).await,
+        RedisPlace::Cluster(places) => return cluster_of(target, places, layout).await,
         _ => Vec::new(),
     };
     let reached = dial(target, Purpose::Commands).await;
@@ -131,7 +132,7 @@ async fn look(target: &Target) -> Vec<Remark> {
     let protocol = if identity.resp3 { 3 } else { 2 };
     let found = format!("{}: version {}, protocol {protocol}", identity.place, identity.version);
     remarks.push(Remark::new("redis", Grade::Fine, found));
-    remarks.push(version(&identity.version));
+    remarks.push(version(&identity.version, layout.is_sharded()));
     let within = target.server.io_timeout;
     match tokio::time::timeout(within, settings(&mut link)).await {
         Ok(Ok(settings)) => remarks.extend(judge(&settings)),
@@ -167,7 +168,7 @@ async fn sentinels_of(target: &Target, sentinels: &Sentinels) -> Vec<Remark> {
 }
 
 /// Who of the nodes answers, whether all slots are served, and each node for itself.
-async fn cluster_of(target: &Target, places: &[Address]) -> Vec<Remark> {
+async fn cluster_of(target: &Target, places: &[Address], layout: &Layout) -> Vec<Remark> {
     let mut claims = ask_all_nodes(target, places.to_vec()).await.claims;
     let mut others: Vec<_> =
         claims.iter().flat_map(|claim| &claim.others).map(|(_, place)| place.clone()).collect();
@@ -187,10 +188,27 @@ async fn cluster_of(target: &Target, places: &[Address]) -> Vec<Remark> {
         false => Remark::new("cluster-replicas", Grade::Better, found)
             .because("the slots of a node without one are lost with it until it is back"),
     });
+    remarks.extend(layout.is_sharded().then(|| spread(&map, layout)));
     for node in map.nodes() {
-        remarks.extend(Box::pin(look(&target.node(&node.place))).await);
+        remarks.extend(Box::pin(look(&target.node(&node.place), layout)).await);
     }
     remarks
+}
+
+/// Whether all nodes have about as many partitions.
+fn spread(map: &Map, layout: &Layout) -> Remark {
+    let mut counts: BTreeMap<_, usize> = map.nodes().iter().map(|node| (node, 0)).collect();
+    for node in layout.slots().filter_map(|slot| map.owner(slot)) {
+        *counts.entry(node).or_default() += 1;
+    }
+    let (least, most) = (counts.values().min(), counts.values().max());
+    let (least, most) = (least.copied().unwrap_or(0), most.copied().unwrap_or(0));
+    let found = format!("{} partitions, {least} to {most} on a node", layout.slots().count());
+    match most <= 2 * least {
+        true => Remark::new("cluster-partitions", Grade::Fine, found),
+        false => Remark::new("cluster-partitions", Grade::Better, found)
+            .because("nodes with more have more work: more partitions spread better"),
+    }
 }
 
 fn unheard_node(why: String) -> Remark {
@@ -291,15 +309,18 @@ fn text(reply: &Reply<'_>) -> Option<String> {
     value.str().map(str::to_owned)
 }
 
-fn version(version: &str) -> Remark {
+fn version(version: &str, sharded: bool) -> Remark {
     let number = version.rsplit(' ').next().unwrap_or_default();
     let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let (least, needed) = match sharded {
+        true => ((7, 0), "7.0 or later is needed for sharded messages, or a Valkey"),
+        false => ((6, 2), "6.2 or later is needed, or a Valkey"),
+    };
     match (major, minor) {
         (0, _) => Remark::new("redis-version", Grade::Unknown, format!("\"{version}\"")),
-        _ if (major, minor) >= (6, 2) => Remark::new("redis-version", Grade::Fine, version),
-        _ => Remark::new("redis-version", Grade::Short, version)
-            .because("6.2 or later is needed, or a Valkey"),
+        found if found >= least => Remark::new("redis-version", Grade::Fine, version),
+        _ => Remark::new("redis-version", Grade::Short, version).because(needed),
     }
 }
 
@@ -385,6 +406,7 @@ fn idle(timeout: Option<&str>) -> Remark {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::Tags;
     use super::super::sentinel::Known;
     use super::super::slots::Claim;
     use super::*;
@@ -450,6 +472,15 @@ mod tests {
         };
         let of = |to| whole(&Map::default().after(&[claim(to)]), &[]);
         assert_eq!(of(16_383).grade, Grade::Fine);
+        // {0}, {1} and {2} lie in the slots 13907, 9842 and 5649.
+        let claims =
+            |at| [claim(at), Claim { id: "b".into(), slots: vec![(at + 1, 16_383)], ..claim(at) }];
+        let spread = |at, count| {
+            spread(&Map::default().after(&claims(at)), &Layout::new("p", Tags::Partitions(count)))
+        };
+        assert_eq!(spread(9000, 3).grade, Grade::Fine);
+        assert_eq!(spread(5000, 3).found, "3 partitions, 0 to 3 on a node");
+        assert_eq!(spread(5000, 3).grade, Grade::Better);
         assert_eq!(of(16_380).found, "3 slots have no node");
     }
 
@@ -462,7 +493,9 @@ mod tests {
             ("valkey 9.1.2", Grade::Fine),
             ("", Grade::Unknown),
         ] {
-            assert_eq!(version(text).grade, grade, "{text}");
+            assert_eq!(version(text, false).grade, grade, "{text}");
         }
+        assert_eq!(version("6.2.0", true).grade, Grade::Short);
+        assert_eq!(version("7.0.0", true).grade, Grade::Fine);
     }
 }

@@ -2,7 +2,10 @@
 //! channels. Nodes of Centrifugo and of ringhold read each other's by it.
 //!
 //! Owns the names; knows no connection. With `Tags::Braces` the channel in a name is a hash tag, so
-//! that all keys of a channel lie in one slot of a cluster.
+//! that all keys of a channel lie in one slot of a cluster. With `Tags::Partitions` the number of
+//! its partition stands before it as the tag (`P.stream.{7}.CH`), but for its members, whose keys
+//! have braces around the channel as before: so there are no more slots with messages than
+//! partitions.
 //!
 //! | name | what |
 //! |---|---|
@@ -15,6 +18,8 @@
 //! | `P.control` | what nodes tell all others |
 //! | `P.node.UID` | what nodes tell one of them |
 //! | `P.ringhold.removed` | ours: channels whose history was removed, for nodes that hold it |
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -29,6 +34,8 @@ pub enum Tags {
     Plain,
     /// `P.stream.{CH}`: a cluster.
     Braces,
+    /// `P.stream.{N}.CH`: a cluster whose messages are sharded, with so many partitions.
+    Partitions(u16),
 }
 
 /// How keys are named.
@@ -37,6 +44,16 @@ pub struct Layout {
     prefix: Box<str>,
     open: &'static [u8],
     close: &'static [u8],
+    /// None where messages are not sharded.
+    partitions: Arc<[Partition]>,
+}
+
+/// A part of the channels whose names lie in one slot.
+#[derive(Debug)]
+struct Partition {
+    /// `{7}.`
+    tag: Box<str>,
+    slot: u16,
 }
 
 /// A name in pieces.
@@ -47,25 +64,77 @@ impl Layout {
     pub fn new(prefix: &str, tags: Tags) -> Self {
         let (open, close): (&[u8], &[u8]) = match tags {
             Tags::Plain => (b"", b""),
-            Tags::Braces => (b"{", b"}"),
+            Tags::Braces | Tags::Partitions(_) => (b"{", b"}"),
         };
-        Self { prefix: prefix.into(), open, close }
+        let count = if let Tags::Partitions(count) = tags { count } else { 0 };
+        let partition = |number| {
+            let tag = format!("{{{number}}}.").into_boxed_str();
+            let slot = slots::slot(format!("{prefix}.client.{tag}").as_bytes());
+            Partition { tag, slot }
+        };
+        let partitions = (0..count).map(partition).collect();
+        Self { prefix: prefix.into(), open, close, partitions }
+    }
+
+    /// Whether messages are sharded: they pass through the node that has the slot of their channel,
+    /// and no other.
+    pub fn is_sharded(&self) -> bool {
+        !self.partitions.is_empty()
+    }
+
+    /// The slots of all partitions.
+    pub fn slots(&self) -> impl Iterator<Item = u16> {
+        self.partitions.iter().map(|partition| partition.slot)
+    }
+
+    /// The partition of a channel, where there are any.
+    fn partition(&self, channel: &str) -> Option<&Partition> {
+        let count = self.partitions.len();
+        if count == 0 { None } else { self.partitions.get(shard(channel, count)) }
     }
 
     fn name<'a>(&'a self, kind: &'static str, channel: &'a str) -> Name<'a> {
+        match self.partition(channel) {
+            Some(Partition { tag, .. }) => {
+                let prefix = self.prefix.as_bytes();
+                [prefix, kind.as_bytes(), tag.as_bytes(), channel.as_bytes(), b""]
+            }
+            None => self.tagged(kind, channel),
+        }
+    }
+
+    /// The name in which the channel is the tag, if there are tags.
+    fn tagged<'a>(&'a self, kind: &'static str, channel: &'a str) -> Name<'a> {
         let prefix = self.prefix.as_bytes();
         [prefix, kind.as_bytes(), self.open, channel.as_bytes(), self.close]
     }
 
-    /// The slot of a cluster in which all names of a channel lie.
+    /// The slot of a cluster in which all names of a channel lie, but those of its members.
     pub fn slot(&self, channel: &str) -> u16 {
+        match self.partition(channel) {
+            Some(partition) => partition.slot,
+            None => self.slot_of(channel, self.messages(channel)),
+        }
+    }
+
+    /// The slot in which those of its members lie.
+    pub fn slot_of_members(&self, channel: &str) -> u16 {
+        self.slot_of(channel, self.expiry(channel))
+    }
+
+    fn slot_of(&self, channel: &str, name: Name<'_>) -> u16 {
         match channel.split('}').next() {
             Some(tag) if !tag.is_empty() && !self.prefix.contains('{') => {
                 slots::slot_of_tag(tag.as_bytes())
             }
             // No tag that Redis would see: each name lies elsewhere, and scripts are refused.
-            _ => slots::slot(&self.messages(channel).concat()),
+            _ => slots::slot(&name.concat()),
         }
+    }
+
+    /// The command that passes messages on.
+    pub fn publish(&self) -> &'static str {
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// Of the history.
@@ -86,12 +155,12 @@ impl Layout {
 
     /// Of members' data.
     pub fn members<'a>(&'a self, channel: &'a str) -> Name<'a> {
-        self.name(".presence.data.", channel)
+        self.tagged(".presence.data.", channel)
     }
 
     /// Of the time at which members vanish.
     pub fn expiry<'a>(&'a self, channel: &'a str) -> Name<'a> {
-        self.name(".presence.expire.", channel)
+        self.tagged(".presence.expire.", channel)
     }
 
     /// Of the channel's messages.
@@ -128,6 +197,13 @@ impl Layout {
     /// The channel whose messages have this name.
     pub fn channel<'a>(&self, name: &'a [u8]) -> Option<&'a str> {
         let name = name.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b".client.")?;
+        if self.is_sharded() {
+            let after = name.iter().position(|byte| *byte == b'.')? + 1;
+            let channel = std::str::from_utf8(&name[after..]).ok()?;
+            // Of nodes with another number of partitions.
+            let is_it = self.partition(channel)?.tag.as_bytes() == &name[..after];
+            return is_it.then_some(channel);
+        }
         let name = name.strip_prefix(self.open)?.strip_suffix(self.close)?;
         std::str::from_utf8(name).ok()
     }
@@ -208,6 +284,8 @@ pub fn shard(channel: &str, shards: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn published(offset: u64, epoch: &str, data: &'static [u8]) -> Option<Message> {
@@ -241,6 +319,40 @@ mod tests {
         assert_eq!(plain.channel(b"centrifugo.control"), None);
         assert_eq!(cluster.channel(b"p.client.a"), None);
         assert_eq!(plain.channel(b"centrifugo.client.\xff"), None);
+    }
+
+    /// All names of a channel that a script has are in the slot of its partition, whatever braces
+    /// the channel has; its members are where they were.
+    #[test]
+    fn partitions_are_tags_of_all_but_members() {
+        let text = |name: &[&[u8]]| String::from_utf8(name.concat()).unwrap();
+        let layout = Layout::new("p", Tags::Partitions(16));
+        assert_eq!((shard("a:b", 16), shard("a", 16)), (3, 12));
+        assert_eq!(text(&layout.stream("a:b")), "p.stream.{3}.a:b");
+        assert_eq!(text(&layout.meta("a:b")), "p.stream.meta.{3}.a:b");
+        assert_eq!(text(&layout.result("a", "k")), "p.result.{12}.a.k");
+        assert_eq!(text(&layout.messages("a")), "p.client.{12}.a");
+        assert_eq!(text(&layout.members("a")), "p.presence.data.{a}");
+        assert_eq!(text(&layout.expiry("a")), "p.presence.expire.{a}");
+        assert_eq!((layout.publish(), layout.is_sharded()), ("SPUBLISH", true));
+        for channel in ["a", "x.y{z}", "a}b", "}", "", "{}", "{3}.a"] {
+            let name = layout.messages(channel).concat();
+            assert_eq!(layout.channel(&name), Some(channel));
+            let slot = layout.slot(channel);
+            for name in [layout.messages(channel), layout.stream(channel), layout.meta(channel)] {
+                assert_eq!(slots::slot(&name.concat()), slot, "{channel}");
+            }
+            assert_eq!(slots::slot(&layout.result(channel, "{k}").concat()), slot, "{channel}");
+            let members = slots::slot(&layout.expiry(channel).concat());
+            assert_eq!(layout.slot_of_members(channel), members, "{channel}");
+        }
+        // Of another number of partitions, or of none.
+        for name in ["p.client.{6}.a", "p.client.{99}.a", "p.client.{a}", "p.client.a", "p.client."]
+        {
+            assert_eq!(layout.channel(name.as_bytes()), None, "{name}");
+        }
+        let slots: BTreeSet<_> = (0..1000).map(|n| layout.slot(&n.to_string())).collect();
+        assert_eq!(slots.len(), 16);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::layout::{self, Layout};
 use super::link::Lost;
 use super::post::Post;
 use super::resp::{Command, Fault, Reply, command};
+use super::sharded::{Part, Shards};
 use super::tally::Tally;
 use crate::gateway::broker::{Happening, Message, Scope};
 
@@ -46,7 +47,8 @@ pub(super) struct Listening {
     /// `io_timeout`.
     patience: Duration,
     waiting: VecDeque<Piece>,
-    sent: VecDeque<Sent>,
+    pub(super) sent: VecDeque<Sent>,
+    pub(super) shards: Shards,
     /// The server was asked whether it is there.
     pinged: Option<Instant>,
     /// What nodes tell each other comes here.
@@ -56,10 +58,14 @@ pub(super) struct Listening {
 }
 
 #[derive(Debug)]
-struct Sent {
-    piece: Piece,
+pub(super) struct Sent {
+    pub(super) piece: Piece,
     at: Instant,
-    acknowledged: usize,
+    pub(super) acknowledged: usize,
+    /// Set if it is the part of a piece that lies in one slot.
+    pub(super) part: Option<Part>,
+    /// It is the last part, or the whole.
+    is_last: bool,
 }
 
 impl Listening {
@@ -72,7 +78,8 @@ impl Listening {
     ) -> Self {
         let (waiting, sent) = (VecDeque::new(), VecDeque::new());
         let (pinged, appointed, own) = (None, false, None);
-        Self { post, bus, tally, patience, waiting, sent, pinged, appointed, own }
+        let shards = Shards::default();
+        Self { post, bus, tally, patience, waiting, sent, shards, pinged, appointed, own }
     }
 
     /// The server is a node of a cluster, and these are its channels.
@@ -93,10 +100,10 @@ impl Listening {
         drop(command);
         let names = vec![Arc::from(""); all.len()];
         let piece = Piece { core: NOBODY, begins: yes, names };
-        self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+        self.asked_part(piece, None, true, now);
     }
 
-    fn is_own(&self, channel: &str) -> bool {
+    pub(super) fn is_own(&self, channel: &str) -> bool {
         self.own.as_ref().is_none_or(|own| own.has(channel))
     }
 
@@ -109,7 +116,7 @@ impl Listening {
 
     /// The next that may be asked now.
     pub(super) fn next_piece(&mut self) -> Option<Piece> {
-        while self.sent.len() < WINDOW {
+        while self.sent.iter().filter(|sent| sent.is_last).count() < WINDOW {
             let mut piece = self.waiting.pop_front()?;
             if piece.begins {
                 piece.names.retain(|name| self.is_own(name));
@@ -123,10 +130,21 @@ impl Listening {
 
     /// It was asked, and waits to be acknowledged.
     pub(super) fn asked(&mut self, piece: Piece, now: Instant) {
-        if piece.begins {
+        self.asked_part(piece, None, true, now);
+    }
+
+    /// The same of a part of it.
+    pub(super) fn asked_part(
+        &mut self,
+        piece: Piece,
+        part: Option<Part>,
+        is_last: bool,
+        now: Instant,
+    ) {
+        if piece.begins && piece.core != NOBODY {
             self.tally.listens.add(piece.names.len() as u64);
         }
-        self.sent.push_back(Sent { piece, at: now, acknowledged: 0 });
+        self.sent.push_back(Sent { piece, at: now, acknowledged: 0, part, is_last });
     }
 
     /// Pieces that were asked and are not acknowledged, the oldest first.
@@ -142,6 +160,10 @@ impl Listening {
     /// Writes what may be asked now.
     pub(super) fn send(&mut self, out: &mut Vec<u8>, layout: &Layout, now: Instant) {
         while let Some(piece) = self.next_piece() {
+            if layout.is_sharded() {
+                self.send_parts(piece, out, layout, now);
+                continue;
+            }
             let mut command = Command::begin(out, 1 + piece.names.len());
             command.part(if piece.begins { "SUBSCRIBE" } else { "UNSUBSCRIBE" });
             piece.names.iter().for_each(|name| _ = command.joined(&layout.messages(name)));
@@ -174,17 +196,22 @@ impl Listening {
         // Whatever it is, somebody is there.
         self.pinged = None;
         if let Reply::Error(what) = reply {
+            if self.is_elsewhere(what) {
+                return Ok(());
+            }
             return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
         }
         match reply.list() {
             // Version 2 and 3 differ in nothing else.
-            Some([kind, name, payload]) if kind.text() == Some(b"message") => {
-                self.message(layout, name, payload, now);
-            }
-            Some([kind, ..]) if kind.text() == Some(b"subscribe") => self.acknowledge(true)?,
-            Some([kind, ..]) if kind.text() == Some(b"unsubscribe") => self.acknowledge(false)?,
+            Some([kind, name, rest @ ..]) => match (kind.text().unwrap_or_default(), rest) {
+                (b"message" | b"smessage", [payload]) => self.message(layout, name, payload, now),
+                (b"subscribe" | b"ssubscribe", _) => self.acknowledge(true)?,
+                (b"unsubscribe", _) => self.acknowledge(false)?,
+                (b"sunsubscribe", _) => self.ended(layout, name),
+                _ => _ = self.is_fence(reply),
+            },
             // An answer to PING, or something that is said without having been asked.
-            _ => {}
+            _ => _ = self.is_fence(reply),
         }
         Ok(())
     }
@@ -219,7 +246,7 @@ impl Listening {
     fn acknowledge(&mut self, begins: bool) -> Result<(), Lost> {
         let unasked = Lost::Protocol(Fault::End);
         let Some(sent) = self.sent.front_mut() else { return Err(unasked) };
-        if sent.piece.begins != begins {
+        if sent.piece.begins != begins || sent.part.is_some() && !begins {
             return Err(unasked);
         }
         sent.acknowledged += 1;
@@ -241,6 +268,7 @@ impl Listening {
     pub(super) fn lost(&mut self) {
         self.waiting = VecDeque::new();
         self.sent = VecDeque::new();
+        self.shards = Shards::default();
         (self.pinged, self.appointed) = (None, false);
     }
 
@@ -253,14 +281,14 @@ impl Listening {
 
     /// Channels that are asked for and not acknowledged.
     #[cfg(test)]
-    fn unacknowledged(&self) -> usize {
+    pub(super) fn unacknowledged(&self) -> usize {
         let sent = self.sent.iter().map(|sent| sent.piece.names.len() - sent.acknowledged);
         sent.sum::<usize>() + self.waiting.iter().map(|piece| piece.names.len()).sum::<usize>()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
 
     use super::super::layout::Tags;
@@ -268,15 +296,15 @@ mod tests {
     use super::*;
     use crate::gateway::placement::Placement;
 
-    struct Bench {
-        listening: Listening,
-        layout: Layout,
+    pub(in super::super) struct Bench {
+        pub(in super::super) listening: Listening,
+        pub(in super::super) layout: Layout,
         desk: Desk,
         post: Rc<Post>,
-        out: Vec<u8>,
+        pub(in super::super) out: Vec<u8>,
     }
 
-    fn bench() -> Bench {
+    pub(in super::super) fn bench() -> Bench {
         let desk = Desk::default();
         let post = Rc::new(Post::new(Box::new(desk.clone()), Placement::new(1, 1), Arc::default()));
         let bus = Arc::new(Bus::new("me", Arc::default(), Arc::new([])));
@@ -286,22 +314,22 @@ mod tests {
     }
 
     impl Bench {
-        fn ask(&mut self, begins: bool, names: &[&str]) {
+        pub(in super::super) fn ask(&mut self, begins: bool, names: &[&str]) {
             let names = names.iter().map(|name| (*name).into()).collect();
             self.listening.submit(Piece { core: 0, begins, names });
             self.send();
         }
 
-        fn send(&mut self) {
+        pub(in super::super) fn send(&mut self) {
             self.listening.send(&mut self.out, &self.layout, Instant::now());
         }
 
-        fn hear(&mut self, wire: &str) -> Result<(), Lost> {
+        pub(in super::super) fn hear(&mut self, wire: &str) -> Result<(), Lost> {
             let reply = Reply::parse(wire.as_bytes()).unwrap();
             self.listening.reply(&reply, &self.layout, Instant::now())
         }
 
-        fn said(&self) -> Vec<Happening> {
+        pub(in super::super) fn said(&self) -> Vec<Happening> {
             self.post.flush(Instant::now());
             std::mem::take(&mut *self.desk.said.borrow_mut()).into_iter().flatten().collect()
         }
@@ -352,7 +380,7 @@ mod tests {
 
     /// The slots of a node of a cluster.
     #[derive(Debug)]
-    struct Named(std::sync::Mutex<&'static str>);
+    pub(in super::super) struct Named(pub(in super::super) std::sync::Mutex<&'static str>);
 
     impl crate::gateway::broker::Part for Named {
         fn has(&self, channel: &str) -> bool {

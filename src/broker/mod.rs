@@ -5,10 +5,10 @@
 //! it comes about ([`dial`]) and who is asked where ([`sentinel`]); Centrifugo's layout
 //! ([`layout`]), [`scripts`], and what is written for each request ([`requests`]) and read from its
 //! replies ([`answers`]). Then what is under way: requests (`work`), channels to listen to
-//! (`listening`), a connection through its lives (`side`), a server with both of its connections
-//! (`shard`), where it is by now (`watch`); and several that share the [`slots`] of a cluster
-//! (`cluster`), as they say themselves ([`nodes`]). NATS has a protocol, names and a shard of its
-//! own ([`nats`]). The cores' requests come by [`queue`], what
+//! (`listening`, and slot by slot in `sharded`), a connection through its lives (`side`), a server
+//! with both of its connections (`shard`), where it is by now (`watch`); and several that share the
+//! [`slots`] of a cluster (`cluster`, `places`), as they say themselves ([`nodes`]). NATS has a
+//! protocol, names and a shard of its own ([`nats`]). The cores' requests come by [`queue`], what
 //! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
 //! [`bus`]. What others see of it is [`tally`];
 //! [`inspect`] is for an operator who wants to know whether a server is fit.
@@ -31,6 +31,7 @@ pub mod link;
 mod listening;
 pub mod nats;
 pub mod nodes;
+mod places;
 mod post;
 pub mod queue;
 pub mod requests;
@@ -38,6 +39,7 @@ pub mod resp;
 pub mod scripts;
 pub mod sentinel;
 mod shard;
+mod sharded;
 mod side;
 pub mod slots;
 pub mod tally;

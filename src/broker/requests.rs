@@ -155,7 +155,7 @@ impl Dialect {
 
     fn tell(&self, out: &mut Vec<u8>, channel: &str, kind: &[u8], data: &[u8]) -> usize {
         let name = self.layout.messages(channel);
-        Command::begin(out, 3).part("PUBLISH").joined(&name).joined(&[kind, data]);
+        Command::begin(out, 3).part(self.layout.publish()).joined(&name).joined(&[kind, data]);
         1
     }
 
@@ -169,7 +169,7 @@ impl Dialect {
             }
             let mut command = self.script(out, Script::PublishOnce, 1, 4);
             command.joined(&layout.result(channel, key));
-            command.part(&publish.data).part("PUBLISH").joined(&layout.messages(channel));
+            command.part(&publish.data).part(layout.publish()).joined(&layout.messages(channel));
             command.number(result_ttl);
             return 1;
         };
@@ -184,7 +184,7 @@ impl Dialect {
         command.joined(&[&publish.data, &attempt(&mark, asked)]);
         command.number(u64::from(*size).max(1));
         command.number(life(*ttl).max(1)).number(life(*meta_ttl)).part(flag(*renew));
-        command.part(fresh.as_str()).part("PUBLISH").joined(&layout.messages(channel));
+        command.part(fresh.as_str()).part(layout.publish()).joined(&layout.messages(channel));
         command.part(mark).part(flag(asked.again)).part(flag(publish.delta));
         command.number(publish.version).part(&publish.version_epoch).number(result_ttl);
         1

@@ -23,6 +23,7 @@ use super::dial::{Identity, Purpose};
 use super::diary::Diary;
 use super::link::Lost;
 use super::listening::{Listening, Piece};
+use super::places::Owned;
 use super::post::Post;
 use super::requests::Dialect;
 use super::side::{Side, Turn};
@@ -159,7 +160,7 @@ pub(super) struct Shard {
     /// What is believed of another run.
     other: Life,
     /// The cluster that the server is a node of.
-    cluster: Option<Rc<Cluster>>,
+    cluster: Option<Membership>,
     /// The run that the cores were told of last; nothing: none yet.
     run: Option<Option<String>>,
     /// Both connections are there.
@@ -191,9 +192,17 @@ pub(super) struct Parts {
     /// What is believed of another run: [`Life::Other`] or [`Life::Lost`].
     pub(super) other: Life,
     /// The cluster that the server is a node of.
-    pub(super) cluster: Option<Rc<Cluster>>,
+    pub(super) cluster: Option<Membership>,
     /// Messages are wanted, too, and cores are told when they cannot come.
     pub(super) listens: bool,
+}
+
+/// A node's place in its cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    pub(super) cluster: Rc<Cluster>,
+    /// What it has of it.
+    pub(super) owned: Arc<Owned>,
 }
 
 /// A server that says nothing for so long is asked whether it is there.
@@ -267,9 +276,10 @@ impl Shard {
             self.tell_gained();
             self.send(now);
             self.check_time(now);
-            if let Some(cluster) = &self.cluster {
+            if let Some(Membership { cluster, .. }) = &self.cluster {
                 let strays = self.work.take_strays();
                 strays.into_iter().for_each(|(job, why)| cluster.stray(job, why));
+                cluster.lose(&self.listening.take_lost());
             }
             self.retry = self.post.flush(now);
             if ending && self.work.is_empty() {
@@ -303,8 +313,9 @@ impl Shard {
     fn take_in(&mut self) -> bool {
         let is_up = self.messages.up().is_some();
         let ending = self.inbox.hand_on(&mut self.work, is_up.then_some(&mut self.listening));
-        if std::mem::take(&mut self.inbox.state.borrow_mut().shed) {
-            self.work.shed(|channel| self.scope.has(channel));
+        let shed = std::mem::take(&mut self.inbox.state.borrow_mut().shed);
+        if let Some(Membership { owned, .. }) = self.cluster.as_ref().filter(|_| shed) {
+            self.work.shed(|job| owned.takes(job));
         }
         ending
     }
@@ -412,7 +423,7 @@ impl Shard {
 
     fn is_down(&mut self) {
         self.is_up = false;
-        if let Some(cluster) = &self.cluster {
+        if let Some(Membership { cluster, .. }) = &self.cluster {
             cluster.changed();
         }
     }
@@ -437,7 +448,7 @@ impl Shard {
         let (run, version) = (commands.run_id.clone(), commands.version.clone());
         self.diary.well(&version);
         self.is_up = true;
-        if let Some(cluster) = &self.cluster {
+        if let Some(Membership { cluster, .. }) = &self.cluster {
             cluster.changed();
         }
         if self.told {

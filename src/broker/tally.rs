@@ -39,6 +39,8 @@ pub struct Tally {
     pub slots_moved: Count,
     /// Messages of channels whose slot has another node, which passes them on, too.
     pub messages_moved: Count,
+    /// Slots that a node has stopped to pass on sharded messages of, or has refused to.
+    pub slots_lost: Count,
     maps: Mutex<Maps>,
 }
 

@@ -303,13 +303,7 @@ impl Router {
         match &taken.request {
             Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
             Request::Tops(..) if self.servers.len() > 1 => return self.tops(taken),
-            Request::PresenceAdd(..)
-            | Request::PresenceRemove(..)
-            | Request::PresenceRenew(..)
-            | Request::Presence(..)
-            | Request::PresenceStats(..)
-                if !self.members.is_empty() =>
-            {
+            request if request.is_of_members() && !self.members.is_empty() => {
                 let job = Job::new(taken, None);
                 let shard = job.channel().map_or(0, |channel| share_of(&self.members, channel));
                 return self.members[shard].job(job);

@@ -17,6 +17,7 @@ use super::bus::{Room, Told};
 use super::dial;
 use super::join::{Joined, Part, settle};
 use super::link::Lost;
+use super::places::Lane;
 use super::post::Post;
 use super::queue::Taken;
 use super::requests::Asked;
@@ -50,23 +51,23 @@ pub(super) struct Job {
     flight: Option<Flight>,
 }
 
-/// Requests that are with nodes of a cluster: of each channel with which one, and how many.
-pub(super) type Flights = Rc<RefCell<HashMap<Arc<str>, (Arc<str>, usize)>>>;
+/// Requests that are with nodes of a cluster: of each lane with which one, and how many.
+pub(super) type Flights = Rc<RefCell<HashMap<Lane, (Arc<str>, usize)>>>;
 
 /// One of them, until it is answered or comes back.
 #[derive(Debug)]
 struct Flight {
     all: Flights,
-    channel: Arc<str>,
+    lane: Lane,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         let mut all = self.all.borrow_mut();
-        if let Some((_, count)) = all.get_mut(&self.channel) {
+        if let Some((_, count)) = all.get_mut(&self.lane) {
             *count -= 1;
             if *count == 0 {
-                all.remove(&self.channel);
+                all.remove(&self.lane);
             }
         }
     }
@@ -155,11 +156,11 @@ impl Job {
     }
 
     /// It goes to a node of a cluster.
-    pub(super) fn leaves(&mut self, all: &Flights, channel: Arc<str>, node: &Arc<str>) {
+    pub(super) fn leaves(&mut self, all: &Flights, lane: Lane, node: &Arc<str>) {
         let mut flights = all.borrow_mut();
-        flights.entry(channel.clone()).or_insert_with(|| (node.clone(), 0)).1 += 1;
+        flights.entry(lane.clone()).or_insert_with(|| (node.clone(), 0)).1 += 1;
         drop(flights);
-        self.flight = Some(Flight { all: all.clone(), channel });
+        self.flight = Some(Flight { all: all.clone(), lane });
     }
 
     /// It is back.
@@ -272,10 +273,10 @@ impl Work {
     }
 
     /// Some channels are another node's by now: what waits of them is not for this one.
-    pub(super) fn shed(&mut self, owned: impl Fn(&str) -> bool) {
+    pub(super) fn shed(&mut self, takes: impl Fn(&Job) -> bool) {
         let Some(strays) = &mut self.strays else { return };
         for job in std::mem::take(&mut self.waiting) {
-            match job.channel().is_none_or(|channel| owned(channel)) || job.asking {
+            match job.asking || takes(&job) {
                 true => self.waiting.push_back(job),
                 false => strays.push((job, Why::Moved)),
             }

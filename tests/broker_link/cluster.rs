@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ringhold::broker::resp::{Bounds, Reply, Scanner};
+use ringhold::broker::slots::slot;
 use ringhold::gateway::broker::{Fault, Outcome, Request, TopOf};
 
 use crate::rig::{Rig, offset, publish, request};
@@ -15,12 +16,12 @@ use crate::scripted::greeting;
 
 /// What the two nodes are told, and what they have done.
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     ports: [u16; 2],
     /// Who claims the upper half of the slots; the lower one is the first's.
-    claims: usize,
+    pub(crate) claims: usize,
     /// What the first says of the upper half.
-    says: Says,
+    pub(crate) says: Says,
     /// Times that it has said so.
     said: usize,
     /// The second node takes no connection but to be asked what it owns; and it is a replica.
@@ -28,10 +29,12 @@ struct World {
     follows: bool,
     /// By node: what was published, and whether after ASKING.
     done: [Vec<(String, bool)>; 2],
+    /// By node: names of sharded messages that it was asked to pass on, and to whom.
+    pub(crate) passed_on: [Vec<(String, TcpStream)>; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Says {
+pub(crate) enum Says {
     #[default]
     Done,
     Moved,
@@ -43,13 +46,13 @@ enum Says {
 const UPPER: &str = "a";
 const LOWER: &str = "b";
 
-struct Cluster {
-    world: Arc<Mutex<World>>,
+pub(crate) struct Cluster {
+    pub(crate) world: Arc<Mutex<World>>,
     keys: String,
 }
 
 impl Cluster {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap().port());
         let world = Arc::new(Mutex::new(World { ports, ..World::default() }));
@@ -66,11 +69,11 @@ impl Cluster {
         Self { world, keys }
     }
 
-    fn change(&self, change: impl FnOnce(&mut World)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut World)) {
         change(&mut self.world.lock().unwrap());
     }
 
-    fn said(&self) -> usize {
+    pub(crate) fn said(&self) -> usize {
         self.world.lock().unwrap().said
     }
 
@@ -79,7 +82,7 @@ impl Cluster {
     }
 
     /// A rig that has found both nodes.
-    fn rig(&self, more: &str) -> Rig {
+    pub(crate) fn rig(&self, more: &str) -> Rig {
         let mut rig = Rig::start(&format!("{}{more}", self.keys));
         rig.until("both nodes", |rig| rig.lives.len() >= 2 && rig.trouble().is_none());
         rig
@@ -104,6 +107,10 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
             let reply = match greeting(&parts) {
                 Some(reply) => reply,
                 None if asks => b"+OK\r\n".to_vec(),
+                None if parts[0] == "PING" => format!("+{}\r\n", parts[1]).into_bytes(),
+                None if parts[0].ends_with("SUBSCRIBE") => {
+                    pass_on(&mut world.lock().unwrap(), node, &parts, &stream).into_bytes()
+                }
                 None => answer(&mut world.lock().unwrap(), node, &parts, asking).into_bytes(),
             };
             asking = asks;
@@ -112,6 +119,31 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
             }
         }
     }
+}
+
+/// One that asks for sharded messages, or for no more of them.
+fn pass_on(world: &mut World, node: usize, command: &[String], stream: &TcpStream) -> String {
+    let names = &command[1..];
+    let upper = names.iter().any(|name| slot(name.as_bytes()) >= 8192);
+    if upper && node == 0 && world.says != Says::Done {
+        world.said += 1;
+        return match world.says {
+            Says::Moved => format!("-MOVED 13907 127.0.0.1:{}\r\n", world.ports[1]),
+            _ => "-CLUSTERDOWN Hash slot not served\r\n".to_owned(),
+        };
+    }
+    let mut reply = String::new();
+    for name in names {
+        match command[0].as_str() {
+            "SSUBSCRIBE" => {
+                world.passed_on[node].push((name.clone(), stream.try_clone().unwrap()));
+            }
+            _ => world.passed_on[node].retain(|(other, _)| other != name),
+        }
+        let word = command[0].to_ascii_lowercase();
+        reply += &format!(">3\r\n+{word}\r\n${}\r\n{name}\r\n:1\r\n", name.len());
+    }
+    reply
 }
 
 fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> String {

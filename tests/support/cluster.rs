@@ -12,12 +12,26 @@ pub(crate) struct Cluster {
     /// Three primaries, then their replicas.
     pub(crate) servers: Vec<Redis>,
     ids: Vec<String>,
+    /// Of sharded messages; 0: there are none.
+    partitions: u16,
 }
 
 impl Cluster {
     /// Starts one whose nodes serve their slots although others are gone. `None`, and said: not
     /// installed.
     pub(crate) fn start(replicas: usize) -> Option<Self> {
+        Self::start_with(replicas, &[], &[])
+    }
+
+    /// The same, for nodes with so many partitions; 0: their messages are not sharded.
+    pub(crate) fn start_for(partitions: u16, replicas: usize) -> Option<Self> {
+        let mut cluster = Self::start(replicas)?;
+        cluster.partitions = partitions;
+        Some(cluster)
+    }
+
+    /// With more arguments; `access` is what `redis-cli` then needs.
+    pub(crate) fn start_with(replicas: usize, more: &[&str], access: &[&str]) -> Option<Self> {
         let count = 3 + replicas;
         let arguments = [
             ["--cluster-enabled", "yes"],
@@ -25,7 +39,7 @@ impl Cluster {
             ["--cluster-require-full-coverage", "no"],
             ["--repl-diskless-sync-delay", "0"],
         ];
-        let start = |_| Redis::start_with(&arguments.concat(), &[]);
+        let start = |_| Redis::start_with(&[&arguments.concat(), more].concat(), access);
         let servers: Vec<Redis> = (0..count).map(start).collect::<Option<_>>()?;
         for (number, server) in servers.iter().enumerate().take(3) {
             server.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
@@ -37,7 +51,7 @@ impl Cluster {
             servers[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
         }
         let ids = servers.iter().map(|server| server.cli(&["CLUSTER", "MYID"])).collect();
-        let cluster = Self { servers, ids };
+        let cluster = Self { servers, ids, partitions: 0 };
         cluster.is_whole();
         for (replica, id) in (3..count).zip(&cluster.ids) {
             cluster.servers[replica].cli(&["CLUSTER", "REPLICATE", id]);
@@ -66,7 +80,8 @@ impl Cluster {
 
     /// The key of `engine.redis` that names some of its nodes.
     pub(crate) fn keys(&self) -> String {
-        format!("cluster_address = [\"{}\"]\n", self.address())
+        let (address, partitions) = (self.address(), self.partitions);
+        format!("cluster_address = [\"{address}\"]\nsharded_pub_sub_partitions = {partitions}\n")
     }
 
     /// Two of its nodes.
@@ -76,8 +91,25 @@ impl Cluster {
 
     /// The slot of a channel.
     pub(crate) fn slot(&self, channel: &str) -> usize {
-        let name = format!("centrifugo.client.{{{channel}}}");
+        let name = self.messages(channel);
         self.servers[1].cli(&["CLUSTER", "KEYSLOT", &name]).parse().expect("a number")
+    }
+
+    /// The name of a channel's messages.
+    pub(crate) fn messages(&self, channel: &str) -> String {
+        format!("centrifugo.client.{}", self.tagged(channel))
+    }
+
+    /// The key of a channel's history.
+    pub(crate) fn stream(&self, channel: &str) -> String {
+        format!("centrifugo.stream.{}", self.tagged(channel))
+    }
+
+    fn tagged(&self, channel: &str) -> String {
+        match self.partitions {
+            0 => format!("{{{channel}}}"),
+            partitions => format!("{{{}}}.{channel}", partition(channel, partitions)),
+        }
     }
 
     /// Which of the primaries has a channel in the beginning.
@@ -118,4 +150,19 @@ impl Cluster {
         set(to, "NODE", to);
         set(from, "NODE", to);
     }
+}
+
+/// As Centrifugo has it: the jump consistent hash of FNV-1a with 64 bits.
+fn partition(channel: &str, partitions: u16) -> u16 {
+    let mut state: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in channel.bytes() {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    let (mut last, mut next) = (0.0, 0.0);
+    while next < f64::from(partitions) {
+        last = next;
+        state = state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        next = ((last + 1.0) * (2_147_483_648.0 / ((state >> 33) + 1) as f64)).floor();
+    }
+    last as u16
 }

@@ -105,6 +105,12 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
              too",
             tally.messages_moved.get(),
         ),
+        (
+            "broker_slots_lost",
+            Kind::Total,
+            "Slots that a node has ended sharded subscriptions of, or refused: listened to anew",
+            tally.slots_lost.get(),
+        ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
     }

@@ -489,6 +489,18 @@ impl Request {
         }
     }
 
+    /// Whether it is about who is in a channel.
+    pub fn is_of_members(&self) -> bool {
+        matches!(
+            self,
+            Self::PresenceAdd(..)
+                | Self::PresenceRemove(..)
+                | Self::PresenceRenew(..)
+                | Self::Presence(..)
+                | Self::PresenceStats(..)
+        )
+    }
+
     /// As in metrics.
     pub fn name(&self) -> &'static str {
         match self {

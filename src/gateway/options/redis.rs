@@ -37,6 +37,9 @@ section! {
         /// Redis Clusters: each element names some nodes of one, `host:port` with commas between
         /// them. Stronger than all other addresses.
         cluster_address: Vec<String> = Vec::new(),
+        /// Of each cluster: messages pass through the node of their slot only, and channels have so
+        /// many slots. 0: through all nodes.
+        sharded_pub_sub_partitions: u32 = 0,
         /// Sentinels, which know where the server is: each element names those of one group,
         /// `host:port` with commas between them. Stronger than `address`.
         sentinel_address: Vec<String> = Vec::new(),

@@ -5,9 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::{EngineType, Redis, RedisPlace, RedisTls};
+use super::super::{EngineType, Orderer, Redis, RedisPlace, RedisServer, RedisTls};
 use super::Check;
 use crate::tls::keys;
+
+/// Slots of a cluster.
+const PARTITIONS_MAX: u64 = 16_384;
 
 impl Check<'_> {
     pub(super) fn redis(&mut self) {
@@ -19,6 +22,7 @@ impl Check<'_> {
             return self.warn(given, "engine.redis", what);
         }
         self.addresses();
+        self.partitions();
         self.demand(!redis.prefix.is_empty(), "engine.redis.prefix", "must not be empty");
         for (key, duration) in
             [("connect_timeout", redis.connect_timeout), ("io_timeout", redis.io_timeout)]
@@ -92,6 +96,26 @@ impl Check<'_> {
         }
     }
 
+    /// Sharded messages need slots, and nobody hears them where NATS carries all.
+    fn partitions(&mut self) {
+        let redis = &self.options.engine.redis;
+        let (key, count) = (
+            "engine.redis.sharded_pub_sub_partitions",
+            u64::from(redis.sharded_pub_sub_partitions),
+        );
+        if count == 0 {
+            return;
+        }
+        self.demand(count <= PARTITIONS_MAX, key, "must be at most 16384, the slots of a cluster");
+        let cluster = |server: &RedisServer| matches!(server.place, RedisPlace::Cluster(_));
+        let all = redis.servers().map_or(true, |servers| servers.iter().all(cluster));
+        let what = "needs Redis Clusters only (cluster_address, or addresses of redis+cluster://): \
+                    no other server has slots for sharded messages";
+        self.demand(all, key, what);
+        let nats = self.options.orderer() == Orderer::Nats;
+        self.warn(nats, key, "is not heard: messages pass through broker.nats");
+    }
+
     /// Warns of a table of TLS that changes nothing, or that lets anybody in.
     fn heard(&mut self, key: &str, tls: &RedisTls, secure: bool, who: &str) {
         let given = *tls != RedisTls::default();
@@ -112,5 +136,48 @@ impl Check<'_> {
         if let Err(fault) = keys::stream_client(&tls.trust(), tls.identity().as_ref()) {
             self.wrong(key, fault.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Options, Sources};
+
+    fn load(keys: &str) -> Result<String, String> {
+        let text = format!("[engine]\ntype = \"redis\"\n{keys}");
+        let sources = Sources { file: Some("ringhold.toml".into()), ..Sources::default() };
+        let loaded = Options::from_text(&sources, &text);
+        let loaded = loaded.map_err(|mistakes| mistakes.to_string())?;
+        Ok(loaded.warnings.join("\n"))
+    }
+
+    #[test]
+    fn sharded_messages_need_slots() {
+        let keys = |count: u32, more: &str| {
+            load(&format!("[engine.redis]\nsharded_pub_sub_partitions = {count}\n{more}"))
+        };
+        for clusters in [
+            "cluster_address = [\"h:1,i:1\", \"j:1\"]",
+            "address = [\"redis+cluster://h:1?addr=i:1\", \"rediss+cluster://j:1\"]",
+        ] {
+            for count in [0, 1, 64, 16_384] {
+                assert_eq!(keys(count, clusters), Ok(String::new()), "{count}, {clusters}");
+            }
+            assert!(keys(16_385, clusters).unwrap_err().contains("must be at most 16384"));
+        }
+        for others in [
+            "",
+            "address = [\"h:1\"]",
+            "address = [\"redis+cluster://h:1\", \"h:1\"]",
+            "sentinel_address = [\"h:1\"]\nsentinel_master_name = \"m\"",
+        ] {
+            let wrong = keys(64, others).unwrap_err();
+            let what = "engine.redis.sharded_pub_sub_partitions: needs Redis Clusters only";
+            assert!(wrong.contains(what), "{others}: {wrong}");
+            assert!(keys(0, others).is_ok());
+        }
+        let beside = "cluster_address = [\"h:1\"]\n[broker]\nenabled = true\ntype = \"nats\"\n";
+        let warnings = keys(64, beside).unwrap();
+        assert!(warnings.contains("partitions: is not heard: messages pass through broker.nats"));
     }
 }

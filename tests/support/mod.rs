@@ -31,7 +31,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use rustix::process::{getrlimit, kill_process_group, setrlimit};
 
 /// How long any single condition may take before a test fails.
@@ -189,6 +189,25 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Sends a child a signal. One that is stopped does nothing more from here on: each of its threads
+/// has noticed.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it can be signalled");
+    if signal != Signal::STOP {
+        return;
+    }
+    let tasks = format!("/proc/{}/task", child.id());
+    until("all threads to stop", || {
+        let tasks = std::fs::read_dir(&tasks).expect("it runs");
+        let states = tasks.filter_map(|task| {
+            let text = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+            // Behind the name, which may hold anything.
+            text.rsplit_once(") ")?.1.chars().next()
+        });
+        states.into_iter().all(|state| state == 'T')
+    });
 }
 
 pub(crate) fn wait_for(child: &mut Child, limit: Duration) -> Option<ExitStatus> {

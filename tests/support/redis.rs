@@ -32,7 +32,8 @@ impl Redis {
         Self::start_with(&[], &[])
     }
 
-    /// With more arguments; `access` is what `redis-cli` then needs.
+    /// With more arguments, in which `PORT` stands for its port; `access` is what `redis-cli` then
+    /// needs.
     pub(crate) fn start_with(arguments: &[&str], access: &[&str]) -> Option<Self> {
         Self::start_as(arguments, None, access)
     }
@@ -50,6 +51,13 @@ impl Redis {
             skip("redis-server is not installed");
             return None;
         };
+        let secure = |text: &str| text.contains("tls-port");
+        let wants =
+            arguments.iter().any(|it| secure(it)) || sentinel.as_deref().is_some_and(secure);
+        if wants && !has_tls(&program) {
+            skip(&format!("{} was built without TLS", program.display()));
+            return None;
+        }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("redis-{}-{number}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -75,12 +83,14 @@ impl Redis {
         if let Some(more) = &self.sentinel {
             let file = self.folder.join("sentinel.conf");
             let folder = self.folder.display();
+            let more = more.replace("PORT", &port);
             let text = format!("port {port}\nbind 127.0.0.1\ndir \"{folder}\"\n{more}\n");
             std::fs::write(&file, text).expect("the file can be written");
             command.arg(&file).arg("--sentinel");
         } else {
             command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
-            command.args(["--save", "", "--dir"]).arg(&self.folder).args(&self.arguments);
+            command.args(["--save", "", "--dir"]).arg(&self.folder);
+            command.args(self.arguments.iter().map(|argument| argument.replace("PORT", &port)));
             if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
                 command.args(["--cluster-port", &self.bus.to_string()]);
             }
@@ -152,8 +162,7 @@ impl Redis {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        kill_process(Pid::from_child(child), signal).expect("it can be signalled");
+        super::signal(self.child.as_ref().expect("it runs"), signal);
     }
 
     /// Ends it at once.
@@ -179,6 +188,45 @@ impl Drop for Redis {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// What a server needs to be spoken to over TLS only, also by other servers.
+pub(crate) fn tls_arguments() -> Vec<String> {
+    let file = |name: &str| format!("{KEYS}/{name}");
+    let (cert, key, ca) = (file("localhost.pem"), file("localhost.key"), file("ca.pem"));
+    // Nodes of a cluster are clients of each other.
+    let (client, client_key) = (file("client.pem"), file("client.key"));
+    let pairs = [
+        ("port", "0"),
+        ("tls-port", "PORT"),
+        ("tls-cert-file", &cert),
+        ("tls-key-file", &key),
+        ("tls-client-cert-file", &client),
+        ("tls-client-key-file", &client_key),
+        ("tls-ca-cert-file", &ca),
+        ("tls-auth-clients", "no"),
+        ("tls-replication", "yes"),
+    ];
+    pairs.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect()
+}
+
+/// What `redis-cli` needs for it.
+pub(crate) fn tls_access() -> Vec<String> {
+    ["--tls", "--cacert", &format!("{KEYS}/ca.pem")].map(str::to_owned).to_vec()
+}
+
+/// Keys and certificates of the tests.
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/keys");
+
+/// Whether a server was built with TLS: else it ends at once, and says so.
+fn has_tls(program: &Path) -> bool {
+    let mut command = Command::new(program);
+    command.args(tls_arguments().iter().map(|argument| argument.replace("PORT", "1")));
+    // A port that it may not have: it ends in either case.
+    command.args(["--bind", "192.0.2.1"]).stdin(Stdio::null());
+    let output = command.output().expect("it can be started");
+    let said = [output.stdout, output.stderr].concat();
+    !String::from_utf8_lossy(&said).contains("TLS support")
 }
 
 /// A port that was free a moment ago.

@@ -20,19 +20,31 @@ pub(crate) struct Group {
 impl Group {
     /// Starts them, and waits until a failover is possible. `None`, and said: not installed.
     pub(crate) fn start(sentinels: usize) -> Option<Self> {
-        let prompt = ["--repl-diskless-sync-delay", "0"];
-        let (first, second) = (Redis::start_with(&prompt, &[])?, Redis::start_with(&prompt, &[])?);
+        Self::start_with(sentinels, &[], "", &[])
+    }
+
+    /// With more arguments of the servers, and more in the Sentinels' files; `access` is what
+    /// `redis-cli` then needs for either.
+    pub(crate) fn start_with(
+        sentinels: usize,
+        more: &[&str],
+        file: &str,
+        access: &[&str],
+    ) -> Option<Self> {
+        let arguments = [&["--repl-diskless-sync-delay", "0"], more].concat();
+        let server = || Redis::start_with(&arguments, access);
+        let (first, second) = (server()?, server()?);
         let port = first.port().to_string();
         // Not by its arguments: with them it would be a replica whenever it starts.
         second.cli(&["REPLICAOF", "127.0.0.1", &port]);
         until("the replica to be in step", || second.info("master_link_status") == "up");
         let quorum = sentinels / 2 + 1;
         let file = format!(
-            "sentinel monitor {NAME} 127.0.0.1 {port} {quorum}\n\
+            "{file}sentinel monitor {NAME} 127.0.0.1 {port} {quorum}\n\
              sentinel down-after-milliseconds {NAME} 500\n\
              sentinel failover-timeout {NAME} 2000\n"
         );
-        let start = |_| Redis::start_sentinel(&file, &[]);
+        let start = |_| Redis::start_sentinel(&file, access);
         let group = Self {
             servers: [first, second],
             sentinels: (0..sentinels).map(start).collect::<Option<_>>()?,

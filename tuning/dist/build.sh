@@ -79,7 +79,10 @@ if [ -z "$program" ]; then
         echo "build.sh: Rust's library for $target is not installed; rustup target add $target brings it" >&2
         exit 1
     fi
-    cargo build --profile dist --locked --bin ringhold ${target:+--target "$target"}
+    # Folders of this machine stay out of the program, so that the same commit and tools make the same bytes in any of them. Flags of the
+    # caller's (RUSTFLAGS) come instead.
+    flags=$(printf '"--remap-path-prefix=%s=%s",' "$PWD" /src "${CARGO_HOME:-$HOME/.cargo}" /cargo)
+    cargo build --profile dist --locked --bin ringhold ${target:+--target "$target"} --config "target.${target:-$here}.rustflags=[$flags]"
     program=target/${target:+$target/}dist/ringhold
 fi
 target=${target:-$here}

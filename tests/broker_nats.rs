@@ -11,7 +11,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::gateway::{Gateway, Session, assert_error, token_of};
 use support::nats::{Nats, Wire};
 use support::redis::Redis;
@@ -38,7 +38,7 @@ fn node_with(url: &str, engine: &str, keys: &str, more: &str) -> Gateway {
     let broker =
         format!("[broker]\nenabled = true\ntype = \"nats\"\n[broker.nats]\nurl = \"{url}\"\n");
     let node = Gateway::start_listening("", engine, &format!("{TABLES}{more}{broker}{keys}"));
-    healthy(&node);
+    node.healthy();
     node
 }
 
@@ -61,34 +61,12 @@ fn acquainted() -> Option<(Nats, Gateway, Gateway)> {
     Some(all)
 }
 
-fn status(node: &Gateway, path: &str) -> (u16, String) {
-    let request = support::stream::request("GET", path, &["Connection: close"], b"");
-    let mut stream = support::stream::send(node.address(), &request);
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
-    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
-    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
-
-fn healthy(node: &Gateway) {
-    until("a healthy node", || status(node, "/health").0 == 200);
-}
-
-fn publish(node: &Gateway, channel: &str, data: &Value) -> Value {
-    node.api_reply("publish", &json!({"channel": channel, "data": data}))
-}
-
-/// The numbers of the next publications.
-fn numbers(session: &mut Session, channel: &str, count: usize) -> Vec<u64> {
-    (0..count).map(|_| session.publication(channel)["data"].as_u64().expect("a number")).collect()
-}
-
 /// Whether a publication on one node reaches a subscriber on the other: a connection to another
 /// server of a cluster hears of channels a moment later.
 fn meet(from: &Gateway, to: &mut Session, channel: &str) {
     // A number that no publication of a test has.
     until("the first publication", || {
-        publish(from, channel, &json!(0));
+        from.publish(channel, &json!(0));
         to.result("unsubscribe", json!({"channel": "nowhere"}));
         !to.pushed().is_empty()
     });
@@ -123,12 +101,12 @@ fn what_is_published_on_one_node_is_received_on_the_other() {
     for n in 1..=COUNT {
         for (number, name) in names.iter().enumerate() {
             let node = if (n + number as u64).is_multiple_of(3) { &two } else { &one };
-            assert!(publish(node, name, &json!(n)).get("error").is_none());
+            assert!(node.publish(name, &json!(n)).get("error").is_none());
         }
     }
     let expected: Vec<u64> = (1..=COUNT).collect();
     for (name, session) in &mut sessions {
-        assert_eq!(numbers(session, name, COUNT as usize), expected, "{name}");
+        assert_eq!(session.numbers(name, COUNT as usize), expected, "{name}");
         session.no_push();
     }
     // What a client publishes comes back to it, too.
@@ -194,7 +172,7 @@ fn presence_is_that_of_all_nodes_where_there_is_a_redis() {
     drop(there);
     until("only one member", || users(&one) == ["ann"]);
     // Redis has members, and nothing that was published.
-    publish(&one, "room:a", &json!(1));
+    one.publish("room:a", &json!(1));
     assert_eq!(redis.lines(&["KEYS", "*stream*"]), Vec::<String>::new());
     assert_eq!(
         redis.cli(&["PUBSUB", "NUMSUB", "centrifugo.client.room:a"]).lines().last(),
@@ -202,11 +180,11 @@ fn presence_is_that_of_all_nodes_where_there_is_a_redis() {
     );
     drop(redis);
     until("the reason", || {
-        let (code, body) = status(&one, "/health");
+        let (code, body) = one.get("/health");
         code == 503 && body.contains("redis 127.0.0.1")
     });
     // Publications go on.
-    assert!(publish(&two, "room:a", &json!(2)).get("error").is_none());
+    assert!(two.publish("room:a", &json!(2)).get("error").is_none());
     let trouble = one.api_reply("presence", &json!({"channel": "room:a"}));
     assert_eq!(trouble["error"]["code"], 100, "presence without Redis");
 }
@@ -220,30 +198,30 @@ fn a_killed_server_that_comes_back_costs_no_client() {
         session.subscribe("b");
     }
     for n in 1..=3 {
-        publish(&one, "a", &json!(n));
+        one.publish("a", &json!(n));
     }
     for session in &mut sessions {
-        assert_eq!(numbers(session, "a", 3), [1, 2, 3]);
+        assert_eq!(session.numbers("a", 3), [1, 2, 3]);
     }
     nats.kill();
-    until("error 100", || publish(&one, "a", &json!(99))["error"]["code"] == 100);
+    until("error 100", || one.publish("a", &json!(99))["error"]["code"] == 100);
     let begun = Instant::now();
     let mut late = one.connected("cat");
     late.fails("subscribe", json!({"channel": "new"}), 100);
     late.fails("subscribe", json!({"channel": "a"}), 100);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     let begun = Instant::now();
-    assert_eq!(publish(&two, "b", &json!(98))["error"]["code"], 100, "no server");
+    assert_eq!(two.publish("b", &json!(98))["error"]["code"], 100, "no server");
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     until("a sick node", || {
-        let (code, body) = status(&two, "/health");
+        let (code, body) = two.get("/health");
         code == 503 && body.contains("nats 127.0.0.1") && body.contains("cannot connect")
     });
-    assert_eq!((status(&two, "/ready").0, status(&two, "/live").0), (503, 200));
+    assert_eq!((two.get("/ready").0, two.get("/live").0), (503, 200));
     nats.restart();
     let begun = Instant::now();
     for node in [&one, &two] {
-        healthy(node);
+        node.healthy();
     }
     println!("healthy {:?} after the server's return", begun.elapsed());
     for (node, session) in [&one, &two].into_iter().zip(&mut sessions) {
@@ -252,11 +230,11 @@ fn a_killed_server_that_comes_back_costs_no_client() {
     }
     late.subscribe("new");
     for n in 10..=12 {
-        publish(&two, "a", &json!(n));
-        publish(&one, "b", &json!(n));
-        publish(&two, "new", &json!(n));
+        two.publish("a", &json!(n));
+        one.publish("b", &json!(n));
+        two.publish("new", &json!(n));
     }
-    assert_eq!(numbers(&mut late, "new", 3), [10, 11, 12]);
+    assert_eq!(late.numbers("new", 3), [10, 11, 12]);
     for session in &mut sessions {
         let mut seen = Vec::new();
         while seen.len() < 6 {
@@ -286,24 +264,24 @@ fn a_server_that_stops_for_three_seconds_is_left_and_found_again() {
     let Some((nats, one, two)) = nodes() else { return };
     let mut session = two.connected("bob");
     session.subscribe("a");
-    publish(&one, "a", &json!(1));
-    assert_eq!(numbers(&mut session, "a", 1), [1]);
+    one.publish("a", &json!(1));
+    assert_eq!(session.numbers("a", 1), [1]);
     nats.signal(Signal::STOP);
     let begun = Instant::now();
-    assert_eq!(publish(&one, "a", &json!(2))["error"]["code"], 100, "no answer");
+    assert_eq!(one.publish("a", &json!(2))["error"]["code"], 100, "no answer");
     let answered = begun.elapsed();
     assert!(answered < Duration::from_secs(3), "{answered:?}");
     std::thread::sleep(Duration::from_secs(3).saturating_sub(begun.elapsed()));
     nats.signal(Signal::CONT);
     for node in [&one, &two] {
-        healthy(node);
-        until("an acknowledgement", || publish(node, "b", &json!(0)).get("error").is_none());
+        node.healthy();
+        until("an acknowledgement", || node.publish("b", &json!(0)).get("error").is_none());
     }
     meet(&one, &mut session, "a");
     for n in 3..=5 {
-        assert!(publish(&one, "a", &json!(n)).get("error").is_none());
+        assert!(one.publish("a", &json!(n)).get("error").is_none());
     }
-    publish(&two, "a", &json!(9));
+    two.publish("a", &json!(9));
     // The one that was refused may have been done all the same: nobody could say.
     let mut seen = up_to(&mut session, 9);
     seen.retain(|number| *number != 2);
@@ -331,7 +309,7 @@ fn a_server_of_two_that_is_killed_is_left_for_the_other() {
             first.kill();
         }
         let node = if n.is_multiple_of(2) { &one } else { &two };
-        if publish(node, "a", &json!(n)).get("error").is_none() {
+        if node.publish("a", &json!(n)).get("error").is_none() {
             gap = gap.max(last.elapsed());
             last = Instant::now();
             acked.push(n);
@@ -341,7 +319,7 @@ fn a_server_of_two_that_is_killed_is_left_for_the_other() {
     for (node, session) in [&two, &one].into_iter().zip(&mut sessions) {
         // Nobody was closed, and all of it arrives by now.
         let end = COUNT + 1;
-        until("the end to be published", || publish(node, "a", &json!(end)).get("error").is_none());
+        until("the end to be published", || node.publish("a", &json!(end)).get("error").is_none());
         let seen = up_to(session, end);
         assert!(seen.is_sorted_by(|one, other| one < other), "twice or out of order: {seen:?}");
         let missing: Vec<_> = acked.iter().filter(|number| !seen.contains(number)).collect();
@@ -361,13 +339,13 @@ fn names_and_sizes_that_nats_does_not_have_are_told() {
     session.subscribe("fine");
     for channel in ["a b", "a..b", "a.", "a.*", ">", "a\tb", "a\r\nPUB x 0"] {
         session.fails("subscribe", json!({"channel": channel}), 107);
-        assert_error(&publish(&node, channel, &json!(1)), 107, channel);
+        assert_error(&node.publish(channel, &json!(1)), 107, channel);
     }
     let large = json!("x".repeat(2000));
-    assert_error(&publish(&node, "fine", &large), 106, "too large");
+    assert_error(&node.publish("fine", &large), 106, "too large");
     session.fails("publish", json!({"channel": "fine", "data": large}), 106);
-    assert!(publish(&node, "fine", &json!(1)).get("error").is_none());
-    assert_eq!(numbers(&mut session, "fine", 1), [1]);
+    assert!(node.publish("fine", &json!(1)).get("error").is_none());
+    assert_eq!(session.numbers("fine", 1), [1]);
     session.no_push();
     let metrics = node.metrics();
     let count = |outcome: &str, number: &str| {
@@ -391,19 +369,19 @@ fn patterns_hear_several_channels() {
     all.subscribe("news.>");
     let mut exact = two.connected("cat");
     exact.subscribe("news.a");
-    assert!(publish(&two, "news.a", &json!(1)).get("error").is_none());
+    assert!(two.publish("news.a", &json!(1)).get("error").is_none());
     let publication = pattern.publication("news.*");
     assert_eq!((&publication["data"], &publication["channel"]), (&json!(1), &json!("news.a")));
     assert_eq!(all.publication("news.>")["channel"], "news.a");
     let publication = exact.publication("news.a");
     assert!(publication.get("channel").is_none(), "{publication}");
-    publish(&one, "news.a.b", &json!(2));
+    one.publish("news.a.b", &json!(2));
     assert_eq!(all.publication("news.>")["channel"], "news.a.b");
     for session in [&mut pattern, &mut all, &mut exact] {
         session.no_push();
     }
     // Nobody publishes to several at once.
-    assert_error(&publish(&one, "news.*", &json!(3)), 107, "a pattern");
+    assert_error(&one.publish("news.*", &json!(3)), 107, "a pattern");
     pattern.fails("subscribe", json!({"channel": "news.>.a"}), 107);
     pattern.result("unsubscribe", json!({"channel": "news.*"}));
 }
@@ -423,7 +401,7 @@ fn programs_that_know_nothing_of_channels_are_heard_in_raw_mode() {
     wire.publish("app.room.a", b"{\"n\": 2}");
     assert_eq!(session.publication("room:a")["data"], json!({"n": 1}));
     assert_eq!(session.publication("room:a")["data"], json!({"n": 2}));
-    publish(&node, "room:a", &json!({"n": 3}));
+    node.publish("room:a", &json!({"n": 3}));
     assert_eq!(wire.message(), ("app.room.a".to_owned(), b"{\"n\":3}".to_vec()));
     assert_eq!(session.publication("room:a")["data"], json!({"n": 3}));
     session.no_push();

@@ -9,7 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::gateway::{Gateway, Session, token_of};
 use support::redis::Redis;
 use support::until;
@@ -45,7 +45,7 @@ fn node(redis: &Redis, keys: &str) -> Gateway {
     let address = format!("address = [\"127.0.0.1:{}\"]\n", redis.port());
     let tables = format!("{TABLES}[engine.redis]\n{address}{keys}");
     let node = Gateway::start_listening("", "type = \"redis\"", &tables);
-    healthy(&node);
+    node.healthy();
     node
 }
 
@@ -53,29 +53,6 @@ fn nodes() -> Option<(Redis, Gateway, Gateway)> {
     let redis = Redis::start()?;
     let (one, two) = (node(&redis, ""), node(&redis, ""));
     Some((redis, one, two))
-}
-
-fn status(node: &Gateway, path: &str) -> (u16, String) {
-    let address = node.address();
-    let request = support::stream::request("GET", path, &["Connection: close"], b"");
-    let mut stream = support::stream::send(address, &request);
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
-    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
-    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
-
-fn healthy(node: &Gateway) {
-    until("a healthy node", || status(node, "/health").0 == 200);
-}
-
-fn publish(node: &Gateway, channel: &str, data: &Value) -> Value {
-    node.api_reply("publish", &json!({"channel": channel, "data": data}))
-}
-
-/// The numbers of the next publications.
-fn numbers(session: &mut Session, channel: &str, count: usize) -> Vec<u64> {
-    (0..count).map(|_| session.publication(channel)["data"].as_u64().expect("a number")).collect()
 }
 
 #[test]
@@ -88,11 +65,11 @@ fn what_is_published_on_one_node_is_received_on_the_other() {
         there.subscribe(channel);
         for n in 1..=100 {
             let node = if n % 3 == 0 { &two } else { &one };
-            assert!(publish(node, channel, &json!(n)).get("error").is_none());
+            assert!(node.publish(channel, &json!(n)).get("error").is_none());
         }
         let expected: Vec<u64> = (1..=100).collect();
-        assert_eq!(numbers(&mut here, channel, 100), expected);
-        assert_eq!(numbers(&mut there, channel, 100), expected);
+        assert_eq!(here.numbers(channel, 100), expected);
+        assert_eq!(there.numbers(channel, 100), expected);
     }
     let history = two.api("history", json!({"channel": "kept:a", "limit": 3, "reverse": true}));
     let data: Vec<_> = history["publications"].as_array().unwrap().iter().collect();
@@ -114,11 +91,11 @@ fn a_client_recovers_on_the_other_node() {
     let Some((_redis, one, two)) = nodes() else { return };
     let mut session = one.connected("ann");
     let subscribed = session.subscribe("kept:a");
-    publish(&one, "kept:a", &json!(1));
+    one.publish("kept:a", &json!(1));
     let seen = session.publication("kept:a");
     drop(session);
     for n in 2..=5 {
-        publish(&one, "kept:a", &json!(n));
+        one.publish("kept:a", &json!(n));
     }
     let mut session = two.connected("ann");
     let since = json!({
@@ -131,8 +108,8 @@ fn a_client_recovers_on_the_other_node() {
     assert_eq!(recovered["recovered"], true);
     let missed = recovered["publications"].as_array().expect("publications");
     assert_eq!(missed.iter().map(|it| &it["data"]).collect::<Vec<_>>(), [2, 3, 4, 5]);
-    publish(&one, "kept:a", &json!(6));
-    assert_eq!(numbers(&mut session, "kept:a", 1), [6]);
+    one.publish("kept:a", &json!(6));
+    assert_eq!(session.numbers("kept:a", 1), [6]);
 }
 
 #[test]
@@ -144,8 +121,8 @@ fn a_key_publishes_once_over_all_nodes() {
     let first = one.api("publish", keyed.clone());
     let second = two.api("publish", keyed);
     assert_eq!(first["offset"], second["offset"]);
-    publish(&one, "kept:a", &json!(2));
-    assert_eq!(numbers(&mut session, "kept:a", 2), [1, 2]);
+    one.publish("kept:a", &json!(2));
+    assert_eq!(session.numbers("kept:a", 2), [1, 2]);
 }
 
 #[test]
@@ -198,22 +175,22 @@ fn a_killed_redis_that_comes_back_empty_costs_no_client() {
         session.subscribe("plain:a");
     }
     for n in 1..=3 {
-        publish(&one, "kept:a", &json!(n));
+        one.publish("kept:a", &json!(n));
     }
     for session in &mut sessions {
-        assert_eq!(numbers(session, "kept:a", 3), [1, 2, 3]);
+        assert_eq!(session.numbers("kept:a", 3), [1, 2, 3]);
     }
     redis.kill();
-    until("error 100", || publish(&one, "kept:a", &json!(99))["error"]["code"] == 100);
+    until("error 100", || one.publish("kept:a", &json!(99))["error"]["code"] == 100);
     until("a sick node", || {
-        let (code, body) = status(&two, "/health");
+        let (code, body) = two.get("/health");
         code == 503 && body.contains("redis 127.0.0.1")
     });
-    assert_eq!((status(&two, "/ready").0, status(&two, "/live").0), (503, 200));
+    assert_eq!((two.get("/ready").0, two.get("/live").0), (503, 200));
     // Who is there may still subscribe to what is live here.
     redis.restart();
     for node in [&one, &two] {
-        healthy(node);
+        node.healthy();
     }
     // Whoever had a position is told once, and is not closed.
     for session in &mut sessions {
@@ -227,8 +204,8 @@ fn a_killed_redis_that_comes_back_empty_costs_no_client() {
         assert_ne!(subscribed["recovered"], true);
     }
     for n in 10..=12 {
-        publish(&two, "kept:a", &json!(n));
-        publish(&two, "plain:a", &json!(n));
+        two.publish("kept:a", &json!(n));
+        two.publish("plain:a", &json!(n));
     }
     for session in &mut sessions {
         let mut seen = Vec::new();
@@ -255,14 +232,14 @@ fn subscriptions_that_are_killed_lose_and_double_nothing() {
     const COUNT: u64 = 300;
     for n in 1..=COUNT {
         let node = if n % 2 == 0 { &one } else { &two };
-        assert!(publish(node, "kept:a", &json!(n)).get("error").is_none());
+        assert!(node.publish("kept:a", &json!(n)).get("error").is_none());
         if n % 20 == 0 {
             redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         }
     }
     let expected: Vec<u64> = (1..=COUNT).collect();
     for session in &mut sessions {
-        assert_eq!(numbers(session, "kept:a", COUNT as usize), expected);
+        assert_eq!(session.numbers("kept:a", COUNT as usize), expected);
         session.no_push();
     }
 }
@@ -272,12 +249,12 @@ fn a_redis_that_stops_for_three_seconds_loses_nothing() {
     let Some((redis, one, two)) = nodes() else { return };
     let mut session = two.connected("bob");
     session.subscribe("kept:a");
-    publish(&one, "kept:a", &json!(1));
-    assert_eq!(numbers(&mut session, "kept:a", 1), [1]);
+    one.publish("kept:a", &json!(1));
+    assert_eq!(session.numbers("kept:a", 1), [1]);
     redis.signal(Signal::STOP);
     let begun = Instant::now();
     let late = std::thread::spawn(move || {
-        let answer = publish(&one, "kept:a", &json!(2));
+        let answer = one.publish("kept:a", &json!(2));
         (answer, one)
     });
     // What a node holds itself is answered meanwhile.
@@ -288,8 +265,8 @@ fn a_redis_that_stops_for_three_seconds_loses_nothing() {
     redis.signal(Signal::CONT);
     let (answer, one) = late.join().unwrap();
     assert!(answer.get("error").is_none(), "{answer}");
-    publish(&one, "kept:a", &json!(3));
-    assert_eq!(numbers(&mut session, "kept:a", 2), [2, 3]);
+    one.publish("kept:a", &json!(3));
+    assert_eq!(session.numbers("kept:a", 2), [2, 3]);
     session.no_push();
 }
 
@@ -427,11 +404,11 @@ fn what_lags_behind_is_read_from_the_history() {
     assert!(TABLES.contains(delay));
     let tables = format!("{}{address}", TABLES.replace(delay, lag));
     let node = Gateway::start_listening("", "type = \"redis\"", &tables);
-    healthy(&node);
+    node.healthy();
     let mut session = node.connected("42");
     session.subscribe("kept:a");
-    publish(&node, "kept:a", &json!(1));
-    assert_eq!(numbers(&mut session, "kept:a", 1), [1]);
+    node.publish("kept:a", &json!(1));
+    assert_eq!(session.numbers("kept:a", 1), [1]);
     assert_eq!(node.metric("broker_lagging_total"), 0);
     // Publications of 1970, of which a message tells of the first one only.
     let script = "local epoch = redis.call('HGET', 'centrifugo.stream.meta.kept:a', 'e') \
@@ -445,7 +422,7 @@ fn what_lags_behind_is_read_from_the_history() {
             end \
         end";
     redis.cli(&["EVAL", script, "0"]);
-    assert_eq!(numbers(&mut session, "kept:a", 3), [2, 3, 4]);
+    assert_eq!(session.numbers("kept:a", 3), [2, 3, 4]);
     assert_eq!(node.metric("broker_lagging_total"), 1);
     node.stop();
 }

@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -19,6 +19,7 @@ use ringhold::protocol::request::Request;
 use ringhold::{Connection, Context, Handler, Message, Server, UpgradeAction};
 use rustix::process::{Pid, Signal, kill_process};
 use support::PATIENCE;
+use support::daemon::free_port;
 use support::gateway::program;
 
 /// A socket that is told things, and its name.
@@ -55,11 +56,6 @@ fn silent(socket: &UnixDatagram) -> bool {
     let silent = socket.recv(&mut [0; 64]).is_err();
     socket.set_nonblocking(false).unwrap();
     silent
-}
-
-/// A port that is free at the moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// `ringhold serve`, ended when it is dropped.

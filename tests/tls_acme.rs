@@ -14,7 +14,7 @@ mod site;
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use site::{Stream, dial, metric, reply, upgrade};
 
+use crate::support::daemon::free_port;
 use crate::support::gateway::{Gateway, token_of};
 use crate::support::until;
 
@@ -149,11 +150,6 @@ fn hosts_are_proven_by_tls_and_their_certificates_are_kept() {
     assert_eq!(shown(&visit(at, &client, "api.example.test").unwrap()), other);
     assert_eq!(authority.orders(), 2);
     gateway.stop();
-}
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Status and head of the answer of the plain port.

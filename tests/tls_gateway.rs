@@ -13,7 +13,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use site::{ask, connected, dial, metric, secure, tcp};
 
 use crate::support::PATIENCE;
+use crate::support::daemon::free_port;
 use crate::support::gateway::{Gateway, token_of};
 
 /// Keys of `http_server.tls` with the certificate of localhost.
@@ -97,11 +98,6 @@ fn clients_streams_and_http_share_the_port() {
     gateway.stop();
     // The end is said.
     stream.read_to_end(&mut Vec::new()).unwrap();
-}
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn with_internal(keys: &str) -> (Gateway, SocketAddr) {

@@ -8,8 +8,8 @@ use ringhold::gateway::broker::{Fault, Message, Outcome, Publish, Request};
 use rustix::process::Signal;
 
 use crate::rig::{Rig, nats_options, publish, request};
+use crate::support::daemon::free_port;
 use crate::support::nats::{Nats, Wire};
-use crate::support::redis::free_port;
 use crate::support::until;
 
 fn plain(channel: &str, data: &str) -> Publish {

@@ -12,7 +12,8 @@ use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::{Fault, Life};
 
 use crate::rig::{Rig, offset, options, publish, request};
-use crate::support::redis::{Redis, free_port};
+use crate::support::daemon::free_port;
+use crate::support::redis::Redis;
 use crate::support::until;
 
 /// One on a free port.

@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use ringhold::gateway::broker::{Fault, Outcome};
 
 use crate::rig::{Rig, offset, publish, request};
-use crate::support::redis::{Redis, free_port};
+use crate::support::daemon::free_port;
+use crate::support::redis::Redis;
 
 /// One publication there and back.
 fn round_trip(mut rig: Rig) {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::client::{Client, Head};
-use super::server::Server;
+use super::server::{IO, Server, under_test};
 use super::wire::{CLOSE, FIN, PING, PONG, TEXT, UPGRADE, close_payload, frame, request};
 
 /// Where clients connect.
@@ -70,6 +70,13 @@ impl Gateway {
         std::fs::write(&path, config).expect("the configuration can be written");
         let server = Self::serve(&path, &[]);
         Self { server, config: Some(path) }
+    }
+
+    /// Starts it as its environment says, without a file.
+    pub(crate) fn start_by(variables: &[(String, String)]) -> Self {
+        let mut command = program();
+        command.envs(variables.iter().map(|(name, value)| (name, value))).args(["--port", "0"]);
+        Self { server: Server::launch(&mut command, address).0, config: None }
     }
 
     fn new_file() -> PathBuf {
@@ -133,6 +140,7 @@ impl Gateway {
     fn serve(config: &Path, more: &[&str]) -> Server {
         let mut command = program();
         let (server, _) = Server::launch(command.arg("--config").arg(config).args(more), address);
+        server.goes_the_way();
         server
     }
 
@@ -220,13 +228,29 @@ impl Gateway {
 
     /// The text of `/metrics`, with the head of the answer.
     pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics").1
+    }
+
+    /// Status and body of what is at this path.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address()).expect("the server accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
-        let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).expect("a request is taken");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request is taken");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer in text");
-        text
+        let status = text.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
+        (status, text.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+
+    /// Waits until it says that it is well. `health` is switched on in its configuration.
+    pub(crate) fn healthy(&self) {
+        super::until("a healthy node", || self.get("/health").0 == 200);
+    }
+
+    /// Publishes by the server API; what comes back whole, which may be an error.
+    pub(crate) fn publish(&self, channel: &str, data: &Value) -> Value {
+        self.api_reply("publish", &json!({"channel": channel, "data": data}))
     }
 
     /// One value of `/metrics`, by its name behind `ringhold_` and its labels.
@@ -276,15 +300,13 @@ impl Drop for Gateway {
     }
 }
 
-/// `ringhold serve`, without anything from this process's environment that would change it.
-/// `SERVER_UNDER_TEST` names another build of the program, for long runs.
+/// `ringhold serve`, without anything from this process's environment that would change it, but for
+/// the way into the kernel.
 pub(crate) fn program() -> Command {
-    let other = std::env::var_os("SERVER_UNDER_TEST");
-    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_ringhold").into()));
+    let mut command = Command::new(under_test());
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RINGHOLD_")
-            || name.to_string_lossy().starts_with("CENTRIFUGO_")
-        {
+        let text = name.to_string_lossy();
+        if text != IO && (text.starts_with("RINGHOLD_") || text.starts_with("CENTRIFUGO_")) {
             command.env_remove(name);
         }
     }
@@ -437,6 +459,12 @@ impl Session {
         assert_eq!(push["channel"], json!(channel), "{push}");
         assert!(push.get("pub").is_some(), "{push}");
         push["pub"].take()
+    }
+
+    /// The numbers of the next publications in this channel.
+    pub(crate) fn numbers(&mut self, channel: &str, count: usize) -> Vec<u64> {
+        let mut number = || self.publication(channel)["data"].as_u64().expect("a number");
+        (0..count).map(|_| number()).collect()
     }
 
     /// The pushes that came while a reply was awaited.

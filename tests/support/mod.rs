@@ -10,6 +10,7 @@ pub(crate) mod backend;
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod daemon;
 pub(crate) mod deflate;
 pub(crate) mod front;
 pub(crate) mod gateway;
@@ -31,8 +32,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
-use rustix::process::{getrlimit, kill_process_group, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{getrlimit, kill_process, kill_process_group, setrlimit, waitid};
 
 /// How long any single condition may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -182,6 +183,17 @@ fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
+/// Sends a child a signal, until it has been waited for. When STOP returns, all its threads stand
+/// still: the kernel stops them one after the other.
+pub(crate) fn send_signal(child: &Child, signal: Signal) {
+    let id = Pid::from_child(child);
+    kill_process(id, signal).expect("it can be signalled");
+    if signal == Signal::STOP {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        until("it to stand still", || matches!(waitid(WaitId::Pid(id), options), Ok(Some(_))));
+    }
+}
+
 /// Waits for a condition.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -189,25 +201,6 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Sends a child a signal. One that is stopped does nothing more from here on: each of its threads
-/// has noticed.
-pub(crate) fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).expect("it can be signalled");
-    if signal != Signal::STOP {
-        return;
-    }
-    let tasks = format!("/proc/{}/task", child.id());
-    until("all threads to stop", || {
-        let tasks = std::fs::read_dir(&tasks).expect("it runs");
-        let states = tasks.filter_map(|task| {
-            let text = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
-            // Behind the name, which may hold anything.
-            text.rsplit_once(") ")?.1.chars().next()
-        });
-        states.into_iter().all(|state| state == 'T')
-    });
 }
 
 pub(crate) fn wait_for(child: &mut Child, limit: Duration) -> Option<ExitStatus> {

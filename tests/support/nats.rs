@@ -4,25 +4,22 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use super::redis::free_port;
-use super::{PATIENCE, find_program, skip, wait_for};
+use super::daemon::{Daemon, again, free_port, on_free_ports};
+use super::{PATIENCE, find_program, skip};
 
 /// A running server.
 pub(crate) struct Nats {
     program: PathBuf,
-    child: Option<Child>,
+    daemon: Daemon,
     port: u16,
     /// Where others of its cluster speak to it.
     routes: u16,
     /// Where it tells of itself.
     monitor: u16,
-    folder: PathBuf,
     /// Its configuration, besides where it listens.
     config: String,
 }
@@ -35,7 +32,6 @@ impl Nats {
 
     /// With this in its configuration.
     pub(crate) fn start_with(config: &str) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         // Another version may stand in its place.
         let other = std::env::var_os("NATS_SERVER").map(PathBuf::from);
         let found = || find_program(&["nats-server", "/usr/sbin/nats-server"]);
@@ -43,21 +39,14 @@ impl Nats {
             skip("nats-server is not installed");
             return None;
         };
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nats-{}-{number}", std::process::id());
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let daemon = Daemon::new("nats", Path::new(env!("CARGO_TARGET_TMPDIR")));
         let (port, routes, monitor) = (0, 0, 0);
-        let config = config.to_owned();
-        let mut nats = Self { program, child: None, port, routes, monitor, folder, config };
-        // Another process may take a port before the server does.
-        for _ in 0..5 {
+        let mut nats = Self { program, daemon, port, routes, monitor, config: config.to_owned() };
+        on_free_ports("nats-server", || {
             (nats.port, nats.routes, nats.monitor) = (free_port(), free_port(), free_port());
-            if nats.launch() {
-                return Some(nats);
-            }
-        }
-        panic!("nats-server does not start");
+            nats.launch()
+        });
+        Some(nats)
     }
 
     /// Two servers of one cluster, which know each other.
@@ -83,30 +72,15 @@ impl Nats {
 
     /// Whether it greets.
     fn launch(&mut self) -> bool {
-        let file = self.folder.join("nats.conf");
+        let file = self.folder().join("nats.conf");
         let (port, monitor) = (self.port, self.monitor);
         let config = self.config.replace("ROUTES", &self.routes.to_string());
         let text =
             format!("listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n{config}\n");
         std::fs::write(&file, text).expect("the file can be written");
         let mut command = Command::new(&self.program);
-        command.arg("-c").arg(&file).arg("-l").arg(self.folder.join("log"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("nats-server starts"));
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if Wire::open(self.port).is_some() {
-                return true;
-            }
-            if let Some(child) = &mut self.child
-                && child.try_wait().is_ok_and(|status| status.is_some())
-            {
-                self.child = None;
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
+        command.arg("-c").arg(&file).arg("-l").arg(self.folder().join("log"));
+        self.daemon.launch(&mut command, || Wire::open(port).is_some())
     }
 
     /// Its port.
@@ -121,7 +95,7 @@ impl Nats {
 
     /// Its folder.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+        self.daemon.folder()
     }
 
     /// What it tells of itself at this path.
@@ -139,31 +113,18 @@ impl Nats {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        super::signal(self.child.as_ref().expect("it runs"), signal);
+        self.daemon.signal(signal);
     }
 
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            kill_process(Pid::from_child(&child), Signal::KILL).expect("it can be ended");
-            wait_for(&mut child, PATIENCE);
-        }
+        self.daemon.kill();
     }
 
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.launch() {
-            assert!(Instant::now() < deadline, "nats-server does not start again");
-        }
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        again("nats-server", || self.launch());
     }
 }
 

@@ -1,24 +1,21 @@
 //! A real `redis-server` as a child process, in a folder of its own, ended by id: a server, or a
 //! Sentinel.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use super::{PATIENCE, find_program, skip, wait_for};
+use super::daemon::{Daemon, again, free_port, on_free_ports};
+use super::{find_program, skip};
 
 /// A running server. Nothing is kept on disk unless its arguments say so.
 pub(crate) struct Redis {
     program: PathBuf,
-    child: Option<Child>,
+    daemon: Daemon,
     port: u16,
     /// Where nodes of a cluster speak to each other.
     bus: u16,
-    folder: PathBuf,
     arguments: Vec<String>,
     /// What a Sentinel's file says besides.
     sentinel: Option<String>,
@@ -44,7 +41,6 @@ impl Redis {
     }
 
     fn start_as(arguments: &[&str], sentinel: Option<String>, access: &[&str]) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         // Another program of the same kind may stand in its place, as Valkey's.
         let other = std::env::var_os("REDIS_SERVER").map(PathBuf::from);
         let Some(program) = other.or_else(|| find_program(&["redis-server"])) else {
@@ -58,22 +54,15 @@ impl Redis {
             skip(&format!("{} was built without TLS", program.display()));
             return None;
         }
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("redis-{}-{number}", std::process::id());
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let daemon = Daemon::new("redis", Path::new(env!("CARGO_TARGET_TMPDIR")));
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         let (arguments, access) = (own(arguments), own(access));
-        let (child, port, bus) = (None, 0, 0);
-        let mut redis = Self { program, child, port, bus, folder, arguments, sentinel, access };
-        // Another process may take the port before the server does.
-        for _ in 0..5 {
+        let mut redis = Self { program, daemon, port: 0, bus: 0, arguments, sentinel, access };
+        on_free_ports("redis-server", || {
             (redis.port, redis.bus) = (free_port(), free_port());
-            if redis.launch() {
-                return Some(redis);
-            }
-        }
-        panic!("redis-server does not start");
+            redis.launch()
+        });
+        Some(redis)
     }
 
     /// Whether it answers.
@@ -81,36 +70,23 @@ impl Redis {
         let port = self.port.to_string();
         let mut command = Command::new(&self.program);
         if let Some(more) = &self.sentinel {
-            let file = self.folder.join("sentinel.conf");
-            let folder = self.folder.display();
+            let file = self.folder().join("sentinel.conf");
+            let folder = self.folder().display();
             let more = more.replace("PORT", &port);
             let text = format!("port {port}\nbind 127.0.0.1\ndir \"{folder}\"\n{more}\n");
             std::fs::write(&file, text).expect("the file can be written");
             command.arg(&file).arg("--sentinel");
         } else {
             command.args(["--port", &port, "--bind", "127.0.0.1", "--appendonly", "no"]);
-            command.args(["--save", "", "--dir"]).arg(&self.folder);
+            command.args(["--save", "", "--dir"]).arg(self.folder());
             command.args(self.arguments.iter().map(|argument| argument.replace("PORT", &port)));
             if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
                 command.args(["--cluster-port", &self.bus.to_string()]);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("redis-server starts"));
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if self.try_cli(&["PING"]).is_some_and(|answer| answer.contains("PONG")) {
-                return true;
-            }
-            if let Some(child) = &mut self.child
-                && child.try_wait().is_ok_and(|status| status.is_some())
-            {
-                self.child = None;
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
+        let (port, access) = (self.port, &self.access);
+        let pings = || ask(port, access, &["PING"]).is_some_and(|text| text.contains("PONG"));
+        self.daemon.launch(&mut command, pings)
     }
 
     /// Its port.
@@ -125,7 +101,7 @@ impl Redis {
 
     /// Its folder.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+        self.daemon.folder()
     }
 
     /// What `redis-cli` says of a command.
@@ -134,12 +110,7 @@ impl Redis {
     }
 
     fn try_cli(&self, command: &[&str]) -> Option<String> {
-        let port = self.port.to_string();
-        let mut cli = Command::new("redis-cli");
-        cli.args(["-h", "127.0.0.1", "-p", &port]).args(&self.access).args(command);
-        let output = cli.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        output.status.success().then_some(text)
+        ask(self.port, &self.access, command)
     }
 
     /// One field of `INFO`; empty if it is not there. Asked again where there is no answer: a
@@ -162,31 +133,18 @@ impl Redis {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        super::signal(self.child.as_ref().expect("it runs"), signal);
+        self.daemon.signal(signal);
     }
 
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            kill_process(Pid::from_child(&child), Signal::KILL).expect("it can be ended");
-            wait_for(&mut child, PATIENCE);
-        }
+        self.daemon.kill();
     }
 
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.launch() {
-            assert!(Instant::now() < deadline, "redis-server does not start again");
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        again("redis-server", || self.launch());
     }
 }
 
@@ -229,8 +187,11 @@ fn has_tls(program: &Path) -> bool {
     !String::from_utf8_lossy(&said).contains("TLS support")
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// What `redis-cli` says of a command; `None`: nobody answers.
+fn ask(port: u16, access: &[String], command: &[&str]) -> Option<String> {
+    let mut cli = Command::new("redis-cli");
+    cli.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(access).args(command);
+    let output = cli.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    output.status.success().then_some(text)
 }

@@ -1,5 +1,6 @@
 //! `ringhold` as a child process: started on a port the kernel gives, ended by its id.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -9,10 +10,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::client::Client;
-use super::{PATIENCE, STOP_LIMIT, drain, wait_for};
+use super::{PATIENCE, STOP_LIMIT, drain, send_signal, wait_for};
+
+/// The variable that says whether a whole run of tests is over io_uring or epoll: for engines in
+/// the tests' own process and for servers that they start.
+pub(crate) const IO: &str = "RINGHOLD_IO";
 
 /// A running `ringhold echo`, or what [`super::gateway`] starts.
 pub(crate) struct Server {
@@ -27,7 +32,7 @@ impl Server {
     /// Starts the program on a port the kernel gives and waits for its one line on stdout.
     /// `options` replace the defaults of this function where they name the same flag.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
+        let mut command = Command::new(under_test());
         command.args(["echo", "--listen", "127.0.0.1:0"]);
         for (flag, value) in [("--workers", "2"), ("--max-connections", "256")] {
             if !options.contains(&flag) {
@@ -43,7 +48,20 @@ impl Server {
         let address = line.strip_prefix("listening on ws://").and_then(|a| a.parse().ok());
         server.address = address.unwrap_or_else(|| panic!("unexpected line on stdout: {line:?}"));
         assert!(server.address.ip().is_loopback() && server.address.port() != 0, "{line:?}");
+        server.goes_the_way();
         server
+    }
+
+    /// Asserts that a run over epoll has no ring in any server, not even in its control plane.
+    pub(crate) fn goes_the_way(&self) {
+        if std::env::var_os(IO).is_none_or(|way| way != "epoll") {
+            return;
+        }
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
+        let links = open.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        let kinds: Vec<_> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+        let has = |kind: &str| kinds.iter().any(|text| text.contains(kind));
+        assert!(has("eventpoll") && !has("io_uring"), "{kinds:?}");
     }
 
     /// Starts the program, and has its output read. Where it listens is not known yet.
@@ -104,7 +122,7 @@ impl Server {
 
     /// Sends the process a signal. Its id is its own until it has been waited for.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("the server can be signalled");
+        send_signal(&self.child, signal);
     }
 
     /// Waits for the process to end.
@@ -159,6 +177,11 @@ impl Drop for Server {
             eprintln!("--- the server's log ---\n{log}--- end of the log ---");
         }
     }
+}
+
+/// The program. `SERVER_UNDER_TEST` names another build of it, for long runs and other processors.
+pub(crate) fn under_test() -> OsString {
+    std::env::var_os("SERVER_UNDER_TEST").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringhold").into())
 }
 
 /// Runs a test against a fresh server, then asserts that the server still works and ends well.

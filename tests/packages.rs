@@ -14,7 +14,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::gateway::{address, program};
+use support::gateway::{API_KEY, Gateway, SECRET, address, program, token_of};
+use support::nats::Nats;
+use support::redis::Redis;
 use support::server::Server;
 use support::{Finished, PATIENCE, Program, find_program, install_once, packages, run, skip};
 
@@ -235,6 +237,7 @@ fn the_package_installs_and_starts_by_its_unit() {
     let Some(root) = debian() else { return };
     std::fs::copy(&package, root.join("ringhold.deb")).expect("a copy");
     let inside = |words: &[&str]| run(clean("chroot").arg(&root).args(words), LIMIT);
+    let begun = Instant::now();
     inside(&["dpkg", "--install", "/ringhold.deb"]).assert_success();
     let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/ringhold.service"));
     let unit = unit.expect("the unit");
@@ -243,20 +246,63 @@ fn the_package_installs_and_starts_by_its_unit() {
         command.starts_with("/usr/bin/ringhold serve --config /etc/ringhold.toml "),
         "{command}"
     );
+    let installed = begun.elapsed();
     // The unit's command as a user without privileges, on a free port.
-    let mut start = clean("chroot");
-    start.args(["--userspec=65534:65534"]).arg(&root).args(command.split(' '));
-    start.args(["--port", "0", "--set", "engine.pin=false"]);
-    let (server, _) = Server::launch(&mut start, address);
+    let words: Vec<&str> = command.split(' ').collect();
+    let (server, started) = start_inside(&root, &words);
     let url = format!("http://{}/health", server.address());
     // Health is not switched on in the configuration of the package: it is another's answer.
     let asked = inside(&["ringhold", "health", "--url", &url]);
     assert_eq!(asked.stdout, "404\n", "{}", asked.stderr);
+    let heard = first_message(&server);
+    println!("the package: {installed:?} installed, {started:?} started, {heard:?} to a message");
     drop(server);
     let version = inside(&["ringhold", "--version"]);
     assert!(version.stdout.starts_with(concat!("ringhold ", env!("CARGO_PKG_VERSION"), " (")));
     inside(&["dpkg", "--purge", "ringhold"]).assert_success();
     assert!(!root.join("usr/bin/ringhold").exists() && !root.join("etc/ringhold.toml").exists());
+    // The same with the program alone.
+    std::fs::copy(PROGRAM, root.join("ringhold")).expect("a copy");
+    let (server, started) = start_inside(&root, &["/ringhold", "serve"]);
+    let heard = first_message(&server);
+    println!("the program alone: {started:?} started, {heard:?} to a message");
+    drop(server);
+    std::fs::remove_file(root.join("ringhold")).expect("it can be removed");
+}
+
+/// A server in this root, as a user without privileges, whose clients may subscribe; and how long
+/// it takes to listen.
+fn start_inside(root: &Path, command: &[&str]) -> (Server, Duration) {
+    let mut start = clean("chroot");
+    start.args(["--userspec=65534:65534"]).arg(root).args(command).args(["--port", "0"]);
+    let allowed = "channel.without_namespace.allow_subscribe_for_client=true";
+    start.args(["--set", "engine.pin=false", "--set", allowed]);
+    start
+        .env("RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)
+        .env("RINGHOLD_HTTP_API_KEY", API_KEY);
+    let begun = Instant::now();
+    let (server, _) = Server::launch(&mut start, address);
+    (server, begun.elapsed())
+}
+
+/// How long an SDK takes until it has received a publication; `None` without Node or its packages,
+/// which has been said.
+fn first_message(server: &Server) -> Option<Duration> {
+    let Some(node) = find_program(&["node", "nodejs"]) else {
+        skip("node is not installed");
+        return None;
+    };
+    let folder = packages::javascript("packages-js")?;
+    // Beside its packages.
+    let script = folder.join("first-message.mjs");
+    std::fs::copy(file("tests/packages/first-message.mjs"), &script).expect("a copy");
+    let mut sdk = Command::new(node);
+    sdk.arg(script).arg(server.address().to_string()).args([API_KEY, &token_of("ann")]);
+    let begun = Instant::now();
+    let finished = run(&mut sdk, PATIENCE);
+    finished.assert_success();
+    assert_eq!(finished.stdout.trim(), "hello");
+    Some(begun.elapsed())
 }
 
 // --- The container -------------------------------------------------------------------------------
@@ -387,42 +433,77 @@ fn the_manifests_are_those_of_the_chart_and_valid() {
     assert_eq!(finished.stdout.trim(), "objects=10");
 }
 
-/// The compose file: an address of the profile that exists, an image that is built here.
+/// The services of compose files, one read over the other, that are built here: the environment of
+/// each. `None`: they cannot be read here, which has been said.
+fn composed(files: &[&str]) -> Option<Vec<Vec<(String, String)>>> {
+    let requirements = file("tests/packages/requirements.txt");
+    let python = packages::python("packages-python", &requirements)?;
+    let mut judge = Command::new(python);
+    judge.arg(file("tests/packages/compose.py"));
+    let judged = run(judge.args(files.iter().map(|name| file("tuning/docker").join(name))), LIMIT);
+    judged.assert_success();
+    let services: Value = serde_json::from_str(&judged.stdout).expect("JSON");
+    let services = services.as_object().expect("services").values();
+    let pair = |(name, value): (&String, &Value)| {
+        let value = value.as_str().expect("a text");
+        let known = [("${CLIENT_SECRET:?}", SECRET), ("${API_KEY:?}", API_KEY)];
+        let value = known.iter().find(|(from, _)| *from == value).map_or(value, |(_, to)| to);
+        (name.clone(), value.to_owned())
+    };
+    let variables = |service: &Value| service.as_object().unwrap().iter().map(pair).collect();
+    Some(services.map(variables).collect())
+}
+
 #[test]
-fn the_compose_file_names_what_there_is() {
-    let text = std::fs::read_to_string(file("tuning/docker/compose.yaml")).expect("compose.yaml");
-    let here = file("tuning/docker");
-    for line in ["seccomp:../seccomp-ringhold.json", "../nginx.conf:/etc/nginx/nginx.conf:ro"] {
-        assert!(text.contains(line), "{line}");
-    }
-    for path in ["../seccomp-ringhold.json", "../nginx.conf", "../../Cargo.toml", "Dockerfile"] {
-        assert!(here.join(path).exists(), "{path}");
-    }
-    let nodes = std::fs::read_to_string(here.join("compose-redis.yaml")).expect("the other one");
-    for variable in nodes.lines().filter_map(|line| line.trim().strip_prefix("RINGHOLD_")) {
-        let (name, value) = variable.split_once(": ").expect("a value");
-        let value = value.trim_matches('"');
-        let mut check = clean(PROGRAM);
-        check.args(["config", "show"]).env(format!("RINGHOLD_{name}"), value);
-        let shown = run(&mut check, LIMIT);
-        shown.assert_success();
-        assert!(!shown.stderr.contains("sets nothing"), "{}", shown.stderr);
-    }
-    let image = std::fs::read_to_string(here.join("Dockerfile")).expect("the Dockerfile");
-    let health = image.lines().find_map(|line| line.split_once("CMD [").map(|(_, rest)| rest));
+fn the_compose_files_name_what_there_is() {
+    let dockerfile = std::fs::read_to_string(file("tuning/docker/Dockerfile")).expect("a file");
+    let health = dockerfile.lines().find_map(|line| line.split_once("CMD [").map(|(_, rest)| rest));
     assert_eq!(health, Some("\"/usr/bin/ringhold\", \"health\"]"));
-    assert!(image.contains("\nUSER 65532:65532\n"));
-    // Every variable of the image is a key.
-    let mut show = program();
-    show.args(["--help"]);
-    run(&mut show, LIMIT).assert_success();
-    let mut check = clean(PROGRAM);
-    check.args(["config", "show"]);
-    check.envs(environment(&image).into_iter().filter(|(name, _)| name != "RINGHOLD_CONFIG"));
-    let shown = run(&mut check, LIMIT);
-    shown.assert_success();
-    assert!(!shown.stderr.contains("sets nothing"), "{}", shown.stderr);
-    for line in ["internal_port = 9000", "format = \"json\""] {
-        assert!(shown.stdout.contains(line), "{line}\n{}", shown.stdout);
+    assert!(dockerfile.contains("\nUSER 65532:65532\n"));
+    // Every variable is a key, those of the image and those of each service.
+    let image = environment(&dockerfile);
+    for files in [&["compose.yaml"][..], &["compose-redis.yaml"], &BOTH] {
+        let Some(services) = composed(files) else { return };
+        assert!(!services.is_empty());
+        for variables in services {
+            let mut check = clean(PROGRAM);
+            check.args(["config", "show"]).envs(variables);
+            check.envs(image.iter().filter(|(name, _)| name != "RINGHOLD_CONFIG").cloned());
+            let shown = run(&mut check, LIMIT);
+            shown.assert_success();
+            assert!(!shown.stderr.contains("sets nothing"), "{}", shown.stderr);
+            for line in ["internal_port = 9000", "format = \"json\""] {
+                assert!(shown.stdout.contains(line), "{line}\n{}", shown.stdout);
+            }
+        }
+    }
+}
+
+const BOTH: [&str; 2] = ["compose-redis.yaml", "compose-nats.yaml"];
+
+/// The nodes of the compose files, with servers of the test's own: what is published on one is
+/// received on the other.
+#[test]
+fn composed_nodes_reach_each_other() {
+    let (Some(redis), Some(nats)) = (Redis::start(), Nats::start()) else { return };
+    for (files, broker) in [(&["compose-redis.yaml"][..], "redis"), (&BOTH, "nats")] {
+        let Some(services) = composed(files) else { return };
+        assert_eq!(services.len(), 2);
+        let nodes = services.into_iter().map(|mut variables| {
+            for (_, value) in &mut variables {
+                *value = value.replace("redis:6379", &format!("127.0.0.1:{}", redis.port()));
+                *value = value.replace("nats:4222", &format!("127.0.0.1:{}", nats.port()));
+            }
+            let more = ["CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_CLIENT", "HEALTH_ENABLED"];
+            variables.extend(more.map(|name| (format!("RINGHOLD_{name}"), "true".to_owned())));
+            let node = Gateway::start_by(&variables);
+            node.healthy();
+            node
+        });
+        let [one, two] = nodes.collect::<Vec<_>>().try_into().ok().expect("two nodes");
+        let mut session = two.connected("ann");
+        session.subscribe(broker);
+        assert!(one.publish(broker, &7.into()).get("error").is_none());
+        assert_eq!(session.numbers(broker, 1), [7]);
     }
 }

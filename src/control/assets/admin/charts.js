@@ -163,7 +163,9 @@ export class Bars {
         s("rect", { class: "fill", x: at * step + step * 0.12, y: bottom - height, width: step * 0.76, height, rx: Math.min(2, height) })));
       const label = bound == null ? "more" : seconds(bound).replace(/ .*/, (unit) => unit);
       const every = width < 520 ? 4 : 2;
-      if (at % every === 0) parts.push(s("text", { x: (at + 0.5) * step, y: 143, "text-anchor": at ? "middle" : "start", dx: at ? 0 : -step / 2 + 1 }, label));
+      // The first and the last keep within the chart.
+      const [x, anchor] = at === 0 ? [1, "start"] : at === each.length - 1 ? [width, "end"] : [(at + 0.5) * step, "middle"];
+      if (at % every === 0) parts.push(s("text", { x, y: 143, "text-anchor": anchor }, label));
     });
     this.svg.setAttribute("aria-label", this.title);
     this.svg.replaceChildren(...parts);

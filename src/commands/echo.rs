@@ -27,20 +27,27 @@ pub(crate) struct EchoArguments {
     engine: EngineOptions,
 
     /// Speak TLS with this chain of certificates: a PEM file, or its text. SIGHUP loads it again
-    #[arg(long, requires = "tls_key", value_name = "PEM")]
+    #[arg(long, help_heading = "TLS", requires = "tls_key", value_name = "PEM")]
     tls_cert: Option<String>,
 
     /// The key of that certificate
-    #[arg(long, requires = "tls_cert", value_name = "PEM")]
+    #[arg(long, help_heading = "TLS", requires = "tls_cert", value_name = "PEM")]
     tls_key: Option<String>,
 
     /// Who carries connections after their handshakes: own, or rustls, which takes 20 times the
     /// memory
-    #[arg(long, requires = "tls_cert", default_value = "own", value_name = "LAYER")]
+    #[arg(
+        long,
+        help_heading = "TLS",
+        requires = "tls_cert",
+        default_value = "own",
+        value_name = "LAYER"
+    )]
     tls_record_layer: TlsRecordLayer,
 
     /// Log the counters at this interval; 0s: never
-    #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, help_heading = None::<&str>, default_value = "0s", value_parser = duration,
+          value_name = "TIME")]
     stats_interval: Duration,
 }
 

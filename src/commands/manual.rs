@@ -2,11 +2,13 @@
 //! the command line's own definitions.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use super::Arguments;
 use super::output::print;
@@ -37,7 +39,19 @@ pub(crate) fn pages(arguments: &ManArguments) -> Result<ExitCode, Box<dyn Error>
     let failed = |error| format!("{}: {error}", folder.display());
     std::fs::create_dir_all(folder).map_err(failed)?;
     // The short version: a page is about a version, not about one build.
-    let command = Arguments::command().long_version(None);
-    clap_mangen::generate_to(command, folder).map_err(failed)?;
+    let mut command = Arguments::command().long_version(None).disable_help_subcommand(true);
+    command.build();
+    write(&command, folder).map_err(failed)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The page of a command and those of its own commands.
+fn write(command: &Command, folder: &Path) -> io::Result<()> {
+    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        write(one, folder)?;
+    }
+    let program = concat!("ringhold ", env!("CARGO_PKG_VERSION"));
+    // Without a date, the program would be written in its place.
+    Man::new(command.clone()).date(" ").source(program).generate_to(folder)?;
+    Ok(())
 }

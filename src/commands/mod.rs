@@ -34,7 +34,7 @@ use crate::control::logging;
 pub(crate) struct Arguments {
     /// What to log on standard error: error, warn, info, debug, or per module as in
     /// `info,ringhold::engine=debug` [default: info]
-    #[arg(long, global = true, env = "RINGHOLD_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "RINGHOLD_LOG", value_name = "FILTER", display_order = 900)]
     pub(crate) log: Option<String>,
 
     /// What to do.

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ringhold::Config;
-use ringhold::Server;
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
@@ -30,6 +28,7 @@ use ringhold::gateway::options::{
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;
+use ringhold::{Config, Io, Server};
 use socket2::{Domain, Socket, Type};
 
 use super::config::warn;
@@ -48,6 +47,11 @@ pub(crate) struct ServeArguments {
     /// Port to listen on, 0 for a free one; stronger than the configuration
     #[arg(short, long, value_name = "PORT")]
     port: Option<u16>,
+
+    /// The way into the kernel: uring, epoll, or auto: epoll where the host refuses io_uring;
+    /// stronger than the configuration
+    #[arg(long, value_name = "IO")]
+    io: Option<Io>,
 
     /// Any key of the configuration, as client.insecure=true. May be given several times
     #[arg(long, value_name = "KEY=VALUE")]
@@ -70,7 +74,8 @@ impl ServeArguments {
     fn sources(&self) -> Sources {
         let address = self.address.map(|address| format!("http_server.address={address}"));
         let port = self.port.map(|port| format!("http_server.port={port}"));
-        let sets = self.set.iter().cloned().chain(address).chain(port).collect();
+        let io = self.io.map(|io| format!("engine.io={io}"));
+        let sets = self.set.iter().cloned().chain(address).chain(port).chain(io).collect();
         Sources::of_process(self.config.clone(), sets)
     }
 }

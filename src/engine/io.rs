@@ -3,6 +3,7 @@
 //! The invariant: a server decides once, before its first thread starts, so all its cores go the
 //! same way and no turn asks again.
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::uring::{self, SetupError};
@@ -20,6 +21,16 @@ pub enum Io {
     /// epoll (Linux 2.6.17): one system call for each operation, one descriptor of the process for
     /// each connection.
     Epoll,
+}
+
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+        })
+    }
 }
 
 impl FromStr for Io {
@@ -82,9 +93,9 @@ mod tests {
 
     #[test]
     fn ways_have_names() {
-        assert_eq!("auto".parse(), Ok(Io::Auto));
-        assert_eq!("uring".parse(), Ok(Io::Uring));
-        assert_eq!("epoll".parse(), Ok(Io::Epoll));
+        for way in [Io::Auto, Io::Uring, Io::Epoll] {
+            assert_eq!(way.to_string().parse(), Ok(way));
+        }
         assert!("kqueue".parse::<Io>().unwrap_err().contains("auto, uring, epoll"));
     }
 

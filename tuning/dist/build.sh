@@ -3,7 +3,9 @@
 # and Python 3, and rpmbuild for the .rpm; no network but for crates.
 # Usage: tuning/dist/build.sh [--all] [--target TRIPLE] [--program PROGRAM] [--out FOLDER] [--level N] ...
 #   --all      what a release has: for x86-64 and ARM64, for glibc 2.31 and later, built in a Debian root of its own; as root
-#   --root     --all: this root, which tuning/dist/root.sh made; default: target/dist-root, made where it is missing
+#   --test     package nothing, but run the unit tests for ARM64 under emulation, over epoll, in the root of --all; as root, with
+#              Debian's qemu-user-static
+#   --root     --all, --test: this root, which tuning/dist/root.sh made; default: target/dist-root, made where it is missing
 #   --target   build for another machine or C library; docs/install.md says what that needs
 #   --program  package this one instead of building target/dist/ringhold
 #   --pages    this program prints the manual and completions, where PROGRAM does not run here
@@ -13,10 +15,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-program='' out=target/dist-packages level=9 target='' all='' tools='' speaker='' newest=''
+program='' out=target/dist-packages level=9 target='' all='' test='' tools='' speaker='' newest=''
 while [ $# -gt 0 ]; do
     case $1 in
         --all) all=yes; shift ;;
+        --test) test=yes; shift ;;
         --root) tools=$2; shift 2 ;;
         --target) target=$2; shift 2 ;;
         --program) program=$2; shift 2 ;;
@@ -24,18 +27,19 @@ while [ $# -gt 0 ]; do
         --glibc) newest=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --level) level=$2; shift 2 ;;
-        *) sed -n '2,12p' tuning/dist/build.sh >&2; exit 2 ;;
+        *) sed -n '2,15p' tuning/dist/build.sh >&2; exit 2 ;;
     esac
 done
 
-# Builds for a target in the root, into target/dist-built. Paths are the same wherever the checkout and the root lie, and
+# Has cargo work for a target in the root, into target/dist-built. Paths are the same wherever the checkout and the root lie, and
 # nothing of this host's tools takes part, so that one commit makes the same bytes.
-build_in_root() {
-    local target=$1 built=$PWD/target/dist-built architecture=amd64
+in_root() {
+    local target=$1 verb=$2 built=$PWD/target/dist-built architecture=amd64
     # As Debian, cargo's variables and those of C compilers have it.
     local triple=${target/-unknown/} lower=${target//-/_}
     local upper=${lower^^}
     case $target in aarch64-*) architecture=arm64 ;; esac
+    shift 2
     mkdir -p "$built" "$tools/src" "$tools/target" "$tools/vendor"
     # shellcheck disable=SC2016 # The inner shell fills in.
     unshare --mount sh -euc '
@@ -53,18 +57,33 @@ build_in_root() {
         "CFLAGS_${lower}=--target=$triple --sysroot=/sysroot/$architecture" \
         "CARGO_TARGET_${upper}_RUSTFLAGS=-Clinker=clang-19 -Clink-arg=--target=$triple -Clink-arg=--sysroot=/sysroot/$architecture \
 -Clink-arg=-fuse-ld=lld-19" \
-        cargo build --profile dist --locked --offline --bin ringhold --target "$target" \
-        --config 'source.crates-io.replace-with="vendor"' --config 'source.vendor.directory="/vendor"'
+        ${emulator:+"CARGO_TARGET_${upper}_RUNNER=$emulator -L /sysroot/$architecture"} ${emulator:+RINGHOLD_IO=epoll} \
+        cargo "$verb" --locked --offline --target "$target" \
+        --config 'source.crates-io.replace-with="vendor"' --config 'source.vendor.directory="/vendor"' "$@"
 }
 
-if [ -n "$all" ]; then
+emulator=''
+if [ -n "$all$test" ]; then
     tools=${tools:-target/dist-root}
     [ -e "$tools/tools.txt" ] || tuning/dist/root.sh "$tools"
     tools=$(realpath "$tools")
     commit=$(git rev-parse --short=12 HEAD)
     cargo vendor --quiet --locked --versioned-dirs target/dist-vendor > /dev/null
+    if [ -n "$test" ]; then
+        emulator=qemu-aarch64-static
+        install "$(command -v $emulator)" "$tools/usr/bin/"
+        in_root aarch64-unknown-linux-gnu test --lib
+        # A program for suites on this machine, whose tests start it by SERVER_UNDER_TEST.
+        in_root aarch64-unknown-linux-gnu build --bin ringhold
+        starter=$PWD/target/dist-built/ringhold-arm64
+        printf '#!/bin/sh\nexec %s -L "%s" "%s" "$@"\n' "$emulator" "$tools/sysroot/arm64" \
+            "$PWD/target/dist-built/aarch64-unknown-linux-gnu/debug/ringhold" > "$starter"
+        chmod 755 "$starter"
+        echo "suites of this machine against it: SERVER_UNDER_TEST=$starter RINGHOLD_IO=epoll cargo test --test rfc6455_frames"
+        exit
+    fi
     for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
-        build_in_root "$target"
+        in_root "$target" build --profile dist --bin ringhold
         program=target/dist-built/$target/dist/ringhold
         tuning/dist/build.sh --target "$target" --program "$program" --pages "${speaker:=$program}" --glibc 2.31 --out "$out" --level "$level"
     done

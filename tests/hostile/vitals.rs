@@ -38,13 +38,13 @@ impl Metrics {
     /// As soon as the server has a place for who asks.
     pub(crate) fn of(gateway: &Gateway) -> Self {
         let deadline = Instant::now() + PATIENCE;
-        let mut text = gateway.metrics();
-        while !text.starts_with("HTTP/1.1 200 ") {
-            let first = text.lines().next();
-            assert!(Instant::now() < deadline, "the metrics cannot be had: {first:?}");
+        let text = loop {
+            match gateway.get("/metrics") {
+                (200, text) => break text,
+                (status, _) => assert!(Instant::now() < deadline, "the metrics answer {status}"),
+            }
             std::thread::sleep(Duration::from_millis(20));
-            text = gateway.metrics();
-        }
+        };
         let lines = text.lines().filter_map(|line| line.strip_prefix("ringhold_"));
         let pairs = lines.filter_map(|line| line.rsplit_once(' '));
         let values = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));

@@ -12,8 +12,13 @@ struct Server {
 
 impl Server {
     fn start(arguments: &[&str], variable: Option<&str>) -> Self {
+        let echo = ["echo", "--listen", "127.0.0.1:0", "--workers", "2"];
+        Self::launch(&[&echo, arguments].concat(), variable)
+    }
+
+    fn launch(words: &[&str], variable: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
-        command.args(["echo", "--listen", "127.0.0.1:0", "--workers", "2"]).args(arguments);
+        command.args(words);
         command.env_remove("RINGHOLD_IO").envs(variable.map(|value| ("RINGHOLD_IO", value)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
@@ -53,14 +58,21 @@ fn epoll_is_used_where_it_is_asked_for() {
     for (flags, variable) in [(&["--io", "epoll"][..], None), (&[], Some("epoll"))] {
         let server = Server::start(flags, variable);
         assert!(server.descriptors("eventpoll") >= 2, "a set for each worker");
-        if variable.is_some() {
-            assert_eq!(server.descriptors("io_uring"), 0, "the control plane has no ring either");
-        }
+        assert_eq!(server.descriptors("io_uring"), 0, "the control plane has no ring either");
         server.load("", &["echo", "-c", "200", "-d", "500ms", "-b", "70000", "--pipeline", "2"]);
         server.load("/fanout/all", &["fanout", "-c", "200", "-d", "500ms", "-r", "20"]);
     }
     let server = Server::start(&["--io", "uring"], Some("epoll"));
     assert!(server.descriptors("io_uring") >= 2, "the flag goes before the variable");
+}
+
+#[test]
+fn the_gateway_is_asked_by_its_flag() {
+    for (way, wanted, other) in [("epoll", "eventpoll", "io_uring"), ("uring", "io_uring", "")] {
+        let server = Server::launch(&["serve", "--port", "0", "--io", way], None);
+        assert!(server.descriptors(wanted) >= 2, "{way}");
+        assert!(other.is_empty() || server.descriptors(other) == 0, "{way}");
+    }
 }
 
 #[test]

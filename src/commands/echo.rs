@@ -59,10 +59,10 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<ExitCode, Box<dyn Error>> 
     if let Some(keys) = &keys {
         config.tls = Some(Arc::new(load(keys)?));
     }
-    let drain = config.drain.clone();
+    let (drain, io) = (config.drain.clone(), config.io);
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let running = Server::builder().config(config).start(|_| Echo::default())?;
-    let mut duties = Duties::default();
+    let mut duties = Duties { io, ..Duties::default() };
     if let Some(keys) = keys {
         let handle = running.handle();
         duties.reload = Box::new(move || {

@@ -118,7 +118,7 @@ pub(crate) fn run(
     let workers = Server::builder().config(config.clone()).layout()?.workers;
     let accept_rate = options.accept_rate(workers);
     let config = Config { accept_rate, ..config };
-    let drain = config.drain.clone();
+    let (drain, io) = (config.drain.clone(), config.io);
     let rules = Arc::new(Rulebook::new(options)?);
     let (plane, outlets, tls) = Plane::new(&rules.options, demo)?;
     let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
@@ -221,6 +221,7 @@ pub(crate) fn run(
                 notifier.ready();
             })
         },
+        io,
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
     let ceiling = control::ceiling(&rules.options, &layout);

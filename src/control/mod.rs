@@ -80,6 +80,8 @@ pub struct Duties {
     pub delay: Duration,
     /// Called at SIGHUP, on a thread where it may wait.
     pub reload: Box<dyn Fn() + Send + Sync>,
+    /// As the server has it: with epoll the thread makes no ring either.
+    pub io: Io,
 }
 
 impl Default for Duties {
@@ -90,6 +92,7 @@ impl Default for Duties {
             drain: Box::new(|| {}),
             delay: Duration::ZERO,
             reload: Box::new(reload),
+            io: Io::Auto,
         }
     }
 }
@@ -104,12 +107,12 @@ pub fn start<H: Handler>(
 ) -> io::Result<Control> {
     let (finished, end) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
-    let (rest, farewell) = (handle.clone(), drain.clone());
+    let (rest, farewell, io) = (handle.clone(), drain.clone(), duties.io);
     let thread =
         std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
             // Nobody would heed signals any more.
             let _guard = Guard(Some(move || rest.drain(&farewell)));
-            run(async move {
+            run(io, async move {
                 let signals = Signals::new();
                 let outcome = signals.as_ref().map(|_| ()).map_err(|error| error.kind());
                 let _ = ready.send(outcome);
@@ -127,8 +130,8 @@ pub fn start<H: Handler>(
 }
 
 /// Runs the control plane's tasks on this thread, on a ring where the host allows one.
-fn run(tasks: impl Future<Output = ()> + 'static) {
-    if !Io::Auto.takes_descriptors() {
+fn run(io: Io, tasks: impl Future<Output = ()> + 'static) {
+    if !io.takes_descriptors() {
         return tokio_uring::builder().entries(8).start(tasks);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -160,7 +163,7 @@ pub fn watch_interrupts() -> io::Result<Arc<AtomicBool>> {
     let (ready, started) = std::sync::mpsc::channel();
     // The thread waits until the process ends.
     std::thread::Builder::new().name("ringhold-control".to_owned()).spawn(move || {
-        run(async move {
+        run(Io::Auto, async move {
             let signals = Signals::new();
             let _ = ready.send(signals.as_ref().map(|_| ()).map_err(|error| error.kind()));
             let Ok(mut signals) = signals else { return };

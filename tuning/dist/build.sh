@@ -52,7 +52,7 @@ in_root() {
         cd "$root"
         exec chroot "$root" /usr/bin/env -i -C /src PATH=/usr/bin:/bin HOME=/tmp LC_ALL=C "$@"
     ' sh "$PWD" "$built" "$PWD/target/dist-vendor" "$tools" \
-        CARGO_HOME=/tmp/cargo CARGO_TARGET_DIR=/target RINGHOLD_COMMIT="$commit" ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} \
+        CARGO_HOME=/tmp/cargo CARGO_TARGET_DIR=/target SOURCE_DATE_EPOCH=0 RINGHOLD_COMMIT="$commit" ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} \
         "CC_${lower}=clang-19" "AR_${lower}=llvm-ar-19" \
         "CFLAGS_${lower}=--target=$triple --sysroot=/sysroot/$architecture" \
         "CARGO_TARGET_${upper}_RUSTFLAGS=-Clinker=clang-19 -Clink-arg=--target=$triple -Clink-arg=--sysroot=/sysroot/$architecture \
@@ -98,10 +98,10 @@ if [ -z "$program" ]; then
         echo "build.sh: Rust's library for $target is not installed; rustup target add $target brings it" >&2
         exit 1
     fi
-    # Folders of this machine stay out of the program, so that the same commit and tools make the same bytes in any of them. Flags of the
-    # caller's (RUSTFLAGS) come instead.
+    # Folders of this machine stay out of the program, and so does the time at which mimalloc is compiled: the same commit and tools make
+    # the same bytes. Flags of the caller's (RUSTFLAGS) come instead.
     flags=$(printf '"--remap-path-prefix=%s=%s",' "$PWD" /src "${CARGO_HOME:-$HOME/.cargo}" /cargo)
-    cargo build --profile dist --locked --bin ringhold ${target:+--target "$target"} --config "target.${target:-$here}.rustflags=[$flags]"
+    SOURCE_DATE_EPOCH=0 cargo build --profile dist --locked --bin ringhold ${target:+--target "$target"} --config "target.${target:-$here}.rustflags=[$flags]"
     program=target/${target:+$target/}dist/ringhold
 fi
 target=${target:-$here}

@@ -1,11 +1,13 @@
 //! Who may call the server API.
 
-use std::hint::black_box;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Query, Request};
 use axum::http::header;
 use serde::Deserialize;
+
+use crate::gateway::api::key::authorization;
+pub(super) use crate::gateway::api::key::same;
 
 /// Who may call the server API.
 #[derive(Clone, PartialEq, Eq)]
@@ -101,21 +103,6 @@ impl std::fmt::Debug for Access {
 struct Parameters {
     #[serde(default)]
     api_key: String,
-}
-
-/// The key in `apikey <key>`.
-fn authorization(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked(b"apikey ".len())?;
-    scheme.eq_ignore_ascii_case(b"apikey ").then(|| rest.trim_ascii())
-}
-
-/// Takes the same time wherever the two differ; the length is no secret.
-pub(super) fn same(key: &[u8], given: &[u8]) -> bool {
-    let mut difference = 0;
-    for (a, b) in key.iter().zip(given) {
-        difference = black_box(difference | (a ^ b));
-    }
-    !key.is_empty() && key.len() == given.len() && difference == 0
 }
 
 #[cfg(test)]

@@ -18,12 +18,13 @@ use tokio::task::JoinSet;
 
 use super::access::{Access, Admission, Gate};
 use super::backend::Backend;
-use super::batch::{self, Batch, Legacy};
 use super::body::{self, Bodies, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::process::Process;
 use super::publishing;
 use super::room;
+use crate::gateway::api::batch::{self, Batch, Legacy};
+use crate::gateway::api::status_of;
 use crate::gateway::api::{ApiError, ApiReply, ApiRequest, Envelope, PublishRequest, Undecodable};
 use crate::gateway::wire::Error;
 
@@ -323,19 +324,11 @@ fn keep(replies: &mut [Reply], done: Option<Done>) {
 
 fn answer(outcome: &Result<ApiReply, Error>, by_status: bool) -> Response {
     match outcome {
-        Err(error) if by_status => write(status_of(error), &ApiError(error)),
+        Err(error) if by_status => {
+            let status = StatusCode::from_u16(status_of(error));
+            write(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &ApiError(error))
+        }
         outcome => write(StatusCode::OK, &Envelope(outcome)),
-    }
-}
-
-/// The HTTP status of an error, where errors are told so.
-fn status_of(error: &Error) -> StatusCode {
-    match error.code {
-        102 | 104 => StatusCode::NOT_FOUND,
-        107 | 108 => StatusCode::BAD_REQUEST,
-        112 => StatusCode::RANGE_NOT_SATISFIABLE,
-        113 => StatusCode::CONFLICT,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -34,7 +34,7 @@ use super::room::Seat;
 use crate::gateway::api::ApiRequest;
 use crate::gateway::format::Transport;
 use crate::gateway::proxy::{HookFailure, HookKind};
-use crate::gateway::stats::{CommandKind, Durations};
+use crate::gateway::stats::{CommandKind, Durations, GatewayStats};
 use crate::{CounterKind, Counters, Distribution};
 
 pub(super) use self::json::{Helps, Values};
@@ -182,7 +182,7 @@ fn collect(snapshot: &Snapshot, counts: &Counts) -> Vec<Metric> {
     let mut all = Vec::new();
     engine(&mut all, snapshot);
     gateway(&mut all, snapshot);
-    control(&mut all, counts);
+    control(&mut all, counts, &snapshot.gateway);
     broker::collect(&mut all, snapshot);
     state::collect(&mut all, counts);
     memory(&mut all, snapshot);
@@ -294,10 +294,17 @@ fn gateway(all: &mut Vec<Metric>, snapshot: &Snapshot) {
     all.push(unsubscribes.label("code", "unsubscribe codes"));
 }
 
-fn control(all: &mut Vec<Metric>, counts: &Counts) {
+fn control(all: &mut Vec<Metric>, counts: &Counts, stats: &GatewayStats) {
     let maps = counts.maps();
+    let (mut api_calls, mut api_errors) = (maps.api_calls.clone(), maps.api_errors.clone());
+    for (method, durations) in stats.api_calls() {
+        api_calls.entry(method).or_default().add(durations);
+    }
+    for (which, number) in stats.api_errors() {
+        *api_errors.entry(*which).or_default() += number;
+    }
     let mut calls = Metric::new("api_command_seconds", Kind::Histogram, "Calls of the server API");
-    for (method, durations) in &maps.api_calls {
+    for (method, durations) in &api_calls {
         calls.add(vec![("method", (*method).to_owned())], of_durations(durations));
     }
     all.push(calls.label("method", &list(ApiRequest::METHODS)));
@@ -306,7 +313,7 @@ fn control(all: &mut Vec<Metric>, counts: &Counts) {
         Kind::Total,
         "Calls of the server API answered with an error",
     );
-    for ((method, code), number) in &maps.api_errors {
+    for ((method, code), number) in &api_errors {
         let labels = vec![("method", (*method).to_owned()), ("code", code.to_string())];
         errors.add(labels, Value::Number(*number));
     }

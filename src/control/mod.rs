@@ -14,7 +14,6 @@ pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod backend;
-mod batch;
 pub mod body;
 pub mod broker;
 mod ceiling;

@@ -13,8 +13,8 @@ use super::live::Live;
 use crate::gateway::api::{ApiReply, BroadcastResult, NewPublication, PublishRequest};
 use crate::gateway::api::{BroadcastRequest, PublishResult};
 use crate::gateway::app;
-use crate::gateway::letters::{Answer, Ask, Asker, Letter, Publish, Question, Reply};
-use crate::gateway::rulebook::Rulebook;
+use crate::gateway::calls::{question, result};
+use crate::gateway::letters::{Answer, Ask, Asker, Letter, Reply};
 use crate::gateway::wire::Error;
 
 /// Where a publication's outcome comes. Closed without one: [`Error::INTERNAL`].
@@ -95,35 +95,6 @@ impl Live {
             }
         }
         Ok(ApiReply::Broadcast(BroadcastResult { responses }))
-    }
-}
-
-/// What the home core is asked to do.
-fn question(rules: &Rulebook, channel: &str, new: NewPublication) -> Result<Question, Error> {
-    if channel.is_empty() {
-        return Err(Error::BAD_REQUEST);
-    }
-    let place = rules.namespaces.place(channel)?;
-    let is_json = place.rules.accept_data(&new.data)?;
-    Ok(Question::Publish(Publish {
-        data: new.data,
-        is_json,
-        info: None,
-        tags: new.tags,
-        stream: place.rules.stream().filter(|_| !new.skip_history),
-        delta: new.delta || place.rules.options.delta_publish,
-        idempotency_key: new.idempotency_key,
-        version: new.version,
-        version_epoch: new.version_epoch,
-    }))
-}
-
-fn result(answer: Answer) -> PublishResult {
-    match answer {
-        Answer::Published { position: Some(position), .. } => {
-            PublishResult { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
-        }
-        _ => PublishResult::default(),
     }
 }
 

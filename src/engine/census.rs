@@ -98,6 +98,14 @@ impl Core {
         fits
     }
 
+    /// A connection counts for the client that it was of no longer.
+    pub(super) fn change_client(&mut self, slot: u32, before: SocketAddr) {
+        let known = self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::KNOWN));
+        if known && self.config.max_per_address > 0 {
+            drop(AddressPlace::new(self.census.addresses.clone(), before.ip()));
+        }
+    }
+
     /// Here only to be refused, so it takes no seat.
     pub(super) fn make_surplus(&mut self, slot: u32) {
         self.free_seat(slot);

@@ -136,6 +136,15 @@ impl Core {
         self.leave(slot, true);
     }
 
+    /// Ends a connection that stayed, behind the answers that it has.
+    pub(super) fn part(&mut self, slot: u32) {
+        self.drop_head(slot);
+        if let Some(hot) = self.slots.get_mut(slot) {
+            hot.set(Flags::DEAF);
+        }
+        self.leave(slot, false);
+    }
+
     /// Answers the request of a stream that was accepted for later with something else, which is
     /// its end. A body without room is not sent, as of [`HttpAction::Respond`](super::HttpAction).
     pub(crate) fn respond(
@@ -188,6 +197,7 @@ impl Core {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase() {
             Phase::Closed => return,
+            Phase::Handshake if self.requests.keeps(slot) => {}
             Phase::Handshake | Phase::Passing => self.counted.handshake_aborts += 1,
             _ => {}
         }

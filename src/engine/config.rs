@@ -249,6 +249,14 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Time for TCP connect, TLS and the opening handshake together.
     pub handshake_timeout: Duration,
+    /// Time for the next request to begin where [`super::HttpAction::Answer`] keeps a connection;
+    /// then it is closed. Who does not take its answers for so long is cut.
+    pub keep_alive: Duration,
+    /// Connections per worker that are kept so; one more is closed behind its answer.
+    pub max_kept: u32,
+    /// Time for the application to answer after [`super::HttpAction::AnswerLater`]; then the answer
+    /// is 503.
+    pub answer_timeout: Duration,
     /// Bytes of a request head.
     pub max_head: usize,
     /// Payload bytes of one received message, over all its fragments; of a compressed one those
@@ -356,6 +364,9 @@ impl Default for Config {
             retry_after: 5,
             origins: Vec::new(),
             handshake_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(30),
+            max_kept: 4096,
+            answer_timeout: Duration::from_secs(30),
             max_head: 8 * 1024,
             max_message: 1024 * 1024,
             max_fragments: 128 * 1024,
@@ -419,6 +430,8 @@ impl Config {
             (self.tick >= Duration::from_millis(1), "tick must be at least 1 ms"),
             (self.tick <= Duration::from_secs(1), "tick must be at most 1 s"),
             (!self.handshake_timeout.is_zero(), "handshake-timeout must not be zero"),
+            (!self.keep_alive.is_zero(), "keep-alive must not be zero"),
+            (!self.answer_timeout.is_zero(), "answer-timeout must not be zero"),
             (!self.close_timeout.is_zero(), "close-timeout must not be zero"),
             (!self.write_timeout.is_zero(), "write-timeout must not be zero"),
             (!self.read_window.is_zero(), "the window of min-read-rate must not be zero"),

@@ -247,6 +247,24 @@ impl Context<'_> {
         self.core.respond(id.slot, id.generation, response)
     }
 
+    /// The connection whose request is decided about, in
+    /// [`Handler::on_http`](super::Handler::on_http); `None` elsewhere.
+    pub fn asking(&self) -> Option<ConnId> {
+        self.core.requests.asking()
+    }
+
+    /// Answers a request after [`HttpAction::AnswerLater`](super::HttpAction::AnswerLater). The
+    /// body has the limit of [`HttpAction::Respond`](super::HttpAction::Respond).
+    ///
+    /// # Errors
+    /// [`SendError::Gone`]: the connection is gone, of another core, or awaits no answer.
+    pub fn answer(&mut self, id: ConnId, response: &HttpResponse) -> Result<(), SendError> {
+        if id.worker != self.core.worker {
+            return Err(SendError::Gone);
+        }
+        self.core.answer_later(id.slot, id.generation, response)
+    }
+
     /// The address and port of a connection's peer; `None` if the connection is gone, or of another
     /// core.
     pub fn peer_addr(&mut self, id: ConnId) -> Option<SocketAddr> {

@@ -29,6 +29,7 @@ use super::outbox::Outbox;
 use super::outgoing::Outgoing;
 use super::patience::Watches;
 use super::publishing::{Fanout, Links};
+use super::requests::Requests;
 use super::ringwork::RingWork;
 use super::rng::Rng;
 use super::secure::Secure;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     /// Before a connection is open, or instead.
     pub(crate) secure: Secure,
     pub(crate) handshakes: Handshakes,
+    pub(crate) requests: Requests,
     pub(crate) handover: Handover,
     pub(crate) dials: Dials,
     pub(crate) server: Decoder,
@@ -84,6 +86,10 @@ pub(crate) struct Core {
 pub(crate) struct Limits {
     pub(crate) tick_ns: u64,
     pub(crate) handshake: u32,
+    /// Between the requests of a connection that stays.
+    pub(crate) keep_alive: u32,
+    /// For an answer that the application owes.
+    pub(crate) answer: u32,
     pub(crate) idle: u32,
     pub(crate) write: u32,
     /// How long nothing may be acknowledged of what the kernel has taken.
@@ -117,6 +123,8 @@ impl Limits {
         Self {
             tick_ns: config.tick.as_nanos() as u64,
             handshake: ticks(config.handshake_timeout, config.tick),
+            keep_alive: ticks(config.keep_alive, config.tick),
+            answer: ticks(config.answer_timeout, config.tick),
             idle: ticks(config.idle_timeout, config.tick),
             write: ticks(config.write_timeout, config.tick),
             unacknowledged: ticks(config.user_timeout(), config.tick),
@@ -187,6 +195,7 @@ impl Core {
             timing: Timing::default(),
             secure: Secure::default(),
             handshakes: Handshakes::default(),
+            requests: Requests::default(),
             handover: Handover::default(),
             dials: Dials::default(),
             outgoing: Outgoing::default(),
@@ -218,6 +227,7 @@ impl Core {
         self.compressor.shrink();
         self.secure.shrink();
         self.handshakes.shrink();
+        self.requests.shrink();
         self.handover.shrink();
         self.dials.shrink();
         self.fanout.shrink();
@@ -230,6 +240,7 @@ impl Core {
             connections: u64::from(self.slots.used()),
             open: self.census.open(),
             streams: self.census.streams(),
+            kept: self.requests.len() as u64,
             deflate_connections: self.compressor.agreed(),
             deflate_bytes_held: self.compressor.memory() as u64,
             inbound_bytes_held: self.inbound.total() as u64,

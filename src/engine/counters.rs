@@ -58,6 +58,8 @@ counters! {
         open: Gauge,
         /// Streams among them.
         streams: Gauge,
+        /// Connections of plain HTTP that stay for another request, or for an answer.
+        kept: Gauge,
         /// Connections that have agreed on compression.
         deflate_connections: Gauge,
         /// Memory of compressors and decompressors, and of what they work on.
@@ -122,6 +124,14 @@ counters! {
         refused_inbound_full: Total,
         /// Plain requests that the application answered at once, other than by a refusal.
         answered: Total,
+        /// Answers after which the connection was closed, though its client would go on: too many
+        /// stay.
+        kept_refused: Total,
+        /// Connections closed that stayed, sent no further request in time or did not take their
+        /// answers.
+        kept_late: Total,
+        /// Answered with 503: the application, which owed the answer, had none in time.
+        answers_late: Total,
         /// Refused with 403, 404, 411, 413 or an application's answer.
         refused_application: Total,
         /// Refused with 405 or 426.
@@ -254,8 +264,8 @@ counters! {
         read_pauses: Total,
         /// Connections whose input took long while others waited, and is taken up behind theirs.
         reads_costly: Total,
-        /// Receives of which something had to wait for a later turn, since what it is inflated to
-        /// takes long.
+        /// Receives of which something had to wait for a later turn: what it is inflated to takes
+        /// long, or it is many requests.
         reads_left: Total,
         /// Turns of the core's loop.
         turns: Total,

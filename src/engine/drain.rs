@@ -33,6 +33,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             return;
         }
         self.stop_accepting();
+        self.core.requests.end();
         self.drain = Some(Draining {
             plan,
             started_ns: self.core.clock.now_ns(),
@@ -76,6 +77,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                     self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
                 }
                 Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
+                // Whoever has another request connects anew.
+                Some(Phase::Handshake) if self.core.is_idle(slot) => self.core.part(slot),
                 // Browsers connect in advance and then say nothing; nobody waits for these.
                 Some(Phase::Handshake) if self.core.is_silent(slot) => {
                     self.core.drop_connection(slot, Cause::Drain);
@@ -126,6 +129,9 @@ impl Core {
     /// Whether a connection was accepted a while ago and has not begun its request.
     fn is_silent(&self, slot: u32) -> bool {
         let hot = self.slots.get(slot);
+        if self.requests.keeps(slot) {
+            return false;
+        }
         // What has arrived is read later in this turn; closing before that resets the peer.
         let begun =
             self.handshakes.held(slot).is_some() || hot.is_some_and(|hot| hot.has(Flags::READY));

@@ -178,6 +178,17 @@ pub enum HttpAction<S> {
     /// body counts for [`super::Config::max_outboxes`]; one that is longer than half of that, or
     /// than what the turn has left of it, is not sent, and the answer is 503.
     Respond(HttpResponse),
+    /// Answer as [`Self::Respond`] and wait for the connection's next request, for
+    /// [`super::Config::keep_alive`]. Where the client goes on (HTTP/1.1 without `Connection:
+    /// close`), all of the request's body has come, and no more than [`super::Config::max_kept`]
+    /// stay; else the answer ends the connection. Requests that were sent one behind the other are
+    /// answered in their order, each when the answer before has left.
+    Answer(HttpResponse),
+    /// The same, with an answer that comes later: [`super::Context::answer`] gives it, for the
+    /// connection that [`super::Context::asking`] names, on this core. Nothing more is read of the
+    /// connection until then, or until [`super::Config::answer_timeout`]. A connection that ends
+    /// meanwhile is not told of: answering it is an error.
+    AnswerLater,
     /// Answer with 200 and keep the connection open, to send on it: it is a connection like any
     /// other, with [`Handler::on_open`], heartbeats, limits and [`Handler::on_close`], but no
     /// message comes on it. Messages are written without frames, one after the other.

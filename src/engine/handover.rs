@@ -52,6 +52,10 @@ pub(crate) struct Handover {
 struct Passing {
     received: Vec<u8>,
     via: Via,
+    /// The socket, where answers before the request have to leave first.
+    socket: Option<OwnedFd>,
+    /// Whether there may be such.
+    stayed: bool,
     /// Where it is accounted.
     place: Place,
 }
@@ -88,28 +92,48 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // Given up meanwhile; closing the second descriptor is all there is to do.
             return;
         }
-        match (result, core.take_passing(slot)) {
-            (Ok(socket), Some(Passing { received, via, .. })) => {
-                core.counted.passed += 1;
-                let place = core.take_place(slot);
-                let tls = core.take_parts(slot).map(Box::new);
-                core.release(slot);
-                let passed = Detached { socket, received: received.into(), via, place, tls };
-                self.call_cx(|handler, cx| handler.on_detach(cx, passed));
+        match (result, core.handover.passing.get_mut(&slot)) {
+            (Ok(socket), Some(passing)) => {
+                passing.socket = Some(socket);
+                self.pass_on(slot, token.generation());
             }
             _ => {
                 core.counted.refused_not_websocket += 1;
+                core.drop_passing(slot);
                 core.refuse(slot, Refusal::Unavailable(core.config.retry_after));
             }
         }
+    }
+
+    /// Hands a connection over, unless it waits for its descriptor or for answers to leave.
+    pub(super) fn pass_on(&mut self, slot: u32, generation: u32) {
+        let core = &mut self.core;
+        let Some(hot) = core.slots.lookup(slot, generation) else { return };
+        let sending = hot.outbox.is_some();
+        let passing = core.handover.passing.get(&slot).filter(|it| it.socket.is_some());
+        if passing.is_none_or(|passing| passing.stayed && sending) {
+            return;
+        }
+        let Some(Passing { received, via, socket: Some(socket), .. }) = core.take_passing(slot)
+        else {
+            return;
+        };
+        core.counted.passed += 1;
+        let place = core.take_place(slot);
+        let tls = core.take_parts(slot).map(Box::new);
+        core.release(slot);
+        let passed = Detached { socket, received: received.into(), via, place, tls };
+        self.call_cx(|handler, cx| handler.on_detach(cx, passed));
     }
 }
 
 impl Core {
     /// Starts to hand a connection over, with what was received on it so far.
     pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
+        let stayed = self.requests.keeps(slot);
         self.drop_head(slot);
-        let mut passing = Passing { received, via, place: Place::default() };
+        let (socket, place) = (None, Place::default());
+        let mut passing = Passing { received, via, socket, stayed, place };
         let memory = passing.memory();
         self.inbound.set(&mut passing.place, slot, memory);
         self.handover.passing.insert(slot, passing);

@@ -224,7 +224,7 @@ impl Taken<'_> {
             Phase::Closed | Phase::Connecting => return true,
             Phase::Flushing | Phase::Passing => return true,
             // Left in the kernel; resuming puts it back.
-            Phase::Open if hot.has(Flags::HELD) => return true,
+            Phase::Open | Phase::Handshake if hot.has(Flags::HELD) => return true,
             _ => {}
         }
         let left = self.leftovers.len(slot);

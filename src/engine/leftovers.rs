@@ -1,9 +1,10 @@
 //! Input that was received and has to wait for a later turn, since what it is inflated to takes
-//! longer than a turn should.
+//! longer than a turn should, or since it is requests behind one that is not answered.
 //!
 //! Owns the bytes, by slot, as they are above the record layer, and an end of the connection that
 //! came behind them. Never decodes. The invariant: a connection that has something here is open or
-//! closing and is not received from; all of it is in the account of [`Inbound`].
+//! closing, or stays for more requests, and is not received from; all of it is in the account of
+//! [`Inbound`].
 
 use std::collections::HashMap;
 
@@ -26,6 +27,8 @@ struct Leftover {
     bytes: Vec<u8>,
     /// Those before are worked off.
     at: usize,
+    /// How many behind that were copied last.
+    copied: usize,
     /// What came behind them.
     end: Option<End>,
     place: Place,
@@ -62,7 +65,7 @@ impl Leftovers {
     /// Keeps what was received and is not worked off.
     fn keep(&mut self, slot: u32, bytes: &[u8], inbound: &mut Inbound) {
         let bytes = bytes.to_vec();
-        let mut left = Leftover { bytes, at: 0, end: None, place: Place::default() };
+        let mut left = Leftover { bytes, at: 0, copied: 0, end: None, place: Place::default() };
         let memory = left.memory();
         inbound.set(&mut left.place, slot, memory);
         let before = self.waiting.insert(slot, left);
@@ -80,12 +83,21 @@ impl Leftovers {
     }
 
     /// Copies the first of what waits, as much as there is room. Returns how much that is.
-    fn copy(&self, slot: u32, room: &mut [u8]) -> usize {
-        let Some(left) = self.waiting.get(&slot) else { return 0 };
+    fn copy(&mut self, slot: u32, room: &mut [u8]) -> usize {
+        let Some(left) = self.waiting.get_mut(&slot) else { return 0 };
         let bytes = &left.bytes[left.at..];
         let count = bytes.len().min(room.len());
         room[..count].copy_from_slice(&bytes[..count]);
+        left.copied = count;
         count
+    }
+
+    /// Takes what waits behind what was copied last, and forgets the rest.
+    pub(super) fn take_rest(&mut self, slot: u32, inbound: &mut Inbound) -> Vec<u8> {
+        let Some(left) = self.waiting.get(&slot) else { return Vec::new() };
+        let rest = left.bytes[left.at + left.copied..].to_vec();
+        self.drop_of(slot, inbound);
+        rest
     }
 
     /// So many bytes are worked off. Returns the end that came behind them, if they were the last.
@@ -112,10 +124,11 @@ impl Core {
     pub(super) fn leave_over(&mut self, slot: u32, bytes: &[u8]) {
         let had_its_portion = self.compressor.has_had_its_portion();
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if !matches!(hot.phase(), Phase::Open | Phase::Closing) || hot.has(Flags::DEAF) {
+        let heard = matches!(hot.phase(), Phase::Open | Phase::Closing | Phase::Handshake);
+        if !heard || hot.has(Flags::DEAF) {
             return;
         }
-        if had_its_portion {
+        if had_its_portion && hot.phase() != Phase::Handshake {
             self.counted.reads_costly += u64::from(!hot.set(Flags::COSTLY));
         }
         self.counted.reads_left += 1;
@@ -147,7 +160,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.compressor.begin_portion(hot);
         let part = chosen.range();
         let count = core.leftovers.copy(slot, &mut self.arena.bytes[part.clone()]);
-        let done = self.decode(slot, generation, part.start..part.start + count, true);
+        let requests = core.slots.get(slot).is_some_and(|hot| hot.phase() == Phase::Handshake);
+        let part = part.start..part.start + count;
+        let done = match requests {
+            true => self.on_request(slot, generation, part),
+            false => self.decode(slot, generation, part, true),
+        };
         let core = &mut self.core;
         let end = core.leftovers.advance(slot, done, &mut core.inbound);
         if let Some(end) = end {

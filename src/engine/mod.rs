@@ -86,6 +86,7 @@ mod proxies;
 mod publishing;
 mod queueing;
 mod reading;
+mod requests;
 mod ring;
 mod ringwork;
 pub(crate) mod rng;

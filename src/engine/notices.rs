@@ -20,6 +20,11 @@ pub(crate) enum Notice {
         slot: u32,
         generation: u32,
     },
+    /// All is sent on a connection that is on its way out.
+    Sent {
+        slot: u32,
+        generation: u32,
+    },
     /// It is time for the application's heartbeat.
     Heartbeat {
         slot: u32,

@@ -2,7 +2,8 @@
 //!
 //! Owns what became of a head, and of the body that an application asked for. The invariant: of a
 //! connection that is not open nothing is kept but its head, at most `max_head` bytes, and its
-//! body, at most as long as it said; both are accounted as messages in progress are.
+//! body, at most as long as it said; both are accounted as messages in progress are. What stays for
+//! more than one request is in `requests`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,10 +17,11 @@ use super::handler::{Handler, HttpAction, UpgradeAction};
 use super::inbound::Place;
 use super::phase::Event;
 use super::queueing::CORK_MAX;
+use super::requests::REQUESTS_AT_ONCE;
 use super::ring::Ring;
 use super::slots::{Flags, Phase, UNANSWERED};
 use super::table::SlotTable;
-use super::value::{Data, SendError};
+use super::value::{ConnId, Data, SendError};
 use super::worker::Worker;
 use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::{Agreement, HttpResponse, stream};
@@ -41,6 +43,17 @@ impl Handshakes {
     /// How many heads there are.
     pub(super) fn len(&self) -> usize {
         self.heads.len()
+    }
+
+    /// The answer to the request at hand, as far as it is written.
+    pub(super) fn answer(&self) -> &[u8] {
+        &self.answer
+    }
+
+    /// Writes the head of an answer that is complete at once. Returns its body.
+    pub(super) fn write(&mut self, response: &HttpResponse, bodiless: bool, last: bool) -> Bytes {
+        self.answer.clear();
+        response.write_and(&mut self.answer, bodiless, last)
     }
 
     pub(super) fn shrink(&mut self) {
@@ -89,6 +102,17 @@ enum Verdict<S> {
     Pass,
     /// The head of the answer is written; its body follows, and is the last thing.
     Answered(u16, Bytes),
+    /// The same, and the connection goes on behind its request, which ends here.
+    Stays {
+        status: u16,
+        body: Bytes,
+        end: usize,
+    },
+    /// The answer comes later; its request ends here, and it is the last one if nothing follows.
+    Awaited {
+        end: Option<usize>,
+        bodiless: bool,
+    },
     /// The body is needed; this is where it ends.
     Body {
         end: usize,
@@ -98,7 +122,26 @@ enum Verdict<S> {
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
-    pub(super) fn on_request(&mut self, slot: u32, range: Range<usize>) {
+    /// Reads the requests in a piece of the arena: one, or as many as a turn works off for a
+    /// connection that stays. Returns how much of the piece that is; the rest has to wait.
+    pub(super) fn on_request(&mut self, slot: u32, generation: u32, range: Range<usize>) -> usize {
+        let mut at = 0;
+        for _ in 0..REQUESTS_AT_ONCE {
+            if !self.core.takes_request(slot) {
+                break;
+            }
+            at += self.read_request(slot, generation, range.start + at..range.end);
+            if at == range.len() || !self.core.goes_on(slot, generation) {
+                break;
+            }
+            self.deliver_notices();
+        }
+        at
+    }
+
+    /// Reads one request, or a part of one. Returns how much of the piece that is.
+    fn read_request(&mut self, slot: u32, generation: u32, range: Range<usize>) -> usize {
+        let all = range.len();
         let max = self.core.config.max_head;
         let mut head = self.core.take_head(slot);
         let before = head.bytes.len();
@@ -106,7 +149,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         if !whole {
             head.bytes.extend_from_slice(&self.arena.bytes[range.clone()]);
             if head.bytes.len() < head.end {
-                return self.core.keep_head(slot, head);
+                self.core.keep_head(slot, head);
+                return all;
             }
         }
         let bodiless;
@@ -119,15 +163,20 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             match request::parse(bytes, &mut head.scanned, max) {
                 Ok(None) => Ok(None),
                 Ok(Some((request, len))) => {
+                    let kept = self.core.requests.via(slot);
+                    if kept.is_some() && head.end == 0 {
+                        self.core.learn_next_client(slot, &request);
+                    }
                     let via = self.core.learn_client(slot, &request);
-                    head.via = head.via.or(via);
+                    head.via = head.via.or(kept).or(via);
                     let refusal = self.core.refusal_of(slot);
                     let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
                     match (refusal, peer) {
                         (Some(refusal), _) => Err(refusal),
-                        (None, None) => return,
+                        (None, None) => return all,
                         (None, Some(peer)) => {
-                            let asked = Asked { request: &request, bytes, len, peer };
+                            let request = &request;
+                            let asked = Asked { slot, generation, request, bytes, len, peer };
                             answer(&mut self.handler, &mut self.core, &mut self.states, &asked)
                                 .map(|verdict| Some((verdict, len)))
                         }
@@ -147,30 +196,56 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             Ok(None) => {
                 let head = keep(head, copy, &self.arena.bytes);
                 self.core.keep_head(slot, head);
+                if whole {
+                    self.core.on_request_begun(slot);
+                }
             }
             Ok(Some((Verdict::Upgrade { state, dialect, compression }, len))) => {
                 // What follows the head lies at the end of what was just received.
                 let rest = range.start + (len - before)..range.end;
                 self.core.agree(slot, compression);
+                if self.core.leftovers.len(slot) > 0 {
+                    // It is taken up again, as frames.
+                    self.on_upgraded(slot, state, dialect, range.end..range.end);
+                    return len - before;
+                }
                 self.on_upgraded(slot, state, dialect, rest);
             }
             Ok(Some((Verdict::Stream { state, dialect, chunked }, _))) => {
                 // What follows the request has no meaning on a connection that is not used again.
+                self.core.leftovers.drop_of(slot, &mut self.core.inbound);
                 self.on_streaming(slot, state, dialect, chunked);
             }
             Ok(Some((Verdict::Pass, _))) => {
-                let Some(via) = head.via else { return };
-                let received = if whole { self.arena.bytes[range].to_vec() } else { copy };
+                let Some(via) = head.via else { return all };
+                let mut received = if whole { self.arena.bytes[range].to_vec() } else { copy };
+                let core = &mut self.core;
+                received.append(&mut core.leftovers.take_rest(slot, &mut core.inbound));
                 self.core.begin_pass(slot, received, via);
             }
             Ok(Some((Verdict::Answered(status, body), _))) => {
                 self.core.answer(slot, status, body);
                 self.relieve();
             }
+            Ok(Some((Verdict::Stays { status, body, end }, _))) => {
+                let Some(via) = head.via else { return all };
+                self.core.answer_and_stay(slot, via, status, body);
+                self.relieve();
+                return end - before;
+            }
+            Ok(Some((Verdict::Awaited { end, bodiless }, _))) => {
+                let Some(via) = head.via else { return all };
+                self.core.await_answer(slot, via, end.is_none(), bodiless);
+                self.relieve();
+                return end.map_or(all, |end| end - before);
+            }
             Ok(Some((Verdict::Body { end, expected }, _))) => {
                 let mut head = keep(head, copy, &self.arena.bytes);
                 head.end = end;
                 self.core.keep_head(slot, head);
+                if whole {
+                    self.core.on_request_begun(slot);
+                }
                 if expected {
                     self.core.send_continue(slot);
                 }
@@ -180,6 +255,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 self.core.refuse_with(slot, refusal, bodiless);
             }
         }
+        all
     }
 
     /// The handshake is complete; `rest` are the first bytes of frames.
@@ -212,12 +288,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 }
 
 /// A request, and where it lies.
-struct Asked<'a> {
-    request: &'a Request<'a>,
-    /// All that was received of the connection.
-    bytes: &'a [u8],
+pub(super) struct Asked<'a> {
+    pub(super) slot: u32,
+    generation: u32,
+    pub(super) request: &'a Request<'a>,
+    /// All that was received of the connection and not worked off.
+    pub(super) bytes: &'a [u8],
     /// Where the head ends in it.
-    len: usize,
+    pub(super) len: usize,
     peer: std::net::SocketAddr,
 }
 
@@ -267,15 +345,28 @@ fn answer_plain<H: Handler>(
     asked: &Asked<'_>,
     refusal: Refusal,
 ) -> Result<Verdict<H::State>, Refusal> {
-    let Asked { request, bytes, len, peer } = *asked;
+    let Asked { slot, generation, request, bytes, len, peer } = *asked;
     let mut body = None;
     // Once without the body, and once with it.
     for _ in 0..2 {
-        let asked = guard::call(core, states, |cx| handler.on_http(cx, request, body, peer));
-        let Some(decision) = asked else {
+        core.requests.ask(Some(ConnId { worker: core.worker, slot, generation }));
+        let decision = guard::call(core, states, |cx| handler.on_http(cx, request, body, peer));
+        core.requests.ask(None);
+        let Some(decision) = decision else {
             return Err(Refusal::Unavailable(core.config.retry_after));
         };
         match decision {
+            HttpAction::Answer(response) => match core.end_to_go_on(asked) {
+                None => return Ok(respond(core, request, &response)),
+                Some(end) => {
+                    let body = core.handshakes.write(&response, request.method == "HEAD", false);
+                    return Ok(Verdict::Stays { status: response.status(), body, end });
+                }
+            },
+            HttpAction::AnswerLater => {
+                let bodiless = request.method == "HEAD";
+                return Ok(Verdict::Awaited { end: core.end_to_go_on(asked), bodiless });
+            }
             HttpAction::Refuse => return Err(refusal),
             HttpAction::Detach => return Ok(Verdict::Pass),
             HttpAction::Respond(response) => return Ok(respond(core, request, &response)),
@@ -314,8 +405,7 @@ fn answer_plain<H: Handler>(
 
 /// Writes the head of an answer that is complete at once.
 fn respond<S>(core: &mut Core, request: &Request<'_>, response: &HttpResponse) -> Verdict<S> {
-    core.handshakes.answer.clear();
-    let body = response.write(&mut core.handshakes.answer, request.method == "HEAD");
+    let body = core.handshakes.write(response, request.method == "HEAD", true);
     Verdict::Answered(response.status(), body)
 }
 
@@ -340,8 +430,9 @@ impl Core {
         self.enforce_inbound();
     }
 
-    /// Forgets what is there of a head.
+    /// Forgets what is there of a head, and whether its connection was to stay.
     pub(super) fn drop_head(&mut self, slot: u32) {
+        self.requests.forget(slot);
         drop(self.take_head(slot));
     }
 
@@ -368,7 +459,7 @@ impl Core {
     }
 
     /// Sends the answer whose head is written, and ends the connection.
-    fn answer(&mut self, slot: u32, status: u16, body: Bytes) {
+    pub(super) fn answer(&mut self, slot: u32, status: u16, body: Bytes) {
         if !self.has_room_for(&body) {
             self.counted.refused_application += 1;
             return self.refuse(slot, Refusal::Unavailable(self.config.retry_after));
@@ -393,6 +484,7 @@ impl Core {
         let generation = hot.generation;
         let client = hot.has(Flags::CLIENT);
         hot.dialect = dialect;
+        self.requests.forget(slot);
         self.census.enter(hot);
         self.compressor.enter(hot);
         self.enter(slot, Event::Opened);

@@ -149,6 +149,24 @@ impl Core {
         Some(via)
     }
 
+    /// The next request of a connection that a proxy keeps is perhaps another client's, which the
+    /// connection counts for from now on.
+    pub(super) fn follow_client(&mut self, slot: u32, via: Via, request: &Request<'_>) {
+        let client = self.config.proxies.client(via, forwarded_for(request));
+        let Some(before) = self.slots.cold(slot).map(|cold| cold.peer()) else { return };
+        if let Some(cold) = self.slots.cold(slot) {
+            cold.set_peer(client);
+        }
+        if before.ip() == client.ip() {
+            return;
+        }
+        self.change_client(slot, before);
+        if !self.count_client(slot, client) {
+            self.counted.refused_per_address += 1;
+            self.make_surplus(slot);
+        }
+    }
+
     /// One connection too many of a client: here only to be told so, or not at all if there is no
     /// room even for that.
     fn turn_away(&mut self, slot: u32) {

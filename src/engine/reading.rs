@@ -178,6 +178,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     pub(super) fn on_end(&mut self, slot: u32) {
         let Some(hot) = self.core.slots.get(slot) else { return };
+        if self.core.requests.keeps(slot) {
+            // It has nothing more to ask, and may still hear its answers.
+            return self.core.part(slot);
+        }
         let cause = match hot.phase() {
             // There is no other way for its client to say goodbye.
             Phase::Open if hot.has(Flags::STREAM) => {

@@ -207,6 +207,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.leftovers.count() == 0, "input is left")?;
         check(core.secure.records() == 0, "record layers are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
+        check(core.requests.len() == 0, "connections stay that are gone")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
         let gauges = [
@@ -227,7 +228,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub fn awaits_input(&self, slot: u32) -> bool {
         self.core.slots.get(slot).is_some_and(|hot| match hot.phase() {
             Phase::Open => !hot.has(Flags::HELD | Flags::READY),
-            Phase::Handshake | Phase::Closing | Phase::Lingering => !hot.has(Flags::READY),
+            Phase::Handshake => !hot.has(Flags::HELD | Flags::READY),
+            Phase::Closing | Phase::Lingering => !hot.has(Flags::READY),
             _ => false,
         })
     }
@@ -270,6 +272,7 @@ struct Tally {
     partial: usize,
     subscriptions: usize,
     heads: usize,
+    kept: u64,
     unfinished: usize,
     left: usize,
     records: u64,
@@ -314,7 +317,12 @@ impl Core {
         self.audit_timer(slot, hot)?;
         let left = self.leftovers.held(slot).is_some();
         check(!left || looked_at, "input waits, and nobody takes it up")?;
-        check(!left || matches!(hot.phase(), Phase::Open | Phase::Closing), "input of the gone")?;
+        let stays = self.requests.keeps(slot);
+        let heard = matches!(hot.phase(), Phase::Open | Phase::Closing) || stays;
+        check(!left || heard, "input of the gone")?;
+        check(!stays || hot.phase() == Phase::Handshake, "stays and is elsewhere")?;
+        let owed = self.requests.awaits(slot);
+        check(!owed || hot.has(Flags::AWAITED), "owes an answer, and reads on")?;
         check(hot.watched == self.watches.contains(slot), "watched, or not")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
@@ -391,6 +399,7 @@ impl Core {
         tally.partial += hot.partial.as_ref().map_or(0, |partial| partial.memory());
         tally.subscriptions += self.fanout.topics().audit(slot, hot.subscriptions);
         tally.heads += usize::from(self.handshakes.held(slot).is_some());
+        tally.kept += u64::from(self.requests.keeps(slot));
         tally.partial += self.handshakes.held(slot).map_or(0, |(_, memory)| memory);
         tally.partial += self.handover.held(slot).map_or(0, |(_, memory)| memory);
         tally.unfinished += usize::from(self.secure.held(slot).is_some());
@@ -437,6 +446,7 @@ impl Core {
             ("waiting input", self.leftovers.count() as u64, tally.left as u64),
             ("record layers", u64::from(self.secure.records()), tally.records),
             ("heads", self.handshakes.len() as u64, tally.heads as u64),
+            ("kept", self.requests.len() as u64, tally.kept),
             ("watches", self.watches.len() as u64, tally.watches as u64),
         ];
         for (name, kept, summed) in pairs {

@@ -192,6 +192,7 @@ impl Core {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         match hot.phase() {
             Phase::Open => self.on_open_deadline(slot),
+            Phase::Handshake if self.requests.keeps(slot) => self.on_late(slot),
             Phase::Handshake => {
                 self.counted.handshake_timeouts += 1;
                 if hot.has(Flags::CLIENT) {

@@ -91,7 +91,12 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(hot) = self.core.slots.get(slot) else { return };
         match Step::of(hot) {
             Step::Response => self.on_response(slot, range),
-            Step::Request => self.on_request(slot, range),
+            Step::Request => {
+                let done = self.on_request(slot, generation, range.clone());
+                if done < range.len() {
+                    self.core.leave_over(slot, &self.arena.bytes[range.start + done..range.end]);
+                }
+            }
             Step::Frames => self.read(slot, generation, range, again),
             Step::Nobody => {}
         }

@@ -402,6 +402,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                         });
                     }
                 }
+                Notice::Sent { slot, generation } => self.pass_on(slot, generation),
                 Notice::Heartbeat { slot, generation } => {
                     if self.core.is_open(slot, generation) {
                         let sent = self.call(slot, generation, |handler, conn, state| {

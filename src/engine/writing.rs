@@ -136,7 +136,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             if hot.phase() == Phase::Closed {
                 continue;
             }
-            if hot.phase() == Phase::Flushing || hot.has(Flags::HIGH_WATER) {
+            let awaited = matches!(hot.phase(), Phase::Flushing | Phase::Passing);
+            if awaited || hot.has(Flags::HIGH_WATER | Flags::PAUSED) {
                 // Sends that succeed are silent, so whoever waits for one must not sleep on it.
                 hurry = true;
             }
@@ -270,6 +271,7 @@ impl Core {
         if outbox.is_empty() {
             let waited = hot.has(Flags::HIGH_WATER | Flags::PAUSED);
             let leaves = hot.phase() == Phase::Flushing;
+            let passes = hot.phase() == Phase::Passing;
             if hot.phase() == Phase::Closing {
                 // The close timeout begins.
                 hot.pulse.pinged = self.clock.tick();
@@ -280,6 +282,9 @@ impl Core {
             }
             if leaves {
                 self.flushed(slot);
+            }
+            if passes {
+                self.notices.push(Notice::Sent { slot, generation });
             }
             return;
         }

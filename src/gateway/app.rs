@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::account::{Budget, Held};
 use super::broker::{self, Broker};
+use super::calls::Calls;
 use super::emulation::SessionNames;
 use super::entrance;
 use super::farewell::{Keeping, Leaving};
@@ -145,6 +146,7 @@ pub(super) struct Desk {
     /// What the hub's subscriptions take.
     pub(super) subscription_bytes: usize,
     pub(super) debts: Debts,
+    pub(super) calls: Calls,
     pub(super) stats: GatewayStats,
     pub(super) refusals: Refusals,
     /// Connections that were closed because they did not read.
@@ -273,6 +275,7 @@ impl Gateway {
                 pace: Pace::default(),
                 subscription_bytes: 0,
                 debts: Debts::default(),
+                calls: Calls::default(),
                 stats: GatewayStats::default(),
                 refusals: Refusals::default(),
                 slow_ends: SlowEnds::default(),
@@ -523,12 +526,15 @@ impl Handler for Gateway {
 
     fn on_http(
         &mut self,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
         peer: SocketAddr,
     ) -> HttpAction<()> {
-        self.desk.plain(request, peer.ip(), body)
+        match self.desk.plain(request, peer.ip(), body) {
+            HttpAction::Detach => self.call(cx, request, body),
+            decided => decided,
+        }
     }
 
     fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
@@ -667,11 +673,13 @@ impl Handler for Gateway {
             broker.ring(self.desk.core);
         }
         self.desk.refusals.write(None);
+        self.desk.end_late_calls(cx);
         let debts = self.desk.debts.sweep(now);
         if more {
             return Some(Duration::ZERO);
         }
-        let next = [hub, self.desk.timers.next(), debts].into_iter().flatten().min()?;
+        let calls = self.desk.calls.next();
+        let next = [hub, self.desk.timers.next(), debts, calls].into_iter().flatten().min()?;
         Some(next.saturating_sub(now))
     }
 }

@@ -18,15 +18,18 @@
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
 //! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
 //! told is wrapped as its transport wants it ([`mod@format`]); clients without WebSocket come in by
-//! event streams, and send commands by requests of their own ([`emulation`]). What an operator may
+//! event streams, and send commands by requests of their own ([`emulation`]). What publishes by the
+//! server API is served by the cores, too (`calls`). What an operator may
 //! look into is [`inspect`].
 
 pub mod account;
 pub mod api;
 pub mod app;
 pub mod broker;
+pub(crate) mod calls;
 mod ceiling;
 pub mod channels;
+mod date;
 pub mod delivery;
 pub mod delta;
 pub mod emulation;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::format::Transport;
 use super::hub::MirrorCounters;
+use super::wire::Error;
 use crate::engine::counters::counters;
 
 counters! {
@@ -137,6 +138,10 @@ pub struct GatewayStats {
     /// Error replies by command and code. At most as many as there are codes: applications' codes
     /// are counted as 400.
     errors: BTreeMap<(CommandKind, u32), u64>,
+    /// Calls of the server API served by the cores, by method.
+    api_calls: BTreeMap<&'static str, Durations>,
+    /// Error answers among them by method and code.
+    api_errors: BTreeMap<(&'static str, u32), u64>,
     /// Connections closed by the gateway, by code.
     disconnects: BTreeMap<u16, u64>,
     /// Subscriptions ended by the gateway, by code.
@@ -169,6 +174,25 @@ impl GatewayStats {
     /// A command was answered with an error.
     pub fn error(&mut self, kind: CommandKind, code: u32) {
         *self.errors.entry((kind, own_code(code, APPLICATION_ERROR))).or_default() += 1;
+    }
+
+    /// A call of the server API was served.
+    pub fn api_call(&mut self, method: &'static str, took: Duration, error: Option<&Error>) {
+        self.api_calls.entry(method).or_default().record(took);
+        if let Some(error) = error {
+            let code = own_code(error.code, APPLICATION_ERROR);
+            *self.api_errors.entry((method, code)).or_default() += 1;
+        }
+    }
+
+    /// Calls of the server API that the cores served, by method.
+    pub fn api_calls(&self) -> &BTreeMap<&'static str, Durations> {
+        &self.api_calls
+    }
+
+    /// Error answers among them: by method and code.
+    pub fn api_errors(&self) -> &BTreeMap<(&'static str, u32), u64> {
+        &self.api_errors
     }
 
     /// A connection was closed with a code.
@@ -213,7 +237,11 @@ impl GatewayStats {
         for (sum, part) in self.commands.iter_mut().zip(&other.commands) {
             sum.add(part);
         }
+        for (method, part) in &other.api_calls {
+            self.api_calls.entry(method).or_default().add(part);
+        }
         add_map(&mut self.errors, &other.errors);
+        add_map(&mut self.api_errors, &other.api_errors);
         add_map(&mut self.disconnects, &other.disconnects);
         add_map(&mut self.unsubscribes, &other.unsubscribes);
     }

@@ -65,9 +65,17 @@ impl HttpResponse {
 
     /// Appends the head, and returns the body that follows it. `bodiless`: the request was `HEAD`.
     pub fn write(&self, out: &mut Vec<u8>, bodiless: bool) -> Bytes {
+        self.write_and(out, bodiless, true)
+    }
+
+    /// The same; the connection goes on unless this is the `last` answer.
+    pub(crate) fn write_and(&self, out: &mut Vec<u8>, bodiless: bool, last: bool) -> Bytes {
         let phrase = phrase(self.status);
         // Writing to a Vec cannot fail.
-        let _ = write!(out, "HTTP/1.1 {} {phrase}\r\nConnection: close\r\n", self.status);
+        let _ = write!(out, "HTTP/1.1 {} {phrase}\r\n", self.status);
+        if last {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
         for (name, value) in &self.headers {
             if !OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
                 head::write_line(out, name, value);

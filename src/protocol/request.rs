@@ -143,6 +143,12 @@ impl<'a> Request<'a> {
         self.minor_version >= 1 && self.lists("Expect", "100-continue")
     }
 
+    /// Whether the client may send another request behind this one (RFC 9112 section 9.3). For
+    /// clients of HTTP/1.0, which may ask for that, the answer is no.
+    pub fn goes_on(&self) -> bool {
+        self.minor_version >= 1 && !self.lists("Connection", "close")
+    }
+
     /// Checks what any request must have to be answered with a stream: a path, and with HTTP/1.1
     /// one Host (RFC 9112 section 3.2).
     ///

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod answers;
 pub(crate) mod backend;
 pub(crate) mod browser;
 pub(crate) mod client;

@@ -21,10 +21,10 @@ use super::Whole;
 use crate::control::access::{Admission, Gate};
 use crate::control::api::{Api, ApiConfig};
 use crate::control::backend::Backend;
-use crate::control::batch;
 use crate::control::body::{self, BodyLimits, Charge};
 use crate::control::counts::Counts;
 use crate::control::room::{self, Seat};
+use crate::gateway::api::batch;
 use crate::gateway::api::protobuf::{self, METHODS, Undecodable};
 use crate::gateway::wire::Error;
 

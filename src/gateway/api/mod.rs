@@ -4,6 +4,8 @@
 //! is allowed and what it does is for [`crate::control::Backend`]. The catalogue is that of
 //! Centrifugo's server API, so that its clients work unchanged.
 
+pub(crate) mod batch;
+pub(crate) mod key;
 pub(crate) mod protobuf;
 mod replies;
 mod requests;
@@ -54,6 +56,17 @@ impl std::fmt::Display for Undecodable {
 }
 
 impl std::error::Error for Undecodable {}
+
+/// The HTTP status of an error, where errors are told so.
+pub(crate) fn status_of(error: &Error) -> u16 {
+    match error.code {
+        102 | 104 => 404,
+        107 | 108 => 400,
+        112 => 416,
+        113 => 409,
+        _ => 500,
+    }
+}
 
 macro_rules! methods {
     ($($(#[doc = $doc:literal])+ $name:literal => $variant:ident($request:ty),)+) => {

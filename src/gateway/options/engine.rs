@@ -33,6 +33,7 @@ impl Options {
             backlog: engine.backlog,
             retry_after: engine.retry_after,
             handshake_timeout: engine.handshake_timeout,
+            max_kept: self.http_server.http_connections,
             max_head: engine.max_head.0,
             max_message: self.websocket.message_size_limit.0,
             max_fragments: engine.max_fragments,

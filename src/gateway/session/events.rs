@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Session, Ticket, Waits};
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Later};
+use crate::gateway::calls;
 use crate::gateway::format::Format;
 use crate::gateway::letters::Answer;
 use crate::gateway::outside::{Event, Link};
@@ -16,6 +17,12 @@ use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
 
 impl Desk {
     pub(in crate::gateway) fn event(&mut self, cx: &mut Context<'_>, link: Link, event: Event<'_>) {
+        let event = match event {
+            Event::Answered { ticket, answer } if calls::is_call(ticket) => {
+                return self.call_answered(cx, ticket, answer);
+            }
+            event => event,
+        };
         let id = self.id(link);
         if self.sessions.get_mut(id).is_none() {
             return;

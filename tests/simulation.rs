@@ -198,6 +198,8 @@ const EXPECTED: [(&str, u64); 140] = [
     ("stream: prefix", 1),
     ("stream: heartbeat", 60),
     ("stream: told to go on", 3),
+    ("stream: answer before it", 300),
+    ("answered later", 50),
     ("stream: bytes without chunks", 50_000),
     ("stream: last words", 30),
     ("stream: end", 40),

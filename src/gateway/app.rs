@@ -6,7 +6,7 @@
 //! is known to the hub from its accepted connect command to its end.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -538,15 +538,8 @@ impl Handler for Gateway {
     }
 
     fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
-        if let Err(Detached { socket, tls, .. }) = self.desk.control.serve(passed) {
-            use std::io::Write;
-            let socket = TcpStream::from(socket);
-            // Fits an empty send buffer; whoever does not read it misses nothing.
-            let _ = socket.set_nonblocking(true);
-            let _ = match tls {
-                Some(tls) => (&socket).write_all(&tls.last_words(NO_ROOM)),
-                None => (&socket).write_all(NO_ROOM),
-            };
+        if let Err(passed) = self.desk.control.serve(passed) {
+            entrance::turn_away(passed);
         }
     }
 
@@ -697,7 +690,3 @@ pub fn unix_now(_: Duration) -> i64 {
 
 /// What a push that waits for the connect reply takes besides its payload.
 const STASHED: usize = 64;
-
-/// The answer to plain HTTP that the control plane has no room for.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
-    Retry-After: 5\r\nContent-Length: 0\r\n\r\n";

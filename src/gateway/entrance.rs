@@ -5,7 +5,8 @@
 //! The invariant: no answer but to an admitted origin tells a page anything.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, TcpStream};
 
 use super::account::{heap, shared};
 use super::app::{Arriving, Desk, First, Letter, Posted};
@@ -15,7 +16,7 @@ use super::places::Resume;
 use super::session::Session;
 use super::wire::messages::ConnectRequest;
 use super::wire::{self, Encoding, Malformed};
-use crate::engine::{ConnId, Context, HttpAction, SendError};
+use crate::engine::{ConnId, Context, Detached, HttpAction, SendError};
 use crate::protocol::HttpResponse;
 use crate::protocol::parameters::unescape;
 use crate::protocol::request::Request;
@@ -209,6 +210,18 @@ impl Desk {
     }
 }
 
+/// Answers plain HTTP that the control plane has no room for.
+pub(super) fn turn_away(passed: Detached) {
+    let Detached { socket, tls, .. } = passed;
+    let socket = TcpStream::from(socket);
+    // Fits an empty send buffer; whoever does not read it misses nothing.
+    let _ = socket.set_nonblocking(true);
+    let _ = match tls {
+        Some(tls) => (&socket).write_all(&tls.last_words(NO_ROOM)),
+        None => (&socket).write_all(NO_ROOM),
+    };
+}
+
 /// What errors of a connect request are answered with; `None`: they are told in the stream.
 fn connect_responses(options: &Options, format: Format) -> Option<&ConnectResponses> {
     let responses = match format {
@@ -316,6 +329,10 @@ pub(super) fn query<'r>(request: &Request<'r>, name: &str) -> Option<Cow<'r, [u8
     let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
     Some(unescape(value)).filter(|value| !value.is_empty())
 }
+
+/// The answer where there is no room.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\
+    Retry-After: 5\r\nContent-Length: 0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {

@@ -141,6 +141,8 @@ pub struct App {
     letters: HashMap<usize, u64>,
     /// Timers that have not rung.
     timers: usize,
+    /// Connections whose requests are to be answered, and with what.
+    owed: Vec<(ConnId, String)>,
 }
 
 pub struct State {
@@ -157,9 +159,9 @@ impl App {
         rng: Rng,
         plan: &Plan,
     ) -> Self {
-        let letters = HashMap::new();
+        let (letters, owed) = (HashMap::new(), Vec::new());
         let (wild, secure, quits) = (!plan.calm, plan.tls.is_some(), plan.quits);
-        Self { core, journal, handle, rng, wild, secure, quits, letters, timers: 0 }
+        Self { core, journal, handle, rng, wild, secure, quits, letters, timers: 0, owed }
     }
 
     fn check(&self, holds: bool, what: &str) {
@@ -368,6 +370,8 @@ impl Handler for App {
                 return HttpAction::Stream { state, headers, dialect: self.rng.below(8) as u8 };
             }
             ("/answer", ..) => return HttpAction::Respond(HttpResponse::new(204)),
+            ("/stay", "POST", None) => return HttpAction::Body(BODY_MAX),
+            ("/stay", ..) => return self.stay(cx, request),
             _ => {}
         }
         match request.method == "GET" && self.rng.one_in(2) {
@@ -595,6 +599,13 @@ impl Handler for App {
         if self.rng.one_in(16) {
             self.meddle(cx);
         }
+        if !self.owed.is_empty() && self.rng.one_in(2) {
+            let (id, text) = self.owed.remove(0);
+            let answered = cx.answer(id, &stayed(text.clone()));
+            self.count(if answered.is_ok() { "answered later" } else { "owed to somebody gone" });
+            let again = cx.answer(id, &stayed(text));
+            self.check(again == Err(SendError::Gone), "answered twice");
+        }
         if self.quits && self.rng.one_in(3000) {
             self.count("core stopped by its application");
             self.journal.borrow_mut().leaving[self.core] = true;
@@ -602,6 +613,28 @@ impl Handler for App {
         }
         self.rng.one_in(50).then(|| Duration::from_micros(u64::from(self.rng.below(5000))))
     }
+}
+
+impl App {
+    /// Answers a request on a connection that stays: at once, or later.
+    fn stay(&mut self, cx: &mut Context<'_>, request: &Request<'_>) -> HttpAction<State> {
+        let text = request.query().unwrap_or_default().to_owned();
+        let id = cx.asking();
+        self.check(id.is_some_and(|id| id.worker() == self.core), "asked by nobody");
+        match id {
+            Some(id) if self.rng.one_in(3) => {
+                self.owed.push((id, text));
+                HttpAction::AnswerLater
+            }
+            _ => HttpAction::Answer(stayed(text)),
+        }
+    }
+}
+
+/// The answer that says which request it is to; now and then a long one.
+fn stayed(text: String) -> HttpResponse {
+    let more = if text.ends_with('7') { 10_000 } else { 0 };
+    HttpResponse::new(201).body("text/plain", text + &"s".repeat(more))
 }
 
 /// Bytes of a body.

@@ -200,6 +200,22 @@ impl Script {
         }
     }
 
+    /// Requests before it on the same connection, one behind the other.
+    fn stay(rng: &mut Rng) -> Vec<u8> {
+        let mut all = Vec::new();
+        for number in 0..rng.below(40) {
+            let (get, post) = (format!("GET /stay?{number}"), format!("POST /stay?{number}"));
+            let body = "b".repeat(rng.below(100) as usize);
+            let head = "HTTP/1.1\r\nHost: sim\r\n";
+            let one = match rng.one_in(2) {
+                true => format!("{get} {head}\r\n"),
+                false => format!("{post} {head}Content-Length: {}\r\n\r\n{body}", body.len()),
+            };
+            all.extend(one.into_bytes());
+        }
+        all
+    }
+
     /// A request for a stream, perhaps with a body, perhaps a wrong one; then little to say, and
     /// one way or another to go.
     fn stream(&mut self, rng: &mut Rng) {
@@ -218,6 +234,9 @@ impl Script {
             _ => "GET /stream HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
         };
         let mut request = request.into_bytes();
+        if rng.one_in(2) {
+            request = [Self::stay(rng), request].concat();
+        }
         if kind < 8 && rng.one_in(2) {
             // It sends the body later.
             let head = request.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);

@@ -20,6 +20,8 @@ pub struct Streamer {
     /// A prefix came, so its message is next.
     prefixed: bool,
     worded: bool,
+    /// Answers that came before it.
+    stayed: u32,
     pub ended: bool,
 }
 
@@ -35,6 +37,7 @@ impl Streamer {
             chunk: Vec::new(),
             prefixed: false,
             worded: false,
+            stayed: 0,
             ended: false,
         }
     }
@@ -67,12 +70,34 @@ impl Streamer {
             let Some(at) = self.head.windows(4).position(|w| w == b"\r\n\r\n") else {
                 return Ok(None);
             };
-            let rest = self.head.split_off(at + 4);
-            let head =
-                String::from_utf8_lossy(&std::mem::replace(&mut self.head, rest)).into_owned();
+            let head = String::from_utf8_lossy(&self.head[..at + 4]).into_owned();
             let status = head.get(9..12).and_then(|status| status.parse::<u16>().ok());
-            match status.ok_or_else(|| format!("no status: {head}"))? {
+            let status = status.ok_or_else(|| format!("no status: {head}"))?;
+            let mut length = 0;
+            if status == 201 {
+                let said = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                length = said.and_then(|said| said.parse().ok()).ok_or("no length of an answer")?;
+                if self.head.len() < at + 4 + length {
+                    return Ok(None);
+                }
+            }
+            let rest = self.head.split_off(at + 4 + length);
+            let whole = std::mem::replace(&mut self.head, rest);
+            match status {
                 100 => seen.count("stream: told to go on"),
+                201 => {
+                    let text = String::from_utf8_lossy(&whole[at + 4..]);
+                    let number = text.trim_end_matches('s').parse::<u32>();
+                    if number != Ok(self.stayed) {
+                        return Err(format!("answer {} is {text}", self.stayed));
+                    }
+                    self.stayed += 1;
+                    seen.count("stream: answer before it");
+                    if head.contains("Connection: close") {
+                        self.begun = true;
+                        return Ok(Some(status));
+                    }
+                }
                 status => {
                     self.begun = true;
                     self.chunked = head.contains("Transfer-Encoding: chunked");

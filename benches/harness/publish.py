@@ -1,0 +1,332 @@
+"""What publications by HTTP cost a server: processor time of all its threads for each, and how long answers take.
+
+    benches/publish.sh                                the program that target/dist has
+    benches/publish.sh --before OLD/ringhold          beside another build of it
+    benches/publish.sh --nchan ngx_nchan_module.so    beside nginx with nchan, such as Debian's libnginx-mod-nchan has
+    benches/publish.sh --quick                        shows that all of it works; figures are worthless
+
+Each round runs every server afresh, in an order that turns; figures are medians of the rounds. One client for all: so
+many connections that stay, each with one request under way, all sent before the first answer is read. Nothing listens
+to the channels, unless a workload says so.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from host import ROOT, describe, facts
+
+KEY = "key"
+DATA = "x" * 64
+CHANNELS = 1000
+
+
+@dataclass
+class Workload:
+    name: str
+    about: str
+    connections: int
+    # How many publications a request carries, and how.
+    method: str = "publish"
+    size: int = 1
+    # Requests per second; None: as many as go.
+    rate: int | None = None
+
+
+WORKLOADS = [
+    Workload("lone", "publish, one connection", 1),
+    Workload("sixteen", "publish, 16 connections", 16),
+    Workload("broadcast", "broadcast to 100 channels, one connection", 1, "broadcast", 100),
+    Workload("batch-16", "batch of 16, one connection", 1, "batch", 16),
+    Workload("batch-100", "batch of 100, one connection", 1, "batch", 100),
+    Workload("paced", "publish at 2,000/s over 1,000 channels, one connection", 1, rate=2000),
+]
+
+RINGHOLD = f"""
+[http_server]
+port = PORT
+INTERNAL
+[http_api]
+key = "{KEY}"
+[engine]
+workers = WORKERS
+"""
+
+NGINX = """
+load_module MODULE;
+daemon off;
+worker_processes WORKERS;
+pid FOLDER/nginx.pid;
+error_log FOLDER/nginx.log;
+events { worker_connections 4096; }
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path FOLDER/body;
+    proxy_temp_path FOLDER/proxy;
+    fastcgi_temp_path FOLDER/fastcgi;
+    uwsgi_temp_path FOLDER/uwsgi;
+    scgi_temp_path FOLDER/scgi;
+    server {
+        listen 127.0.0.1:PORT reuseport;
+        location /publish {
+            nchan_publisher;
+            nchan_channel_id $arg_id;
+            nchan_message_buffer_length 0;
+        }
+    }
+}
+"""
+
+
+def free_port():
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return it.getsockname()[1]
+
+
+class Server:
+    """A process, and what is sent to it."""
+
+    def __init__(self, options, words):
+        self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
+        self.port = free_port()
+        self.log = open(Path(self.folder) / "log", "w")
+        self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
+        self.begin(options)
+
+    def begin(self, options):
+        """Waits until it accepts."""
+        end = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError:
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise SystemExit(f"no server: {(Path(self.folder) / 'log').read_text()}")
+                time.sleep(0.02)
+
+    def seconds(self):
+        """Processor time so far, of all threads of it and of its children."""
+        of = [self.process.pid]
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            of += map(int, (task / "children").read_text().split())
+        total = 0
+        for pid in of:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Ringhold(Server):
+    """`ringhold serve`, asked at its public or its internal port."""
+
+    def __init__(self, options, binary, internal):
+        self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
+        self.port = free_port()
+        public = free_port() if internal else self.port
+        inside = f"internal_port = {self.port}" if internal else ""
+        text = RINGHOLD.replace("PORT", str(public)).replace("INTERNAL", inside)
+        file = Path(self.folder) / "ringhold.toml"
+        file.write_text(text.replace("WORKERS", str(options.workers)))
+        self.log = open(Path(self.folder) / "log", "w")
+        words = [binary, "serve", "--config", file]
+        self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
+        self.begin(options)
+
+    def request(self, workload, number):
+        channels = [f"channel{(number * workload.size + it) % CHANNELS}" for it in range(workload.size)]
+        match workload.method:
+            case "publish":
+                body = {"channel": channels[0], "data": DATA}
+            case "broadcast":
+                body = {"channels": channels, "data": DATA}
+            case _:
+                body = {"commands": [{"publish": {"channel": it, "data": DATA}} for it in channels]}
+        body = json.dumps(body, separators=(",", ":"))
+        return (
+            f"POST /api/{workload.method} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
+
+class Nchan(Server):
+    """nginx with nchan, whose publisher publishes into one channel."""
+
+    def __init__(self, options):
+        self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
+        self.port = free_port()
+        text = NGINX.replace("MODULE", str(Path(options.nchan).resolve())).replace("FOLDER", self.folder)
+        file = Path(self.folder) / "nginx.conf"
+        file.write_text(text.replace("PORT", str(self.port)).replace("WORKERS", str(options.workers)))
+        self.log = open(Path(self.folder) / "log", "w")
+        words = ["nginx", "-p", self.folder, "-c", file]
+        self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
+        self.begin(options)
+
+    def request(self, workload, number):
+        if workload.method != "publish":
+            return None
+        body = json.dumps(DATA)
+        return (
+            f"POST /publish?id=channel{number % CHANNELS} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
+
+class Connection:
+    """One that stays, with its answers read one by one."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.left = b""
+
+    def answer(self):
+        """Reads one; whether it is a success."""
+        data = self.left
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += self.more()
+        head = data[:end].lower()
+        at = head.index(b"content-length:") + 15
+        stop = head.find(b"\r\n", at)
+        length = int(head[at:stop if stop > 0 else len(head)])
+        while len(data) < end + 4 + length:
+            data += self.more()
+        body, self.left = data[end + 4:end + 4 + length], data[end + 4 + length:]
+        return head[9:10] == b"2" and b'"error"' not in body
+
+    def more(self):
+        data = self.socket.recv(1 << 18)
+        if not data:
+            raise SystemExit("the server has closed a connection")
+        return data
+
+
+def ask(port, requests, workload, seconds, results):
+    """The client: how many were answered, how many of them with an error, and how long each took."""
+    os.nice(0)
+    connections = [Connection(port) for _ in range(workload.connections)]
+    count, failed, times, number = 0, 0, [], 0
+    now = begun = time.perf_counter()
+    while now - begun < seconds:
+        for it in connections:
+            it.socket.sendall(requests[number % len(requests)])
+            number += 1
+        for it in connections:
+            failed += not it.answer()
+        after = time.perf_counter()
+        times.append(after - now)
+        count += len(connections)
+        if workload.rate:
+            # A waker of its own would be late by more than an answer takes.
+            due = begun + count / workload.rate
+            while (left := due - time.perf_counter()) > 0:
+                time.sleep(max(0, left - 0.0001))
+        now = time.perf_counter()
+    results.put((count, failed, times))
+
+
+def run(server, workload, seconds):
+    """Microseconds of processor for a publication, and the answers' times in milliseconds; None where it cannot."""
+    requests = [server.request(workload, it) for it in range(CHANNELS)]
+    if requests[0] is None:
+        return None
+    results = multiprocessing.Queue()
+
+    def client(seconds):
+        it = multiprocessing.Process(target=ask, args=(server.port, requests, workload, seconds, results))
+        before = server.seconds()
+        it.start()
+        counted = results.get()
+        after = server.seconds()
+        it.join()
+        return *counted, after - before
+
+    client(min(1, seconds / 3))
+    count, failed, times, spent = client(seconds)
+    if failed:
+        raise SystemExit(f"{workload.name}: {failed} of {count} requests failed")
+    times.sort()
+    return {
+        "us": spent / count / workload.size * 1e6,
+        "p50": times[len(times) // 2] * 1e3,
+        "p99": times[len(times) * 99 // 100] * 1e3,
+        "per_second": count * workload.size / seconds,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ringhold", default=ROOT / "target" / "dist" / "ringhold", help="the program")
+    parser.add_argument("--before", help="another build of it")
+    parser.add_argument("--nchan", help="nginx's module")
+    parser.add_argument("--workers", type=int, default=1, help="cores of each server; default 1")
+    parser.add_argument("--seconds", type=float, default=3, help="of each run; default 3")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="workloads, with commas between them")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 0.3, 1
+    servers = {
+        "ringhold": lambda: Ringhold(options, options.ringhold, False),
+        "ringhold, internal port": lambda: Ringhold(options, options.ringhold, True),
+    }
+    if options.before:
+        servers["before"] = lambda: Ringhold(options, options.before, False)
+        servers["before, internal port"] = lambda: Ringhold(options, options.before, True)
+    if options.nchan:
+        servers["nchan"] = lambda: Nchan(options)
+    only = set(filter(None, options.only.split(",")))
+    workloads = [it for it in WORKLOADS if not only or it.name in only]
+    found = {}
+    for number in range(options.rounds):
+        names = list(servers)
+        names = names[number % len(names):] + names[:number % len(names)]
+        for name in names:
+            server = servers[name]()
+            try:
+                for workload in workloads:
+                    if figures := run(server, workload, options.seconds):
+                        found.setdefault((workload.name, name), []).append(figures)
+            finally:
+                server.end()
+    print(f"{describe(facts())}; {options.workers} cores, {options.rounds} rounds of {options.seconds} s\n")
+    print("| us of processor for a publication |", " | ".join(servers), "|")
+    print("|---|" + "---|" * len(servers))
+    for workload in workloads:
+        cells = []
+        for name in servers:
+            rounds = found.get((workload.name, name))
+            if not rounds:
+                cells.append("")
+                continue
+            median = {key: statistics.median(it[key] for it in rounds) for key in rounds[0]}
+            cell = f"{median['us']:.2f}"
+            if workload.connections == 1:
+                cell += f" (answers: p50 {median['p50']:.2f}, p99 {median['p99']:.2f} ms)"
+            cells.append(cell)
+        print(f"| {workload.about} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()

@@ -264,11 +264,33 @@ fn the_public_port_serves_calls_only_where_the_api_is() {
     for (api, status) in [("", 404), ("external = true", 200)] {
         let gateway = Gateway::start_whole(&format!(
             "[http_server]\nport = 0\ninternal_port = {}\n\
-             [http_api]\nkey = \"{API_KEY}\"\n{api}\n[engine]\nworkers = 2\n",
+             [http_api]\nkey = \"{API_KEY}\"\n{api}\n[engine]\nworkers = 2\n\
+             [prometheus]\nenabled = true\n",
             internal.port()
         ));
         assert_eq!(Asker::connect(gateway.address()).ask(&publish).status, status, "{api}");
-        assert_eq!(Asker::connect(internal).ask(&publish).status, 200, "{api}");
+        // The internal port's connections are served by the cores, too.
+        let mut inside = Asker::connect(internal);
+        inside.send(&publish.repeat(3));
+        for _ in 0..3 {
+            assert_eq!(inside.answer().status, 200, "{api}");
+        }
+        let upgrade = b"GET /connection/websocket HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\n\
+            Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        assert_eq!(Asker::connect(internal).ask(upgrade).status, 404, "{api}");
+        let missing = b"GET /connection/websocket HTTP/1.1\r\nHost: t\r\n\r\n";
+        assert_eq!(Asker::connect(internal).ask(missing).status, 404, "{api}");
+        let metrics = b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n";
+        let answer = inside.ask(metrics);
+        let counted = 3 + u64::from(status == 200);
+        for line in
+            [format!("ringhold_answered_total {counted}"), "ringhold_adopted_total 3".into()]
+        {
+            assert!(answer.body.lines().any(|it| it == line), "no {line} in {}", answer.body);
+        }
+        // It has been handed over, and goes on.
+        assert_eq!(inside.ask(&publish).status, 200, "{api}");
         gateway.stop();
     }
 }

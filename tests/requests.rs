@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -24,15 +24,20 @@ const BODY_MAX: usize = 100_000;
 struct Host {
     asked: mpsc::Sender<ConnId>,
     told: mpsc::Sender<Result<(), SendError>>,
-    passed: mpsc::Sender<Detached>,
+    passed: mpsc::Sender<(u8, Detached)>,
 }
 
-/// The answer to a request.
-struct Tell(ConnId, String);
+/// What the test says to the core.
+enum Word {
+    /// The answer to a request.
+    Tell(ConnId, String),
+    /// A connection that was accepted elsewhere.
+    Adopt(TcpStream, SocketAddr),
+}
 
 impl Handler for Host {
     type State = ();
-    type Event = Tell;
+    type Event = Word;
 
     fn on_upgrade(
         &mut self,
@@ -62,6 +67,7 @@ impl Handler for Host {
                 HttpAction::AnswerLater
             }
             "/out" => HttpAction::Detach,
+            "/port" => HttpAction::Answer(text(cx.port().to_string())),
             "/stream" => HttpAction::Stream { state: (), headers: Vec::new(), dialect: 0 },
             "/last" => HttpAction::Respond(text("last".to_owned())),
             "/panic" => panic!("at the wrong moment"),
@@ -74,8 +80,8 @@ impl Handler for Host {
         }
     }
 
-    fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
-        self.passed.send(passed).expect("the test listens");
+    fn on_detach(&mut self, cx: &mut Context<'_>, passed: Detached) {
+        self.passed.send((cx.port(), passed)).expect("the test listens");
     }
 
     fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
@@ -86,9 +92,14 @@ impl Handler for Host {
         let _ = conn.reply(message);
     }
 
-    fn on_event(&mut self, cx: &mut Context<'_>, Tell(id, text): Tell) {
-        let response = HttpResponse::new(200).body("text/plain", text);
-        self.told.send(cx.answer(id, &response)).expect("the test listens");
+    fn on_event(&mut self, cx: &mut Context<'_>, word: Word) {
+        match word {
+            Word::Tell(id, text) => {
+                let response = HttpResponse::new(200).body("text/plain", text);
+                self.told.send(cx.answer(id, &response)).expect("the test listens");
+            }
+            Word::Adopt(socket, peer) => cx.adopt(socket.into(), peer, 7),
+        }
     }
 }
 
@@ -97,7 +108,7 @@ struct Site {
     address: SocketAddr,
     asked: mpsc::Receiver<ConnId>,
     told: mpsc::Receiver<Result<(), SendError>>,
-    passed: mpsc::Receiver<Detached>,
+    passed: mpsc::Receiver<(u8, Detached)>,
 }
 
 fn start(change: impl FnOnce(&mut Config)) -> Site {
@@ -131,8 +142,24 @@ impl Site {
     }
 
     fn tell(&self, id: ConnId, text: &str) -> Result<(), SendError> {
-        self.running.handle().post(id.worker(), Tell(id, text.to_owned())).expect("there is room");
+        let word = Word::Tell(id, text.to_owned());
+        self.running.handle().post(id.worker(), word).expect("there is room");
         self.told.recv_timeout(PATIENCE).expect("it is told")
+    }
+
+    fn passed(&self, port: u8) -> Detached {
+        let (by, passed) = self.passed.recv_timeout(PATIENCE).expect("it is passed on");
+        assert_eq!(by, port);
+        passed
+    }
+
+    /// Has the server serve the next connection to this listener.
+    fn adopts(&self, listener: &TcpListener) -> Asker {
+        let client = Asker::connect(listener.local_addr().expect("an address"));
+        let (socket, peer) = listener.accept().expect("a connection");
+        let word = Word::Adopt(socket, peer);
+        self.running.handle().post(0, word).expect("there is room");
+        client
     }
 
     fn end(self) {
@@ -305,7 +332,7 @@ fn a_connection_is_passed_on_with_all_that_was_read_behind_the_answers_before() 
             for _ in 0..before {
                 assert_eq!(client.answer().body, "/a 0");
             }
-            let passed = site.passed.recv_timeout(PATIENCE).expect("it is passed on");
+            let passed = site.passed(0);
             let mut socket = TcpStream::from(passed.socket);
             let mut received = passed.received.to_vec();
             assert!(received.starts_with(&out), "{}", received.escape_ascii());
@@ -321,11 +348,12 @@ fn a_connection_is_passed_on_with_all_that_was_read_behind_the_answers_before() 
         let mut client = site.client();
         let large: Vec<u8> = (0..12).flat_map(|_| get("/large")).collect();
         client.send(&[&large[..], &out].concat());
-        assert!(site.passed.recv_timeout(Duration::from_millis(200)).is_err(), "passed too early");
+        let early = site.passed.recv_timeout(Duration::from_millis(200));
+        assert!(early.is_err(), "passed too early");
         for _ in 0..12 {
             assert_eq!(client.answer().body.len(), 1 << 20);
         }
-        let passed = site.passed.recv_timeout(PATIENCE).expect("it is passed on");
+        let passed = site.passed(0);
         assert_eq!(passed.received, out);
         drop((passed, client));
         site.end();
@@ -506,4 +534,55 @@ fn a_proxys_connection_is_its_clients_each_in_turn() {
     assert_eq!(again.ask(&from("2001:db8::1")).status, 200);
     drop((proxy, other, again));
     site.end();
+}
+
+#[test]
+fn a_connection_that_was_accepted_elsewhere_is_served_as_one_of_that_port() {
+    each(|io| {
+        let site = start(|config| {
+            config.io = io;
+            config.max_adopted = 2;
+            config.max_per_address = 1;
+            config.handshake_timeout = Duration::from_secs(1);
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        // The limits of its own port do not hold for it, nor it for them.
+        let mut own = site.client();
+        assert_eq!(own.ask(&get("/port")).body, "0");
+        let mut clients = [site.adopts(&listener), site.adopts(&listener)];
+        for client in &mut clients {
+            client.send(&[get("/port"), post("/a", "body"), get("/later"), get("/port")].concat());
+            assert_eq!((client.answer().body, client.answer().body), ("7".into(), "/a 4".into()));
+            assert_eq!(site.tell(site.asked(), "told"), Ok(()));
+            assert_eq!((client.answer().body, client.answer().body), ("told".into(), "7".into()));
+        }
+        assert_eq!(own.ask(&get("/port")).body, "0");
+        let counters = site.counters();
+        assert_eq!((counters.accepted, counters.adopted, counters.adopted_here), (1, 2, 2));
+        // One more is given back as it was handed in.
+        let mut third = site.adopts(&listener);
+        let passed = site.passed(7);
+        assert_eq!((passed.received.len(), passed.via.peer.ip()), (0, own_address(&third)));
+        let mut socket = TcpStream::from(passed.socket);
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nback").expect("taken");
+        assert_eq!(third.answer().body, "back");
+        assert_eq!(site.counters().adopt_refused, 1);
+        // And so is one that wants what is not here, with what was read.
+        let [mut first, second] = clients;
+        first.send(&[get("/a"), get("/out")].concat());
+        assert_eq!(first.answer().body, "/a 0");
+        let passed = site.passed(7);
+        assert_eq!(passed.received, get("/out"));
+        drop((passed, first, second));
+        until("nobody to be adopted", || site.counters().adopted_here == 0);
+        // One that says nothing.
+        let mut silent = site.adopts(&listener);
+        assert!(silent.rest().starts_with(b"HTTP/1.1 408"));
+        drop(own);
+        site.end();
+    });
+}
+
+fn own_address(client: &Asker) -> std::net::IpAddr {
+    client.socket().local_addr().expect("an address").ip()
 }

@@ -140,7 +140,7 @@ const FAILURES_MAX: u32 = 5;
 
 /// What must have happened in them, and how often at least, so that a plan that has gone thin is
 /// seen: about a quarter of what happens, less of what is rare.
-const EXPECTED: [(&str, u64); 140] = [
+const EXPECTED: [(&str, u64); 142] = [
     ("accept error", 100),
     ("accept cancelled", 400),
     ("accepted despite cancel", 1),

@@ -233,13 +233,36 @@ pub struct HttpServer {
     /// Connections speak gRPC, and this is what one may hold.
     grpc: Option<GrpcLimits>,
     closing: Closing,
+    /// Who is offered what is accepted, before anything of it is read.
+    cores: Option<Cores>,
+}
+
+/// Offers connections that were just accepted to the engine's threads. One that they do not take
+/// is given back.
+#[derive(Clone)]
+pub struct Cores(Arc<dyn Fn(TcpStream, SocketAddr) -> Option<TcpStream> + Send + Sync>);
+
+impl Cores {
+    /// Offers by this: it must not wait.
+    pub fn new(
+        offer: impl Fn(TcpStream, SocketAddr) -> Option<TcpStream> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(offer))
+    }
+}
+
+impl std::fmt::Debug for Cores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cores(..)")
+    }
 }
 
 impl HttpServer {
     /// A server for a router, with no proxies in front.
     pub fn new(router: Router, limits: HttpLimits, counts: Arc<Counts>) -> Self {
         let (room, proxies) = (limits.room(), Arc::default());
-        Self { router, room, limits, counts, proxies, grpc: None, closing: Closing::default() }
+        let closing = Closing::default();
+        Self { router, room, limits, counts, proxies, grpc: None, closing, cores: None }
     }
 
     /// Behind these proxies: what they say about a request's client is believed.
@@ -256,6 +279,11 @@ impl HttpServer {
     pub fn internal(&self, router: Router) -> Self {
         let limits = self.limits.internal();
         Self { router, room: limits.room(), limits, ..self.clone() }
+    }
+
+    /// Offers what it accepts in the clear to the engine's threads first.
+    pub fn offering(self, cores: Cores) -> Self {
+        Self { cores: Some(cores), ..self }
     }
 
     /// One for gRPC, with places of its own.
@@ -349,6 +377,11 @@ impl HttpServer {
                         match &certificates {
                             Some(certificates) => self.serve_secure(stream, certificates, via),
                             None => {
+                                let left = match &self.cores {
+                                    Some(Cores(offer)) => offer(stream, peer),
+                                    None => Some(stream),
+                                };
+                                let Some(stream) = left else { continue };
                                 let place = AddressPlace::default();
                                 self.serve_connection(stream, Bytes::new(), via, place);
                             }

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,7 +22,8 @@ use super::counts::Counts;
 use super::demo::Demo;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
 use super::http::{
-    HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over, routes,
+    Cores, HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over,
+    routes,
 };
 use super::jwks::{Jwks, JwksView};
 use super::live::Live;
@@ -42,6 +44,7 @@ use crate::{Detached, Handle, Proxies};
 pub struct Outlets {
     hooks: HookSender<(usize, Question)>,
     http: HandOver,
+    inside: HandOver,
     keys: Vec<JwksView<KeySet>>,
 }
 
@@ -63,6 +66,10 @@ impl ControlPlane for Outlets {
         self.http.serve(passed)
     }
 
+    fn serve_inside(&self, passed: Detached) -> Result<(), Detached> {
+        self.inside.serve(passed)
+    }
+
     fn want_keys(&self) {
         for keys in &self.keys {
             keys.ask();
@@ -75,6 +82,8 @@ pub struct Plane {
     counts: Arc<Counts>,
     questions: HookQueue<(usize, Question)>,
     connections: HandedOver,
+    /// Those of the internal port that cores give back.
+    inside: HandedOver,
     /// Which tokens the keys are for, who fetches them, and who sees them.
     keys: Vec<(KeysFor, Fetched)>,
     internal: Option<TcpListener>,
@@ -162,6 +171,7 @@ impl Plane {
             Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
         let (http, connections) = hand_over(HTTP_QUEUE);
+        let (into_inside, inside) = hand_over(HTTP_QUEUE);
         let mut keys = Vec::new();
         let client = &options.client;
         let mut fetched = vec![(KeysFor::Connections, &client.token)];
@@ -174,7 +184,8 @@ impl Plane {
         let internal = listen_at(settings::internal_address(options))?;
         let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
         let views = keys.iter().map(|(_, (_, view))| view.clone()).collect();
-        let outlets = Arc::new(Outlets { hooks: hook_sender, http, keys: views });
+        let outlets =
+            Arc::new(Outlets { hooks: hook_sender, http, inside: into_inside, keys: views });
         let http = settings::http(options, demo);
         let limits = settings::http_limits(options);
         counts.http_bodies.resize(options.http_server.http_bodies.0);
@@ -183,6 +194,7 @@ impl Plane {
             counts,
             questions,
             connections,
+            inside,
             keys,
             internal,
             grpc,
@@ -245,7 +257,11 @@ impl Plane {
         let server = HttpServer::new(routes.public, self.limits, self.counts.clone());
         let server = server.behind(self.proxies).until(self.closing);
         if let Some(listener) = self.internal {
-            let internal = server.internal(routes.internal);
+            let mut internal = server.internal(routes.internal);
+            tokio::spawn(internal.clone().serve_handed_over(self.inside));
+            if self.http.api.is_some() {
+                internal = internal.offering(cores(handle.clone()));
+            }
             accept(internal, listener, self.certificates.internal(), "the internal port");
         }
         if let Some((listener, config)) = self.grpc {
@@ -316,6 +332,22 @@ fn accept(
             tracing::error!(%error, "{port} is closed");
         }
     });
+}
+
+/// Offers connections of the internal port to the cores, each in its turn.
+fn cores(handle: Handle<Gateway>) -> Cores {
+    let next = AtomicUsize::new(0);
+    Cores::new(move |stream, peer| {
+        let core = next.fetch_add(1, Ordering::Relaxed) % handle.workers().max(1);
+        if handle.is_crowded() || stream.set_nonblocking(false).is_err() {
+            return Some(stream);
+        }
+        // Answers leave at once.
+        let _ = stream.set_nodelay(true);
+        // A core that ends closes what it is offered.
+        let _ = handle.post_reserved(core, Letter::Inside(stream.into(), peer));
+        None
+    })
 }
 
 /// As the engine listens, so that a new process can take over from an old one that drains.

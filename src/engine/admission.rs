@@ -100,6 +100,12 @@ impl Admission {
         self.accepting && !self.idle.is_empty() && (self.rate > 0 || self.rest_until_ns > 0)
     }
 
+    /// Whether a connection that is not accepted finds a slot beside those to come and the reserve.
+    fn has_room(&self, used: u32, reserve: u32) -> bool {
+        let armed = self.lanes - self.idle.len();
+        used.saturating_add(armed).saturating_add(reserve) < self.table
+    }
+
     fn refill(&mut self, now_ns: u64) {
         let elapsed_us = now_ns.saturating_sub(self.refilled_ns) / 1000;
         self.refilled_ns += elapsed_us * 1000;
@@ -204,6 +210,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
             }
         }
+    }
+
+    /// Whether there is a slot for a connection that was accepted elsewhere.
+    pub(super) fn has_room(&self) -> bool {
+        self.admission.has_room(self.core.slots.used(), self.core.config.reserve)
     }
 
     /// The kernel hands out a slot only after it closed the last tenant's descriptor; its

@@ -346,6 +346,7 @@ impl Core {
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.census.drop_surplus(hot);
+        self.adopted.forget(slot);
         if hot.has(Flags::TLS) {
             self.secure.forget(slot, &mut self.inbound);
         }

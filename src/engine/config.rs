@@ -254,6 +254,8 @@ pub struct Config {
     pub keep_alive: Duration,
     /// Connections per worker that are kept so; one more is closed behind its answer.
     pub max_kept: u32,
+    /// Connections per worker that [`super::Context::adopt`] hands in; one more is given back.
+    pub max_adopted: u32,
     /// Time for the application to answer after [`super::HttpAction::AnswerLater`]; then the answer
     /// is 503.
     pub answer_timeout: Duration,
@@ -366,6 +368,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(30),
             max_kept: 4096,
+            max_adopted: 1024,
             answer_timeout: Duration::from_secs(30),
             max_head: 8 * 1024,
             max_message: 1024 * 1024,

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,6 +252,26 @@ impl Context<'_> {
     /// [`Handler::on_http`](super::Handler::on_http); `None` elsewhere.
     pub fn asking(&self) -> Option<ConnId> {
         self.core.requests.asking()
+    }
+
+    /// Has a connection served here that was accepted elsewhere, in the clear, and of which nothing
+    /// was read. `port`, not 0, is what [`Self::port`] says of it. It takes no seat of
+    /// [`Config::max_connections`](super::Config::max_connections), counts for no address and
+    /// begins with no PROXY header.
+    ///
+    /// Where there is no room, where the server goes away, and on kernels before Linux 6.8, which
+    /// could not give it back later, it goes to [`Handler::on_detach`](super::Handler::on_detach)
+    /// at the end of the turn.
+    pub fn adopt(&mut self, socket: OwnedFd, peer: SocketAddr, port: u8) {
+        self.core.adopted.ask(socket, peer, port);
+    }
+
+    /// By which port the connection came that is decided about, in
+    /// [`Handler::on_upgrade`](super::Handler::on_upgrade) and
+    /// [`Handler::on_http`](super::Handler::on_http), or that left, in
+    /// [`Handler::on_detach`](super::Handler::on_detach): 0 if it was accepted here.
+    pub fn port(&self) -> u8 {
+        self.core.adopted.at_hand()
     }
 
     /// Answers a request after [`HttpAction::AnswerLater`](super::HttpAction::AnswerLater). The

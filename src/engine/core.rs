@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::addresses::Addresses;
+use super::adopting::Adopted;
 use super::appointments::Appointments;
 use super::census::Census;
 use super::clock::Clock;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) secure: Secure,
     pub(crate) handshakes: Handshakes,
     pub(crate) requests: Requests,
+    pub(crate) adopted: Adopted,
     pub(crate) handover: Handover,
     pub(crate) dials: Dials,
     pub(crate) server: Decoder,
@@ -196,6 +198,7 @@ impl Core {
             secure: Secure::default(),
             handshakes: Handshakes::default(),
             requests: Requests::default(),
+            adopted: Adopted::default(),
             handover: Handover::default(),
             dials: Dials::default(),
             outgoing: Outgoing::default(),
@@ -228,6 +231,7 @@ impl Core {
         self.secure.shrink();
         self.handshakes.shrink();
         self.requests.shrink();
+        self.adopted.shrink();
         self.handover.shrink();
         self.dials.shrink();
         self.fanout.shrink();
@@ -241,6 +245,7 @@ impl Core {
             open: self.census.open(),
             streams: self.census.streams(),
             kept: self.requests.len() as u64,
+            adopted_here: self.adopted.len() as u64,
             deflate_connections: self.compressor.agreed(),
             deflate_bytes_held: self.compressor.memory() as u64,
             inbound_bytes_held: self.inbound.total() as u64,

@@ -60,6 +60,8 @@ counters! {
         streams: Gauge,
         /// Connections of plain HTTP that stay for another request, or for an answer.
         kept: Gauge,
+        /// Connections that were accepted elsewhere and handed in.
+        adopted_here: Gauge,
         /// Connections that have agreed on compression.
         deflate_connections: Gauge,
         /// Memory of compressors and decompressors, and of what they work on.
@@ -102,6 +104,10 @@ counters! {
         tls_keys_worn_out: Total,
         /// TCP connections accepted.
         accepted: Total,
+        /// Connections taken that were accepted elsewhere.
+        adopted: Total,
+        /// Such connections given back: no room, or the kernel is too old.
+        adopt_refused: Total,
         /// Opening handshakes completed, those of streams included.
         opened: Total,
         /// Streams opened.

@@ -384,6 +384,21 @@ impl Ring for Epoll {
         self.enter_socket(socket.into())
     }
 
+    fn adopt(&mut self, socket: OwnedFd) -> Result<u32, OwnedFd> {
+        let Ok(clone) = socket.try_clone() else { return Err(socket) };
+        if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+            return Err(socket);
+        }
+        let Ok(slot) = self.enter_socket(clone) else { return Err(socket) };
+        match self.register(slot, INPUT_EVENTS) {
+            Ok(()) => Ok(slot),
+            Err(_) => {
+                self.leave(slot);
+                Err(socket)
+            }
+        }
+    }
+
     fn connect(&mut self, token: Token, peer: SocketAddr) {
         let slot = token.slot();
         let connecting = match self.socket_of(token) {

@@ -121,9 +121,10 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.counted.passed += 1;
         let place = core.take_place(slot);
         let tls = core.take_parts(slot).map(Box::new);
+        let port = core.adopted.of(slot).map_or(0, |(port, _)| port);
         core.release(slot);
         let passed = Detached { socket, received: received.into(), via, place, tls };
-        self.call_cx(|handler, cx| handler.on_detach(cx, passed));
+        self.give_back_detached(port, passed);
     }
 }
 

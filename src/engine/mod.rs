@@ -42,6 +42,7 @@
 
 mod addresses;
 mod admission;
+mod adopting;
 mod alarm;
 mod appointments;
 mod calm;

@@ -143,6 +143,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     fn read_request(&mut self, slot: u32, generation: u32, range: Range<usize>) -> usize {
         let all = range.len();
         let max = self.core.config.max_head;
+        let port = self.core.adopted.of(slot).map_or(0, |(port, _)| port);
+        self.core.adopted.turn_to(port);
         let mut head = self.core.take_head(slot);
         let before = head.bytes.len();
         let whole = before == 0;

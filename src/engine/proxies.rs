@@ -130,6 +130,10 @@ impl Core {
     /// Learns from the first request who the client is, unless that is known. Returns which way
     /// the connection's requests come; asked again, it knows the client only.
     pub(super) fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Option<Via> {
+        if let Some((_, via)) = self.adopted.of(slot) {
+            // Nobody's connections are counted who comes by another port.
+            return Some(via);
+        }
         let known = self.slots.get(slot)?.has(Flags::KNOWN);
         let peer = self.slots.cold(slot)?.peer();
         // Who is refused anyway is not counted.

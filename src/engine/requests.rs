@@ -217,6 +217,9 @@ impl Core {
     /// another client's.
     pub(super) fn learn_next_client(&mut self, slot: u32, request: &Request<'_>) {
         let Some(via) = self.requests.via(slot).filter(|via| via.forwards) else { return };
+        if self.adopted.of(slot).is_some() {
+            return;
+        }
         self.follow_client(slot, via, request);
     }
 

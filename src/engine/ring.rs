@@ -196,6 +196,12 @@ pub trait Ring {
     /// when the table or the address range is exhausted.
     fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32>;
 
+    /// Takes a connected socket of the process, and returns its slot. Gives it back where there is
+    /// no room, or where [`Self::install`] would not work.
+    fn adopt(&mut self, socket: OwnedFd) -> Result<u32, OwnedFd> {
+        Err(socket)
+    }
+
     /// Starts connecting the socket in the token's slot.
     fn connect(&mut self, token: Token, peer: SocketAddr);
 

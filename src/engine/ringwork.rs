@@ -138,6 +138,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     pub(super) fn submit_ring_work(&mut self) {
         // First, since a dial that fails at once is told to the application, which may act on it.
         self.dial();
+        self.adopt();
         self.deliver_notices();
         if self.core.has_ring_work() {
             self.core.work.submit_polls(&mut self.ring, &self.core.slots);

@@ -208,6 +208,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         check(core.secure.records() == 0, "record layers are left")?;
         check(core.handover.is_empty(), "connections on their way out are left")?;
         check(core.requests.len() == 0, "connections stay that are gone")?;
+        check(core.adopted.len() == 0, "ports of connections that are gone")?;
         check(core.timing.armed() == 0, "timers are left")?;
         check(core.watches.len() == 0, "watches are left")?;
         let gauges = [

@@ -61,6 +61,8 @@ pub struct Uring {
     polls_before_accept: bool,
     /// Whether the kernel says what a peer has not acknowledged.
     tells_unacknowledged: bool,
+    /// Whether a socket can leave the table again.
+    installs: bool,
     /// Headers of a batch's gathering sends.
     messages: Vec<libc::msghdr>,
     overflows: u64,
@@ -78,6 +80,9 @@ impl Uring {
         let silent_sends = probe_silent_sends(&mut ring).map_err(SetupError::Probe)?;
         let polls_before_accept = probe_poll_before_accept(&mut ring).map_err(SetupError::Probe)?;
         let tells_unacknowledged = probe_unacknowledged(&mut ring).map_err(SetupError::Probe)?;
+        let mut known = io_uring::Probe::new();
+        let probed = ring.submitter().register_probe(&mut known).is_ok();
+        let installs = probed && known.is_supported(opcode::FixedFdInstall::CODE);
         if let (Some(listener), false) = (&setup.listener, tells_unacknowledged) {
             let _ = socket2::SockRef::from(listener).set_tcp_user_timeout(Some(setup.user_timeout));
         }
@@ -95,6 +100,7 @@ impl Uring {
             silent_sends,
             polls_before_accept,
             tells_unacknowledged,
+            installs,
             messages: Vec::new(),
             overflows: 0,
         };
@@ -303,23 +309,16 @@ impl Ring for Uring {
 
     fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32> {
         let socket = sys::client_socket(peer, local)?;
-        let mut fds: [RawFd; 1] = [socket.as_raw_fd()];
-        let token = Token::new(Op::Enter, 0, 0);
-        // Offset -1 is IORING_FILE_INDEX_ALLOC: the kernel picks the slot and writes it back.
-        let entry =
-            opcode::FilesUpdate::new(fds.as_mut_ptr(), 1).offset(-1).build().user_data(token.0);
-        self.push(entry);
-        loop {
-            self.submit(1, None)?;
-            self.collect(&mut Batch::None)?;
-            let entered = |it: &Completion| match it {
-                Completion::Connected { token: other, .. } => *other == token,
-                _ => false,
-            };
-            let ours = self.done.iter().rposition(entered).and_then(|at| self.done.remove(at));
-            if let Some(Completion::Connected { result, .. }) = ours {
-                return result.map(|()| fds[0] as u32);
-            }
+        self.enter_table(socket.as_raw_fd())
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> Result<u32, OwnedFd> {
+        if !self.installs {
+            return Err(socket);
+        }
+        match self.enter_table(socket.as_raw_fd()) {
+            Ok(slot) => Ok(slot),
+            Err(_) => Err(socket),
         }
     }
 
@@ -415,6 +414,28 @@ impl Ring for Uring {
 }
 
 impl Uring {
+    /// Puts a socket into the table of direct descriptors, and returns its slot.
+    fn enter_table(&mut self, socket: RawFd) -> io::Result<u32> {
+        let mut fds: [RawFd; 1] = [socket];
+        let token = Token::new(Op::Enter, 0, 0);
+        // Offset -1 is IORING_FILE_INDEX_ALLOC: the kernel picks the slot and writes it back.
+        let entry =
+            opcode::FilesUpdate::new(fds.as_mut_ptr(), 1).offset(-1).build().user_data(token.0);
+        self.push(entry);
+        loop {
+            self.submit(1, None)?;
+            self.collect(&mut Batch::None)?;
+            let entered = |it: &Completion| match it {
+                Completion::Connected { token: other, .. } => *other == token,
+                _ => false,
+            };
+            let ours = self.done.iter().rposition(entered).and_then(|at| self.done.remove(at));
+            if let Some(Completion::Connected { result, .. }) = ours {
+                return result.map(|()| fds[0] as u32);
+            }
+        }
+    }
+
     /// Queues sends of the first pieces. Returns how many that are.
     fn queue_sends(&mut self, chunk: &mut [Send], pieces: &[IoSlice<'_>]) -> usize {
         let mut used = 0;

@@ -7,12 +7,14 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::account::{Budget, Held};
+pub use super::beside::ControlPlane;
 use super::broker::{self, Broker};
 use super::calls::Calls;
 use super::emulation::SessionNames;
@@ -25,11 +27,11 @@ use super::letters::{Reply, UserOrder};
 use super::outside::{Event, Link, Outside, Refused};
 use super::placement::Placement;
 use super::places::Resume;
-use super::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
+use super::proxy::{Asking, FeedNews};
 use super::refusals::Refusals;
 use super::rulebook::Rulebook;
 pub use super::session::HookAnswer;
-use super::session::{self, Debts, Pace, Question, Revoked, Session, Sessions};
+use super::session::{self, Debts, Pace, Revoked, Session, Sessions};
 use super::stats::GatewayStats;
 use super::timers::{Timers, What};
 use super::wire::messages::ConnectRequest;
@@ -41,32 +43,6 @@ use crate::engine::{
 };
 use crate::protocol::CloseCode;
 use crate::protocol::request::{Refusal, Request};
-
-/// What the gateway needs from the control plane. Called by engine threads: nothing here waits.
-pub trait ControlPlane: Send + Sync + 'static {
-    /// Asks the application's backend. The answer comes as [`Letter::Hook`] to `core` with the same
-    /// question. The error gives it back: there is no room.
-    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
-
-    /// A connection with questions under way has gone: those that wait need not be asked.
-    fn forget(&self, asking: Asking) {
-        let _ = asking;
-    }
-
-    /// Says something of a feed that a question of this proxy began. What it tells comes as
-    /// [`Letter::Feed`]. False: there is no room for what is published.
-    fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
-        let _ = (feed, proxy, word);
-        false
-    }
-
-    /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
-    /// Its place is kept as long as the connection.
-    fn serve(&self, passed: Detached) -> Result<(), Detached>;
-
-    /// A token names a key that is not in the set: it may be worth fetching anew.
-    fn want_keys(&self);
-}
 
 /// What reaches the gateway of a core from other threads.
 #[derive(Debug)]
@@ -85,6 +61,8 @@ pub enum Letter {
     Inspect(Box<Inspect>),
     /// What the client of a stream posted: commands, as in one WebSocket message.
     Emulated(Box<Posted>),
+    /// A connection to the internal port, of which nothing was read.
+    Inside(OwnedFd, SocketAddr),
 }
 
 /// Commands on their way to their session.
@@ -470,16 +448,19 @@ impl Handler for Gateway {
             Letter::Hook(hook) => size_of_val(&**hook),
             Letter::Feed(news) => size_of_val(&**news) + news.said.size(),
             Letter::Emulated(posted) => size_of_val(&**posted) + posted.data.len(),
-            Letter::Rules(_) | Letter::Stats(_) | Letter::Inspect(_) => 0,
+            Letter::Rules(_) | Letter::Stats(_) | Letter::Inspect(_) | Letter::Inside(..) => 0,
         }
     }
 
     fn on_upgrade(
         &mut self,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         request: &Request<'_>,
         peer: SocketAddr,
     ) -> UpgradeAction<()> {
+        if cx.port() == INSIDE {
+            return UpgradeAction::Respond(entrance::nothing_here());
+        }
         let options = &self.desk.rules.options;
         let (websocket, uni) = (&options.websocket, &options.uni_websocket);
         let at =
@@ -531,14 +512,21 @@ impl Handler for Gateway {
         body: Option<&[u8]>,
         peer: SocketAddr,
     ) -> HttpAction<()> {
+        if cx.port() == INSIDE {
+            return self.call(cx, request, body);
+        }
         match self.desk.plain(request, peer.ip(), body) {
             HttpAction::Detach => self.call(cx, request, body),
             decided => decided,
         }
     }
 
-    fn on_detach(&mut self, _: &mut Context<'_>, passed: Detached) {
-        if let Err(passed) = self.desk.control.serve(passed) {
+    fn on_detach(&mut self, cx: &mut Context<'_>, passed: Detached) {
+        let served = match cx.port() {
+            INSIDE => self.desk.control.serve_inside(passed),
+            _ => self.desk.control.serve(passed),
+        };
+        if let Err(passed) = served {
             entrance::turn_away(passed);
         }
     }
@@ -634,6 +622,7 @@ impl Handler for Gateway {
             Letter::Rules(rules) => self.desk.rules = own(&rules),
             Letter::Stats(reply) => reply.answer(Ok(self.snapshot())),
             Letter::Inspect(inspect) => self.inspect(cx, *inspect),
+            Letter::Inside(socket, peer) => cx.adopt(socket, peer, INSIDE),
             Letter::Emulated(posted) => {
                 let Posted { id, data, held } = *posted;
                 self.posted(cx, id, &data);
@@ -687,6 +676,9 @@ pub fn unix_now(_: Duration) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() as i64
 }
+
+/// The internal port, among those that connections come by.
+pub(super) const INSIDE: u8 = 1;
 
 /// What a push that waits for the connect reply takes besides its payload.
 const STASHED: usize = 64;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::api::batch::{Batch, Replies};
 use super::api::{ApiError, ApiReply, ApiRequest, BroadcastRequest, BroadcastResult, Envelope};
 use super::api::{NewPublication, PublishRequest, PublishResult, key, status_of};
-use super::app::{self, Desk, Gateway};
+use super::app::{self, Desk, Gateway, INSIDE};
 use super::date::Date;
 use super::letters::{Answer, Ask, Asker, Letter, Publish, Question};
 use super::options::{ErrorMode, Options};
@@ -120,7 +120,7 @@ impl Gateway {
         body: Option<&[u8]>,
     ) -> HttpAction<()> {
         let rules = self.desk.rules.clone();
-        let Some(Wanted { method, by_status }) = wanted(&rules.options, request) else {
+        let Some(Wanted { method, by_status }) = wanted(&rules.options, request, cx.port()) else {
             return HttpAction::Detach;
         };
         let Some(body) = body else {
@@ -310,9 +310,10 @@ impl Desk {
 }
 
 /// Whether a request is one that is served here, as far as its head tells.
-fn wanted(options: &Options, request: &Request<'_>) -> Option<Wanted> {
+fn wanted(options: &Options, request: &Request<'_>, port: u8) -> Option<Wanted> {
     let api = &options.http_api;
-    let elsewhere = options.http_server.internal_port != 0 && !api.external;
+    let inside = options.http_server.internal_port != 0;
+    let elsewhere = inside && !api.external && port != INSIDE;
     if api.disabled || elsewhere || request.method != "POST" {
         return None;
     }

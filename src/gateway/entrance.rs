@@ -210,6 +210,12 @@ impl Desk {
     }
 }
 
+/// What is said where an upgrade is asked for and there is none.
+pub(super) fn nothing_here() -> HttpResponse {
+    let body = "{\"status\":404,\"message\":\"not found\"}";
+    HttpResponse::new(404).header("Cache-Control", "no-store").body("application/json", body)
+}
+
 /// Answers plain HTTP that the control plane has no room for.
 pub(super) fn turn_away(passed: Detached) {
     let Detached { socket, tls, .. } = passed;

@@ -25,6 +25,7 @@
 pub mod account;
 pub mod api;
 pub mod app;
+mod beside;
 pub mod broker;
 pub(crate) mod calls;
 mod ceiling;

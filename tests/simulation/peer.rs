@@ -147,11 +147,14 @@ impl Peer {
         if let Some(bytes) = &self.script.request {
             request.clone_from(bytes);
             if self.script.character == Character::Streamer {
-                // It opens, too, and so is introduced, too: behind the first line.
+                // It opens, too, and so is introduced, too: behind the first line, as are all
+                // requests before it.
                 let lines = self.introduction.lines.iter();
                 let lines: String = lines.map(|(k, v)| format!("{k}: {v}\r\n")).collect();
-                let at = request.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-                request.splice(at..at, lines.into_bytes());
+                let text = String::from_utf8_lossy(&request);
+                let introduced = |version: &str| format!("{version}{lines}");
+                let text = text.replace("HTTP/1.1\r\n", &introduced("HTTP/1.1\r\n"));
+                request = text.replace("HTTP/1.0\r\n", &introduced("HTTP/1.0\r\n")).into_bytes();
             }
         }
         match &mut self.tls {

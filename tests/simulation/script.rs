@@ -234,13 +234,13 @@ impl Script {
             _ => "GET /stream HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
         };
         let mut request = request.into_bytes();
-        if rng.one_in(2) {
-            request = [Self::stay(rng), request].concat();
-        }
         if kind < 8 && rng.one_in(2) {
             // It sends the body later.
             let head = request.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
             self.steps.push_back(Step::Raw(request.split_off(head)));
+        }
+        if rng.one_in(2) {
+            request = [Self::stay(rng), request].concat();
         }
         self.request = Some(request);
         (self.eager, self.answers) = (true, false);

@@ -34,6 +34,7 @@ impl Options {
             retry_after: engine.retry_after,
             handshake_timeout: engine.handshake_timeout,
             max_kept: self.http_server.http_connections,
+            max_adopted: INSIDE_MAX,
             max_head: engine.max_head.0,
             max_message: self.websocket.message_size_limit.0,
             max_fragments: engine.max_fragments,
@@ -143,6 +144,9 @@ const OUTBOX_MIN: usize = 1024;
 
 /// For an answer that is not demanded.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Connections of the internal port that a core has: as many as the control plane.
+const INSIDE_MAX: u32 = 320;
 
 #[cfg(test)]
 mod tests {

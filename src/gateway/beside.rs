@@ -1,0 +1,38 @@
+//! What stands beside the cores, as they see it: the way to whoever does what is rare.
+//!
+//! Owns nothing. The invariant: nothing here makes a core wait.
+
+use super::proxy::{Asking, FeedId, FeedWord, HookRequest};
+use super::session::Question;
+use crate::engine::Detached;
+
+/// What the gateway needs from the control plane. Called by engine threads: nothing here waits.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Asks the application's backend. The answer comes as [`Letter::Hook`] to `core` with the same
+    /// question. The error gives it back: there is no room.
+    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
+
+    /// A connection with questions under way has gone: those that wait need not be asked.
+    fn forget(&self, asking: Asking) {
+        let _ = asking;
+    }
+
+    /// Says something of a feed that a question of this proxy began. What it tells comes as
+    /// [`Letter::Feed`]. False: there is no room for what is published.
+    fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
+        let _ = (feed, proxy, word);
+        false
+    }
+
+    /// Serves a connection with plain HTTP. The error: there is no room, and 503 is the answer.
+    /// Its place is kept as long as the connection.
+    fn serve(&self, passed: Detached) -> Result<(), Detached>;
+
+    /// The same of one that came by the internal port.
+    fn serve_inside(&self, passed: Detached) -> Result<(), Detached> {
+        self.serve(passed)
+    }
+
+    /// A token names a key that is not in the set: it may be worth fetching anew.
+    fn want_keys(&self);
+}

@@ -166,6 +166,26 @@ fn a_slow_reader_gets_all_of_it_in_order() {
     assert_eq!(counters.tls_bad_records, 0);
 }
 
+/// Who sends much at once is received from a little at a time; but a record is opened whole, so
+/// what is missing of it is received in one piece.
+#[test]
+fn a_record_of_many_frames_takes_few_receives() {
+    const BURSTS: u64 = 20;
+    let (running, address) = start();
+    let mut client = connect(address, 0);
+    for _ in 0..BURSTS {
+        // One record of some 4 KiB.
+        (0..200).for_each(|n| client.write(Ws::text(format!("message {n}"))).unwrap());
+        client.flush().unwrap();
+        (0..200).for_each(|_| assert!(client.read().unwrap().is_text()));
+    }
+    let stats = running.handle().stats().counters;
+    let receives = stats.receives - stats.receives_empty;
+    assert!(receives < 5 * BURSTS, "{receives} receives of {BURSTS} records");
+    drop(client);
+    finish(running);
+}
+
 #[test]
 fn records_come_in_single_bytes() {
     let (running, address) = start();

@@ -229,7 +229,11 @@ impl Taken<'_> {
         }
         let left = self.leftovers.len(slot);
         let size = match left {
-            0 if hot.has(Flags::CHATTY) => CHATTY_SIZE,
+            // A record is opened whole: less of it would not be less work in one turn.
+            0 if hot.has(Flags::CHATTY) => match self.secure.missing(slot) {
+                Some(missing) => missing.max(CHATTY_SIZE),
+                None => CHATTY_SIZE,
+            },
             0 => receive_size(hot.pace.appetite()),
             left => left.min(RESUMED_MAX),
         };

@@ -202,6 +202,14 @@ impl Secure {
         self.unfinished.get(&slot).map_or(0, |it| it.bytes.len())
     }
 
+    /// Bytes that are missing of a record of which the header has come (RFC 8446 section 5.1).
+    pub(super) fn missing(&self, slot: u32) -> Option<usize> {
+        let bytes = &self.unfinished.get(&slot)?.bytes;
+        let [_, _, _, high, low, ..] = bytes[..] else { return None };
+        let whole = 5 + usize::from(u16::from_be_bytes([high, low]));
+        whole.checked_sub(bytes.len()).filter(|missing| *missing > 0)
+    }
+
     /// Where a record that came in part is accounted, and when it began.
     pub(super) fn partial(&self, slot: u32) -> Option<(Place, u64)> {
         let unfinished = self.unfinished.get(&slot).filter(|it| !it.bytes.is_empty())?;

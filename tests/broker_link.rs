@@ -22,6 +22,8 @@ mod nats_scripted;
 mod rig;
 #[path = "broker_link/scripted.rs"]
 mod scripted;
+#[path = "broker_link/secure.rs"]
+mod secure;
 #[path = "broker_link/sentinel.rs"]
 mod sentinel;
 #[path = "broker_link/sharded.rs"]

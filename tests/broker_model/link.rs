@@ -135,6 +135,22 @@ impl Link {
         }
     }
 
+    /// The next request reaches the server before the channels that were asked for ahead of it,
+    /// which go over the other connection. False if there is none.
+    pub fn overtake(&mut self) -> bool {
+        let asks = |job: &Job| !matches!(job.request, Request::Listen(_) | Request::Ignore(_));
+        let Some(place) = self.queue.iter().position(asks).filter(|_| self.commands_up) else {
+            return false;
+        };
+        self.sent.extend(self.queue.remove(place));
+        true
+    }
+
+    /// Requests that the server has and has not done.
+    pub fn sent(&self) -> usize {
+        self.sent.len()
+    }
+
     /// The server does one request, or sends it back. Gives what it passes on.
     pub fn execute(&mut self, server: &mut Server, now: Duration) -> Option<(Arc<str>, Message)> {
         let job = self.sent.pop_front()?;

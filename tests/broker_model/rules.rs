@@ -388,7 +388,8 @@ fn what_comes_before_its_turn_is_held_within_bounds() {
     let seen = seen(&mut world, link);
     assert_eq!(seen.len(), 197);
     assert!(seen.iter().all(|seen| matches!(seen, Seen::Frame(_))));
-    assert!(asked(&world, "history") <= 4);
+    let reads = asked(&world, "history");
+    assert!((3..=4).contains(&reads), "what was not held is asked for again, a few times: {reads}");
 }
 
 #[test]
@@ -517,8 +518,12 @@ fn an_acknowledgement_is_of_the_time_that_it_was_asked_for() {
         version_epoch: String::new(),
         sequence: 1,
     };
-    // What was asked by then is answered without what another node publishes after it.
-    while nodes[0].between.link.execute(server, *now).is_some() {}
+    // What was asked by then is answered without what another node publishes after it: questions
+    // go over another connection than the channel, which is not asked for again yet.
+    while nodes[0].between.link.overtake() {}
+    while nodes[0].between.link.sent() > 0 {
+        nodes[0].between.link.execute(server, *now);
+    }
     server.execute(&Request::Publish(Ticket(0), Box::new(publish)), 1, *now);
     world.settle(CHECK / 8);
     knows_of_one(&mut world, second);
@@ -691,3 +696,6 @@ fn a_queue_that_is_full_is_told_and_not_waited_for() {
     let asked = node.ask(0, PLAIN, Question::Presence);
     assert_eq!(asked.get(), Some(Err(Error::TOO_MANY_REQUESTS)));
 }
+
+#[path = "promises.rs"]
+mod promises;

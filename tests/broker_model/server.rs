@@ -282,6 +282,12 @@ impl Server {
         (Outcome::Published { position, suppressed: false }, passed)
     }
 
+    /// Publications that are retained.
+    pub fn kept(&mut self, channel: &str, now: Duration) -> usize {
+        self.expire(channel, now);
+        self.state.streams.get(channel).map_or(0, |stream| stream.entries.len())
+    }
+
     /// The offset of a publication that may have been made, if it is retained.
     pub fn find(&mut self, channel: &str, mark: Mark, now: Duration) -> Option<(Epoch, u64)> {
         self.expire(channel, now);

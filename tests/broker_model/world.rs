@@ -71,6 +71,10 @@ impl Outside for Port<'_> {
         self.between.now
     }
 
+    fn unix_millis(&self) -> i64 {
+        self.between.now.as_millis() as i64
+    }
+
     fn random(&mut self) -> u64 {
         self.between.rng.draw()
     }
@@ -325,6 +329,8 @@ impl World {
                     self.broadcast(passed);
                 }
             }
+            // The two connections are not in step.
+            0 if self.rng.one_in(4) && between.link.overtake() => {}
             0 => {
                 let said = between.link.take(server);
                 nodes[node].say(said);

@@ -18,6 +18,8 @@ mod layout;
 mod nats;
 #[path = "broker_link/nats_scripted.rs"]
 mod nats_scripted;
+#[path = "broker_link/nodes.rs"]
+mod nodes;
 #[path = "broker_link/rig.rs"]
 mod rig;
 #[path = "broker_link/scripted.rs"]

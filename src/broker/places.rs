@@ -106,3 +106,37 @@ impl broker::Part for Moved {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Tags;
+    use super::super::queue::Queue;
+    use super::*;
+    use crate::gateway::broker::{Broker, Limits, Ticket};
+
+    fn job(request: Request) -> Box<Job> {
+        let queue = Queue::new(1, Limits::default());
+        queue.request(0, request).expect("there is room");
+        let mut taken = std::collections::VecDeque::new();
+        queue.take(&mut taken);
+        Job::new(taken.pop_front().expect("one"), None)
+    }
+
+    #[test]
+    fn members_are_apart_where_messages_are_sharded() {
+        let channel = || Arc::<str>::from("a");
+        let members = job(Request::Presence(Ticket(1), channel()));
+        let rest = job(Request::HistoryRemove(Ticket(2), channel()));
+        let both = |tags| {
+            let places =
+                Places { layout: Layout::new("p", tags), map: Arc::default(), share: None };
+            [&members, &rest].map(|job| (places.slot_of(job, "a"), places.lane(job, &channel())))
+        };
+        // 15495 is the slot of {a}, and 5649 that of {2}, its partition of four.
+        let [one, other] = both(Tags::Braces);
+        assert_eq!(((one.0, other.0), one.1), ((15_495, 15_495), other.1));
+        let [one, other] = both(Tags::Partitions(4));
+        assert_eq!((one.0, other.0), (15_495, 5649));
+        assert_ne!(one.1, other.1);
+    }
+}

@@ -27,6 +27,13 @@ pub(crate) struct World {
     /// The second node takes no connection but to be asked what it owns; and it is a replica.
     refuses: bool,
     follows: bool,
+    /// The first leaves what it is asked about the upper half unanswered, and so many wait.
+    pub(crate) holds: bool,
+    pub(crate) held: usize,
+    /// The first does not say what it owns.
+    pub(crate) mute: bool,
+    /// Times that anybody was asked.
+    pub(crate) asked: usize,
     /// By node: what was published, and whether after ASKING.
     done: [Vec<(String, bool)>; 2],
     /// By node: names of sharded messages that it was asked to pass on, and to whom.
@@ -43,7 +50,7 @@ pub(crate) enum Says {
 }
 
 /// Its slot is 15495, in the upper half; and 3300, in the lower one.
-const UPPER: &str = "a";
+pub(crate) const UPPER: &str = "a";
 const LOWER: &str = "b";
 
 pub(crate) struct Cluster {
@@ -77,8 +84,20 @@ impl Cluster {
         self.world.lock().unwrap().said
     }
 
-    fn done(&self, node: usize) -> Vec<(String, bool)> {
+    pub(crate) fn done(&self, node: usize) -> Vec<(String, bool)> {
         self.world.lock().unwrap().done[node].clone()
+    }
+
+    /// Waits until nodes are asked in their turn only.
+    pub(crate) fn quiet(&self, rig: &mut Rig) {
+        let asked = || self.world.lock().unwrap().asked;
+        let (mut before, mut since) = (asked(), Instant::now());
+        while since.elapsed() < Duration::from_millis(800) {
+            rig.collect(Duration::from_millis(20));
+            if asked() != before {
+                (before, since) = (asked(), Instant::now());
+            }
+        }
     }
 
     /// A rig that has found both nodes.
@@ -103,6 +122,19 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
             if parts[0] == "ROLE" && node == 1 && world.lock().unwrap().refuses {
                 return;
             }
+            if parts[0] == "CLUSTER" {
+                let mut world = world.lock().unwrap();
+                world.asked += 1;
+                if world.mute && node == 0 {
+                    return;
+                }
+            }
+            if node == 0 && is_upper(&parts) && world.lock().unwrap().holds {
+                world.lock().unwrap().held += 1;
+                while world.lock().unwrap().holds {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
             let asks = parts[0] == "ASKING";
             let reply = match greeting(&parts) {
                 Some(reply) => reply,
@@ -119,6 +151,10 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
             }
         }
     }
+}
+
+fn is_upper(command: &[String]) -> bool {
+    command.iter().any(|part| part.contains(&format!("{{{UPPER}}}")))
 }
 
 /// One that asks for sharded messages, or for no more of them.
@@ -163,7 +199,7 @@ fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> S
         let text = format!("{}{}", line(0), line(1));
         return format!("${}\r\n{text}\r\n", text.len());
     }
-    let upper = command.iter().any(|part| part.contains(&format!("{{{UPPER}}}")));
+    let upper = is_upper(command);
     if node == 0 && upper && world.says != Says::Done {
         world.said += 1;
         let port = world.ports[1];

@@ -452,3 +452,16 @@ fn a_position_lives_as_long_as_somebody_listens() {
     assert_eq!(world.server.position(SHORT, world.now), Some(before));
     assert!(seen(&mut world, link).is_empty(), "nobody is told anything");
 }
+
+#[test]
+fn a_queue_that_is_full_is_told_and_not_waited_for() {
+    let limits = HomeLimits::default();
+    let mut node = Node::new(0, 1, 1, limits, Limits { requests: 1, ..Limits::default() });
+    let refused = node.at(0, |_, out| {
+        let leave = || Request::Leave(PLAIN.into(), Bytes::new());
+        (out.broker(leave()).is_ok(), out.broker(leave()).is_ok())
+    });
+    assert_eq!(refused, (true, false));
+    let asked = node.ask(0, PLAIN, Question::Presence);
+    assert_eq!(asked.get(), Some(Err(Error::TOO_MANY_REQUESTS)));
+}

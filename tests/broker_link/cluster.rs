@@ -11,7 +11,7 @@ use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::broker::slots::slot;
 use ringhold::gateway::broker::{Fault, Outcome, Request, TopOf};
 
-use crate::rig::{Rig, offset, publish, request};
+use crate::rig::{Rig, offset, publish, request, words};
 use crate::scripted::greeting;
 
 /// What the two nodes are told, and what they have done.
@@ -117,8 +117,7 @@ fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
         while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
             let command: Vec<u8> = buffer.drain(..len).collect();
             let command = Reply::parse(&command).unwrap();
-            let parts = command.list().unwrap().iter().filter_map(Reply::str);
-            let parts: Vec<String> = parts.map(str::to_owned).collect();
+            let parts = words(&command);
             if parts[0] == "ROLE" && node == 1 && world.lock().unwrap().refuses {
                 return;
             }

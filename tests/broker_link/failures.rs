@@ -7,7 +7,7 @@ use ringhold::broker::scripts::Script;
 use ringhold::gateway::broker::{Fault, Life, Message, Publish, Request};
 use rustix::process::Signal;
 
-use crate::rig::{Rig, kept, offset, publish, request};
+use crate::rig::{Rig, kept, offset, publish, request, said_in};
 use crate::support::redis::Redis;
 
 fn rig() -> Option<(Redis, Rig)> {
@@ -29,7 +29,7 @@ fn publish_through(rig: &mut Rig, count: u64, mut harm: impl FnMut(&mut Rig, u64
         assert_eq!(offset(rig.answer(ticket)), n);
     }
     let lines = redis.lines(&["XRANGE", "centrifugo.stream.ch", "-", "+"]);
-    let data: Vec<_> = lines.chunks(5).map(|entry| entry[2].clone()).collect();
+    let data: Vec<_> = lines.chunks(5).map(|entry| said_in(&entry[2]).to_owned()).collect();
     let expected: Vec<_> = (1..=count).map(|n| n.to_string()).collect();
     assert_eq!(data, expected, "each once, in order");
 }

@@ -10,7 +10,7 @@ use ringhold::gateway::letters::ClientId;
 use ringhold::gateway::stream::Epoch;
 use ringhold::gateway::wire::messages::ClientInfo;
 
-use crate::rig::{Rig, kept, offset, publish, request};
+use crate::rig::{Rig, kept, offset, publish, request, said_in};
 use crate::support::redis::Redis;
 
 fn rig() -> Option<(Redis, Rig)> {
@@ -54,6 +54,7 @@ fn a_publication_is_kept_and_passed_on() {
     }
     let stream = redis.lines(&["XRANGE", "p.stream.ch", "-", "+"]);
     let expected = ["3-0", "d", "d3", "m", "node.0.3", "4-0", "d", "d4", "m", "node.0.4"];
+    let stream: Vec<_> = stream.iter().map(|line| said_in(line)).collect();
     assert_eq!(stream[..10], expected);
     assert_eq!(stream.len(), 15, "trimmed to three");
     let mut meta = redis.lines(&["HGETALL", "p.stream.meta.ch"]);

@@ -10,7 +10,7 @@ use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::Life;
 
 use crate::cluster::{Cluster, Says, UPPER};
-use crate::rig::{Rig, offset, publish, request};
+use crate::rig::{Rig, offset, publish, request, words};
 use crate::scripted::greeting;
 
 fn ask(rig: &mut Rig, n: u64) -> u64 {
@@ -111,8 +111,7 @@ impl Server {
             while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
                 let command: Vec<u8> = buffer.drain(..len).collect();
                 let command = Reply::parse(&command).unwrap();
-                let parts = command.list().unwrap().iter().filter_map(Reply::str);
-                let parts: Vec<String> = parts.map(str::to_owned).collect();
+                let parts = words(&command);
                 listens |= parts[0] == "SUBSCRIBE";
                 let reply = match parts[0].as_str() {
                     "INFO" => {

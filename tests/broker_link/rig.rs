@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use ringhold::broker::resp::Reply;
 use ringhold::broker::{Config, Cores, Queue, Thread, View, start};
 use ringhold::gateway::broker::{
     Broker, Fault, Happening, Kept, Life, Message, Outcome, Publish, Request, Scope, Ticket,
@@ -166,7 +167,9 @@ impl Rig {
                     let twice = self.answers.insert(ticket, result);
                     assert!(twice.is_none(), "{ticket} is answered twice");
                 }
-                Happening::Message(name, message) => self.messages.push((name.into(), message)),
+                Happening::Message(name, message) => {
+                    self.messages.push((name.into(), plain(message)));
+                }
                 Happening::Listening(names) => {
                     self.listening.extend(names.iter().map(|name| name.to_string()));
                 }
@@ -228,6 +231,35 @@ fn is_same(one: &Scope, other: &Scope) -> bool {
     match (one, other) {
         (Scope::Part(one), Scope::Part(other)) => Arc::ptr_eq(one, other),
         (one, other) => matches!((one, other), (Scope::All, Scope::All)),
+    }
+}
+
+/// What was published, without what says which attempt it was.
+pub(crate) fn said(data: &[u8]) -> &[u8] {
+    match data {
+        [data @ .., 0xfd, 0x7f, _, _, _, _] => data,
+        data => data,
+    }
+}
+
+/// The same of what `redis-cli` prints.
+pub(crate) fn said_in(line: &str) -> &str {
+    line.split('\u{fffd}').next().unwrap_or(line)
+}
+
+/// The words of a command, as servers of the tests read it.
+pub(crate) fn words(command: &Reply<'_>) -> Vec<String> {
+    let parts = command.list().expect("a command").iter().filter_map(Reply::text);
+    parts.map(|part| String::from_utf8_lossy(said(part)).into_owned()).collect()
+}
+
+fn plain(message: Message) -> Message {
+    match message {
+        Message::Published { epoch, offset, data } => {
+            let data = data.slice(..said(&data).len());
+            Message::Published { epoch, offset, data }
+        }
+        message => message,
     }
 }
 

@@ -11,7 +11,7 @@ use ringhold::broker::bus::Node;
 use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::{Fault, Outcome, Publish, Request};
 
-use crate::rig::{Rig, publish, request};
+use crate::rig::{Rig, publish, request, words};
 
 /// The answer to a command: bytes, or nothing any more.
 type Answer = Arc<dyn Fn(&[String]) -> Option<Vec<u8>> + Send + Sync>;
@@ -50,8 +50,7 @@ fn serve(mut stream: TcpStream, pieces: usize, answer: &Answer) {
         while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
             let command: Vec<u8> = buffer.drain(..len).collect();
             let command = Reply::parse(&command).unwrap();
-            let parts = command.list().unwrap().iter().filter_map(Reply::str);
-            let parts: Vec<String> = parts.map(str::to_owned).collect();
+            let parts = words(&command);
             let Some(reply) = greeting(&parts).or_else(|| answer(&parts)) else { return };
             for piece in reply.chunks(pieces) {
                 if stream.write_all(piece).is_err() {

@@ -27,7 +27,7 @@ use site::{ask, connected, dial, metric, secure, tcp};
 
 use crate::support::PATIENCE;
 use crate::support::daemon::free_port;
-use crate::support::gateway::{Gateway, token_of};
+use crate::support::gateway::{API_KEY, Gateway, token_of};
 
 /// Keys of `http_server.tls` with the certificate of localhost.
 fn localhost() -> String {
@@ -98,6 +98,37 @@ fn clients_streams_and_http_share_the_port() {
     gateway.stop();
     // The end is said.
     stream.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn calls_share_a_connection_that_may_be_passed_on() {
+    let gateway = start(&localhost());
+    let body = json!({"channel": "news", "data": "x".repeat(1000)}).to_string();
+    let publish = |line: &str| {
+        let length = body.len();
+        format!(
+            "POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\n{line}\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let health = "GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".to_owned();
+    for (last, passed) in [(publish("Connection: close\r\n"), false), (health, true)] {
+        for piece in [1000, 20_000, 200_000] {
+            let mut stream = secure(gateway.address());
+            let all = publish("").repeat(50) + &last;
+            for piece in all.as_bytes().chunks(piece) {
+                stream.write_all(piece).unwrap();
+                stream.flush().unwrap();
+            }
+            let mut answers = String::new();
+            stream.read_to_string(&mut answers).unwrap();
+            let count = |what: &str| answers.matches(what).count();
+            assert_eq!(count("HTTP/1.1 200 "), 51, "{answers}");
+            assert_eq!(count(r#"{"result":{"#), 50 + usize::from(!passed), "{answers}");
+        }
+    }
+    assert_eq!(metric(&mut secure(gateway.address()), "kept"), 0);
+    gateway.stop();
 }
 
 fn with_internal(keys: &str) -> (Gateway, SocketAddr) {

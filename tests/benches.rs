@@ -93,6 +93,29 @@ fn servers_are_compared() {
     }
 }
 
+/// Publications by HTTP have their costs, by the public and by the internal port.
+#[test]
+fn publications_are_measured() {
+    if python().is_none() {
+        return;
+    }
+    let mut command = Command::new(format!("{BENCHES}/publish.sh"));
+    command.args(["--quick", "--only", "lone,broadcast,batch-16", "--ringhold", PROGRAM]);
+    let finished = run(&mut command, LIMIT);
+    assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
+    for row in ["publish, one connection", "broadcast to 100 channels", "batch of 16"] {
+        let line = finished.stdout.lines().find(|line| line.starts_with(&format!("| {row}")));
+        let line = line.unwrap_or_else(|| panic!("no {row} in {}", finished.stdout));
+        let costs: Vec<_> =
+            line.split('|').skip(2).filter(|cell| !cell.trim().is_empty()).collect();
+        assert_eq!(costs.len(), 2, "{line}");
+        for cost in costs {
+            let number = cost.split_whitespace().next().and_then(|text| text.parse::<f64>().ok());
+            assert!(number.is_some_and(|number| number > 0.0), "{line}");
+        }
+    }
+}
+
 /// Nodes are restarted under clients of an SDK, who miss nothing: the small form.
 #[test]
 fn restarts_are_counted() {

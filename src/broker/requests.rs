@@ -37,8 +37,9 @@ pub struct Asked {
     pub again: bool,
 }
 
-/// A field of the envelope that no reader knows, other for each attempt: a publication that says the
-/// same at the same place, behind another that was lost, is not taken for the one that was there.
+/// A field of the envelope that no reader knows, and that differs for each attempt: a publication
+/// that says the same at the same place, behind another that was lost, is not taken for the one
+/// that was there.
 fn attempt(mark: &str, asked: Asked) -> [u8; 6] {
     let mut hasher = DefaultHasher::new();
     (mark, asked.unix).hash(&mut hasher);

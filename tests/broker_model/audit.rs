@@ -81,7 +81,9 @@ impl Audit {
         let ours = self.homes.iter().filter(|(_, home)| **home == node);
         let ours: Vec<_> = ours.map(|(id, _)| (*id, server.last_move(channel, *id))).collect();
         let there = ours.iter().filter(|(id, _)| members.contains(id)).copied().collect();
-        let gone = ours.into_iter().filter(|(_, last)| last.left).collect();
+        // A server that lost its end has such as had left, until their time is over.
+        let gone = ours.into_iter().filter(|(id, last)| last.left && !members.contains(id));
+        let gone = gone.collect();
         let place = (node, channel);
         let (published, removed) = (self.published.get(&place), self.removed.get(&place));
         let (published, removed) = (published.copied(), removed.copied());

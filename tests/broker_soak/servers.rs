@@ -148,8 +148,12 @@ impl Servers {
                     let info = it.cli(&["CLUSTER", "INFO"]);
                     info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
                 };
-                let deadline = Instant::now() + PATIENCE;
+                let (deadline, mut opened) = (Instant::now() + PATIENCE, Instant::now());
                 while !cluster.servers.iter().all(whole) {
+                    if opened.elapsed() > Duration::from_secs(5) {
+                        cluster.mend();
+                        opened = Instant::now();
+                    }
                     if Instant::now() > deadline {
                         let all = cluster.servers.iter().map(|it| it.cli(&["CLUSTER", "NODES"]));
                         panic!("no whole cluster: {}", all.collect::<Vec<_>>().join("\n\n"));

@@ -150,6 +150,45 @@ impl Cluster {
         set(to, "NODE", to);
         set(from, "NODE", to);
     }
+
+    /// Does what an operator has to where a takeover cut a move short (`redis-cli --cluster fix`):
+    /// nodes that still take a slot over believe its owner, who gets the keys that they have of it.
+    pub(crate) fn mend(&self) {
+        for (number, server) in self.servers.iter().enumerate() {
+            let lines = server.lines(&["CLUSTER", "NODES"]);
+            let own = lines.iter().find(|line| line.contains("myself"));
+            let open = own.into_iter().flat_map(|line| line.split_whitespace());
+            for slot in open.filter_map(|word| Some(word.strip_prefix('[')?.split_once('-')?.0)) {
+                let answer = server.cli(&["CLUSTER", "SETSLOT", slot, "STABLE"]);
+                assert_eq!(answer, "OK", "{slot} at {number}");
+                let Some(owner) = self.owner_by_others(slot, number) else { continue };
+                let keys = server.lines(&["CLUSTER", "GETKEYSINSLOT", slot, "1000"]);
+                if keys.iter().all(String::is_empty) {
+                    continue;
+                }
+                let port = self.servers[owner].port().to_string();
+                let mut command =
+                    vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "REPLACE", "KEYS"];
+                command.extend(keys.iter().map(String::as_str));
+                server.cli(&command);
+            }
+        }
+    }
+
+    /// Which server has a slot, if it is not this one, as the others say.
+    fn owner_by_others(&self, slot: &str, but: usize) -> Option<usize> {
+        let slot: usize = slot.parse().ok()?;
+        let has = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let both = first.parse::<usize>().ok().zip(last.parse::<usize>().ok());
+            both.is_some_and(|(first, last)| (first..=last).contains(&slot))
+        };
+        (0..self.servers.len()).filter(|number| *number != but).find(|number| {
+            let lines = self.servers[*number].lines(&["CLUSTER", "NODES"]);
+            let own = lines.iter().find(|line| line.contains("myself"));
+            own.is_some_and(|line| line.split_whitespace().skip(8).any(has))
+        })
+    }
 }
 
 /// As Centrifugo has it: the jump consistent hash of FNV-1a with 64 bits.

@@ -4,7 +4,7 @@
 //! a whole; a request that is merely incomplete gets its own error in its own place.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt;
 use std::marker::PhantomData;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -34,9 +34,44 @@ pub(crate) struct Batch {
 #[derive(Deserialize)]
 struct BatchParams<'a> {
     #[serde(borrow, default, deserialize_with = "bounded")]
-    commands: Vec<Option<HashMap<Cow<'a, str>, &'a RawValue>>>,
+    commands: Vec<Option<Command<'a>>>,
     #[serde(default)]
     parallel: bool,
+}
+
+/// A method and its parameters: of several the first in the order of [`ApiRequest::METHODS`] that
+/// has some. Of names that are there twice the last counts.
+struct Command<'a>(Option<(&'static str, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Command<'a> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        struct Named;
+        impl<'de> de::Visitor<'de> for Named {
+            type Value = Command<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a method with its parameters")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Command<'de>, A::Error> {
+                let mut all = [None; ApiRequest::METHODS.len()];
+                while let Some((Name(name), raw)) = map.next_entry::<Name<'_>, &RawValue>()? {
+                    let place = ApiRequest::METHODS.iter().position(|method| **method == *name);
+                    if let Some(place) = place {
+                        all[place] = (raw.get() != "null").then_some(raw);
+                    }
+                }
+                let mut named = ApiRequest::METHODS.iter().zip(all);
+                Ok(Command(named.find_map(|(name, raw)| Some((*name, raw?)))))
+            }
+        }
+        deserializer.deserialize_map(Named)
+    }
 }
 
 impl Batch {
@@ -44,9 +79,8 @@ impl Batch {
         let BatchParams { commands, parallel } = object(body)?;
         let commands = commands.into_iter().map(|command| {
             let Some(command) = command else { return Ok(Err(Error::BAD_REQUEST)) };
-            let known = |name: &&&str| command.get(**name).is_some_and(|raw| raw.get() != "null");
-            match ApiRequest::METHODS.iter().find(known) {
-                Some(name) => decode(name, command[*name].get().as_bytes()),
+            match command.0 {
+                Some((name, raw)) => decode(name, raw.get().as_bytes()),
                 None => Ok(Err(Error::METHOD_NOT_FOUND)),
             }
         });
@@ -197,5 +231,27 @@ impl Serialize for Replies<'_> {
         let mut map = serializer.serialize_map(Some(1))?;
         map.serialize_entry("replies", &All(self.replies))?;
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_methods_the_first_with_parameters_counts() {
+        let methods = |command: &str| {
+            let batch = Batch::decode(format!("{{\"commands\":[{command}]}}").as_bytes());
+            let of = |it: Result<ApiRequest, Error>| it.map(|request| request.method());
+            batch.unwrap().commands.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let (publish, info) = (r#""publish":{"channel":"c","data":1}"#, r#""info":{}"#);
+        assert_eq!(methods(&format!("{{{publish}}}")), [Ok("publish")]);
+        assert_eq!(methods(&format!("{{{info},\"x\":[],{publish}}}")), [Ok("publish")]);
+        assert_eq!(methods(&format!("{{{publish},\"publish\":null,{info}}}")), [Ok("info")]);
+        assert_eq!(methods(r#"{"publish":null,"publ\u0069sh":{}}"#), [Err(Error::BAD_REQUEST)]);
+        let unknown = Err(Error::METHOD_NOT_FOUND);
+        assert_eq!(methods(r#"{},{"x":{}},null"#)[..2], [unknown.clone(), unknown]);
+        assert!(Batch::decode(br#"{"commands":[[]]}"#).is_err());
     }
 }

@@ -21,7 +21,8 @@ fn ask(rig: &mut Rig, n: u64) -> u64 {
 #[test]
 fn requests_wait_for_those_that_are_with_the_old_node() {
     let cluster = Cluster::start();
-    let mut rig = cluster.rig("");
+    // Longer than until nodes are asked in their turn: nothing else is a reason to.
+    let mut rig = cluster.rig("io_timeout = \"30s\"\n");
     cluster.change(|world| world.holds = true);
     let mut tickets: Vec<_> = (1..=5).map(|n| ask(&mut rig, n)).collect();
     rig.until("them to be there", |_| cluster.world.lock().unwrap().held > 0);

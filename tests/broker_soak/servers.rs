@@ -191,11 +191,23 @@ impl Servers {
         until("the replica to take over", || self.all()[replica].info("role") == "master");
     }
 
-    fn follows(&self, server: usize) {
-        until("the old primary to follow", || {
-            let server = &self.all()[server];
-            server.info("role") == "slave" && server.info("master_link_status") == "up"
-        });
+    /// Waits until one of two follows the other. Sentinels that give up a failover go back, so that
+    /// it may be either.
+    fn follows(&self, pair: [usize; 2]) {
+        let [one, other] = pair.map(|server| &self.all()[server]);
+        let follows = |server: &Redis, primary: &Redis| {
+            server.info("role") == "slave"
+                && server.info("master_link_status") == "up"
+                && primary.info("role") == "master"
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !follows(one, other) && !follows(other, one) {
+            if Instant::now() > deadline {
+                let both = [one, other].map(|it| it.cli(&["INFO", "replication"]));
+                panic!("none follows the other: {}", both.join("\n\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// A primary is killed, its replica takes over, and it comes back as a replica.
@@ -213,7 +225,7 @@ impl Servers {
             let port = group.servers[primary].port().to_string();
             group.servers[server].cli(&["REPLICAOF", "127.0.0.1", &port]);
         }
-        self.follows(server);
+        self.follows([server, primary]);
     }
 
     /// The same, with a replica that has not heard of the last publications.
@@ -236,7 +248,7 @@ impl Servers {
         self.all()[primary].signal(Signal::STOP);
         self.takes_over(replica);
         self.all()[primary].signal(Signal::CONT);
-        self.follows(primary);
+        self.follows([primary, replica]);
     }
 
     /// A primary stops for so short a time that nobody takes over.
@@ -258,7 +270,7 @@ impl Servers {
             }),
         }
         self.takes_over(replica);
-        self.follows(primary);
+        self.follows([primary, replica]);
     }
 
     /// A primary is killed and back, empty, before its replica can take over, or after.

@@ -228,6 +228,8 @@ impl Subscriber {
         let record = records.get_mut(channel).expect("it was asked for");
         record.live = true;
         if !has_stream {
+            // Another node may be behind the one before, and nobody has a position here.
+            record.last = 0;
             return Ok(());
         }
         let Granted { epoch, offset, recovered, publications, was_recovering, .. } = granted;

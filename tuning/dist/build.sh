@@ -72,7 +72,10 @@ if [ -n "$all$test" ]; then
     if [ -n "$test" ]; then
         emulator=qemu-aarch64-static
         install "$(command -v $emulator)" "$tools/usr/bin/"
-        in_root aarch64-unknown-linux-gnu test --lib
+        # Tests ask for this name; debootstrap makes no such file.
+        [ -s "$tools/etc/hosts" ] || echo '127.0.0.1 localhost' > "$tools/etc/hosts"
+        # The emulator has no io_uring, and no processor time in /proc, for which the second one would wait for ever.
+        in_root aarch64-unknown-linux-gnu test --lib -- --skip a_gate_submits_waits_and_gives_up --skip the_kernel_tells
         # A program for suites on this machine, whose tests start it by SERVER_UNDER_TEST.
         in_root aarch64-unknown-linux-gnu build --bin ringhold
         starter=$PWD/target/dist-built/ringhold-arm64

@@ -68,8 +68,7 @@ fn comparable(answer: &Answer) -> (u16, Vec<Option<&str>>, String) {
 fn the_cores_answer_as_the_control_plane_does() {
     let gateway = Gateway::start(TABLES);
     let transport = "X-Centrifugo-Error-Mode: transport\r\n";
-    let mut count = 0;
-    for (method, body, lines, by_core) in [
+    let calls = [
         ("publish", r#"{"channel":"@C","data":{"a":[1,2]}}"#, "", true),
         ("publish", r#"{"channel":"@C","data":1,"tags":{"a":"b"},"delta":true}"#, "", true),
         ("publish", r#"{"channel":"plain:@C","data":"text"}"#, "", true),
@@ -102,8 +101,8 @@ fn the_cores_answer_as_the_control_plane_does() {
         ("batch", r#"{"commands":[{"presence_stats":{"channel":"@C"}}]}"#, "", false),
         ("batch", r#"{"commands":[{"publish":{"channel":7}}]}"#, "", false),
         ("batch", r#"{"commands":1}"#, "", false),
-    ] {
-        count += 1;
+    ];
+    for (count, (method, body, lines, by_core)) in calls.into_iter().enumerate() {
         // Channels of their own, so that offsets are the same.
         let ask = |by: By| {
             let body = body.replace("@C", &format!("{by:?}{count}"));

@@ -8,8 +8,9 @@ use crate::engine::Detached;
 
 /// What the gateway needs from the control plane. Called by engine threads: nothing here waits.
 pub trait ControlPlane: Send + Sync + 'static {
-    /// Asks the application's backend. The answer comes as [`Letter::Hook`] to `core` with the same
-    /// question. The error gives it back: there is no room.
+    /// Asks the application's backend. The answer comes as
+    /// [`Letter::Hook`](super::app::Letter::Hook) to `core` with the same question. The error gives
+    /// it back: there is no room.
     fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
 
     /// A connection with questions under way has gone: those that wait need not be asked.
@@ -18,7 +19,7 @@ pub trait ControlPlane: Send + Sync + 'static {
     }
 
     /// Says something of a feed that a question of this proxy began. What it tells comes as
-    /// [`Letter::Feed`]. False: there is no room for what is published.
+    /// [`Letter::Feed`](super::app::Letter::Feed). False: there is no room for what is published.
     fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
         let _ = (feed, proxy, word);
         false

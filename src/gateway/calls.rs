@@ -262,10 +262,10 @@ impl Desk {
     fn told(&mut self, call: Call) -> HttpResponse {
         let took = call.started.elapsed();
         let missing = || Err(Error::INTERNAL);
-        let outcomes = call.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing));
+        let mut outcomes = call.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing));
         match call.method {
             Method::Publish => {
-                let outcome = outcomes.last().unwrap_or_else(missing);
+                let outcome = outcomes.next_back().unwrap_or_else(missing);
                 self.stats.api_call("publish", took, outcome.as_ref().err());
                 match &outcome {
                     Err(error) if call.by_status => self.json(status_of(error), &ApiError(error)),

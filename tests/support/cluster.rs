@@ -141,7 +141,7 @@ impl Cluster {
             if keys.iter().all(String::is_empty) {
                 break;
             }
-            // A server may hold keys of a slot that a takeover has taken from it: the owner's count.
+            // A server may hold keys of a slot that a takeover took from it: the owner's count.
             let mut command =
                 vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "REPLACE", "KEYS"];
             command.extend(keys.iter().map(String::as_str));

@@ -344,8 +344,8 @@ fn cores(handle: Handle<Gateway>) -> Cores {
         }
         // Answers leave at once.
         let _ = stream.set_nodelay(true);
-        // A core that ends closes what it is offered.
-        let _ = handle.post_reserved(core, Letter::Inside(stream.into(), peer));
+        // A core that ends closes what it is offered. Answers keep the room reserved for them.
+        let _ = handle.post(core, Letter::Inside(stream.into(), peer));
         None
     })
 }

@@ -5,7 +5,6 @@
 //! its answers.
 
 use std::collections::VecDeque;
-use std::mem;
 
 use tokio::sync::oneshot;
 
@@ -63,14 +62,10 @@ impl Live {
                 Err(error) => _ = to.send(Err(error)),
             }
         }
-        for (home, mut asks) in letters.into_iter().enumerate() {
-            let letter = match asks.len() {
-                0 => continue,
-                1 => asks.pop_front().map(|ask| Letter::Ask(Box::new(ask))),
-                _ => Some(Letter::Asks(mem::take(&mut asks))),
-            };
+        for (home, asks) in letters.into_iter().enumerate() {
+            let Some(letter) = Letter::of_asks(asks) else { continue };
             // A letter that is refused answers by its end.
-            let _ = letter.map(|letter| self.handle.post_reserved(home, app::Letter::Hub(letter)));
+            let _ = self.handle.post_reserved(home, app::Letter::Hub(letter));
         }
         published
     }

@@ -48,7 +48,7 @@ struct Call {
     outcomes: Vec<Option<Result<PublishResult, Error>>>,
     /// How many are missing.
     missing: usize,
-    /// Which commands of a batch are no publications: refused before.
+    /// Commands of a batch that were refused before, and where they stand.
     refused: Vec<(usize, Error)>,
     started: Instant,
     until: Duration,
@@ -56,7 +56,7 @@ struct Call {
     awaited: bool,
 }
 
-/// What is served here.
+/// A method that cores serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     Publish,
@@ -70,12 +70,11 @@ struct Wanted {
     by_status: bool,
 }
 
-/// What a body asks for.
+/// The commands of a body.
 #[derive(Default)]
 struct Orders {
     publications: Vec<PublishRequest>,
-    /// Where they stand in a batch, and what is refused there.
-    places: usize,
+    /// Commands of a batch that are refused, and where they stand.
     refused: Vec<(usize, Error)>,
 }
 
@@ -133,7 +132,7 @@ impl Gateway {
             return HttpAction::Detach;
         };
         self.desk.look_at_wall(cx);
-        let Orders { publications, places, refused } = orders;
+        let Orders { publications, refused } = orders;
         let now = cx.now();
         let call = Call {
             conn,
@@ -146,7 +145,6 @@ impl Gateway {
             until: now + CALL_TIMEOUT,
             awaited: false,
         };
-        debug_assert_eq!(places, call.outcomes.len() + call.refused.len());
         let number = self.desk.calls.begin(call, now);
         self.publish_all(cx, &rules, number, conn, publications);
         self.settle(cx);
@@ -176,12 +174,12 @@ impl Gateway {
         let link = Link(conn.to_bits());
         let cores = self.desk.handle.workers();
         let mut letters: Vec<VecDeque<Ask>> = Vec::new();
+        letters.resize_with(cores, VecDeque::new);
         for (place, PublishRequest { channel, publication }) in publications.into_iter().enumerate()
         {
             let ticket = CALL << (PLACES + NUMBER) | number << PLACES | place as u64;
             match question(rules, &channel, publication) {
                 Ok(question) => {
-                    letters.resize_with(cores, VecDeque::new);
                     let home = self.hub.placement().home(&channel);
                     let asker = Asker::Client { core, link, ticket };
                     letters[home].push_back(Ask { channel: channel.into(), question, asker });
@@ -189,18 +187,12 @@ impl Gateway {
                 Err(error) => _ = self.desk.calls.note(ticket, Err(error)),
             }
         }
-        for (home, mut asks) in letters.into_iter().enumerate() {
-            let (Some(first), count) = (asks.front().map(ticket_of), asks.len()) else { continue };
-            let tickets = match count {
-                1 => vec![first],
-                _ => asks.iter().map(ticket_of).collect(),
-            };
-            let letter = match asks.len() {
-                1 => asks.pop_front().map(|ask| Letter::Ask(Box::new(ask))),
-                _ => Some(Letter::Asks(asks)),
-            };
-            let Some(letter) = letter else { continue };
-            if home == usize::from(core) {
+        for (home, asks) in letters.into_iter().enumerate() {
+            let is_here = home == usize::from(core);
+            // A letter that is refused does not come back.
+            let tickets: Vec<u64> = asks.iter().filter(|_| !is_here).map(ticket_of).collect();
+            let Some(letter) = Letter::of_asks(asks) else { continue };
+            if is_here {
                 self.with_hub(cx, |hub, out| hub.letter(out, letter));
             } else if self.desk.handle.post_reserved(home, app::Letter::Hub(letter)).is_err() {
                 for ticket in tickets {
@@ -348,7 +340,7 @@ fn orders(method: Method, body: &[u8]) -> Option<Orders> {
     match method {
         Method::Publish => match ApiRequest::decode("publish", body).ok()? {
             ApiRequest::Publish(request) => {
-                Some(Orders { publications: vec![request], places: 1, refused: Vec::new() })
+                Some(Orders { publications: vec![request], refused: Vec::new() })
             }
             _ => None,
         },
@@ -357,9 +349,8 @@ fn orders(method: Method, body: &[u8]) -> Option<Orders> {
                 if channels.len() <= CALL_MAX =>
             {
                 let to = |channel| PublishRequest { channel, publication: publication.clone() };
-                let publications: Vec<_> = channels.into_iter().map(to).collect();
-                let places = publications.len();
-                Some(Orders { publications, places, refused: Vec::new() })
+                let publications = channels.into_iter().map(to).collect();
+                Some(Orders { publications, refused: Vec::new() })
             }
             _ => None,
         },
@@ -368,7 +359,7 @@ fn orders(method: Method, body: &[u8]) -> Option<Orders> {
             if commands.len() > CALL_MAX {
                 return None;
             }
-            let mut orders = Orders { places: commands.len(), ..Orders::default() };
+            let mut orders = Orders::default();
             for (place, command) in commands.into_iter().enumerate() {
                 match command {
                     Ok(ApiRequest::Publish(request)) => orders.publications.push(request),
@@ -381,7 +372,7 @@ fn orders(method: Method, body: &[u8]) -> Option<Orders> {
     }
 }
 
-/// What a home core is asked to do.
+/// The question for a publication's home core.
 pub(crate) fn question(
     rules: &Rulebook,
     channel: &str,

@@ -142,6 +142,16 @@ pub enum Letter {
     Handover(Box<Handover>),
 }
 
+impl Letter {
+    /// Questions of one asker to one home core. `None`: there are none.
+    pub fn of_asks(mut asks: VecDeque<Ask>) -> Option<Self> {
+        match asks.len() {
+            0 | 1 => asks.pop_front().map(|ask| Self::Ask(Box::new(ask))),
+            _ => Some(Self::Asks(asks)),
+        }
+    }
+}
+
 /// Everything the home core needs to know of a new subscriber.
 #[derive(Debug)]
 pub struct SubscribeLetter {

@@ -66,6 +66,17 @@ impl World {
         Some(Self { cluster, pair })
     }
 
+    /// The channel is at the first server, which has a replica, and has some publications.
+    fn with_a_replica(partitions: u16) -> Option<Self> {
+        let mut world = Self::start(partitions, 1)?;
+        let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
+        if owner != 0 {
+            world.cluster.move_slot(slot, owner, 0);
+        }
+        world.pair.publish(20);
+        Some(world)
+    }
+
     fn publish_through(
         &mut self,
         harm: impl FnOnce(&mut Cluster, &[Gateway; 2]),
@@ -219,12 +230,7 @@ fn a_node_that_hands_over_sharded_messages_costs_nobody_anything() {
 }
 
 fn hand_over(partitions: u16) {
-    let Some(mut world) = World::start(partitions, 1) else { return };
-    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
-    if owner != 0 {
-        world.cluster.move_slot(slot, owner, 0);
-    }
-    world.pair.publish(20);
+    let Some(mut world) = World::with_a_replica(partitions) else { return };
     let published = world.publish_through(|cluster, nodes| {
         for (from, to) in [(0, 3), (3, 0)] {
             let mut times = 0;
@@ -260,13 +266,7 @@ fn a_node_with_sharded_messages_that_is_killed_has_its_replica_take_over() {
 }
 
 fn kill_a_node(partitions: u16) {
-    let Some(mut world) = World::start(partitions, 1) else { return };
-    // The first one has the replica.
-    let (slot, owner) = (world.cluster.slot(CHANNEL), world.cluster.owner(CHANNEL));
-    if owner != 0 {
-        world.cluster.move_slot(slot, owner, 0);
-    }
-    world.pair.publish(20);
+    let Some(mut world) = World::with_a_replica(partitions) else { return };
     let published = world.publish_through(|cluster, nodes| {
         cluster.servers[0].kill();
         until("the replica to take over", || cluster.servers[3].info("role") == "master");

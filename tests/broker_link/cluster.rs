@@ -2,17 +2,15 @@
 //! that has moved and is not claimed yet, keys that are apart, a node that only takes what it is
 //! asked for. Of one channel nothing overtakes anything, and nobody hears of it.
 
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::broker::slots::slot;
 use ringhold::gateway::broker::{Fault, Outcome, Request, TopOf};
 
-use crate::rig::{Rig, offset, publish, request, words};
-use crate::scripted::greeting;
+use crate::rig::{Rig, offset, publish, request};
+use crate::scripted::{WHOLE, each_command, greeting};
 
 /// What the two nodes are told, and what they have done.
 #[derive(Default)]
@@ -68,7 +66,7 @@ impl Cluster {
             std::thread::spawn(move || {
                 for stream in listener.incoming().map_while(Result::ok) {
                     let world = world.clone();
-                    std::thread::spawn(move || serve(stream, node, &world));
+                    std::thread::spawn(move || serve(&stream, node, &world));
                 }
             });
         }
@@ -108,48 +106,38 @@ impl Cluster {
     }
 }
 
-fn serve(mut stream: TcpStream, node: usize, world: &Mutex<World>) {
-    stream.set_nodelay(true).unwrap();
-    let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+fn serve(stream: &TcpStream, node: usize, world: &Mutex<World>) {
     let mut asking = false;
-    while let Ok(count @ 1..) = stream.read(&mut chunk) {
-        buffer.extend_from_slice(&chunk[..count]);
-        while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
-            let command: Vec<u8> = buffer.drain(..len).collect();
-            let command = Reply::parse(&command).unwrap();
-            let parts = words(&command);
-            if parts[0] == "ROLE" && node == 1 && world.lock().unwrap().refuses {
-                return;
-            }
-            if parts[0] == "CLUSTER" {
-                let mut world = world.lock().unwrap();
-                world.asked += 1;
-                if world.mute && node == 0 {
-                    return;
-                }
-            }
-            if node == 0 && is_upper(&parts) && world.lock().unwrap().holds {
-                world.lock().unwrap().held += 1;
-                while world.lock().unwrap().holds {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            }
-            let asks = parts[0] == "ASKING";
-            let reply = match greeting(&parts) {
-                Some(reply) => reply,
-                None if asks => b"+OK\r\n".to_vec(),
-                None if parts[0] == "PING" => format!("+{}\r\n", parts[1]).into_bytes(),
-                None if parts[0].ends_with("SUBSCRIBE") => {
-                    pass_on(&mut world.lock().unwrap(), node, &parts, &stream).into_bytes()
-                }
-                None => answer(&mut world.lock().unwrap(), node, &parts, asking).into_bytes(),
-            };
-            asking = asks;
-            if stream.write_all(&reply).is_err() {
-                return;
+    each_command(stream, WHOLE, |parts| {
+        if parts[0] == "ROLE" && node == 1 && world.lock().unwrap().refuses {
+            return None;
+        }
+        if parts[0] == "CLUSTER" {
+            let mut world = world.lock().unwrap();
+            world.asked += 1;
+            if world.mute && node == 0 {
+                return None;
             }
         }
-    }
+        if node == 0 && is_upper(parts) && world.lock().unwrap().holds {
+            world.lock().unwrap().held += 1;
+            while world.lock().unwrap().holds {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let asks = parts[0] == "ASKING";
+        let reply = match greeting(parts) {
+            Some(reply) => reply,
+            None if asks => b"+OK\r\n".to_vec(),
+            None if parts[0] == "PING" => format!("+{}\r\n", parts[1]).into_bytes(),
+            None if parts[0].ends_with("SUBSCRIBE") => {
+                pass_on(&mut world.lock().unwrap(), node, parts, stream).into_bytes()
+            }
+            None => answer(&mut world.lock().unwrap(), node, parts, asking).into_bytes(),
+        };
+        asking = asks;
+        Some(reply)
+    });
 }
 
 fn is_upper(command: &[String]) -> bool {

@@ -1,17 +1,15 @@
 //! What is known of a cluster's nodes, and when it is asked for; and two connections to one server
 //! of which one is silent or leads elsewhere. All servers are scripted.
 
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::Life;
 
 use crate::cluster::{Cluster, Says, UPPER};
-use crate::rig::{Rig, offset, publish, request, words};
-use crate::scripted::greeting;
+use crate::rig::{Rig, offset, publish, request};
+use crate::scripted::{WHOLE, each_command, greeting};
 
 fn ask(rig: &mut Rig, n: u64) -> u64 {
     rig.ask(request(publish(UPPER, &n.to_string(), n)))
@@ -97,36 +95,25 @@ impl Server {
                 let run = if state.torn && state.count == 1 { "b" } else { "a" };
                 state.count += 1;
                 let server = server.clone();
-                std::thread::spawn(move || Self::serve(stream, run, &server));
+                std::thread::spawn(move || Self::serve(&stream, run, &server));
             }
         });
         (address, shared)
     }
 
-    fn serve(mut stream: TcpStream, run: &str, server: &Mutex<Self>) {
-        stream.set_nodelay(true).unwrap();
-        let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+    fn serve(stream: &TcpStream, run: &str, server: &Mutex<Self>) {
         let mut listens = false;
-        while let Ok(count @ 1..) = stream.read(&mut chunk) {
-            buffer.extend_from_slice(&chunk[..count]);
-            while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
-                let command: Vec<u8> = buffer.drain(..len).collect();
-                let command = Reply::parse(&command).unwrap();
-                let parts = words(&command);
-                listens |= parts[0] == "SUBSCRIBE";
-                let reply = match parts[0].as_str() {
-                    "INFO" => {
-                        let text = format!("redis_version:7.0.0\r\nrun_id:{run}\r\n");
-                        format!("${}\r\n{text}\r\n", text.len()).into_bytes()
-                    }
-                    "PING" if listens && server.lock().unwrap().silent => continue,
-                    _ => greeting(&parts).unwrap_or_else(|| b":1\r\n".to_vec()),
-                };
-                if stream.write_all(&reply).is_err() {
-                    return;
+        each_command(stream, WHOLE, |parts| {
+            listens |= parts[0] == "SUBSCRIBE";
+            Some(match parts[0].as_str() {
+                "INFO" => {
+                    let text = format!("redis_version:7.0.0\r\nrun_id:{run}\r\n");
+                    format!("${}\r\n{text}\r\n", text.len()).into_bytes()
                 }
-            }
-        }
+                "PING" if listens && server.lock().unwrap().silent => Vec::new(),
+                _ => greeting(parts).unwrap_or_else(|| b":1\r\n".to_vec()),
+            })
+        });
     }
 }
 

@@ -34,32 +34,42 @@ impl Server {
             for stream in listener.incoming().map_while(Result::ok) {
                 count.fetch_add(1, Ordering::SeqCst);
                 let answer = answer.clone();
-                std::thread::spawn(move || serve(stream, pieces, &answer));
+                std::thread::spawn(move || {
+                    each_command(&stream, pieces, |it| greeting(it).or_else(|| answer(it)));
+                });
             }
         });
         Self { address, connections, _thread }
     }
 }
 
-/// Answers until the connection or the answers end.
-fn serve(mut stream: TcpStream, pieces: usize, answer: &Answer) {
+/// Reads commands, and writes an answer to each in pieces of so many bytes, until the connection or
+/// the answers end.
+pub(crate) fn each_command(
+    stream: &TcpStream,
+    pieces: usize,
+    mut answer: impl FnMut(&[String]) -> Option<Vec<u8>>,
+) {
     stream.set_nodelay(true).unwrap();
+    let (mut reader, mut writer) = (stream, stream);
     let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+    while let Ok(count @ 1..) = reader.read(&mut chunk) {
         buffer.extend_from_slice(&chunk[..count]);
         while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
             let command: Vec<u8> = buffer.drain(..len).collect();
-            let command = Reply::parse(&command).unwrap();
-            let parts = words(&command);
-            let Some(reply) = greeting(&parts).or_else(|| answer(&parts)) else { return };
+            let command = words(&Reply::parse(&command).unwrap());
+            let Some(reply) = answer(&command) else { return };
             for piece in reply.chunks(pieces) {
-                if stream.write_all(piece).is_err() {
+                if writer.write_all(piece).is_err() {
                     return;
                 }
             }
         }
     }
 }
+
+/// Pieces for answers that come whole.
+pub(crate) const WHOLE: usize = usize::MAX;
 
 pub(crate) fn greeting(command: &[String]) -> Option<Vec<u8>> {
     if command[0] == "SUBSCRIBE" {
@@ -96,7 +106,7 @@ fn answers_in_single_bytes() {
 
 #[test]
 fn a_server_that_does_not_answer_is_late() {
-    let server = Server::start(4096, Arc::new(|_| Some(Vec::new())));
+    let server = Server::start(WHOLE, Arc::new(|_| Some(Vec::new())));
     let mut rig = Rig::connected(&format!("{}io_timeout = \"300ms\"\n", server.address));
     let tickets: Vec<_> = (0..5).map(|n| rig.ask(request(plain(n)))).collect();
     for ticket in tickets {
@@ -110,7 +120,7 @@ fn a_server_that_does_not_answer_is_late() {
 
 #[test]
 fn answers_that_fit_no_question_are_malformed() {
-    let server = Server::start(4096, Arc::new(|_| Some(b"*2\r\n_\r\n$1\r\nx\r\n".to_vec())));
+    let server = Server::start(WHOLE, Arc::new(|_| Some(b"*2\r\n_\r\n$1\r\nx\r\n".to_vec())));
     let mut rig = Rig::connected(&server.address);
     assert_eq!(rig.result(request(publish("ch", "x", 1))), Err(Fault::Malformed));
     assert_eq!(rig.result(request(plain(2))), Err(Fault::Malformed));
@@ -124,7 +134,7 @@ fn answers_that_fit_no_question_are_malformed() {
 fn garbage_and_more_than_was_asked_for_end_the_connection() {
     for reply in [&b"garbage\r\n"[..], b":1\r\n:1\r\n", b"*99999999\r\n", b"$999999999999\r\n"] {
         let reply = reply.to_vec();
-        let server = Server::start(4096, Arc::new(move |_| Some(reply.clone())));
+        let server = Server::start(WHOLE, Arc::new(move |_| Some(reply.clone())));
         let mut rig = Rig::connected(&server.address);
         let answer = rig.result(request(plain(1)));
         assert!(matches!(answer, Err(Fault::Unknown) | Ok(_)), "{answer:?}");
@@ -136,7 +146,7 @@ fn garbage_and_more_than_was_asked_for_end_the_connection() {
 /// Reconnecting to a server that always hangs up is paced: 50 ms, 100 ms and so on.
 #[test]
 fn a_server_that_hangs_up_is_not_stormed() {
-    let server = Server::start(4096, Arc::new(|_| None));
+    let server = Server::start(WHOLE, Arc::new(|_| None));
     let mut rig = Rig::connected(&server.address);
     let end = std::time::Instant::now() + Duration::from_secs(2);
     let mut n = 0;

@@ -1,17 +1,17 @@
 //! Sentinels that say what they are told to, in front of real servers: who of them is believed,
 //! and how soon a node follows.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ringhold::broker::Config;
 use ringhold::broker::inspect::{Grade, inspect};
-use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::{Fault, Life};
 
 use crate::rig::{Rig, offset, options, publish, request};
+use crate::scripted::{WHOLE, each_command};
 use crate::support::daemon::free_port;
 use crate::support::redis::Redis;
 use crate::support::until;
@@ -44,7 +44,7 @@ impl Sentinel {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let state = shared.clone();
-                std::thread::spawn(move || serve(stream, &state));
+                std::thread::spawn(move || serve(&stream, &state));
             }
         });
         Self { place, state }
@@ -77,29 +77,19 @@ impl Sentinel {
     }
 }
 
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+fn serve(stream: &TcpStream, state: &Mutex<State>) {
     let mut known = false;
-    while let Ok(count @ 1..) = stream.read(&mut chunk) {
-        buffer.extend_from_slice(&chunk[..count]);
-        while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
-            let command: Vec<u8> = buffer.drain(..len).collect();
-            let command = Reply::parse(&command).unwrap();
-            let parts: Vec<&str> = command.list().unwrap().iter().filter_map(Reply::str).collect();
-            let mut state = state.lock().unwrap();
-            if state.silent {
-                continue;
-            }
-            if parts[0] == "SUBSCRIBE" {
-                state.ears.push(stream.try_clone().unwrap());
-            }
-            let reply = answer(&state, &parts, &mut known);
-            drop(state);
-            if stream.write_all(reply.as_bytes()).is_err() {
-                return;
-            }
+    each_command(stream, WHOLE, |command| {
+        let mut state = state.lock().unwrap();
+        if state.silent {
+            return Some(Vec::new());
         }
-    }
+        if command[0] == "SUBSCRIBE" {
+            state.ears.push(stream.try_clone().unwrap());
+        }
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        Some(answer(&state, &words, &mut known).into_bytes())
+    });
 }
 
 fn answer(state: &State, command: &[&str], known: &mut bool) -> String {

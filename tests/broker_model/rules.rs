@@ -408,21 +408,28 @@ fn a_server_that_does_not_know_what_it_passed_on_has_forked() {
     assert!(matches!(seen(&mut world, link)[..], [Seen::Unsubscribed { code: 2500, .. }]));
 }
 
+/// A subscriber has two publications, of which another server lacks the second, and has a third one
+/// in its place. The node has not heard of that.
+fn loses_the_second(world: &mut World) -> Link {
+    let link = subscribe(world, 1, LONG, None);
+    publish(world, LONG, "1");
+    world.settle(Duration::ZERO);
+    let saved = world.server.state.clone();
+    publish(world, LONG, "2");
+    world.settle(Duration::ZERO);
+    seen(world, link);
+    world.fail_over(saved);
+    world.connect_commands(0);
+    publish(world, LONG, "another");
+    while world.work(0) || world.nodes[0].step() {}
+    link
+}
+
 /// Another server has as many publications, and the last one is another.
 #[test]
 fn a_server_with_the_same_top_is_looked_at_closely() {
     let mut world = world();
-    let link = subscribe(&mut world, 1, LONG, None);
-    publish(&mut world, LONG, "1");
-    world.settle(Duration::ZERO);
-    let saved = world.server.state.clone();
-    publish(&mut world, LONG, "2");
-    world.settle(Duration::ZERO);
-    seen(&mut world, link);
-    world.fail_over(saved);
-    world.connect_commands(0);
-    publish(&mut world, LONG, "another");
-    while world.work(0) || world.nodes[0].step() {}
+    let link = loses_the_second(&mut world);
     let top = world.server.position(LONG, world.now).map(|(_, top)| top);
     assert_eq!(top, Some(2));
     world.settle(CHECK / 8);
@@ -435,17 +442,8 @@ fn a_server_with_the_same_top_is_looked_at_closely() {
 fn an_epoch_that_was_left_does_not_come_back() {
     for somebody_stays in [true, false] {
         let mut world = world();
-        let link = subscribe(&mut world, 1, LONG, None);
-        publish(&mut world, LONG, "1");
-        world.settle(Duration::ZERO);
-        let saved = world.server.state.clone();
-        publish(&mut world, LONG, "2");
-        world.settle(Duration::ZERO);
+        let link = loses_the_second(&mut world);
         let first = world.server.position(LONG, world.now).expect("it has a position").0;
-        world.fail_over(saved);
-        world.connect_commands(0);
-        publish(&mut world, LONG, "another");
-        while world.work(0) || world.nodes[0].step() {}
         let saved = world.server.state.clone();
         world.settle(CHECK / 8);
         let second = world.server.position(LONG, world.now).expect("it has a position").0;

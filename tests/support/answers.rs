@@ -20,6 +20,24 @@ impl Answer {
     }
 }
 
+/// Reads the head of an answer: its status, and its headers with their names in small letters.
+pub(crate) fn head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line of a head");
+        line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut head: {line:?}")).to_owned()
+    };
+    let first = line();
+    let status = first.get(9..12).and_then(|status| status.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("status line {first:?}"));
+    let mut lines = Vec::new();
+    loop {
+        let line = line();
+        let Some((name, value)) = line.split_once(':') else { return (status, lines) };
+        lines.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+}
+
 /// A connection.
 pub(crate) struct Asker(BufReader<TcpStream>);
 
@@ -50,20 +68,7 @@ impl Asker {
 
     /// The next answer.
     pub(crate) fn answer(&mut self) -> Answer {
-        let mut line = || {
-            let mut line = String::new();
-            self.0.read_line(&mut line).expect("a line of a head");
-            line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut head: {line:?}")).to_owned()
-        };
-        let first = line();
-        let status = first.get(9..12).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("status line {first:?}"));
-        let mut lines = Vec::new();
-        loop {
-            let line = line();
-            let Some((name, value)) = line.split_once(':') else { break };
-            lines.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
+        let (status, lines) = head(&mut self.0);
         let length = lines.iter().find(|(name, _)| name == "content-length");
         let length = length.map_or(0, |(_, length)| length.parse().expect("a length"));
         let mut body = vec![0; length];

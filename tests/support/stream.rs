@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
+use super::answers::head;
 
 /// A response, and the connection it comes on.
 pub(crate) struct Stream {
@@ -55,20 +56,7 @@ impl Stream {
     /// Reads the head of the answer to a request that was sent.
     pub(crate) fn on(socket: TcpStream) -> Self {
         let mut reader = BufReader::new(socket);
-        let mut line = || {
-            let mut line = String::new();
-            reader.read_line(&mut line).expect("a line of a head");
-            line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut head: {line:?}")).to_owned()
-        };
-        let first = line();
-        let status = first.get(9..12).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("status line {first:?}"));
-        let mut lines = Vec::new();
-        loop {
-            let line = line();
-            let Some((name, value)) = line.split_once(':') else { break };
-            lines.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
+        let (status, lines) = head(&mut reader);
         let (text, last_id) = Default::default();
         Self { reader, status, lines, text, ended: false, last_id }
     }

@@ -45,7 +45,7 @@ impl Places {
         }
     }
 
-    /// Whose order a request keeps.
+    /// The lane in whose order a request takes effect.
     pub(super) fn lane(&self, job: &Job, channel: &Arc<str>) -> Lane {
         (channel.clone(), self.is_apart(job.request()))
     }

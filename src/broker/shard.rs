@@ -201,7 +201,7 @@ pub(super) struct Parts {
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
     pub(super) cluster: Rc<Cluster>,
-    /// What it has of it.
+    /// The node's slots.
     pub(super) owned: Arc<Owned>,
 }
 

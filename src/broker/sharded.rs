@@ -31,7 +31,7 @@ pub(super) struct Shards {
 #[derive(Debug)]
 pub(super) struct Part {
     slot: u16,
-    /// What comes back when an end is done.
+    /// The text of the PING behind an end: its answer says that the end is done.
     fence: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Listening {
         fence
     }
 
-    /// What stands behind the oldest end has come back: it is done.
+    /// The PING behind the oldest end is answered: the end is done.
     pub(super) fn is_fence(&mut self, reply: &Reply<'_>) -> bool {
         let text = match reply.list() {
             // Version 2 of the protocol has it so where something is subscribed to.

@@ -1,4 +1,4 @@
-//! What a node of a cluster says of sharded messages, in each order in which it may.
+//! Replies of a cluster's node about sharded messages, in every order that may come.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn name(bench: &Bench, channel: &str) -> String {
     String::from_utf8(bench.layout.messages(channel).concat()).unwrap()
 }
 
-/// What the node says of a channel.
+/// The node ends, begins or refuses the messages of a channel.
 fn says(bench: &mut Bench, word: &str, channel: &str) {
     let name = name(bench, channel);
     let text = format!(">3\r\n+{word}\r\n${}\r\n{name}\r\n:1\r\n", name.len());

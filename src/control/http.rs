@@ -233,7 +233,7 @@ pub struct HttpServer {
     /// Connections speak gRPC, and this is what one may hold.
     grpc: Option<GrpcLimits>,
     closing: Closing,
-    /// Who is offered what is accepted, before anything of it is read.
+    /// The engine's threads, which are offered each connection before anything of it is read.
     cores: Option<Cores>,
 }
 

@@ -98,7 +98,7 @@ impl Core {
         fits
     }
 
-    /// A connection counts for the client that it was of no longer.
+    /// A connection no longer counts for its former client.
     pub(super) fn change_client(&mut self, slot: u32, before: SocketAddr) {
         let known = self.slots.get_mut(slot).is_some_and(|hot| hot.clear(Flags::KNOWN));
         if known && self.config.max_per_address > 0 {

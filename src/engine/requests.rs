@@ -25,7 +25,7 @@ pub(crate) struct Requests {
     kept: HashMap<u32, Kept>,
     /// No answer keeps its connection any more.
     ending: bool,
-    /// Whose request the application is asked about.
+    /// The connection whose request the application decides about.
     asking: Option<ConnId>,
 }
 
@@ -213,8 +213,7 @@ impl Core {
             .is_some_and(|hot| hot.phase() == Phase::Handshake && !hot.has(Flags::HELD))
     }
 
-    /// Whose the next request of a connection that stays is: of one that a proxy keeps, perhaps
-    /// another client's.
+    /// Learns the client of the next request: a proxy's connection may carry another client's.
     pub(super) fn learn_next_client(&mut self, slot: u32, request: &Request<'_>) {
         let Some(via) = self.requests.via(slot).filter(|via| via.forwards) else { return };
         if self.adopted.of(slot).is_some() {

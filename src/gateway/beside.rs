@@ -1,4 +1,4 @@
-//! What stands beside the cores, as they see it: the way to whoever does what is rare.
+//! The control plane, as the cores see it: it does for them what is rare.
 //!
 //! Owns nothing. The invariant: nothing here makes a core wait.
 
@@ -6,7 +6,7 @@ use super::proxy::{Asking, FeedId, FeedWord, HookRequest};
 use super::session::Question;
 use crate::engine::Detached;
 
-/// What the gateway needs from the control plane. Called by engine threads: nothing here waits.
+/// Services of the control plane for the gateway. Engine threads call them: none waits.
 pub trait ControlPlane: Send + Sync + 'static {
     /// Asks the application's backend. The answer comes as
     /// [`Letter::Hook`](super::app::Letter::Hook) to `core` with the same question. The error gives
@@ -18,8 +18,8 @@ pub trait ControlPlane: Send + Sync + 'static {
         let _ = asking;
     }
 
-    /// Says something of a feed that a question of this proxy began. What it tells comes as
-    /// [`Letter::Feed`](super::app::Letter::Feed). False: there is no room for what is published.
+    /// Passes a word on to a feed that a question of this proxy began. The feed's news come as
+    /// [`Letter::Feed`](super::app::Letter::Feed). False: there is no room for the word.
     fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
         let _ = (feed, proxy, word);
         false

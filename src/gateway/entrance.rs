@@ -210,7 +210,7 @@ impl Desk {
     }
 }
 
-/// What is said where an upgrade is asked for and there is none.
+/// The answer to an upgrade on a port that has none.
 pub(super) fn nothing_here() -> HttpResponse {
     let body = "{\"status\":404,\"message\":\"not found\"}";
     HttpResponse::new(404).header("Cache-Control", "no-store").body("application/json", body)

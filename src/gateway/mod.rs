@@ -18,9 +18,8 @@
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
 //! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
 //! told is wrapped as its transport wants it ([`mod@format`]); clients without WebSocket come in by
-//! event streams, and send commands by requests of their own ([`emulation`]). What publishes by the
-//! server API is served by the cores, too (`calls`). What an operator may
-//! look into is [`inspect`].
+//! event streams, and send commands by requests of their own ([`emulation`]). Cores also serve the
+//! server API's publications (`calls`). What an operator may look into is [`inspect`].
 
 pub mod account;
 pub mod api;

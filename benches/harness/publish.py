@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import os
 import shutil
 import socket
 import statistics
@@ -98,15 +97,20 @@ def free_port():
 class Server:
     """A process, and what is sent to it."""
 
-    def __init__(self, options, words):
+    def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
         self.port = free_port()
+
+    def configuration(self, name, text):
+        """Writes a file into its folder."""
+        file = Path(self.folder) / name
+        file.write_text(text)
+        return file
+
+    def begin(self, *words):
+        """Starts it, and waits until it accepts."""
         self.log = open(Path(self.folder) / "log", "w")
         self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
-        self.begin(options)
-
-    def begin(self, options):
-        """Waits until it accepts."""
         end = time.monotonic() + 20
         while True:
             try:
@@ -140,17 +144,12 @@ class Ringhold(Server):
     """`ringhold serve`, asked at its public or its internal port."""
 
     def __init__(self, options, binary, internal):
-        self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
-        self.port = free_port()
+        super().__init__()
         public = free_port() if internal else self.port
         inside = f"internal_port = {self.port}" if internal else ""
         text = RINGHOLD.replace("PORT", str(public)).replace("INTERNAL", inside)
-        file = Path(self.folder) / "ringhold.toml"
-        file.write_text(text.replace("WORKERS", str(options.workers)))
-        self.log = open(Path(self.folder) / "log", "w")
-        words = [binary, "serve", "--config", file]
-        self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
-        self.begin(options)
+        file = self.configuration("ringhold.toml", text.replace("WORKERS", str(options.workers)))
+        self.begin(binary, "serve", "--config", file)
 
     def request(self, workload, number):
         channels = [f"channel{(number * workload.size + it) % CHANNELS}" for it in range(workload.size)]
@@ -172,15 +171,10 @@ class Nchan(Server):
     """nginx with nchan, whose publisher publishes into one channel."""
 
     def __init__(self, options):
-        self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
-        self.port = free_port()
+        super().__init__()
         text = NGINX.replace("MODULE", str(Path(options.nchan).resolve())).replace("FOLDER", self.folder)
-        file = Path(self.folder) / "nginx.conf"
-        file.write_text(text.replace("PORT", str(self.port)).replace("WORKERS", str(options.workers)))
-        self.log = open(Path(self.folder) / "log", "w")
-        words = ["nginx", "-p", self.folder, "-c", file]
-        self.process = subprocess.Popen(list(map(str, words)), stdout=self.log, stderr=self.log)
-        self.begin(options)
+        text = text.replace("PORT", str(self.port)).replace("WORKERS", str(options.workers))
+        self.begin("nginx", "-p", self.folder, "-c", self.configuration("nginx.conf", text))
 
     def request(self, workload, number):
         if workload.method != "publish":
@@ -223,7 +217,6 @@ class Connection:
 
 def ask(port, requests, workload, seconds, results):
     """The client: how many were answered, how many of them with an error, and how long each took."""
-    os.nice(0)
     connections = [Connection(port) for _ in range(workload.connections)]
     count, failed, times, number = 0, 0, [], 0
     now = begun = time.perf_counter()

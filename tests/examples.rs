@@ -18,6 +18,8 @@ mod http;
 #[path = "../examples/push.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod push;
+#[path = "support/unbroken.rs"]
+mod unbroken;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,10 +27,10 @@ use std::time::{Duration, Instant};
 
 use ringhold::{CloseCode, Drain, Handler, Running, Stats};
 use tungstenite::client::IntoClientRequest;
-use tungstenite::stream::MaybeTlsStream;
-use tungstenite::{Error, Message, WebSocket};
+use tungstenite::{Error, HandshakeError, Message, WebSocket};
+use unbroken::Unbroken;
 
-type Socket = WebSocket<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocket<Unbroken<TcpStream>>;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,11 +46,13 @@ fn open(
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().expect("a value"));
     }
-    let (socket, _) = tungstenite::connect(request)?;
-    if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    match tungstenite::client(request, Unbroken(stream)) {
+        Ok((socket, _)) => Ok(socket),
+        Err(HandshakeError::Failure(error)) => Err(error),
+        Err(HandshakeError::Interrupted(_)) => panic!("no answer"),
     }
-    Ok(socket)
 }
 
 /// The status with which a connection is refused, and one of the answer's headers.

@@ -27,6 +27,7 @@ use ringhold::gateway::session::Question;
 use ringhold::{Detached, Running, Server};
 
 use crate::support::stream::{escaped, request};
+use crate::support::unbroken::unbroken;
 use crate::support::wire::{self, FIN, TEXT};
 use crate::support::{PATIENCE, raise_open_files};
 
@@ -127,7 +128,7 @@ fn connect(address: SocketAddr, by: By) -> TcpStream {
     let mut received = Vec::new();
     while !received.windows(12).any(|window| window == b"\"connect\":{\"") {
         let mut bytes = [0; 2048];
-        let count = socket.read(&mut bytes).expect("a connect reply");
+        let count = unbroken(|| socket.read(&mut bytes)).expect("a connect reply");
         assert!(count > 0, "{}", received.escape_ascii());
         received.extend_from_slice(&bytes[..count]);
     }

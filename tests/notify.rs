@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::PATIENCE;
 use support::daemon::free_port;
 use support::gateway::program;
+use support::unbroken::unbroken;
 
 /// A socket that is told things, and its name.
 fn socket(name: &str, is_abstract: bool) -> (UnixDatagram, String) {
@@ -40,13 +41,7 @@ fn socket(name: &str, is_abstract: bool) -> (UnixDatagram, String) {
 /// The next message, by lines.
 fn hear(socket: &UnixDatagram) -> Vec<String> {
     let mut buffer = [0; 4096];
-    let length = loop {
-        match socket.recv(&mut buffer) {
-            // A wait with a deadline ends so when the process was stopped and goes on.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            heard => break heard.expect("something is said"),
-        }
-    };
+    let length = unbroken(|| socket.recv(&mut buffer)).expect("something is said");
     let text = std::str::from_utf8(&buffer[..length]).expect("text");
     text.lines().map(str::to_owned).collect()
 }
@@ -189,7 +184,7 @@ fn a_core_that_stalls_stops_the_watchdog() {
     socket.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
     let mut buffer = [0; 64];
     let mut said = 0;
-    while socket.recv(&mut buffer).is_ok() {
+    while unbroken(|| socket.recv(&mut buffer)).is_ok() {
         said += 1;
         assert!(said <= 2, "it says that a core works which does not");
     }

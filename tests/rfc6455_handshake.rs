@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use support::PATIENCE;
 use support::client::{Client, Head};
 use support::server::{Server, serve};
+use support::unbroken::unbroken;
 use support::wire::{BINARY, CLOSE, FIN, PING, TEXT, UPGRADE};
 use support::wire::{close_payload, frame, request, upgrade};
 
@@ -473,7 +474,7 @@ fn section_10_trickled_handshake() {
         // Each round waits for the server to speak or hang up; if it did not, it gets a byte more.
         loop {
             assert!(Instant::now() < deadline, "the server waits as long as bytes trickle in");
-            match client.socket().peek(&mut [0]) {
+            match unbroken(|| client.socket().peek(&mut [0])) {
                 Ok(_) => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     client.try_send(b"y");

@@ -17,6 +17,7 @@ use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::support::gateway::{Gateway, token};
 use crate::support::stream::{escaped, request};
+use crate::support::unbroken::unbroken;
 use crate::support::{PATIENCE, raise_open_files};
 
 const CLIENTS: usize = 500;
@@ -145,7 +146,7 @@ impl Listener {
             return false;
         }
         let mut bytes = [0; 65_536];
-        let count = match self.socket.read(&mut bytes) {
+        let count = match unbroken(|| self.socket.read(&mut bytes)) {
             Ok(0) => {
                 self.over = true;
                 return true;
@@ -254,7 +255,7 @@ impl Posts {
     fn collect(&mut self) {
         self.sockets.retain_mut(|socket| {
             let mut bytes = [0; 1024];
-            match socket.read(&mut bytes) {
+            match unbroken(|| socket.read(&mut bytes)) {
                 Ok(count) => {
                     assert!(bytes[..count].starts_with(b"HTTP/1.1 204 "));
                     false

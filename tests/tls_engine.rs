@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use peer::{SHAPES, client_config, record_layer, server_keys};
+use peer::{SHAPES, client_config, record_layer, server_keys, unbroken};
 use ringhold::protocol::frame::{self, Opcode};
 use ringhold::protocol::request::Request;
 use ringhold::protocol::{Deflater, response};
@@ -417,7 +417,7 @@ fn hello(shape: usize) -> Vec<u8> {
 fn drain(mut socket: &TcpStream) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), [0; 4096]);
     loop {
-        match socket.read(&mut piece) {
+        match unbroken(|| socket.read(&mut piece)) {
             Ok(0) => return all,
             Ok(count) => all.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return all,

@@ -12,6 +12,7 @@ use ringhold::broker::resp::{Bounds, Reply, Scanner};
 use ringhold::gateway::broker::{Fault, Outcome, Publish, Request};
 
 use crate::rig::{Rig, publish, request, words};
+use crate::support::unbroken::unbroken;
 
 /// The answer to a command: bytes, or nothing any more.
 type Answer = Arc<dyn Fn(&[String]) -> Option<Vec<u8>> + Send + Sync>;
@@ -53,7 +54,7 @@ pub(crate) fn each_command(
     stream.set_nodelay(true).unwrap();
     let (mut reader, mut writer) = (stream, stream);
     let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(count @ 1..) = reader.read(&mut chunk) {
+    while let Ok(count @ 1..) = unbroken(|| reader.read(&mut chunk)) {
         buffer.extend_from_slice(&chunk[..count]);
         while let Ok(Some(len)) = Scanner::new(Bounds::default()).scan(&buffer) {
             let command: Vec<u8> = buffer.drain(..len).collect();

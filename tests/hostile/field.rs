@@ -18,6 +18,7 @@ use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::deflate::OFFER;
 use crate::support::gateway::{Gateway, PATH, Session, token_of};
+use crate::support::unbroken::unbroken;
 use crate::support::wire::{CLOSE, FIN, TEXT, UPGRADE, frame, request};
 
 /// The core that attackers choose where they can.
@@ -300,7 +301,7 @@ impl Foe {
         let mut bytes = Vec::new();
         let mut chunk = [0; 1 << 16];
         for _ in 0..if self.deaf { 0 } else { 64 } {
-            match self.client.socket().read(&mut chunk) {
+            match unbroken(|| self.client.socket().read(&mut chunk)) {
                 Ok(0) => self.gone = true,
                 Ok(count) => bytes.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -316,7 +317,7 @@ impl Foe {
 
     /// Reads at most one byte.
     pub(crate) fn sip(&mut self) {
-        match self.client.socket().read(&mut [0]) {
+        match unbroken(|| self.client.socket().read(&mut [0])) {
             Ok(0) => self.gone = true,
             Err(error) if error.kind() != ErrorKind::WouldBlock => self.gone = true,
             _ => {}
@@ -422,7 +423,7 @@ fn read(clients: &[Client], leaving: &AtomicBool) -> usize {
     while !leaving.load(Ordering::Relaxed) {
         let mut quiet = true;
         for (client, gone) in clients.iter().zip(&mut gone).filter(|(_, gone)| !**gone) {
-            match client.socket().read(&mut chunk) {
+            match unbroken(|| client.socket().read(&mut chunk)) {
                 Ok(0) => *gone = true,
                 Ok(_) => quiet = false,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

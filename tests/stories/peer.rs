@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
+use crate::support::unbroken::unbroken;
 use crate::support::wire::{
     self, BINARY, CLOSE, FIN, PING, PONG, TEXT, UPGRADE, close_payload, frame,
 };
@@ -181,7 +182,7 @@ impl Peer {
     pub(crate) fn expect_end(&mut self) {
         let mut rest = [0; 4096];
         loop {
-            match self.stream.read(&mut rest) {
+            match unbroken(|| self.stream.read(&mut rest)) {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,

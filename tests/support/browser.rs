@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use super::Program;
+use super::unbroken::Unbroken;
 
 /// Programs that are such a browser.
 pub(crate) const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -37,7 +38,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// A browser under the debugging protocol.
 pub(crate) struct Browser {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Unbroken<TcpStream>>,
     id: u64,
     events: VecDeque<Value>,
     _program: Program,
@@ -71,7 +72,8 @@ impl Browser {
         let stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("the browser accepts");
         stream.set_read_timeout(Some(LIMIT)).expect("set_read_timeout");
         let url = format!("ws://127.0.0.1:{port}{path}");
-        let (socket, _) = tungstenite::client(url, stream).expect("the browser speaks WebSocket");
+        let socket = tungstenite::client(url, Unbroken(stream));
+        let (socket, _) = socket.expect("the browser speaks WebSocket");
         Self { socket, id: 0, events: VecDeque::new(), _program: program }
     }
 

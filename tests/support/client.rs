@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::server::Server;
+use super::unbroken::unbroken;
 use super::wire::{BINARY, CLOSE, FIN, PONG, RSV1, RSV2, RSV3, TEXT};
 use super::wire::{close_payload, frame, upgrade};
 use super::{PATIENCE, deflate};
@@ -80,7 +81,9 @@ impl Client {
     pub(crate) fn try_open(server: &Server) -> Option<Self> {
         let mut client = Self::connect(server);
         client.socket().set_read_timeout(Some(Duration::from_secs(2))).expect("set_read_timeout");
-        if !client.try_send(&upgrade()) || !matches!(client.socket().peek(&mut [0]), Ok(1)) {
+        if !client.try_send(&upgrade())
+            || !matches!(unbroken(|| client.socket().peek(&mut [0])), Ok(1))
+        {
             return None;
         }
         client.socket().set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
@@ -285,7 +288,7 @@ impl Client {
     /// Expects the end of the connection, by FIN and with nothing before it.
     pub(crate) fn expect_end(&mut self) {
         let mut rest = [0; 64];
-        match self.stream.read(&mut rest) {
+        match unbroken(|| self.stream.read(&mut rest)) {
             Ok(0) => {}
             Ok(count) => panic!("expected the end, got {:?}", &rest[..count]),
             Err(error) => panic!("expected the end, got: {error}"),

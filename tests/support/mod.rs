@@ -24,6 +24,7 @@ pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod site;
 pub(crate) mod stream;
+pub(crate) mod unbroken;
 pub(crate) mod wire;
 
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! A real `nats-server` as a child process, in a folder of its own, ended by id; and a bare
 //! connection to it, by which tests see and say what they want.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::daemon::{Daemon, again, free_port, on_free_ports};
+use super::unbroken::unbroken;
 use super::{PATIENCE, find_program, skip};
 
 /// A running server.
@@ -147,13 +148,12 @@ impl Wire {
 
     fn fill(&mut self) -> Option<()> {
         let mut chunk = [0; 4096];
-        match self.stream.read(&mut chunk) {
+        match unbroken(|| self.stream.read(&mut chunk)) {
             Ok(0) => None,
             Ok(bytes) => {
                 self.input.extend_from_slice(&chunk[..bytes]);
                 Some(())
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Some(()),
             Err(_) => None,
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ringhold::tls::Fault;
 
-use super::peer::{Ours, pair, path, server_keys, server_setup};
+use super::peer::{Ours, pair, path, server_keys, server_setup, unbroken};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,7 +35,7 @@ fn echo() -> (SocketAddr, thread::JoinHandle<Result<(), Fault>>) {
 fn serve(socket: &mut TcpStream, ours: &mut Ours) -> Result<(), Fault> {
     let mut buffer = [0; 4096];
     while !ours.ended {
-        let read = socket.read(&mut buffer).unwrap();
+        let read = unbroken(|| socket.read(&mut buffer)).unwrap();
         if read == 0 {
             break;
         }

@@ -1,5 +1,8 @@
 //! Both ends of a connection in memory: ours, and rustls'.
 
+#[path = "../support/unbroken.rs"]
+mod unbroken;
+
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +21,8 @@ use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
     SupportedCipherSuite,
 };
+
+pub(crate) use unbroken::unbroken;
 
 /// Every version with every AEAD.
 pub(crate) const SHAPES: [Shape; 4] = [

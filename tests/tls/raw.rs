@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use ringhold::tls::{Limits, Opened, Record, length};
 
-use super::peer::{Ours, client_setup};
+use super::peer::{Ours, client_setup, unbroken};
 
 /// A client whose handshake is done.
 pub(crate) struct Raw {
@@ -34,7 +34,7 @@ impl Raw {
                 let (partial, heard) = (Vec::new(), Vec::new());
                 return Self { socket, record: welcome.record, partial, heard, others: 0, written };
             }
-            let count = socket.read(&mut piece).unwrap();
+            let count = unbroken(|| socket.read(&mut piece)).unwrap();
             assert!(count > 0, "the handshake failed");
             ours.receive(&piece[..count]).unwrap();
         }
@@ -86,7 +86,7 @@ impl Raw {
     /// Receives once, and opens what is whole. False: the end.
     pub(crate) fn read(&mut self) -> Result<bool, ringhold::tls::Fault> {
         let mut piece = [0; 16 << 10];
-        let count = self.socket.read(&mut piece).unwrap();
+        let count = unbroken(|| self.socket.read(&mut piece)).unwrap();
         self.partial.extend_from_slice(&piece[..count]);
         let mut at = 0;
         while let Some(len) = length(&self.partial[at..])? {

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use super::peer::{SHAPES, client_config};
+use super::peer::{SHAPES, client_config, unbroken};
 use crate::support::PATIENCE;
 use crate::support::gateway::{API_KEY, PATH, token_of};
 
@@ -61,7 +61,7 @@ pub(crate) fn ask(stream: &mut Stream, head: &str, body: &str) -> (u16, String) 
             }
         }
         let mut piece = [0; 4096];
-        let count = stream.read(&mut piece).unwrap();
+        let count = unbroken(|| stream.read(&mut piece)).unwrap();
         assert!(count > 0, "{text}");
         answer.extend_from_slice(&piece[..count]);
     }

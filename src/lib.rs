@@ -123,6 +123,9 @@
 pub mod broker;
 #[cfg(feature = "gateway")]
 #[doc(hidden)]
+pub mod config;
+#[cfg(feature = "gateway")]
+#[doc(hidden)]
 pub mod control;
 mod engine;
 #[cfg(feature = "gateway")]

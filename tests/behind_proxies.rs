@@ -240,7 +240,7 @@ fn heartbeats_keep_a_connection() {
 /// What is shipped outlasts the gateway's defaults: a ping, and the time for its answer.
 #[test]
 fn shipped_timeouts_are_longer_than_a_heartbeat() {
-    let options = ringhold::gateway::options::Options::default();
+    let options = ringhold::config::Options::default();
     let beat = options.client.ping_interval + options.client.pong_timeout;
     for kind in Kind::ALL {
         let text = kind.shipped();

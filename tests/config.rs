@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringhold::gateway::options::{Options, Secret};
+use ringhold::config::{Options, Secret};
 use ringhold::gateway::tokens::{TokenError, Verifier};
 use support::server::Server;
 

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use ringhold::config::Options;
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
-use ringhold::gateway::options::Options;
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;

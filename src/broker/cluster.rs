@@ -30,8 +30,8 @@ use super::tally::Condition;
 use super::target::{Address, Target};
 use super::thread::keep;
 use super::work::{Flights, Job};
+use crate::config::RedisPlace;
 use crate::gateway::broker::{self, Fault, Happening, Life, Outcome, Scope};
-use crate::gateway::options::RedisPlace;
 
 /// See the module's text.
 pub(super) struct Cluster {

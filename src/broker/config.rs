@@ -8,8 +8,8 @@ use super::layout::{Layout, Tags};
 use super::nats::{Servers, Subjects};
 use super::slots::SLOTS;
 use super::target::Target;
+use crate::config::{EngineType, Failover, Options, Orderer, RedisPlace};
 use crate::gateway::broker::{Keeps, Limits};
-use crate::gateway::options::{EngineType, Failover, Options, Orderer, RedisPlace};
 
 /// See the module's text.
 pub struct Config {

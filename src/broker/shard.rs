@@ -30,8 +30,8 @@ use super::side::{Side, Turn};
 use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::work::{Job, Work};
+use crate::config::RedisPlace;
 use crate::gateway::broker::{Happening, Life, Scope};
-use crate::gateway::options::RedisPlace;
 
 /// What comes to a shard from the cores, within the thread.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::config::ConfigError;
-use crate::gateway::options::{RedisPlace, RedisServer, RedisTls};
+use crate::config::{RedisPlace, RedisServer, RedisTls};
 use crate::tls::keys;
 
 /// How to reach a server.

@@ -26,8 +26,8 @@ use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::watch;
 use super::work::Job;
+use crate::config::RedisPlace;
 use crate::gateway::broker::{self, Happening, Life, Request, Scope};
-use crate::gateway::options::RedisPlace;
 use crate::gateway::placement::Placement;
 
 /// The thread, while it runs.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use ringhold::Server;
+use ringhold::config::{EXAMPLE, LoadError, Options, Sources, stdin_name};
 use ringhold::control;
-use ringhold::gateway::options::{EXAMPLE, LoadError, Options, Sources, stdin_name};
 
 use super::init;
 use super::output::{complain, print};

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ringhold::broker::Config;
 use ringhold::broker::inspect::{Remark, inspect};
-use ringhold::gateway::options::{Options, Sources};
+use ringhold::config::{Options, Sources};
 
 use super::output::print;
 use crate::doctor::{self, Profile, Wish};

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
-use ringhold::gateway::options::{Loaded, Options, Sources, Token};
+use ringhold::config::{Loaded, Options, Sources, Token};
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenError;
 use serde_json::Value;

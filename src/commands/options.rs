@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use ringhold::gateway::options::LONGEST;
+use ringhold::config::LONGEST;
 use ringhold::protocol::Network;
 use ringhold::{
     CloseCode, Compression, Config, Drain, Heartbeat, Io, Policy, Proxies, ProxyHeaders, RatePolicy,

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use ringhold::config::{
+    ChannelOptions, Loaded, LogFormat, Namespace, Options, Secret, Sources, Token,
+};
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
@@ -22,9 +25,6 @@ use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
-use ringhold::gateway::options::{
-    ChannelOptions, Loaded, LogFormat, Namespace, Options, Secret, Sources, Token,
-};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use ringhold::gateway::options::{Loaded, Options, Sources, Token};
+use ringhold::config::{Loaded, Options, Sources, Token};
 use ringhold::gateway::tokens::TokenRequest;
 
 use super::config::warn;

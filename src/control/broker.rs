@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::Handle;
 use crate::broker::{Config, ConfigError, Cores, Queue, Thread, View, start};
+use crate::config::Options;
 use crate::gateway::app::{Gateway, Letter};
 use crate::gateway::broker::{Broker, Happening};
 use crate::gateway::letters;
-use crate::gateway::options::Options;
 use crate::gateway::placement::Placement;
 
 /// A broker that is about to start.

@@ -3,8 +3,8 @@
 use super::{consumers, logging, settings, state, takeover};
 use crate::broker::resp::Bounds;
 use crate::broker::{bus, nats};
+use crate::config::{EngineType, Options, Orderer};
 use crate::engine::{Ceiling, Layout, Per};
-use crate::gateway::options::{EngineType, Options, Orderer};
 
 /// The most memory that a server of these options takes, whatever clients do. Not in it: answers of
 /// the API, as large as what the holder of a key asks for.
@@ -131,7 +131,7 @@ const METRICS_PAGE: u64 = 256 << 10;
 mod tests {
     use super::*;
     use crate::Server;
-    use crate::gateway::options::{Consumer, Secret, Size, Sources};
+    use crate::config::{Consumer, Secret, Size, Sources};
 
     type Change = fn(&mut Options);
 

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::counts::Counts;
 use super::secure::Certificates;
-use crate::gateway::options::{HttpServer, Options};
+use crate::config::{HttpServer, Options};
 use crate::tls::TicketSecret;
 use crate::tls::keys::{KeyFault, KeyPair, OnOrder, ServerKeys, ServerMaterials};
 use crate::{Handle, Handler};

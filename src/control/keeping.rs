@@ -19,10 +19,10 @@ use super::takeover::elder::{Door, Elder, Line, Socket};
 use super::takeover::{self, Follower, Found};
 use crate::Handle;
 use crate::broker::Queue;
+use crate::config::Options;
 use crate::gateway::app::Gateway;
 use crate::gateway::broker::Broker;
 use crate::gateway::farewell::{Farewell, Keeping};
-use crate::gateway::options::Options;
 use crate::gateway::placement::Placement;
 use crate::gateway::state::{LeftOut, Vault};
 

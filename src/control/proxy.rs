@@ -18,8 +18,8 @@ use super::counts::Counts;
 use super::grpc::GrpcBackend;
 use super::outgoing::{self, Certificates};
 use super::turns::{Line, Turns};
+use crate::config::{DEFAULT_PROXY, is_grpc, without_credentials};
 use crate::gateway::account::{Budget, Held};
-use crate::gateway::options::{DEFAULT_PROXY, is_grpc, without_credentials};
 use crate::gateway::proxy::{
     Asking, BadReply, ClientHeaders, FeedId, FeedNews, HookFailure, HookKind, HookRefusal,
     HookReply, HookRequest, HookResult,

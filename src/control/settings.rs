@@ -16,9 +16,7 @@ use super::jwks::JwksConfig;
 use super::metrics::Names;
 use super::outgoing::Certificates;
 use super::proxy::{HookConfig, HookTarget};
-use crate::gateway::options::{
-    DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token, is_grpc,
-};
+use crate::config::{DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token, is_grpc};
 use crate::gateway::proxy::{HookKind, HookRefusal};
 use crate::gateway::tokens::Endpoints;
 use crate::gateway::wire::{Disconnect, Error};
@@ -229,7 +227,7 @@ fn path(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::options::Secret;
+    use crate::config::Secret;
 
     #[test]
     fn by_default_nobody_may_call_and_nothing_else_is_there() {

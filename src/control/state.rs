@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-use crate::gateway::options::{Options, Orderer};
+use crate::config::{Options, Orderer};
 use crate::gateway::state::{Chest, LeftOut, PIECE, VERSION, Vault};
 
 #[cfg(test)]

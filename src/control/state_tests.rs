@@ -1,7 +1,7 @@
 //! A file that is not what a server of this name wrote in its end is nothing.
 
 use super::*;
-use crate::gateway::options::EngineType;
+use crate::config::EngineType;
 use crate::gateway::state::{KeptResult, Record};
 
 const NOW: Duration = Duration::from_secs(7);

@@ -1,8 +1,8 @@
 //! The gateway's lines of the memory ceiling.
 
 use super::home::COPIES_MAX;
-use super::options::Options;
 use super::session::Session;
+use crate::config::Options;
 use crate::engine::{Ceiling, Layout, Per};
 
 impl Options {

@@ -1,11 +1,11 @@
 //! The application that `ringhold serve` runs: a push gateway that speaks the Centrifugo client
 //! protocol and server API, so that existing SDKs and backends use it unchanged.
 //!
-//! First the parts that know no connection and no core: what can be configured ([`options`]), what
-//! a channel's name says and who may do what ([`channels`]), tokens ([`tokens`]), what travels
-//! ([`wire`]), which publications a subscriber wants ([`filter`]), how a payload is told as the
-//! difference to the one before ([`delta`]), what an application's backend asks for ([`api`]) and
-//! is asked ([`proxy`]), what memory costs ([`account`]), and what is counted ([`stats`]).
+//! First the parts that know no connection and no core: what a channel's name says and who may do
+//! what ([`channels`]), tokens ([`tokens`]), what travels ([`wire`]), which publications a
+//! subscriber wants ([`filter`]), how a payload is told as the difference to the one before
+//! ([`delta`]), what an application's backend asks for ([`api`]) and is asked ([`proxy`]), what
+//! memory costs ([`account`]), and what is counted ([`stats`]).
 //!
 //! Then the channels ([`hub`]). Each has one home core, chosen by a hash of its name
 //! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
@@ -47,7 +47,6 @@ pub mod inspect;
 pub(crate) mod json;
 pub mod letters;
 pub mod local;
-pub mod options;
 pub mod outside;
 pub mod placement;
 mod places;

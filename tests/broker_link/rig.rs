@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use ringhold::broker::resp::Reply;
 use ringhold::broker::{Config, Cores, Queue, Thread, View, start};
+use ringhold::config::{Options, Sources};
 use ringhold::gateway::broker::{
     Broker, Fault, Happening, Kept, Life, Message, Outcome, Publish, Request, Scope, Ticket,
 };
-use ringhold::gateway::options::{Options, Sources};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::stream::Epoch;
 

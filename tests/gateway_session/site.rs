@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ringhold::config::{Options, Sources};
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter, Seed};
 use ringhold::gateway::emulation::SessionNames;
@@ -16,7 +17,6 @@ use ringhold::gateway::inspect::{Connection, Inspect};
 use ringhold::gateway::letters::{
     self, Action, Answer, Ask, Asker, Gather, Publish, Reply, UserOrder,
 };
-use ringhold::gateway::options::{Options, Sources};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::proxy::{
     Asking, FeedId, FeedNews, FeedSaid, FeedWord, HookReply, HookRequest, HookResult,

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::config::Nats;
 use crate::gateway::broker::{Fault, Message};
-use crate::gateway::options::Nats;
 use crate::gateway::wire::messages::Publication;
 use crate::gateway::wire::raw::{is_json, one_line};
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::config::{RedisStream, StreamPublications};
 use crate::gateway::api::{ApiRequest, NewPublication, Undecodable};
 use crate::gateway::json::{object_of_last, one_line_if_json};
-use crate::gateway::options::{RedisStream, StreamPublications};
 
 /// A message: its number, and names with their values. `None`: it was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::backend::Backend;
 use super::counts::Counts;
 use crate::broker::target::Target;
-use crate::gateway::options::{Consumer, Options};
+use crate::config::{Consumer, Options};
 
 use doing::Doer;
 

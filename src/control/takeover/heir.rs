@@ -19,6 +19,7 @@ use super::wire::{End, OUT_MAX, STALL, Wire};
 use crate::Handle;
 use crate::broker::queue::Taken;
 use crate::broker::{Post, Queue};
+use crate::config::Options;
 use crate::control::broker::Mailboxes;
 use crate::control::counts::Counts;
 use crate::control::state::name_of;
@@ -27,7 +28,6 @@ use crate::gateway::broker::{Happening, Life, Limits, Scope, Ticket};
 use crate::gateway::handover::Handover;
 use crate::gateway::handover::words::{VERSION, Word};
 use crate::gateway::letters::{Gather, Letter};
-use crate::gateway::options::Options;
 use crate::gateway::placement::Placement;
 
 /// An elder that waits to be taken over from.

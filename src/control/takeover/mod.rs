@@ -14,9 +14,9 @@ use std::path::PathBuf;
 pub(super) use heir::{Follower, queue};
 pub use heir::{Found, knock};
 
+use crate::config::{Options, Orderer};
 use crate::gateway::broker::Limits;
 use crate::gateway::handover::words::WORD_MAX;
-use crate::gateway::options::{Options, Orderer};
 use crate::gateway::state::PIECE;
 
 /// Where the door is, if there shall be one: where the options, or systemd (`RuntimeDirectory=`),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use crate::gateway::options::{Channel, ChannelOptions, DataFormat, Options};
+use crate::config::{Channel, ChannelOptions, DataFormat, Options};
 use crate::gateway::stream::StreamOptions;
 use crate::gateway::wire::{Disconnect, Error, is_json};
 
@@ -251,7 +251,7 @@ pub(crate) fn pattern_of(pattern: &str) -> Result<Regex, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::options::{DeltaType, Namespace};
+    use crate::config::{DeltaType, Namespace};
 
     fn options(change: impl Fn(&mut Options)) -> Options {
         let mut options = Options::default();

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Place};
+use crate::config::RecoveryMode;
 use crate::gateway::json::nullable;
-use crate::gateway::options::RecoveryMode;
 
 /// Where one subscription differs from its namespace, as tokens, proxies and the server API say it:
 /// `{"presence": {"value": true}}`.
@@ -106,7 +106,7 @@ impl Place<'_, '_> {
 mod tests {
     use super::super::Namespaces;
     use super::*;
-    use crate::gateway::options::{ChannelOptions, Options};
+    use crate::config::{ChannelOptions, Options};
 
     const OFF: Mode = Mode {
         presence: false,

@@ -124,7 +124,7 @@ impl Place<'_, '_> {
 mod tests {
     use super::super::Namespaces;
     use super::*;
-    use crate::gateway::options::{ChannelOptions, Options};
+    use crate::config::{ChannelOptions, Options};
 
     const DENIED: Decision = Decision::Refuse(Error::PERMISSION_DENIED);
     const OFF: Decision = Decision::Refuse(Error::NOT_AVAILABLE);

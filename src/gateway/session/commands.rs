@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::order::Done;
 use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
+use crate::config::Route;
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Saying};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
-use crate::gateway::options::Route;
 use crate::gateway::outside::ClientKey;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{HookEvent, PublishReply};

@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal};
 use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
+use crate::config::Options;
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
-use crate::gateway::options::Options;
 use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::proxy::{ConnectReply, HookEvent};

@@ -9,9 +9,9 @@ use super::commands::{Outcome, Refusal};
 use super::connect::Names;
 use super::subscribe::Wanted;
 use super::{Ticket, Waits, feeds};
+use crate::config::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::Gateway;
-use crate::gateway::options::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::gateway::proxy::{
     Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };

@@ -27,13 +27,13 @@ pub(super) use shares::{Debts, Pace};
 
 use super::format::{Format, Transport};
 use super::letters::{ClientId, UserOrder};
-use super::options::Options;
 use super::outside::{ClientKey, Link};
 use super::places::{Places, Resume};
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
 use super::wire::{Encoding, Unsubscribe};
+use crate::config::Options;
 use crate::engine::table::SlotTable;
 use crate::engine::{ConnId, Frame};
 use crate::protocol::request;

@@ -6,7 +6,7 @@
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use crate::gateway::options::Token;
+use crate::config::Token;
 
 /// The addresses of key sets.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::Secret;
 use crate::gateway::channels::Switch;
-use crate::gateway::options::Secret;
 use crate::gateway::tokens::{ServerSubscription, TokenRequest};
 
 const NOW: i64 = 1_800_000_000;

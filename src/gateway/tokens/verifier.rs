@@ -10,8 +10,8 @@ use super::keys::{Algorithm, Key};
 use super::{
     ConnectionClaims, Endpoints, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid,
 };
+use crate::config::{Options, Token};
 use crate::gateway::channels::pattern_of;
-use crate::gateway::options::{Options, Token};
 
 /// Verifies the tokens of one kind: its keys, and what it demands. One per core, or one shared.
 #[derive(Clone, Debug)]
@@ -278,7 +278,7 @@ impl Keys {
             });
             return Self::Set(set);
         }
-        let secret = |secret: &crate::gateway::options::Secret| match secret.is_empty() {
+        let secret = |secret: &crate::config::Secret| match secret.is_empty() {
             true => None,
             false => Some(Key::hmac(secret.reveal().as_bytes())),
         };

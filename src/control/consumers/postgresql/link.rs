@@ -22,8 +22,8 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_postgres::{AsyncMessage, Client, Config, Socket};
 use tokio_rustls::TlsConnector;
 
+use crate::config::{PgHost, PgServer, PgTls, Postgresql};
 use crate::control::consumers::doing::pause;
-use crate::gateway::options::{PgHost, PgServer, PgTls, Postgresql};
 use crate::tls::keys;
 
 /// Why something could not be asked, or has no answer.
@@ -370,7 +370,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::options::Secret;
+    use crate::config::Secret;
 
     #[test]
     fn a_dsn_becomes_what_is_dialled() {

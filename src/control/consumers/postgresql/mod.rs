@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::doing::Doer;
+use crate::config::Postgresql;
 use crate::control::backend::Backend;
-use crate::gateway::options::Postgresql;
 
 use link::{Dial, Pool};
 use partition::{Partition, Queries};

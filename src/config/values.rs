@@ -399,13 +399,13 @@ macro_rules! choice {
             $( $(#[$doc])* $variant, )+
         }
 
-        impl $crate::gateway::options::field::Leaf for $name {
-            fn parse(value: &$crate::gateway::options::node::Value) -> Result<Self, String> {
-                use $crate::gateway::options::node::Value;
+        impl $crate::config::field::Leaf for $name {
+            fn parse(value: &$crate::config::node::Value) -> Result<Self, String> {
+                use $crate::config::node::Value;
                 match value {
                     Value::Text(text) | Value::Raw(text) => match text.as_str() {
                         $( $word $(| $other)* => Ok(Self::$variant), )+
-                        text => Err($crate::gateway::options::values::no_choice(
+                        text => Err($crate::config::values::no_choice(
                             text,
                             &[$( $word, )+],
                         )),
@@ -416,7 +416,7 @@ macro_rules! choice {
 
             fn show(
                 &self,
-                _: $crate::gateway::options::field::Secrets,
+                _: $crate::config::field::Secrets,
             ) -> toml::Value {
                 match self {
                     $( Self::$variant => $word.into(), )+

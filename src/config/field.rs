@@ -139,23 +139,23 @@ macro_rules! section {
             }
         }
 
-        impl $crate::gateway::options::field::Field for $name {
+        impl $crate::config::field::Field for $name {
             fn read(
                 &mut self,
-                node: &$crate::gateway::options::node::Node,
+                node: &$crate::config::node::Node,
                 path: &str,
-                reader: &mut $crate::gateway::options::reader::Reader,
+                reader: &mut $crate::config::reader::Reader,
             ) {
-                $crate::gateway::options::field::read_table(self, node, path, reader);
+                $crate::config::field::read_table(self, node, path, reader);
             }
 
-            fn show(&self, secrets: $crate::gateway::options::field::Secrets) -> toml::Value {
-                $crate::gateway::options::field::show_table(self, secrets)
+            fn show(&self, secrets: $crate::config::field::Secrets) -> toml::Value {
+                $crate::config::field::show_table(self, secrets)
             }
 
-            fn children(&self) -> Vec<(String, &dyn $crate::gateway::options::field::Field)> {
+            fn children(&self) -> Vec<(String, &dyn $crate::config::field::Field)> {
                 #[allow(unused_mut)]
-                let mut children: Vec<(String, &dyn $crate::gateway::options::field::Field)> =
+                let mut children: Vec<(String, &dyn $crate::config::field::Field)> =
                     vec![ $( (section!(@key $field $($key)?).to_owned(), &self.$field), )* ];
                 $( children.extend(self.$flat.children()); )?
                 children
@@ -164,7 +164,7 @@ macro_rules! section {
             fn child(
                 &mut self,
                 key: &str,
-            ) -> Option<&mut dyn $crate::gateway::options::field::Field> {
+            ) -> Option<&mut dyn $crate::config::field::Field> {
                 match key {
                     $( section!(@key $field $($key)?) => Some(&mut self.$field), )*
                     $( _ if self.$flat.child(key).is_some() => self.$flat.child(key), )?

@@ -121,6 +121,7 @@
 #[cfg(feature = "gateway")]
 #[doc(hidden)]
 pub mod broker;
+mod common;
 #[cfg(feature = "gateway")]
 #[doc(hidden)]
 pub mod config;

@@ -23,7 +23,7 @@ const UNSAFE: [(&str, &str); 9] = [
 const LONG: [(&str, &str); 0] = [];
 
 /// A layer, and what it must not name.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     (
         "src/tls",
         &[
@@ -39,6 +39,10 @@ const LAYERS: [(&str, &[&str]); 6] = [
     (
         "src/protocol",
         &["crate::engine", "crate::load", "std::net::", "std::time", "std::fs", "std::os"],
+    ),
+    (
+        "src/common",
+        &["crate::engine", "crate::gateway", "crate::control", "crate::load", "crate::protocol"],
     ),
     ("src/engine", &["crate::load", "crate::gateway", "crate::control", "crate::commands"]),
     ("src/broker", &["crate::load", "crate::control", "crate::commands", "crate::protocol"]),
@@ -124,6 +128,54 @@ fn dependencies_point_down() {
         }
     }
     check(found, "a layer names one above it");
+}
+
+/// The gateway is an application like any other: what it needs of the engine, users have, too. What
+/// is `pub` the compiler checks, where the engine shows nothing to this package alone.
+#[test]
+fn applications_name_of_the_engine_what_the_library_shows() {
+    let all = sources();
+    let joined = |text: &str| code(text).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+    let (_, library) = all.iter().find(|(name, _)| name == "src/lib.rs").expect("the library");
+    let shown = named(&joined(library), "pub use engine::");
+    assert!(shown.len() > 30, "found only {shown:?}");
+    let mut found = Vec::new();
+    for (name, text) in &all {
+        if name.starts_with("src/engine/") {
+            let ours = code(text).filter(|(_, line)| line.contains("pub(crate)"));
+            found.extend(ours.map(|(line, content)| format!("{name}:{line}: {}", content.trim())));
+            continue;
+        }
+        if !name.starts_with("src/") {
+            continue;
+        }
+        let names = named(&joined(text), "crate::engine::");
+        let hidden = names.into_iter().filter(|it| !shown.contains(it));
+        found.extend(hidden.map(|it| format!("{name}: {it}")));
+    }
+    check(found, "an application names what the engine keeps to itself");
+}
+
+/// The names that follow a path, alone or in braces.
+fn named(text: &str, path: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, _) in text.match_indices(path) {
+        let rest = &text[at + path.len()..];
+        let list = match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or(list),
+            None => rest,
+        };
+        let part = |part: &str| {
+            let part = part.trim();
+            let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
+            part[..end.unwrap_or(part.len())].to_owned()
+        };
+        match rest.starts_with('{') {
+            true => names.extend(list.split(',').map(part).filter(|name| !name.is_empty())),
+            false => names.push(part(list)),
+        }
+    }
+    names
 }
 
 #[test]

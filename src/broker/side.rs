@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use super::dial::{DialError, Identity, Purpose, dial};
 use super::link::{Link, Lost};
 use super::target::Target;
-use crate::engine::rng::Rng;
+use crate::common::rng::Rng;
 
 /// An attempt to make a connection.
 pub(super) type Dialling = Pin<Box<dyn Future<Output = Result<(Link, Identity), DialError>>>>;

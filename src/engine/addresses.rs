@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Connections per IPv4 address or IPv6 /64.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses {
+pub(super) struct Addresses {
     shards: [Mutex<HashMap<u64, Present>>; SHARDS],
 }
 
@@ -25,7 +25,7 @@ struct Present {
 impl Addresses {
     /// Counts a connection in, unless `limit` are. Returns whether it did. Those that are being
     /// closed count only when they are many: nobody fills the table with what it leaves behind.
-    pub(crate) fn enter(&self, ip: IpAddr, limit: u32) -> bool {
+    pub(super) fn enter(&self, ip: IpAddr, limit: u32) -> bool {
         let key = address_key(ip);
         let mut shard = self.shard(key);
         let present = shard.get(&key).copied().unwrap_or_default();
@@ -37,7 +37,7 @@ impl Addresses {
     }
 
     /// A connection's close is decided.
-    pub(crate) fn start_leaving(&self, ip: IpAddr) {
+    pub(super) fn start_leaving(&self, ip: IpAddr) {
         if let Some(present) = self.shard(address_key(ip)).get_mut(&address_key(ip)) {
             present.seats -= 1;
             present.leaving += 1;
@@ -45,7 +45,7 @@ impl Addresses {
     }
 
     /// A connection is gone whose close was decided.
-    pub(crate) fn leave(&self, ip: IpAddr) {
+    pub(super) fn leave(&self, ip: IpAddr) {
         let key = address_key(ip);
         let mut shard = self.shard(key);
         if let Some(present) = shard.get_mut(&key) {

@@ -23,7 +23,7 @@ use super::worker::Worker;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Adopted {
+pub(super) struct Adopted {
     asked: VecDeque<Adoption>,
     here: HashMap<u32, (u8, Via)>,
     /// By which port the connection came that the application is called about.

@@ -18,7 +18,7 @@ pub struct TimerId {
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Appointments {
+pub(super) struct Appointments {
     tags: BTreeMap<TimerId, u64>,
     set: u64,
 }

@@ -59,7 +59,8 @@ impl Ceiling {
     }
 
     /// Adds the lines of TLS.
-    pub(crate) fn add_tls(&mut self, layout: &Layout, option: &'static str, layer: RecordLayer) {
+    #[cfg_attr(not(feature = "tls"), allow(private_interfaces, reason = "there is none then"))]
+    pub fn add_tls(&mut self, layout: &Layout, option: &'static str, layer: RecordLayer) {
         let record = RECORD_BYTES + layer.bytes();
         let records = u64::from(layout.table) * record as u64;
         self.add(Per::Core, "record layers of TLS", option, records);

@@ -14,7 +14,7 @@ use super::core::Core;
 use super::slots::{Flags, Hot};
 
 /// See the module's text.
-pub(crate) struct Census {
+pub(super) struct Census {
     open: u64,
     /// Streams among the open.
     streams: u64,

@@ -7,7 +7,7 @@
 
 /// The present, as of this turn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(super) struct Clock {
     now_ns: u64,
     tick: u32,
     tick_ns: u64,
@@ -27,7 +27,7 @@ impl Clock {
 
     /// Monotonic time in nanoseconds.
     #[inline]
-    pub(crate) fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         self.now_ns
     }
 
@@ -38,7 +38,7 @@ impl Clock {
 
     /// The present tick, modulo 2^32.
     #[inline]
-    pub(crate) fn tick(&self) -> u32 {
+    pub(super) fn tick(&self) -> u32 {
         self.tick
     }
 
@@ -57,31 +57,31 @@ impl Clock {
 
 /// Ticks from `then` to `now`; 0 if that is yet to come.
 #[inline]
-pub(crate) fn since(now: u32, then: u32) -> u32 {
+pub(super) fn since(now: u32, then: u32) -> u32 {
     let ago = now.wrapping_sub(then);
     if ago > HALF { 0 } else { ago }
 }
 
 /// Whether `a` comes after `b`.
 #[inline]
-pub(crate) fn is_after(a: u32, b: u32) -> bool {
+pub(super) fn is_after(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) <= HALF
 }
 
 /// The earlier of two moments.
 #[inline]
-pub(crate) fn earlier(a: u32, b: u32) -> u32 {
+pub(super) fn earlier(a: u32, b: u32) -> u32 {
     if is_after(a, b) { b } else { a }
 }
 
 /// The later of two moments.
 #[inline]
-pub(crate) fn later(a: u32, b: u32) -> u32 {
+pub(super) fn later(a: u32, b: u32) -> u32 {
     if is_after(a, b) { a } else { b }
 }
 
 /// `then`, or the oldest moment that is told apart from those to come.
-pub(crate) fn kept_young(now: u32, then: u32) -> u32 {
+pub(super) fn kept_young(now: u32, then: u32) -> u32 {
     // Beyond half the circle it would be one to come, and a deadline is never further ahead.
     if now.wrapping_sub(then) > OLDEST && then.wrapping_sub(now) > OLDEST {
         now.wrapping_sub(OLDEST)
@@ -93,7 +93,7 @@ pub(crate) fn kept_young(now: u32, then: u32) -> u32 {
 const HALF: u32 = u32::MAX / 2;
 
 /// The age at which a moment stops growing older: beyond every deadline.
-pub(crate) const OLDEST: u32 = (1 << 30) + (1 << 29);
+pub(super) const OLDEST: u32 = (1 << 30) + (1 << 29);
 
 #[cfg(test)]
 mod tests {

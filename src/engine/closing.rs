@@ -18,7 +18,7 @@ use crate::protocol::{CloseCode, CloseFrame, Fault, HttpResponse, stream};
 
 impl Core {
     /// The application closes: our close frame, then the peer's (RFC 6455 section 7.1.2).
-    pub(crate) fn close_by_application(
+    pub(super) fn close_by_application(
         &mut self,
         slot: u32,
         generation: u32,
@@ -34,7 +34,7 @@ impl Core {
 
     /// Sends a close frame behind what is queued and waits for the peer's. A stream ends as soon as
     /// all is sent, since its client has nothing to say.
-    pub(crate) fn begin_close(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+    pub(super) fn begin_close(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         let Some(hot) = self.slots.get(slot).filter(|hot| hot.phase() == Phase::Open) else {
             return;
         };
@@ -51,7 +51,7 @@ impl Core {
     }
 
     /// The peer's close frame came.
-    pub(crate) fn on_close_frame(&mut self, slot: u32, frame: &CloseFrame, more_input: bool) {
+    pub(super) fn on_close_frame(&mut self, slot: u32, frame: &CloseFrame, more_input: bool) {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase() {
             Phase::Open => {
@@ -67,7 +67,7 @@ impl Core {
     }
 
     /// The peer broke a rule: the close frame that says so, then the end (section 7.1.7).
-    pub(crate) fn on_fault(&mut self, slot: u32, fault: Fault) {
+    pub(super) fn on_fault(&mut self, slot: u32, fault: Fault) {
         let cause = match fault.close_code() {
             CloseCode::INVALID_DATA => Cause::InvalidData,
             CloseCode::TOO_BIG => Cause::TooBig,
@@ -78,7 +78,7 @@ impl Core {
 
     /// Ends a connection with a close frame, without waiting for the peer's: its further input is
     /// discarded.
-    pub(crate) fn fail(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+    pub(super) fn fail(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if !matches!(hot.phase(), Phase::Open | Phase::Closing) {
             return;
@@ -91,7 +91,7 @@ impl Core {
 
     /// Ends a connection that reads too slowly: what is not partly sent is dropped, so that the
     /// close frame is next.
-    pub(crate) fn give_up(&mut self, slot: u32, cause: Cause) {
+    pub(super) fn give_up(&mut self, slot: u32, cause: Cause) {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.counted.dropped_full += self.outgoing.cut(hot);
             self.outgoing.enter(slot, hot);
@@ -109,12 +109,12 @@ impl Core {
     }
 
     /// Answers a request with an HTTP status and ends the connection.
-    pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, slot: u32, refusal: Refusal) {
         self.refuse_with(slot, refusal, false);
     }
 
     /// The same; without a body if the request wants none.
-    pub(crate) fn refuse_with(&mut self, slot: u32, refusal: Refusal, bodiless: bool) {
+    pub(super) fn refuse_with(&mut self, slot: u32, refusal: Refusal, bodiless: bool) {
         let answer = self.outgoing.write(|cork| match bodiless {
             false => refusal.write(cork),
             true => refusal.write_head(cork),
@@ -123,7 +123,7 @@ impl Core {
     }
 
     /// Ends a connection that never opened with an HTTP answer.
-    pub(crate) fn end_with(&mut self, slot: u32, answer: Data) {
+    pub(super) fn end_with(&mut self, slot: u32, answer: Data) {
         if self.is_greeting(slot) {
             // It could not be sealed.
             return self.end_secure(slot, Vec::new());
@@ -147,7 +147,7 @@ impl Core {
 
     /// Answers the request of a stream that was accepted for later with something else, which is
     /// its end. A body without room is not sent, as of [`HttpAction::Respond`](super::HttpAction).
-    pub(crate) fn respond(
+    pub(super) fn respond(
         &mut self,
         slot: u32,
         generation: u32,
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// Ends a connection below its messages: nothing can be said on it but the alert.
-    pub(crate) fn end_secure(&mut self, slot: u32, alert: Vec<u8>) {
+    pub(super) fn end_secure(&mut self, slot: u32, alert: Vec<u8>) {
         self.drop_head(slot);
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -193,7 +193,7 @@ impl Core {
     }
 
     /// Ends a connection without a word: the peer is gone, or does not listen.
-    pub(crate) fn drop_connection(&mut self, slot: u32, cause: Cause) {
+    pub(super) fn drop_connection(&mut self, slot: u32, cause: Cause) {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase() {
             Phase::Closed => return,
@@ -317,7 +317,7 @@ impl Core {
     }
 
     /// Called by the flush when a leaving connection has nothing left to send.
-    pub(crate) fn flushed(&mut self, slot: u32) {
+    pub(super) fn flushed(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.phase() != Phase::Flushing {
             return;
@@ -334,7 +334,7 @@ impl Core {
     }
 
     /// Takes all that is left from a connection and marks its descriptor for closing.
-    pub(crate) fn release(&mut self, slot: u32) {
+    pub(super) fn release(&mut self, slot: u32) {
         self.free_seat(slot);
         self.drop_partial(slot);
         self.unwatch(slot);
@@ -357,7 +357,7 @@ impl Core {
     }
 
     /// Forgets a message in progress, and what was received behind it.
-    pub(crate) fn drop_partial(&mut self, slot: u32) {
+    pub(super) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
             self.inbound.clear(Place(partial.place));
         }

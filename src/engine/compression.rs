@@ -18,7 +18,7 @@ use crate::protocol::{Agreement, Deflater, Fault, Inflater, Kind, frame};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct Compressor {
+pub(super) struct Compressor {
     settings: Option<Compression>,
     deflater: Deflater,
     inflater: Inflater,

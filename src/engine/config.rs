@@ -12,7 +12,7 @@ use crate::tls::keys::{ClientMaterials, ServerMaterials};
 
 impl Config {
     /// Whether a request with this Origin header, if any, may connect.
-    pub(crate) fn admits_origin(&self, origin: Option<&str>) -> bool {
+    pub(super) fn admits_origin(&self, origin: Option<&str>) -> bool {
         let listed = |origin: &str| self.origins.iter().any(|o| o.eq_ignore_ascii_case(origin));
         self.origins.is_empty() || origin.is_none_or(listed)
     }
@@ -109,7 +109,7 @@ pub struct Proxies {
 
 impl Proxies {
     /// Whether a peer at this address is believed about others.
-    pub(crate) fn believe(&self, ip: IpAddr) -> bool {
+    pub(super) fn believe(&self, ip: IpAddr) -> bool {
         (self.forwarded_for || self.headers != ProxyHeaders::Off) && is_trusted(&self.trusted, ip)
     }
 
@@ -407,7 +407,7 @@ impl Default for Config {
 
 /// A configuration that cannot work; says what and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError(pub(crate) String);
+pub struct ConfigError(pub(super) String);
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -540,7 +540,7 @@ impl Config {
 impl Layout {
     /// The same where each connection takes a descriptor of the process: fewer connections if their
     /// number was not asked for, an error if it was.
-    pub(crate) fn within_process(
+    pub(super) fn within_process(
         self,
         config: &Config,
         open_files: u64,
@@ -589,7 +589,7 @@ fn too_few_files(
 const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A duration in ticks, rounded up.
-pub(crate) fn ticks(duration: Duration, tick: Duration) -> u32 {
+pub(super) fn ticks(duration: Duration, tick: Duration) -> u32 {
     let count = duration.as_nanos().div_ceil(tick.as_nanos().max(1));
     u32::try_from(count).unwrap_or(u32::MAX / 4).min(u32::MAX / 4)
 }

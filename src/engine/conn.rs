@@ -13,8 +13,8 @@ use super::appointments::TimerId;
 use super::core::Core;
 use super::limits::Allowance;
 use super::slots::{Flags, Phase};
-use super::table::SlotTable;
 use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
+use crate::common::table::SlotTable;
 use crate::protocol::frame::Opcode;
 use crate::protocol::{CloseCode, HttpResponse, Kind};
 
@@ -27,7 +27,7 @@ pub struct Message<'a> {
 }
 
 #[derive(Debug)]
-pub(crate) enum Body<'a> {
+pub(super) enum Body<'a> {
     /// In the receive arena; the frame's header lies before the range.
     Arena(&'a mut [u8], Range<usize>),
     /// Assembled from several reads or fragments.
@@ -37,7 +37,7 @@ pub(crate) enum Body<'a> {
 }
 
 impl<'a> Message<'a> {
-    pub(crate) fn new(kind: Kind, body: Body<'a>) -> Self {
+    pub(super) fn new(kind: Kind, body: Body<'a>) -> Self {
         Self { kind, body }
     }
 
@@ -76,9 +76,9 @@ impl<'a> Message<'a> {
 
 /// A core, as seen from a callback.
 pub struct Context<'a> {
-    pub(crate) core: &'a mut Core,
+    pub(super) core: &'a mut Core,
     /// The states of all connections (a `SlotTable`), where the callback has none of them.
-    pub(crate) states: Option<&'a mut dyn Any>,
+    pub(super) states: Option<&'a mut dyn Any>,
 }
 
 impl Context<'_> {
@@ -391,7 +391,7 @@ impl<'a> DerefMut for Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(core: &'a mut Core, slot: u32, generation: u32) -> Self {
+    pub(super) fn new(core: &'a mut Core, slot: u32, generation: u32) -> Self {
         Self { cx: Context { core, states: None }, slot, generation }
     }
 

@@ -32,87 +32,87 @@ use super::patience::Watches;
 use super::publishing::{Fanout, Links};
 use super::requests::Requests;
 use super::ringwork::RingWork;
-use super::rng::Rng;
 use super::secure::Secure;
 use super::slots::{Flags, Slots};
 use super::timing::Timing;
 use super::value::Framing;
+use crate::common::rng::Rng;
 use crate::protocol::{Decoder, Role};
 
 /// See the module's text.
-pub(crate) struct Core {
-    pub(crate) config: Arc<Config>,
-    pub(crate) limits: Limits,
-    pub(crate) worker: u16,
+pub(super) struct Core {
+    pub(super) config: Arc<Config>,
+    pub(super) limits: Limits,
+    pub(super) worker: u16,
 
     /// The records of connections.
-    pub(crate) slots: Slots,
+    pub(super) slots: Slots,
     /// Who is here.
-    pub(crate) census: Census,
+    pub(super) census: Census,
     /// The present, and what is due.
-    pub(crate) clock: Clock,
-    pub(crate) timing: Timing,
+    pub(super) clock: Clock,
+    pub(super) timing: Timing,
 
     /// From the kernel: who is to be received from, and what of it is not complete.
-    pub(crate) inbox: Inbox,
-    pub(crate) leftovers: Leftovers,
-    pub(crate) inbound: Inbound,
-    pub(crate) rates: Rates,
+    pub(super) inbox: Inbox,
+    pub(super) leftovers: Leftovers,
+    pub(super) inbound: Inbound,
+    pub(super) rates: Rates,
     /// Before a connection is open, or instead.
-    pub(crate) secure: Secure,
-    pub(crate) handshakes: Handshakes,
-    pub(crate) requests: Requests,
-    pub(crate) adopted: Adopted,
-    pub(crate) handover: Handover,
-    pub(crate) dials: Dials,
-    pub(crate) server: Decoder,
-    pub(crate) client: Decoder,
+    pub(super) secure: Secure,
+    pub(super) handshakes: Handshakes,
+    pub(super) requests: Requests,
+    pub(super) adopted: Adopted,
+    pub(super) handover: Handover,
+    pub(super) dials: Dials,
+    pub(super) server: Decoder,
+    pub(super) client: Decoder,
 
     /// To the kernel: what is to be sent, and what else is asked of it.
-    pub(crate) outgoing: Outgoing,
-    pub(crate) watches: Watches,
-    pub(crate) compressor: Compressor,
-    pub(crate) work: RingWork,
+    pub(super) outgoing: Outgoing,
+    pub(super) watches: Watches,
+    pub(super) compressor: Compressor,
+    pub(super) work: RingWork,
     /// To the application, and to others.
-    pub(crate) notices: Notices,
-    pub(crate) fanout: Fanout,
-    pub(crate) appointments: Appointments,
-    pub(crate) stop_requested: bool,
+    pub(super) notices: Notices,
+    pub(super) fanout: Fanout,
+    pub(super) appointments: Appointments,
+    pub(super) stop_requested: bool,
 
-    pub(crate) rng: Rng,
-    pub(crate) counted: Counters,
+    pub(super) rng: Rng,
+    pub(super) counted: Counters,
 }
 
 /// The configuration in the units of the hot path.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) tick_ns: u64,
-    pub(crate) handshake: u32,
+pub(super) struct Limits {
+    pub(super) tick_ns: u64,
+    pub(super) handshake: u32,
     /// Between the requests of a connection that stays.
-    pub(crate) keep_alive: u32,
+    pub(super) keep_alive: u32,
     /// For an answer that the application owes.
-    pub(crate) answer: u32,
-    pub(crate) idle: u32,
-    pub(crate) write: u32,
+    pub(super) answer: u32,
+    pub(super) idle: u32,
+    pub(super) write: u32,
     /// How long nothing may be acknowledged of what the kernel has taken.
-    pub(crate) unacknowledged: u32,
+    pub(super) unacknowledged: u32,
     /// Over which the least rate of reading is judged.
-    pub(crate) read_window: u32,
-    pub(crate) close: u32,
-    pub(crate) linger: u32,
+    pub(super) read_window: u32,
+    pub(super) close: u32,
+    pub(super) linger: u32,
     /// Input that comes within this is lively.
-    pub(crate) lively: u32,
-    pub(crate) heartbeat: heartbeat::Plan,
-    pub(crate) high_water: usize,
-    pub(crate) low_water: usize,
+    pub(super) lively: u32,
+    pub(super) heartbeat: heartbeat::Plan,
+    pub(super) high_water: usize,
+    pub(super) low_water: usize,
     /// Bytes queued in a turn after which they are sent before anything else happens.
-    pub(crate) turn_soft: usize,
+    pub(super) turn_soft: usize,
     /// Bytes queued in a turn, by one callback, beyond which receivers are closed.
-    pub(crate) turn_hard: usize,
+    pub(super) turn_hard: usize,
     /// A message in progress may rest so long; 0 where none has to hurry.
-    pub(crate) upload_grace_ns: u64,
+    pub(super) upload_grace_ns: u64,
     /// What a byte of it is worth.
-    pub(crate) upload_byte_ns: u64,
+    pub(super) upload_byte_ns: u64,
 }
 
 impl Limits {
@@ -168,7 +168,7 @@ impl Config {
 }
 
 impl Core {
-    pub(crate) fn new(
+    pub(super) fn new(
         config: Arc<Config>,
         worker: u16,
         links: Arc<dyn Links>,
@@ -218,7 +218,7 @@ impl Core {
 
     /// Gives back the memory of all lists: what a calm core needs of it is made again in a moment,
     /// and is small.
-    pub(crate) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self) {
         self.slots.shrink();
         self.outgoing.shrink();
         self.inbox.shrink();
@@ -239,7 +239,7 @@ impl Core {
     }
 
     /// The counters, with the present amounts filled in.
-    pub(crate) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         Counters {
             connections: u64::from(self.slots.used()),
             open: self.census.open(),
@@ -260,34 +260,34 @@ impl Core {
         }
     }
 
-    pub(crate) fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         let (rtt_us, drift_us) = self.timing.measured();
         Stats { counters: self.counters(), rtt_us, drift_us }
     }
 
     /// How messages are framed on a connection; as in frames for one that is gone.
-    pub(crate) fn framing(&self, slot: u32) -> Framing {
+    pub(super) fn framing(&self, slot: u32) -> Framing {
         self.slots.get(slot).map_or(Framing::Frames, |hot| hot.framing())
     }
 
-    pub(crate) fn is_stream(&self, slot: u32) -> bool {
+    pub(super) fn is_stream(&self, slot: u32) -> bool {
         self.slots.get(slot).is_some_and(|hot| hot.has(Flags::STREAM))
     }
 
     /// Four bytes to mask a client frame with.
-    pub(crate) fn mask(&mut self) -> [u8; 4] {
+    pub(super) fn mask(&mut self) -> [u8; 4] {
         (self.rng.draw() as u32).to_ne_bytes()
     }
 
     /// Marks a slot for the next batch of receives.
-    pub(crate) fn mark_ready(&mut self, slot: u32) {
+    pub(super) fn mark_ready(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         let queued = self.inbox.mark_ready(slot, hot);
         self.prune_inbox(queued);
     }
 
     /// Marks a slot that left input behind.
-    pub(crate) fn mark_eager(&mut self, slot: u32) {
+    pub(super) fn mark_eager(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         let queued = self.inbox.mark_eager(slot, hot);
         self.prune_inbox(queued);
@@ -303,7 +303,7 @@ impl Core {
     }
 
     /// Marks a slot for the flush at the end of the turn.
-    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.outgoing.mark(slot, hot);
         }
@@ -311,7 +311,7 @@ impl Core {
 
     /// A core without a ring, for tests, with one open connection: in slot 0, with these flags.
     #[cfg(test)]
-    pub(crate) fn alone(config: Config, start_ns: u64, flags: u32) -> Self {
+    pub(super) fn alone(config: Config, start_ns: u64, flags: u32) -> Self {
         let links: Arc<super::links::Network<()>> =
             Arc::new(super::links::Network { posts: Vec::new() });
         let (total, addresses) = (Arc::default(), Arc::default());
@@ -333,19 +333,19 @@ impl Core {
 
     /// Gives the outbox of a connection that needs none back.
     #[cfg(test)]
-    pub(crate) fn retire_outbox(&mut self, slot: u32) {
+    pub(super) fn retire_outbox(&mut self, slot: u32) {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.outgoing.retire(slot, hot);
         }
     }
 
     /// Memory of what this turn has queued and not offered to the kernel.
-    pub(crate) fn turn_size(&self) -> usize {
+    pub(super) fn turn_size(&self) -> usize {
         self.outgoing.turn_size()
     }
 
     /// Runs `change` on the slot's outbox, which is made if there is none, and marks the slot.
-    pub(crate) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
+    pub(super) fn with_outbox(&mut self, slot: u32, change: impl FnOnce(&mut Outbox)) {
         if let Some(hot) = self.slots.get_mut(slot) {
             change(self.outgoing.open(slot, hot, &self.clock));
         }

@@ -23,7 +23,7 @@ use crate::tls;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Dials {
+pub(super) struct Dials {
     /// To be made.
     asked: VecDeque<Request>,
     /// By slot.
@@ -222,7 +222,7 @@ impl Core {
     }
 
     /// Remembers why an outgoing connection will not open. The first reason counts.
-    pub(crate) fn blame_dial(&mut self, slot: u32, failure: &'static str) {
+    pub(super) fn blame_dial(&mut self, slot: u32, failure: &'static str) {
         if let Some(dial) = self.dials.begun.get_mut(&slot).filter(|dial| dial.failure.is_empty()) {
             dial.failure = failure;
         }

@@ -49,7 +49,8 @@ impl Distribution {
         let _ = self.0.add(&other.0);
     }
 
-    pub(crate) fn record(&mut self, us: u64) {
+    /// Adds one duration in microseconds.
+    pub fn record(&mut self, us: u64) {
         let _ = self.0.record(us);
     }
 }

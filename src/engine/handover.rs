@@ -43,7 +43,7 @@ pub struct Detached {
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Handover {
+pub(super) struct Handover {
     passing: HashMap<u32, Passing>,
 }
 
@@ -130,7 +130,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
 impl Core {
     /// Starts to hand a connection over, with what was received on it so far.
-    pub(crate) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
+    pub(super) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
         let stayed = self.requests.keeps(slot);
         self.drop_head(slot);
         let (socket, place) = (None, Place::default());

@@ -15,14 +15,14 @@ use std::time::Duration;
 use super::clock::{is_after, since};
 use super::config::{Heartbeat, ticks};
 use super::patience::glance;
-use super::rng::Rng;
 use super::slots::{Ping, Pulse};
+use crate::common::rng::Rng;
 
 /// [`Heartbeat`] in ticks.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) enabled: bool,
-    pub(crate) application: bool,
+pub(super) struct Plan {
+    pub(super) enabled: bool,
+    pub(super) application: bool,
     start: u16,
     floor: u16,
     ceiling: u16,
@@ -30,12 +30,12 @@ pub(crate) struct Plan {
     probe: u32,
     dead: u32,
     /// When to look whether a ping has left.
-    pub(crate) glance: u32,
+    pub(super) glance: u32,
 }
 
 /// What a due heartbeat asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     /// Nothing; there was life since.
     Wait,
     /// The first ping of a silence.
@@ -47,7 +47,7 @@ pub(crate) enum Verdict {
 }
 
 impl Plan {
-    pub(crate) fn new(config: &Heartbeat, tick: Duration) -> Self {
+    pub(super) fn new(config: &Heartbeat, tick: Duration) -> Self {
         let short = |duration| ticks(duration, tick).clamp(1, u32::from(u16::MAX)) as u16;
         Self {
             enabled: config.enabled,
@@ -64,7 +64,7 @@ impl Plan {
 
     /// A new connection. Its first ping comes at a random point between half an interval and one,
     /// so that clients that came together are not asked together.
-    pub(crate) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
+    pub(super) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
         let head_start = rng.below(u32::from(self.start) / 2 + 1);
         let begun = now.wrapping_sub(head_start);
         let pinged = if self.application { begun } else { 0 };
@@ -72,7 +72,7 @@ impl Plan {
     }
 
     /// The tick at which [`Self::on_due`] has something to say, if nothing arrives until then.
-    pub(crate) fn due(&self, pulse: &Pulse) -> u32 {
+    pub(super) fn due(&self, pulse: &Pulse) -> u32 {
         match pulse.level {
             0 if self.application => pulse.pinged.wrapping_add(u32::from(pulse.interval) + 1),
             0 => pulse.seen.wrapping_add(u32::from(pulse.interval) + 1),
@@ -83,7 +83,7 @@ impl Plan {
     }
 
     /// The deadline came.
-    pub(crate) fn on_due(&self, pulse: &mut Pulse, now: u32) -> Verdict {
+    pub(super) fn on_due(&self, pulse: &mut Pulse, now: u32) -> Verdict {
         if is_after(self.due(pulse), now) {
             return Verdict::Wait;
         }
@@ -102,7 +102,7 @@ impl Plan {
     }
 
     /// A byte arrived while an answer was awaited. Returns whether it came in time.
-    pub(crate) fn on_answer(&self, pulse: &mut Pulse) -> bool {
+    pub(super) fn on_answer(&self, pulse: &mut Pulse) -> bool {
         let in_time = pulse.level == 1;
         pulse.level = 0;
         if in_time {

@@ -12,7 +12,7 @@ use slab::Slab;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct Inbound {
+pub(super) struct Inbound {
     total: usize,
     holders: Slab<Holder>,
     /// By size: the holder that is there longest, and the one that came last.
@@ -33,7 +33,7 @@ struct Holder {
 
 /// Where a holder is found; by default it holds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place(pub(super) u32);
+pub(super) struct Place(pub(super) u32);
 
 impl Default for Place {
     fn default() -> Self {
@@ -169,7 +169,7 @@ const HOLDERS_KEPT: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::rng::Rng;
+    use crate::common::rng::Rng;
 
     #[test]
     fn the_largest_pays_first_and_then_the_oldest() {

@@ -15,7 +15,7 @@ use super::slots::{Flags, Hot, Pace, Phase, Slots};
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox {
+pub(super) struct Inbox {
     /// Slots that became readable.
     ready: VecDeque<u32>,
     /// Slots that were read from and have more, and those whose input takes long.

@@ -13,4 +13,9 @@ macro_rules! open {
     };
 }
 
-open! { epoll ledger mailbox outbox ring rng slots sys testing token topics uring wheel worker }
+open! { epoll ledger mailbox outbox ring slots sys testing token topics uring wheel worker }
+
+/// The generator that simulations draw from.
+pub mod rng {
+    pub use crate::common::rng::*;
+}

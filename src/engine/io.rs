@@ -73,7 +73,7 @@ impl Io {
     }
 
     /// Whether connections take descriptors of the process on this host, as far as a trial shows.
-    pub(crate) fn takes_descriptors(self) -> bool {
+    pub fn takes_descriptors(self) -> bool {
         match self.or_environment() {
             Self::Uring => false,
             Self::Epoll => true,

@@ -18,7 +18,7 @@ use super::worker::Worker;
 
 /// See the module's text.
 #[derive(Default)]
-pub(crate) struct Leftovers {
+pub(super) struct Leftovers {
     waiting: HashMap<u32, Leftover>,
 }
 

@@ -25,7 +25,7 @@ pub(super) enum Allowance {
 
 /// Connections held back by a rate.
 #[derive(Debug, Default)]
-pub(crate) struct Rates {
+pub(super) struct Rates {
     /// Slot, generation, and the tick at which to look again.
     throttled: Vec<(u32, u32, u32)>,
 }

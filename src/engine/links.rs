@@ -14,7 +14,7 @@ use crate::protocol::CloseCode;
 use crate::tls::keys::{KeyFault, ServerMaterials, ServerSetup};
 
 /// What can be asked of a worker.
-pub(crate) enum Command<L> {
+pub(super) enum Command<L> {
     Send(ConnId, Frame),
     Close(ConnId, CloseCode, String),
     Publish(Arc<str>, Frame),
@@ -61,14 +61,14 @@ impl<L> Command<L> {
 }
 
 /// One worker's mailbox.
-pub(crate) struct Post<L> {
-    pub(crate) mailbox: Mailbox<Command<L>>,
+pub(super) struct Post<L> {
+    pub(super) mailbox: Mailbox<Command<L>>,
     /// Bytes of memory that an event holds besides itself.
     weigh: fn(&L) -> usize,
 }
 
 impl<L> Post<L> {
-    pub(crate) fn new<H: Handler<Event = L>>(config: &Config, doorbell: Box<dyn Doorbell>) -> Self {
+    pub(super) fn new<H: Handler<Event = L>>(config: &Config, doorbell: Box<dyn Doorbell>) -> Self {
         let capacity = Capacity { letters: config.mailbox, bytes: config.mailbox_bytes };
         Self { mailbox: Mailbox::new(capacity, doorbell), weigh: H::event_size }
     }
@@ -85,8 +85,8 @@ impl<L> Post<L> {
 }
 
 /// All mailboxes, in the order of workers.
-pub(crate) struct Network<L> {
-    pub(crate) posts: Vec<Arc<Post<L>>>,
+pub(super) struct Network<L> {
+    pub(super) posts: Vec<Arc<Post<L>>>,
 }
 
 impl<L: Send + 'static> Network<L> {
@@ -147,7 +147,7 @@ impl<H: Handler> Clone for Handle<H> {
 }
 
 impl<H: Handler> Handle<H> {
-    pub(crate) fn new(network: Arc<Network<H::Event>>) -> Self {
+    pub(super) fn new(network: Arc<Network<H::Event>>) -> Self {
         Self { network }
     }
 

@@ -56,7 +56,7 @@ mod compression_tests;
 mod config;
 mod conn;
 mod core;
-pub(crate) mod counters;
+mod counters;
 mod dialling;
 mod distribution;
 mod drain;
@@ -90,7 +90,6 @@ mod reading;
 mod requests;
 mod ring;
 mod ringwork;
-pub(crate) mod rng;
 #[cfg_attr(not(feature = "tls"), allow(unreachable_code, unused_variables))]
 mod secure;
 mod server;
@@ -98,7 +97,6 @@ mod setup_error;
 mod signals;
 mod slots;
 mod sys;
-pub(crate) mod table;
 mod testing;
 mod timing;
 mod token;
@@ -111,6 +109,7 @@ mod wheel;
 mod worker;
 mod writing;
 
+pub use crate::common::counters::CounterKind;
 pub use addresses::AddressPlace;
 pub use appointments::TimerId;
 pub use ceiling::{Ceiling, CeilingLine, Per};
@@ -119,7 +118,7 @@ pub use config::{
     RatePolicy, Via, WORKERS_MAX,
 };
 pub use conn::{Connection, Context, Message};
-pub use counters::{CounterKind, Counters, Stats};
+pub use counters::{Counters, Stats};
 pub use distribution::Distribution;
 pub use handler::{Handler, HttpAction, UpgradeAction};
 pub use handover::Detached;

@@ -10,7 +10,7 @@ use super::value::Closed;
 
 /// One of them.
 #[derive(Debug)]
-pub(crate) enum Notice {
+pub(super) enum Notice {
     Closed {
         slot: u32,
         generation: u32,
@@ -34,7 +34,7 @@ pub(crate) enum Notice {
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Notices {
+pub(super) struct Notices {
     queue: VecDeque<Notice>,
     /// Those that would have more queued, of a turn that has queued enough.
     postponed: Vec<Notice>,

@@ -20,15 +20,15 @@ use super::queueing::CORK_MAX;
 use super::requests::REQUESTS_AT_ONCE;
 use super::ring::Ring;
 use super::slots::{Flags, Phase, UNANSWERED};
-use super::table::SlotTable;
 use super::value::{ConnId, Data, SendError};
 use super::worker::Worker;
+use crate::common::table::SlotTable;
 use crate::protocol::request::{self, Refusal, Request};
 use crate::protocol::{Agreement, HttpResponse, stream};
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Handshakes {
+pub(super) struct Handshakes {
     heads: HashMap<u32, Head>,
     /// The answer to the request at hand.
     answer: Vec<u8>,
@@ -500,7 +500,7 @@ impl Core {
     }
 
     /// Answers the request of a stream that was accepted for later.
-    pub(crate) fn begin_stream(
+    pub(super) fn begin_stream(
         &mut self,
         slot: u32,
         generation: u32,

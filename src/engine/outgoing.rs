@@ -18,7 +18,7 @@ use super::value::Data;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(super) struct Outgoing {
     /// Frames encoded in this turn.
     cork: Vec<u8>,
     /// Memory of what this turn has queued and not offered to the kernel, apart from the cork.

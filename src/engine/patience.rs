@@ -25,7 +25,7 @@ use super::value::Cause;
 
 /// Whose acknowledgements are watched, and who is to be asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Watches {
+pub(super) struct Watches {
     table: HashMap<u32, Watch>,
     /// Slots whose unacknowledged bytes are to be asked for.
     looks: Vec<u32>,

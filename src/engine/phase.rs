@@ -28,7 +28,7 @@ pub enum Phase {
 
 /// What moves a connection on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(super) enum Event {
     /// The TCP connection of a dial is established.
     Connected,
     /// The handshake is complete, or a stream begins.
@@ -47,7 +47,7 @@ pub(crate) enum Event {
 
 impl Phase {
     /// The next phase; `None` where the event cannot happen.
-    pub(crate) const fn on(self, event: Event) -> Option<Self> {
+    pub(super) const fn on(self, event: Event) -> Option<Self> {
         use Event::{CloseBegun, Connected, Emptied, Left, Opened, Passed, Released};
         use Phase::{Closed, Closing, Connecting, Flushing, Handshake, Lingering, Open, Passing};
         match (self, event) {
@@ -67,13 +67,13 @@ impl Phase {
 
     /// Whether input is awaited, be it only its end.
     #[inline]
-    pub(crate) const fn listens(self) -> bool {
+    pub(super) const fn listens(self) -> bool {
         matches!(self, Self::Handshake | Self::Open | Self::Closing | Self::Lingering)
     }
 
     /// Whether the connection is on its way out, at a pace that its peer decides.
     #[inline]
-    pub(crate) const fn is_leaving(self) -> bool {
+    pub(super) const fn is_leaving(self) -> bool {
         matches!(self, Self::Closing | Self::Flushing | Self::Lingering)
     }
 }

@@ -13,7 +13,7 @@ use super::value::{ConnId, Frame, SendError};
 use crate::protocol::CloseCode;
 
 /// The other cores, as seen from one.
-pub(crate) trait Links: Send + Sync {
+pub(super) trait Links: Send + Sync {
     fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError>;
     fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError>;
     /// Subscribes a connection, or ends that.
@@ -24,7 +24,7 @@ pub(crate) trait Links: Send + Sync {
 }
 
 /// See the module's text.
-pub(crate) struct Fanout {
+pub(super) struct Fanout {
     topics: Topics,
     /// Kept between publications for its memory.
     receivers: Vec<u32>,
@@ -52,7 +52,7 @@ impl Fanout {
 }
 
 impl Core {
-    pub(crate) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
+    pub(super) fn subscribe(&mut self, slot: u32, topic: &str) -> bool {
         match self.slots.get_mut(slot) {
             Some(hot) if hot.phase() == Phase::Open => {
                 self.fanout.topics.subscribe(slot, &mut hot.subscriptions, topic)
@@ -61,7 +61,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: &str) -> bool {
+    pub(super) fn unsubscribe(&mut self, slot: u32, topic: &str) -> bool {
         match self.slots.get_mut(slot) {
             Some(hot) => self.fanout.topics.unsubscribe(&mut hot.subscriptions, topic),
             None => false,
@@ -69,7 +69,7 @@ impl Core {
     }
 
     /// Subscribes any connection to a topic, or ends that.
-    pub(crate) fn subscribe_at(
+    pub(super) fn subscribe_at(
         &mut self,
         id: ConnId,
         topic: &str,
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Queues a frame for this core's subscribers.
-    pub(crate) fn publish_local(&mut self, topic: &str, frame: &Frame, except: Option<u32>) {
+    pub(super) fn publish_local(&mut self, topic: &str, frame: &Frame, except: Option<u32>) {
         self.counted.published += 1;
         // The subscribers may change while the frame is queued (a slow one is closed), so their
         // slots are copied: 4 bytes each, once per publication.
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Sends a publication to the other cores.
-    pub(crate) fn publish_remote(&mut self, topic: &str, frame: &Frame) {
+    pub(super) fn publish_remote(&mut self, topic: &str, frame: &Frame) {
         if self.fanout.links.workers() > 1 {
             let missed = self.fanout.links.publish(self.worker, &topic.into(), frame);
             self.counted.mailbox_full += missed;
@@ -125,13 +125,13 @@ impl Core {
     }
 
     /// Sends a frame to a connection of another core.
-    pub(crate) fn send_remote(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
+    pub(super) fn send_remote(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
         let sent = self.fanout.links.send(id, frame);
         self.count_busy(sent)
     }
 
     /// Closes a connection of another core.
-    pub(crate) fn close_remote(
+    pub(super) fn close_remote(
         &mut self,
         id: ConnId,
         code: CloseCode,

@@ -20,7 +20,7 @@ use crate::protocol::{Kind, stream};
 
 impl Core {
     /// Copies a payload into a frame of this turn.
-    pub(crate) fn queue_message(
+    pub(super) fn queue_message(
         &mut self,
         slot: u32,
         generation: u32,
@@ -34,7 +34,7 @@ impl Core {
 
     /// The same for a payload that is never compressed: the length of what is would tell of secrets
     /// beside text that somebody else chooses.
-    pub(crate) fn queue_secret(
+    pub(super) fn queue_secret(
         &mut self,
         slot: u32,
         generation: u32,
@@ -77,7 +77,7 @@ impl Core {
     }
 
     /// Queues a frame that others share.
-    pub(crate) fn queue_frame(
+    pub(super) fn queue_frame(
         &mut self,
         slot: u32,
         generation: u32,
@@ -109,7 +109,7 @@ impl Core {
 
     /// Queues a prefix of a stream's own and a frame that others share, as one message: both arrive
     /// or none.
-    pub(crate) fn queue_prefixed(
+    pub(super) fn queue_prefixed(
         &mut self,
         slot: u32,
         generation: u32,
@@ -132,7 +132,7 @@ impl Core {
     }
 
     /// Queues a payload that is owned already: its header goes to the cork.
-    pub(crate) fn queue_owned(
+    pub(super) fn queue_owned(
         &mut self,
         slot: u32,
         generation: u32,
@@ -155,7 +155,7 @@ impl Core {
     /// Queues a payload that was just received, from where it lies: the header goes before it,
     /// where the client's was. From the second of a turn on, small ones move up to the one before,
     /// since sending one piece costs less than gathering many.
-    pub(crate) fn queue_reply(
+    pub(super) fn queue_reply(
         &mut self,
         slot: u32,
         generation: u32,
@@ -192,7 +192,7 @@ impl Core {
 
     /// Queues a ping or pong; ahead of waiting messages if the peer reads slowly. Streams have
     /// none.
-    pub(crate) fn queue_control(
+    pub(super) fn queue_control(
         &mut self,
         slot: u32,
         generation: u32,

@@ -386,7 +386,7 @@ impl Core {
 
     /// The application wants no more input of a connection for now. A stream's client has none, but
     /// its end must be heard.
-    pub(crate) fn hold(&mut self, slot: u32, generation: u32) {
+    pub(super) fn hold(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         if hot.phase() == Phase::Open && !hot.has(Flags::STREAM) && !hot.set(Flags::AWAITED) {
             self.counted.read_pauses += 1;
@@ -394,7 +394,7 @@ impl Core {
     }
 
     /// The application wants input again.
-    pub(crate) fn resume(&mut self, slot: u32, generation: u32) {
+    pub(super) fn resume(&mut self, slot: u32, generation: u32) {
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
         if hot.clear(Flags::AWAITED) {
             // Something may have come that nobody looked at.

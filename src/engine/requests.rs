@@ -21,7 +21,7 @@ use crate::protocol::request::{Refusal, Request};
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Requests {
+pub(super) struct Requests {
     kept: HashMap<u32, Kept>,
     /// No answer keeps its connection any more.
     ending: bool,
@@ -149,7 +149,7 @@ impl Core {
     }
 
     /// The application answers a request that it owes an answer.
-    pub(crate) fn answer_later(
+    pub(super) fn answer_later(
         &mut self,
         slot: u32,
         generation: u32,

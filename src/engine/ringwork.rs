@@ -15,7 +15,7 @@ use super::worker::Worker;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct RingWork {
+pub(super) struct RingWork {
     /// Polls to be armed, and which of them for good.
     polls: Vec<(Token, bool)>,
     /// Slots whose socket is to get a file descriptor.

@@ -18,9 +18,9 @@ use super::handler::Handler;
 use super::inbound::{Inbound, Place};
 use super::ring::Ring;
 use super::slots::{Flags, Hot, Phase};
-use super::table::{self, SlotTable};
 use super::value::Cause;
 use super::worker::Worker;
+use crate::common::table::{self, SlotTable};
 use crate::protocol::request::Refusal;
 use crate::tls::keys::{ClientSetup, ServerSetup};
 use crate::tls::{Fault, Greeting, Limits, Opened, Record, Step, Ticket, greet, length};
@@ -35,7 +35,7 @@ pub(super) use sealing::{Portion, SEALED_MAX, STAGING_BYTES};
 
 /// See the module's text.
 #[derive(Default)]
-pub(crate) struct Secure {
+pub(super) struct Secure {
     setup: Option<ServerSetup>,
     dials: Option<ClientSetup>,
     limits: Limits,

@@ -21,12 +21,12 @@ use super::io::Way;
 use super::links::{Handle, Network, Post};
 use super::ring::LANES_MAX;
 use super::ring::Ring;
-use super::rng::Rng;
 use super::secure::Secure;
 use super::signals::Watch;
 use super::sys::{self, EventFd};
 use super::uring::{Setup, SetupError, Uring};
 use super::worker::{Turn, Worker};
+use crate::common::rng::Rng;
 
 /// The entry to the library: see [`Server::builder`].
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::outbox::Outbox;
 use super::phase::Event;
 pub use super::phase::Phase;
-use super::table::SlotTable;
 use super::value::Framing;
 use super::wheel::{Timer, Timers};
+use crate::common::table::SlotTable;
 use crate::protocol::Partial;
 use crate::protocol::extension::WINDOW_BITS_MAX;
 

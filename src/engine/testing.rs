@@ -22,10 +22,10 @@ use super::ledger::UNRANKED;
 use super::links::{Command, Handle, Network, Post, SlowPeer};
 use super::outbox::Offer;
 use super::ring::{Completion, Doorbell, LANES_MAX, Ring};
-use super::rng::Rng;
 use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
 use super::timing::FORGIVEN;
 use super::worker::{Turn, Worker};
+use crate::common::rng::Rng;
 
 /// What the workers of one server share; made before them.
 pub struct Shared<H: Handler> {

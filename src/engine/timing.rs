@@ -18,7 +18,7 @@ use crate::protocol::request::Refusal;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Timing {
+pub(super) struct Timing {
     wheel: Wheel,
     /// Deadlines were found late, and moved, when they were last looked at.
     forgave: bool,
@@ -64,12 +64,12 @@ impl Timing {
 impl Core {
     /// Moves time to `now_ns`, so that what begins now is counted from now and not from before the
     /// wait.
-    pub(crate) fn set_now(&mut self, now_ns: u64) {
+    pub(super) fn set_now(&mut self, now_ns: u64) {
         self.clock.set(now_ns);
     }
 
     /// Sets the clock for the first time.
-    pub(crate) fn begin_time(&mut self, now_ns: u64) {
+    pub(super) fn begin_time(&mut self, now_ns: u64) {
         self.set_now(now_ns);
         self.timing.wheel.begin(self.clock.tick());
         self.timing.swept = self.clock.tick();
@@ -77,7 +77,7 @@ impl Core {
 
     /// Handles every deadline that has come by now.
     #[inline]
-    pub(crate) fn on_time(&mut self, fired: &mut Vec<(u32, u32)>) {
+    pub(super) fn on_time(&mut self, fired: &mut Vec<(u32, u32)>) {
         if self.timing.wheel.now() != self.clock.tick() {
             self.on_tick(fired);
         }
@@ -121,7 +121,7 @@ impl Core {
     }
 
     /// When the next deadline comes; `u64::MAX` if there is none.
-    pub(crate) fn next_deadline_ns(&self) -> u64 {
+    pub(super) fn next_deadline_ns(&self) -> u64 {
         let soon = self.clock.tick().wrapping_add(1);
         let due = match (self.timing.next_due(), !self.rates.hold_anybody()) {
             (Some(due), true) => due,
@@ -166,7 +166,7 @@ impl Core {
     }
 
     /// Arms the next deadline of a connection that is open or being closed.
-    pub(crate) fn arm(&mut self, slot: u32) {
+    pub(super) fn arm(&mut self, slot: u32) {
         let Some(hot) = self.slots.get(slot) else { return };
         let due = match hot.phase() {
             Phase::Open => self.open_deadline(slot, hot),
@@ -309,7 +309,7 @@ impl Core {
     }
 
     /// The application was asked for its heartbeat. If it sent none, none is awaited.
-    pub(crate) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
+    pub(super) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
         let (now_us, tick) = (self.clock.now_us(), self.clock.tick());
         let steady = self.limits.heartbeat.application;
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
@@ -330,7 +330,7 @@ impl Core {
     }
 
     /// Something arrived: proof of life.
-    pub(crate) fn on_life(&mut self, slot: u32) {
+    pub(super) fn on_life(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.pulse.seen = self.clock.tick();
         if hot.pulse.level > 0 {
@@ -359,7 +359,7 @@ impl Core {
 
     /// A pong came: if it is one of our stamps, it tells the round-trip time. Any other is legal
     /// and ignored (RFC 6455 section 5.5.3).
-    pub(crate) fn on_pong(&mut self, slot: u32, payload: &[u8]) {
+    pub(super) fn on_pong(&mut self, slot: u32, payload: &[u8]) {
         let Ok(stamp) = <[u8; 8]>::try_from(payload) else { return };
         let elapsed = self.clock.now_ns().saturating_sub(u64::from_be_bytes(stamp));
         let Some(hot) = self.slots.get_mut(slot) else { return };

@@ -168,7 +168,7 @@ mod tests {
         let mut topics = Topics::default();
         let mut heads = vec![NO_SUBSCRIPTION; SLOTS as usize];
         let mut model = BTreeSet::new();
-        let mut rng = crate::engine::rng::Rng::new(3);
+        let mut rng = crate::common::rng::Rng::new(3);
         for _ in 0..50_000 {
             let slot = rng.below(SLOTS);
             let head = &mut heads[slot as usize];

@@ -261,7 +261,7 @@ mod tests {
         let mut wheel = Wheel::default();
         wheel.begin(now as u32);
         let mut model = vec![None::<u64>; ENTRIES as usize];
-        let mut rng = crate::engine::rng::Rng::new(7);
+        let mut rng = crate::common::rng::Rng::new(7);
         for _ in 0..200_000 {
             let index = rng.below(ENTRIES);
             match rng.below(10) {

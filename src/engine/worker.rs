@@ -25,10 +25,10 @@ use super::reading::Arena;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
 use super::sys;
-use super::table::SlotTable;
 use super::token::{Op, Token};
 use super::value::ConnId;
 use super::writing;
+use crate::common::table::SlotTable;
 
 /// One core: its ring, its connections, its application.
 pub struct Worker<R: Ring, H: Handler> {
@@ -64,7 +64,7 @@ pub enum Turn {
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
-    pub(crate) fn new(
+    pub(super) fn new(
         ring: R,
         mut core: Core,
         handler: H,

@@ -407,8 +407,8 @@ mod tests {
     use super::super::config::Config;
     use super::super::links::Network;
     use super::super::outbox::Data;
-    use super::super::rng::Rng;
     use super::*;
+    use crate::common::rng::Rng;
 
     /// A core with an open connection in slot 0 whose send buffer is full.
     fn blocked() -> Core {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::format::Transport;
 use super::hub::MirrorCounters;
 use super::wire::Error;
-use crate::engine::counters::counters;
+use crate::common::counters::counters;
 
 counters! {
     /// Counters of the gateway, of one core or summed. Names are stable.

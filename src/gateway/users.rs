@@ -208,7 +208,7 @@ impl Users {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::rng::Rng;
+    use crate::common::rng::Rng;
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]

@@ -22,8 +22,8 @@ use crate::broker::link::{Link, Lost, Stream};
 use crate::broker::resp::Fault;
 use crate::broker::side::Dialling;
 use crate::broker::target::Tls;
+use crate::common::rng::Rng;
 use crate::config::{Nats, NatsLogin, NatsServer, RedisPlace};
-use crate::engine::rng::Rng;
 
 /// The servers, and how to reach them.
 pub struct Servers {

@@ -258,7 +258,7 @@ impl Check<'_> {
         if self.reader.mistakes.is_empty()
             && let Err(error) = self.options.engine_config().check()
         {
-            self.wrong("engine", error.0);
+            self.wrong("engine", error.to_string());
         }
     }
 

@@ -51,7 +51,7 @@ pub enum Cause {
 
 impl Cause {
     /// Of a failed receive or send.
-    pub(crate) fn of_error(error: Errno) -> Self {
+    pub(in crate::engine) fn of_error(error: Errno) -> Self {
         match error.0 {
             libc::ETIMEDOUT => Self::Unacknowledged,
             _ => Self::Broken,

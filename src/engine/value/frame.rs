@@ -8,9 +8,7 @@ use bytes::Bytes;
 use super::Data;
 use crate::protocol::Kind;
 use crate::protocol::deflate::{WINDOWS, Window};
-#[cfg(feature = "gateway")]
-use crate::protocol::frame::Header;
-use crate::protocol::frame::{self, HEADER_MAX, Opcode};
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::stream::{self, CHUNK_HEAD_MAX, CHUNK_TAIL};
 
 /// How what is sent on a connection is framed.
@@ -63,10 +61,14 @@ impl Frame {
         Self { wire: wire.into(), header, chunk: false, kind, key: 0, twins: OnceLock::new() }
     }
 
-    /// A message that lies in `buffer` behind [`Self::ROOM`] bytes, which become its header. A
-    /// large one is not copied.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn in_place(kind: Kind, mut buffer: Vec<u8>) -> Self {
+    /// A message that lies in `buffer` behind [`Self::ROOM`] bytes, which become its header. From
+    /// 4 KiB on it is not copied, unless the buffer has an eighth of it to spare. The caller
+    /// answers for the UTF-8 of text.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter than [`Self::ROOM`].
+    pub fn in_place(kind: Kind, mut buffer: Vec<u8>) -> Self {
         let payload = buffer.len() - Self::ROOM;
         // What the buffer has too much would be held and not counted.
         if payload < COPIED || buffer.capacity() - buffer.len() > payload / 8 {
@@ -81,9 +83,8 @@ impl Frame {
         Self { wire, header: used as u8, chunk: false, kind, key: 0, twins: OnceLock::new() }
     }
 
-    /// Room for a header in front of a payload: see [`Self::in_place`].
-    #[cfg(feature = "gateway")]
-    pub(crate) const ROOM: usize = frame::header_len(usize::MAX, false);
+    /// Bytes for a header in front of a payload: see [`Self::in_place`].
+    pub const ROOM: usize = frame::header_len(usize::MAX, false);
 
     /// A piece for streams.
     pub fn chunk(payload: &[u8]) -> Self {
@@ -135,13 +136,13 @@ impl Frame {
         self.kind
     }
 
-    pub(crate) fn key(&self) -> u64 {
+    pub(in crate::engine) fn key(&self) -> u64 {
         self.key
     }
 
     /// The bytes for a connection, if it can have them without a copy. Never none of a chunk, since
     /// an empty segment is never sent.
-    pub(crate) fn wire(&self, framing: Framing) -> Option<Data> {
+    pub(in crate::engine) fn wire(&self, framing: Framing) -> Option<Data> {
         match framing {
             Framing::Frames if !self.chunk => Some(Data::Shared(self.wire.clone(), 0)),
             _ if self.range().is_empty() => None,
@@ -152,7 +153,7 @@ impl Frame {
     }
 
     /// Whether those who frame so share its bytes, or must have a copy of their own anyway.
-    pub(crate) fn suits(&self, framing: Framing) -> bool {
+    pub(in crate::engine) fn suits(&self, framing: Framing) -> bool {
         match framing {
             Framing::Frames => !self.chunk,
             Framing::Chunks => self.chunk,
@@ -161,7 +162,7 @@ impl Frame {
     }
 
     /// The same message in the other shape, as a chunk or as a frame, for those who can share that.
-    pub(crate) fn reshaped(&self) -> Self {
+    pub(in crate::engine) fn reshaped(&self) -> Self {
         let other = match self.chunk {
             true => Self::new(self.kind, self.payload()),
             false => Self::chunk(self.payload()),
@@ -170,13 +171,13 @@ impl Frame {
     }
 
     /// Whether its clones share a place for its compressed twins.
-    pub(crate) fn is_compressible(&self) -> bool {
+    pub(in crate::engine) fn is_compressible(&self) -> bool {
         self.chunk || self.twins.get().is_some()
     }
 
     /// The wire of its compressed twin for a window, which the first core that asks makes; `None`
     /// if it has none.
-    pub(crate) fn twin(
+    pub(in crate::engine) fn twin(
         &self,
         window: Window,
         make: impl FnOnce() -> Option<Vec<u8>>,
@@ -201,10 +202,9 @@ impl Frame {
 }
 
 /// Payloads of less are copied, so that none of their memory is room that nobody needs.
-#[cfg(feature = "gateway")]
 const COPIED: usize = 4 << 10;
 
-pub(crate) fn opcode(kind: Kind) -> Opcode {
+pub(in crate::engine) fn opcode(kind: Kind) -> Opcode {
     match kind {
         Kind::Text => Opcode::Text,
         Kind::Binary => Opcode::Binary,
@@ -216,7 +216,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(feature = "gateway")]
     fn a_message_in_place_is_as_one_that_was_copied() {
         for len in [0, 1, 125, 126, COPIED - 1, COPIED, 65_535, 65_536, 200_000] {
             for spare in [0, 100, len] {

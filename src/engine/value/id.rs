@@ -4,9 +4,9 @@
 /// is refused and never reaches another connection. Copy it, keep it, send it to other threads.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    pub(crate) worker: u16,
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
+    pub(in crate::engine) worker: u16,
+    pub(in crate::engine) slot: u32,
+    pub(in crate::engine) generation: u32,
 }
 
 impl ConnId {

@@ -15,6 +15,6 @@ pub use data::Data;
 pub use dial::DialTarget;
 pub use error::SendError;
 pub use frame::Frame;
-pub(crate) use frame::{Framing, opcode};
+pub(in crate::engine) use frame::{Framing, opcode};
 pub use id::ConnId;
 pub use policy::Policy;

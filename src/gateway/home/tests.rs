@@ -100,7 +100,7 @@ fn audit(home: &Home) {
 fn the_account_is_the_sum_of_what_is_held() {
     let limits = HomeLimits { history_bytes: 60_000, ..HomeLimits::default() };
     let mut home = home(limits);
-    let mut rng = crate::engine::rng::Rng::new(13);
+    let mut rng = crate::common::rng::Rng::new(13);
     let mut listening = [0; 12];
     for n in 0..20_000 {
         let now = Duration::from_millis(n * 40);

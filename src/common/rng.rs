@@ -13,7 +13,7 @@ impl Rng {
 
     /// Seeded by the kernel.
     pub fn from_entropy() -> Self {
-        Self::new(getrandom::u64().unwrap_or_else(|_| super::sys::monotonic_ns() | 1))
+        Self::new(getrandom::u64().unwrap_or_else(|_| std::process::id().into()))
     }
 
     /// The next 64 bits.

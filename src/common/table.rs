@@ -7,6 +7,8 @@
 //! An entry is an `Option`: a type with a niche costs its own size, which tables of every
 //! connection assert.
 
+use std::fmt;
+
 /// See the module's text. `N` entries are a chunk.
 pub(crate) struct SlotTable<T, const N: usize = CHUNK> {
     chunks: Vec<Option<Chunk<T, N>>>,
@@ -35,6 +37,12 @@ impl<T, const N: usize> Default for SlotTable<T, N> {
     }
 }
 
+impl<T, const N: usize> fmt::Debug for SlotTable<T, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotTable").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
 impl<T, const N: usize> SlotTable<T, N> {
     /// Entries there are.
     pub(crate) fn used(&self) -> u32 {
@@ -43,17 +51,22 @@ impl<T, const N: usize> SlotTable<T, N> {
 
     /// Puts an entry in, where none is.
     pub(crate) fn insert(&mut self, slot: u32, entry: T) -> &mut T {
+        debug_assert!(self.get(slot).is_none(), "slot {slot} has an entry");
+        self.get_or_insert_with(slot, || entry)
+    }
+
+    /// The entry of a slot, which is made if there is none.
+    pub(crate) fn get_or_insert_with(&mut self, slot: u32, make: impl FnOnce() -> T) -> &mut T {
         let (chunk, at) = Self::split(slot);
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
         let chunk = self.chunks[chunk].get_or_insert_default();
         let place = &mut chunk.entries[at];
-        debug_assert!(place.is_none(), "slot {slot} has an entry");
         let new = u32::from(place.is_none());
         chunk.used += new;
         self.used += new;
-        place.insert(entry)
+        place.get_or_insert_with(make)
     }
 
     /// Takes the entry of a slot out.
@@ -94,7 +107,7 @@ impl<T, const N: usize> SlotTable<T, N> {
     }
 
     /// Visits the entries of one chunk, and returns which chunk is next.
-    pub(super) fn sweep(&mut self, chunk: usize, visit: impl FnMut(&mut T)) -> usize {
+    pub(crate) fn sweep(&mut self, chunk: usize, visit: impl FnMut(&mut T)) -> usize {
         if let Some(chunk) = self.chunks.get_mut(chunk).and_then(Option::as_mut) {
             chunk.entries.iter_mut().flatten().for_each(visit);
         }

@@ -107,12 +107,13 @@ class Node:
     def metric(self, name):
         return float(re.search(rf"^ringhold_{name} (.*)$", self.metrics(), re.M).group(1))
 
-    def broker_seconds(self):
-        """Processor time of the broker's thread so far."""
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            if (task / "comm").read_text().startswith("ringhold-broker"):
-                return int((task / "schedstat").read_text().split()[0]) / 1e9
-        raise SystemExit("the node has no thread for its broker")
+    def seconds(self, thread=""):
+        """Processor time so far of the threads whose names begin so."""
+        tasks = [it for it in Path(f"/proc/{self.process.pid}/task").iterdir()
+                 if (it / "comm").read_text().startswith(thread)]
+        if not tasks:
+            raise SystemExit(f"the node has no thread {thread}")
+        return sum(int((it / "schedstat").read_text().split()[0]) for it in tasks) / 1e9
 
     def memory(self):
         """Of its own, in bytes."""
@@ -267,11 +268,11 @@ def figure_publish(world):
     for _ in range(options.rounds):
         full.append(scripted(1))
         saved.append(scripted(0))
-        before, messages = node.broker_seconds(), node.metric('broker_requests_total{op="publish",outcome="ok"}') \
+        before, messages = node.seconds("ringhold-broker"), node.metric('broker_requests_total{op="publish",outcome="ok"}') \
             if 'op="publish"' in node.metrics() else 0
         kept.append(publish_many(node, "kept", options.seconds))
         count = node.metric('broker_requests_total{op="publish",outcome="ok"}') - messages
-        cost.append((node.broker_seconds() - before) / count * 1e6)
+        cost.append((node.seconds("ringhold-broker") - before) / count * 1e6)
         bare.append(plain())
         passed.append(publish_many(node, "plain", options.seconds))
     middle = statistics.median
@@ -293,14 +294,14 @@ def figure_messages(world):
     data, cost, rates = publication(), [], []
     for _ in range(options.rounds):
         crowd.parts[0][0].send(("hear", (options.seconds, b'"pub"')))
-        before, messages, begun = node.broker_seconds(), node.metric("broker_messages_total"), time.monotonic()
+        before, messages, begun = node.seconds("ringhold-broker"), node.metric("broker_messages_total"), time.monotonic()
         redis.benchmark("PUBLISH", "centrifugo.client.plain:__rand_int__", data,
                         count=int(60_000 * options.seconds), pipeline=16)
         heard = crowd.parts[0][0].recv()
         count = node.metric("broker_messages_total") - messages
         if not heard or not count:
             raise SystemExit("nothing was heard")
-        cost.append((node.broker_seconds() - before) / count * 1e6)
+        cost.append((node.seconds("ringhold-broker") - before) / count * 1e6)
         rates.append(count / (time.monotonic() - begun))
     return [("broker's thread for a message that it receives", f"{statistics.median(cost):.2f} us",
              f"{statistics.median(rates):,.0f}/s", "")]
@@ -384,6 +385,8 @@ def figure_return(world):
         crowd.come(greetings[:1], b'"subscribe":', each)
         before, there = it.memory(), it.metric("gateway_channels")
         crowd.come(greetings[1:], b'"subscribe":', each)
+        # What waits for an answer remembers until when it may.
+        time.sleep(REST)
         used.append((it.memory() - before) / (it.metric("gateway_channels") - there))
     until("all to be subscribed", lambda: int(redis.info("pubsub_channels")) >= options.channels)
     listened, verified = [], []
@@ -433,11 +436,11 @@ def figure_crowd(world):
     """A crowd that returns to one channel with something missed, beside memory."""
     redis, options = world.redis(), world.options
     nodes = {"redis": world.node(redis), "memory": world.node()}
-    took, reads = {name: [] for name in nodes}, []
-    for name, node in nodes.items():
-        crowd = world.crowd(node)
-        for number in range(options.rounds):
-            channel = f"kept:crowd-{number}"
+    crowds = {name: world.crowd(node) for name, node in nodes.items()}
+    took, used, reads = {name: [] for name in nodes}, {name: [] for name in nodes}, []
+    for number in range(options.rounds):
+        for name, node in nodes.items():
+            crowd, channel = crowds[name], f"kept:crowd-{number}"
             place = api(node, "publish", {"channel": channel, "data": 0})["result"]
             since = (place["epoch"], place["offset"])
             crowd.come([hello([(channel, None)])] * options.clients, b'"subscribe":')
@@ -446,15 +449,24 @@ def figure_crowd(world):
             for missed in range(20):
                 api(node, "publish", {"channel": channel, "data": missed})
             before = node.metric("broker_reads_total") if name == "redis" else 0
+            seconds = node.seconds()
             took[name].append(crowd.come([hello([(channel, since)])] * options.clients, b'"recovered":true'))
+            used[name].append((node.seconds() - seconds) / options.clients * 1e6)
             if name == "redis":
                 reads.append(node.metric("broker_reads_total") - before)
             crowd.go()
             until("all to have left", lambda: node.metric("gateway_clients") == 0)
-    redis_took, memory = (statistics.median(took[name]) for name in nodes)
-    return [(f"{options.clients:,} clients return to one channel, 20 publications missed", f"{redis_took:.2f} s",
-             f"memory {memory:.2f} s", f"{redis_took / memory:.2f}; {max(reads):.0f} reads of Redis at most")]
+    ratios = [ours / memory for ours, memory in zip(used["redis"], used["memory"])]
+    ours, memory = (statistics.median(used[name]) for name in nodes)
+    wall = ", ".join(f"{name} {statistics.median(took[name]):.2f} s" for name in nodes)
+    return [(f"{options.clients:,} clients return to one channel, 20 publications missed: processor time of the node "
+             f"for each", f"{ours:.1f} us", f"memory {memory:.1f} us; on the clock of the load {wall}",
+             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
+             f"{max(reads):.0f} reads of Redis at most")]
 
+
+# Longer than any deadline of a request, in seconds.
+REST = 10
 
 FIGURES = {
     "publish": figure_publish,

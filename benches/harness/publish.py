@@ -47,6 +47,7 @@ WORKLOADS = [
     Workload("sixteen", "publish, 16 connections", 16),
     Workload("broadcast", "broadcast to 100 channels, one connection", 1, "broadcast", 100),
     Workload("batch-16", "batch of 16, one connection", 1, "batch", 16),
+    Workload("batches", "batch of 16, 16 connections", 16, "batch", 16),
     Workload("batch-100", "batch of 100, one connection", 1, "batch", 100),
     Workload("paced", "publish at 2,000/s over 1,000 channels, one connection", 1, rate=2000),
 ]

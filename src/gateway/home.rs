@@ -129,8 +129,6 @@ struct Channel {
     hears: u32,
     /// Place in the list of channels with retained publications.
     stored: u32,
-    /// Its line, if a broker orders it.
-    line: u32,
     /// The last publication is the stream's top.
     at_top: bool,
 }
@@ -343,7 +341,6 @@ impl Home {
             last: None,
             hears: 0,
             stored: NONE,
-            line: NONE,
             at_top: false,
         }) as u32;
         self.idle += 1;
@@ -489,7 +486,7 @@ impl Home {
         let channel = self.channels.remove(key as usize);
         self.held.record -= channel.share().record;
         self.idle -= 1;
-        self.lines.remove(channel.line);
+        self.lines.remove(key);
         let hash = self.placement.hash(&channel.name);
         if let Ok(entry) = self.names.find_entry(hash, |of| *of == key) {
             entry.remove();

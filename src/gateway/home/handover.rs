@@ -17,7 +17,6 @@ use crate::gateway::delivery::{Delivery, Happening, Item};
 use crate::gateway::handover::HEIR;
 use crate::gateway::handover::words::WORD_MAX;
 use crate::gateway::letters::{ClientId, Member, SubscribeLetter, SubscribedLetter, Who};
-use crate::gateway::local::NONE;
 use crate::gateway::stream::{Position, Read, StreamOptions};
 use crate::gateway::wire::messages::Publication;
 
@@ -176,8 +175,8 @@ impl Home {
     /// Takes those who wait for an answer out of the lines.
     pub(in crate::gateway) fn take_waiting(&mut self) -> Vec<SubscribeLetter> {
         let mut letters = Vec::new();
-        for number in 0..self.lines() {
-            let Some(line) = self.line_at(number) else { continue };
+        for key in 0..self.lines_end() {
+            let Some(line) = self.line(key) else { continue };
             let Some(wait) = &mut line.wait else { continue };
             letters.extend(wait.subscribers.drain(..).map(|waiting| *waiting.letter));
         }
@@ -195,9 +194,9 @@ impl Home {
             }
         }
         taken.sort_unstable();
+        self.lines = Lines::default();
         let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key as u32).collect();
         for key in keys {
-            self.channels[key as usize].line = NONE;
             if taken.binary_search(&key).is_err() {
                 let had = self.change(key, |channel| {
                     channel.at_top = false;
@@ -208,7 +207,6 @@ impl Home {
                 }
             }
         }
-        self.lines = Lines::default();
         inherited
     }
 

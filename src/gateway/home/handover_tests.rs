@@ -223,7 +223,7 @@ fn listeners_are_told_what_they_have_not_got_of_what_was_kept() {
         let inherited = home.inherit(Some(kept));
         assert_eq!(missing(&inherited), [(4, false), (5, delta)]);
         assert_eq!((inherited.lost.len(), home.position(key)), (0, Some(top)));
-        assert_eq!((home.lines(), home.channels[key as usize].line), (0, NONE));
+        assert_eq!((home.lines_end(), home.line(key).is_some()), (0, false));
         assert!(home.history_bytes() > 0);
     }
     for at_top in [false, true] {
@@ -279,12 +279,12 @@ fn what_was_not_kept_begins_anew() {
     let inherited = home.inherit(Some(kept));
     assert_eq!(inherited.lost, [b], "{a} was, and {plain} has nothing to lose");
     assert_eq!((home.position(a), home.position(b)), (Some(top), None));
-    assert!(!home.channels[b as usize].at_top && home.channels[plain as usize].line == NONE);
+    assert!(!home.channels[b as usize].at_top && home.line(plain).is_none());
     // Nobody has kept anything.
     let mut home = new();
     let key = mirrored(&mut home, "a", top, false);
     let inherited = home.inherit(None);
-    assert_eq!((inherited.lost, home.position(key), home.lines()), (vec![key], None, 0));
+    assert_eq!((inherited.lost, home.position(key), home.lines_end()), (vec![key], None, 0));
 }
 
 #[test]

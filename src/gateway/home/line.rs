@@ -1,18 +1,17 @@
 //! What a home core knows besides of a channel that a broker orders: whether it hears of it, how
 //! sure its position is, who waits for what, and what came before its turn.
 //!
-//! Owns one line per channel that is in use, and the account of what is held back. Without a broker
-//! there are none. The invariant: a line's channel exists, and its number is in the channel.
+//! Owns one line per channel that is in use, by the channel's key, and the account of what is held
+//! back. Without a broker there are none. The invariant: a line's channel exists.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
-use slab::Slab;
-
 use super::Home;
+use crate::common::table::SlotTable;
 use crate::gateway::broker::Ticket;
 use crate::gateway::delivery::Item;
 use crate::gateway::letters::SubscribeLetter;
-use crate::gateway::local::NONE;
 use crate::gateway::outside::SubKey;
 use crate::gateway::stream::Epoch;
 
@@ -49,15 +48,14 @@ pub(in crate::gateway) const SENT: u16 = 512;
 /// What is known of one channel.
 #[derive(Debug)]
 pub(in crate::gateway) struct Line {
-    /// The channel's.
-    pub(in crate::gateway) key: u32,
     /// The last time its position was right, in seconds.
     pub(in crate::gateway) checked: u32,
     /// The last time the life of its history began anew, in seconds.
     pub(in crate::gateway) prolonged: u32,
     /// Which of the options that the core has met; [`NO_STREAM`] is none.
     pub(in crate::gateway) options: u16,
-    flags: u16,
+    /// With [`IN_USE`], so that a vacant place in the table needs no byte of its own.
+    flags: NonZeroU16,
     /// Of the publication at the top; 0 if nobody here has seen it. Of a stream that is not known:
     /// the highest offset that came.
     pub(in crate::gateway) print: u64,
@@ -67,15 +65,19 @@ pub(in crate::gateway) struct Line {
 /// No positioned subscriber was here so far.
 pub(in crate::gateway) const NO_STREAM: u16 = u16::MAX;
 
-const _: () = assert!(size_of::<Line>() <= 32);
+/// No fact about a channel: always set.
+const IN_USE: NonZeroU16 = NonZeroU16::new(1 << 15).unwrap();
+
+const _: () = assert!(size_of::<Option<Line>>() <= 32);
 
 impl Line {
     pub(in crate::gateway) fn is(&self, flag: u16) -> bool {
-        self.flags & flag != 0
+        self.flags.get() & flag != 0
     }
 
     pub(in crate::gateway) fn set(&mut self, flag: u16, on: bool) {
-        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+        let flags = self.flags.get();
+        self.flags = IN_USE | if on { flags | flag } else { flags & !flag };
     }
 
     /// Whether what the server says leads on from what is here: messages come, and from the server
@@ -163,7 +165,7 @@ pub(in crate::gateway) struct Reading {
 /// All lines of a core.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct Lines {
-    slab: Slab<Line>,
+    table: SlotTable<Line>,
     /// Bytes of messages held back.
     held: usize,
 }
@@ -171,17 +173,15 @@ pub(in crate::gateway) struct Lines {
 impl Lines {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.slab.is_empty() && self.held == 0
+        self.table.used() == 0 && self.held == 0
     }
 
-    pub(super) fn remove(&mut self, line: u32) {
-        if line == NONE {
-            return;
-        }
-        let line = self.slab.remove(line as usize);
-        self.held -= line.wait.map_or(0, |wait| wait.bytes);
-        if self.slab.is_empty() {
-            self.slab = Slab::new();
+    /// Forgets the line of a channel, if it has one.
+    pub(super) fn remove(&mut self, key: u32) {
+        let line = self.table.remove(key);
+        self.held -= line.and_then(|line| line.wait).map_or(0, |wait| wait.bytes);
+        if self.table.used() == 0 {
+            self.table = SlotTable::default();
         }
     }
 }
@@ -189,8 +189,7 @@ impl Lines {
 impl Home {
     /// The line of a channel.
     pub(in crate::gateway) fn line(&mut self, key: u32) -> Option<&mut Line> {
-        let line = self.channels.get(key as usize)?.line;
-        self.lines.slab.get_mut(line as usize)
+        self.lines.table.get_mut(key)
     }
 
     /// The channel of this name, and its line.
@@ -201,34 +200,20 @@ impl Home {
 
     /// The line of a channel, which it has from here on.
     pub(in crate::gateway) fn draw_line(&mut self, key: u32) -> &mut Line {
-        let line = self.channels[key as usize].line;
-        if line != NONE {
-            return &mut self.lines.slab[line as usize];
-        }
-        let entry = self.lines.slab.vacant_entry();
-        self.channels[key as usize].line = entry.key() as u32;
-        entry.insert(Line {
-            key,
+        debug_assert!(self.channels.contains(key as usize), "a line of no channel");
+        self.lines.table.get_or_insert_with(key, || Line {
             checked: 0,
             prolonged: 0,
             options: NO_STREAM,
-            flags: 0,
+            flags: IN_USE,
             print: 0,
             wait: None,
         })
     }
 
-    /// One more than the highest number of a line.
-    pub(in crate::gateway) fn lines(&self) -> usize {
-        match self.lines.slab.is_empty() {
-            true => 0,
-            false => self.lines.slab.capacity(),
-        }
-    }
-
-    /// The line of this number.
-    pub(in crate::gateway) fn line_at(&mut self, number: usize) -> Option<&mut Line> {
-        self.lines.slab.get_mut(number)
+    /// One past the highest key of a channel that may have a line.
+    pub(in crate::gateway) fn lines_end(&self) -> u32 {
+        self.lines.table.end()
     }
 
     /// What waits in a channel, which something does from here on.

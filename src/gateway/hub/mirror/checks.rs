@@ -35,7 +35,7 @@ const META_PARTS: u32 = 10;
 /// Something that is done with all lines from time to time, a part of them at each step.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    next: usize,
+    next: u32,
     due: Duration,
     /// When this time around began.
     began: Duration,
@@ -47,10 +47,10 @@ impl Round {
     /// The lines whose turn it is, of so many, if each has one per period.
     pub(super) fn step(
         &mut self,
-        lines: usize,
+        lines: u32,
         period: Duration,
         now: Duration,
-    ) -> std::ops::Range<usize> {
+    ) -> std::ops::Range<u32> {
         if lines == 0 || now < self.due {
             return 0..0;
         }
@@ -59,7 +59,7 @@ impl Round {
         }
         self.due = now + (period / STEPS).max(Duration::from_millis(1));
         let start = self.next.min(lines);
-        let end = (start + lines / STEPS as usize + 1).min(lines);
+        let end = (start + lines / STEPS + 1).min(lines);
         self.next = end;
         if end == lines {
             self.next = 0;
@@ -70,7 +70,7 @@ impl Round {
     }
 
     /// When the next step is due, if there is one.
-    pub(super) fn due(&self, lines: usize) -> Option<Duration> {
+    pub(super) fn due(&self, lines: u32) -> Option<Duration> {
         (lines > 0).then_some(self.due)
     }
 }
@@ -98,10 +98,9 @@ impl Hub {
             }
             return;
         }
-        for number in 0..self.home.lines() {
-            let key = self.home.line_at(number).map(|line| line.key);
-            let key = key.filter(|key| self.home.name(*key).is_some_and(|name| scope.has(name)));
-            self.suspect_one(key);
+        for key in 0..self.home.lines_end() {
+            let is_meant = self.home.name(key).is_some_and(|name| scope.has(name));
+            self.suspect_one(is_meant.then_some(key));
         }
     }
 
@@ -123,13 +122,13 @@ impl Hub {
         now: Duration,
     ) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
-        let (period, lines) = (mirror.position_check, home.lines());
+        let (period, lines) = (mirror.position_check, home.lines_end());
         let silent = u32::try_from(period.as_secs().max(1)).unwrap_or(u32::MAX);
         let mut doubts = Vec::new();
-        for number in mirror.positions.step(lines, period, now) {
-            let Some(line) = home.line_at(number) else { continue };
+        for key in mirror.positions.step(lines, period, now) {
+            let Some(line) = home.line(key) else { continue };
             if line.is(HEARD) && seconds(now).saturating_sub(line.checked) >= silent {
-                doubts.extend(home.line_at(number).map(|line| line.key));
+                doubts.push(key);
             }
         }
         for key in doubts {

@@ -23,11 +23,11 @@ pub(super) struct Returning {
     scope: Scope,
     life: Life,
     /// The next line to look at.
-    next: usize,
+    next: u32,
 }
 
 /// Lines that one turn looks at.
-const STEP: usize = 4096;
+const STEP: u32 = 4096;
 
 /// Parts whose state is remembered one by one.
 const PARTS: usize = 1024;
@@ -145,14 +145,12 @@ impl Hub {
         mirror.listens.retain(|name| !scope.has(name));
         // What is not acknowledged never will be.
         mirror.unheard.retain(|name, _| !scope.has(name));
-        let all = home.lines();
         let mut waiting = Vec::new();
-        for number in 0..all {
-            let Some(key) = home.line_at(number).map(|line| line.key) else { continue };
+        for key in 0..home.lines_end() {
             if !matches!(scope, Scope::All) && !home.name(key).is_some_and(|it| scope.has(it)) {
                 continue;
             }
-            let Some(line) = home.line_at(number) else { continue };
+            let Some(line) = home.line(key) else { continue };
             line.set(ASKED | SENT | HEARD, false);
             // An answer that is under way may be older than what comes after the next connection.
             if let Some(wait) = line.wait.as_mut().filter(|wait| wait.reading.is_some()) {
@@ -179,15 +177,14 @@ impl Hub {
     pub(super) fn go_on_returning(&mut self, now: Duration) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
         let returning = mirror.returning.front_mut()?;
-        let all = home.lines();
+        let all = home.lines_end();
         let end = (returning.next + STEP).min(all);
-        for number in returning.next..end {
-            let Some(key) = home.line_at(number).map(|line| line.key) else { continue };
+        for key in returning.next..end {
             let Some(name) = home.name(key).filter(|name| returning.scope.has(name)) else {
                 continue;
             };
             let name = name.clone();
-            let Some(line) = home.line_at(number) else { continue };
+            let Some(line) = home.line(key) else { continue };
             if returning.life != Life::Same && line.is(KNOWN) {
                 line.set(VERIFY, true);
                 line.set(FORKED, line.is(FORKED) || returning.life == Life::Lost);

@@ -131,6 +131,15 @@ pub(super) struct Mirror {
     retired: bool,
 }
 
+/// Entries for which an empty list keeps its memory.
+const KEPT: usize = 1024;
+
+fn rest<T>(list: &mut VecDeque<T>) {
+    if list.is_empty() && list.capacity() > KEPT {
+        *list = VecDeque::new();
+    }
+}
+
 /// Something to be done again.
 #[derive(Debug)]
 enum Again {
@@ -211,6 +220,22 @@ impl Mirror {
         number.min(usize::from(u16::MAX - 1)) as u16
     }
 
+    /// Gives back the memory of lists that a crowd has filled, once they are empty.
+    fn rest(&mut self) {
+        let Self { listens, lingering, deadlines, due, again, .. } = self;
+        rest(listens);
+        rest(lingering);
+        rest(deadlines);
+        rest(due);
+        rest(again);
+        if self.pending.is_empty() && self.pending.capacity() > KEPT {
+            self.pending = HashMap::new();
+        }
+        if self.open.is_empty() && self.open.capacity() > KEPT {
+            self.open = HashMap::new();
+        }
+    }
+
     fn next_ticket(&mut self) -> Ticket {
         self.ticket += 1;
         Ticket(self.ticket)
@@ -279,6 +304,7 @@ impl Hub {
         let listens = self.flush_listens(out);
         let positions = self.check_positions(out, now);
         let renewals = self.renew_presence(out, now);
+        self.mirror().rest();
         let rounds = [positions, renewals, returning, listens];
         [late, again, lingering].into_iter().chain(rounds).flatten().min()
     }

@@ -99,10 +99,11 @@ impl Hub {
         if !mirror.limits.keeps.members() {
             return None;
         }
-        let (period, lines) = (mirror.limits.presence_ttl / RENEWALS, home.lines());
-        for number in mirror.renewals.step(lines, period, now) {
-            let Some(key) = self.home.line_at(number).map(|line| line.key) else { continue };
-            self.renew_channel(out, key);
+        let (period, lines) = (mirror.limits.presence_ttl / RENEWALS, home.lines_end());
+        for key in mirror.renewals.step(lines, period, now) {
+            if self.home.line(key).is_some() {
+                self.renew_channel(out, key);
+            }
         }
         self.mirror().renewals.due(lines)
     }

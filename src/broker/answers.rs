@@ -110,7 +110,7 @@ impl Gathered {
         let at = self.came;
         self.came += 1;
         let read = match request {
-            Request::Tops(_, tops) => self.position(tops, reply),
+            Request::Positions(_, tops) => self.position(tops, reply),
             Request::PresenceRenew(..) => self.renewed(at, reply),
             _ => outcome(request, reply, again).map(|outcome| self.outcome = Some(outcome)),
         };
@@ -136,7 +136,9 @@ impl Gathered {
             return Err(fault);
         }
         match request {
-            Request::Tops(_, tops) if tops.len() == self.tops.len() => Ok(Outcome::Tops(self.tops)),
+            Request::Positions(_, tops) if tops.len() == self.tops.len() => {
+                Ok(Outcome::Positions(self.tops))
+            }
             // Redis says how many, not which; that all are added again is right for each.
             Request::PresenceRenew(.., members) => Ok(Outcome::Missing(match self.missing {
                 true => members.clone(),

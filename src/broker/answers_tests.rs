@@ -53,7 +53,7 @@ fn requests() -> Vec<Request> {
         request(false, "k"),
         Request::History(Ticket(1), Box::new(history)),
         Request::HistoryRemove(Ticket(1), "ch".into()),
-        Request::Tops(Ticket(1), vec![top(0), top(3), top(0)]),
+        Request::Positions(Ticket(1), vec![top(0), top(3), top(0)]),
         Request::Renew(Ticket(1), Box::new(renew)),
         Request::PresenceRemove(
             Ticket(1),
@@ -119,9 +119,9 @@ fn positions_come_with_their_entries() {
     let replies = [none, life, place, &entry(3), &entry(2), life, begun, life];
     let top = |top, first, entry| Some(Top { epoch: epoch(), top, first, entry });
     let tops = vec![None, top(4, 2, Some("x".into())), top(0, 0, None)];
-    assert_eq!(result(request, &replies, false), Ok(Outcome::Tops(tops)));
+    assert_eq!(result(request, &replies, false), Ok(Outcome::Positions(tops)));
     let replies = [none, life, none, "*0\r\n", "*0\r\n", life, none, life];
-    assert_eq!(result(request, &replies, false), Ok(Outcome::Tops(vec![None, None, None])));
+    assert_eq!(result(request, &replies, false), Ok(Outcome::Positions(vec![None, None, None])));
     assert_eq!(result(request, &replies[..6], false), Err(Fault::Malformed));
 }
 

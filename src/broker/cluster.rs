@@ -90,7 +90,7 @@ struct Stray {
 
 /// Which request of a channel it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum RequestOrder {
     /// It has just come.
     New,
     /// It is the first of those that came back.
@@ -246,7 +246,7 @@ impl Cluster {
             let mut state = self.state.borrow_mut();
             state.number += 1;
             job.set_number(state.number);
-            self.place(&mut state, job, Why::Moved, now, Turn::New);
+            self.place(&mut state, job, Why::Moved, now, RequestOrder::New);
         } else {
             self.tops(job, now);
         }
@@ -291,11 +291,11 @@ impl Cluster {
         mut job: Box<Job>,
         why: Why,
         now: Instant,
-        turn: Turn,
+        turn: RequestOrder,
     ) -> bool {
         let Some(channel) = job.channel().cloned() else {
             // Only a question for no positions has none.
-            job.answer(&self.parts.post, &self.parts.tally, Ok(Outcome::Tops(Vec::new())));
+            job.answer(&self.parts.post, &self.parts.tally, Ok(Outcome::Positions(Vec::new())));
             return true;
         };
         let map = self.places.map.get();
@@ -308,10 +308,10 @@ impl Cluster {
         // What is with another node may come back, and is to be done first.
         let clear = match (self.flights.borrow().get(&lane), owner, turn) {
             (None, ..) => true,
-            (Some(_), None, _) | (Some(_), _, Turn::First) => false,
+            (Some(_), None, _) | (Some(_), _, RequestOrder::First) => false,
             (Some((at, _)), Some(node), _) => *at == node.id,
         };
-        let held = turn == Turn::New && state.held.contains(&lane);
+        let held = turn == RequestOrder::New && state.held.contains(&lane);
         job.asks(sent_on.is_some());
         match owner.and_then(|node| Some((node, state.members.get(node)?))) {
             Some((node, member)) if clear && !held => {
@@ -327,7 +327,7 @@ impl Cluster {
             Some(_) => {}
         }
         state.wait(job, lane, why, now);
-        if turn == Turn::New {
+        if turn == RequestOrder::New {
             self.wake.notify_one();
         }
         false
@@ -401,7 +401,8 @@ impl Cluster {
             } else if state.held.contains(&lane) || !is_due {
                 state.wait(job, lane, why, since);
             } else {
-                let turn = if passed.contains(&lane) { Turn::Behind } else { Turn::First };
+                let turn =
+                    if passed.contains(&lane) { RequestOrder::Behind } else { RequestOrder::First };
                 if self.place(&mut state, job, why, since, turn) {
                     passed.insert(lane);
                 }

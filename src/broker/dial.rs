@@ -172,7 +172,7 @@ async fn greet(
     };
     loads.iter().for_each(|script| load(link.output(), *script));
     let mut answers = Vec::with_capacity(4 + loads.len());
-    receive(link, 4 + loads.len(), |reply| answers.push(Answer::of(&reply))).await?;
+    receive(link, 4 + loads.len(), |reply| answers.push(OwnedReply::of(&reply))).await?;
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     // A name is for people.
@@ -245,7 +245,7 @@ fn refused(keys: &Arc<str>, what: String, else_: impl FnOnce(String) -> DialErro
 }
 
 /// Demands that the server be in charge. One that may not be asked is believed.
-fn primary(keys: &Arc<str>, role: &Answer, facts: &Facts) -> Result<(), DialError> {
+fn primary(keys: &Arc<str>, role: &OwnedReply, facts: &Facts) -> Result<(), DialError> {
     if let Some(what) = role.error.as_ref().filter(|what| !what.starts_with("NOPERM")) {
         let unknown = |what| DialError::Forbidden("ROLE", what);
         // Some services have none.
@@ -268,13 +268,13 @@ pub fn load(out: &mut Vec<u8>, script: Script) {
 
 /// The part of a reply that outlives it.
 #[derive(Debug, Default)]
-struct Answer {
+struct OwnedReply {
     error: Option<String>,
     /// Of a text, or the first of a list.
     text: String,
 }
 
-impl Answer {
+impl OwnedReply {
     fn of(reply: &Reply<'_>) -> Self {
         let lossy = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         match reply {
@@ -285,9 +285,9 @@ impl Answer {
     }
 }
 
-async fn one(link: &mut Link) -> Result<Answer, DialError> {
-    let mut answer = Answer::default();
-    receive(link, 1, |reply| answer = Answer::of(&reply)).await?;
+async fn one(link: &mut Link) -> Result<OwnedReply, DialError> {
+    let mut answer = OwnedReply::default();
+    receive(link, 1, |reply| answer = OwnedReply::of(&reply)).await?;
     Ok(answer)
 }
 
@@ -387,10 +387,11 @@ mod tests {
 
     #[test]
     fn only_a_primary_is_believed() {
-        let answer = |text: &str| Answer { error: None, text: text.to_owned() };
-        let error = |what: &str| Answer { error: Some(what.to_owned()), text: String::new() };
+        let answer = |text: &str| OwnedReply { error: None, text: text.to_owned() };
+        let error = |what: &str| OwnedReply { error: Some(what.to_owned()), text: String::new() };
         let facts = Facts::default();
-        let primary = |role: &Answer, facts: &Facts| primary(&"engine.redis".into(), role, facts);
+        let primary =
+            |role: &OwnedReply, facts: &Facts| primary(&"engine.redis".into(), role, facts);
         assert!(primary(&answer("master"), &facts).is_ok());
         assert!(primary(&answer("slave"), &facts).is_err());
         assert!(primary(&error("ERR unknown command 'ROLE'"), &facts).is_ok());

@@ -72,7 +72,7 @@ impl Joined {
         result: Result<Outcome, Fault>,
     ) -> Option<Result<Outcome, Fault>> {
         match result {
-            Ok(Outcome::Tops(found)) => {
+            Ok(Outcome::Positions(found)) => {
                 let mut found = found.into_iter();
                 for (top, place) in self.tops.iter_mut().zip(&self.shards) {
                     if usize::from(*place) == shard {
@@ -86,7 +86,7 @@ impl Joined {
         self.missing = self.missing.saturating_sub(1);
         (self.missing == 0).then(|| match self.fault {
             Some(fault) => Err(fault),
-            None => Ok(Outcome::Tops(std::mem::take(&mut self.tops))),
+            None => Ok(Outcome::Positions(std::mem::take(&mut self.tops))),
         })
     }
 }
@@ -112,9 +112,9 @@ mod tests {
         let (mut whole, parts) = Joined::split(names, vec![0, 2, 0, 2], 4, None);
         let shards: Vec<_> = parts.iter().map(|(shard, part)| (*shard, part.len())).collect();
         assert_eq!(shards, [(0, 2), (2, 2)]);
-        assert_eq!(whole.part(2, Ok(Outcome::Tops(vec![top(3), None]))), None);
-        let answer = whole.part(0, Ok(Outcome::Tops(vec![top(1), top(2)])));
-        assert_eq!(answer, Some(Ok(Outcome::Tops(vec![top(1), top(3), top(2), None]))));
+        assert_eq!(whole.part(2, Ok(Outcome::Positions(vec![top(3), None]))), None);
+        let answer = whole.part(0, Ok(Outcome::Positions(vec![top(1), top(2)])));
+        assert_eq!(answer, Some(Ok(Outcome::Positions(vec![top(1), top(3), top(2), None]))));
     }
 
     #[test]
@@ -126,10 +126,10 @@ mod tests {
         let inner = Rc::new(RefCell::new(inner));
         let part =
             |whole: &Rc<RefCell<Joined>>, number| Some(Part { whole: whole.clone(), number });
-        let tops = |number| Ok(Outcome::Tops(vec![top(number)]));
+        let tops = |number| Ok(Outcome::Positions(vec![top(number)]));
         assert_eq!(settle(part(&inner, 0), tops(3)), None);
         assert_eq!(settle(part(&inner, 1), tops(2)), None);
-        let all = Some(Ok(Outcome::Tops(vec![top(1), top(2), top(3)])));
+        let all = Some(Ok(Outcome::Positions(vec![top(1), top(2), top(3)])));
         assert_eq!(settle(part(&whole, 0), tops(1)), all);
         assert_eq!(settle(None, tops(9)), Some(tops(9)));
     }
@@ -138,6 +138,6 @@ mod tests {
     fn one_fault_is_that_of_the_whole() {
         let (mut whole, _) = Joined::split(asked(&["a", "bb"]), vec![0, 1], 2, None);
         assert_eq!(whole.part(1, Err(Fault::Late)), None);
-        assert_eq!(whole.part(0, Ok(Outcome::Tops(vec![top(1)]))), Some(Err(Fault::Late)));
+        assert_eq!(whole.part(0, Ok(Outcome::Positions(vec![top(1)]))), Some(Err(Fault::Late)));
     }
 }

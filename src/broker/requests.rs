@@ -69,7 +69,7 @@ pub fn may_repeat(request: &Request) -> bool {
         // which whoever removes it has to expect of another publisher anyway.
         Request::History(..)
         | Request::HistoryRemove(..)
-        | Request::Tops(..)
+        | Request::Positions(..)
         | Request::Renew(..)
         | Request::PresenceAdd(..)
         | Request::PresenceRemove(..)
@@ -110,7 +110,7 @@ impl Dialect {
                 command.joined(&layout.stream(channel)).joined(&layout.removals()).part(&**channel);
                 1
             }
-            Request::Tops(_, tops) => tops.iter().map(|top| self.top(out, top)).sum(),
+            Request::Positions(_, tops) => tops.iter().map(|top| self.top(out, top)).sum(),
             Request::Renew(_, renew) => self.renew(out, renew),
             Request::PresenceAdd(_, channel, members) => {
                 self.presence_add(out, channel, members, asked)
@@ -416,7 +416,7 @@ mod tests {
         let top =
             |channel: &str, entry, meta_ttl| TopOf { channel: channel.into(), entry, meta_ttl };
         let tops = vec![top("a", 0, None), top("b", 9, Some(Duration::from_secs(1)))];
-        let (replies, commands) = written(&Request::Tops(Ticket(1), tops), ASKED);
+        let (replies, commands) = written(&Request::Positions(Ticket(1), tops), ASKED);
         let expected = [
             "HMGET p.stream.meta.a s e",
             "HMGET p.stream.meta.b s e",

@@ -26,7 +26,7 @@ use super::listening::{Listening, Piece};
 use super::places::Owned;
 use super::post::Post;
 use super::requests::Dialect;
-use super::side::{Side, Turn};
+use super::side::{LinkEvent, Side};
 use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::work::{Job, Work};
@@ -211,8 +211,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// What one turn has found.
 #[derive(Debug, Default)]
 struct Found {
-    commands: Option<Turn>,
-    messages: Option<Turn>,
+    commands: Option<LinkEvent>,
+    messages: Option<LinkEvent>,
 }
 
 impl Shard {
@@ -330,34 +330,34 @@ impl Shard {
         }
     }
 
-    fn on_commands(&mut self, turn: Turn, now: Instant) {
+    fn on_commands(&mut self, turn: LinkEvent, now: Instant) {
         match turn {
-            Turn::Made(identity) => {
+            LinkEvent::Made(identity) => {
                 self.work.back();
                 self.made("commands", &identity);
             }
-            Turn::Failed(error) => {
+            LinkEvent::Failed(error) => {
                 self.failed("commands", error.name(), &error.to_string(), now);
                 self.work.away();
             }
-            Turn::Received => {
+            LinkEvent::Received => {
                 let Self { commands, work, .. } = self;
                 let Some(up) = commands.up() else { return };
                 if let Err(lost) = up.link.replies(now, |reply| work.reply(&reply, now)) {
                     self.lose_commands(&lost, now);
                 }
             }
-            Turn::Lost(lost) => self.lose_commands(&lost, now),
+            LinkEvent::Lost(lost) => self.lose_commands(&lost, now),
         }
     }
 
-    fn on_messages(&mut self, turn: Turn, now: Instant) {
+    fn on_messages(&mut self, turn: LinkEvent, now: Instant) {
         match turn {
-            Turn::Made(identity) => self.made("messages", &identity),
-            Turn::Failed(error) => {
+            LinkEvent::Made(identity) => self.made("messages", &identity),
+            LinkEvent::Failed(error) => {
                 self.failed("messages", error.name(), &error.to_string(), now);
             }
-            Turn::Received => {
+            LinkEvent::Received => {
                 let Self { messages, listening, dialect, .. } = self;
                 let Some(up) = messages.up() else { return };
                 let layout = &dialect.layout;
@@ -366,7 +366,7 @@ impl Shard {
                     self.lose_messages(&lost, now);
                 }
             }
-            Turn::Lost(lost) => self.lose_messages(&lost, now),
+            LinkEvent::Lost(lost) => self.lose_messages(&lost, now),
         }
     }
 

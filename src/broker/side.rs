@@ -49,7 +49,7 @@ pub(super) struct Up {
 
 /// What has become of a connection.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum LinkEvent {
     /// It is there.
     Made(Identity),
     /// The attempt has failed.
@@ -104,7 +104,7 @@ impl Side {
     }
 
     /// Goes on; ready when something has happened that others have to know.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
         loop {
             match &mut self.state {
                 State::Unwanted => return Poll::Pending,
@@ -118,21 +118,21 @@ impl Side {
                             let told = identity.clone();
                             let up = Up { link, identity, since: Instant::now() };
                             self.state = State::Up(Box::new(up));
-                            Turn::Made(told)
+                            LinkEvent::Made(told)
                         }
                         Err(error) => {
                             self.failures += 1;
                             self.pause();
-                            Turn::Failed(error)
+                            LinkEvent::Failed(error)
                         }
                     });
                 }
                 State::Up(up) => {
                     return Poll::Ready(match ready!(up.link.poll_exchange(cx)) {
-                        Ok(()) => Turn::Received,
+                        Ok(()) => LinkEvent::Received,
                         Err(lost) => {
                             self.drop_link();
-                            Turn::Lost(lost)
+                            LinkEvent::Lost(lost)
                         }
                     });
                 }

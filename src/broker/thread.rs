@@ -302,7 +302,7 @@ impl Router {
     fn route(&self, taken: Taken) {
         match &taken.request {
             Request::Listen(_) | Request::Ignore(_) => return self.pieces(taken),
-            Request::Tops(..) if self.servers.len() > 1 => return self.tops(taken),
+            Request::Positions(..) if self.servers.len() > 1 => return self.tops(taken),
             request if request.is_of_members() && !self.members.is_empty() => {
                 let job = Job::new(taken, None);
                 let shard = job.channel().map_or(0, |channel| share_of(&self.members, channel));

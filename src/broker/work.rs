@@ -176,7 +176,7 @@ impl Job {
     /// The positions that it asks for.
     pub(super) fn tops(&self) -> &[TopOf] {
         match &self.taken.request {
-            Request::Tops(_, tops) => tops,
+            Request::Positions(_, tops) => tops,
             _ => &[],
         }
     }
@@ -187,12 +187,12 @@ impl Job {
         if parts < 2 || self.tops().is_empty() {
             return vec![self];
         }
-        let Request::Tops(ticket, tops) = &mut self.taken.request else { return vec![self] };
+        let Request::Positions(ticket, tops) = &mut self.taken.request else { return vec![self] };
         let (ticket, tops) = (*ticket, std::mem::take(tops));
         let (whole, parts) = Joined::split(tops, places, parts, self.part.take());
         let whole = Rc::new(RefCell::new(whole));
         let part = |(number, tops)| {
-            let taken = self.taken.part(Request::Tops(ticket, tops));
+            let taken = self.taken.part(Request::Positions(ticket, tops));
             Self::new(taken, Some(Part { whole: whole.clone(), number }))
         };
         parts.into_iter().map(part).collect()

@@ -14,11 +14,11 @@ use ringhold::config::{
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
+use ringhold::control::gateway_backend::GatewayBackend;
 use ringhold::control::keeping::Keeper;
-use ringhold::control::live::Live;
 use ringhold::control::logging::{Format, LogFile};
 use ringhold::control::notify::Notifier;
-use ringhold::control::plane::Plane;
+use ringhold::control::services::Services;
 use ringhold::control::takeover::{self, Found};
 use ringhold::control::{self, Duties, settings};
 use ringhold::gateway::account::Budget;
@@ -120,7 +120,7 @@ pub(crate) fn run(
     let config = Config { accept_rate, ..config };
     let (drain, io) = (config.drain.clone(), config.io);
     let rules = Arc::new(Rulebook::new(options)?);
-    let (plane, outlets, tls) = Plane::new(&rules.options, demo)?;
+    let (plane, outlets, tls) = Services::new(&rules.options, demo)?;
     let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
     let layout = server.layout()?;
     let cores = u16::try_from(layout.workers)?;
@@ -166,7 +166,7 @@ pub(crate) fn run(
         "" => node_name(address),
         name => name.to_owned(),
     };
-    let live = Live::new(running.handle(), placement, rules.clone(), name);
+    let live = GatewayBackend::new(running.handle(), placement, rules.clone(), name);
     let live = Arc::new(live.with_broker(broker.as_ref().map(Beginning::view)));
     let broker = broker.map(|broker| broker.start(running.handle())).transpose()?;
     let routes = match plane.routes(&live) {
@@ -326,7 +326,7 @@ struct Gates {
 }
 
 /// Takes over what can be taken over from the configuration as it is now. False: nothing is.
-fn reload(live: &Live, gates: &Gates, arguments: &ServeArguments) -> bool {
+fn reload(live: &GatewayBackend, gates: &Gates, arguments: &ServeArguments) -> bool {
     let new = match Options::load(&arguments.sources()) {
         Ok(Loaded { options, warnings }) => {
             warn(&warnings);

@@ -81,7 +81,7 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         add("streams of subscriptions", "a proxy's max_streams", feeds);
     }
     add("the log", "", logging::QUEUE_BYTES as u64);
-    if state::Place::of(options).is_some() {
+    if state::StateFile::of(options).is_some() {
         let bytes = layout.workers as u64 * state::CORE_BYTES;
         add("channels on their way into the next process", "shutdown.state_path", bytes);
     }

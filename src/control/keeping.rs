@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::closing::{Closing, see_off};
 use super::counts::Counts;
-use super::state::{FileVault, Left, Mark, Place, name_of};
+use super::state::{FileVault, Left, Mark, StateFile, name_of};
 use super::takeover::elder::{Door, Elder, Line, Socket};
 use super::takeover::{self, Follower, Found};
 use crate::Handle;
@@ -29,7 +29,7 @@ use crate::gateway::state::{LeftOut, Vault};
 /// See the module's text.
 pub struct Keeper {
     /// The file, if there is one.
-    place: Option<Place>,
+    place: Option<StateFile>,
     /// Set while this process is the one that writes there.
     mark: Mutex<Option<Mark>>,
     left: Option<Arc<Left>>,
@@ -47,19 +47,19 @@ pub struct Keeper {
     deadline: Duration,
     room: u64,
     name: String,
-    outlets: Mutex<Option<Arc<Outlets>>>,
+    outlets: Mutex<Option<Arc<Destinations>>>,
     counts: Arc<Counts>,
 }
 
 /// Where what is kept goes: to an heir, and into a file in case that it fails.
 #[derive(Debug)]
-struct Outlets {
+struct Destinations {
     room: AtomicU64,
     file: Option<Arc<FileVault>>,
     line: Option<Arc<Line>>,
 }
 
-impl Vault for Outlets {
+impl Vault for Destinations {
     fn claim(&self, bytes: usize) -> bool {
         let less = |room: u64| room.checked_sub(bytes as u64);
         self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
@@ -94,7 +94,7 @@ impl Keeper {
         found: Option<Found>,
         counts: Arc<Counts>,
     ) -> Self {
-        let (place, path) = (Place::of(options), takeover::path(options));
+        let (place, path) = (StateFile::of(options), takeover::path(options));
         let keeps = place.is_some() || path.is_some();
         let mut keeper = Self {
             place,
@@ -247,7 +247,7 @@ impl Keeper {
         });
     }
 
-    fn open_outlets(&self) -> Arc<Outlets> {
+    fn open_outlets(&self) -> Arc<Destinations> {
         let vault = lock(&self.mark).as_ref().map(|mark| mark.vault());
         let file = vault.and_then(|vault| {
             vault
@@ -255,7 +255,7 @@ impl Keeper {
                 .ok()
         });
         let room = AtomicU64::new(self.room);
-        let outlets = Arc::new(Outlets { room, file, line: self.door.line() });
+        let outlets = Arc::new(Destinations { room, file, line: self.door.line() });
         *lock(&self.outlets) = Some(outlets.clone());
         outlets
     }
@@ -263,7 +263,7 @@ impl Keeper {
     /// The last core has ended.
     pub fn finish(&self) {
         let outlets = lock(&self.outlets).take();
-        let Some(Outlets { file, line, .. }) = outlets.as_deref() else { return };
+        let Some(Destinations { file, line, .. }) = outlets.as_deref() else { return };
         if line.as_ref().is_some_and(|line| line.finish()) {
             tracing::info!("another process has taken over: channels go on there");
             file.iter().for_each(|file| file.remove());

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::live::Live;
+use super::gateway_backend::GatewayBackend;
 use super::orders::Order;
 use crate::broker::bus::messages::{
     ChannelInfo, ChannelsRequest, ChannelsResult, Node, SurveyRequest,
@@ -24,7 +24,7 @@ pub(super) const CHANNELS: &str = "channels";
 const RUNNING: usize = 64;
 
 /// Runs as long as the control thread.
-pub(super) async fn serve(live: Arc<Live>, bus: Arc<Bus>) {
+pub(super) async fn serve(live: Arc<GatewayBackend>, bus: Arc<Bus>) {
     let announced = (live.clone(), bus.clone());
     tokio::spawn(async move {
         let (live, bus) = announced;
@@ -49,7 +49,7 @@ pub(super) async fn serve(live: Arc<Live>, bus: Arc<Bus>) {
     }
 }
 
-async fn serve_one(live: Arc<Live>, bus: Arc<Bus>, incoming: Incoming) {
+async fn serve_one(live: Arc<GatewayBackend>, bus: Arc<Bus>, incoming: Incoming) {
     let Incoming { command, answer, .. } = incoming;
     let outcome = match &command.survey_request {
         Some(question) => reply(&live, question).await,
@@ -70,7 +70,7 @@ async fn serve_one(live: Arc<Live>, bus: Arc<Bus>, incoming: Incoming) {
     }
 }
 
-async fn reply(live: &Live, question: &SurveyRequest) -> Result<Bytes, u32> {
+async fn reply(live: &GatewayBackend, question: &SurveyRequest) -> Result<Bytes, u32> {
     if question.op != CHANNELS {
         return Err(SurveyResponse::UNKNOWN);
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
 
-use super::live::Live;
+use super::gateway_backend::GatewayBackend;
 use crate::gateway::api::{ApiReply, BroadcastResult, NewPublication, PublishRequest};
 use crate::gateway::api::{BroadcastRequest, PublishResult};
 use crate::gateway::app;
@@ -35,7 +35,7 @@ pub(super) fn portion<'a>(sizes: impl Iterator<Item = &'a NewPublication>) -> us
     fits.count().max(1)
 }
 
-impl Live {
+impl GatewayBackend {
     /// Posts a portion: one letter for each home core.
     pub(super) fn post_publications(
         &self,

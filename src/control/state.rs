@@ -35,7 +35,7 @@ mod tests;
 
 /// Where the file is, and what it may be.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct StateFile {
     path: PathBuf,
     /// Bytes.
     max_size: u64,
@@ -122,7 +122,7 @@ const BLOCK_MAX: usize = PIECE + (32 << 20);
 /// What a server of these bounds holds to write or read its state, on each core.
 pub const CORE_BYTES: u64 = 2 * PIECE as u64 + (16 << 20);
 
-impl Place {
+impl StateFile {
     /// Where the options, or systemd (`StateDirectory=`), want it. `None`: nowhere.
     pub fn of(options: &Options) -> Option<Self> {
         let folder = std::env::var("STATE_DIRECTORY").unwrap_or_default();
@@ -252,7 +252,7 @@ pub struct Left {
 
 impl Left {
     /// Reads the file once, and believes nothing of it.
-    fn check(file: File, place: &Place) -> Result<Self, Unusable> {
+    fn check(file: File, place: &StateFile) -> Result<Self, Unusable> {
         let size = file.metadata()?.len();
         let mut reader = io::BufReader::with_capacity(PIECE, &file);
         let head = Head::read(&mut reader)?;
@@ -345,7 +345,7 @@ impl Chest for Left {
 /// This process writes at a place in its end, unless another one does by then.
 #[derive(Debug)]
 pub struct Mark {
-    place: Place,
+    place: StateFile,
     id: [u8; 16],
 }
 

@@ -8,7 +8,7 @@ const NOW: Duration = Duration::from_secs(7);
 
 /// A place in a folder of its own, which goes with it.
 struct Site {
-    place: Place,
+    place: StateFile,
     folder: PathBuf,
 }
 
@@ -16,7 +16,7 @@ impl Site {
     fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("ringhold-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&folder).unwrap();
-        let place = Place {
+        let place = StateFile {
             path: folder.join("state"),
             max_size: 1 << 20,
             max_age: Duration::from_secs(3600),
@@ -186,7 +186,7 @@ fn a_file_is_no_larger_than_it_may_be() {
 fn the_place_is_what_options_and_systemd_say() {
     let mut options = Options::default();
     let path = |options: &Options, folder: &str| {
-        Place::within(options, folder).map(|place| place.path.display().to_string())
+        StateFile::within(options, folder).map(|place| place.path.display().to_string())
     };
     assert_eq!(path(&options, ""), None);
     assert_eq!(path(&options, "/var/lib/ringhold:/x").as_deref(), Some("/var/lib/ringhold/state"));

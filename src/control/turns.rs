@@ -30,7 +30,7 @@ struct State {
 struct Queue {
     /// In the order of turns.
     number: u64,
-    places: VecDeque<(u64, oneshot::Sender<Turn>)>,
+    places: VecDeque<(u64, oneshot::Sender<Permit>)>,
 }
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
         self.next
     }
 
-    fn push(&mut self, who: Asking, place: u64, to: oneshot::Sender<Turn>) {
+    fn push(&mut self, who: Asking, place: u64, to: oneshot::Sender<Permit>) {
         if let Some(queue) = self.waiting.get_mut(&who) {
             queue.places.push_back((place, to));
             return;
@@ -49,7 +49,7 @@ impl State {
         self.waiting.insert(who, Queue { number, places: VecDeque::from([(place, to)]) });
     }
 
-    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
         let (_, who) = self.order.pop_first()?;
         let number = self.number();
         let queue = self.waiting.get_mut(&who)?;
@@ -91,13 +91,13 @@ impl Turns {
         let mut state = self.state();
         if state.free > 0 {
             state.free -= 1;
-            return Line::Turn(Turn(Some(self.clone())));
+            return Line::Permit(Permit(Some(self.clone())));
         }
         let place = state.number();
         let (to, turn) = oneshot::channel();
         state.push(who, place, to);
         drop(state);
-        Line::Place(Place { turns: self.clone(), who, place }, turn)
+        Line::Queued(QueuePlace { turns: self.clone(), who, place }, turn)
     }
 
     /// Somebody is gone: what it has waiting is forgotten.
@@ -118,7 +118,7 @@ impl Turns {
                 to
             };
             let Some(to) = to else { return };
-            match to.send(Turn(Some(self.clone()))) {
+            match to.send(Permit(Some(self.clone()))) {
                 Ok(()) => return,
                 // It stopped waiting at this moment.
                 Err(mut turn) => turn.0 = None,
@@ -137,9 +137,9 @@ impl Turns {
 
 /// Leave to go ahead, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn(Option<Arc<Turns>>);
+pub(super) struct Permit(Option<Arc<Turns>>);
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(turns) = self.0.take() {
             turns.pass_on();
@@ -150,16 +150,16 @@ impl Drop for Turn {
 /// A turn now, or later.
 #[derive(Debug)]
 pub(super) enum Line {
-    Turn(Turn),
-    Place(Place, oneshot::Receiver<Turn>),
+    Permit(Permit),
+    Queued(QueuePlace, oneshot::Receiver<Permit>),
 }
 
 impl Line {
     /// Waits for the turn. `None`: nobody wants it any more.
-    pub(super) async fn turn(self) -> Option<Turn> {
+    pub(super) async fn turn(self) -> Option<Permit> {
         match self {
-            Self::Turn(turn) => Some(turn),
-            Self::Place(place, turn) => {
+            Self::Permit(turn) => Some(turn),
+            Self::Queued(place, turn) => {
                 let turn = turn.await.ok();
                 drop(place);
                 turn
@@ -170,13 +170,13 @@ impl Line {
 
 /// A place in the queue, left by dropping it.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     turns: Arc<Turns>,
     who: Asking,
     place: u64,
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.turns.state().leave(self.who, self.place);
     }
@@ -189,7 +189,7 @@ mod tests {
 
     use crate::gateway::outside::Link;
 
-    type Waits = std::pin::Pin<Box<dyn Future<Output = Option<Turn>>>>;
+    type Waits = std::pin::Pin<Box<dyn Future<Output = Option<Permit>>>>;
 
     fn of(who: char) -> Asking {
         Asking { core: 0, link: Link(who.into()) }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     /// Whoever has a turn now, of those who wait.
-    fn ready(waits: &mut Vec<(char, Waits)>) -> Vec<(char, Option<Turn>)> {
+    fn ready(waits: &mut Vec<(char, Waits)>) -> Vec<(char, Option<Permit>)> {
         let mut ready = Vec::new();
         waits.retain_mut(|(who, wait)| match wait.now_or_never() {
             Some(turn) => {
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn who_is_gone_or_stops_waiting_leaves_nothing_behind() {
         let turns = Turns::new(1);
-        let Line::Turn(first) = turns.line_up(of('x')) else { panic!("it is free") };
+        let Line::Permit(first) = turns.line_up(of('x')) else { panic!("it is free") };
         let mut waits: Vec<_> = "abab".chars().map(|who| wait(&turns, who)).collect();
         turns.forget(of('a'));
         turns.forget(of('z'));
@@ -250,6 +250,6 @@ mod tests {
         assert_eq!((turns.waiting(), turns.state().free), (0, 0));
         waits.clear();
         assert_eq!((turns.waiting(), turns.state().free), (0, 1));
-        assert!(matches!(turns.line_up(of('y')), Line::Turn(_)));
+        assert!(matches!(turns.line_up(of('y')), Line::Permit(_)));
     }
 }

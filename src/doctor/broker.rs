@@ -2,7 +2,7 @@
 
 use ringhold::broker::inspect::{Grade, Remark};
 
-use super::finding::{Finding, Place, Verdict};
+use super::finding::{Finding, RemedyPlace, Verdict};
 
 /// A remark about a server as a finding.
 pub(crate) fn finding(remark: Remark) -> Finding {
@@ -18,7 +18,7 @@ pub(crate) fn finding(remark: Remark) -> Finding {
         finding = finding.because(consequence);
     }
     match mend {
-        Some(line) => finding.mend(Place::Redis, line),
+        Some(line) => finding.mend(RemedyPlace::Redis, line),
         None => finding,
     }
 }

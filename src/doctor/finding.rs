@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
 /// Where a line that mends something belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Place {
+pub(crate) enum RemedyPlace {
     /// Run it as root; to keep it, write `key = value` below /etc/sysctl.d.
     Sysctl,
     /// Run it as root; it holds until the next start of the host.
@@ -39,7 +39,7 @@ pub(crate) enum Place {
 /// A line that mends what was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Mend {
-    pub(crate) place: Place,
+    pub(crate) place: RemedyPlace,
     pub(crate) line: String,
 }
 
@@ -90,7 +90,7 @@ impl Finding {
         self
     }
 
-    pub(crate) fn mend(mut self, place: Place, line: impl Into<String>) -> Self {
+    pub(crate) fn mend(mut self, place: RemedyPlace, line: impl Into<String>) -> Self {
         self.mend.push(Mend { place, line: line.into() });
         self
     }
@@ -99,6 +99,6 @@ impl Finding {
     pub(crate) fn sysctl(self, key: &str, value: impl std::fmt::Display) -> Self {
         let value = value.to_string();
         let quote = if value.contains(' ') { "'" } else { "" };
-        self.mend(Place::Sysctl, format!("sysctl -w {quote}{key}={value}{quote}"))
+        self.mend(RemedyPlace::Sysctl, format!("sysctl -w {quote}{key}={value}{quote}"))
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::costs;
 use super::demand::Demand;
-use super::finding::{Finding, Mend, Place, Verdict};
+use super::finding::{Finding, Mend, RemedyPlace, Verdict};
 use super::words::{bytes, count, plural};
 
 /// What an examination found.
@@ -123,11 +123,11 @@ impl Text<'_> {
         for (at, Mend { place, line }) in finding.mend.iter().enumerate() {
             let lead = if at == 0 { "mend: " } else { "or:   " };
             let place = match place {
-                Place::Sysctl | Place::Shell => "",
-                Place::Systemd => "  (systemd unit, [Service])",
-                Place::Boot => "  (kernel command line)",
-                Place::Argument => "  (argument of ringhold)",
-                Place::Redis => "  (redis-cli; to keep it: redis.conf)",
+                RemedyPlace::Sysctl | RemedyPlace::Shell => "",
+                RemedyPlace::Systemd => "  (systemd unit, [Service])",
+                RemedyPlace::Boot => "  (kernel command line)",
+                RemedyPlace::Argument => "  (argument of ringhold)",
+                RemedyPlace::Redis => "  (redis-cli; to keep it: redis.conf)",
             };
             writeln!(f, "{indent}{lead} {line}{place}")?;
         }

@@ -29,7 +29,7 @@ impl Default for Alarm {
 
 /// What makes a wait end in time.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Means {
+pub(super) enum WaitPlan {
     /// What is armed already.
     Armed,
     /// The entry that [`Alarm::entry`] gives.
@@ -40,18 +40,18 @@ pub(super) enum Means {
 
 impl Alarm {
     /// Decides how a wait until `until_ns` is to end. `now_ns` is asked only if it matters.
-    pub(super) fn arm(&mut self, until_ns: u64, now_ns: impl FnOnce() -> u64) -> Means {
+    pub(super) fn arm(&mut self, until_ns: u64, now_ns: impl FnOnce() -> u64) -> WaitPlan {
         if self.due_ns <= until_ns {
-            return Means::Armed;
+            return WaitPlan::Armed;
         }
         let left = Duration::from_nanos(until_ns.saturating_sub(now_ns()));
         if left < SOON {
-            return Means::Limit(left);
+            return WaitPlan::Limit(left);
         }
         self.due_ns = until_ns;
         self.number = self.number.wrapping_add(1);
         *self.time = left.into();
-        Means::Entry
+        WaitPlan::Entry
     }
 
     /// The timeout to be submitted before the next call of [`Self::arm`].
@@ -82,24 +82,24 @@ mod tests {
     #[test]
     fn one_alarm_serves_all_waits_that_may_last_as_long() {
         let mut alarm = Alarm::default();
-        assert_eq!(alarm.arm(100 * MS, || 0), Means::Entry);
+        assert_eq!(alarm.arm(100 * MS, || 0), WaitPlan::Entry);
         for until in [100, 101, 5000] {
             let means = alarm.arm(until * MS, || unreachable!("the clock is not asked"));
-            assert_eq!(means, Means::Armed);
+            assert_eq!(means, WaitPlan::Armed);
         }
         let first = Token::new(Op::Alarm, 0, alarm.number);
-        assert_eq!(alarm.arm(99 * MS, || 90 * MS), Means::Entry, "sooner needs another");
+        assert_eq!(alarm.arm(99 * MS, || 90 * MS), WaitPlan::Entry, "sooner needs another");
         alarm.rang(first);
-        assert_eq!(alarm.arm(99 * MS, || 90 * MS), Means::Armed, "that was the other one");
+        assert_eq!(alarm.arm(99 * MS, || 90 * MS), WaitPlan::Armed, "that was the other one");
         alarm.rang(Token::new(Op::Alarm, 0, alarm.number));
-        assert_eq!(alarm.arm(200 * MS, || 99 * MS), Means::Entry);
+        assert_eq!(alarm.arm(200 * MS, || 99 * MS), WaitPlan::Entry);
     }
 
     #[test]
     fn a_short_wait_has_a_limit_of_its_own() {
         let mut alarm = Alarm::default();
-        assert_eq!(alarm.arm(12 * MS, || 10 * MS), Means::Limit(Duration::from_millis(2)));
-        assert_eq!(alarm.arm(12 * MS, || 13 * MS), Means::Limit(Duration::ZERO));
-        assert_eq!(alarm.arm(100 * MS, || 13 * MS), Means::Entry);
+        assert_eq!(alarm.arm(12 * MS, || 10 * MS), WaitPlan::Limit(Duration::from_millis(2)));
+        assert_eq!(alarm.arm(12 * MS, || 13 * MS), WaitPlan::Limit(Duration::ZERO));
+        assert_eq!(alarm.arm(100 * MS, || 13 * MS), WaitPlan::Entry);
     }
 }

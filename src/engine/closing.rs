@@ -6,7 +6,7 @@
 //! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
 
 use super::core::Core;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::notices::Notice;
 use super::phase::Event;
 use super::slots::{Flags, Phase, Ping};
@@ -359,7 +359,7 @@ impl Core {
     /// Forgets a message in progress, and what was received behind it.
     pub(super) fn drop_partial(&mut self, slot: u32) {
         if let Some(partial) = self.slots.get_mut(slot).and_then(|hot| hot.partial.take()) {
-            self.inbound.clear(Place(partial.place));
+            self.inbound.clear(Holding(partial.place));
         }
         self.leftovers.drop_of(slot, &mut self.inbound);
         if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::TLS)) {

@@ -13,7 +13,7 @@ use super::addresses::AddressPlace;
 use super::config::Via;
 use super::core::Core;
 use super::handler::Handler;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::phase::Event;
 use super::ring::Ring;
 use super::slots::{Flags, Phase};
@@ -57,7 +57,7 @@ struct Passing {
     /// Whether there may be such.
     stayed: bool,
     /// Where it is accounted.
-    place: Place,
+    place: Holding,
 }
 
 impl Passing {
@@ -69,7 +69,7 @@ impl Passing {
 
 impl Handover {
     /// Memory of what was received on one, and where it is accounted.
-    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+    pub(super) fn held(&self, slot: u32) -> Option<(Holding, usize)> {
         self.passing.get(&slot).map(|passing| (passing.place, passing.memory()))
     }
 
@@ -133,7 +133,7 @@ impl Core {
     pub(super) fn begin_pass(&mut self, slot: u32, received: Vec<u8>, via: Via) {
         let stayed = self.requests.keeps(slot);
         self.drop_head(slot);
-        let (socket, place) = (None, Place::default());
+        let (socket, place) = (None, Holding::default());
         let mut passing = Passing { received, via, socket, stayed, place };
         let memory = passing.memory();
         self.inbound.set(&mut passing.place, slot, memory);

@@ -33,15 +33,15 @@ struct Holder {
 
 /// Where a holder is found; by default it holds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(pub(super) u32);
+pub(super) struct Holding(pub(super) u32);
 
-impl Default for Place {
+impl Default for Holding {
     fn default() -> Self {
         Self(NOWHERE)
     }
 }
 
-impl Place {
+impl Holding {
     /// Whether nothing is held.
     pub(super) fn is_empty(self) -> bool {
         self.0 == NOWHERE
@@ -66,7 +66,7 @@ impl Inbound {
     }
 
     /// A connection holds so much now.
-    pub(super) fn set(&mut self, place: &mut Place, slot: u32, held: usize) {
+    pub(super) fn set(&mut self, place: &mut Holding, slot: u32, held: usize) {
         self.total += held;
         if place.is_empty() {
             let holder = Holder { slot, before: NOWHERE, after: NOWHERE, held, paid_ns: 0 };
@@ -86,7 +86,7 @@ impl Inbound {
     }
 
     /// It holds nothing any more.
-    pub(super) fn clear(&mut self, place: Place) {
+    pub(super) fn clear(&mut self, place: Holding) {
         if place.is_empty() {
             return;
         }
@@ -104,19 +104,19 @@ impl Inbound {
     }
 
     /// Until when its progress suffices.
-    pub(super) fn paid_ns(&self, place: Place) -> u64 {
+    pub(super) fn paid_ns(&self, place: Holding) -> u64 {
         self.holders.get(place.0 as usize).map_or(u64::MAX, |holder| holder.paid_ns)
     }
 
     /// Its progress suffices for so much longer, but never beyond `limit_ns`.
-    pub(super) fn pay(&mut self, place: Place, more_ns: u64, limit_ns: u64) {
+    pub(super) fn pay(&mut self, place: Holding, more_ns: u64, limit_ns: u64) {
         if let Some(holder) = self.holders.get_mut(place.0 as usize) {
             holder.paid_ns = holder.paid_ns.saturating_add(more_ns).min(limit_ns);
         }
     }
 
     /// What one holds.
-    pub(super) fn held(&self, place: Place) -> usize {
+    pub(super) fn held(&self, place: Holding) -> usize {
         self.holders.get(place.0 as usize).map_or(0, |holder| holder.held)
     }
 
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn the_largest_pays_first_and_then_the_oldest() {
         let mut inbound = Inbound::default();
-        let mut places = [Place::default(); 4];
+        let mut places = [Holding::default(); 4];
         for (slot, held) in [(0, 100), (1, 5000), (2, 4200), (3, 90)] {
             inbound.set(&mut places[slot], slot as u32, held);
         }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn agrees_with_a_sum_under_random_operations() {
         let mut inbound = Inbound::default();
-        let mut places = [Place::default(); 16];
+        let mut places = [Holding::default(); 16];
         let mut sizes = [0_usize; 16];
         let mut rng = Rng::new(7);
         for _ in 0..20_000 {
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn progress_is_paid_for_up_to_a_limit() {
         let mut inbound = Inbound::default();
-        let mut place = Place::default();
+        let mut place = Holding::default();
         inbound.set(&mut place, 1, 10);
         inbound.pay(place, 500, 1000);
         inbound.pay(place, 300, 1000);

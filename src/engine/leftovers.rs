@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::core::Core;
 use super::handler::Handler;
-use super::inbound::{Inbound, Place};
+use super::inbound::{Holding, Inbound};
 use super::ring::{Recv, Ring};
 use super::secure::End;
 use super::slots::{Flags, Phase};
@@ -31,7 +31,7 @@ struct Leftover {
     copied: usize,
     /// What came behind them.
     end: Option<End>,
-    place: Place,
+    place: Holding,
 }
 
 impl Leftover {
@@ -53,7 +53,7 @@ impl Leftovers {
     }
 
     /// Memory of what waits of a connection, and where it is accounted.
-    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+    pub(super) fn held(&self, slot: u32) -> Option<(Holding, usize)> {
         self.waiting.get(&slot).map(|left| (left.place, left.memory()))
     }
 
@@ -65,7 +65,7 @@ impl Leftovers {
     /// Keeps what was received and is not worked off.
     fn keep(&mut self, slot: u32, bytes: &[u8], inbound: &mut Inbound) {
         let bytes = bytes.to_vec();
-        let mut left = Leftover { bytes, at: 0, copied: 0, end: None, place: Place::default() };
+        let mut left = Leftover { bytes, at: 0, copied: 0, end: None, place: Holding::default() };
         let memory = left.memory();
         inbound.set(&mut left.place, slot, memory);
         let before = self.waiting.insert(slot, left);

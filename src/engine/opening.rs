@@ -14,7 +14,7 @@ use super::config::Via;
 use super::core::Core;
 use super::guard;
 use super::handler::{Handler, HttpAction, UpgradeAction};
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::phase::Event;
 use super::queueing::CORK_MAX;
 use super::requests::REQUESTS_AT_ONCE;
@@ -36,7 +36,7 @@ pub(super) struct Handshakes {
 
 impl Handshakes {
     /// Memory of what is there of a head, and where it is accounted.
-    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+    pub(super) fn held(&self, slot: u32) -> Option<(Holding, usize)> {
         self.heads.get(&slot).map(|head| (head.place, head.memory()))
     }
 
@@ -71,7 +71,7 @@ pub(super) struct Head {
     /// Which way it came, once the head was whole.
     via: Option<Via>,
     /// Where it is accounted.
-    place: Place,
+    place: Holding,
 }
 
 impl Head {

@@ -110,7 +110,7 @@ pub(super) enum Offer {
 
 /// The turn's buffers that segments may point into.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct TurnBuffers<'a> {
     /// Frames encoded in this turn.
     pub cork: &'a [u8],
     /// Bytes received in this turn.
@@ -325,7 +325,7 @@ impl Outbox {
     /// bytes. Returns their number and their bytes.
     pub fn gather<'a>(
         &'a self,
-        turn: Turn<'a>,
+        turn: TurnBuffers<'a>,
         most: usize,
         slices: &mut Vec<IoSlice<'a>>,
     ) -> (u32, usize) {
@@ -385,7 +385,7 @@ impl Outbox {
     }
 
     /// Copies what lies in the turn's buffers into segments of its own, and books what is new.
-    pub fn settle(&mut self, turn: Turn<'_>, ledger: &mut Ledger) {
+    pub fn settle(&mut self, turn: TurnBuffers<'_>, ledger: &mut Ledger) {
         let len = self.queue.len();
         if self.queue.capacity() > SEGMENTS_KEPT.max(4 * len) {
             self.queue.shrink_to(2 * len);
@@ -400,7 +400,7 @@ impl Outbox {
         }
     }
 
-    fn settle_segment(&mut self, index: usize, turn: Turn<'_>, ledger: &mut Ledger) {
+    fn settle_segment(&mut self, index: usize, turn: TurnBuffers<'_>, ledger: &mut Ledger) {
         let segment = &mut self.queue[index];
         if segment.booked {
             return;
@@ -550,7 +550,7 @@ impl Data {
         }
     }
 
-    fn resolve<'a>(&'a self, turn: Turn<'a>) -> &'a [u8] {
+    fn resolve<'a>(&'a self, turn: TurnBuffers<'a>) -> &'a [u8] {
         match self {
             Data::Cork(range) => &turn.cork[range.clone()],
             Data::Arena(range) => &turn.arena[range.clone()],

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf as _, Bytes};
 
-use super::{Class, Data, Ledger, Outbox, SLICES_MAX, Segment, Turn};
+use super::{Class, Data, Ledger, Outbox, SLICES_MAX, Segment, TurnBuffers};
 
 impl Outbox {
     /// Whether records of TLS are queued.
@@ -47,7 +47,9 @@ impl Outbox {
         let (mut bytes, mut skip) = (Vec::new(), self.sent);
         for segment in self.queue.iter().take_while(|it| it.class == Class::Sealed) {
             // Records are made for one connection, and never lie in a turn's buffers.
-            bytes.extend_from_slice(&segment.data.resolve(Turn { cork: &[], arena: &[] })[skip..]);
+            bytes.extend_from_slice(
+                &segment.data.resolve(TurnBuffers { cork: &[], arena: &[] })[skip..],
+            );
             skip = 0;
         }
         bytes
@@ -77,7 +79,7 @@ impl Outbox {
     /// The slices of records that are queued, as [`Self::gather`] does.
     pub(in crate::engine) fn gather_sealed<'a>(
         &'a self,
-        turn: Turn<'a>,
+        turn: TurnBuffers<'a>,
         slices: &mut Vec<IoSlice<'a>>,
     ) -> (u32, usize) {
         let (mut count, mut bytes, mut skip) = (0, 0, self.sent);
@@ -95,7 +97,7 @@ impl Outbox {
     /// What is to be sealed next, at most `max` bytes of it. Returns how much it is.
     pub(in crate::engine) fn gather_plain<'a>(
         &'a self,
-        turn: Turn<'a>,
+        turn: TurnBuffers<'a>,
         parts: &mut Vec<&'a [u8]>,
         max: usize,
     ) -> usize {

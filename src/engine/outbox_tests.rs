@@ -2,13 +2,13 @@
 
 use super::*;
 
-const EMPTY: Turn<'static> = Turn { cork: &[], arena: &[] };
+const EMPTY: TurnBuffers<'static> = TurnBuffers { cork: &[], arena: &[] };
 
 fn own(text: &str) -> Data {
     Data::Own(Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn content(outbox: &Outbox, turn: Turn<'_>) -> String {
+fn content(outbox: &Outbox, turn: TurnBuffers<'_>) -> String {
     let mut slices = Vec::new();
     let (_, bytes) = outbox.gather(turn, usize::MAX, &mut slices);
     let all: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
@@ -19,7 +19,7 @@ fn content(outbox: &Outbox, turn: Turn<'_>) -> String {
 
 #[test]
 fn neighbours_in_the_cork_leave_as_one_slice() {
-    let turn = Turn { cork: b"onetwothree", arena: &[] };
+    let turn = TurnBuffers { cork: b"onetwothree", arena: &[] };
     let mut outbox = Outbox::default();
     outbox.push(Data::Cork(0..3), 0);
     outbox.push(Data::Cork(3..6), 0);
@@ -32,7 +32,7 @@ fn neighbours_in_the_cork_leave_as_one_slice() {
 
 #[test]
 fn neighbours_in_the_arena_leave_as_one_slice_and_others_do_not() {
-    let turn = Turn { cork: b"?", arena: b"onetwo..three" };
+    let turn = TurnBuffers { cork: b"?", arena: b"onetwo..three" };
     let mut outbox = Outbox::default();
     assert_eq!(outbox.arena_end(), None);
     outbox.push(Data::Arena(0..3), 0);
@@ -48,7 +48,7 @@ fn neighbours_in_the_arena_leave_as_one_slice_and_others_do_not() {
 
 #[test]
 fn an_offer_ends_within_a_segment_where_its_bound_is() {
-    let turn = Turn { cork: b"", arena: &[] };
+    let turn = TurnBuffers { cork: b"", arena: &[] };
     let mut outbox = Outbox::default();
     outbox.push(own("one"), 0);
     let mut slices = Vec::new();
@@ -79,7 +79,7 @@ fn an_answer_of_the_turn_never_stands_in_line() {
 
 #[test]
 fn what_is_left_after_a_turn_is_kept_without_the_turn() {
-    let turn = Turn { cork: b"hello", arena: b"xxworld" };
+    let turn = TurnBuffers { cork: b"hello", arena: b"xxworld" };
     let mut outbox = Outbox::default();
     outbox.push(Data::Cork(0..5), 0);
     outbox.push(Data::Arena(2..7), 0);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::clock::Clock;
 use super::ledger::Ledger;
-use super::outbox::{Offer, Outbox, SEGMENT, Turn};
+use super::outbox::{Offer, Outbox, SEGMENT, TurnBuffers};
 use super::secure::SEALED_MAX;
 use super::slots::{Flags, Hot, Slots};
 use super::value::Data;
@@ -63,8 +63,8 @@ impl Outgoing {
     }
 
     /// The turn's buffers, where segments lie.
-    pub(super) fn turn<'a>(&'a self, arena: &'a [u8]) -> Turn<'a> {
-        Turn { cork: &self.cork, arena }
+    pub(super) fn turn<'a>(&'a self, arena: &'a [u8]) -> TurnBuffers<'a> {
+        TurnBuffers { cork: &self.cork, arena }
     }
 
     /// What was corked is sent, or kept elsewhere.
@@ -206,7 +206,7 @@ impl Outgoing {
     /// Copies what is left out of the turn's buffers, and enters it in the account.
     pub(super) fn keep(&mut self, slot: u32, hot: &mut Hot, arena: &[u8]) {
         let Some(outbox) = hot.outbox.as_mut() else { return };
-        outbox.settle(Turn { cork: &self.cork, arena }, &mut self.ledger);
+        outbox.settle(TurnBuffers { cork: &self.cork, arena }, &mut self.ledger);
         self.ledger.enter(slot, outbox);
     }
 

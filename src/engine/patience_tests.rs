@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::config::{Config, Heartbeat};
 use super::core::Core;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::slots::{Flags, Phase, Ping};
 use super::value::{Cause, Data};
 use crate::protocol::CloseCode;
@@ -206,7 +206,7 @@ fn an_upload_is_not_idle_and_neither_is_who_is_not_read_from() {
         let decoded = stage.core.server.decode(&mut hot.partial, &mut input, &mut 0);
         assert!(matches!(decoded, Ok(None)));
         let held = hot.partial.as_ref().unwrap().memory();
-        let mut place = Place::default();
+        let mut place = Holding::default();
         stage.core.inbound.set(&mut place, 0, held);
         stage.core.slots.get_mut(0).unwrap().partial.as_mut().unwrap().place = place.0;
         stage.pass(10, |stage| stage.core.on_life(0));

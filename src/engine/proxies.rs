@@ -25,12 +25,12 @@ enum Greeting {
     /// So many of them are a header; what is behind is the connection's own.
     Pass(usize),
     /// The connection is refused.
-    Refuse(Fault),
+    Refuse(GreetingFault),
 }
 
 /// What is wrong with the beginning of a connection.
 #[derive(Clone, Copy)]
-enum Fault {
+enum GreetingFault {
     Unexpected,
     Untrusted,
     Missing,
@@ -101,14 +101,16 @@ impl Core {
         let header = match proxy_header::parse(bytes) {
             Ok(Start::Undecided) => return Greeting::Wait,
             Ok(Start::Plain) if proxies.headers == ProxyHeaders::Required => {
-                return Greeting::Refuse(Fault::Missing);
+                return Greeting::Refuse(GreetingFault::Missing);
             }
             Ok(Start::Plain) => None,
             // Else it would be taken for strange HTTP, and nobody would know what to switch on.
-            _ if !expected => return Greeting::Refuse(Fault::Unexpected),
-            _ if !trusted => return Greeting::Refuse(Fault::Untrusted),
+            _ if !expected => return Greeting::Refuse(GreetingFault::Unexpected),
+            _ if !trusted => return Greeting::Refuse(GreetingFault::Untrusted),
             Ok(Start::Header(header)) => Some(header),
-            Err(malformed) => return Greeting::Refuse(Fault::Malformed(malformed.reason())),
+            Err(malformed) => {
+                return Greeting::Refuse(GreetingFault::Malformed(malformed.reason()));
+            }
         };
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::GREETED);
@@ -184,22 +186,22 @@ impl Core {
         }
     }
 
-    fn refuse_greeting(&mut self, slot: u32, fault: Fault) {
+    fn refuse_greeting(&mut self, slot: u32, fault: GreetingFault) {
         // One beyond a limit is told that, and is counted already.
         if let Some(refusal) = self.refusal_of(slot) {
             return self.refuse(slot, refusal);
         }
         let (counter, reason) = match fault {
-            Fault::Unexpected => (
+            GreetingFault::Unexpected => (
                 &mut self.counted.refused_proxy_untrusted,
                 "a PROXY header, which this server does not expect",
             ),
-            Fault::Untrusted => (
+            GreetingFault::Untrusted => (
                 &mut self.counted.refused_proxy_untrusted,
                 "a PROXY header from an address that is not trusted",
             ),
-            Fault::Missing => (&mut self.counted.refused_proxy_missing, "no PROXY header"),
-            Fault::Malformed(reason) => (&mut self.counted.refused_proxy_malformed, reason),
+            GreetingFault::Missing => (&mut self.counted.refused_proxy_missing, "no PROXY header"),
+            GreetingFault::Malformed(reason) => (&mut self.counted.refused_proxy_malformed, reason),
         };
         *counter += 1;
         self.refuse(slot, Refusal::BadRequest(reason));

@@ -15,7 +15,7 @@ use super::core::Core;
 use super::counters::Counters;
 use super::guard;
 use super::handler::Handler;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::inbox::{APPETITE_STEPS, BATCH_BYTES, Chosen, Timing, receive_size};
 use super::limits::Allowance;
 use super::ring::{Recv, Ring};
@@ -74,7 +74,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Core { inbox, slots, secure, leftovers, compressor, .. } = &mut self.core;
         let chosen = inbox.choose(slots, secure, leftovers, batch);
         compressor.begin_turn();
-        self.calm.note_turn(chosen.bytes);
+        self.reclaim.note_turn(chosen.bytes);
         self.ring.recv(bytes, batch)?;
         self.work_off(chosen);
         for at in chosen.messages..self.arena.batch.len() {
@@ -432,10 +432,10 @@ impl Core {
         let limit_ns = self.clock.now_ns() + self.limits.upload_grace_ns;
         let Some(hot) = self.slots.get_mut(slot) else { return };
         let Some(partial) = &mut hot.partial else {
-            self.inbound.clear(before.map_or(Place::default(), |(place, _)| Place(place)));
+            self.inbound.clear(before.map_or(Holding::default(), |(place, _)| Holding(place)));
             return;
         };
-        let mut place = Place(partial.place);
+        let mut place = Holding(partial.place);
         self.inbound.set(&mut place, slot, partial.memory());
         partial.place = place.0;
         match before {

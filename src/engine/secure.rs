@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::config::Config;
 use super::core::Core;
 use super::handler::Handler;
-use super::inbound::{Inbound, Place};
+use super::inbound::{Holding, Inbound};
 use super::ring::Ring;
 use super::slots::{Flags, Hot, Phase};
 use super::value::Cause;
@@ -72,7 +72,7 @@ struct Unfinished {
     /// When that began.
     since_ns: u64,
     /// Where both are accounted.
-    place: Place,
+    place: Holding,
 }
 
 impl Unfinished {
@@ -211,13 +211,13 @@ impl Secure {
     }
 
     /// Where a record that came in part is accounted, and when it began.
-    pub(super) fn partial(&self, slot: u32) -> Option<(Place, u64)> {
+    pub(super) fn partial(&self, slot: u32) -> Option<(Holding, u64)> {
         let unfinished = self.unfinished.get(&slot).filter(|it| !it.bytes.is_empty())?;
         Some((unfinished.place, unfinished.since_ns))
     }
 
     /// Memory of what is not complete, and where it is accounted.
-    pub(super) fn held(&self, slot: u32) -> Option<(Place, usize)> {
+    pub(super) fn held(&self, slot: u32) -> Option<(Holding, usize)> {
         self.unfinished.get(&slot).map(|it| (it.place, it.memory()))
     }
 

@@ -192,7 +192,7 @@ impl Builder {
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::with_capacity(workers);
         for (worker, (doorbell, listener)) in doorbells.into_iter().zip(listeners).enumerate() {
-            let seat = Seat {
+            let seat = CoreThread {
                 worker,
                 way,
                 table,
@@ -298,7 +298,7 @@ impl<H: Handler> Running<H> {
 }
 
 /// What a worker thread takes with it.
-struct Seat<H: Handler> {
+struct CoreThread<H: Handler> {
     worker: usize,
     way: Way,
     table: u32,
@@ -310,7 +310,7 @@ struct Seat<H: Handler> {
     addresses: Arc<Addresses>,
 }
 
-impl<H: Handler> Seat<H> {
+impl<H: Handler> CoreThread<H> {
     fn work(
         mut self,
         application: &impl Fn(CoreStart<H>) -> H,

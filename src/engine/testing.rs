@@ -17,7 +17,7 @@ use super::config::Config;
 use super::core::Core;
 use super::counters::Stats;
 use super::handler::Handler;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::ledger::UNRANKED;
 use super::links::{Command, Handle, Network, Post, SlowPeer};
 use super::outbox::Offer;
@@ -336,7 +336,7 @@ impl Core {
     }
 
     fn audit_inbound(&self, slot: u32, hot: &Hot) -> Result<(), String> {
-        let partial = hot.partial.as_ref().map(|it| (Place(it.place), it.memory()));
+        let partial = hot.partial.as_ref().map(|it| (Holding(it.place), it.memory()));
         let head = self.handshakes.held(slot);
         let passing = self.handover.held(slot);
         let unfinished = self.secure.held(slot);

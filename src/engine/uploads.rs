@@ -12,16 +12,16 @@
 
 use super::clock::{earlier, is_after};
 use super::core::Core;
-use super::inbound::Place;
+use super::inbound::Holding;
 use super::slots::{Flags, Hot, Phase};
 
 impl Core {
     /// The tick at which the message accounted at `place` has come too slowly.
     pub(super) fn upload_due(&self, place: u32) -> Option<u32> {
-        if self.limits.upload_grace_ns == 0 || Place(place).is_empty() {
+        if self.limits.upload_grace_ns == 0 || Holding(place).is_empty() {
             return None;
         }
-        let ticks = self.inbound.paid_ns(Place(place)) / self.limits.tick_ns;
+        let ticks = self.inbound.paid_ns(Holding(place)) / self.limits.tick_ns;
         // Modulo 2^32, as the core's tick.
         Some((ticks as u32).wrapping_add(2))
     }
@@ -84,7 +84,7 @@ impl Core {
     pub(super) fn forgive_upload(&mut self, slot: u32) {
         let limit_ns = self.clock.now_ns() + self.limits.upload_grace_ns;
         if let Some(partial) = self.slots.get(slot).and_then(|hot| hot.partial.as_ref()) {
-            self.inbound.pay(Place(partial.place), u64::MAX, limit_ns);
+            self.inbound.pay(Holding(partial.place), u64::MAX, limit_ns);
         }
         if let Some((place, _)) = self.secure.partial(slot) {
             self.inbound.pay(place, u64::MAX, limit_ns);

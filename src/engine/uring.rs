@@ -16,7 +16,7 @@ use std::time::Duration;
 use io_uring::types::{DestinationSlot, Fixed};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
-use super::alarm::{Alarm, Means};
+use super::alarm::{Alarm, WaitPlan};
 use super::ring::{Completion, Errno, Readiness, Recv, Ring, Send, Wait};
 pub use super::setup_error::SetupError;
 use super::sys::{self, AcceptAddress, EventFd, Gate};
@@ -171,9 +171,9 @@ impl Uring {
     /// Submits all that is queued, and waits for a completion until `end_ns`.
     fn sleep(&mut self, end_ns: u64) -> io::Result<()> {
         let limit = match self.alarm.arm(end_ns, sys::monotonic_ns) {
-            Means::Armed => None,
-            Means::Limit(limit) => Some(limit),
-            Means::Entry => {
+            WaitPlan::Armed => None,
+            WaitPlan::Limit(limit) => Some(limit),
+            WaitPlan::Entry => {
                 self.push(self.alarm.entry());
                 None
             }

@@ -12,7 +12,6 @@ use std::io;
 use std::sync::Arc;
 
 use super::admission::Admission;
-use super::calm::Calm;
 use super::conn::{Connection, Context};
 use super::core::Core;
 use super::drain;
@@ -22,6 +21,7 @@ use super::links::{Command, Post};
 use super::mailbox::Postage;
 use super::notices::Notice;
 use super::reading::Arena;
+use super::reclaim::Reclaim;
 use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
 use super::sys;
@@ -40,7 +40,7 @@ pub struct Worker<R: Ring, H: Handler> {
     pub(super) admission: Admission,
     pub(super) post: Arc<Post<H::Event>>,
     pub(super) drain: Option<drain::Draining>,
-    pub(super) calm: Calm,
+    pub(super) reclaim: Reclaim,
     /// When the application wants its next turn.
     wake_at: Option<u64>,
     pub(super) done: VecDeque<Completion>,
@@ -82,7 +82,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             admission,
             post,
             drain: None,
-            calm: Calm::default(),
+            reclaim: Reclaim::default(),
             // The application's first turn comes at once: it may have connections to open.
             wake_at: Some(0),
             done: VecDeque::new(),
@@ -151,7 +151,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.secure.rest(self.core.clock.now_ns());
         let handshakes = self.core.counted.tls_handshakes;
         let used = self.core.slots.used();
-        let Some(kept) = self.calm.look(used, handshakes, self.core.clock.now_ns()) else {
+        let Some(kept) = self.reclaim.look(used, handshakes, self.core.clock.now_ns()) else {
             return;
         };
         // What is about to leave from where it was received lies before this.

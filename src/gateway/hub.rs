@@ -294,7 +294,7 @@ impl Hub {
             Letter::Unsubscribe(letter) => self.unsubscribe_at_home(out, &letter),
             Letter::Inform(letter) => self.inform_at_home(out, *letter),
             Letter::Deliver(delivery) => self.deliver(out, &delivery),
-            Letter::Tops(tops) => self.compare(out, &tops),
+            Letter::Positions(tops) => self.compare(out, &tops),
             Letter::Ask(ask) => self.forward(out, ask),
             Letter::Asks(asks) => self.forward_all(out, asks),
             Letter::Answer(letter) => {
@@ -356,7 +356,7 @@ impl Hub {
             // It looks after its positions by itself.
             return Ok(());
         }
-        out.post_reserved(core.into(), Letter::Tops(tops))
+        out.post_reserved(core.into(), Letter::Positions(tops))
     }
 
     /// Posts a letter, or handles it if it is for this core.

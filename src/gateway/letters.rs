@@ -97,7 +97,7 @@ pub enum Letter {
     Deliver(Arc<Delivery>),
     /// From the home core: all that it sent to this core before brings a subscriber to these
     /// positions. Who is not there has lost something.
-    Tops(Vec<(ChannelId, u64)>),
+    Positions(Vec<(ChannelId, u64)>),
     /// To the home core: a question about a channel. From anybody to any core, which forwards it.
     /// From the home core to one that is behind with deliveries: it comes back when these are done.
     Ask(Box<Ask>),

@@ -27,7 +27,7 @@ use super::direction::Version;
 use super::greet::Catch;
 use super::layer::RecordLayer;
 use super::pem::{self, PemError};
-use super::resumption::Sessions;
+use super::resumption::KnownServers;
 use super::scripted::Scripts;
 use super::tickets::{TicketSecret, Tickets};
 
@@ -312,7 +312,7 @@ impl ClientMaterials {
         let mut resuming = whole.clone();
         let keeps = self.tickets > 0;
         if keeps {
-            let sessions = Sessions::new(self.tickets);
+            let sessions = KnownServers::new(self.tickets);
             whole.resumption = Resumption::store(Arc::new(sessions.unused()));
             resuming.resumption = Resumption::store(Arc::new(sessions));
         }

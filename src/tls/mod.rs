@@ -17,11 +17,11 @@ mod direction;
 mod fault;
 pub mod greet;
 pub mod keys;
-mod later;
 mod layer;
 mod library;
 mod parts;
 mod pem;
+mod post_handshake;
 mod record;
 mod resumption;
 #[cfg(feature = "simulation")]

@@ -16,8 +16,8 @@ use super::direction::{
 };
 use super::fault::{CLOSE_NOTIFY, Fault, NO_RENEGOTIATION, USER_CANCELED};
 #[cfg(test)]
-use super::later::NEW_SESSION_TICKET;
-use super::later::{KEY_UPDATE, Later};
+use super::post_handshake::NEW_SESSION_TICKET;
+use super::post_handshake::{KEY_UPDATE, PostHandshake};
 
 /// Both directions of one connection.
 pub(super) struct Own {
@@ -76,7 +76,7 @@ struct Inward {
 struct Outward {
     version: Version,
     /// What there is of a message after the handshake.
-    later: Later,
+    post_handshake: PostHandshake,
 }
 
 /// The peer said close_notify.
@@ -133,7 +133,7 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, Fault> {
 impl Own {
     /// The record layer over keys that a handshake left. `None` if a length is wrong.
     pub(super) fn new(role: Role, shape: Shape, read: Keys<'_>, write: Keys<'_>) -> Option<Self> {
-        let outward = Outward { version: shape.version, later: Later::default() };
+        let outward = Outward { version: shape.version, post_handshake: PostHandshake::default() };
         let Keys { secret, key, iv, next } = read;
         let read = Direction::new(shape.aead, secret, key, iv, next, Inward::of(role, shape.aead))?;
         let Keys { secret, key, iv, next } = write;
@@ -150,7 +150,7 @@ impl Own {
             Role::Client => (server, client),
         };
         let shape = Shape { version: Version::Tls13, aead };
-        let outward = Outward { version: shape.version, later: Later::default() };
+        let outward = Outward { version: shape.version, post_handshake: PostHandshake::default() };
         Self {
             read: Direction::of_secret(aead, read, Inward::of(role, shape.aead)),
             write: Direction::of_secret(aead, write, outward),
@@ -197,7 +197,7 @@ impl Own {
         }
         let (kind, content) = self.read.open(shape, record)?;
         // RFC 8446 section 5.1: no data between the pieces of a message.
-        if self.write.tally.later.is_begun() && !matches!(kind, HANDSHAKE | ALERT) {
+        if self.write.tally.post_handshake.is_begun() && !matches!(kind, HANDSHAKE | ALERT) {
             return Err(Fault::RecordType(kind));
         }
         match kind {
@@ -249,7 +249,7 @@ impl Own {
             return Err(Fault::NoContent);
         }
         let client = self.has(CLIENT);
-        let Some(asks) = self.write.tally.later.take(client, content)? else {
+        let Some(asks) = self.write.tally.post_handshake.take(client, content)? else {
             // A ticket, or a piece, is an empty record for us.
             count(&mut self.read.tally.empty_records, limits.empty_records)
                 .ok_or(Fault::EmptyRecords)?;

@@ -18,10 +18,10 @@ use rustls::client::{
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
 
-use super::later::NEW_SESSION_TICKET;
+use super::post_handshake::NEW_SESSION_TICKET;
 
 /// What is kept of servers. A core has its own, so nobody waits for its lock.
-pub(super) struct Sessions {
+pub(super) struct KnownServers {
     most: usize,
     /// Whether handshakes go on with what is kept.
     uses: bool,
@@ -54,7 +54,7 @@ pub(super) struct Waiting {
     bytes: Vec<u8>,
 }
 
-impl Sessions {
+impl KnownServers {
     /// Room for so many tickets.
     pub(super) fn new(most: usize) -> Self {
         Self { most, uses: true, kept: Arc::default() }
@@ -81,7 +81,7 @@ impl Kept {
     }
 }
 
-impl ClientSessionStore for Sessions {
+impl ClientSessionStore for KnownServers {
     fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
         if let Some((server, _)) = self.kept().of(name) {
             server.group = Some(group);
@@ -165,9 +165,11 @@ impl Waiting {
     }
 }
 
-impl fmt::Debug for Sessions {
+impl fmt::Debug for KnownServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions").field("tickets", &self.kept().tickets).finish_non_exhaustive()
+        f.debug_struct("KnownServers")
+            .field("tickets", &self.kept().tickets)
+            .finish_non_exhaustive()
     }
 }
 

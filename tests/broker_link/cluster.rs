@@ -297,13 +297,16 @@ fn who_waits_for_too_long_is_told_and_others_do_not_wait() {
     // Positions of the one wait, those of the other come, in parts of one question.
     let top = |channel: &str| TopOf { channel: channel.into(), entry: 0, meta_ttl: None };
     let tops = |channels: &[&str]| channels.iter().map(|channel| top(channel)).collect::<Vec<_>>();
-    let both = rig.ask(|ticket| Request::Tops(ticket, tops(&[UPPER, LOWER])));
+    let both = rig.ask(|ticket| Request::Positions(ticket, tops(&[UPPER, LOWER])));
     assert_eq!(rig.answer(both), Err(Fault::Late));
-    let both = rig.ask(|ticket| Request::Tops(ticket, tops(&[LOWER, UPPER, LOWER])));
+    let both = rig.ask(|ticket| Request::Positions(ticket, tops(&[LOWER, UPPER, LOWER])));
     cluster.change(|world| (world.says, world.claims) = (Says::Moved, 1));
-    let Ok(Outcome::Tops(found)) = rig.answer(both) else { panic!("no positions") };
+    let Ok(Outcome::Positions(found)) = rig.answer(both) else { panic!("no positions") };
     assert!(found.len() == 3 && found.iter().all(Option::is_some), "{found:?}");
-    assert_eq!(rig.result(|ticket| Request::Tops(ticket, Vec::new())), Ok(Outcome::Tops(vec![])));
+    assert_eq!(
+        rig.result(|ticket| Request::Positions(ticket, Vec::new())),
+        Ok(Outcome::Positions(vec![]))
+    );
     // What waits in the end is answered, too.
     cluster.change(|world| (world.says, world.claims) = (Says::Later, 0));
     rig.ask(request(publish(UPPER, "3", 3)));

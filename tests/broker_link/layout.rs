@@ -221,8 +221,8 @@ fn positions_and_new_epochs() {
     let ask = |entry, meta_ttl| TopOf { channel: "ch".into(), entry, meta_ttl };
     let nothing = TopOf { channel: "none".into(), entry: 0, meta_ttl: None };
     let tops = vec![ask(0, None), ask(1, None), ask(3, Some(Duration::from_secs(900))), nothing];
-    let answer = rig.result(|ticket| Request::Tops(ticket, tops));
-    let Ok(Outcome::Tops(tops)) = answer else { panic!("{answer:?}") };
+    let answer = rig.result(|ticket| Request::Positions(ticket, tops));
+    let Ok(Outcome::Positions(tops)) = answer else { panic!("{answer:?}") };
     let seen: Vec<_> = tops
         .iter()
         .map(|top| top.as_ref().map(|top| (top.top, top.first, top.entry.is_some())))

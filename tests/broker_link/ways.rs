@@ -186,8 +186,8 @@ fn several_servers_share_the_channels() {
             meta_ttl: None,
         })
         .collect();
-    let answer = rig.result(|ticket| ringhold::gateway::broker::Request::Tops(ticket, asked));
-    let Ok(Outcome::Tops(tops)) = answer else { panic!("{answer:?}") };
+    let answer = rig.result(|ticket| ringhold::gateway::broker::Request::Positions(ticket, asked));
+    let Ok(Outcome::Positions(tops)) = answer else { panic!("{answer:?}") };
     assert!(tops.iter().all(|top| top.as_ref().is_some_and(|top| top.top == 1)));
     let counts =
         [&first, &second].map(|redis| redis.lines(&["KEYS", "centrifugo.stream.c*"]).len());

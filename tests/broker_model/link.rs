@@ -180,7 +180,7 @@ impl Link {
             moves.is_apart(channel) || self.strays.iter().take(before).any(same)
         };
         match &job.request {
-            Request::Tops(_, tops) => tops.iter().any(|top| moves.is_apart(&top.channel)),
+            Request::Positions(_, tops) => tops.iter().any(|top| moves.is_apart(&top.channel)),
             request => request.channel().is_some_and(|channel| waits(channel)),
         }
     }

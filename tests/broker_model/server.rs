@@ -133,9 +133,9 @@ impl Server {
                 self.state.streams.remove(&**channel);
                 (Outcome::Done, Some((channel.clone(), Message::Removed)))
             }
-            Request::Tops(_, tops) => {
+            Request::Positions(_, tops) => {
                 let tops = tops.iter().map(|top| self.top(top, now)).collect();
-                (Outcome::Tops(tops), None)
+                (Outcome::Positions(tops), None)
             }
             Request::Renew(_, renew) => (self.renew(renew, node, now), None),
             Request::PresenceAdd(_, channel, members) => {

@@ -26,7 +26,7 @@ use crate::broker::listening::Listening;
 use crate::broker::post::Post;
 use crate::broker::resp::Fault;
 use crate::broker::shard::{Inbox, SILENCE};
-use crate::broker::side::{Side, Turn};
+use crate::broker::side::{LinkEvent, Side};
 use crate::broker::tally::{Condition, Tally};
 use crate::broker::work::Work;
 use crate::gateway::broker::{Happening, Life, Message, Scope};
@@ -152,7 +152,7 @@ impl Shard {
     }
 
     /// Looks at everything that may have happened.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<LinkEvent>> {
         let turn = match self.side.poll(cx) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
@@ -165,9 +165,9 @@ impl Shard {
         }
     }
 
-    fn on_turn(&mut self, turn: Turn, now: Instant) {
+    fn on_turn(&mut self, turn: LinkEvent, now: Instant) {
         match turn {
-            Turn::Made(identity) => {
+            LinkEvent::Made(identity) => {
                 self.work.back();
                 self.open = Fence::new(now);
                 (self.leaving, self.full_until) = (false, None);
@@ -180,16 +180,16 @@ impl Shard {
                 // Others may have given this node up.
                 self.bus.greet(None);
             }
-            Turn::Failed(error) => {
+            LinkEvent::Failed(error) => {
                 self.diary.failed("messages", error.name(), &error.to_string(), now);
                 self.work.away();
             }
-            Turn::Received => {
+            LinkEvent::Received => {
                 if let Err(lost) = self.receive(now) {
                     self.lose(&lost, now);
                 }
             }
-            Turn::Lost(lost) => self.lose(&lost, now),
+            LinkEvent::Lost(lost) => self.lose(&lost, now),
         }
     }
 
@@ -242,18 +242,18 @@ impl Shard {
                     servers.meet(&info);
                     *leaving |= info.ldm;
                 }
-                Operation::Refused(what) => match Refusal::of(what) {
-                    Refusal::Publish(subject) => work.denied(speech, subject, what, now),
-                    Refusal::Subscribe(subject) => {
+                Operation::Refused(what) => match ServerError::of(what) {
+                    ServerError::Publish(subject) => work.denied(speech, subject, what, now),
+                    ServerError::Subscribe(subject) => {
                         listening.refused(speech, subject);
                         work.complains("listen", what, now);
                     }
-                    Refusal::Full => {
+                    ServerError::Full => {
                         work.complains("listen", what, now);
                         fences.front_mut().unwrap_or(open).spoilt = true;
                         *full_until = Some(now + FULL);
                     }
-                    Refusal::End(words) => return Err(Lost::Refused(words)),
+                    ServerError::End(words) => return Err(Lost::Refused(words)),
                 },
                 Operation::Done => {}
             }
@@ -348,7 +348,7 @@ fn read_message<'a>(
 
 /// What a server's error means.
 #[derive(Debug, PartialEq, Eq)]
-enum Refusal<'a> {
+enum ServerError<'a> {
     /// It did not publish in this subject.
     Publish(&'a str),
     /// It does not pass this subject on.
@@ -359,7 +359,7 @@ enum Refusal<'a> {
     End(String),
 }
 
-impl<'a> Refusal<'a> {
+impl<'a> ServerError<'a> {
     fn of(what: &'a [u8]) -> Self {
         let words = std::str::from_utf8(what).unwrap_or_default();
         let lower = words.to_ascii_lowercase();
@@ -384,13 +384,13 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart() {
-        let publish = Refusal::of(b"Permissions Violation for Publish to \"a.b\"");
-        assert_eq!(publish, Refusal::Publish("a.b"));
+        let publish = ServerError::of(b"Permissions Violation for Publish to \"a.b\"");
+        assert_eq!(publish, ServerError::Publish("a.b"));
         let queue = b"permissions violation for subscription to \"a\" using queue \"q\"";
-        assert_eq!(Refusal::of(queue), Refusal::Subscribe("a"));
-        assert_eq!(Refusal::of(b"maximum subscriptions exceeded"), Refusal::Full);
+        assert_eq!(ServerError::of(queue), ServerError::Subscribe("a"));
+        assert_eq!(ServerError::of(b"maximum subscriptions exceeded"), ServerError::Full);
         for what in [&b"Slow Consumer"[..], b"Permissions Violation", b"\xff", b""] {
-            assert!(matches!(Refusal::of(what), Refusal::End(_)));
+            assert!(matches!(ServerError::of(what), ServerError::End(_)));
         }
     }
 }

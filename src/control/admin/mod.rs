@@ -25,7 +25,7 @@ use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
 use self::attempts::{Attempt, Attempts};
-use self::session::Sessions;
+use self::session::AdminSessions;
 use super::api::{Api, ApiConfig};
 use super::backend::Backend;
 use super::body::{self, BodyLimits, Charge, json, refusal};
@@ -101,7 +101,7 @@ pub(super) fn router<B: Backend>(
         api: Api::new(backend.clone(), api_config, counts.clone()),
         backend,
         password: config.password.clone(),
-        sessions: Sessions::new(&config.password, &config.secret, config.session),
+        sessions: AdminSessions::new(&config.password, &config.secret, config.session),
         attempts: Attempts::new(config.attempts),
         counts,
         past: past.clone(),
@@ -134,7 +134,7 @@ struct Admin<B> {
     api: Api<B>,
     backend: Arc<B>,
     password: Secret,
-    sessions: Sessions,
+    sessions: AdminSessions,
     attempts: Attempts,
     counts: Arc<Counts>,
     past: Arc<Past>,

@@ -31,7 +31,7 @@ pub(super) struct Whose {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct SearchAnswer<'a> {
     /// How many match; over several cores that have more than they tell, some of them twice.
     matched: usize,
     /// How many a page has.
@@ -150,7 +150,7 @@ fn found(outcome: Result<Found, Error>) -> Response {
             });
             let list = list.collect();
             let pages = found.matched.div_ceil(SHOWN).min(PAGES);
-            written(&Answer { matched: found.matched, page_size: SHOWN, pages, list })
+            written(&SearchAnswer { matched: found.matched, page_size: SHOWN, pages, list })
         }
         Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE),
     }

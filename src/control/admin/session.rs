@@ -19,13 +19,13 @@ struct Claims {
 }
 
 /// Makes sessions, and knows its own.
-pub(super) struct Sessions {
+pub(super) struct AdminSessions {
     sign: EncodingKey,
     verify: DecodingKey,
     time: Duration,
 }
 
-impl Sessions {
+impl AdminSessions {
     /// Signed with both; without a secret, with something random instead.
     pub(super) fn new(password: &Secret, secret: &Secret, time: Duration) -> Self {
         let random = uuid::Uuid::new_v4().into_bytes();
@@ -68,8 +68,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn sessions(password: &str, secret: &str, time: Duration) -> Sessions {
-        Sessions::new(&Secret::new(password), &Secret::new(secret), time)
+    fn sessions(password: &str, secret: &str, time: Duration) -> AdminSessions {
+        AdminSessions::new(&Secret::new(password), &Secret::new(secret), time)
     }
 
     #[test]

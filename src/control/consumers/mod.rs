@@ -83,7 +83,7 @@ impl Consumers {
             let doer = Arc::new(doer(&config.name));
             for name in &config.streams {
                 let (config, stream) = (config.clone(), name.clone());
-                let place = stream::Place { config, stream, node: node.clone() };
+                let place = stream::StreamReader { config, stream, node: node.clone() };
                 tokio::spawn(stream::run(place, doer.clone()));
             }
         }

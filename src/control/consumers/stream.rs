@@ -21,7 +21,7 @@ use crate::control::backend::Backend;
 use crate::gateway::api::ApiRequest;
 
 /// A stream, and who reads it.
-pub(super) struct Place {
+pub(super) struct StreamReader {
     pub(super) config: StreamConfig,
     /// Its key.
     pub(super) stream: String,
@@ -67,7 +67,7 @@ impl From<Lost> for Gone {
 }
 
 /// Reads a stream until the server goes away.
-pub(super) async fn run<B: Backend>(place: Place, doer: Arc<Doer<B>>) {
+pub(super) async fn run<B: Backend>(place: StreamReader, doer: Arc<Doer<B>>) {
     let mut reader =
         Reader { place, doer, width: Width::Batch, claimed: START.to_owned(), failures: 0 };
     while !reader.doer.draining() {
@@ -91,7 +91,7 @@ enum Width {
 }
 
 struct Reader<B> {
-    place: Place,
+    place: StreamReader,
     doer: Arc<Doer<B>>,
     width: Width,
     /// Up to where was looked for what others have left.
@@ -180,7 +180,7 @@ impl<B: Backend> Reader<B> {
         behind: &str,
         wait: Duration,
     ) -> Result<Vec<Message>, Gone> {
-        let Place { stream, node, .. } = &self.place;
+        let StreamReader { stream, node, .. } = &self.place;
         let wait = if behind == NEW { wait } else { Duration::ZERO };
         let one = self.width != Width::Batch || behind == NEW && wait.is_zero();
         let count = if one { "1" } else { BATCH };
@@ -201,7 +201,7 @@ impl<B: Backend> Reader<B> {
     /// there is no time for has its turn the next time.
     async fn claim(&mut self, link: &mut Link) -> Result<(), Gone> {
         for _ in 0..CLAIM_STEPS {
-            let Place { stream, node, config } = &self.place;
+            let StreamReader { stream, node, config } = &self.place;
             let idle = config.visibility.as_millis().to_string();
             let from = &self.claimed;
             let group = self.group();
@@ -360,7 +360,7 @@ impl<B: Backend> Reader<B> {
         held: &mut Instant,
         tasks: impl Iterator<Item = &'a Task>,
     ) -> Result<(), Gone> {
-        let Place { config, stream, node } = &self.place;
+        let StreamReader { config, stream, node } = &self.place;
         if held.elapsed() < config.visibility / 2 {
             return Ok(());
         }
@@ -388,7 +388,7 @@ impl<B: Backend> Reader<B> {
 
     /// Acknowledges the first message behind one, which no reply can hold.
     async fn pass_over(&self, link: &mut Link, behind: &str) -> Result<(), Gone> {
-        let Place { stream, node, config } = &self.place;
+        let StreamReader { stream, node, config } = &self.place;
         let from = format!("({behind}");
         let parts = ["XPENDING", stream, &config.group, &from, "+", "1", node];
         let first = |reply: &Reply<'_>| {

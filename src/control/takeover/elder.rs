@@ -325,9 +325,9 @@ impl Elder {
         // What has many channels goes round.
         let to = request.channel().map_or(0, |channel| self.placement.home(channel));
         let letter = match request {
-            Request::Tops(ticket, tops) => {
+            Request::Positions(ticket, tops) => {
                 let found = vec![None; tops.len()];
-                Handover::Tops { core, ticket, tops, found }
+                Handover::Positions { core, ticket, tops, found }
             }
             request => Handover::Ask(core, request),
         };

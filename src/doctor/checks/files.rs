@@ -2,7 +2,7 @@
 
 use crate::doctor::costs;
 use crate::doctor::demand::Demand;
-use crate::doctor::finding::{Finding, Place};
+use crate::doctor::finding::{Finding, RemedyPlace};
 use crate::doctor::host::Host;
 use crate::doctor::words::{bytes, count, limit, plural};
 
@@ -19,15 +19,15 @@ pub(super) fn open_files(host: &Host, demand: &Demand) -> Finding {
     let has = format!("limit {} (soft {})", limit(hard), limit(soft));
     let mended = |finding: Finding| {
         finding
-            .mend(Place::Systemd, format!("LimitNOFILE={wanted}"))
-            .mend(Place::Shell, format!("ulimit -n {wanted}"))
+            .mend(RemedyPlace::Systemd, format!("LimitNOFILE={wanted}"))
+            .mend(RemedyPlace::Shell, format!("ulimit -n {wanted}"))
     };
     if demand.too_few_workers {
         let workers = demand.unlimited.workers;
         return Finding::short(NAME, has)
             .needs(format!("{workers} workers: a ring has at most 1,048,576 slots"))
             .because("ringhold refuses this number of connections")
-            .mend(Place::Argument, format!("--workers {workers}"));
+            .mend(RemedyPlace::Argument, format!("--workers {workers}"));
     }
     if let Some(refused) = &demand.refused {
         return mended(Finding::short(NAME, has).needs(count(wanted)).because(refused.clone()));
@@ -113,8 +113,8 @@ pub(super) fn locked_memory(host: &Host, demand: &Demand) -> Finding {
     Finding::short(NAME, bytes(soft))
         .needs(format!("{} for {}", bytes(needed), plural(demand.layout.workers, "ring", "rings")))
         .because("a ring cannot be made: no memory; all processes of the user share the limit")
-        .mend(Place::Systemd, "LimitMEMLOCK=infinity")
-        .mend(Place::Shell, format!("ulimit -l {}", needed.div_ceil(1024)))
+        .mend(RemedyPlace::Systemd, "LimitMEMLOCK=infinity")
+        .mend(RemedyPlace::Shell, format!("ulimit -l {}", needed.div_ceil(1024)))
 }
 
 const COUNTED_AGAIN: (u32, u32) = (6, 14);

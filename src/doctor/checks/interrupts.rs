@@ -1,7 +1,7 @@
 //! Where packets arrive: interrupts of network cards, steering, and the queues behind them.
 
 use crate::doctor::demand::Demand;
-use crate::doctor::finding::{Finding, Place};
+use crate::doctor::finding::{Finding, RemedyPlace};
 use crate::doctor::host::Host;
 use crate::doctor::nics::Nic;
 use crate::doctor::profile::Profile;
@@ -33,7 +33,7 @@ pub(super) fn spread(host: &Host, demand: &Demand) -> Finding {
                 plural(nic.queues.len().min(online), "processor", "processors")
             ))
             .because("one processor handles the packets of all; irqbalance must be off to keep it")
-            .mend(Place::Shell, affinities(nic, online)),
+            .mend(RemedyPlace::Shell, affinities(nic, online)),
         _ => Finding::ok(NAME, all),
     }
 }
@@ -56,7 +56,7 @@ pub(super) fn steering(host: &Host, demand: &Demand) -> Finding {
                     "processors without a queue handle no packets; steering costs an interrupt \
                      between processors per batch",
                 )
-                .mend(Place::Shell, masks(nic, online))
+                .mend(RemedyPlace::Shell, masks(nic, online))
         }
         Some(_) => Finding::ok(NAME, "none; heartbeats do not need it"),
         None if nics.iter().any(|nic| nic.steers) => Finding::ok(NAME, "in software (RPS)"),

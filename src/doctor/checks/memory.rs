@@ -2,7 +2,7 @@
 
 use crate::doctor::costs;
 use crate::doctor::demand::Demand;
-use crate::doctor::finding::{Finding, Place};
+use crate::doctor::finding::{Finding, RemedyPlace};
 use crate::doctor::host::Host;
 use crate::doctor::words::{bytes, count};
 
@@ -17,7 +17,7 @@ pub(super) fn available(host: &Host, demand: &Demand) -> Finding {
             Finding::short(NAME, format!("{} available", bytes(*available)))
                 .needs(needed(demand))
                 .because(format!("about {} connections fit; beyond, the OOM killer", count(fit)))
-                .mend(Place::Argument, format!("--max-connections {fit}"))
+                .mend(RemedyPlace::Argument, format!("--max-connections {fit}"))
         }
         Err(unknown) => Finding::unknown(NAME, unknown),
     }
@@ -36,8 +36,8 @@ pub(super) fn cgroup(host: &Host, demand: &Demand) -> Finding {
             Finding::short(NAME, bytes(*limit))
                 .needs(needed(demand))
                 .because(format!("about {} connections fit; beyond, the OOM killer", count(fit)))
-                .mend(Place::Systemd, format!("MemoryMax={}M", need.div_ceil(1 << 20)))
-                .mend(Place::Argument, format!("--max-connections {fit}"))
+                .mend(RemedyPlace::Systemd, format!("MemoryMax={}M", need.div_ceil(1 << 20)))
+                .mend(RemedyPlace::Argument, format!("--max-connections {fit}"))
         }
         Err(unknown) => Finding::unknown(NAME, unknown),
     }
@@ -52,7 +52,7 @@ pub(super) fn cgroup_pids(host: &Host, demand: &Demand) -> Finding {
         Ok(Some(limit)) => Finding::short(NAME, count(*limit))
             .needs(count(need))
             .because("a worker's thread cannot be started, or the kernel's own for its ring")
-            .mend(Place::Systemd, format!("TasksMax={need}")),
+            .mend(RemedyPlace::Systemd, format!("TasksMax={need}")),
         Err(unknown) => Finding::unknown(NAME, unknown),
     }
 }
@@ -67,8 +67,8 @@ pub(super) fn huge_pages(host: &Host) -> Finding {
         (Ok(mode), _) => Finding::better(NAME, mode.clone())
             .needs("madvise, or off for the process")
             .because("half-empty huge pages: some 200 bytes more per idle connection")
-            .mend(Place::Systemd, "Environment=MIMALLOC_ALLOW_THP=0")
-            .mend(Place::Shell, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
+            .mend(RemedyPlace::Systemd, "Environment=MIMALLOC_ALLOW_THP=0")
+            .mend(RemedyPlace::Shell, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
         (Err(unknown), _) if unknown.is_absent() && host.kernel().is_ok() => {
             Finding::ok(NAME, "this kernel has none")
         }

@@ -1,7 +1,7 @@
 //! Processors: how many, how much of them, and which.
 
 use crate::doctor::demand::Demand;
-use crate::doctor::finding::{Finding, Place};
+use crate::doctor::finding::{Finding, RemedyPlace};
 use crate::doctor::host::Host;
 use crate::doctor::profile::Profile;
 use crate::doctor::words::plural;
@@ -24,7 +24,7 @@ pub(super) fn workers(demand: &Demand, host: &Host) -> Finding {
         return Finding::better(NAME, has)
             .needs("one worker per processor")
             .because("a worker waits while another one runs, up to a time slice of milliseconds")
-            .mend(Place::Argument, format!("--workers {processors}"));
+            .mend(RemedyPlace::Argument, format!("--workers {processors}"));
     }
     Finding::ok(NAME, has)
 }
@@ -43,7 +43,7 @@ pub(super) fn quota(host: &Host, demand: &Demand) -> Finding {
             Finding::better(NAME, has)
                 .needs(if least.is_finite() { "one processor" } else { "no quota" })
                 .because("when it is spent, every connection waits for the next period (100 ms)")
-                .mend(Place::Systemd, "CPUQuota=")
+                .mend(RemedyPlace::Systemd, "CPUQuota=")
         }
         Err(unknown) => Finding::unknown(NAME, unknown),
     }
@@ -65,7 +65,7 @@ pub(super) fn isolated(host: &Host) -> Finding {
             Finding::better(NAME, format!("{list}: not used"))
                 .needs("the workers on them, or no isolation")
                 .because("ringhold neither counts nor uses them")
-                .mend(Place::Systemd, format!("CPUAffinity={list}"))
+                .mend(RemedyPlace::Systemd, format!("CPUAffinity={list}"))
         }
         Ok(_) => Finding::ok(NAME, format!("{list}: in use")),
         Err(unknown) => Finding::unknown(NAME, unknown),

@@ -2,7 +2,7 @@
 
 use crate::doctor::costs;
 use crate::doctor::demand::Demand;
-use crate::doctor::finding::{Finding, Place};
+use crate::doctor::finding::{Finding, RemedyPlace};
 use crate::doctor::host::Host;
 use crate::doctor::profile::Profile;
 use crate::doctor::words::{bytes, count};
@@ -187,7 +187,7 @@ pub(super) fn hash_table(host: &Host, demand: &Demand) -> Finding {
             demand.connections() / buckets.max(1) / 2,
             bytes(needed * costs::BUCKET)
         ))
-        .mend(Place::Boot, format!("thash_entries={needed}"))
+        .mend(RemedyPlace::Boot, format!("thash_entries={needed}"))
 }
 
 /// The kernel's default.

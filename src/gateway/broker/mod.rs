@@ -135,8 +135,8 @@ pub enum Request {
     History(Ticket, Box<History>),
     /// Forget what was published; the position stays. Answered by [`Outcome::Done`].
     HistoryRemove(Ticket, Arc<str>),
-    /// Positions of channels, at most [`PIECE`] of them. Answered by [`Outcome::Tops`].
-    Tops(Ticket, Vec<TopOf>),
+    /// Positions of channels, at most [`PIECE`] of them. Answered by [`Outcome::Positions`].
+    Positions(Ticket, Vec<TopOf>),
     /// A new epoch for a channel, unless it has another than the old one by now, or none. Offsets
     /// go on, and the history stays. Answered by [`Outcome::Renewed`].
     Renew(Ticket, Box<Renew>),
@@ -357,7 +357,7 @@ pub enum Outcome {
     /// What was published, in the order asked for.
     History(Past),
     /// Positions, in the order asked for; `None` where the channel has none.
-    Tops(Vec<Option<Top>>),
+    Positions(Vec<Option<Top>>),
     /// The channel's position now; `None` where it has none.
     Renewed(Option<(Epoch, u64)>),
     /// Those that were not there, and have to be added.
@@ -461,7 +461,7 @@ impl Request {
             Self::Publish(ticket, _)
             | Self::History(ticket, _)
             | Self::HistoryRemove(ticket, _)
-            | Self::Tops(ticket, _)
+            | Self::Positions(ticket, _)
             | Self::Renew(ticket, _)
             | Self::PresenceAdd(ticket, ..)
             | Self::PresenceRemove(ticket, ..)
@@ -474,7 +474,7 @@ impl Request {
     /// Its channel, if it concerns one only.
     pub fn channel(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Listen(_) | Self::Ignore(_) | Self::Tops(..) => None,
+            Self::Listen(_) | Self::Ignore(_) | Self::Positions(..) => None,
             Self::Publish(_, publish) => Some(&publish.channel),
             Self::History(_, history) => Some(&history.channel),
             Self::Renew(_, renew) => Some(&renew.channel),
@@ -511,7 +511,7 @@ impl Request {
             Self::Leave(..) => "leave",
             Self::History(..) => "history",
             Self::HistoryRemove(..) => "history_remove",
-            Self::Tops(..) => "tops",
+            Self::Positions(..) => "tops",
             Self::Renew(..) => "renew",
             Self::PresenceAdd(..) => "presence_add",
             Self::PresenceRemove(..) => "presence_remove",
@@ -531,7 +531,7 @@ impl Request {
             }
             Self::Join(_, info) | Self::Leave(_, info) => info.len(),
             Self::History(_, history) => size_of_val(&**history),
-            Self::Tops(_, tops) => size_of_val(&tops[..]),
+            Self::Positions(_, tops) => size_of_val(&tops[..]),
             Self::Renew(_, renew) => size_of_val(&**renew),
             Self::PresenceAdd(.., members) => {
                 members.iter().map(|it| size_of_val(it) + it.info.len()).sum()
@@ -572,7 +572,7 @@ impl Outcome {
             Self::History(past) => {
                 past.entries.iter().map(|entry| size_of_val(entry) + entry.data.len()).sum()
             }
-            Self::Tops(tops) => {
+            Self::Positions(tops) => {
                 let entries = tops.iter().flatten().filter_map(|top| top.entry.as_ref());
                 size_of_val(&tops[..]) + entries.map(Bytes::len).sum::<usize>()
             }

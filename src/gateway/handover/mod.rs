@@ -56,7 +56,7 @@ pub enum Handover {
     Ask(u16, Request),
     /// Elder: positions of channels that are at home on any core. It goes round, from the first
     /// core to the last, and each fills in what it knows.
-    Tops {
+    Positions {
         /// Who asks.
         core: u16,
         /// What it calls the question.
@@ -82,7 +82,7 @@ impl Handover {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Ask(_, request) | Self::Unanswered(request) => request.size(),
-            Self::Tops { tops, found, .. } => size_of_val(&tops[..]) + size_of_val(&found[..]),
+            Self::Positions { tops, found, .. } => size_of_val(&tops[..]) + size_of_val(&found[..]),
             Self::Records(records, _) => records.len(),
             Self::Attach(_) | Self::Detach | Self::Succeed(..) => 0,
         }

@@ -162,7 +162,7 @@ fn write_request(request: &Request, out: &mut Vec<u8>) {
             write_epoch(fresh, out);
         }
         Request::HistoryRemove(ticket, channel) => write_about(6, *ticket, channel, out),
-        Request::Tops(ticket, tops) => {
+        Request::Positions(ticket, tops) => {
             out.push(7);
             encode_varint(ticket.0, out);
             encode_varint(tops.len() as u64, out);
@@ -242,7 +242,7 @@ fn read_request(body: &mut &[u8]) -> Result<Request, Malformed> {
                 let meta_ttl = read_option(body)?.map(Duration::from_millis);
                 Ok(TopOf { channel, entry, meta_ttl })
             };
-            Request::Tops(ticket, list(body, top)?)
+            Request::Positions(ticket, list(body, top)?)
         }
         8 => {
             let (channel, old, fresh) = (name(body)?, epoch(body)?, epoch(body)?);
@@ -338,7 +338,7 @@ fn write_answer(answer: &Result<Outcome, Fault>, out: &mut Vec<u8>) {
                 write_bytes(data, out);
             }
         }
-        Outcome::Tops(tops) => {
+        Outcome::Positions(tops) => {
             out.push(3);
             encode_varint(tops.len() as u64, out);
             for top in tops {
@@ -395,7 +395,7 @@ fn read_answer(body: &mut &[u8]) -> Result<Result<Outcome, Fault>, Malformed> {
                 let entry = if flag(body)? { Some(owned(body)?) } else { None };
                 Ok(Some(Top { epoch, top, first, entry }))
             };
-            Outcome::Tops(list(body, top)?)
+            Outcome::Positions(list(body, top)?)
         }
         4 => Outcome::Renewed(place(body)?),
         5 => Outcome::Missing(list(body, client)?),

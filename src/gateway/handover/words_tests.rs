@@ -90,7 +90,7 @@ fn request() -> impl Strategy<Value = Request> {
         (name(), bytes()).prop_map(|(name, info)| Request::Leave(name, info)),
         (ticket(), history).prop_map(|(ticket, it)| Request::History(ticket, it)),
         (ticket(), name()).prop_map(|(ticket, name)| Request::HistoryRemove(ticket, name)),
-        (ticket(), some(top)).prop_map(|(ticket, tops)| Request::Tops(ticket, tops)),
+        (ticket(), some(top)).prop_map(|(ticket, tops)| Request::Positions(ticket, tops)),
         (ticket(), renew).prop_map(|(ticket, it)| Request::Renew(ticket, it)),
         (ticket(), name(), some(present)).prop_map(|(t, n, it)| Request::PresenceAdd(t, n, it)),
         (ticket(), name(), some(absent)).prop_map(|(t, n, it)| Request::PresenceRemove(t, n, it)),
@@ -121,7 +121,7 @@ fn answer() -> impl Strategy<Value = Result<Outcome, Fault>> {
         (place(), any::<bool>())
             .prop_map(|(position, suppressed)| Ok(Outcome::Published { position, suppressed })),
         past.prop_map(|past| Ok(Outcome::History(past))),
-        some(prop::option::of(top)).prop_map(|tops| Ok(Outcome::Tops(tops))),
+        some(prop::option::of(top)).prop_map(|tops| Ok(Outcome::Positions(tops))),
         place().prop_map(|place| Ok(Outcome::Renewed(place))),
         some(client()).prop_map(|clients| Ok(Outcome::Missing(clients))),
         some(bytes()).prop_map(|members| Ok(Outcome::Presence(members))),

@@ -13,7 +13,7 @@ use crate::gateway::letters::ChannelId;
 const STEPS: u32 = 160;
 
 /// Positions for one core.
-pub(in crate::gateway) type Tops = Vec<(ChannelId, u64)>;
+pub(in crate::gateway) type Positions = Vec<(ChannelId, u64)>;
 
 /// How far the sweep is.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Home {
     pub(in crate::gateway) fn sweep(
         &mut self,
         now: Duration,
-    ) -> (Vec<(u16, Tops)>, Option<Duration>) {
+    ) -> (Vec<(u16, Positions)>, Option<Duration>) {
         let results = self.results.expire(now);
         if self.channels.is_empty() {
             self.sweep.next = 0;
@@ -52,7 +52,7 @@ impl Home {
         (tops, Some(self.sweep.due))
     }
 
-    fn visit(&mut self, key: u32, now: Duration, tops: &mut Vec<(u16, Tops)>) {
+    fn visit(&mut self, key: u32, now: Duration, tops: &mut Vec<(u16, Positions)>) {
         self.expire(key, now);
         let id = self.id(key);
         let channel = &mut self.channels[key as usize];
@@ -70,7 +70,7 @@ impl Home {
     }
 
     /// Tells what to send to cores that missed a publication, by core.
-    pub(in crate::gateway) fn missed(&mut self) -> Vec<(u16, Tops)> {
+    pub(in crate::gateway) fn missed(&mut self) -> Vec<(u16, Positions)> {
         let mut tops = Vec::new();
         for key in &self.missed {
             let Some(channel) = self.channels.get(*key as usize) else { continue };
@@ -102,7 +102,7 @@ impl Home {
     }
 }
 
-fn add(tops: &mut Vec<(u16, Tops)>, core: u16, id: ChannelId, top: u64) {
+fn add(tops: &mut Vec<(u16, Positions)>, core: u16, id: ChannelId, top: u64) {
     match tops.iter_mut().find(|(of, _)| *of == core) {
         Some((_, tops)) => tops.push((id, top)),
         None => tops.push((core, vec![(id, top)])),

@@ -31,7 +31,7 @@ impl Hub {
                     heir.answer(core, ticket, outcome);
                 }
             }
-            Handover::Tops { core, ticket, tops, mut found } => {
+            Handover::Positions { core, ticket, tops, mut found } => {
                 let now = out.now();
                 for (of, found) in tops.iter().zip(&mut found) {
                     if self.placement.home(&of.channel) == usize::from(self.core) {
@@ -40,11 +40,11 @@ impl Hub {
                 }
                 let next = usize::from(self.core) + 1;
                 if next < self.placement.cores() {
-                    let letter = Handover::Tops { core, ticket, tops, found };
+                    let letter = Handover::Positions { core, ticket, tops, found };
                     return out.post_urgent(next, Letter::Handover(Box::new(letter)));
                 }
                 if let Some(heir) = &self.heir {
-                    heir.answer(core, ticket, Ok(Outcome::Tops(found)));
+                    heir.answer(core, ticket, Ok(Outcome::Positions(found)));
                 }
             }
             Handover::Detach => {
@@ -100,9 +100,9 @@ impl Hub {
                 self.home.remove_history(&channel);
                 self.tell_removed(&channel);
             }
-            Request::Tops(_, tops) => {
+            Request::Positions(_, tops) => {
                 let tops = tops.iter().map(|of| self.home.top_of(of, now)).collect();
-                return Ok(Outcome::Tops(tops));
+                return Ok(Outcome::Positions(tops));
             }
             // A stream that has one home does not fork: the heir has misread something, and reads
             // it again.

@@ -22,7 +22,7 @@ impl Letter {
                 size_of_val(&**letter) + letter.channel.len() + raw
             }
             Self::Deliver(delivery) => of_delivery(delivery),
-            Self::Tops(tops) => size_of_val(&tops[..]),
+            Self::Positions(tops) => size_of_val(&tops[..]),
             Self::Ask(ask) => size_of::<Ask>() + of_ask(ask),
             Self::Asks(asks) => {
                 asks.capacity() * size_of::<Ask>() + asks.iter().map(of_ask).sum::<usize>()

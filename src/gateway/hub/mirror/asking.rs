@@ -33,7 +33,7 @@ pub(super) enum Pending {
     /// For what a channel here needs of its history.
     Read { channel: Arc<str> },
     /// For positions.
-    Tops(Vec<Checked>),
+    Positions(Vec<Checked>),
     /// For a new epoch.
     Renew { channel: Arc<str> },
     /// To let members live longer.
@@ -306,10 +306,10 @@ impl Hub {
             (Pending::Read { channel }, answer) => {
                 self.past(out, &channel, ticket, Err(fault(answer)));
             }
-            (Pending::Tops(checked), Ok(Outcome::Tops(tops))) => {
+            (Pending::Positions(checked), Ok(Outcome::Positions(tops))) => {
                 self.tops(out, checked, Ok(tops));
             }
-            (Pending::Tops(checked), answer) => self.tops(out, checked, Err(fault(answer))),
+            (Pending::Positions(checked), answer) => self.tops(out, checked, Err(fault(answer))),
             (Pending::Renew { channel }, answer) => {
                 self.renewed(out, channel, matches!(answer, Ok(Outcome::Renewed(_))));
             }

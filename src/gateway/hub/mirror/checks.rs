@@ -175,8 +175,8 @@ impl Hub {
             return true;
         }
         let count = tops.len() as u64;
-        let pending = Pending::Tops(checked);
-        match self.ask_broker(out, pending, |ticket| Request::Tops(ticket, tops)) {
+        let pending = Pending::Positions(checked);
+        match self.ask_broker(out, pending, |ticket| Request::Positions(ticket, tops)) {
             Ok(_) => {
                 let mirror = self.mirror();
                 mirror.checking += 1;
@@ -184,7 +184,7 @@ impl Hub {
                 true
             }
             Err(pending) => {
-                if let Pending::Tops(checked) = pending {
+                if let Pending::Positions(checked) = pending {
                     self.check_again(out, checked);
                 }
                 false

@@ -343,7 +343,7 @@ impl Hub {
         let tops = vec![(self.home.number(key), top)];
         for core in cores.iter().filter(|core| **core != self.core) {
             // One per channel and core, of which each has subscribers.
-            out.post_urgent((*core).into(), Letter::Tops(tops.clone()));
+            out.post_urgent((*core).into(), Letter::Positions(tops.clone()));
         }
         if cores.contains(&self.core) {
             self.compare(out, &tops);

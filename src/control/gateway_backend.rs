@@ -36,7 +36,7 @@ use crate::gateway::wire::Error;
 use crate::{Handle, SlowPeer};
 
 /// See the module's text.
-pub struct Live {
+pub struct GatewayBackend {
     pub(super) handle: Handle<Gateway>,
     pub(super) placement: Placement,
     rules: RwLock<Arc<Rulebook>>,
@@ -48,7 +48,7 @@ pub struct Live {
     broker: Option<broker::View>,
 }
 
-impl Live {
+impl GatewayBackend {
     /// For a server that runs with these rules.
     pub fn new(
         handle: Handle<Gateway>,
@@ -259,7 +259,7 @@ impl Live {
     }
 }
 
-impl Backend for Live {
+impl Backend for GatewayBackend {
     async fn call(&self, request: ApiRequest) -> Result<ApiReply, Error> {
         match request {
             ApiRequest::Publish(request) => self.publish(request).await,
@@ -399,7 +399,7 @@ impl Backend for Live {
     }
 }
 
-impl Live {
+impl GatewayBackend {
     fn needs_presence(&self, channel: &str) -> Result<(), Error> {
         let rules = self.rules();
         let place = rules.namespaces.place(channel)?;

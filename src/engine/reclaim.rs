@@ -6,7 +6,7 @@
 
 /// What a core's turns have needed, lately and at most.
 #[derive(Debug, Default)]
-pub(super) struct Calm {
+pub(super) struct Reclaim {
     /// Bytes of the arena that may be resident.
     touched: usize,
     /// Bytes of it in use since the last look.
@@ -25,7 +25,7 @@ pub(super) struct Calm {
     look_ns: u64,
 }
 
-impl Calm {
+impl Reclaim {
     /// A turn received into the first `arena` bytes.
     pub(super) fn note_turn(&mut self, arena: usize) {
         self.recent = self.recent.max(arena);
@@ -81,44 +81,44 @@ mod tests {
 
     #[test]
     fn the_arena_of_a_burst_is_given_back_once() {
-        let mut calm = Calm::default();
-        assert_eq!(calm.look(5, 0, 0), None);
-        calm.note_turn(BURST);
-        assert_eq!(calm.look(5, 0, 1), None, "not yet");
-        assert_eq!(calm.look(5, 0, LOOK_NS), None, "it was in use since the last look");
-        calm.note_turn(30_000);
-        assert_eq!(calm.look(5, 0, 2 * LOOK_NS), Some(30_000), "what is used is kept");
-        assert_eq!(calm.look(5, 0, 4 * LOOK_NS), None, "once");
+        let mut reclaim = Reclaim::default();
+        assert_eq!(reclaim.look(5, 0, 0), None);
+        reclaim.note_turn(BURST);
+        assert_eq!(reclaim.look(5, 0, 1), None, "not yet");
+        assert_eq!(reclaim.look(5, 0, LOOK_NS), None, "it was in use since the last look");
+        reclaim.note_turn(30_000);
+        assert_eq!(reclaim.look(5, 0, 2 * LOOK_NS), Some(30_000), "what is used is kept");
+        assert_eq!(reclaim.look(5, 0, 4 * LOOK_NS), None, "once");
     }
 
     #[test]
     fn steady_load_keeps_its_memory() {
-        let mut calm = Calm::default();
+        let mut reclaim = Reclaim::default();
         for turn in 0..100 {
-            calm.note_turn(BURST);
-            assert_eq!(calm.look(10_000 + turn, 0, u64::from(turn) * LOOK_NS / 2), None);
+            reclaim.note_turn(BURST);
+            assert_eq!(reclaim.look(10_000 + turn, 0, u64::from(turn) * LOOK_NS / 2), None);
         }
     }
 
     #[test]
     fn a_storm_of_handshakes_is_noticed_when_it_is_over() {
-        let mut calm = Calm::default();
+        let mut reclaim = Reclaim::default();
         let looks = [(300, false), (700, false), (730, true), (750, false), (900, false)];
         // A crowd that comes slowly is one, too.
         let slowly = [(1000, false), (1100, false), (1110, true), (1120, false)];
         for (look, (handshakes, back)) in (1..).zip(looks.into_iter().chain(slowly)) {
-            let told = calm.look(2000, handshakes, look * LOOK_NS).is_some();
+            let told = reclaim.look(2000, handshakes, look * LOOK_NS).is_some();
             assert_eq!(told, back, "{handshakes} handshakes");
         }
     }
 
     #[test]
     fn a_crowd_that_leaves_is_noticed_at_each_halving_and_at_the_end() {
-        let mut calm = Calm::default();
+        let mut reclaim = Reclaim::default();
         let mut looks = 0;
         let mut look = |used| {
             looks += 1;
-            calm.look(used, 0, looks * LOOK_NS).is_some()
+            reclaim.look(used, 0, looks * LOOK_NS).is_some()
         };
         assert!(!look(1000) && !look(501));
         assert!(look(500) && !look(300) && look(250) && look(100));

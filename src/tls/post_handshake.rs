@@ -10,7 +10,7 @@ use super::fault::Fault;
 
 /// How much is there of a message: three bytes of each connection.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Later {
+pub(super) struct PostHandshake {
     /// Bytes of its header, and [`TICKET`].
     begun: u8,
     /// The length in its header, less what was passed over.
@@ -22,7 +22,7 @@ const TICKET: u8 = 1 << 7;
 pub(super) const NEW_SESSION_TICKET: u8 = 4;
 pub(super) const KEY_UPDATE: u8 = 24;
 
-impl Later {
+impl PostHandshake {
     /// Whether a message is begun: nothing but more of it may come.
     pub(super) fn is_begun(self) -> bool {
         self.begun > 0

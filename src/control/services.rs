@@ -1,8 +1,8 @@
 //! What stands beside a running gateway: HTTP, hooks and key sets, and the ways from the engine's
 //! threads to them.
 //!
-//! Made in two steps. [`Plane::new`] gives the cores their ways out before there are cores;
-//! [`Plane::run`] starts the tasks once the server runs. The invariant: no way out ever makes an
+//! Made in two steps. [`Services::new`] gives the cores their ways out before there are cores;
+//! [`Services::run`] starts the tasks once the server runs. The invariant: no way out ever makes an
 //! engine thread wait.
 
 use std::io;
@@ -20,13 +20,13 @@ use super::closing::Closing;
 use super::consumers::Consumers;
 use super::counts::Counts;
 use super::demo::Demo;
+use super::gateway_backend::GatewayBackend;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
 use super::http::{
     Cores, HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over,
     routes,
 };
 use super::jwks::{Jwks, JwksView};
-use super::live::Live;
 use super::nodes;
 use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
@@ -41,14 +41,14 @@ use crate::tls::keys::{KeyFault, ServerMaterials};
 use crate::{Detached, Handle, Proxies};
 
 /// The ways from the engine's threads to the control plane.
-pub struct Outlets {
+pub struct ControlHandle {
     hooks: HookSender<(usize, Question)>,
     http: HandOver,
     inside: HandOver,
     keys: Vec<JwksView<KeySet>>,
 }
 
-impl ControlPlane for Outlets {
+impl ControlPlane for ControlHandle {
     fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
         let more = question.cost();
         self.hooks.try_call(hook, (core, question), more).map_err(|(_, question)| question)
@@ -78,7 +78,7 @@ impl ControlPlane for Outlets {
 }
 
 /// See the module's text.
-pub struct Plane {
+pub struct Services {
     counts: Arc<Counts>,
     questions: HookQueue<(usize, Question)>,
     connections: HandedOver,
@@ -108,7 +108,7 @@ enum KeysFor {
 
 /// Why the control plane cannot be made.
 #[derive(Debug)]
-pub enum PlaneError {
+pub enum ServicesError {
     /// A proxy is configured wrongly.
     Hooks(HooksError),
     /// The HTTP client for key sets cannot be made.
@@ -125,7 +125,7 @@ pub enum PlaneError {
     Listen(SocketAddr, io::Error),
 }
 
-impl std::fmt::Display for PlaneError {
+impl std::fmt::Display for ServicesError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Hooks(error) => error.fmt(f),
@@ -139,23 +139,24 @@ impl std::fmt::Display for PlaneError {
     }
 }
 
-impl std::error::Error for PlaneError {}
+impl std::error::Error for ServicesError {}
 
-impl Plane {
+impl Services {
     /// Makes what the options ask for, the cores' ways to it, and what they need to speak TLS.
     pub fn new(
         options: &Options,
         demo: Option<Demo>,
-    ) -> Result<(Self, Arc<Outlets>, Option<ServerMaterials>), PlaneError> {
+    ) -> Result<(Self, Arc<ControlHandle>, Option<ServerMaterials>), ServicesError> {
         let counts = Arc::new(Counts::default());
         let listen_at = |address: Option<SocketAddr>| {
-            let of = |address| listen(address).map_err(|error| PlaneError::Listen(address, error));
+            let of =
+                |address| listen(address).map_err(|error| ServicesError::Listen(address, error));
             address.map(of).transpose()
         };
         #[cfg(feature = "acme")]
         let acme = match settings::acme(options) {
             Some(config) => {
-                let acme = Acme::new(config, counts.clone()).map_err(PlaneError::Orders)?;
+                let acme = Acme::new(config, counts.clone()).map_err(ServicesError::Orders)?;
                 let listener = listen_at(acme.http())?;
                 Some((acme, listener))
             }
@@ -166,9 +167,9 @@ impl Plane {
         #[cfg(not(feature = "acme"))]
         let issued = Vec::new();
         let (certificates, tls) = CertificateKeeper::new(options, issued, counts.clone())
-            .map_err(PlaneError::Certificates)?;
+            .map_err(ServicesError::Certificates)?;
         let hooks =
-            Hooks::new(settings::hooks(options), counts.clone()).map_err(PlaneError::Hooks)?;
+            Hooks::new(settings::hooks(options), counts.clone()).map_err(ServicesError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
         let (http, connections) = hand_over(HTTP_QUEUE);
         let (into_inside, inside) = hand_over(HTTP_QUEUE);
@@ -185,7 +186,7 @@ impl Plane {
         let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
         let views = keys.iter().map(|(_, (_, view))| view.clone()).collect();
         let outlets =
-            Arc::new(Outlets { hooks: hook_sender, http, inside: into_inside, keys: views });
+            Arc::new(ControlHandle { hooks: hook_sender, http, inside: into_inside, keys: views });
         let http = settings::http(options, demo);
         let limits = settings::http_limits(options);
         counts.http_bodies.resize(options.http_server.http_bodies.0);
@@ -199,7 +200,7 @@ impl Plane {
             internal,
             grpc,
             grpc_limits: settings::grpc_limits(options),
-            consumers: Consumers::new(options).map_err(PlaneError::Consumers)?,
+            consumers: Consumers::new(options).map_err(ServicesError::Consumers)?,
             certificates,
             #[cfg(feature = "acme")]
             acme,
@@ -212,8 +213,8 @@ impl Plane {
     }
 
     /// What is served over HTTP, of this gateway.
-    pub fn routes(&self, live: &Arc<Live>) -> Result<Routes, PlaneError> {
-        routes(live, &self.http, &self.counts).map_err(PlaneError::Paths)
+    pub fn routes(&self, live: &Arc<GatewayBackend>) -> Result<Routes, ServicesError> {
+        routes(live, &self.http, &self.counts).map_err(ServicesError::Paths)
     }
 
     /// Who may call the server API, to be changed by a reload; `None` if it is not served.
@@ -247,7 +248,7 @@ impl Plane {
     }
 
     /// Starts the tasks, within the control thread's runtime.
-    pub fn run(self, live: Arc<Live>, routes: Routes, handle: Handle<Gateway>) {
+    pub fn run(self, live: Arc<GatewayBackend>, routes: Routes, handle: Handle<Gateway>) {
         if let Some(bus) = live.bus().cloned() {
             tokio::spawn(nodes::serve(live.clone(), bus));
         }
@@ -362,11 +363,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 type Fetched = (Jwks<KeySet>, JwksView<KeySet>);
 
-fn key_sets(token: &Token, counts: &Arc<Counts>) -> Result<Vec<Fetched>, PlaneError> {
+fn key_sets(token: &Token, counts: &Arc<Counts>) -> Result<Vec<Fetched>, ServicesError> {
     let parse = |json: &[u8]| KeySet::parse(json).map_err(|error| error.to_string());
     let fetched = settings::jwks(token)
         .into_iter()
-        .map(|config| Jwks::new(config, parse, counts.clone()).map_err(PlaneError::Keys));
+        .map(|config| Jwks::new(config, parse, counts.clone()).map_err(ServicesError::Keys));
     fetched.collect()
 }
 

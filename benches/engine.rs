@@ -8,7 +8,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringhold::internals::ledger::Ledger;
-use ringhold::internals::outbox::{Data, Outbox, Turn};
+use ringhold::internals::outbox::{Data, Outbox, TurnBuffers};
 use ringhold::internals::rng::Rng;
 use ringhold::internals::slots::{NO_SUBSCRIPTION, Phase, Slots};
 use ringhold::internals::topics::Topics;
@@ -62,7 +62,7 @@ fn wheel(c: &mut Criterion) {
 fn outbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox");
     let frame = Bytes::from(vec![7; 128]);
-    let turn = Turn { cork: &[], arena: &[] };
+    let turn = TurnBuffers { cork: &[], arena: &[] };
     let (mut outbox, mut ledger) = (Outbox::default(), Ledger::default());
     group.bench_function("queue, gather, advance one frame", |b| {
         b.iter(|| {

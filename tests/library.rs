@@ -42,7 +42,7 @@ struct App {
 impl App {
     fn new(start: CoreStart<Self>) -> Self {
         Self {
-            core: start.worker,
+            core: start.core,
             handle: start.handle,
             rung: Vec::new(),
             closed: Vec::new(),
@@ -258,7 +258,7 @@ fn letters_reach_states() {
     let (ben, ben_id) = user(&mut world, 1, "ben");
     let handle = world.handle();
     for (id, points) in [(ann_id, 3), (ben_id, 5), (ann_id, 4)] {
-        handle.post(id.worker(), Wish::Score(id, points)).expect("there is room");
+        handle.post(id.core(), Wish::Score(id, points)).expect("there is room");
     }
     // Of another core: there is no state here.
     handle.post(1, Wish::Score(ann_id, 100)).expect("there is room");

@@ -143,7 +143,7 @@ impl Site {
 
     fn tell(&self, id: ConnId, text: &str) -> Result<(), SendError> {
         let word = Word::Tell(id, text.to_owned());
-        self.running.handle().post(id.worker(), word).expect("there is room");
+        self.running.handle().post(id.core(), word).expect("there is room");
         self.told.recv_timeout(PATIENCE).expect("it is told")
     }
 

@@ -216,7 +216,7 @@ fn whatever_ends_a_stream_the_last_words_are_said() {
     let stream = site.get("/");
     let id = site.id();
     for _ in 0..20 {
-        site.running.handle().post(id.worker(), id).expect("there is room");
+        site.running.handle().post(id.core(), id).expect("there is room");
     }
     ends(stream, 1008, "too many messages");
     assert_eq!(site.cause(), Cause::Rate);
@@ -253,7 +253,7 @@ fn heartbeats_want_an_answer_only_where_one_is_awaited() {
     let id = site.id();
     for _ in 0..4 {
         assert_eq!(answered.line(), Some(serde_json::json!({})));
-        site.running.handle().post(id.worker(), id).expect("there is room");
+        site.running.handle().post(id.core(), id).expect("there is room");
     }
     ends(answered, 3012, "no pong");
     assert_eq!(site.cause(), Cause::Heartbeat);

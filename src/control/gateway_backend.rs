@@ -365,7 +365,7 @@ impl Backend for GatewayBackend {
         let total = peers.len();
         peers.truncate(limit);
         let of_core = |core: usize| {
-            peers.iter().map(|peer| peer.id).filter(move |id| id.worker() == core).collect()
+            peers.iter().map(|peer| peer.id).filter(move |id| id.core() == core).collect()
         };
         let ask = |core, reply| Inspect::Slow(of_core(core), reply);
         // Cores that have ended have nobody.

@@ -83,8 +83,8 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// The index of this core.
-    pub fn worker(&self) -> usize {
-        usize::from(self.core.worker)
+    pub fn core(&self) -> usize {
+        usize::from(self.core.number)
     }
 
     /// Monotonic time, read once per turn.
@@ -110,7 +110,7 @@ impl Context<'_> {
     /// Queues a frame for any connection, of this core or another. Another core's answer is not
     /// awaited: `Ok` means that its mailbox took the frame.
     pub fn send_to(&mut self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             return self.core.queue_frame(id.slot, id.generation, frame);
         }
         self.core.send_remote(id, frame)
@@ -124,7 +124,7 @@ impl Context<'_> {
         kind: Kind,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             return self.core.queue_message(id.slot, id.generation, kind, payload);
         }
         self.core.send_remote(id, &Frame::new(kind, payload))
@@ -139,7 +139,7 @@ impl Context<'_> {
         kind: Kind,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             return self.core.queue_secret(id.slot, id.generation, kind, payload);
         }
         self.core.send_remote(id, &Frame::new(kind, payload))
@@ -153,7 +153,7 @@ impl Context<'_> {
         prefix: &[u8],
         frame: &Frame,
     ) -> Result<(), SendError> {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             return self.core.queue_prefixed(id.slot, id.generation, prefix, frame);
         }
         self.core.send_remote(id, frame)
@@ -162,7 +162,7 @@ impl Context<'_> {
     /// Whether messages can be sent to a connection of this core.
     pub fn is_open_at(&self, id: ConnId) -> bool {
         let hot = self.core.slots.get(id.slot).filter(|hot| hot.generation == id.generation);
-        id.worker == self.core.worker && hot.is_some_and(|hot| hot.phase() == Phase::Open)
+        id.core == self.core.number && hot.is_some_and(|hot| hot.phase() == Phase::Open)
     }
 
     /// The client of a stream of this core has sent a message of so many bytes by another way: what
@@ -204,21 +204,21 @@ impl Context<'_> {
     /// Leaves further input of a WebSocket of this core in the kernel, until [`Self::resume`]: for
     /// an application that has enough to do for it. What was received already still comes.
     pub fn hold(&mut self, id: ConnId) {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             self.core.hold(id.slot, id.generation);
         }
     }
 
     /// Ends [`Self::hold`].
     pub fn resume(&mut self, id: ConnId) {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             self.core.resume(id.slot, id.generation);
         }
     }
 
     /// Starts the close handshake of any connection.
     pub fn close(&mut self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
-        if id.worker == self.core.worker {
+        if id.core == self.core.number {
             return self.core.close_by_application(id.slot, id.generation, code, reason);
         }
         self.core.close_remote(id, code, reason)
@@ -230,7 +230,7 @@ impl Context<'_> {
     /// # Errors
     /// It is gone, of another core, or has its answer.
     pub fn begin(&mut self, id: ConnId, headers: &[(String, String)]) -> Result<(), SendError> {
-        if id.worker != self.core.worker {
+        if id.core != self.core.number {
             return Err(SendError::Gone);
         }
         self.core.begin_stream(id.slot, id.generation, headers)
@@ -242,7 +242,7 @@ impl Context<'_> {
     /// # Errors
     /// As of [`Self::begin`].
     pub fn respond(&mut self, id: ConnId, response: &HttpResponse) -> Result<(), SendError> {
-        if id.worker != self.core.worker {
+        if id.core != self.core.number {
             return Err(SendError::Gone);
         }
         self.core.respond(id.slot, id.generation, response)
@@ -280,7 +280,7 @@ impl Context<'_> {
     /// # Errors
     /// [`SendError::Gone`]: the connection is gone, of another core, or awaits no answer.
     pub fn answer(&mut self, id: ConnId, response: &HttpResponse) -> Result<(), SendError> {
-        if id.worker != self.core.worker {
+        if id.core != self.core.number {
             return Err(SendError::Gone);
         }
         self.core.answer_later(id.slot, id.generation, response)
@@ -289,7 +289,7 @@ impl Context<'_> {
     /// The address and port of a connection's peer; `None` if the connection is gone, or of another
     /// core.
     pub fn peer_addr(&mut self, id: ConnId) -> Option<SocketAddr> {
-        if id.worker != self.core.worker {
+        if id.core != self.core.number {
             return None;
         }
         self.core.slots.lookup(id.slot, id.generation)?;
@@ -304,7 +304,7 @@ impl Context<'_> {
     /// They reach another's by an event to their own core.
     pub fn state<S: 'static>(&mut self, id: ConnId) -> Option<&mut S> {
         debug_assert!(self.states.is_some(), "asked in the callback of a connection");
-        if id.worker != self.core.worker {
+        if id.core != self.core.number {
             return None;
         }
         self.core.slots.lookup(id.slot, id.generation)?;
@@ -397,8 +397,8 @@ impl<'a> Connection<'a> {
 
     /// Its identifier.
     pub fn id(&self) -> ConnId {
-        let worker = self.cx.core.worker;
-        ConnId { worker, slot: self.slot, generation: self.generation }
+        let core = self.cx.core.number;
+        ConnId { core, slot: self.slot, generation: self.generation }
     }
 
     /// The peer's address and port.

@@ -43,7 +43,8 @@ use crate::protocol::{Decoder, Role};
 pub(super) struct Core {
     pub(super) config: Arc<Config>,
     pub(super) limits: Limits,
-    pub(super) worker: u16,
+    /// Which core of its server it is.
+    pub(super) number: u16,
 
     /// The records of connections.
     pub(super) slots: Slots,
@@ -170,7 +171,7 @@ impl Config {
 impl Core {
     pub(super) fn new(
         config: Arc<Config>,
-        worker: u16,
+        number: u16,
         links: Arc<dyn Links>,
         total: Arc<AtomicU32>,
         addresses: Arc<Addresses>,
@@ -188,7 +189,7 @@ impl Core {
             server: decoder(Role::Server),
             client: decoder(Role::Client),
             config,
-            worker,
+            number,
             fanout: Fanout::new(links),
             census: Census::new(total, addresses),
             compressor: Compressor::new(compression),

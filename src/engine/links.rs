@@ -1,4 +1,4 @@
-//! The post between cores: what can be sent to a worker, and the handle that sends it.
+//! The post between cores: what can be sent to a core, and the handle that sends it.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -90,8 +90,8 @@ pub(super) struct Network<L> {
 }
 
 impl<L: Send + 'static> Network<L> {
-    fn post(&self, worker: usize, command: Command<L>) -> Result<(), SendError> {
-        let Some(post) = self.posts.get(worker) else { return Err(SendError::Gone) };
+    fn post(&self, core: usize, command: Command<L>) -> Result<(), SendError> {
+        let Some(post) = self.posts.get(core) else { return Err(SendError::Gone) };
         post.post(command).map_err(SendError::from)
     }
 }
@@ -107,23 +107,23 @@ impl<T> From<Refused<T>> for SendError {
 
 impl<L: Send + 'static> Links for Network<L> {
     fn send(&self, id: ConnId, frame: &Frame) -> Result<(), SendError> {
-        self.post(id.worker(), Command::Send(id, frame.clone()))
+        self.post(id.core(), Command::Send(id, frame.clone()))
     }
 
     fn close(&self, id: ConnId, code: CloseCode, reason: &str) -> Result<(), SendError> {
-        self.post(id.worker(), Command::Close(id, code, reason.to_owned()))
+        self.post(id.core(), Command::Close(id, code, reason.to_owned()))
     }
 
     fn subscribe(&self, id: ConnId, topic: &str, joins: bool) -> Result<(), SendError> {
-        self.post(id.worker(), Command::Subscribe(id, topic.into(), joins))
+        self.post(id.core(), Command::Subscribe(id, topic.into(), joins))
     }
 
     fn publish(&self, from: u16, topic: &Arc<str>, frame: &Frame) -> u64 {
-        let others = (0..self.posts.len()).filter(|worker| *worker != usize::from(from));
+        let others = (0..self.posts.len()).filter(|core| *core != usize::from(from));
         others
-            .filter(|worker| {
+            .filter(|core| {
                 let command = Command::Publish(topic.clone(), frame.clone());
-                self.post(*worker, command) == Err(SendError::Busy)
+                self.post(*core, command) == Err(SendError::Busy)
             })
             .count() as u64
     }
@@ -187,28 +187,28 @@ impl<H: Handler> Handle<H> {
     }
 
     /// Sends an event to the application on one core.
-    pub fn post(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
-        self.network.post(worker, Command::App(event))
+    pub fn post(&self, core: usize, event: H::Event) -> Result<(), SendError> {
+        self.network.post(core, Command::App(event))
     }
 
     /// As [`Self::post`], beyond the capacity of the mailbox: for withdrawals, whose number is
     /// bounded by what they take back. They count, so that others are refused.
-    pub fn post_urgent(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
-        let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
+    pub fn post_urgent(&self, core: usize, event: H::Event) -> Result<(), SendError> {
+        let Some(post) = self.network.posts.get(core) else { return Err(SendError::Gone) };
         post.post_urgent(Command::App(event)).map_err(|_| SendError::Gone)
     }
 
     /// As [`Self::post`], for what has to arrive whoever fills the mailbox: as much room as all
     /// other events have is reserved for it. It arrives in order with these.
-    pub fn post_reserved(&self, worker: usize, event: H::Event) -> Result<(), SendError> {
-        let Some(post) = self.network.posts.get(worker) else { return Err(SendError::Gone) };
+    pub fn post_reserved(&self, core: usize, event: H::Event) -> Result<(), SendError> {
+        let Some(post) = self.network.posts.get(core) else { return Err(SendError::Gone) };
         let size = (post.weigh)(&event);
         post.mailbox.post_reserved(Command::App(event), size).map_err(SendError::from)
     }
 
     /// Whether a worker has much to work off of what has room reserved.
-    pub fn is_behind(&self, worker: usize) -> bool {
-        self.network.posts.get(worker).is_some_and(|post| post.mailbox.is_behind())
+    pub fn is_behind(&self, core: usize) -> bool {
+        self.network.posts.get(core).is_some_and(|post| post.mailbox.is_behind())
     }
 
     /// The same of what has none, for any worker.
@@ -217,8 +217,8 @@ impl<H: Handler> Handle<H> {
     }
 
     /// Bytes of memory of the commands that wait for a worker.
-    pub fn mailbox_bytes(&self, worker: usize) -> usize {
-        self.network.posts.get(worker).map_or(0, |post| post.mailbox.bytes())
+    pub fn mailbox_bytes(&self, core: usize) -> usize {
+        self.network.posts.get(core).map_or(0, |post| post.mailbox.bytes())
     }
 
     /// Number of workers.

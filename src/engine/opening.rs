@@ -351,7 +351,7 @@ fn answer_plain<H: Handler>(
     let mut body = None;
     // Once without the body, and once with it.
     for _ in 0..2 {
-        core.requests.ask(Some(ConnId { worker: core.worker, slot, generation }));
+        core.requests.ask(Some(ConnId { core: core.number, slot, generation }));
         let decision = guard::call(core, states, |cx| handler.on_http(cx, request, body, peer));
         core.requests.ask(None);
         let Some(decision) = decision else {

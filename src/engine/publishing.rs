@@ -75,7 +75,7 @@ impl Core {
         topic: &str,
         joins: bool,
     ) -> Result<(), SendError> {
-        if id.worker != self.worker {
+        if id.core != self.number {
             let sent = self.fanout.links.subscribe(id, topic, joins);
             return self.count_busy(sent);
         }
@@ -119,7 +119,7 @@ impl Core {
     /// Sends a publication to the other cores.
     pub(super) fn publish_remote(&mut self, topic: &str, frame: &Frame) {
         if self.fanout.links.workers() > 1 {
-            let missed = self.fanout.links.publish(self.worker, &topic.into(), frame);
+            let missed = self.fanout.links.publish(self.number, &topic.into(), frame);
             self.counted.mailbox_full += missed;
         }
     }

@@ -49,7 +49,7 @@ pub struct Builder {
 /// What a new core's application is told about its place.
 pub struct CoreStart<H: Handler> {
     /// Index of the core, from 0.
-    pub worker: usize,
+    pub core: usize,
     /// Reaches every core of this server.
     pub handle: Handle<H>,
 }
@@ -354,7 +354,7 @@ impl<H: Handler> CoreThread<H> {
             }
         };
         let handle = Handle::new(self.network.clone());
-        let handler = application(CoreStart { worker: self.worker, handle: handle.clone() });
+        let handler = application(CoreStart { core: self.worker, handle: handle.clone() });
         let rng = Rng::from_entropy();
         let index = self.worker as u16;
         let setup = self.config.tls.as_ref().map(|keys| keys.setup()).transpose();

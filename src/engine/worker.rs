@@ -316,7 +316,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             }
             Command::App(letter) => self.call_cx(|handler, cx| handler.on_event(cx, letter)),
             // A receiver that has gone away needs no answer.
-            Command::Stats(to) => drop(to.send((self.core.worker, self.stats()))),
+            Command::Stats(to) => drop(to.send((self.core.number, self.stats()))),
             Command::Slow(to) => drop(to.send(self.core.slow_peers())),
             Command::Subscribers(topic, to) => {
                 let _ = to.send(self.core.fanout.topics().count(&topic));
@@ -388,7 +388,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             match notice {
                 Notice::Closed { slot, generation, closed } => {
                     let Some(state) = self.states.remove(slot) else { continue };
-                    let id = ConnId { worker: self.core.worker, slot, generation };
+                    let id = ConnId { core: self.core.number, slot, generation };
                     self.call_cx(|handler, cx| handler.on_close(cx, id, state, &closed));
                 }
                 // More would be queued, and enough is.

@@ -379,11 +379,11 @@ impl Core {
             .take(self.outgoing.blocked() as usize)
             .collect();
         let tick = std::time::Duration::from_nanos(self.limits.tick_ns);
-        let (worker, now) = (self.worker, self.clock.tick());
+        let (core, now) = (self.number, self.clock.tick());
         slow.into_iter()
             .filter_map(|(slot, generation, queued, progress)| {
                 let peer = self.slots.cold(slot)?.peer();
-                let id = ConnId { worker, slot, generation };
+                let id = ConnId { core, slot, generation };
                 let stalled = tick * since(now, progress);
                 Some(SlowPeer { id, peer, queued, stalled })
             })

@@ -229,7 +229,7 @@ impl Outside for World<'_, '_> {
 impl Gateway {
     /// The gateway of one core.
     pub fn new(start: CoreStart<Self>, seed: &Seed) -> Self {
-        let (core, now) = (start.worker as u16, start.now());
+        let (core, now) = (start.core as u16, start.now());
         Self {
             hub: match &seed.broker {
                 Some(broker) => {

@@ -38,7 +38,7 @@ impl SessionNames {
 
     /// A connection's name; 58 characters.
     pub fn name(&self, id: ConnId) -> String {
-        let worker = (id.worker() as u16).to_be_bytes();
+        let worker = (id.core() as u16).to_be_bytes();
         let number = [&worker[..], &id.to_bits().to_be_bytes()].concat();
         let number = URL_SAFE_NO_PAD.encode(number);
         // HMAC takes keys of any length.

@@ -200,7 +200,7 @@ impl Desk {
             return 503;
         };
         let letter = Letter::Emulated(Box::new(Posted { id, data: posted.data, held }));
-        match self.handle.post(id.worker(), letter) {
+        match self.handle.post(id.core(), letter) {
             Err(SendError::Busy) => {
                 self.stats.counters.emulation_refused += 1;
                 503

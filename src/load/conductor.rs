@@ -58,8 +58,8 @@ pub(super) fn conduct<W: Workload>(
     let lines = board.clone();
     let running = Server::builder()
         .config(config)
-        .start(move |core| {
-            let (worker, workers) = (core.worker, core.handle.workers());
+        .start(move |start| {
+            let (worker, workers) = (start.core, start.handle.workers());
             let share = share(connections, worker, workers);
             let seat = Seat { worker, workers, share, clock };
             Driver::new(course.clone(), seat, lines.line(), make(seat))

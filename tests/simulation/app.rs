@@ -100,7 +100,7 @@ impl Journal {
 
     /// The answer to something that was asked of the core of `id`.
     pub fn check_remote(&mut self, id: ConnId, result: Result<(), SendError>) {
-        let ended = self.turns[id.worker()].is_none();
+        let ended = self.turns[id.core()].is_none();
         let holds = match result {
             Ok(()) => !ended,
             Err(SendError::Gone) => ended,
@@ -188,7 +188,7 @@ impl App {
                 let dead = self.journal.borrow().closed.contains(&id);
                 let heard = cx.heard(id, 10);
                 self.check(!(dead && heard), "somebody gone was heard");
-                self.check(!heard || id.worker() == self.core, "heard from afar");
+                self.check(!heard || id.core() == self.core, "heard from afar");
             }
             2..5 => {
                 let topic = TOPICS[self.rng.below(3) as usize];
@@ -231,7 +231,7 @@ impl App {
         if dead {
             journal.seen.count("stale identifier used");
         }
-        if id.worker() != self.core {
+        if id.core() != self.core {
             journal.busy += u64::from(result == Err(SendError::Busy));
             return journal.check_remote(id, result);
         }
@@ -288,7 +288,7 @@ impl App {
         let Some((id, _)) = journal.kept.get(which % journal.kept.len().max(1)).copied() else {
             return;
         };
-        let mine = id.worker() == self.core && journal.opened.contains(&id);
+        let mine = id.core() == self.core && journal.opened.contains(&id);
         let here = mine && !journal.closed.contains(&id);
         drop(journal);
         let found = cx.state::<State>(id).map(|state| state.id);
@@ -298,7 +298,7 @@ impl App {
     fn enter(&self, conn: &mut Connection<'_>, state: &State) {
         let id = conn.id();
         self.check(state.id == Some(id), "the state is another connection's");
-        self.check(id.worker() == self.core, "another core's");
+        self.check(id.core() == self.core, "another core's");
         self.check(self.journal.borrow().opened.contains(&id), "an event before open");
         self.check(!self.journal.borrow().closed.contains(&id), "an event after close");
         self.check(conn.is_open(), "an event of a connection that is not open");
@@ -620,7 +620,7 @@ impl App {
     fn stay(&mut self, cx: &mut Context<'_>, request: &Request<'_>) -> HttpAction<State> {
         let text = request.query().unwrap_or_default().to_owned();
         let id = cx.asking();
-        self.check(id.is_some_and(|id| id.worker() == self.core), "asked by nobody");
+        self.check(id.is_some_and(|id| id.core() == self.core), "asked by nobody");
         match id {
             Some(id) if self.rng.one_in(3) => {
                 self.owed.push((id, text));

@@ -114,7 +114,7 @@ impl<H: Handler> World<H> {
         let cores = bells.into_iter().enumerate().map(|(index, bell)| {
             let (knocking, asleep) = (Rc::default(), Rc::default());
             let ring = Memory::new(&clock, &knocking, &asleep, &bell, 2 * TABLE);
-            let handler = application(CoreStart { worker: index, handle: shared.handle() });
+            let handler = application(CoreStart { core: index, handle: shared.handle() });
             let worker = shared.worker(index as u16, ring, handler, 2 * TABLE, 1 + index as u64);
             Core { worker, knocking, asleep, bell, ended: false }
         });

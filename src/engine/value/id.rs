@@ -4,15 +4,15 @@
 /// is refused and never reaches another connection. Copy it, keep it, send it to other threads.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    pub(in crate::engine) worker: u16,
+    pub(in crate::engine) core: u16,
     pub(in crate::engine) slot: u32,
     pub(in crate::engine) generation: u32,
 }
 
 impl ConnId {
     /// The core the connection lives on.
-    pub fn worker(self) -> usize {
-        usize::from(self.worker)
+    pub fn core(self) -> usize {
+        usize::from(self.core)
     }
 
     /// A small number that no other live connection of its core has: an index for tables of the
@@ -27,13 +27,13 @@ impl ConnId {
     }
 
     /// What [`Self::to_bits`] was called on. Any other bits name no connection.
-    pub fn from_bits(worker: u16, bits: u64) -> Self {
-        Self { worker, slot: bits as u32, generation: (bits >> 32) as u32 }
+    pub fn from_bits(core: u16, bits: u64) -> Self {
+        Self { core, slot: bits as u32, generation: (bits >> 32) as u32 }
     }
 }
 
 impl std::fmt::Debug for ConnId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}#{}", self.worker, self.slot, self.generation)
+        write!(f, "{}/{}#{}", self.core, self.slot, self.generation)
     }
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::field::{Field, Secrets, join};
-use super::node::{Entry, Node, Place, Value};
-use super::reader::{Mistakes, Reader};
-use super::{Options, centrifugo, check, suggest, yaml, zeros};
+use super::explain::{centrifugo, suggest};
+use super::schema::{
+    Entry, Field, Mistakes, Node, Place, Reader, Secrets, Value, join, leaves, yaml,
+};
+use super::{Options, check, explain, zeros};
 
 /// Where options come from, from weakest to strongest.
 #[derive(Clone, Debug, Default)]
@@ -137,6 +138,7 @@ impl Options {
             read_set(&mut options, set, &mut reader);
         }
         expand(&mut options, &sources.variables, &mut reader);
+        explain::explain(&mut reader);
         zeros::settle(&mut options);
         check::check(&options, &mut reader);
         let file = file.map_or(String::new(), |file| file.display().to_string());
@@ -214,7 +216,7 @@ fn read_variables(
     descend(options, root, "", &mut ours, reader);
     let mut theirs = Vec::new();
     let mut known = Vec::new();
-    suggest::leaves(options, "", &mut known);
+    leaves(options, "", &mut known);
     let known: Vec<_> = known.iter().map(|path| variable(root, path)).collect();
     for ((name, value), _) in ours.iter().filter(|(_, heard)| !heard) {
         if is_surroundings(&name[prefix.len()..]) {
@@ -369,14 +371,14 @@ pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
             // The rest of the path may be one of Centrifugo's.
             let whole = join(&at, rest);
             let said = if centrifugo::is_key(&whole) { whole } else { join(&at, first) };
-            return reader.unknown(Place::Flag, &said, keys, &flag(value));
+            return reader.unknown(Place::Flag, &said, keys, flag(value));
         };
         at = if is_list { format!("{at}[{index}]") } else { join(&at, key) };
         rest = rest[key.len()..].trim_start_matches('.');
         match field.child(key) {
             Some(child) => field = child,
             None => {
-                return reader.unknown(Place::Flag, path, keys, &flag(value));
+                return reader.unknown(Place::Flag, path, keys, flag(value));
             }
         }
     }

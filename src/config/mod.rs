@@ -5,66 +5,59 @@
 //! environment variables, flags. Every mistake of a source is reported in one go, with its line and
 //! key. An unknown key is a mistake, since a setting that is not heard must not look as if it were.
 
-mod centrifugo;
-mod channel;
+mod backends;
 mod check;
-mod client;
-mod consumers;
-mod duration;
-mod engine;
-mod field;
+mod explain;
 mod load;
-mod nats;
-mod node;
-mod origins;
-pub(crate) mod pem;
-mod postgresql;
-mod proxies;
-mod reader;
-mod redis;
-mod redis_address;
+mod orderer;
+mod plans;
 mod reload;
-mod rpc;
-mod server;
-mod suggest;
-mod tables;
-mod tls;
-mod values;
-mod yaml;
+mod schema;
+mod sections;
 mod zeros;
 
-pub use channel::{
+pub use load::{LoadError, Loaded, Sources, stdin_name};
+pub use orderer::Orderer;
+pub use schema::node::Place;
+pub use schema::reader::{Mistake, Mistakes};
+pub use schema::values::LONGEST;
+pub(crate) use schema::without_credentials;
+pub use schema::{Secret, Size};
+pub use sections::admin::Admin;
+pub use sections::broker::{Broker, Nats, NatsLogin, NatsRawMode, NatsServer};
+pub use sections::channel::{
     Channel, ChannelOptions, DataFormat, DeltaType, Namespace, RecoveryMode, SubscriptionType,
 };
-pub use client::{
+pub use sections::client::{
     Client, OneWayDisconnect, OneWayDisconnects, PersonalChannel, SubscriptionToken, Token,
 };
-pub use consumers::{Consumer, RedisStream, StreamPublications};
-pub use load::{LoadError, Loaded, Sources, stdin_name};
-pub use nats::{Broker, Nats, NatsLogin, NatsRawMode, NatsServer, Orderer};
-pub use node::Place;
-pub use origins::Origins;
-pub use postgresql::{KeyPairSource, PgHost, PgServer, PgTls, Postgresql};
-pub use proxies::{
+pub use sections::consumers::{Consumer, RedisStream, StreamPublications};
+pub use sections::engine::{Engine, EngineType, IoChoice, RatePolicyChoice};
+pub use sections::grpc_api::GrpcApi;
+pub use sections::health::Health;
+pub use sections::http_api::{ErrorMode, HttpApi};
+pub use sections::http_server::{HttpServer, ProxyProtocol};
+pub use sections::log::{Log, LogFormat};
+pub use sections::node::Node;
+pub use sections::postgresql::{KeyPairSource, PgHost, PgServer, PgTls, Postgresql};
+pub use sections::prometheus::Prometheus;
+pub use sections::proxies::{
     ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyGrpc,
     ProxyHttp, ProxyTls, StatusTransform, ToDisconnect, ToError,
 };
-pub(crate) use proxies::{is_grpc, proxy_name};
-pub use reader::{Mistake, Mistakes};
-pub use redis::{Failover, Redis, RedisTls};
-pub use redis_address::{AddressFault, RedisPlace, RedisServer, Sentinels};
-pub(crate) use rpc::Route;
-pub use rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
-pub use server::{
-    Admin, ConnectResponse, ConnectResponses, Emulation, Engine, EngineType, ErrorMode, GrpcApi,
-    Health, HttpApi, HttpServer, HttpStream, IoChoice, Log, LogFormat, Node, Prometheus,
-    ProxyProtocol, RatePolicyChoice, Shutdown, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
+pub(crate) use sections::proxies::{is_grpc, proxy_name};
+pub use sections::redis::{Failover, Redis, RedisTls};
+pub use sections::redis_address::{AddressFault, RedisPlace, RedisServer, Sentinels};
+pub(crate) use sections::rpc::Route;
+pub use sections::rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
+pub use sections::shutdown::Shutdown;
+pub use sections::streams::{
+    ConnectResponse, ConnectResponses, Emulation, HttpStream, Sse, UniHttpStream, UniSse,
 };
-pub use tls::{Certificate, Tls, TlsAutocert, TlsRecordLayer, TlsVersion};
-pub(crate) use values::without_credentials;
-pub use values::{LONGEST, Secret, Size};
+pub use sections::tls::{Certificate, Tls, TlsAutocert, TlsRecordLayer, TlsVersion};
+pub use sections::websocket::{UniWebSocket, WebSocket};
 
-use field::{Field, Secrets, section};
+use schema::{Field as _, Secrets, section};
 
 section! {
     /// Everything that can be configured. [`Options::default`] is what an empty file means: nothing

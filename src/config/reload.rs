@@ -1,6 +1,6 @@
 //! What a running server can take over from a changed configuration, and what it cannot.
 
-use super::field::{Field, Secrets, join};
+use super::schema::{Field, Secrets, join};
 use super::{Client, Options, Tls, Token};
 use crate::gateway::tokens;
 
@@ -152,14 +152,14 @@ mod tests {
     fn every_key_is_either_taken_over_or_named() {
         let old = Options::default();
         let mut paths = Vec::new();
-        super::super::suggest::leaves(&old, "", &mut paths);
+        super::super::schema::leaves(&old, "", &mut paths);
         let mut tried = 0;
         for path in paths {
             let values = ["true", "false", "77", "7s", "127.0.0.9", "/x", "cache", "json", "pause"];
             let set = |value: &&str| format!("{path}={value}");
             let mut changed = values.iter().map(set).filter_map(|set| {
                 let mut new = old.clone();
-                let mut reader = super::super::reader::Reader::default();
+                let mut reader = super::super::schema::Reader::default();
                 super::super::load::read_set(&mut new, &set, &mut reader);
                 (reader.mistakes.is_empty() && new != old).then_some(new)
             });

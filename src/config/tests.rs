@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::field::Field;
+use super::schema::{Field, leaves};
 use super::*;
 
 fn from(text: &str, variables: &[(&str, &str)], sets: &[&str]) -> Result<Loaded, Mistakes> {
@@ -286,7 +286,7 @@ fn the_example_shows_every_key_with_its_default() {
     // Taken over is not enough: each key must really be there.
     let table: toml::Table = defaults.parse().unwrap();
     let mut paths = Vec::new();
-    suggest::leaves(&Options::default(), "", &mut paths);
+    leaves(&Options::default(), "", &mut paths);
     let lists = ["channel.namespaces", "rpc.namespaces", "proxies", "consumers"];
     for path in paths.iter().filter(|path| !lists.contains(&path.as_str())) {
         let mut value = Some(&toml::Value::Table(table.clone())).cloned();

@@ -35,6 +35,7 @@ mod nodes;
 pub mod notify;
 mod orders;
 mod outgoing;
+pub(crate) mod pem;
 pub mod process;
 pub mod proxy;
 pub mod publishing;

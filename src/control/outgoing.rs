@@ -3,7 +3,8 @@
 //! The invariant: the host's certificates are read only where an address is https. A host without
 //! any runs a server that needs none.
 
-use crate::config::{Secret, pem};
+use super::pem;
+use crate::config::Secret;
 
 /// Begins a client; `secure`: one of its addresses is https.
 pub(super) fn client(secure: bool) -> reqwest::ClientBuilder {

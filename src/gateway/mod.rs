@@ -47,6 +47,7 @@ pub mod inspect;
 pub(crate) mod json;
 pub mod letters;
 pub mod local;
+pub mod origins;
 pub mod outside;
 pub mod placement;
 mod places;

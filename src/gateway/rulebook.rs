@@ -1,7 +1,8 @@
 //! The configuration as the gateway uses it: compiled once, shared by all cores, replaced whole.
 
-use crate::config::{Options, Origins};
+use crate::config::Options;
 use crate::gateway::channels::Namespaces;
+use crate::gateway::origins::Origins;
 use crate::gateway::tokens::{KeySet, Verifier};
 
 /// Options and what was compiled from them. A reload makes a new one.

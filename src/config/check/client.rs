@@ -3,9 +3,9 @@
 use http::HeaderName;
 
 use super::super::Token;
-use super::super::origins::Origins;
 use super::Check;
 use super::proxies::{REASON_MAX, is_url};
+use crate::gateway::origins::Origins;
 use crate::gateway::tokens::{Endpoints, Verifier};
 
 impl Check<'_> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::consumers::{Consumer, POSTGRESQL, REDIS_STREAM};
-use super::super::reader::Reader;
-use super::super::{Options, Postgresql, RedisStream, RedisTls};
+use super::super::explain;
+use super::super::schema::Reader;
+use super::super::sections::consumers::{POSTGRESQL, REDIS_STREAM};
+use super::super::{Consumer, Options, Postgresql, RedisStream, RedisTls};
 use super::Check;
 use crate::tls::keys;
 
@@ -13,11 +14,11 @@ pub(super) fn forgive(options: &Options, reader: &mut Reader) {
     for (index, consumer) in options.consumers.iter().enumerate() {
         if !consumer.reads_redis() {
             let table = format!("consumers[{index}].redis_stream");
-            reader.forgive(&table, "is not heard: no stream is read");
+            explain::forgive(reader, &table, "is not heard: no stream is read");
         }
         if !consumer.reads_postgresql() {
             let table = format!("consumers[{index}].postgresql");
-            reader.forgive(&table, "is not heard: no outbox is read");
+            explain::forgive(reader, &table, "is not heard: no outbox is read");
         }
     }
 }

@@ -11,13 +11,14 @@ mod redis;
 mod server;
 mod tls;
 
-use super::reader::Reader;
+use super::explain;
+use super::schema::Reader;
 use super::{EngineType, Options};
 
 /// Reports everything in these options that cannot work, and what the operator should know.
 pub(crate) fn check(options: &Options, reader: &mut Reader) {
     if options.engine.kind != EngineType::Redis {
-        reader.forgive("engine.redis", "is not heard: engine.type is \"memory\"");
+        explain::forgive(reader, "engine.redis", "is not heard: engine.type is \"memory\"");
     }
     consumers::forgive(options, reader);
     let unread = reader.mistakes.len();

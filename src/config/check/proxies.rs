@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::super::pem;
-use super::super::proxies::{DEFAULT_PROXY, is_grpc, proxy_name};
+use super::super::sections::proxies::{DEFAULT_PROXY, is_grpc, proxy_name};
 use super::super::{Channel, Proxy, ProxyTls, StatusTransform};
 use super::Check;
+use crate::control::pem;
 
 impl Check<'_> {
     pub(super) fn proxies(&mut self) {

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use super::super::Tls;
-use super::super::tls::{Certificate, HOSTS_MAX, TICKET_KEY_MIN};
+use super::super::sections::tls::{Certificate, HOSTS_MAX, TICKET_KEY_MIN};
 use super::Check;
 use crate::tls::TicketSecret;
 use crate::tls::keys::ServerMaterials;

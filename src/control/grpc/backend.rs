@@ -14,8 +14,8 @@ use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tower::{Service, ServiceExt};
 
-use crate::config::pem;
 use crate::control::outgoing::Certificates;
+use crate::control::pem;
 use crate::gateway::proxy::HookFailure;
 
 /// See the module's text.

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::field::section;
 use super::postgresql::Postgresql;
 use super::redis::{Redis, RedisTls};
 use super::redis_address::{AddressFault, RedisPlace, RedisServer};
-use super::tables::tables;
-use super::values::Secret;
+use crate::config::schema::Secret;
+use crate::config::schema::section;
+use crate::config::schema::tables;
 
 section! {
     /// One of `consumers`.

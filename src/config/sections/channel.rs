@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use super::field::{join, section};
 use super::proxies::{ChannelProxies, DEFAULT_PROXY};
-use super::tables::tables;
-use super::values::choice;
+use crate::config::schema::{choice, join, lists, section, tables};
 
 section! {
     /// `channel`: names, namespaces and what is allowed in them.
@@ -159,6 +157,8 @@ choice! {
     }
 }
 
+lists!(DeltaType);
+
 choice! {
     /// What the data of a publication may be.
     pub enum DataFormat {
@@ -188,5 +188,17 @@ impl Channel {
             Some(index) => join(&format!("channel.namespaces[{index}]"), key),
             None => join("channel.without_namespace", key),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::schema::{Leaf, Value};
+
+    #[test]
+    fn unknown_deltas_are_named() {
+        let read = Vec::<DeltaType>::parse(&Value::Raw("fossil vcdiff".to_owned()));
+        assert!(read.unwrap_err().contains("vcdiff"));
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::node::{Node, Place};
-use super::{centrifugo, suggest};
 
 /// Something wrong in a configuration: where, at which key, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +61,9 @@ impl std::error::Error for Mistakes {}
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) mistakes: Vec<Mistake>,
-    /// Keys of Centrifugo's that nothing is lost without.
+    /// Keys that no table has, in the order in which they came.
+    pub(crate) unknown: Vec<Unknown>,
+    /// Keys that nothing is lost without.
     pub(crate) notes: Vec<Mistake>,
     /// Things to tell that do not stop anybody.
     pub(crate) warnings: Vec<String>,
@@ -70,38 +71,28 @@ pub(crate) struct Reader {
     places: BTreeMap<String, Place>,
 }
 
+/// A key that no table has. What is to be said of it depends on the whole tree.
+#[derive(Debug)]
+pub(crate) struct Unknown {
+    /// So many mistakes came before it.
+    pub(crate) before: usize,
+    pub(crate) place: Place,
+    pub(crate) path: String,
+    /// The keys that its table has.
+    pub(crate) siblings: Vec<String>,
+    /// Its value.
+    pub(crate) node: Node,
+}
+
 impl Reader {
     pub(crate) fn mistake(&mut self, place: Place, key: &str, what: impl Into<String>) {
         self.mistakes.push(Mistake { place, key: key.to_owned(), what: what.into() });
     }
 
-    /// A key that no table has: says which one was probably meant. One of Centrifugo's that is off,
-    /// or that nothing is lost without, is noted only, so that its files start here.
-    pub(crate) fn unknown(&mut self, place: Place, path: &str, known: Vec<String>, node: &Node) {
-        match centrifugo::judge(path, node) {
-            Some(wrong) if wrong.is_empty() => {
-                let what = centrifugo::note(path);
-                self.notes.push(Mistake { place, key: path.to_owned(), what });
-            }
-            Some(wrong) => {
-                for (place, key, what) in wrong {
-                    self.mistake(place, &key, what);
-                }
-            }
-            None => self.mistake(place, path, suggest::unknown(path, &known)),
-        }
-    }
-
-    /// Nobody reads a table: settings of Centrifugo's that would be missed in it are noted only,
-    /// with the reason.
-    pub(crate) fn forgive(&mut self, table: &str, why: &str) {
-        let below = |key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
-        let all = std::mem::take(&mut self.mistakes);
-        let (missed, rest) =
-            all.into_iter().partition(|it| below(&it.key) && centrifugo::is_missed(&it.key));
-        self.mistakes = rest;
-        let missed: Vec<Mistake> = missed;
-        self.notes.extend(missed.into_iter().map(|it| Mistake { what: why.to_owned(), ..it }));
+    /// A key that no table has, beside those `siblings`.
+    pub(crate) fn unknown(&mut self, place: Place, path: &str, siblings: Vec<String>, node: Node) {
+        let before = self.mistakes.len();
+        self.unknown.push(Unknown { before, place, path: path.to_owned(), siblings, node });
     }
 
     pub(crate) fn found(&mut self, path: &str, place: &Place) {

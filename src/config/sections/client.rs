@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::field::section;
 use super::proxies::{ClientProxies, ToDisconnect};
-use super::tables::tables;
-use super::values::{Secret, Size};
+use crate::config::schema::section;
+use crate::config::schema::tables;
+use crate::config::schema::{Secret, Size};
 
 section! {
     /// `client`: what connections may do.

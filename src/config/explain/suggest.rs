@@ -1,8 +1,7 @@
 //! Advice about an unknown key: the key that was probably meant, or its right place.
 
-use super::Options;
-use super::channel::Namespace;
-use super::field::{Field, join};
+use crate::config::schema::leaves;
+use crate::config::{Namespace, Options};
 
 /// Says what is wrong with the last part of `path`, whose table knows these keys.
 pub(crate) fn unknown(path: &str, siblings: &[String]) -> String {
@@ -42,17 +41,6 @@ fn elsewhere(key: &str) -> Option<String> {
     exact.or_else(|| paths.iter().find(|path| tail(path))).cloned()
 }
 
-/// All keys with a single value below a field, by path.
-pub(crate) fn leaves(field: &dyn Field, path: &str, found: &mut Vec<String>) {
-    let children = field.children();
-    if children.is_empty() && field.takes_text() {
-        found.push(path.to_owned());
-    }
-    for (key, child) in children {
-        leaves(child, &join(path, &key), found);
-    }
-}
-
 /// `a[3].b` as `a.b`.
 fn without_indices(path: &str) -> String {
     let mut plain = String::with_capacity(path.len());
@@ -74,6 +62,7 @@ const FEW: usize = 12;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::Field;
 
     fn of(path: &str) -> String {
         let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);

@@ -61,28 +61,28 @@ macro_rules! tables {
     (@read) => {
         fn read(
             &mut self,
-            node: &$crate::config::node::Node,
+            node: &$crate::config::schema::Node,
             path: &str,
-            reader: &mut $crate::config::reader::Reader,
+            reader: &mut $crate::config::schema::Reader,
         ) {
-            $crate::config::tables::read(self, node, path, reader);
+            $crate::config::schema::tables::read(self, node, path, reader);
         }
 
-        fn show(&self, secrets: $crate::config::field::Secrets) -> toml::Value {
-            $crate::config::tables::show(self, secrets)
+        fn show(&self, secrets: $crate::config::schema::Secrets) -> toml::Value {
+            $crate::config::schema::tables::show(self, secrets)
         }
     };
     ($row:ident by $name:ident) => {
-        impl $crate::config::tables::Row for $row {
+        impl $crate::config::schema::tables::Row for $row {
             fn named(name: &str) -> Option<Self> {
                 Some(Self { $name: name.to_owned(), ..Self::default() })
             }
         }
 
-        impl $crate::config::field::Field for Vec<$row> {
+        impl $crate::config::schema::Field for Vec<$row> {
             tables!(@read);
 
-            fn children(&self) -> Vec<(String, &dyn $crate::config::field::Field)> {
+            fn children(&self) -> Vec<(String, &dyn $crate::config::schema::Field)> {
                 self.iter().map(|one| (one.$name.clone(), one as _)).collect()
             }
 
@@ -93,19 +93,19 @@ macro_rules! tables {
             fn child(
                 &mut self,
                 key: &str,
-            ) -> Option<&mut dyn $crate::config::field::Field> {
+            ) -> Option<&mut dyn $crate::config::schema::Field> {
                 self.iter_mut().find(|one| one.$name == key).map(|one| one as _)
             }
         }
     };
     ($row:ident) => {
-        impl $crate::config::tables::Row for $row {
+        impl $crate::config::schema::tables::Row for $row {
             fn named(_: &str) -> Option<Self> {
                 None
             }
         }
 
-        impl $crate::config::field::Field for Vec<$row> {
+        impl $crate::config::schema::Field for Vec<$row> {
             tables!(@read);
         }
     };

@@ -6,16 +6,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use bytesize::ByteSize;
-
-use super::channel::DeltaType;
 use super::field::{Leaf, Secrets};
 use super::node::{Node, Place, Value};
 use crate::protocol::Network;
-
-/// A number of bytes, written `65536`, `"64KiB"` or `"1MiB"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub usize);
 
 /// Text that is never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -189,32 +182,6 @@ impl Leaf for Duration {
     }
 }
 
-impl Leaf for Size {
-    fn parse(value: &Value) -> Result<Self, String> {
-        let expected = "must be a size in bytes, as 65536, \"64KiB\" or \"1MiB\"";
-        let bytes = match value {
-            Value::Integer(number) => u64::try_from(*number).ok(),
-            Value::Text(text) | Value::Raw(text) => {
-                text.trim().parse::<ByteSize>().ok().map(|size| size.as_u64())
-            }
-            _ => None,
-        };
-        match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
-            Some(bytes) if i64::try_from(bytes).is_ok() => Ok(Self(bytes)),
-            _ => Err(format!("{expected}, not {}", described(value))),
-        }
-    }
-
-    fn show(&self, _: Secrets) -> toml::Value {
-        match self.0 {
-            0 => 0.into(),
-            bytes if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20).into(),
-            bytes if bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10).into(),
-            bytes => toml::Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX)),
-        }
-    }
-}
-
 impl Leaf for IpAddr {
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
@@ -237,20 +204,34 @@ impl Leaf for IpAddr {
     }
 }
 
-impl Leaf for Vec<String> {
-    /// As text: separated by spaces, or a JSON list.
-    fn parse(value: &Value) -> Result<Self, String> {
-        list(value, String::parse)
-    }
+/// Makes lists of a value a value: as text separated by spaces, or a JSON list.
+macro_rules! lists {
+    ($($item:ty)*) => { $(
+        impl $crate::config::schema::Leaf for Vec<$item> {
+            fn parse(value: &$crate::config::schema::Value) -> Result<Self, String> {
+                $crate::config::schema::values::list(value, <$item as $crate::config::schema::Leaf>::parse)
+            }
 
-    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
-        mistakes_of(node, what, String::parse)
-    }
+            fn mistakes(
+                node: &$crate::config::schema::Node,
+                what: String,
+            ) -> Vec<($crate::config::schema::Place, String)> {
+                $crate::config::schema::values::mistakes_of(node, what, <$item as $crate::config::schema::Leaf>::parse)
+            }
 
-    fn show(&self, secrets: Secrets) -> toml::Value {
-        toml::Value::Array(self.iter().map(|text| text.show(secrets)).collect())
-    }
+            fn show(&self, secrets: $crate::config::schema::Secrets) -> toml::Value {
+                let items = self.iter();
+                toml::Value::Array(
+                    items.map(|it| $crate::config::schema::Leaf::show(it, secrets)).collect(),
+                )
+            }
+        }
+    )* };
 }
+
+pub(crate) use lists;
+
+lists!(String Network);
 
 impl Leaf for Network {
     fn parse(value: &Value) -> Result<Self, String> {
@@ -267,41 +248,12 @@ impl Leaf for Network {
     }
 }
 
-impl Leaf for Vec<Network> {
-    /// As text: separated by spaces, or a JSON list.
-    fn parse(value: &Value) -> Result<Self, String> {
-        list(value, Network::parse)
-    }
-
-    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
-        mistakes_of(node, what, Network::parse)
-    }
-
-    fn show(&self, secrets: Secrets) -> toml::Value {
-        toml::Value::Array(self.iter().map(|one| Leaf::show(one, secrets)).collect())
-    }
-}
-
-impl Leaf for Vec<DeltaType> {
-    fn parse(value: &Value) -> Result<Self, String> {
-        list(value, DeltaType::parse)
-    }
-
-    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
-        mistakes_of(node, what, DeltaType::parse)
-    }
-
-    fn show(&self, secrets: Secrets) -> toml::Value {
-        toml::Value::Array(self.iter().map(|one| one.show(secrets)).collect())
-    }
-}
-
 impl Leaf for BTreeMap<String, String> {
     /// As text: a JSON object.
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
             Value::Table(entries) => {
-                let pair = |entry: &super::node::Entry| match String::parse(&entry.node.value) {
+                let pair = |entry: &super::Entry| match String::parse(&entry.node.value) {
                     Ok(text) => Ok((entry.key.clone(), text)),
                     Err(what) => Err(format!("{}: {what}", entry.key)),
                 };
@@ -325,7 +277,10 @@ impl Leaf for BTreeMap<String, String> {
     }
 }
 
-fn list<T>(value: &Value, item: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+pub(crate) fn list<T>(
+    value: &Value,
+    item: impl Fn(&Value) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     match value {
         Value::List(nodes) => nodes.iter().map(|node| item(&node.value)).collect(),
         Value::Raw(text) if text.trim_start().starts_with('[') => {
@@ -344,7 +299,7 @@ fn list<T>(value: &Value, item: impl Fn(&Value) -> Result<T, String>) -> Result<
 }
 
 /// Every item that is wrong, where it is a list of its own lines; else `what` is wrong with it.
-fn mistakes_of<T>(
+pub(crate) fn mistakes_of<T>(
     node: &Node,
     what: String,
     item: impl Fn(&Value) -> Result<T, String>,
@@ -399,13 +354,13 @@ macro_rules! choice {
             $( $(#[$doc])* $variant, )+
         }
 
-        impl $crate::config::field::Leaf for $name {
-            fn parse(value: &$crate::config::node::Value) -> Result<Self, String> {
-                use $crate::config::node::Value;
+        impl $crate::config::schema::Leaf for $name {
+            fn parse(value: &$crate::config::schema::Value) -> Result<Self, String> {
+                use $crate::config::schema::Value;
                 match value {
                     Value::Text(text) | Value::Raw(text) => match text.as_str() {
                         $( $word $(| $other)* => Ok(Self::$variant), )+
-                        text => Err($crate::config::values::no_choice(
+                        text => Err($crate::config::schema::values::no_choice(
                             text,
                             &[$( $word, )+],
                         )),
@@ -416,7 +371,7 @@ macro_rules! choice {
 
             fn show(
                 &self,
-                _: $crate::config::field::Secrets,
+                _: $crate::config::schema::Secrets,
             ) -> toml::Value {
                 match self {
                     $( Self::$variant => $word.into(), )+
@@ -487,27 +442,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_read_numbers_and_units() {
-        for (text, bytes) in
-            [("65536", 65_536), ("64KiB", 65_536), ("1 MiB", 1 << 20), ("1MB", 1_000_000)]
-        {
-            assert_eq!(Size::parse(&raw(text)), Ok(Size(bytes)), "{text}");
-        }
-        assert_eq!(Size::parse(&Value::Integer(7)), Ok(Size(7)));
-        for value in [Value::Integer(-1), raw("lots"), raw("-1"), Value::Bool(true)] {
-            assert!(Size::parse(&value).is_err(), "{value:?}");
-        }
-        for bytes in [0, 1, 1024, 65_536, 1 << 20, (1 << 20) + 1] {
-            let shown = match Leaf::show(&Size(bytes), Secrets::Plain) {
-                toml::Value::String(text) => raw(&text),
-                toml::Value::Integer(number) => Value::Integer(number),
-                other => panic!("{other}"),
-            };
-            assert_eq!(Size::parse(&shown), Ok(Size(bytes)));
-        }
-    }
-
-    #[test]
     fn integers_keep_to_their_range() {
         assert_eq!(u16::parse(&Value::Integer(65_535)), Ok(65_535));
         let error = u16::parse(&Value::Integer(65_536)).unwrap_err();
@@ -523,7 +457,6 @@ mod tests {
         assert_eq!(list("a  b"), ["a", "b"]);
         assert_eq!(list("[\"a b\", \"c\"]"), ["a b", "c"]);
         assert!(list("").is_empty());
-        assert!(Vec::<DeltaType>::parse(&raw("fossil vcdiff")).unwrap_err().contains("vcdiff"));
     }
 
     /// Values that Centrifugo takes for another type, without a loss.

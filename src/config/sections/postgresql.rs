@@ -7,10 +7,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::field::section;
 use super::redis::RedisTls;
 use super::redis_address::decoded;
-use super::values::Secret;
+use crate::config::schema::Secret;
+use crate::config::schema::section;
 use crate::tls::keys::{KeyPair, Trust};
 
 section! {

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use super::field::join;
-use super::node::{Node, Place, Value};
+use crate::config::schema::{Entry, Node, Place, Value, join};
 
 /// A key of Centrifugo's.
 #[derive(Clone, Copy, Debug)]
@@ -99,8 +98,7 @@ fn look(path: &str, node: &Node, wrong: &mut Vec<Wrong>) {
         (Value::Other("null"), _) => {}
         (Value::Table(entries), None) => {
             let switched = by_path().contains_key(join(&plain, "enabled").as_str());
-            let on =
-                |entry: &super::node::Entry| entry.key == "enabled" && !is_off(&entry.node.value);
+            let on = |entry: &Entry| entry.key == "enabled" && !is_off(&entry.node.value);
             if switched && !entries.iter().any(on) {
                 return;
             }

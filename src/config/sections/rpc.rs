@@ -1,8 +1,8 @@
 //! `rpc`: remote procedure calls of clients, and where each goes.
 
-use super::field::section;
 use super::proxies::{DEFAULT_PROXY, Proxy};
-use super::tables::tables;
+use crate::config::schema::section;
+use crate::config::schema::tables;
 
 section! {
     /// `rpc`: remote procedure calls of clients.

@@ -96,7 +96,7 @@ pub(crate) fn read_table(section: &mut dyn Field, node: &Node, path: &str, reade
             }
             None => {
                 let known = section.children().into_iter().map(|(key, _)| key).collect();
-                reader.unknown(entry.place.clone(), &path, known, &entry.node);
+                reader.unknown(entry.place.clone(), &path, known, entry.node.clone());
             }
         }
     }
@@ -111,6 +111,17 @@ pub(crate) fn show_table(section: &dyn Field, secrets: Secrets) -> toml::Value {
 /// `a` and `b` as `a.b`.
 pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// All keys with a single value below a field, by path.
+pub(crate) fn leaves(field: &dyn Field, path: &str, found: &mut Vec<String>) {
+    let children = field.children();
+    if children.is_empty() && field.takes_text() {
+        found.push(path.to_owned());
+    }
+    for (key, child) in children {
+        leaves(child, &join(path, &key), found);
+    }
 }
 
 /// Declares a table of keys: `key: Type = default`, or `field as "key": Type = default` where the
@@ -139,23 +150,23 @@ macro_rules! section {
             }
         }
 
-        impl $crate::config::field::Field for $name {
+        impl $crate::config::schema::Field for $name {
             fn read(
                 &mut self,
-                node: &$crate::config::node::Node,
+                node: &$crate::config::schema::Node,
                 path: &str,
-                reader: &mut $crate::config::reader::Reader,
+                reader: &mut $crate::config::schema::Reader,
             ) {
-                $crate::config::field::read_table(self, node, path, reader);
+                $crate::config::schema::field::read_table(self, node, path, reader);
             }
 
-            fn show(&self, secrets: $crate::config::field::Secrets) -> toml::Value {
-                $crate::config::field::show_table(self, secrets)
+            fn show(&self, secrets: $crate::config::schema::Secrets) -> toml::Value {
+                $crate::config::schema::field::show_table(self, secrets)
             }
 
-            fn children(&self) -> Vec<(String, &dyn $crate::config::field::Field)> {
+            fn children(&self) -> Vec<(String, &dyn $crate::config::schema::Field)> {
                 #[allow(unused_mut)]
-                let mut children: Vec<(String, &dyn $crate::config::field::Field)> =
+                let mut children: Vec<(String, &dyn $crate::config::schema::Field)> =
                     vec![ $( (section!(@key $field $($key)?).to_owned(), &self.$field), )* ];
                 $( children.extend(self.$flat.children()); )?
                 children
@@ -164,7 +175,7 @@ macro_rules! section {
             fn child(
                 &mut self,
                 key: &str,
-            ) -> Option<&mut dyn $crate::config::field::Field> {
+            ) -> Option<&mut dyn $crate::config::schema::Field> {
                 match key {
                     $( section!(@key $field $($key)?) => Some(&mut self.$field), )*
                     $( _ if self.$flat.child(key).is_some() => self.$flat.child(key), )?

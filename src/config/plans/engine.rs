@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{IoChoice, Options, ProxyProtocol, RatePolicyChoice};
+use crate::config::{IoChoice, Options, ProxyProtocol, RatePolicyChoice};
 use crate::engine::{
     Compression, Config, Drain, Heartbeat, Io, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
 };
@@ -11,7 +11,7 @@ use crate::gateway::format::last_words;
 use crate::protocol::CloseCode;
 
 impl Options {
-    /// The engine's configuration. Origins are left to the gateway ([`super::Origins`]), which
+    /// The engine's configuration. Origins are left to the gateway (`gateway::origins`), which
     /// refuses where the engine's empty list would admit.
     pub fn engine_config(&self) -> Config {
         let engine = &self.engine;
@@ -75,7 +75,7 @@ impl Options {
         limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0)
     }
 
-    /// One for both kinds of WebSocket, which [`super::check`] sees to.
+    /// One for both kinds of WebSocket, which `config::check` sees to.
     fn compression(&self) -> Option<Compression> {
         let (websocket, uni) = (&self.websocket, &self.uni_websocket);
         let (level, min_size) = match () {

@@ -5,9 +5,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use super::field::{join, section};
-use super::tables::tables;
-use super::values::{Secret, choice};
+use crate::config::schema::tables;
+use crate::config::schema::{Secret, choice};
+use crate::config::schema::{join, section};
 use crate::tls::keys::{KeyPair, ServerKeys, is_path};
 use crate::tls::{RecordLayer, TicketSecret, Version};
 

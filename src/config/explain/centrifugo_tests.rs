@@ -6,14 +6,12 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use super::super::field::Field;
-use super::super::proxies::{NamedProxy, StatusTransform};
-use super::super::suggest::leaves;
-use super::super::{
-    ConnectResponse, Consumer, Loaded, Mistakes, Namespace, OneWayDisconnect, Options,
-    RpcNamespace, Sources,
-};
 use super::*;
+use crate::config::schema::{Field, leaves};
+use crate::config::{
+    ConnectResponse, Consumer, Loaded, Mistakes, NamedProxy, Namespace, OneWayDisconnect, Options,
+    RpcNamespace, Sources, StatusTransform,
+};
 
 /// Paths of the keys that sections here have, in the form of the list.
 fn ours() -> BTreeSet<String> {

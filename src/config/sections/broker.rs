@@ -7,12 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Options;
-use super::field::section;
 use super::redis::RedisTls;
 use super::redis_address::{decoded, host_and_port};
-use super::server::EngineType;
-use super::values::{Secret, Size};
+use crate::config::schema::section;
+use crate::config::schema::{Secret, Size};
 
 section! {
     /// `broker`: heard where it is enabled.
@@ -64,17 +62,6 @@ section! {
     }
 }
 
-/// Where channels are ordered, and through what publications pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Orderer {
-    /// This process.
-    Process,
-    /// Redis, for several nodes.
-    Redis,
-    /// NATS, for several nodes, which keeps nothing.
-    Nats,
-}
-
 /// One server, as the URL names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsServer {
@@ -102,17 +89,6 @@ pub enum NatsLogin {
 
 /// Of NATS.
 const PORT: u16 = 4222;
-
-impl Options {
-    /// Where channels are ordered.
-    pub fn orderer(&self) -> Orderer {
-        match self.engine.kind {
-            _ if self.broker.enabled && self.broker.kind == "nats" => Orderer::Nats,
-            EngineType::Redis => Orderer::Redis,
-            EngineType::Memory => Orderer::Process,
-        }
-    }
-}
 
 impl Nats {
     /// The servers of `url`. One without a login has that of the first that has one.

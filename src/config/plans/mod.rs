@@ -1,0 +1,3 @@
+//! What the configuration means for each layer.
+
+mod engine;

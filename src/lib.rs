@@ -132,6 +132,9 @@ mod engine;
 #[cfg(feature = "gateway")]
 #[doc(hidden)]
 pub mod gateway;
+#[cfg(feature = "gateway")]
+#[doc(hidden)]
+pub mod options;
 pub mod protocol;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -241,7 +241,7 @@ fn heartbeats_keep_a_connection() {
 #[test]
 fn shipped_timeouts_are_longer_than_a_heartbeat() {
     let options = ringhold::config::Options::default();
-    let beat = options.client.ping_interval + options.client.pong_timeout;
+    let beat = options.client.plan.ping_interval + options.client.plan.pong_timeout;
     for kind in Kind::ALL {
         let text = kind.shipped();
         let names = match kind {

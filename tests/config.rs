@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringhold::config::{Options, Secret};
+use ringhold::config::Options;
 use ringhold::gateway::tokens::{TokenError, Verifier};
+use ringhold::options::Secret;
 use support::server::Server;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
@@ -56,9 +57,9 @@ fn now() -> i64 {
 /// A verifier with that secret and what else is demanded.
 fn verifier(demand: impl Fn(&mut Options)) -> Verifier {
     let mut options = Options::default();
-    options.client.token.hmac_secret_key = Secret::new(SECRET);
+    options.client.plan.token.hmac_secret_key = Secret::new(SECRET);
     demand(&mut options);
-    Verifier::new(&options.client.token).unwrap()
+    Verifier::new(&options.client.plan.token).unwrap()
 }
 
 #[test]
@@ -384,9 +385,9 @@ fn the_configuration_has_the_secret_and_the_demands() {
     );
     let file = File::new("token.toml", &text);
     let demanding = verifier(|options| {
-        options.client.token.audience = "us".to_owned();
-        options.client.token.issuer = "me".to_owned();
-        options.client.token.user_id_claim = "uid".to_owned();
+        options.client.plan.token.audience = "us".to_owned();
+        options.client.plan.token.issuer = "me".to_owned();
+        options.client.plan.token.user_id_claim = "uid".to_owned();
     });
     let arguments = ["token", "--user", "42", "--config", file.name(), "--subscribe", "a"];
     let (status, out, _) = run(&arguments, &[]);
@@ -397,7 +398,8 @@ fn the_configuration_has_the_secret_and_the_demands() {
     let by_environment = [("RINGHOLD_CONFIG", file.name())];
     let (_, out, _) = run(&["token", "--user", "42", "--channel", "x"], &by_environment);
     assert!(demanding.subscription(out.trim(), now()).is_err());
-    let other = verifier(|o| o.client.token.hmac_secret_key = Secret::new("other secret here!"));
+    let other =
+        verifier(|o| o.client.plan.token.hmac_secret_key = Secret::new("other secret here!"));
     assert_eq!(other.subscription(out.trim(), now()).unwrap().channel, "x");
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http::{Fake, Site, config, send};
-use ringhold::config::Secret;
 use ringhold::control::admin::{AdminConfig, AttemptLimits};
 use ringhold::control::counts::Counts;
 use ringhold::control::http::{HttpConfig, PathTaken, Peer, routes};
+use ringhold::options::Secret;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

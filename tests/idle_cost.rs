@@ -71,10 +71,10 @@ impl ControlPlane for Nobody {
 
 fn start() -> Running<Gateway> {
     let mut options = Options::default();
-    options.client.insecure = true;
+    options.client.plan.insecure = true;
     // Nothing happens while it is measured.
-    options.client.ping_interval = Duration::ZERO;
-    options.client.stale_close_delay = STALE;
+    options.client.plan.ping_interval = Duration::ZERO;
+    options.client.plan.stale_close_delay = STALE;
     options.sse.enabled = true;
     options.uni_sse.enabled = true;
     options.http_stream.enabled = true;
@@ -83,7 +83,7 @@ fn start() -> Running<Gateway> {
     options.engine.max_connections = 2 * CLIENTS as u32;
     let config = options.engine_config();
     let placement = Placement::new(1, 1);
-    let rules = Arc::new(Rulebook::new(options).expect("the options hold"));
+    let rules = Arc::new(Rulebook::new(options.gateway_plan()).expect("the options hold"));
     let names = Arc::new(SessionNames::new("here".to_owned()));
     let limits = HomeLimits::default();
     let posts = Budget::new(0);

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
-use ringhold::config::{Loaded, Options, Sources, Token};
+use ringhold::config::{Loaded, Options, Sources};
+use ringhold::gateway::plan::{Plan, Token};
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenError;
 use serde_json::Value;
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode, Box<dyn Error>
         token => token.to_owned(),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let rules = Rulebook::new(options)?;
+    let rules = Rulebook::new(options.gateway_plan())?;
     let (text, accepted) = explain(&rules, token.trim(), i64::try_from(now)?);
     print(&text)?;
     Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -112,8 +113,8 @@ fn described(key: &str, value: &Value, now: i64) -> String {
 }
 
 /// Which keys count.
-fn keys(options: &Options, subscription: bool) -> String {
-    let client = &options.client;
+fn keys(plan: &Plan, subscription: bool) -> String {
+    let client = &plan.client;
     let (table, token) = match subscription && client.subscription_token.enabled {
         true => ("client.subscription_token", &client.subscription_token.token),
         false => ("client.token", &client.token),
@@ -176,7 +177,7 @@ fn connection(rules: &Rulebook, token: &str, now: i64) -> Result<Vec<String>, St
     if claims.expire_at.is_none() {
         notes.push("it never expires".to_owned());
     }
-    if !client.insecure && client.proxy.connect.enabled {
+    if !client.insecure && rules.options.hooks.connect {
         notes.push("client.proxy.connect is not asked about connections with a token".to_owned());
     }
     Ok(notes)

@@ -4,13 +4,11 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ringhold::config::{
-    ChannelOptions, Loaded, LogFormat, Namespace, Options, Secret, Sources, Token,
-};
+use ringhold::config::{Loaded, LogFormat, Options, Sources};
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
 use ringhold::control::demo::Demo;
@@ -26,8 +24,10 @@ use ringhold::gateway::app::{Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::placement::Placement;
+use ringhold::gateway::plan::{ChannelOptions, Namespace, Token};
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;
+use ringhold::options::Secret;
 use ringhold::{Config, Io, Server};
 use socket2::{Domain, Socket, Type};
 
@@ -119,28 +119,28 @@ pub(crate) fn run(
     let accept_rate = options.accept_rate(workers);
     let config = Config { accept_rate, ..config };
     let (drain, io) = (config.drain.clone(), config.io);
-    let rules = Arc::new(Rulebook::new(options)?);
-    let (plane, outlets, tls) = Services::new(&rules.options, demo)?;
+    let rules = Arc::new(Rulebook::new(options.gateway_plan())?);
+    let (plane, outlets, tls) = Services::new(&options, demo)?;
     let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
     let layout = server.layout()?;
     let cores = u16::try_from(layout.workers)?;
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
     let uid = uuid::Uuid::new_v4().to_string();
-    let broker = Beginning::new(&rules.options, placement, &uid)?;
+    let broker = Beginning::new(&options, placement, &uid)?;
     let limits = HomeLimits {
-        history_bytes: rules.options.engine.max_history.0,
-        filter_bytes: rules.options.engine.max_filters.0,
-        position_check: rules.options.client.channel_position_check_delay,
-        position_lag: rules.options.client.channel_position_max_time_lag,
+        history_bytes: options.engine.max_history.0,
+        filter_bytes: options.engine.max_filters.0,
+        position_check: options.client.plan.channel_position_check_delay,
+        position_lag: options.client.plan.channel_position_max_time_lag,
         ..HomeLimits::default()
     };
     let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
-    let posts = Budget::new(rules.options.emulation.max_waiting.0);
+    let posts = Budget::new(options.emulation.max_waiting.0);
     let (counts, closing) = (plane.counts(), plane.closing());
-    let _pid = PidFile::write(&rules.options.pid_file)?;
-    let found = if arguments.takeover { predecessor(&rules.options) } else { None };
-    let keeper = Arc::new(Keeper::begin(&rules.options, layout.workers, found, counts));
+    let _pid = PidFile::write(&options.pid_file)?;
+    let found = if arguments.takeover { predecessor(&options) } else { None };
+    let keeper = Arc::new(Keeper::begin(&options, layout.workers, found, counts));
     let start = Seed {
         placement,
         limits,
@@ -162,7 +162,7 @@ pub(crate) fn run(
     };
 
     let address = running.address().ok_or("nothing is listened on")?;
-    let name = match rules.options.node.name.as_str() {
+    let name = match options.node.name.as_str() {
         "" => node_name(address),
         name => name.to_owned(),
     };
@@ -194,7 +194,7 @@ pub(crate) fn run(
                 plane.run(live, routes, handle);
             })
         },
-        delay: rules.options.shutdown.delay,
+        delay: options.shutdown.delay,
         drain: {
             let (live, notifier, keeper) = (live.clone(), notifier.clone(), keeper.clone());
             Box::new(move || {
@@ -206,6 +206,7 @@ pub(crate) fn run(
         reload: {
             let (live, arguments, notifier) = (live, arguments.clone(), notifier.clone());
             let handle = running.handle();
+            let running = Mutex::new(options.clone());
             Box::new(move || {
                 notifier.reloading();
                 if let Some(reopen) = &reopen {
@@ -213,10 +214,15 @@ pub(crate) fn run(
                 }
                 match first_run {
                     true => tracing::info!("nothing is configured, so there is nothing to reload"),
-                    false => match reload(&live, &gates, &arguments) {
-                        true => certificates.reload(&live.rules().options, &handle),
-                        false => certificates.note_failure(),
-                    },
+                    false => {
+                        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                        match reload(&live, &gates, &arguments, &mut running) {
+                            true => {
+                                certificates.reload(|own| running.certificate_sources(own), &handle)
+                            }
+                            false => certificates.note_failure(),
+                        }
+                    }
                 }
                 notifier.ready();
             })
@@ -224,9 +230,9 @@ pub(crate) fn run(
         io,
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
-    let ceiling = control::ceiling(&rules.options, &layout);
+    let ceiling = control::ceiling(&options, &layout);
     tracing::info!(bytes = ceiling.total(), "memory ceiling; `config show` has the table");
-    announce(&rules.options, address, running.workers(), first_run)?;
+    announce(&options, address, running.workers(), first_run)?;
     notifier.ready();
     let stats = running.join()?;
     keeper.finish();
@@ -326,7 +332,12 @@ struct Gates {
 }
 
 /// Takes over what can be taken over from the configuration as it is now. False: nothing is.
-fn reload(live: &GatewayBackend, gates: &Gates, arguments: &ServeArguments) -> bool {
+fn reload(
+    live: &GatewayBackend,
+    gates: &Gates,
+    arguments: &ServeArguments,
+    running: &mut Options,
+) -> bool {
     let new = match Options::load(&arguments.sources()) {
         Ok(Loaded { options, warnings }) => {
             warn(&warnings);
@@ -337,21 +348,21 @@ fn reload(live: &GatewayBackend, gates: &Gates, arguments: &ServeArguments) -> b
             return false;
         }
     };
-    let old = live.rules();
-    let mut options = old.options.clone();
+    let mut options = running.clone();
     for key in options.restart_needed(&new) {
         tracing::warn!(key, "changed, but only a restart brings it into effect");
     }
     options.reload(&new);
-    match Rulebook::new(options) {
+    match Rulebook::new(options.gateway_plan()) {
         Ok(rules) => {
             if let Some(gate) = &gates.http {
-                gate.replace(settings::access(&rules.options));
+                gate.replace(settings::access(&options));
             }
             if let Some(gate) = &gates.grpc {
-                gate.replace(settings::grpc_access(&rules.options));
+                gate.replace(settings::grpc_access(&options));
             }
             live.replace_rules(|old| rules.keeping_fetched_keys(old));
+            *running = options;
             tracing::info!("channels and keys are those of the configuration as it is now");
             true
         }
@@ -365,9 +376,9 @@ fn reload(live: &GatewayBackend, gates: &Gates, arguments: &ServeArguments) -> b
 /// Whether nobody could connect or publish: nothing was configured.
 fn is_unconfigured(options: &Options) -> bool {
     let client = &options.client;
-    client.token == Token::default()
-        && !client.insecure
-        && !client.allow_anonymous_connect_without_token
+    client.plan.token == Token::default()
+        && !client.plan.insecure
+        && !client.plan.allow_anonymous_connect_without_token
         && !client.proxy.connect.enabled
         && options.http_api.key.is_empty()
         && !options.http_api.insecure
@@ -377,16 +388,16 @@ fn is_unconfigured(options: &Options) -> bool {
 fn improvise(options: &mut Options) -> Result<Demo, Box<dyn Error>> {
     let secret =
         || uuid::Uuid::new_v4().simple().to_string() + &uuid::Uuid::new_v4().simple().to_string();
-    options.client.token.hmac_secret_key = Secret::new(secret());
+    options.client.plan.token.hmac_secret_key = Secret::new(secret());
     options.http_api.key = Secret::new(secret());
     options.health.enabled = true;
     options.prometheus.enabled = true;
-    if options.client.allowed_origins.is_empty() {
+    if options.client.plan.allowed_origins.is_empty() {
         let http = if options.http_server.speaks_tls() { "https" } else { "http" };
-        options.client.allowed_origins =
+        options.client.plan.allowed_origins =
             ["127.0.0.1", "localhost"].map(|host| format!("{http}://{host}:*")).to_vec();
     }
-    options.channel.namespaces.push(Namespace {
+    options.channel.plan.namespaces.push(Namespace {
         name: "demo".to_owned(),
         options: ChannelOptions {
             presence: true,
@@ -402,7 +413,7 @@ fn improvise(options: &mut Options) -> Result<Demo, Box<dyn Error>> {
             ..ChannelOptions::default()
         },
     });
-    let key = options.client.token.hmac_secret_key.reveal().to_owned();
+    let key = options.client.plan.token.hmac_secret_key.reveal().to_owned();
     token(&key, "guest")?;
     let guests = std::sync::atomic::AtomicU32::new(1);
     let token = move || {
@@ -443,7 +454,7 @@ fn announce(
         at.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     let key = options.http_api.key.reveal();
-    let token = token(options.client.token.hmac_secret_key.reveal(), "you")?;
+    let token = token(options.client.plan.token.hmac_secret_key.reveal(), "you")?;
     control::say(format!(
         "listening on ws{s}://{address}{path}
 

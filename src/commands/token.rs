@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use ringhold::config::{Loaded, Options, Sources, Token};
+use ringhold::config::{Loaded, Options, Sources};
+use ringhold::gateway::plan::Token;
 use ringhold::gateway::tokens::TokenRequest;
 
 use super::config::warn;
@@ -94,7 +95,7 @@ fn json(text: &str) -> Result<serde_json::Value, serde_json::Error> {
 
 /// What the server demands of such a token.
 fn demands(options: &Options, subscription: bool) -> &Token {
-    let client = &options.client;
+    let client = &options.client.plan;
     match subscription && client.subscription_token.enabled {
         true => &client.subscription_token.token,
         false => &client.token,

@@ -1,7 +1,8 @@
 //! All proxies of a configuration, wherever they stand, and which of them are asked.
 
 use super::Options;
-use super::sections::proxies::{Proxy, proxy_name};
+use super::Proxy;
+use crate::gateway::proxy::proxy_name;
 
 impl Options {
     /// All proxies there are, used or not.
@@ -22,10 +23,10 @@ impl Options {
 
     /// Whether something that is switched on asks the proxy of this name.
     pub(crate) fn uses(&self, name: &str) -> bool {
-        let namespaces = self.channel.namespaces.iter().map(|namespace| &namespace.options);
-        let mut rules = namespaces.chain([&self.channel.without_namespace]);
-        let rpc = self.rpc.namespaces.iter().map(|namespace| &namespace.options);
-        let mut rpc = rpc.chain([&self.rpc.without_namespace]);
+        let namespaces = self.channel.plan.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rules = namespaces.chain([&self.channel.plan.without_namespace]);
+        let rpc = self.rpc.plan.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rpc = rpc.chain([&self.rpc.plan.without_namespace]);
         rules.any(|it| {
             it.subscribe_proxy_enabled && it.subscribe_proxy_name == name
                 || it.publish_proxy_enabled && it.publish_proxy_name == name
@@ -36,8 +37,8 @@ impl Options {
 
     /// Whether a namespace has its subscriptions fed by the proxy of this name.
     pub(crate) fn streams(&self, name: &str) -> bool {
-        let namespaces = self.channel.namespaces.iter().map(|namespace| &namespace.options);
-        let mut rules = namespaces.chain([&self.channel.without_namespace]);
+        let namespaces = self.channel.plan.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rules = namespaces.chain([&self.channel.plan.without_namespace]);
         rules.any(|it| {
             let asked = proxy_name(&it.subscribe_stream_proxy_name);
             it.subscribe_stream_proxy_enabled && asked == name

@@ -102,7 +102,9 @@ impl Options {
             read_file(&mut options, text, Format::of(file), &mut reader);
         }
         if let Some(folder) = file.and_then(Path::parent) {
-            for token in [&mut options.client.token, &mut options.client.subscription_token.token] {
+            for token in
+                [&mut options.client.plan.token, &mut options.client.plan.subscription_token.token]
+            {
                 if !token.jwks_file.is_empty() {
                     token.jwks_file = folder.join(&token.jwks_file).display().to_string();
                 }

@@ -21,16 +21,10 @@ pub use orderer::Orderer;
 pub use schema::node::Place;
 pub use schema::reader::{Mistake, Mistakes};
 pub use schema::values::LONGEST;
-pub(crate) use schema::without_credentials;
-pub use schema::{Secret, Size};
 pub use sections::admin::Admin;
 pub use sections::broker::{Broker, Nats, NatsLogin, NatsRawMode, NatsServer};
-pub use sections::channel::{
-    Channel, ChannelOptions, DataFormat, DeltaType, Namespace, RecoveryMode, SubscriptionType,
-};
-pub use sections::client::{
-    Client, OneWayDisconnect, OneWayDisconnects, PersonalChannel, SubscriptionToken, Token,
-};
+pub use sections::channel::Channel;
+pub use sections::client::Client;
 pub use sections::consumers::{Consumer, RedisStream, StreamPublications};
 pub use sections::engine::{Engine, EngineType, IoChoice, RatePolicyChoice};
 pub use sections::grpc_api::GrpcApi;
@@ -42,21 +36,18 @@ pub use sections::node::Node;
 pub use sections::postgresql::{KeyPairSource, PgHost, PgServer, PgTls, Postgresql};
 pub use sections::prometheus::Prometheus;
 pub use sections::proxies::{
-    ChannelProxies, ClientProxies, DEFAULT_PROXY, EnabledProxy, NamedProxy, Proxy, ProxyGrpc,
-    ProxyHttp, ProxyTls, StatusTransform, ToDisconnect, ToError,
+    ChannelProxies, ClientProxies, EnabledProxy, NamedProxy, Proxy, ProxyGrpc, ProxyHttp, ProxyTls,
+    StatusTransform, ToError,
 };
-pub(crate) use sections::proxies::{is_grpc, proxy_name};
 pub use sections::redis::{Failover, Redis, RedisTls};
 pub use sections::redis_address::{AddressFault, RedisPlace, RedisServer, Sentinels};
-pub(crate) use sections::rpc::Route;
-pub use sections::rpc::{Rpc, RpcNamespace, RpcOptions, RpcPing};
+pub use sections::rpc::Rpc;
 pub use sections::shutdown::Shutdown;
-pub use sections::streams::{
-    ConnectResponse, ConnectResponses, Emulation, HttpStream, Sse, UniHttpStream, UniSse,
-};
 pub use sections::tls::{Certificate, Tls, TlsAutocert, TlsRecordLayer, TlsVersion};
-pub use sections::websocket::{UniWebSocket, WebSocket};
 
+use crate::gateway::plan::{
+    Emulation, HttpStream, Sse, UniHttpStream, UniSse, UniWebSocket, WebSocket,
+};
 use schema::{Field as _, Secrets, section};
 
 section! {

@@ -1,7 +1,8 @@
 //! What a running server can take over from a changed configuration, and what it cannot.
 
 use super::schema::{Field, Secrets, join};
-use super::{Client, Options, Tls, Token};
+use super::{Options, Tls};
+use crate::gateway::plan::{ClientPlan, Token};
 use crate::gateway::tokens;
 
 impl Options {
@@ -16,8 +17,8 @@ impl Options {
     /// Whether a pattern is part of where keys are fetched.
     fn is_fixed(&self, path: &str) -> bool {
         let tokens = [
-            ("client.token.", &self.client.token),
-            ("client.subscription_token.", &self.client.subscription_token.token),
+            ("client.token.", &self.client.plan.token),
+            ("client.subscription_token.", &self.client.plan.subscription_token.token),
         ];
         let is_fixed = |(table, token): (&str, &Token)| {
             let key = path.strip_prefix(table);
@@ -37,14 +38,12 @@ impl Options {
     /// Takes over what a reload brings into effect: channel options, token keys, the API key, and
     /// certificates.
     pub fn reload(&mut self, new: &Self) {
-        let proxies = std::mem::take(&mut self.channel.proxy);
-        self.channel = new.channel.clone();
-        self.channel.proxy = proxies;
+        self.channel.plan = new.channel.plan.clone();
         // Whoever fetches key sets was told where at the start.
-        let Client { token, subscription_token, .. } = new.client.clone();
-        take_over(&mut self.client.token, token);
-        self.client.subscription_token.enabled = subscription_token.enabled;
-        take_over(&mut self.client.subscription_token.token, subscription_token.token);
+        let ClientPlan { token, subscription_token, .. } = new.client.plan.clone();
+        take_over(&mut self.client.plan.token, token);
+        self.client.plan.subscription_token.enabled = subscription_token.enabled;
+        take_over(&mut self.client.plan.subscription_token.token, subscription_token.token);
         self.http_api.key = new.http_api.key.clone();
         self.grpc_api.key = new.grpc_api.key.clone();
         // Whether there is TLS was decided at the start.
@@ -101,18 +100,19 @@ fn differences(old: &dyn Field, new: &dyn Field, path: &str, changed: &mut Vec<S
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Namespace, Secret};
     use super::*;
+    use crate::gateway::plan::Namespace;
+    use crate::options::Secret;
 
     #[test]
     fn channels_and_keys_are_taken_over_and_the_rest_is_named() {
         let old = Options::default();
         let mut new = old.clone();
         assert!(old.restart_needed(&new).is_empty() && !old.reload_needed(&new));
-        new.channel.namespaces.push(Namespace { name: "chat".into(), ..Namespace::default() });
-        new.channel.max_length = 100;
-        new.client.token.hmac_secret_key = Secret::new("new");
-        new.client.subscription_token.enabled = true;
+        new.channel.plan.namespaces.push(Namespace { name: "chat".into(), ..Namespace::default() });
+        new.channel.plan.max_length = 100;
+        new.client.plan.token.hmac_secret_key = Secret::new("new");
+        new.client.plan.subscription_token.enabled = true;
         new.http_api.key = Secret::new("key");
         assert!(old.restart_needed(&new).is_empty() && old.reload_needed(&new));
         let mut running = old.clone();
@@ -121,19 +121,19 @@ mod tests {
 
         // What addresses of keys are made of stays.
         let mut old = old;
-        old.client.token.jwks_public_endpoint = "https://a/{{realm}}".into();
-        new.client.token.jwks_public_endpoint = "https://a/{{realm}}".into();
-        new.client.token.issuer_regex = "(?P<realm>a|b)".into();
-        new.client.subscription_token.token.issuer_regex = "b".into();
+        old.client.plan.token.jwks_public_endpoint = "https://a/{{realm}}".into();
+        new.client.plan.token.jwks_public_endpoint = "https://a/{{realm}}".into();
+        new.client.plan.token.issuer_regex = "(?P<realm>a|b)".into();
+        new.client.plan.subscription_token.token.issuer_regex = "b".into();
         let mut running = old.clone();
         assert_eq!(old.restart_needed(&new), ["client.token.issuer_regex"]);
         running.reload(&new);
-        assert!(running.client.token.issuer_regex.is_empty());
-        assert_eq!(running.client.subscription_token.token.issuer_regex, "b");
+        assert!(running.client.plan.token.issuer_regex.is_empty());
+        assert_eq!(running.client.plan.subscription_token.token.issuer_regex, "b");
 
         new.http_server.port = 1;
         new.channel.proxy.publish.endpoint = "http://b".into();
-        new.client.ping_interval *= 2;
+        new.client.plan.ping_interval *= 2;
         let expected = [
             "http_server.port",
             "client.ping_interval",

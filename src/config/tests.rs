@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::schema::{Field, leaves};
 use super::*;
+use crate::gateway::plan::DeltaType;
+use crate::options::Size;
 
 fn from(text: &str, variables: &[(&str, &str)], sets: &[&str]) -> Result<Loaded, Mistakes> {
     let sources = Sources {
@@ -27,7 +29,8 @@ fn flags_beat_the_environment_and_that_beats_the_file() {
         ("RINGHOLD_CLIENT_USER_CONNECTION_LIMIT", "2"),
     ];
     let client = from(text, &variables, &["client.channel_limit=3"]).unwrap().options.client;
-    let limits = (client.channel_limit, client.user_connection_limit, client.connection_limit);
+    let limits =
+        (client.plan.channel_limit, client.plan.user_connection_limit, client.connection_limit);
     assert_eq!(limits, (3, 2, 1));
 }
 
@@ -48,15 +51,15 @@ fn variables_set_keys_of_every_type() {
         ("PATH", "/bin"),
     ]);
     let options = loaded.options;
-    assert_eq!(options.client.token.hmac_secret_key.reveal(), "0123456789abcdef");
-    assert_eq!(options.client.allowed_origins, ["https://a.org", "https://b.org"]);
-    assert!(options.client.insecure);
-    assert_eq!(options.client.ping_interval, Duration::from_secs(10));
-    assert_eq!(options.client.queue_max_size, Size(2 << 20));
+    assert_eq!(options.client.plan.token.hmac_secret_key.reveal(), "0123456789abcdef");
+    assert_eq!(options.client.plan.allowed_origins, ["https://a.org", "https://b.org"]);
+    assert!(options.client.plan.insecure);
+    assert_eq!(options.client.plan.ping_interval, Duration::from_secs(10));
+    assert_eq!(options.client.plan.queue_max_size, Size(2 << 20));
     assert!(options.http_server.address.is_unspecified());
     assert_eq!(options.engine.rate_policy, RatePolicyChoice::Pause);
     assert_eq!(options.rpc.proxy.http.static_headers["X-A"], "b");
-    assert_eq!(options.channel.without_namespace.allowed_delta_types, [DeltaType::Fossil]);
+    assert_eq!(options.channel.plan.without_namespace.allowed_delta_types, [DeltaType::Fossil]);
     assert_eq!(options.http_api.key.reveal(), "key");
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
 }
@@ -66,7 +69,7 @@ fn namespaces_come_from_variables_as_json_or_by_name() {
     let json = r#"[{"name": "chat", "presence": true, "history_ttl": "5s", "history_size": 2}]"#;
     for prefix in ["RINGHOLD", "CENTRIFUGO"] {
         let namespaces = format!("{prefix}_CHANNEL_NAMESPACES");
-        let by_json = environment(&[(&namespaces, json)]).options.channel.namespaces;
+        let by_json = environment(&[(&namespaces, json)]).options.channel.plan.namespaces;
         let option = |key: &str| format!("{namespaces}_CHAT_{key}");
         let by_name = environment(&[
             (&option("PRESENCE"), "true"),
@@ -74,7 +77,7 @@ fn namespaces_come_from_variables_as_json_or_by_name() {
             (&namespaces, "chat"),
             (&option("HISTORY_SIZE"), "2"),
         ]);
-        assert_eq!(by_name.options.channel.namespaces, by_json);
+        assert_eq!(by_name.options.channel.plan.namespaces, by_json);
         assert!(by_json[0].options.presence && by_json[0].options.has_history());
     }
     // One of a file's namespaces, and all of them.
@@ -107,7 +110,7 @@ fn proxies_and_their_lists_come_from_variables_too() {
     assert_eq!(names, [("one", "http://a/b"), ("two", "http://c/d")]);
     let transform = &proxies[0].proxy.http.status_to_code_transforms[0];
     assert_eq!((transform.status_code, transform.to_error.code), (404, 1404));
-    assert_eq!(options.options.rpc.namespaces[0].options.proxy_name, "two");
+    assert_eq!(options.options.rpc.plan.namespaces[0].options.proxy_name, "two");
     let wrong = ("RINGHOLD_RPC_PROXY_HTTP_STATUS_TO_CODE_TRANSFORMS", "404");
     let wrong = from("", &[wrong], &[]).unwrap_err().to_string();
     assert!(wrong.contains("must be a JSON list of tables"), "{wrong}");
@@ -211,10 +214,10 @@ fn sets_reach_every_key() {
         "engine.workers=3",
     ];
     let options = from(text, &[], &sets).unwrap().options;
-    assert!(options.client.insecure && options.client.subscription_token.enabled);
-    assert_eq!(options.client.token.audience, "a=b");
-    assert!(options.channel.namespaces[0].options.presence);
-    assert_eq!(options.client.allowed_origins, ["https://a.org"]);
+    assert!(options.client.plan.insecure && options.client.plan.subscription_token.enabled);
+    assert_eq!(options.client.plan.token.audience, "a=b");
+    assert!(options.channel.plan.namespaces[0].options.presence);
+    assert_eq!(options.client.plan.allowed_origins, ["https://a.org"]);
     assert_eq!(options.engine.workers, 3);
     for (set, expected) in [
         ("client.insecure", "--set client.insecure: must be key=value"),
@@ -297,7 +300,8 @@ fn the_example_shows_every_key_with_its_default() {
     }
 
     let loaded = from(&whole, &[], &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
-    let names: Vec<_> = loaded.options.channel.namespaces.iter().map(|n| n.name.as_str()).collect();
+    let names: Vec<_> =
+        loaded.options.channel.plan.namespaces.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(names, ["chat", "price", "dialog", "auction"]);
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
@@ -339,7 +343,7 @@ fn a_configuration_of_centrifugo_is_understood() {
     let sources = Sources { file: Some("config.json".into()), ..Sources::default() };
     let loaded = Options::from_text(&sources, text).unwrap_or_else(|wrong| panic!("{wrong}"));
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-    assert_eq!(loaded.options.channel.namespaces.len(), 2);
+    assert_eq!(loaded.options.channel.plan.namespaces.len(), 2);
     assert_eq!(loaded.options.client.proxy.connect.proxy.timeout, Duration::from_millis(500));
     let config = loaded.options.engine_config();
     assert_eq!(config.listen, Some("0.0.0.0:8000".parse().unwrap()));

@@ -8,13 +8,13 @@ use super::{Options, Postgresql};
 /// Puts what they stand for in their place.
 pub(super) fn settle(options: &mut Options) {
     let usual = Options::default();
-    let client = &mut options.client;
+    let client = &mut options.client.plan;
     let times = [
         (&mut client.stale_close_delay, STALE),
-        (&mut client.expired_close_delay, usual.client.expired_close_delay),
-        (&mut client.expired_sub_close_delay, usual.client.expired_sub_close_delay),
-        (&mut client.channel_position_check_delay, usual.client.channel_position_check_delay),
-        (&mut options.channel.history_meta_ttl, usual.channel.history_meta_ttl),
+        (&mut client.expired_close_delay, usual.client.plan.expired_close_delay),
+        (&mut client.expired_sub_close_delay, usual.client.plan.expired_sub_close_delay),
+        (&mut client.channel_position_check_delay, usual.client.plan.channel_position_check_delay),
+        (&mut options.channel.plan.history_meta_ttl, usual.channel.plan.history_meta_ttl),
         (&mut options.websocket.write_timeout, usual.websocket.write_timeout),
     ];
     for (time, meant) in times {
@@ -23,11 +23,11 @@ pub(super) fn settle(options: &mut Options) {
         }
     }
     let counts = [
-        (&mut client.channel_limit, usual.client.channel_limit),
-        (&mut client.queue_max_size.0, usual.client.queue_max_size.0),
+        (&mut client.channel_limit, usual.client.plan.channel_limit),
+        (&mut client.queue_max_size.0, usual.client.plan.queue_max_size.0),
         (&mut client.history_max_publication_limit, NO_LIMIT),
         (&mut client.recovery_max_publication_limit, NO_LIMIT),
-        (&mut options.channel.max_length, usual.channel.max_length),
+        (&mut options.channel.plan.max_length, usual.channel.plan.max_length),
         (&mut options.websocket.message_size_limit.0, BODY),
         (&mut options.sse.max_request_body_size.0, BODY),
         (&mut options.http_stream.max_request_body_size.0, BODY),
@@ -81,16 +81,19 @@ mod tests {
         let sources = super::super::Sources { file: Some("c.json".into()), ..Default::default() };
         let options = Options::from_text(&sources, text).expect("it holds together").options;
         let usual = Options::default();
-        assert_eq!(options.client.stale_close_delay, STALE);
-        assert_eq!(options.client.expired_close_delay, usual.client.expired_close_delay);
-        assert_eq!(options.client.expired_sub_close_delay, usual.client.expired_sub_close_delay);
-        assert_eq!(options.client.channel_limit, 128);
-        assert_eq!(options.client.queue_max_size.0, 1 << 20);
-        assert_eq!(options.client.history_max_publication_limit, NO_LIMIT);
+        assert_eq!(options.client.plan.stale_close_delay, STALE);
+        assert_eq!(options.client.plan.expired_close_delay, usual.client.plan.expired_close_delay);
+        assert_eq!(
+            options.client.plan.expired_sub_close_delay,
+            usual.client.plan.expired_sub_close_delay
+        );
+        assert_eq!(options.client.plan.channel_limit, 128);
+        assert_eq!(options.client.plan.queue_max_size.0, 1 << 20);
+        assert_eq!(options.client.plan.history_max_publication_limit, NO_LIMIT);
         assert_eq!(options.channel, usual.channel);
         assert_eq!(options.consumers[0].postgresql, Postgresql::default());
         // These are zero.
-        assert!(options.client.ping_interval.is_zero());
-        assert_eq!(options.client.user_connection_limit, 0);
+        assert!(options.client.plan.ping_interval.is_zero());
+        assert_eq!(options.client.plan.user_connection_limit, 0);
     }
 }

@@ -131,7 +131,8 @@ const METRICS_PAGE: u64 = 256 << 10;
 mod tests {
     use super::*;
     use crate::Server;
-    use crate::config::{Consumer, Secret, Size, Sources};
+    use crate::config::{Consumer, Sources};
+    use crate::options::{Secret, Size};
 
     type Change = fn(&mut Options);
 
@@ -153,7 +154,7 @@ mod tests {
             ("mailbox_bytes", |o| o.engine.mailbox_bytes = Size(1 << 40)),
             ("max_history", |o| o.engine.max_history = Size(1 << 40)),
             ("max_filters", |o| o.engine.max_filters = Size(1 << 40)),
-            ("max_session_memory", |o| o.client.max_session_memory = Size(1 << 40)),
+            ("max_session_memory", |o| o.client.plan.max_session_memory = Size(1 << 40)),
             ("http_connections", |o| o.http_server.http_connections = 1 << 30),
             ("http_anonymous", |o| o.http_server.http_anonymous = 1 << 30),
             ("http_bodies", |o| o.http_server.http_bodies = Size(1 << 40)),
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_ceiling_without_limit_is_none() {
         let mut options = Options::default();
-        options.client.max_session_memory = Size(0);
+        options.client.plan.max_session_memory = Size(0);
         assert_eq!(total(&options), u64::MAX);
     }
 

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 
 use super::counts::Counts;
 use super::secure::Certificates;
-use crate::config::{HttpServer, Options};
 use crate::tls::TicketSecret;
 use crate::tls::keys::{KeyFault, KeyPair, OnOrder, ServerKeys, ServerMaterials};
 use crate::{Handle, Handler};
@@ -22,11 +21,28 @@ pub struct CertificateKeeper {
     own: TicketSecret,
     counts: Arc<Counts>,
     on_order: Arc<Mutex<OnOrder>>,
+    /// As they were asked for last.
+    sources: Arc<Mutex<CertificateSources>>,
     reloads: Arc<Notify>,
     /// The internal port's TLS, if it has any.
     internal: Option<Certificates>,
     /// That of gRPC, likewise.
     grpc: Option<Certificates>,
+}
+
+/// Where the certificates of each port are; `None`: it speaks no TLS.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateSources {
+    /// Of the public port.
+    pub public: Option<ServerKeys>,
+    /// An authority issues certificates of the public port, too.
+    pub on_order: bool,
+    /// Of the internal port.
+    pub internal: Option<ServerKeys>,
+    /// The internal port's are not those of the public one.
+    pub internal_own: bool,
+    /// Of gRPC.
+    pub grpc: Option<ServerKeys>,
 }
 
 /// The loaded certificates of all ports.
@@ -39,9 +55,10 @@ pub struct LoadedCertificates {
 }
 
 impl CertificateKeeper {
-    /// Loads what the options name, and what an authority has issued before.
+    /// Loads what is asked for, and what an authority has issued before. `sources` is told what
+    /// seals tickets where no key is configured.
     pub fn new(
-        options: &Options,
+        sources: impl FnOnce(&TicketSecret) -> CertificateSources,
         issued: Vec<KeyPair>,
         counts: Arc<Counts>,
     ) -> Result<(Self, Option<ServerMaterials>), KeyFault> {
@@ -49,8 +66,10 @@ impl CertificateKeeper {
         let on_order = OnOrder { issued, challenges: Vec::new() };
         let on_order = Arc::new(Mutex::new(on_order));
         let reloads = Arc::default();
-        let mut keeper = Self { own, counts, on_order, reloads, internal: None, grpc: None };
-        let LoadedCertificates { public, internal, grpc } = keeper.load(options)?;
+        let sources = Arc::new(Mutex::new(sources(&own)));
+        let mut keeper =
+            Self { own, counts, on_order, sources, reloads, internal: None, grpc: None };
+        let LoadedCertificates { public, internal, grpc } = keeper.load()?;
         let of = |materials: Option<&ServerMaterials>, protocol| {
             materials.map(|materials| Certificates::new(materials, protocol)).transpose()
         };
@@ -80,14 +99,20 @@ impl CertificateKeeper {
         self.reloads.notified().await;
     }
 
-    /// Loads again what the options name, and has all ports go on with it.
-    pub fn reload<H: Handler>(&self, options: &Options, handle: &Handle<H>) {
+    /// Loads what is asked for now, and has all ports go on with it.
+    pub fn reload<H: Handler>(
+        &self,
+        sources: impl FnOnce(&TicketSecret) -> CertificateSources,
+        handle: &Handle<H>,
+    ) {
+        let sources = sources(&self.own);
         let own = self.internal.is_some() || self.grpc.is_some();
-        if !options.http_server.speaks_tls() && !own {
+        if sources.public.is_none() && !own {
             return;
         }
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
         self.reloads.notify_one();
-        match self.replace(options, handle) {
+        match self.replace(handle) {
             Ok(()) => {
                 self.counts.tls_reloads.count();
                 tracing::info!("certificates are those of the files as they are now");
@@ -106,9 +131,8 @@ impl CertificateKeeper {
         }
     }
 
-    fn load(&self, options: &Options) -> Result<LoadedCertificates, KeyFault> {
-        let server = &options.http_server;
-        let inside = server.tls_inside().filter(|_| server.internal_port != 0);
+    fn load(&self) -> Result<LoadedCertificates, KeyFault> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut ends = Vec::new();
         let mut of = |keys: &ServerKeys, warn: bool| {
             let now = SystemTime::now();
@@ -121,35 +145,19 @@ impl CertificateKeeper {
             ends.extend(materials.facts().iter().map(|facts| facts.not_after));
             Ok(materials)
         };
-        let public = self.public_keys(server).map(|keys| of(&keys, true)).transpose()?;
-        let warn = server.internal_tls.enabled;
-        let internal = inside.map(|tls| of(&tls.keys(&self.own), warn)).transpose()?;
-        let grpc = Some(&options.grpc_api).filter(|api| api.enabled && api.tls.enabled);
-        let grpc = grpc.map(|api| of(&api.tls.keys(&self.own), true)).transpose()?;
+        let on_order = sources.on_order.then(|| self.on_order().clone());
+        let public = sources.public.map(|keys| ServerKeys { on_order, ..keys });
+        let public = public.map(|keys| of(&keys, true)).transpose()?;
+        let internal = sources.internal.map(|keys| of(&keys, sources.internal_own)).transpose()?;
+        let grpc = sources.grpc.map(|keys| of(&keys, true)).transpose()?;
         let first = ends.iter().min().and_then(|end| end.duration_since(UNIX_EPOCH).ok());
         self.counts.tls_not_after.set(first.map_or(0, |end| end.as_secs()));
         Ok(LoadedCertificates { public, internal, grpc })
     }
 
-    /// What handshakes on the public port need, if it speaks TLS.
-    fn public_keys(&self, server: &HttpServer) -> Option<ServerKeys> {
-        let mut keys = server.speaks_tls().then(|| server.tls.keys(&self.own))?;
-        if server.tls_autocert.enabled {
-            if !server.tls.enabled {
-                keys.certificates.clear();
-            }
-            keys.on_order = Some(self.on_order().clone());
-        }
-        Some(keys)
-    }
-
     /// Loads everything, and has all ports go on with it. A fault changes nothing.
-    pub fn replace<H: Handler>(
-        &self,
-        options: &Options,
-        handle: &Handle<H>,
-    ) -> Result<(), KeyFault> {
-        let loaded = self.load(options)?;
+    pub fn replace<H: Handler>(&self, handle: &Handle<H>) -> Result<(), KeyFault> {
+        let loaded = self.load()?;
         for (certificates, materials) in
             [(&self.internal, &loaded.internal), (&self.grpc, &loaded.grpc)]
         {

@@ -34,7 +34,7 @@ pub mod metrics;
 mod nodes;
 pub mod notify;
 mod orders;
-mod outgoing;
+pub(crate) mod outgoing;
 pub(crate) mod pem;
 pub mod process;
 pub mod proxy;

@@ -263,7 +263,7 @@ mod tests {
             push_join_leave: true,
             positioning: true,
             recovery: false,
-            recovery_mode: crate::config::RecoveryMode::Stream,
+            recovery_mode: crate::gateway::plan::RecoveryMode::Stream,
             auto_cache_recover: false,
         };
         let mut command = subscribe_to(Override::default()).write(Some(mode));

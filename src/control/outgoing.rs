@@ -4,7 +4,7 @@
 //! any runs a server that needs none.
 
 use super::pem;
-use crate::config::Secret;
+use crate::options::Secret;
 
 /// Begins a client; `secure`: one of its addresses is https.
 pub(super) fn client(secure: bool) -> reqwest::ClientBuilder {
@@ -55,6 +55,14 @@ impl Certificates {
         }
         Ok(builder)
     }
+}
+
+/// Whether an endpoint is one of gRPC: `grpc://` or nothing, a host and a port.
+pub(crate) fn is_grpc(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("grpc://").unwrap_or(endpoint).trim_end_matches('/');
+    let authority = host.parse::<http::uri::Authority>().ok();
+    authority
+        .is_some_and(|it| it.port_u16().is_some() && !it.host().is_empty() && !host.contains('@'))
 }
 
 /// Why there is no client, with the usual remedy.

@@ -16,15 +16,17 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::counts::Counts;
 use super::grpc::GrpcBackend;
+use super::outgoing::is_grpc;
 use super::outgoing::{self, Certificates};
 use super::turns::{Line, Turns};
-use crate::config::{DEFAULT_PROXY, is_grpc, without_credentials};
 use crate::gateway::account::{Budget, Held};
+use crate::gateway::proxy::DEFAULT_PROXY;
 use crate::gateway::proxy::{
     Asking, BadReply, ClientHeaders, FeedId, FeedNews, HookFailure, HookKind, HookRefusal,
     HookReply, HookRequest, HookResult,
 };
 use crate::gateway::wire::Error;
+use crate::options::without_credentials;
 use feeds::{Feeds, Opening, Word};
 
 /// Where questions of one kind go, and how.

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::config::Secret;
 use crate::control::http::{HttpLimits, HttpServer};
 use crate::gateway::format::Transport;
 use crate::gateway::outside::Link;
 use crate::gateway::proxy::{Caller, HookEvent, RefreshReply, RpcReply};
 use crate::gateway::wire::Encoding;
+use crate::options::Secret;
 
 /// Serves a router on a free port and returns its address.
 async fn serve(router: Router) -> String {

@@ -32,8 +32,9 @@ use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::secure::Certificates;
 use super::settings;
-use crate::config::{Options, Token};
+use crate::config::Options;
 use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
+use crate::gateway::plan::Token;
 use crate::gateway::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
@@ -166,15 +167,16 @@ impl Services {
         let issued = acme.as_ref().map(|(acme, _)| acme.issued()).unwrap_or_default();
         #[cfg(not(feature = "acme"))]
         let issued = Vec::new();
-        let (certificates, tls) = CertificateKeeper::new(options, issued, counts.clone())
-            .map_err(ServicesError::Certificates)?;
+        let (certificates, tls) =
+            CertificateKeeper::new(|own| options.certificate_sources(own), issued, counts.clone())
+                .map_err(ServicesError::Certificates)?;
         let hooks =
             Hooks::new(settings::hooks(options), counts.clone()).map_err(ServicesError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
         let (http, connections) = hand_over(HTTP_QUEUE);
         let (into_inside, inside) = hand_over(HTTP_QUEUE);
         let mut keys = Vec::new();
-        let client = &options.client;
+        let client = &options.client.plan;
         let mut fetched = vec![(KeysFor::Connections, &client.token)];
         if client.subscription_token.enabled {
             fetched.push((KeysFor::Subscriptions, &client.subscription_token.token));
@@ -281,10 +283,10 @@ impl Services {
                     "the port that proves hosts",
                 );
             }
-            let (keeper, live, handle) = (self.certificates, live.clone(), handle.clone());
+            let (keeper, handle) = (self.certificates, handle.clone());
             let install = {
                 let keeper = keeper.clone();
-                Box::new(move || keeper.replace(&live.rules().options, &handle))
+                Box::new(move || keeper.replace(&handle))
             };
             tokio::spawn(acme.run(keeper, install));
         }

@@ -15,8 +15,11 @@ use super::http::{HttpConfig, HttpLimits};
 use super::jwks::JwksConfig;
 use super::metrics::Names;
 use super::outgoing::Certificates;
+use super::outgoing::is_grpc;
 use super::proxy::{HookConfig, HookTarget};
-use crate::config::{DEFAULT_PROXY, ErrorMode, Options, Proxy, StatusTransform, Token, is_grpc};
+use crate::config::{ErrorMode, Options, Proxy, StatusTransform};
+use crate::gateway::plan::Token;
+use crate::gateway::proxy::DEFAULT_PROXY;
 use crate::gateway::proxy::{HookKind, HookRefusal};
 use crate::gateway::tokens::Endpoints;
 use crate::gateway::wire::{Disconnect, Error};
@@ -227,7 +230,7 @@ fn path(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use crate::options::Secret;
 
     #[test]
     fn by_default_nobody_may_call_and_nothing_else_is_there() {
@@ -238,7 +241,7 @@ mod tests {
         assert!(!api.transport_errors && !config.internal && config.demo.is_none());
         assert_eq!((config.health, config.metrics), (None, None));
         assert!(hooks(&options).is_empty());
-        assert_eq!(jwks(&options.client.token), []);
+        assert_eq!(jwks(&options.client.plan.token), []);
     }
 
     #[test]
@@ -274,7 +277,7 @@ mod tests {
         proxy.proxy.http_headers = vec!["cookie".to_owned()];
         options.client.proxy.refresh.proxy.endpoint = "http://b/unused".to_owned();
         options.channel.proxy.publish.endpoint = "http://b/publish".to_owned();
-        options.client.token.jwks_public_endpoint = "https://i/keys".to_owned();
+        options.client.plan.token.jwks_public_endpoint = "https://i/keys".to_owned();
         let all = hooks(&options);
         let targets: Vec<_> = all.iter().map(|(target, _)| target.clone()).collect();
         let kinds = [HookKind::Connect, HookKind::Publish];
@@ -285,6 +288,6 @@ mod tests {
             (connect.http_headers.as_slice(), connect.concurrency),
             (&["cookie".to_owned()][..], 512)
         );
-        assert_eq!(jwks(&options.client.token)[0].url, "https://i/keys");
+        assert_eq!(jwks(&options.client.plan.token)[0].url, "https://i/keys");
     }
 }

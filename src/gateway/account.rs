@@ -25,6 +25,9 @@ pub(super) fn shared(bytes: usize) -> usize {
     heap(bytes + 2 * size_of::<usize>())
 }
 
+/// What a core keeps for each place of a session.
+pub(crate) const SESSION_BYTES: usize = size_of::<Option<super::session::Session>>();
+
 /// Bytes that may be held at once, by whatever threads.
 #[derive(Debug)]
 pub struct Budget {

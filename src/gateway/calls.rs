@@ -22,9 +22,9 @@ use super::app::{self, Desk, Gateway, INSIDE};
 use super::date::Date;
 use super::letters::{Answer, Ask, Asker, Letter, Publish, Question};
 use super::outside::Link;
+use super::plan::Plan;
 use super::rulebook::Rulebook;
 use super::wire::Error;
-use crate::config::{ErrorMode, Options};
 use crate::engine::{ConnId, Context, HttpAction};
 use crate::protocol::HttpResponse;
 use crate::protocol::request::Request;
@@ -302,36 +302,25 @@ impl Desk {
 }
 
 /// Whether a request is one that is served here, as far as its head tells.
-fn wanted(options: &Options, request: &Request<'_>, port: u8) -> Option<Wanted> {
-    let api = &options.http_api;
-    let inside = options.http_server.internal_port != 0;
-    let elsewhere = inside && !api.external && port != INSIDE;
-    if api.disabled || elsewhere || request.method != "POST" {
-        return None;
-    }
-    if request.minor_version < 1 {
+fn wanted(plan: &Plan, request: &Request<'_>, port: u8) -> Option<Wanted> {
+    let calls = plan.calls.as_ref()?;
+    if calls.inside && port != INSIDE || request.method != "POST" || request.minor_version < 1 {
         return None;
     }
     // A key in the query is for the control plane.
-    let path = request.target.strip_prefix(api.handler_prefix.trim_end_matches('/'))?;
-    let method = match path {
+    let method = match request.target.strip_prefix(calls.prefix.as_str())? {
         "/publish" => Method::Publish,
         "/broadcast" => Method::Broadcast,
         "/batch" => Method::Batch,
         _ => return None,
     };
-    let key = api.key.reveal().as_bytes();
     let given = |name| request.header(name).map(str::as_bytes);
-    let known = api.insecure
-        || given("X-API-Key").is_some_and(|given| key::same(key, given))
-        || given("Authorization")
-            .and_then(key::authorization)
-            .is_some_and(|given| key::same(key, given));
-    if !known {
+    let keys = [given("X-API-Key"), given("Authorization").and_then(key::authorization)];
+    if !calls.key.admits(keys.into_iter().flatten()) {
         return None;
     }
     let mode = given("X-Centrifugo-Error-Mode");
-    let by_status = api.error_mode == ErrorMode::Transport || mode == Some(b"transport");
+    let by_status = calls.transport_errors || mode == Some(b"transport");
     Some(Wanted { method, by_status })
 }
 

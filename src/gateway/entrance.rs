@@ -12,10 +12,10 @@ use super::account::{heap, shared};
 use super::app::{Arriving, Desk, First, Letter, Posted};
 use super::format::{Format, Transport};
 use super::places::Resume;
+use super::plan::{ConnectResponses, Plan};
 use super::session::Session;
 use super::wire::messages::ConnectRequest;
 use super::wire::{self, Encoding, Malformed};
-use crate::config::{ConnectResponses, Options};
 use crate::engine::{ConnId, Context, Detached, HttpAction, SendError};
 use crate::protocol::HttpResponse;
 use crate::protocol::parameters::unescape;
@@ -229,10 +229,10 @@ pub(super) fn turn_away(passed: Detached) {
 }
 
 /// What errors of a connect request are answered with; `None`: they are told in the stream.
-fn connect_responses(options: &Options, format: Format) -> Option<&ConnectResponses> {
+fn connect_responses(plan: &Plan, format: Format) -> Option<&ConnectResponses> {
     let responses = match format {
-        Format::UniSse => &options.uni_sse.connect_code_to_http_response,
-        Format::UniStream => &options.uni_http_stream.connect_code_to_http_response,
+        Format::UniSse => &plan.uni_sse.connect_code_to_http_response,
+        Format::UniStream => &plan.uni_http_stream.connect_code_to_http_response,
         _ => return None,
     };
     Some(responses).filter(|responses| responses.enabled)
@@ -248,9 +248,9 @@ fn is_covert(request: &Request<'_>) -> bool {
 }
 
 /// What is at a path.
-fn entrance(options: &Options, path: &str) -> Option<Entrance> {
+fn entrance(plan: &Plan, path: &str) -> Option<Entrance> {
     let path = path.trim_end_matches('/');
-    let Options { sse, http_stream, uni_sse, uni_http_stream, emulation, .. } = options;
+    let Plan { sse, http_stream, uni_sse, uni_http_stream, emulation, .. } = plan;
     let emulates = sse.enabled || http_stream.enabled;
     let entrances = [
         (sse.enabled, &sse.handler_prefix, Entrance::Stream(Transport::Sse)),
@@ -270,21 +270,21 @@ fn entrance(options: &Options, path: &str) -> Option<Entrance> {
 }
 
 /// Whether a WebSocket is at a path.
-fn is_websocket(options: &Options, path: &str) -> bool {
-    let Options { websocket, uni_websocket, .. } = options;
+fn is_websocket(plan: &Plan, path: &str) -> bool {
+    let Plan { websocket, uni_websocket, .. } = plan;
     let at = |prefix: &str| prefix.trim_end_matches('/') == path.trim_end_matches('/');
     !websocket.disabled && at(&websocket.handler_prefix)
         || uni_websocket.enabled && at(&uni_websocket.handler_prefix)
 }
 
 /// Bytes of a body there.
-fn body_max(options: &Options, entrance: Entrance) -> usize {
+fn body_max(plan: &Plan, entrance: Entrance) -> usize {
     let size = match entrance {
-        Entrance::Emulation => options.emulation.max_request_body_size,
-        Entrance::Stream(Transport::HttpStream) => options.http_stream.max_request_body_size,
-        Entrance::Stream(Transport::UniSse) => options.uni_sse.max_request_body_size,
-        Entrance::Stream(Transport::UniHttpStream) => options.uni_http_stream.max_request_body_size,
-        Entrance::Stream(_) => options.sse.max_request_body_size,
+        Entrance::Emulation => plan.emulation.max_request_body_size,
+        Entrance::Stream(Transport::HttpStream) => plan.http_stream.max_request_body_size,
+        Entrance::Stream(Transport::UniSse) => plan.uni_sse.max_request_body_size,
+        Entrance::Stream(Transport::UniHttpStream) => plan.uni_http_stream.max_request_body_size,
+        Entrance::Stream(_) => plan.sse.max_request_body_size,
     };
     size.0
 }

@@ -49,7 +49,7 @@ use super::stream::{Epoch, Stream, StreamOptions};
 pub(super) use handover::told;
 pub(super) use keep::Restoring;
 use line::Lines;
-pub(super) use publish::COPIES_MAX;
+pub(crate) use publish::COPIES_MAX;
 use sweep::Sweep;
 
 /// How much the channels of one core may hold.

@@ -1,15 +1,15 @@
 //! The configuration as the gateway uses it: compiled once, shared by all cores, replaced whole.
 
-use crate::config::Options;
 use crate::gateway::channels::Namespaces;
 use crate::gateway::origins::Origins;
+use crate::gateway::plan::Plan;
 use crate::gateway::tokens::{KeySet, Verifier};
 
-/// Options and what was compiled from them. A reload makes a new one.
+/// A plan and what was compiled from it. A reload makes a new one.
 #[derive(Clone, Debug)]
 pub struct Rulebook {
     /// As configured.
-    pub options: Options,
+    pub options: Plan,
     /// Channels.
     pub namespaces: Namespaces,
     /// Verifies connection tokens.
@@ -21,11 +21,10 @@ pub struct Rulebook {
 }
 
 impl Rulebook {
-    /// Compiles options. The error names the key; options that were loaded from a file, and so
-    /// checked, have none.
-    pub fn new(options: Options) -> Result<Self, String> {
+    /// Compiles a plan. The error names the option; a plan of checked options has none.
+    pub fn new(options: Plan) -> Result<Self, String> {
         let namespaces = Namespaces::new(&options)?;
-        let (connection, subscription) = Verifier::pair(&options).map_err(|mistakes| {
+        let (connection, subscription) = Verifier::pair(&options.client).map_err(|mistakes| {
             let texts = mistakes.iter().map(|m| format!("client.token.{}: {}", m.key, m.what));
             texts.collect::<Vec<_>>().join("; ")
         })?;

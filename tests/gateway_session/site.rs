@@ -136,7 +136,7 @@ impl Site {
         let seed = Seed {
             placement,
             limits,
-            rules: Arc::new(Rulebook::new(options).expect("the options hold")),
+            rules: Arc::new(Rulebook::new(options.gateway_plan()).expect("the options hold")),
             control: backend.clone(),
             names: Arc::new(SessionNames::new("here".to_owned())),
             posts,

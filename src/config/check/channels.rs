@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use super::super::{Channel, ChannelOptions, RecoveryMode};
 use super::Check;
 use crate::gateway::channels::pattern_of;
+use crate::gateway::plan::{ChannelOptions, ChannelPlan, RecoveryMode};
 
 impl Check<'_> {
     pub(super) fn channels(&mut self) {
-        let channel = &self.options.channel;
+        let channel = &self.options.channel.plan;
         self.whole_seconds("channel.history_meta_ttl", channel.history_meta_ttl);
         self.markers(channel);
         self.rules(None, &channel.without_namespace);
         for (index, namespace) in channel.namespaces.iter().enumerate() {
-            let key = Channel::key_of(Some(index), "name");
+            let key = ChannelPlan::name_of(Some(index), "name");
             let name = namespace.name.as_str();
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if name.len() < 2 || !name.chars().all(legal) {
@@ -31,7 +31,7 @@ impl Check<'_> {
         }
     }
 
-    fn markers(&mut self, channel: &Channel) {
+    fn markers(&mut self, channel: &ChannelPlan) {
         let markers = [
             ("private_prefix", &channel.private_prefix),
             ("namespace_boundary", &channel.namespace_boundary),
@@ -49,7 +49,7 @@ impl Check<'_> {
     }
 
     fn rules(&mut self, index: Option<usize>, rules: &ChannelOptions) {
-        let key = |name: &str| Channel::key_of(index, name);
+        let key = |name: &str| ChannelPlan::name_of(index, name);
         let sized = rules.history_size > 0;
         let timed = !rules.history_ttl.is_zero();
         self.demand(!sized || timed, &key("history_size"), "needs history_ttl beside it");
@@ -57,7 +57,7 @@ impl Check<'_> {
         self.whole_seconds(&key("history_ttl"), rules.history_ttl);
         self.whole_seconds(&key("history_meta_ttl"), rules.history_meta_ttl);
         let meta = match rules.history_meta_ttl {
-            Duration::ZERO => self.options.channel.history_meta_ttl,
+            Duration::ZERO => self.options.channel.plan.history_meta_ttl,
             ttl => ttl,
         };
         self.demand(

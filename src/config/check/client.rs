@@ -2,15 +2,15 @@
 
 use http::HeaderName;
 
-use super::super::Token;
 use super::Check;
 use super::proxies::{REASON_MAX, is_url};
 use crate::gateway::origins::Origins;
+use crate::gateway::plan::Token;
 use crate::gateway::tokens::{Endpoints, Verifier};
 
 impl Check<'_> {
     pub(super) fn client(&mut self) {
-        let client = &self.options.client;
+        let client = &self.options.client.plan;
         let (ping, pong) = (client.ping_interval, client.pong_timeout);
         let apart = ping.is_zero() || pong < ping;
         self.demand(apart, "client.pong_timeout", "must be less than client.ping_interval");
@@ -35,7 +35,7 @@ impl Check<'_> {
                 "needs `enabled` beside it",
             );
         }
-        let channel = &self.options.channel;
+        let channel = &self.options.channel.plan;
         let options = match namespace.as_str() {
             "" => Some(&channel.without_namespace),
             name => channel.namespaces.iter().find(|n| n.name == name).map(|n| &n.options),
@@ -57,7 +57,7 @@ impl Check<'_> {
 
     /// The header that names users, and ends of one-way clients.
     fn vouching(&mut self) {
-        let client = &self.options.client;
+        let client = &self.options.client.plan;
         let header = client.user_id_http_header.as_str();
         let key = "client.user_id_http_header";
         if !header.is_empty() {
@@ -85,7 +85,7 @@ impl Check<'_> {
 
     fn origins(&mut self) {
         let key = "client.allowed_origins";
-        let origins = &self.options.client.allowed_origins;
+        let origins = &self.options.client.plan.allowed_origins;
         for origin in origins {
             if let Err(what) = Origins::new(std::slice::from_ref(origin)) {
                 self.wrong(key, what);
@@ -104,7 +104,7 @@ impl Check<'_> {
     }
 
     pub(super) fn tokens(&mut self) {
-        let client = &self.options.client;
+        let client = &self.options.client.plan;
         self.token("client.token", &client.token);
         let table = "client.subscription_token";
         if client.subscription_token.enabled {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use super::super::{Broker, Channel, ChannelOptions, EngineType, Nats, Orderer};
+use super::super::{Broker, EngineType, Nats, Orderer};
 use super::Check;
+use crate::gateway::plan::{ChannelOptions, ChannelPlan};
 
 impl Check<'_> {
     pub(super) fn broker(&mut self) {
@@ -83,7 +84,7 @@ impl Check<'_> {
         if self.options.orderer() != Orderer::Nats {
             return;
         }
-        let key = |name: &str| Channel::key_of(index, name);
+        let key = |name: &str| ChannelPlan::name_of(index, name);
         let what = "NATS keeps no history: it must be 0, or broker.enabled false";
         self.demand(rules.history_size == 0, &key("history_size"), what);
         let what = "is impossible: broker.type is \"nats\", which keeps no history";

@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::super::sections::proxies::{DEFAULT_PROXY, is_grpc, proxy_name};
-use super::super::{Channel, Proxy, ProxyTls, StatusTransform};
+use super::super::{Proxy, ProxyTls, StatusTransform};
 use super::Check;
+use crate::control::outgoing::is_grpc;
 use crate::control::pem;
+use crate::gateway::plan::ChannelPlan;
+use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
 
 impl Check<'_> {
     pub(super) fn proxies(&mut self) {
         let options = self.options;
         let (client, channel) = (&options.client.proxy, &options.channel.proxy);
-        let namespaces = options.channel.namespaces.iter().map(|namespace| &namespace.options);
-        let rules: Vec<_> = namespaces.chain([&options.channel.without_namespace]).collect();
+        let namespaces = options.channel.plan.namespaces.iter().map(|namespace| &namespace.options);
+        let rules: Vec<_> = namespaces.chain([&options.channel.plan.without_namespace]).collect();
         let default = |enabled: bool, name: &str| enabled && proxy_name(name) == DEFAULT_PROXY;
-        let rpc = options.rpc.namespaces.iter().map(|namespace| &namespace.options);
-        let mut rpc = rpc.chain([&options.rpc.without_namespace]);
+        let rpc = options.rpc.plan.namespaces.iter().map(|namespace| &namespace.options);
+        let mut rpc = rpc.chain([&options.rpc.plan.without_namespace]);
         let used = [
             ("client.proxy.connect", &client.connect.proxy, client.connect.enabled),
             ("client.proxy.refresh", &client.refresh.proxy, client.refresh.enabled),
@@ -83,7 +85,7 @@ impl Check<'_> {
     }
 
     fn rpc(&mut self) {
-        let rpc = &self.options.rpc;
+        let rpc = &self.options.rpc.plan;
         for (index, namespace) in rpc.namespaces.iter().enumerate() {
             let key = format!("rpc.namespaces[{index}].name");
             self.name_of(&key, &namespace.name);
@@ -103,28 +105,28 @@ impl Check<'_> {
         let options = self.options;
         let known: BTreeSet<_> = options.proxies.iter().map(|named| named.name.as_str()).collect();
         let mut used = Vec::new();
-        let namespaces = options.channel.namespaces.iter().enumerate();
+        let namespaces = options.channel.plan.namespaces.iter().enumerate();
         let namespaces = namespaces.map(|(index, one)| (Some(index), &one.options));
-        for (index, rules) in namespaces.chain([(None, &options.channel.without_namespace)]) {
+        for (index, rules) in namespaces.chain([(None, &options.channel.plan.without_namespace)]) {
             for (key, name) in [
                 ("subscribe_proxy_name", &rules.subscribe_proxy_name),
                 ("publish_proxy_name", &rules.publish_proxy_name),
                 ("sub_refresh_proxy_name", &rules.sub_refresh_proxy_name),
                 ("subscribe_stream_proxy_name", &rules.subscribe_stream_proxy_name),
             ] {
-                used.push((Channel::key_of(index, key), name));
+                used.push((ChannelPlan::name_of(index, key), name));
             }
             let other = rules.subscribe_proxy_enabled
                 || rules.publish_proxy_enabled
                 || rules.sub_refresh_proxy_enabled;
-            let key = Channel::key_of(index, "subscribe_stream_proxy_enabled");
+            let key = ChannelPlan::name_of(index, "subscribe_stream_proxy_enabled");
             let what = "cannot be beside the proxies of subscribe, publish and sub_refresh";
             self.demand(!(rules.subscribe_stream_proxy_enabled && other), &key, what);
         }
-        let namespaces = options.rpc.namespaces.iter().enumerate();
+        let namespaces = options.rpc.plan.namespaces.iter().enumerate();
         let key = |index| format!("rpc.namespaces[{index}].proxy_name");
         used.extend(namespaces.map(|(index, one)| (key(index), &one.options.proxy_name)));
-        let rpc = &options.rpc.without_namespace;
+        let rpc = &options.rpc.plan.without_namespace;
         used.push(("rpc.without_namespace.proxy_name".to_owned(), &rpc.proxy_name));
         for (key, name) in used {
             let there = proxy_name(name) == DEFAULT_PROXY || known.contains(name.as_str());

@@ -250,7 +250,7 @@ impl Check<'_> {
         let room = engine.max_inbound >= self.options.websocket.message_size_limit;
         let what = "must be at least websocket.message_size_limit";
         self.demand(room, "engine.max_inbound", what);
-        let ping = self.options.client.ping_interval;
+        let ping = self.options.client.plan.ping_interval;
         let possible = ping.is_zero() || ping >= tick && ping <= tick.saturating_mul(65_535);
         let what = "must be from one engine.tick to 65,535 of them";
         self.demand(possible, "client.ping_interval", what);

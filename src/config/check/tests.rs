@@ -679,7 +679,7 @@ fn json_is_read_like_toml_with_its_lines() {
     let right =
         "{\"client\": {\"channel_limit\": 7}, \"http_server\": {\"internal_port\": \"9000\"}}";
     let options = Options::from_text(&sources, right).unwrap().options;
-    assert_eq!((options.client.channel_limit, options.http_server.internal_port), (7, 9000));
+    assert_eq!((options.client.plan.channel_limit, options.http_server.internal_port), (7, 9000));
     let broken = Options::from_text(&sources, "{\n\"a\": }").unwrap_err();
     assert_eq!(broken.list[0].place, Place::Line(2));
 }

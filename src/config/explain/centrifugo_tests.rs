@@ -8,10 +8,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::schema::{Field, leaves};
-use crate::config::{
-    ConnectResponse, Consumer, Loaded, Mistakes, NamedProxy, Namespace, OneWayDisconnect, Options,
-    RpcNamespace, Sources, StatusTransform,
-};
+use crate::config::{Consumer, Loaded, Mistakes, NamedProxy, Options, Sources, StatusTransform};
+use crate::gateway::plan::{ConnectResponse, Namespace, OneWayDisconnect, RpcNamespace};
 
 /// Paths of the keys that sections here have, in the form of the list.
 fn ours() -> BTreeSet<String> {

@@ -1,7 +1,8 @@
 //! Advice about an unknown key: the key that was probably meant, or its right place.
 
+use crate::config::Options;
 use crate::config::schema::leaves;
-use crate::config::{Namespace, Options};
+use crate::gateway::plan::Namespace;
 
 /// Says what is wrong with the last part of `path`, whose table knows these keys.
 pub(crate) fn unknown(path: &str, siblings: &[String]) -> String {

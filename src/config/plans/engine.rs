@@ -16,7 +16,7 @@ impl Options {
     pub fn engine_config(&self) -> Config {
         let engine = &self.engine;
         let limits = [engine.max_connections, self.client.connection_limit];
-        let queue = self.client.queue_max_size.0.max(OUTBOX_MIN);
+        let queue = self.client.plan.queue_max_size.0.max(OUTBOX_MIN);
         Config {
             listen: Some(SocketAddr::new(self.http_server.address, self.http_server.port)),
             workers: engine.workers,
@@ -94,11 +94,11 @@ impl Options {
 
     /// Pings at the announced interval, neither more nor less often: clients rely on it.
     fn heartbeat(&self) -> Heartbeat {
-        let interval = self.client.ping_interval;
+        let interval = self.client.plan.ping_interval;
         if interval.is_zero() {
             return Heartbeat { enabled: false, ..Heartbeat::default() };
         }
-        let answer = match self.client.pong_timeout {
+        let answer = match self.client.plan.pong_timeout {
             Duration::ZERO => NEVER,
             timeout => timeout,
         };
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn pings_can_be_off_and_answers_not_demanded() {
         let mut options = Options::default();
-        options.client.pong_timeout = Duration::ZERO;
+        options.client.plan.pong_timeout = Duration::ZERO;
         assert_eq!(options.engine_config().check(), Ok(()));
         assert_eq!(options.engine_config().heartbeat.dead, NEVER);
-        options.client.ping_interval = Duration::ZERO;
+        options.client.plan.ping_interval = Duration::ZERO;
         assert!(!options.engine_config().heartbeat.enabled);
         assert_eq!(options.engine_config().check(), Ok(()));
     }

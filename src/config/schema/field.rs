@@ -125,31 +125,40 @@ pub(crate) fn leaves(field: &dyn Field, path: &str, found: &mut Vec<String>) {
 }
 
 /// Declares a table of keys: `key: Type = default`, or `field as "key": Type = default` where the
-/// key is no identifier. A last `..field: Section` puts that section's keys into this table.
+/// key is no identifier. A last `..field: Section` puts that section's keys into this table, a first
+/// `...field: Section` before its own.
 macro_rules! section {
     (
         $(#[$meta:meta])*
         pub struct $name:ident {
+            $( ... $(#[$head_doc:meta])* $head:ident : $head_type:ty, )?
             $( $(#[$doc:meta])* $field:ident $(as $key:literal)? : $type:ty = $default:expr, )*
             $( .. $(#[$flat_doc:meta])* $flat:ident : $flat_type:ty, )?
         }
     ) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq)]
-        pub struct $name {
-            $( $(#[$doc])* pub $field: $type, )*
-            $( $(#[$flat_doc])* pub $flat: $flat_type, )?
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self {
-                    $( $field: $default, )*
-                    $( $flat: <$flat_type>::default(), )?
-                }
+        $crate::options::options! {
+            $(#[$meta])*
+            pub struct $name {
+                $( ... $(#[$head_doc])* $head: $head_type, )?
+                $( $(#[$doc])* $field: $type = $default, )*
+                $( .. $(#[$flat_doc])* $flat: $flat_type, )?
             }
         }
 
+        $crate::config::schema::keys! {
+            $name { $( ... $head, )? $( $field $(as $key)?, )* $( .. $flat, )? }
+        }
+    };
+}
+
+/// Makes options that a lower layer owns a table of keys, as `section!` does. A field without a key
+/// does not compile.
+macro_rules! keys {
+    (
+        $name:ident {
+            $( ... $head:ident, )? $( $field:ident $(as $key:literal)?, )* $( .. $flat:ident, )?
+        }
+    ) => {
         impl $crate::config::schema::Field for $name {
             fn read(
                 &mut self,
@@ -165,19 +174,19 @@ macro_rules! section {
             }
 
             fn children(&self) -> Vec<(String, &dyn $crate::config::schema::Field)> {
+                let Self { $( $head, )? $( $field, )* $( $flat, )? } = self;
                 #[allow(unused_mut)]
-                let mut children: Vec<(String, &dyn $crate::config::schema::Field)> =
-                    vec![ $( (section!(@key $field $($key)?).to_owned(), &self.$field), )* ];
-                $( children.extend(self.$flat.children()); )?
+                let mut children: Vec<(String, &dyn $crate::config::schema::Field)> = Vec::new();
+                $( children.extend($head.children()); )?
+                $( children.push(($crate::config::schema::keys!(@key $field $($key)?).to_owned(), $field)); )*
+                $( children.extend($flat.children()); )?
                 children
             }
 
-            fn child(
-                &mut self,
-                key: &str,
-            ) -> Option<&mut dyn $crate::config::schema::Field> {
+            fn child(&mut self, key: &str) -> Option<&mut dyn $crate::config::schema::Field> {
                 match key {
-                    $( section!(@key $field $($key)?) => Some(&mut self.$field), )*
+                    $( $crate::config::schema::keys!(@key $field $($key)?) => Some(&mut self.$field), )*
+                    $( _ if self.$head.child(key).is_some() => self.$head.child(key), )?
                     $( _ if self.$flat.child(key).is_some() => self.$flat.child(key), )?
                     _ => None,
                 }
@@ -192,4 +201,4 @@ macro_rules! section {
     (@key $field:ident $key:literal) => { $key };
 }
 
-pub(crate) use section;
+pub(crate) use {keys, section};

@@ -14,10 +14,8 @@ pub(crate) mod tables;
 pub(crate) mod values;
 pub(crate) mod yaml;
 
-pub(crate) use field::{Field, Leaf, Secrets, join, leaves, section};
+pub(crate) use field::{Field, Leaf, Secrets, join, keys, leaves, section};
 pub(crate) use node::{Entry, Node, Place, Value};
 pub(crate) use reader::{Mistake, Mistakes, Reader};
-pub use size::Size;
 pub(crate) use tables::tables;
-pub use values::Secret;
-pub(crate) use values::{choice, lists, without_credentials};
+pub(crate) use values::{choice, lists, words};

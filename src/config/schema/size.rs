@@ -4,10 +4,7 @@ use bytesize::ByteSize;
 
 use super::values::described;
 use super::{Leaf, Secrets, Value};
-
-/// A number of bytes, written `65536`, `"64KiB"` or `"1MiB"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub usize);
+use crate::options::Size;
 
 impl Leaf for Size {
     fn parse(value: &Value) -> Result<Self, String> {

@@ -2,40 +2,13 @@
 //! it is not.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::field::{Leaf, Secrets};
 use super::node::{Node, Place, Value};
+use crate::options::{MASK, Secret, without_credentials};
 use crate::protocol::Network;
-
-/// Text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_empty() { "\"\"" } else { MASK })
-    }
-}
 
 impl Leaf for bool {
     fn parse(value: &Value) -> Result<Self, String> {
@@ -106,33 +79,11 @@ impl Leaf for String {
     }
 }
 
-/// The text, with the credentials masked if it is a URL that has some: user and password, and the
-/// query, in which keys are passed.
-pub(crate) fn without_credentials(text: &str) -> String {
-    let is_scheme =
-        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    let Some((scheme, rest)) = text.split_once("://").filter(|(it, _)| is_scheme(it)) else {
-        return text.to_owned();
-    };
-    // A question mark may also be part of a pattern.
-    let pattern = |query: &str| query.contains(['\\', '(', ')', '[', ']', '*', '+', '^', '$', '|']);
-    let (rest, query) = match rest.split_once('?') {
-        Some((rest, query)) if query.contains('=') && !pattern(query) => (rest, Some(MASK)),
-        _ => (rest, None),
-    };
-    let rest = match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{MASK}@{host}"),
-        None => rest.to_owned(),
-    };
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    format!("{scheme}://{rest}{query}")
-}
-
 impl Leaf for Secret {
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
-            Value::Text(text) | Value::Raw(text) => Ok(Self(text.clone())),
-            Value::Integer(number) => Ok(Self(number.to_string())),
+            Value::Text(text) | Value::Raw(text) => Ok(Self::new(text.clone())),
+            Value::Integer(number) => Ok(Self::new(number.to_string())),
             // The value may be a secret that lost its quotes: it is not repeated.
             other => Err(format!("must be text in quotes, not {}", other.kind())),
         }
@@ -141,7 +92,7 @@ impl Leaf for Secret {
     fn show(&self, secrets: Secrets) -> toml::Value {
         match secrets {
             Secrets::Masked if !self.is_empty() => MASK.into(),
-            _ => self.0.as_str().into(),
+            _ => self.reveal().into(),
         }
     }
 }
@@ -339,8 +290,7 @@ pub(crate) fn written(duration: Duration) -> String {
     parts.map(|(count, unit)| format!("{count}{unit}")).collect()
 }
 
-/// Declares a value that is one of several words; the first word of each is how it is shown, the
-/// first variant is the default.
+/// Declares a value that is one of several words; the first word of each is how it is shown.
 macro_rules! choice {
     (
         $(#[$meta:meta])*
@@ -354,6 +304,15 @@ macro_rules! choice {
             $( $(#[$doc])* $variant, )+
         }
 
+        $crate::config::schema::words! {
+            $name { $( $variant = $word $(| $other)*, )+ }
+        }
+    };
+}
+
+/// Gives the words of a value that a lower layer owns.
+macro_rules! words {
+    ($name:ident { $( $variant:ident = $word:literal $(| $other:literal)*, )+ }) => {
         impl $crate::config::schema::Leaf for $name {
             fn parse(value: &$crate::config::schema::Value) -> Result<Self, String> {
                 use $crate::config::schema::Value;
@@ -369,10 +328,7 @@ macro_rules! choice {
                 }
             }
 
-            fn show(
-                &self,
-                _: $crate::config::schema::Secrets,
-            ) -> toml::Value {
+            fn show(&self, _: $crate::config::schema::Secrets) -> toml::Value {
                 match self {
                     $( Self::$variant => $word.into(), )+
                 }
@@ -381,7 +337,7 @@ macro_rules! choice {
     };
 }
 
-pub(crate) use choice;
+pub(crate) use {choice, words};
 
 /// What is said of a word that is none of those.
 pub(crate) fn no_choice(text: &str, words: &[&str]) -> String {
@@ -394,8 +350,6 @@ pub(crate) fn no_choice(text: &str, words: &[&str]) -> String {
 
 /// In nanoseconds.
 const MILLISECOND: i64 = 1_000_000;
-
-const MASK: &str = "********";
 
 /// No duration is longer: a hundred years, which any clock can be added to.
 pub const LONGEST: Duration = Duration::from_secs(876_000 * 3600);

@@ -1,6 +1,7 @@
 //! `admin`: the page for operators.
 
-use crate::config::schema::{Secret, section};
+use crate::config::schema::section;
+use crate::options::Secret;
 
 section! {
     /// `admin`: the page that shows what the server does, and its API.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::redis::RedisTls;
 use super::redis_address::{decoded, host_and_port};
 use crate::config::schema::section;
-use crate::config::schema::{Secret, Size};
+use crate::options::{Secret, Size};
 
 section! {
     /// `broker`: heard where it is enabled.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use super::postgresql::Postgresql;
 use super::redis::{Redis, RedisTls};
 use super::redis_address::{AddressFault, RedisPlace, RedisServer};
-use crate::config::schema::Secret;
-use crate::config::schema::section;
-use crate::config::schema::tables;
+use crate::config::schema::{section, tables};
+use crate::options::Secret;
 
 section! {
     /// One of `consumers`.

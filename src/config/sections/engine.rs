@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::redis::Redis;
-use crate::config::schema::{Size, choice, section};
+use crate::config::schema::{choice, section};
+use crate::options::Size;
 
 section! {
     /// `engine`: where channels live; workers, limits and deadlines. All of it ours, but `type` and

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::http_api::ErrorMode;
 use super::tls::Tls;
-use crate::config::schema::{Secret, Size, section};
+use crate::config::schema::section;
+use crate::options::{Secret, Size};
 
 section! {
     /// `grpc_api`: the same API over gRPC, on a port of its own.

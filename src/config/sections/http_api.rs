@@ -1,6 +1,7 @@
 //! `http_api`: the API for the application's backend.
 
-use crate::config::schema::{Secret, choice, section};
+use crate::config::schema::{choice, section};
+use crate::options::Secret;
 
 section! {
     /// `http_api`: the API for the application's backend.

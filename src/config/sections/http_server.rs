@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::tls::{Tls, TlsAutocert};
-use crate::config::schema::{Size, choice, section};
+use crate::config::schema::{choice, section};
+use crate::options::Size;
 use crate::protocol::Network;
 
 section! {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::redis::RedisTls;
 use super::redis_address::decoded;
-use crate::config::schema::Secret;
 use crate::config::schema::section;
+use crate::options::Secret;
 use crate::tls::keys::{KeyPair, Trust};
 
 section! {

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::schema::section;
-use crate::config::schema::tables;
-use crate::config::schema::{Secret, Size};
+use crate::config::schema::{section, tables};
+use crate::gateway::plan::ToDisconnect;
+use crate::options::{Secret, Size};
 
 section! {
     /// `client.proxy`: questions about connections to the application's backend.
@@ -147,16 +147,6 @@ section! {
 }
 
 section! {
-    /// An end for the client's connection.
-    pub struct ToDisconnect {
-        /// Its code, from 3000 to 4999; 0: none.
-        code: u32 = 0,
-        /// In words, at most 123 bytes of ASCII.
-        reason: String = String::new(),
-    }
-}
-
-section! {
     /// TLS towards a backend. Without it the certificates of the host's authorities hold.
     pub struct ProxyTls {
         /// Use what follows.
@@ -174,20 +164,4 @@ section! {
         /// Believe every certificate. Over HTTP only.
         insecure_skip_verify: bool = false,
     }
-}
-
-/// Whether an endpoint is one of gRPC: `grpc://` or nothing, a host and a port.
-pub(crate) fn is_grpc(endpoint: &str) -> bool {
-    let host = endpoint.strip_prefix("grpc://").unwrap_or(endpoint).trim_end_matches('/');
-    let authority = host.parse::<http::uri::Authority>().ok();
-    authority
-        .is_some_and(|it| it.port_u16().is_some() && !it.host().is_empty() && !host.contains('@'))
-}
-
-/// The name of the proxy that stands in the section of its questions.
-pub const DEFAULT_PROXY: &str = "default";
-
-/// The name of a proxy as questions carry it; Centrifugo takes an empty one for the default.
-pub(crate) fn proxy_name(name: &str) -> &str {
-    if name.is_empty() { DEFAULT_PROXY } else { name }
 }

@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::schema::section;
-use crate::config::schema::{Secret, Size, choice};
+use crate::config::schema::{choice, section};
+use crate::options::{Secret, Size};
 use crate::tls::keys::{KeyPair, Trust, is_path};
 
 section! {

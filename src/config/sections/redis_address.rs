@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::redis::Redis;
-use crate::config::schema::Secret;
+use crate::options::Secret;
 
 /// One server, as the keys and its own URL name it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::config::schema::{Size, section};
+use crate::config::schema::section;
+use crate::options::Size;
 
 section! {
     /// `shutdown`: how the server goes away.

@@ -5,9 +5,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::config::schema::tables;
-use crate::config::schema::{Secret, choice};
-use crate::config::schema::{join, section};
+use crate::config::schema::{choice, join, section, tables};
+use crate::options::Secret;
 use crate::tls::keys::{KeyPair, ServerKeys, is_path};
 use crate::tls::{RecordLayer, TicketSecret, Version};
 

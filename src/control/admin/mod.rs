@@ -32,8 +32,8 @@ use super::body::{self, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::http::Peer;
 use super::room;
-use crate::config::Secret;
 use crate::gateway::api::ApiRequest;
+use crate::options::Secret;
 
 /// How the page is offered.
 #[derive(Clone, Debug, PartialEq)]

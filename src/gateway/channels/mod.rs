@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use crate::config::{Channel, ChannelOptions, DataFormat, Options};
+use crate::gateway::plan::{ChannelOptions, ChannelPlan, DataFormat, Plan};
 use crate::gateway::stream::StreamOptions;
 use crate::gateway::wire::{Disconnect, Error, is_json};
 
@@ -59,21 +59,21 @@ pub struct Place<'n, 'c> {
 }
 
 impl Namespaces {
-    /// Compiles the options. An error names the key and what is wrong with it; options that
-    /// [`Options::load`] returned have none.
-    pub fn new(options: &Options) -> Result<Self, String> {
-        let channel = &options.channel;
+    /// Compiles the plan. An error names the option and what is wrong with it; a plan of checked
+    /// options has none.
+    pub fn new(plan: &Plan) -> Result<Self, String> {
+        let channel = &plan.channel;
         let mut by_name = HashMap::with_capacity(channel.namespaces.len());
         for (index, namespace) in channel.namespaces.iter().enumerate() {
             let rules =
                 Rules::new(&namespace.name, &namespace.options, channel).map_err(|what| {
-                    format!("{}: {what}", Channel::key_of(Some(index), "channel_regex"))
+                    format!("{}: {what}", ChannelPlan::name_of(Some(index), "channel_regex"))
                 })?;
             by_name.insert(namespace.name.as_str().into(), Arc::new(rules));
         }
         let without_namespace = Rules::new("", &channel.without_namespace, channel)
-            .map_err(|what| format!("{}: {what}", Channel::key_of(None, "channel_regex")))?;
-        let personal = &options.client.subscribe_to_user_personal_channel;
+            .map_err(|what| format!("{}: {what}", ChannelPlan::name_of(None, "channel_regex")))?;
+        let personal = &plan.client.subscribe_to_user_personal_channel;
         let personal_prefix =
             personal.enabled.then(|| match personal.personal_channel_namespace.as_str() {
                 "" => channel.user_boundary.clone(),
@@ -173,7 +173,7 @@ fn marked(name: &str, mark: &str, holds: impl Fn(&str, &str) -> bool) -> bool {
 }
 
 impl Rules {
-    fn new(name: &str, options: &ChannelOptions, channel: &Channel) -> Result<Self, String> {
+    fn new(name: &str, options: &ChannelOptions, channel: &ChannelPlan) -> Result<Self, String> {
         let mut options = options.clone();
         if options.history_meta_ttl.is_zero() {
             options.history_meta_ttl = channel.history_meta_ttl;
@@ -251,10 +251,10 @@ pub(crate) fn pattern_of(pattern: &str) -> Result<Regex, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DeltaType, Namespace};
+    use crate::gateway::plan::{DeltaType, Namespace};
 
-    fn options(change: impl Fn(&mut Options)) -> Options {
-        let mut options = Options::default();
+    fn options(change: impl Fn(&mut Plan)) -> Plan {
+        let mut options = Plan::default();
         for name in ["chat", "dialog", "a-b_c.d"] {
             let namespace = Namespace { name: name.to_owned(), ..Namespace::default() };
             options.channel.namespaces.push(namespace);
@@ -264,7 +264,7 @@ mod tests {
         options
     }
 
-    fn namespaces(change: impl Fn(&mut Options)) -> Namespaces {
+    fn namespaces(change: impl Fn(&mut Plan)) -> Namespaces {
         Namespaces::new(&options(change)).unwrap()
     }
 

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, Place};
-use crate::config::RecoveryMode;
 use crate::gateway::json::nullable;
+use crate::gateway::plan::RecoveryMode;
 
 /// Where one subscription differs from its namespace, as tokens, proxies and the server API say it:
 /// `{"presence": {"value": true}}`.
@@ -106,7 +106,7 @@ impl Place<'_, '_> {
 mod tests {
     use super::super::Namespaces;
     use super::*;
-    use crate::config::{ChannelOptions, Options};
+    use crate::gateway::plan::{ChannelOptions, Plan};
 
     const OFF: Mode = Mode {
         presence: false,
@@ -131,7 +131,7 @@ mod tests {
         over: &Override,
         wish: Wish,
     ) -> Mode {
-        let mut options = Options::default();
+        let mut options = Plan::default();
         change(&mut options.channel.without_namespace);
         let namespaces = Namespaces::new(&options).unwrap();
         let asker = Asker { user, ..Asker::default() };

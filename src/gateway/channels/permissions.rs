@@ -124,7 +124,7 @@ impl Place<'_, '_> {
 mod tests {
     use super::super::Namespaces;
     use super::*;
-    use crate::config::{ChannelOptions, Options};
+    use crate::gateway::plan::{ChannelOptions, Plan};
 
     const DENIED: Decision = Decision::Refuse(Error::PERMISSION_DENIED);
     const OFF: Decision = Decision::Refuse(Error::NOT_AVAILABLE);
@@ -134,7 +134,7 @@ mod tests {
         channel: &str,
         decide: impl Fn(&Place<'_, '_>) -> Decision,
     ) -> Decision {
-        let mut all = Options::default();
+        let mut all = Plan::default();
         all.channel.without_namespace = options;
         let namespaces = Namespaces::new(&all).unwrap();
         decide(&namespaces.resolve(channel).unwrap())

@@ -212,4 +212,4 @@ impl Home {
 }
 
 /// Bytes of answers to `presence` that are kept for those who ask next.
-pub(in crate::gateway) const COPIES_MAX: usize = 16 << 20;
+pub(crate) const COPIES_MAX: usize = 16 << 20;

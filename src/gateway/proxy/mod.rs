@@ -17,6 +17,14 @@ pub use replies::{
 };
 pub use requests::{Asking, Caller, ClientHeaders, HookEvent, HookRequest, NotJson};
 
+/// The name of the proxy that stands in the section of its questions.
+pub const DEFAULT_PROXY: &str = "default";
+
+/// The name of a proxy as questions carry it; Centrifugo takes an empty one for the default.
+pub(crate) fn proxy_name(name: &str) -> &str {
+    if name.is_empty() { DEFAULT_PROXY } else { name }
+}
+
 macro_rules! names {
     (
         $(#[$meta:meta])*

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::order::Done;
 use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
-use crate::config::Route;
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Saying};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
 use crate::gateway::outside::ClientKey;
 use crate::gateway::places::Resume;
+use crate::gateway::plan::Route;
 use crate::gateway::proxy::{HookEvent, PublishReply};
 use crate::gateway::refusals::{self, Refused};
 use crate::gateway::rulebook::Rulebook;

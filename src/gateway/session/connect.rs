@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal};
 use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
-use crate::config::Options;
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::{Desk, Gateway, Later};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
@@ -14,6 +13,7 @@ use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
 use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
+use crate::gateway::plan::Plan;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
@@ -197,7 +197,7 @@ impl Gateway {
             }
             return self.admit(cx, id, ticket, claims.into(), Names::ClientToo);
         }
-        if client.proxy.connect.enabled {
+        if rules.options.hooks.connect {
             let ConnectRequest { name, version, data, headers, .. } = request;
             self.keep_emulated(id, headers)?;
             let session = self.desk.sessions.get_mut(id);
@@ -338,7 +338,7 @@ impl Gateway {
         let ping = if native { 0 } else { options.ping_interval.as_secs_f64().ceil() as u32 };
         let pong = ping > 0 && !format.is_uni() && !options.pong_timeout.is_zero();
         let with_time = options.connect_include_server_time;
-        let by_client = !options.proxy.refresh.enabled;
+        let by_client = !self.desk.rules.options.hooks.refresh;
         let (expires, ttl) = self.desk.prolong(cx, id, admitted.expire_at);
         let time = match with_time {
             true => self.desk.unix.saturating_mul(1000),
@@ -471,7 +471,7 @@ impl Desk {
 
 /// The user that a request's header names, where one does that. Text that is not UTF-8 names
 /// nobody.
-pub(super) fn vouched(request: &Request<'_>, options: &Options) -> Option<Box<str>> {
+pub(super) fn vouched(request: &Request<'_>, options: &Plan) -> Option<Box<str>> {
     let header = options.client.user_id_http_header.as_str();
     let user = (!header.is_empty()).then(|| request.header(header))??;
     (!user.is_empty()).then(|| user.into())
@@ -497,8 +497,8 @@ mod tests {
 
     #[test]
     fn a_header_names_somebody_or_nobody() {
-        let mut options = Options::default();
-        let user = |lines: &str, options: &Options| {
+        let mut options = Plan::default();
+        let user = |lines: &str, options: &Plan| {
             let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
             let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
             let (request, _) = parsed.expect("a request").expect("whole");

@@ -47,7 +47,7 @@ impl Desk {
             self.timers.clear(link(id), What::Connection);
             return (false, 0);
         }
-        let delay = match self.rules.options.client.proxy.refresh.enabled {
+        let delay = match self.rules.options.hooks.refresh {
             true => Duration::ZERO,
             false => self.rules.options.client.expired_close_delay,
         };
@@ -74,7 +74,7 @@ impl Gateway {
     fn expire_connection(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let unix = self.desk.unix;
         let client = &self.desk.rules.options.client;
-        let by_backend = client.proxy.refresh.enabled;
+        let by_backend = self.desk.rules.options.hooks.refresh;
         let delay = client.expired_close_delay;
         let Some(session) = self.desk.sessions.get_mut(id) else { return };
         let at = i64::from(session.expire_at);

@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 use super::commands::Outcome;
 use super::{Revoked, Session, Ticket, link};
-use crate::config::{DEFAULT_PROXY, proxy_name};
 use crate::engine::{ConnId, Context};
 use crate::gateway::account::Budget;
 use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Override, Switch};
 use crate::gateway::proxy::{Asking, FeedAsked, FeedId, FeedNews, FeedSaid, FeedWord};
+use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
 use crate::gateway::wire::messages::{
     Publication, PublishResult, PushBody, ReplyBody, SubscribeRequest,
 };

@@ -9,12 +9,13 @@ use super::commands::{Outcome, Refusal};
 use super::connect::Names;
 use super::subscribe::Wanted;
 use super::{Ticket, Waits, feeds};
-use crate::config::{ChannelOptions, DEFAULT_PROXY, Options, Route, proxy_name};
 use crate::engine::{ConnId, Context};
 use crate::gateway::app::Gateway;
+use crate::gateway::plan::{ChannelOptions, HooksPlan, Route};
 use crate::gateway::proxy::{
     Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
+use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::messages::{ReplyBody, RpcResult};
@@ -287,7 +288,7 @@ impl Gateway {
         id: ConnId,
         headers: BTreeMap<String, String>,
     ) -> Outcome {
-        let emulated = emulated(headers, &self.desk.rules.options)?;
+        let emulated = emulated(headers, &self.desk.rules.options.hooks)?;
         if let Some(session) = self.desk.sessions.get_mut(id).filter(|_| !emulated.is_empty()) {
             let more = session.more();
             let transport = more.headers.transport.clone();
@@ -300,12 +301,10 @@ impl Gateway {
 /// Those of the headers in a connect command that some proxy passes on.
 fn emulated(
     headers: BTreeMap<String, String>,
-    options: &Options,
+    hooks: &HooksPlan,
 ) -> Result<Vec<(String, String)>, Error> {
-    let wanted = |name: &str| {
-        let mut listed = options.backends().flat_map(|proxy| &proxy.emulated_headers);
-        listed.any(|header| header.eq_ignore_ascii_case(name))
-    };
+    let wanted =
+        |name: &str| hooks.emulated_headers.iter().any(|header| header.eq_ignore_ascii_case(name));
     let kept: Vec<_> = headers.into_iter().filter(|(name, _)| wanted(name)).collect();
     let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
     if kept.len() > EMULATED_MAX || bytes > EMULATED_BYTES_MAX {
@@ -321,13 +320,11 @@ fn emulated(
 pub(super) fn forwarded(
     request: &Request<'_>,
     ip: IpAddr,
-    options: &Options,
+    hooks: &HooksPlan,
 ) -> Option<Arc<ClientHeaders>> {
-    let wanted = |name: &str| {
-        let mut listed = options.backends().flat_map(|proxy| &proxy.http_headers);
-        listed.any(|header| header.eq_ignore_ascii_case(name))
-    };
-    let known = !options.http_server.trusted_proxies.is_empty();
+    let wanted =
+        |name: &str| hooks.http_headers.iter().any(|header| header.eq_ignore_ascii_case(name));
+    let known = hooks.behind_proxies;
     let named = |name: &str| NAME_CLIENT.iter().any(|it| it.eq_ignore_ascii_case(name));
     let mut transport: Vec<(String, String)> = request
         .headers()
@@ -355,22 +352,21 @@ mod tests {
 
     #[test]
     fn of_a_clients_own_headers_the_listed_are_kept_within_bounds() {
-        let mut options = Options::default();
+        let mut hooks = HooksPlan::default();
         let one = |name: &str, bytes: usize| (name.to_owned(), "v".repeat(bytes));
-        let kept = |headers: Vec<(String, String)>, options: &Options| {
+        let kept = |headers: Vec<(String, String)>, hooks: &HooksPlan| {
             let headers = headers.into_iter().collect();
-            emulated(headers, options).map(|kept| kept.into_iter().map(|(name, _)| name).collect())
+            emulated(headers, hooks).map(|kept| kept.into_iter().map(|(name, _)| name).collect())
         };
         let none: Result<Vec<String>, _> = Ok(Vec::new());
-        assert_eq!(kept(vec![one("a", 60_000)], &options), none, "no proxy passes any on");
-        options.client.proxy.connect.proxy.emulated_headers = vec!["Auth".to_owned()];
-        options.rpc.proxy.emulated_headers = vec!["x-id".to_owned()];
+        assert_eq!(kept(vec![one("a", 60_000)], &hooks), none, "no proxy passes any on");
+        hooks.emulated_headers = vec!["Auth".to_owned(), "x-id".to_owned()];
         let some = vec![one("auth", 1), one("X-Id", 2), one("other", 60_000)];
-        assert_eq!(kept(some, &options), Ok(vec!["X-Id".to_owned(), "auth".to_owned()]));
+        assert_eq!(kept(some, &hooks), Ok(vec!["X-Id".to_owned(), "auth".to_owned()]));
         assert_eq!(EMULATED_BYTES_MAX, 8192);
         let most = EMULATED_BYTES_MAX - 4;
-        assert!(kept(vec![one("auth", most)], &options).is_ok());
-        assert_eq!(kept(vec![one("auth", most + 1)], &options), Err(Error::BAD_REQUEST));
+        assert!(kept(vec![one("auth", most)], &hooks).is_ok());
+        assert_eq!(kept(vec![one("auth", most + 1)], &hooks), Err(Error::BAD_REQUEST));
         // One name can be written in many ways.
         let ways = |count: usize| {
             let way = |n: usize| {
@@ -382,9 +378,9 @@ mod tests {
             };
             (0..count).map(way).collect::<Vec<(String, String)>>()
         };
-        options.rpc.proxy.emulated_headers = vec!["authorization".to_owned()];
-        assert!(kept(ways(EMULATED_MAX), &options).is_ok());
-        assert_eq!(kept(ways(EMULATED_MAX + 1), &options), Err(Error::BAD_REQUEST));
+        hooks.emulated_headers.push("authorization".to_owned());
+        assert!(kept(ways(EMULATED_MAX), &hooks).is_ok());
+        assert_eq!(kept(ways(EMULATED_MAX + 1), &hooks), Err(Error::BAD_REQUEST));
     }
 
     #[test]
@@ -419,32 +415,31 @@ mod tests {
 
     #[test]
     fn the_address_that_backends_see_is_the_one_that_is_known() {
-        let mut options = Options::default();
+        let mut hooks = HooksPlan::default();
         let head =
             "GET / HTTP/1.1\r\nHost: h\r\nX-Real-IP: 6.6.6.6\r\nCookie: c\r\nOther: o\r\n\r\n";
         let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
         let (request, _) = parsed.expect("a request").expect("whole");
         let ip = IpAddr::from([9, 9, 9, 9]);
-        let seen = |options: &Options| {
-            forwarded(&request, ip, options).map(|headers| {
+        let seen = |hooks: &HooksPlan| {
+            forwarded(&request, ip, hooks).map(|headers| {
                 assert!(headers.emulated.is_empty());
                 let line = |(name, value): &(String, String)| format!("{name}: {value}");
                 headers.transport.iter().map(line).collect::<Vec<_>>().join(", ")
             })
         };
-        assert_eq!(seen(&options), None, "nobody wants any");
+        assert_eq!(seen(&hooks), None, "nobody wants any");
         let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        options.rpc.proxy.http_headers = wanted(&["cookie"]);
-        assert_eq!(seen(&options).as_deref(), Some("Cookie: c"));
-        options.client.proxy.connect.proxy.http_headers = wanted(&["x-real-ip", "absent"]);
-        assert_eq!(seen(&options).as_deref(), Some("X-Real-IP: 6.6.6.6, Cookie: c"));
+        hooks.http_headers = wanted(&["cookie"]);
+        assert_eq!(seen(&hooks).as_deref(), Some("Cookie: c"));
+        hooks.http_headers = wanted(&["cookie", "x-real-ip", "absent"]);
+        assert_eq!(seen(&hooks).as_deref(), Some("X-Real-IP: 6.6.6.6, Cookie: c"));
         // Behind proxies it is known better.
-        options.http_server.trusted_proxies = vec!["10.0.0.0/8".parse().expect("a network")];
-        assert_eq!(seen(&options).as_deref(), Some("Cookie: c, X-Real-IP: 9.9.9.9"));
-        options.client.proxy.connect.proxy.http_headers = wanted(&["x-forwarded-for"]);
-        assert_eq!(seen(&options).as_deref(), Some("Cookie: c, X-Forwarded-For: 9.9.9.9"));
-        options.rpc.proxy.http_headers = wanted(&["absent"]);
-        options.client.proxy.connect.proxy.http_headers = wanted(&["absent"]);
-        assert_eq!(seen(&options), None);
+        hooks.behind_proxies = true;
+        assert_eq!(seen(&hooks).as_deref(), Some("Cookie: c, X-Real-IP: 9.9.9.9"));
+        hooks.http_headers = wanted(&["cookie", "x-forwarded-for"]);
+        assert_eq!(seen(&hooks).as_deref(), Some("Cookie: c, X-Forwarded-For: 9.9.9.9"));
+        hooks.http_headers = wanted(&["absent"]);
+        assert_eq!(seen(&hooks), None);
     }
 }

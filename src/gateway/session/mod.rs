@@ -29,12 +29,12 @@ use super::format::{Format, Transport};
 use super::letters::{ClientId, UserOrder};
 use super::outside::{ClientKey, Link};
 use super::places::{Places, Resume};
+use super::plan::Plan;
 use super::proxy::ClientHeaders;
 use super::stats::CommandKind;
 use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
 use super::wire::{Encoding, Unsubscribe};
 use crate::common::table::SlotTable;
-use crate::config::Options;
 use crate::engine::{ConnId, Frame};
 use crate::protocol::request;
 use queue::Queue;
@@ -178,13 +178,13 @@ impl Session {
     pub(super) fn new(
         request: &request::Request<'_>,
         client: IpAddr,
-        options: &Options,
+        options: &Plan,
         format: Format,
     ) -> Self {
         let bidirectional = format.transport() == Transport::WebSocket;
         let native = bidirectional && asks(request, "cf_ws_frame_ping_pong", "true");
         let flags = if native { NATIVE_PINGS } else { 0 };
-        let headers = hooks::forwarded(request, client, options);
+        let headers = hooks::forwarded(request, client, &options.hooks);
         let vouched = connect::vouched(request, options);
         let more = (headers.is_some() || vouched.is_some()).then(|| {
             Box::new(More { headers: headers.unwrap_or_default(), vouched, ..More::default() })

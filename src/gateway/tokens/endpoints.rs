@@ -6,7 +6,7 @@
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use crate::config::Token;
+use crate::gateway::plan::Token;
 
 /// The addresses of key sets.
 #[derive(Clone, Debug, PartialEq, Eq)]

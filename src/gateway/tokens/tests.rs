@@ -5,9 +5,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Secret;
 use crate::gateway::channels::Switch;
 use crate::gateway::tokens::{ServerSubscription, TokenRequest};
+use crate::options::Secret;
 
 const NOW: i64 = 1_800_000_000;
 

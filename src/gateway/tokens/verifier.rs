@@ -10,8 +10,8 @@ use super::keys::{Algorithm, Key};
 use super::{
     ConnectionClaims, Endpoints, KeySet, KeySetError, SubscriptionClaims, TokenError, invalid,
 };
-use crate::config::{Options, Token};
 use crate::gateway::channels::pattern_of;
+use crate::gateway::plan::{ClientPlan, Token};
 
 /// Verifies the tokens of one kind: its keys, and what it demands. One per core, or one shared.
 #[derive(Clone, Debug)]
@@ -107,8 +107,7 @@ impl Verifier {
     }
 
     /// The verifiers of connection tokens and of subscription tokens.
-    pub fn pair(options: &Options) -> Result<(Self, Self), Vec<KeyMistake>> {
-        let client = &options.client;
+    pub fn pair(client: &ClientPlan) -> Result<(Self, Self), Vec<KeyMistake>> {
         let connection = Self::new(&client.token)?;
         let subscription = match client.subscription_token.enabled {
             true => Self::new(&client.subscription_token.token)?,
@@ -278,7 +277,7 @@ impl Keys {
             });
             return Self::Set(set);
         }
-        let secret = |secret: &crate::config::Secret| match secret.is_empty() {
+        let secret = |secret: &crate::options::Secret| match secret.is_empty() {
             true => None,
             false => Some(Key::hmac(secret.reveal().as_bytes())),
         };

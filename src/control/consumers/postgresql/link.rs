@@ -370,7 +370,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use crate::options::Secret;
 
     #[test]
     fn a_dsn_becomes_what_is_dialled() {

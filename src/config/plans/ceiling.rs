@@ -1,15 +1,14 @@
 //! The gateway's lines of the memory ceiling.
 
-use super::home::COPIES_MAX;
-use super::session::Session;
 use crate::config::Options;
 use crate::engine::{Ceiling, Layout, Per};
+use crate::gateway::account::SESSION_BYTES;
+use crate::gateway::home::COPIES_MAX;
 
 impl Options {
     /// The memory ceiling of a server of these options, without its control plane.
     pub fn ceiling(&self, layout: &Layout) -> Ceiling {
-        let state = size_of::<Option<Session>>();
-        let mut ceiling = self.engine_config().ceiling(layout, state, option_of);
+        let mut ceiling = self.engine_config().ceiling(layout, SESSION_BYTES, option_of);
         if self.http_server.speaks_tls() {
             // Keys are loaded at the start only.
             let layer = self.http_server.tls.record_layer();
@@ -17,7 +16,11 @@ impl Options {
         }
         let engine = &self.engine;
         let cores = [
-            ("what sessions keep", "client.max_session_memory", self.client.max_session_memory),
+            (
+                "what sessions keep",
+                "client.max_session_memory",
+                self.client.plan.max_session_memory,
+            ),
             ("tag filters", "engine.max_filters", engine.max_filters),
             ("histories", "engine.max_history", engine.max_history),
         ];

@@ -30,7 +30,7 @@ use super::tally::Condition;
 use super::target::{Address, Target};
 use super::thread::keep;
 use super::work::{Flights, Job};
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 use crate::gateway::broker::{self, Fault, Happening, Life, Outcome, Scope};
 
 /// See the module's text.

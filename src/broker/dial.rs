@@ -18,7 +18,7 @@ use super::resp::{Command, Reply, command};
 use super::scripts::Script;
 use super::sentinel;
 use super::target::{Target, Tls};
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 
 /// A server's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::resp::{Reply, command};
 use super::sentinel::{Said, ask_all, believed, quorum};
 use super::slots::Map;
 use super::target::{Address, Target};
-use crate::config::{RedisPlace, Sentinels};
+use crate::broker::server::{RedisPlace, Sentinels};
 
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

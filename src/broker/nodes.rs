@@ -12,7 +12,7 @@ use super::resp::{Reply, command};
 use super::sentinel::{GRACE, gather};
 use super::slots::{Claim, claim};
 use super::target::{Address, Target};
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 
 /// The answers of nodes, and the reasons of those that give none.
 #[derive(Debug, Default)]

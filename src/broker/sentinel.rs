@@ -16,7 +16,7 @@ use super::dial::{DialError, connect, receive};
 use super::link::Link;
 use super::resp::{Reply, command};
 use super::target::{Address, Target};
-use crate::config::{RedisPlace, Sentinels};
+use crate::broker::server::{RedisPlace, Sentinels};
 
 /// The answer of one Sentinel, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]

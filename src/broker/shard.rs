@@ -30,7 +30,7 @@ use super::side::{LinkEvent, Side};
 use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::work::{Job, Work};
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 use crate::gateway::broker::{Happening, Life, Scope};
 
 /// What comes to a shard from the cores, within the thread.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 use crate::gateway::stats::Durations;
 
 /// Counters of the broker.

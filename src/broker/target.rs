@@ -9,8 +9,8 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::config::ConfigError;
-use crate::config::{RedisPlace, RedisServer, RedisTls};
-use crate::tls::keys;
+use super::server::{RedisPlace, RedisServer};
+use crate::tls::keys::{self, KeyPair, Trust};
 
 /// How to reach a server.
 #[derive(Clone)]
@@ -42,18 +42,30 @@ pub struct Tls {
     name: Option<ServerName<'static>>,
 }
 
+/// Whom we believe to be a server, and who we are if it asks.
+#[derive(Clone, Debug)]
+pub struct TlsDemands {
+    /// Whom we believe.
+    pub trust: Trust,
+    /// Who we are.
+    pub identity: Option<KeyPair>,
+    /// The name in its certificate. Empty: its host.
+    pub server_name: String,
+}
+
 /// Sentinels that are remembered besides those that the configuration names.
 const MET_MAX: usize = 16;
 
 impl Target {
-    /// Of these tables; `keys` is the path of that around them, `client_name` may be empty.
+    /// Of a server that is spoken to so; `keys` is the table of the configuration that says it all,
+    /// `client_name` may be empty.
     ///
     /// # Errors
     /// A certificate or key does not load, or a name can be in none.
     pub fn new(
         server: RedisServer,
-        tls: &RedisTls,
-        sentinel_tls: &RedisTls,
+        tls: &TlsDemands,
+        sentinel_tls: &TlsDemands,
         client_name: &str,
         keys: &str,
     ) -> Result<Self, ConfigError> {
@@ -113,8 +125,12 @@ impl Target {
 
 impl Tls {
     /// `host`: where it is known beforehand.
-    pub(super) fn new(tls: &RedisTls, host: Option<&str>, key: &str) -> Result<Self, ConfigError> {
-        let loaded = keys::stream_client(&tls.trust(), tls.identity().as_ref());
+    pub(super) fn new(
+        tls: &TlsDemands,
+        host: Option<&str>,
+        key: &str,
+    ) -> Result<Self, ConfigError> {
+        let loaded = keys::stream_client(&tls.trust, tls.identity.as_ref());
         let fault = |fault: keys::KeyFault| ConfigError::new(key, fault.to_string());
         let config = loaded.map_err(fault)?;
         let name = match tls.server_name.as_str() {

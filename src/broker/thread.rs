@@ -26,7 +26,7 @@ use super::tally::{Condition, Tally};
 use super::target::Target;
 use super::watch;
 use super::work::Job;
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 use crate::gateway::broker::{self, Happening, Life, Request, Scope};
 use crate::gateway::placement::Placement;
 

@@ -20,7 +20,7 @@ use super::sentinel::{self, GRACE, SWITCHES};
 use super::shard::Inbox;
 use super::tally::Condition;
 use super::target::{Address, Target};
-use crate::config::{RedisPlace, Sentinels};
+use crate::broker::server::{RedisPlace, Sentinels};
 
 /// All are asked so often, whatever they tell.
 const EVERY: Duration = Duration::from_secs(5);

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ringhold::broker::Config;
 use ringhold::broker::inspect::{Remark, inspect};
 use ringhold::config::{Options, Sources};
 
@@ -91,7 +90,7 @@ pub(crate) fn run(arguments: DoctorArguments) -> Result<ExitCode, Box<dyn Error>
 /// What is to be said of the servers that a configuration names.
 fn servers(file: PathBuf) -> Result<Vec<Remark>, Box<dyn Error>> {
     let options = Options::load(&Sources::of_process(Some(file), Vec::new()))?.options;
-    Ok(match Config::new(&options, "doctor")? {
+    Ok(match options.broker_config("doctor")? {
         Some(config) => inspect(&config)?,
         None => Vec::new(),
     })

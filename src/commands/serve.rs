@@ -127,7 +127,8 @@ pub(crate) fn run(
     let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
     let placement = Placement::new(cores, seed);
     let uid = uuid::Uuid::new_v4().to_string();
-    let broker = Beginning::new(&options, placement, &uid)?;
+    let broker = options.broker_config(&uid)?;
+    let broker = broker.map(|config| Beginning::new(config, placement));
     let limits = HomeLimits {
         history_bytes: options.engine.max_history.0,
         filter_bytes: options.engine.max_filters.0,

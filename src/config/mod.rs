@@ -22,7 +22,7 @@ pub use schema::node::Place;
 pub use schema::reader::{Mistake, Mistakes};
 pub use schema::values::LONGEST;
 pub use sections::admin::Admin;
-pub use sections::broker::{Broker, Nats, NatsLogin, NatsRawMode, NatsServer};
+pub use sections::broker::{Broker, Nats, NatsRawMode};
 pub use sections::channel::Channel;
 pub use sections::client::Client;
 pub use sections::consumers::{Consumer, RedisStream, StreamPublications};
@@ -40,7 +40,7 @@ pub use sections::proxies::{
     StatusTransform, ToError,
 };
 pub use sections::redis::{Failover, Redis, RedisTls};
-pub use sections::redis_address::{AddressFault, RedisPlace, RedisServer, Sentinels};
+pub use sections::redis_address::AddressFault;
 pub use sections::rpc::Rpc;
 pub use sections::shutdown::Shutdown;
 pub use sections::tls::{Certificate, Tls, TlsAutocert, TlsRecordLayer, TlsVersion};

@@ -1,4 +1,4 @@
-//! The broker's thread beside a running gateway: from the options to its start.
+//! The broker's thread beside a running gateway: from what it is told to its start.
 //!
 //! Made in two steps, like the control plane: [`Beginning::new`] gives the cores their way to it
 //! before there are cores, [`Beginning::start`] starts it once there are.
@@ -7,8 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::Handle;
-use crate::broker::{Config, ConfigError, Cores, Queue, Thread, View, start};
-use crate::config::Options;
+use crate::broker::{Config, Cores, Queue, Thread, View, start};
 use crate::gateway::app::{Gateway, Letter};
 use crate::gateway::broker::{Broker, Happening};
 use crate::gateway::letters;
@@ -22,17 +21,11 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// The broker of the options; `None` where channels live in this process. `uid` as for
-    /// [`Config::new`].
-    pub fn new(
-        options: &Options,
-        placement: Placement,
-        uid: &str,
-    ) -> Result<Option<Self>, ConfigError> {
-        let Some(config) = Config::new(options, uid)? else { return Ok(None) };
+    /// Of a broker that is told this, for these cores.
+    pub fn new(config: Config, placement: Placement) -> Self {
         let queue = Queue::new(placement.cores(), config.limits);
         let view = View::new(&config, queue);
-        Ok(Some(Self { config, view, placement }))
+        Self { config, view, placement }
     }
 
     /// The cores' way to it.

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 
-use ringhold::broker::Config;
 use ringhold::broker::inspect::{Grade, inspect};
 use ringhold::gateway::broker::{Fault, Message, Outcome, Publish, Request};
 use rustix::process::Signal;
@@ -333,7 +332,7 @@ fn channels_are_asked_for_in_pieces() {
 #[test]
 fn a_doctor_says_what_a_server_is_and_takes() {
     let remarks = |keys: &str| {
-        let config = Config::new(&nats_options(keys), "doctor").unwrap().expect("a broker");
+        let config = nats_options(keys).broker_config("doctor").unwrap().expect("a broker");
         let remarks = inspect(&config).unwrap();
         remarks.into_iter().map(|it| (it.check, it.grade, it.found)).collect::<Vec<_>>()
     };

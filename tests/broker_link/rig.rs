@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use ringhold::broker::resp::Reply;
-use ringhold::broker::{Config, Cores, Queue, Thread, View, start};
+use ringhold::broker::{Cores, Queue, Thread, View, start};
 use ringhold::config::{Options, Sources};
 use ringhold::gateway::broker::{
     Broker, Fault, Happening, Kept, Life, Message, Outcome, Publish, Request, Scope, Ticket,
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     fn with(options: &Options) -> Self {
-        let config = Config::new(options, "node").unwrap().expect("a broker");
+        let config = options.broker_config("node").unwrap().expect("a broker");
         let queue = Queue::new(CORES.into(), config.limits);
         let view = View::new(&config, queue.clone());
         let (sender, heard) = channel();

@@ -6,7 +6,6 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ringhold::broker::Config;
 use ringhold::broker::inspect::{Grade, inspect};
 use ringhold::gateway::broker::{Fault, Life};
 
@@ -276,7 +275,7 @@ fn the_doctor_looks_at_sentinels() {
     let gone = Sentinel { place: format!("127.0.0.1:{}", free_port()), state: Arc::default() };
     let keys = keys(&[&one, &two, &gone]);
     let options = options(&format!("[engine.redis]\n{keys}"));
-    let config = Config::new(&options, "node").unwrap().expect("a broker");
+    let config = options.broker_config("node").unwrap().expect("a broker");
     let remarks = inspect(&config).unwrap();
     let of = |check: &str| {
         let found = remarks.iter().find(|remark| remark.check == check);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::messages::{Disconnect, SurveyRequest};
 use super::*;
-use crate::config::RedisPlace;
+use crate::broker::server::RedisPlace;
 
 /// For answers that do not come.
 const SHORT: Duration = Duration::from_millis(30);

@@ -15,15 +15,16 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::server::{NatsLogin, NatsServer};
 use super::wire::{self, Connect, Info, LINE_MAX, Operation};
 use crate::broker::config::ConfigError;
 use crate::broker::dial::{DialError, Identity};
 use crate::broker::link::{Link, Lost, Stream};
 use crate::broker::resp::Fault;
+use crate::broker::server::RedisPlace;
 use crate::broker::side::Dialling;
-use crate::broker::target::Tls;
+use crate::broker::target::{Tls, TlsDemands};
 use crate::common::rng::Rng;
-use crate::config::{Nats, NatsLogin, NatsServer, RedisPlace};
 
 /// The servers, and how to reach them.
 pub struct Servers {
@@ -42,19 +43,21 @@ pub struct Servers {
 const MET_MAX: usize = 16;
 
 impl Servers {
-    /// Those of the options.
+    /// Of these, at least one; for a connection to each there is `dial_timeout`.
     ///
     /// # Errors
-    /// The URL is none, or a certificate or key does not load.
-    pub fn new(nats: &Nats) -> Result<Self, ConfigError> {
-        let wrong = |what: String| ConfigError::new("broker.nats.url", what);
-        let named = nats.servers().map_err(wrong)?;
-        let tls = Tls::new(&nats.tls, None, "broker.nats.tls")?;
+    /// A certificate or key does not load.
+    pub fn new(
+        named: Vec<NatsServer>,
+        tls: &TlsDemands,
+        dial_timeout: Duration,
+    ) -> Result<Self, ConfigError> {
+        let tls = Tls::new(tls, None, "broker.nats.tls")?;
         // Nodes shall not all be clients of the first.
         let first = Rng::from_entropy().below(named.len() as u32) as usize;
         let (met, next) = (Mutex::default(), AtomicUsize::new(first));
         let name = "ringhold".into();
-        Ok(Self { named, tls, name, dial_timeout: nats.dial_timeout, met, next })
+        Ok(Self { named, tls, name, dial_timeout, met, next })
     }
 
     /// What connections of this node are called.
@@ -289,9 +292,18 @@ impl fmt::Debug for Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Secret;
+    use crate::tls::keys::Trust;
 
-    fn servers(url: &str) -> Servers {
-        let servers = Servers::new(&Nats { url: url.to_owned(), ..Nats::default() }).unwrap();
+    fn servers(places: &[(&str, u16)], login: &NatsLogin) -> Servers {
+        let named = places.iter().map(|(host, port)| NatsServer {
+            host: (*host).to_owned(),
+            port: *port,
+            tls: false,
+            login: login.clone(),
+        });
+        let tls = TlsDemands { trust: Trust::Anybody, identity: None, server_name: String::new() };
+        let servers = Servers::new(named.collect(), &tls, Duration::from_secs(1)).unwrap();
         servers.next.store(0, Ordering::Relaxed);
         servers
     }
@@ -306,7 +318,7 @@ mod tests {
 
     #[test]
     fn each_has_its_turn() {
-        let servers = servers("nats://a:1,nats://b:2");
+        let servers = servers(&[("a", 1), ("b", 2)], &NatsLogin::Nobody);
         assert_eq!(places(&servers), [place("a", 1), place("b", 2)]);
         servers.turn_away();
         assert_eq!(places(&servers), [place("b", 2), place("a", 1)]);
@@ -317,7 +329,7 @@ mod tests {
 
     #[test]
     fn others_are_remembered_within_bounds_and_with_the_same_login() {
-        let servers = servers("nats://t@a:1");
+        let servers = servers(&[("a", 1)], &NatsLogin::Token(Secret::new("t")));
         let meet = |urls: &[&str]| {
             let urls = urls.iter().map(|url| (*url).to_owned()).collect();
             servers.meet(&Info { connect_urls: Some(urls), ..Info::default() });

@@ -13,11 +13,13 @@
 
 pub mod dial;
 mod exchange;
+pub mod server;
 mod shard;
 pub mod subjects;
 pub mod wire;
 
 pub use dial::Servers;
+pub use server::{NatsLogin, NatsServer};
 pub(super) use shard::{Parts, Shard};
 pub use subjects::Subjects;
 pub use wire::MESSAGE_MAX;

@@ -21,7 +21,6 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use crate::config::Nats;
 use crate::gateway::broker::{Fault, Message};
 use crate::gateway::wire::messages::Publication;
 use crate::gateway::wire::raw::{is_json, one_line};
@@ -54,14 +53,16 @@ pub const CONTROL: &str = "0";
 pub const NODE: &str = "1";
 
 impl Subjects {
-    /// As these options say.
-    pub fn new(nats: &Nats) -> Self {
-        let mode = &nats.raw_mode;
-        let raw = mode.enabled.then(|| Raw {
-            prefix: mode.prefix.as_str().into(),
-            replacements: ordered(&mode.channel_replacements),
-        });
-        Self { prefix: nats.prefix.as_str().into(), raw, wildcards: nats.allow_wildcards }
+    /// Of this prefix; channels may be listened to with `wildcards`.
+    pub fn new(prefix: &str, wildcards: bool) -> Self {
+        Self { prefix: prefix.into(), raw: None, wildcards }
+    }
+
+    /// In raw mode, with this prefix of channels, in whose names this is written otherwise.
+    #[must_use]
+    pub fn raw(self, prefix: &str, replacements: &BTreeMap<String, String>) -> Self {
+        let raw = Raw { prefix: prefix.into(), replacements: ordered(replacements) };
+        Self { raw: Some(raw), ..self }
     }
 
     /// What nodes tell all others.

@@ -5,24 +5,18 @@ use proptest::prelude::*;
 use super::*;
 use crate::gateway::wire::messages::ClientInfo;
 
-fn nats(change: impl FnOnce(&mut Nats)) -> Subjects {
-    let mut nats = Nats::default();
-    change(&mut nats);
-    Subjects::new(&nats)
+fn plain() -> Subjects {
+    Subjects::new("centrifugo", false)
 }
 
 fn raw(prefix: &str, replacements: &[(&str, &str)]) -> Subjects {
-    nats(|nats| {
-        nats.raw_mode.enabled = true;
-        nats.raw_mode.prefix = prefix.to_owned();
-        let all = replacements.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned()));
-        nats.raw_mode.channel_replacements = all.collect();
-    })
+    let all = replacements.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned()));
+    plain().raw(prefix, &all.collect())
 }
 
 #[test]
 fn subjects_are_centrifugos() {
-    let subjects = nats(|_| {});
+    let subjects = plain();
     assert_eq!(subjects.control(), "centrifugo.control");
     assert_eq!(subjects.node("uid").unwrap(), "centrifugo.node.uid");
     for uid in ["a b", "", "a..b", "*", "a\r\nPUB"] {
@@ -38,7 +32,7 @@ fn subjects_are_centrifugos() {
 
 #[test]
 fn what_is_no_subject_is_refused() {
-    let (plain, wild) = (nats(|_| {}), nats(|nats| nats.allow_wildcards = true));
+    let (plain, wild) = (plain(), Subjects::new("centrifugo", true));
     let long = "x".repeat(SUBJECT_MAX + 1);
     for channel in ["", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\r\nPUB x 0", "a\0", &long] {
         for subjects in [&plain, &wild, &raw("", &[])] {
@@ -72,7 +66,7 @@ fn written(wrapped: &Wrapped) -> Vec<u8> {
 /// Written by hand from the client protocol's description: field and type, length, content.
 #[test]
 fn messages_are_centrifugos_byte_for_byte() {
-    let subjects = nats(|_| {});
+    let subjects = plain();
     let data = Bytes::from(publication("{}").encode_to_vec());
     // Publication: data (4) "{}", time (9) 7.
     assert_eq!(&data[..], b"\x22\x02{}\x48\x07");
@@ -99,7 +93,7 @@ fn messages_are_centrifugos_byte_for_byte() {
 
 #[test]
 fn a_pattern_gets_publications_with_their_channel_and_nobody() {
-    let subjects = nats(|nats| nats.allow_wildcards = true);
+    let subjects = Subjects::new("centrifugo", true);
     let data = Bytes::from(publication("1").encode_to_vec());
     let push = written(&subjects.publication("a.b", &data, false).unwrap());
     let Ok(Some(Message::Passed(got))) = subjects.message("a.*", b"", &push) else { panic!() };
@@ -135,8 +129,8 @@ proptest! {
     #[test]
     fn no_name_of_a_channel_makes_another_line(channel in ".{0,20}", extra in "[ \t\r\n.*>]{0,3}") {
         let channel = format!("{channel}{extra}");
-        let wild = nats(|nats| nats.allow_wildcards = true);
-        for subjects in [nats(|_| {}), wild, raw("", &[(":", ".")])] {
+        let wild = Subjects::new("centrifugo", true);
+        for subjects in [plain(), wild, raw("", &[(":", ".")])] {
             let both = [subjects.to_publish(&channel), subjects.to_listen(&channel)];
             for subject in both.into_iter().flatten() {
                 let mut out = Vec::new();
@@ -151,7 +145,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_message_or_none(payload in prop::collection::vec(any::<u8>(), 0..100)) {
-        for subjects in [nats(|_| {}), nats(|nats| nats.allow_wildcards = true), raw("", &[])] {
+        for subjects in [plain(), Subjects::new("centrifugo", true), raw("", &[])] {
             let _ = subjects.message("a.*", b"a.b", &payload);
             let _ = subjects.message("a", &payload, &payload);
         }

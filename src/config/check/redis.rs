@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::{EngineType, Orderer, Redis, RedisPlace, RedisServer, RedisTls};
+use super::super::{EngineType, Orderer, Redis, RedisTls};
 use super::Check;
+use crate::broker::server::{RedisPlace, RedisServer};
 use crate::tls::keys;
 
 /// Slots of a cluster.

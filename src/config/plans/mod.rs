@@ -1,6 +1,7 @@
 //! What the configuration means for each layer: values of that layer's own types, of which none
 //! knows where they come from.
 
+mod broker;
 mod ceiling;
 mod control;
 mod engine;

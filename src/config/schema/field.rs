@@ -125,8 +125,8 @@ pub(crate) fn leaves(field: &dyn Field, path: &str, found: &mut Vec<String>) {
 }
 
 /// Declares a table of keys: `key: Type = default`, or `field as "key": Type = default` where the
-/// key is no identifier. A last `..field: Section` puts that section's keys into this table, a first
-/// `...field: Section` before its own.
+/// key is no identifier. A last `..field: Section` puts that section's keys into this table, a
+/// first `...field: Section` before its own.
 macro_rules! section {
     (
         $(#[$meta:meta])*
@@ -178,14 +178,21 @@ macro_rules! keys {
                 #[allow(unused_mut)]
                 let mut children: Vec<(String, &dyn $crate::config::schema::Field)> = Vec::new();
                 $( children.extend($head.children()); )?
-                $( children.push(($crate::config::schema::keys!(@key $field $($key)?).to_owned(), $field)); )*
+                $(
+                    let key = $crate::config::schema::keys!(@key $field $($key)?);
+                    children.push((key.to_owned(), $field));
+                )*
                 $( children.extend($flat.children()); )?
                 children
             }
 
             fn child(&mut self, key: &str) -> Option<&mut dyn $crate::config::schema::Field> {
                 match key {
-                    $( $crate::config::schema::keys!(@key $field $($key)?) => Some(&mut self.$field), )*
+                    $(
+                        $crate::config::schema::keys!(@key $field $($key)?) => {
+                            Some(&mut self.$field)
+                        }
+                    )*
                     $( _ if self.$head.child(key).is_some() => self.$head.child(key), )?
                     $( _ if self.$flat.child(key).is_some() => self.$flat.child(key), )?
                     _ => None,

@@ -160,14 +160,16 @@ macro_rules! lists {
     ($($item:ty)*) => { $(
         impl $crate::config::schema::Leaf for Vec<$item> {
             fn parse(value: &$crate::config::schema::Value) -> Result<Self, String> {
-                $crate::config::schema::values::list(value, <$item as $crate::config::schema::Leaf>::parse)
+                use $crate::config::schema::Leaf;
+                $crate::config::schema::values::list(value, <$item as Leaf>::parse)
             }
 
             fn mistakes(
                 node: &$crate::config::schema::Node,
                 what: String,
             ) -> Vec<($crate::config::schema::Place, String)> {
-                $crate::config::schema::values::mistakes_of(node, what, <$item as $crate::config::schema::Leaf>::parse)
+                use $crate::config::schema::Leaf;
+                $crate::config::schema::values::mistakes_of(node, what, <$item as Leaf>::parse)
             }
 
             fn show(&self, secrets: $crate::config::schema::Secrets) -> toml::Value {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::redis::RedisTls;
 use super::redis_address::{decoded, host_and_port};
+use crate::broker::nats::{NatsLogin, NatsServer, Subjects};
 use crate::config::schema::section;
 use crate::options::{Secret, Size};
 
@@ -62,31 +63,6 @@ section! {
     }
 }
 
-/// One server, as the URL names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatsServer {
-    /// By name or address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// Over TLS, whatever the server says.
-    pub tls: bool,
-    /// Who we are.
-    pub login: NatsLogin,
-}
-
-/// Who we are to a server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum NatsLogin {
-    /// Nobody in particular.
-    #[default]
-    Nobody,
-    /// User and password.
-    User(String, Secret),
-    /// Whoever knows this.
-    Token(Secret),
-}
-
 /// Of NATS.
 const PORT: u16 = 4222;
 
@@ -103,6 +79,17 @@ impl Nats {
             servers.iter_mut().filter(|it| !known(it)).for_each(|it| it.login = login.clone());
         }
         Ok(servers)
+    }
+}
+
+impl Nats {
+    /// How channels are named.
+    pub(crate) fn subjects(&self) -> Subjects {
+        let (subjects, mode) = (Subjects::new(&self.prefix, self.allow_wildcards), &self.raw_mode);
+        match mode.enabled {
+            true => subjects.raw(&mode.prefix, &mode.channel_replacements),
+            false => subjects,
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::postgresql::Postgresql;
 use super::redis::{Redis, RedisTls};
-use super::redis_address::{AddressFault, RedisPlace, RedisServer};
+use super::redis_address::AddressFault;
+use crate::broker::server::{RedisPlace, RedisServer};
 use crate::config::schema::{section, tables};
 use crate::options::Secret;
 

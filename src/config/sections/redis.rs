@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::broker::target::TlsDemands;
 use crate::config::schema::{choice, section};
 use crate::options::{Secret, Size};
 use crate::tls::keys::{KeyPair, Trust, is_path};
@@ -94,6 +95,12 @@ choice! {
 }
 
 impl RedisTls {
+    /// What a handshake with the server needs.
+    pub(crate) fn demands(&self) -> TlsDemands {
+        let (trust, identity) = (self.trust(), self.identity());
+        TlsDemands { trust, identity, server_name: self.server_name.clone() }
+    }
+
     /// Whom we believe to be the server.
     pub(crate) fn trust(&self) -> Trust {
         match () {

@@ -99,8 +99,8 @@ fn stream(consumer: &Consumer, index: usize) -> Result<StreamConfig, String> {
     let stream = &consumer.redis_stream;
     let keys = format!("consumers[{index}].redis_stream");
     let server = stream.server().map_err(|fault| format!("{keys}.{}: {fault}", fault.key))?;
-    let (tls, sentinel_tls) = (&stream.tls, &stream.sentinel_tls);
-    let target = Target::new(server, tls, sentinel_tls, &stream.client_name, &keys);
+    let (tls, sentinel_tls) = (stream.tls.demands(), stream.sentinel_tls.demands());
+    let target = Target::new(server, &tls, &sentinel_tls, &stream.client_name, &keys);
     let target = target.map_err(|error| error.to_string())?;
     Ok(StreamConfig {
         name: consumer.name.as_str().into(),

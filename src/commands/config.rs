@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use ringhold::Server;
 use ringhold::config::{EXAMPLE, LoadError, Options, Sources, stdin_name};
-use ringhold::control;
 
 use super::init;
 use super::output::{complain, print};
@@ -149,7 +148,7 @@ fn quoted(text: &str) -> String {
 fn ceiling(options: &Options) -> String {
     match Server::builder().config(options.engine_config()).layout() {
         Ok(layout) => {
-            let table = control::ceiling(options, &layout).to_string();
+            let table = options.memory_ceiling(&layout).to_string();
             table.lines().fold("\n".to_owned(), |text, line| text + "# " + line.trim_end() + "\n")
         }
         Err(error) => format!("\n# no memory ceiling: {error}\n"),

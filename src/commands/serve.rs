@@ -18,7 +18,7 @@ use ringhold::control::logging::{Format, LogFile};
 use ringhold::control::notify::Notifier;
 use ringhold::control::services::Services;
 use ringhold::control::takeover::{self, Found};
-use ringhold::control::{self, Duties, settings};
+use ringhold::control::{self, Duties};
 use ringhold::gateway::account::Budget;
 use ringhold::gateway::app::{Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
@@ -120,7 +120,8 @@ pub(crate) fn run(
     let config = Config { accept_rate, ..config };
     let (drain, io) = (config.drain.clone(), config.io);
     let rules = Arc::new(Rulebook::new(options.gateway_plan())?);
-    let (plane, outlets, tls) = Services::new(&options, demo)?;
+    let (plane, outlets, tls) =
+        Services::new(options.control_settings(demo), |own| options.certificate_sources(own))?;
     let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
     let layout = server.layout()?;
     let cores = u16::try_from(layout.workers)?;
@@ -141,7 +142,7 @@ pub(crate) fn run(
     let (counts, closing) = (plane.counts(), plane.closing());
     let _pid = PidFile::write(&options.pid_file)?;
     let found = if arguments.takeover { predecessor(&options) } else { None };
-    let keeper = Arc::new(Keeper::begin(&options, layout.workers, found, counts));
+    let keeper = Arc::new(Keeper::begin(options.keep_settings(), layout.workers, found, counts));
     let start = Seed {
         placement,
         limits,
@@ -231,7 +232,7 @@ pub(crate) fn run(
         io,
     };
     let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
-    let ceiling = control::ceiling(&options, &layout);
+    let ceiling = options.memory_ceiling(&layout);
     tracing::info!(bytes = ceiling.total(), "memory ceiling; `config show` has the table");
     announce(&options, address, running.workers(), first_run)?;
     notifier.ready();
@@ -247,8 +248,8 @@ pub(crate) fn run(
 
 /// Who is taken over from, channels and all, if it can be.
 fn predecessor(options: &Options) -> Option<Found> {
-    let path = takeover::path(options)?;
-    let knocked = takeover::knock(&path, options);
+    let path = options.takeover_path()?;
+    let knocked = takeover::knock(&path, options.own_name());
     if let Err(why) = &knocked {
         let path = path.display();
         tracing::warn!(%path, why, "channels begin anew: nobody can be taken over from");
@@ -294,7 +295,7 @@ impl Drop for PidFile {
 fn refuse_company(options: &Options) -> Result<(), String> {
     let server = &options.http_server;
     let public = SocketAddr::new(server.address, server.port);
-    let own = [settings::internal_address(options), settings::grpc_address(options)];
+    let own = [options.internal_address(), options.grpc_address()];
     for address in std::iter::once(public).chain(own.into_iter().flatten()) {
         if address.port() != 0 && is_taken(address) {
             return Err(format!(
@@ -357,10 +358,10 @@ fn reload(
     match Rulebook::new(options.gateway_plan()) {
         Ok(rules) => {
             if let Some(gate) = &gates.http {
-                gate.replace(settings::access(&options));
+                gate.replace(options.api_access());
             }
             if let Some(gate) = &gates.grpc {
-                gate.replace(settings::grpc_access(&options));
+                gate.replace(options.grpc_access());
             }
             live.replace_rules(|old| rules.keeping_fetched_keys(old));
             *running = options;

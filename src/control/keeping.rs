@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use super::closing::{Closing, see_off};
 use super::counts::Counts;
-use super::state::{FileVault, Left, Mark, StateFile, name_of};
+use super::state::{FileVault, Left, Mark, StateFile};
 use super::takeover::elder::{Door, Elder, Line, Socket};
 use super::takeover::{self, Follower, Found};
 use crate::Handle;
 use crate::broker::Queue;
-use crate::config::Options;
 use crate::gateway::app::Gateway;
 use crate::gateway::broker::Broker;
 use crate::gateway::farewell::{Farewell, Keeping};
@@ -85,16 +84,31 @@ impl Vault for Destinations {
     }
 }
 
+/// What is kept over a restart, and where.
+#[derive(Debug)]
+pub struct KeepSettings {
+    /// The file, if there is one.
+    pub file: Option<StateFile>,
+    /// The socket, if there is one.
+    pub door: Option<PathBuf>,
+    /// Connections are cut after this time.
+    pub deadline: Duration,
+    /// Bytes of the file at most.
+    pub room: u64,
+    /// By which a server knows its own.
+    pub name: String,
+}
+
 impl Keeper {
     /// Looks for what there is, and marks the place where this process will leave something.
     /// `found`: who is taken over from.
     pub fn begin(
-        options: &Options,
+        settings: KeepSettings,
         cores: usize,
         found: Option<Found>,
         counts: Arc<Counts>,
     ) -> Self {
-        let (place, path) = (StateFile::of(options), takeover::path(options));
+        let KeepSettings { file: place, door: path, deadline, room, name } = settings;
         let keeps = place.is_some() || path.is_some();
         let mut keeper = Self {
             place,
@@ -110,9 +124,9 @@ impl Keeper {
                 restored: counts.state_restored.clone(),
                 farewell: keeps.then(|| Farewell::new(cores)),
             },
-            deadline: options.shutdown.timeout,
-            room: options.shutdown.state_max_size.0 as u64,
-            name: name_of(options),
+            deadline,
+            room,
+            name,
             outlets: Mutex::new(None),
             counts,
         };

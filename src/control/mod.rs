@@ -16,10 +16,9 @@ pub mod api;
 pub mod backend;
 pub mod body;
 pub mod broker;
-mod ceiling;
 pub mod certificates;
 pub mod closing;
-mod consumers;
+pub(crate) mod consumers;
 pub mod counts;
 pub mod demo;
 pub mod gateway_backend;
@@ -47,8 +46,6 @@ pub mod settings;
 pub mod state;
 pub mod takeover;
 mod turns;
-
-pub use ceiling::ceiling;
 
 use std::io;
 use std::net::SocketAddr;

@@ -15,29 +15,27 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::access::Gate;
 #[cfg(feature = "acme")]
 use super::acme::Acme;
-use super::certificates::CertificateKeeper;
+use super::certificates::{CertificateKeeper, CertificateSources};
 use super::closing::Closing;
 use super::consumers::Consumers;
 use super::counts::Counts;
-use super::demo::Demo;
 use super::gateway_backend::GatewayBackend;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
 use super::http::{
     Cores, HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over,
     routes,
 };
-use super::jwks::{Jwks, JwksView};
+use super::jwks::{Jwks, JwksConfig, JwksView};
 use super::nodes;
 use super::outgoing;
 use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::secure::Certificates;
-use super::settings;
-use crate::config::Options;
+use super::settings::Settings;
 use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
-use crate::gateway::plan::Token;
 use crate::gateway::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
 use crate::gateway::session::Question;
 use crate::gateway::tokens::KeySet;
+use crate::tls::TicketSecret;
 use crate::tls::keys::{KeyFault, ServerMaterials};
 use crate::{Detached, Handle, Proxies};
 
@@ -143,10 +141,11 @@ impl std::fmt::Display for ServicesError {
 impl std::error::Error for ServicesError {}
 
 impl Services {
-    /// Makes what the options ask for, the cores' ways to it, and what they need to speak TLS.
+    /// Makes what is asked for, the cores' ways to it, and what they need to speak TLS.
+    /// `certificates` is told what seals tickets where no key is configured.
     pub fn new(
-        options: &Options,
-        demo: Option<Demo>,
+        settings: Settings,
+        certificates: impl FnOnce(&TicketSecret) -> CertificateSources,
     ) -> Result<(Self, Arc<ControlHandle>, Option<ServerMaterials>), ServicesError> {
         let counts = Arc::new(Counts::default());
         let listen_at = |address: Option<SocketAddr>| {
@@ -155,7 +154,7 @@ impl Services {
             address.map(of).transpose()
         };
         #[cfg(feature = "acme")]
-        let acme = match settings::acme(options) {
+        let acme = match settings.acme {
             Some(config) => {
                 let acme = Acme::new(config, counts.clone()).map_err(ServicesError::Orders)?;
                 let listener = listen_at(acme.http())?;
@@ -167,32 +166,28 @@ impl Services {
         let issued = acme.as_ref().map(|(acme, _)| acme.issued()).unwrap_or_default();
         #[cfg(not(feature = "acme"))]
         let issued = Vec::new();
-        let (certificates, tls) =
-            CertificateKeeper::new(|own| options.certificate_sources(own), issued, counts.clone())
-                .map_err(ServicesError::Certificates)?;
-        let hooks =
-            Hooks::new(settings::hooks(options), counts.clone()).map_err(ServicesError::Hooks)?;
+        let (certificates, tls) = CertificateKeeper::new(certificates, issued, counts.clone())
+            .map_err(ServicesError::Certificates)?;
+        let hooks = Hooks::new(settings.hooks, counts.clone()).map_err(ServicesError::Hooks)?;
         let (hook_sender, questions) = hook_queue(Arc::new(hooks));
         let (http, connections) = hand_over(HTTP_QUEUE);
         let (into_inside, inside) = hand_over(HTTP_QUEUE);
         let mut keys = Vec::new();
-        let client = &options.client.plan;
-        let mut fetched = vec![(KeysFor::Connections, &client.token)];
-        if client.subscription_token.enabled {
-            fetched.push((KeysFor::Subscriptions, &client.subscription_token.token));
+        for (whose, configs) in [
+            (KeysFor::Connections, settings.connection_keys),
+            (KeysFor::Subscriptions, settings.subscription_keys),
+        ] {
+            keys.extend(key_sets(configs, &counts)?.into_iter().map(|set| (whose, set)));
         }
-        for (whose, token) in fetched {
-            keys.extend(key_sets(token, &counts)?.into_iter().map(|set| (whose, set)));
-        }
-        let internal = listen_at(settings::internal_address(options))?;
-        let grpc = listen_at(settings::grpc_address(options))?.zip(settings::grpc(options));
+        let internal = listen_at(settings.internal)?;
+        let grpc = match settings.grpc {
+            Some((address, config)) => listen_at(Some(address))?.zip(Some(config)),
+            None => None,
+        };
         let views = keys.iter().map(|(_, (_, view))| view.clone()).collect();
         let outlets =
             Arc::new(ControlHandle { hooks: hook_sender, http, inside: into_inside, keys: views });
-        let http = settings::http(options, demo);
-        let limits = settings::http_limits(options);
-        counts.http_bodies.resize(options.http_server.http_bodies.0);
-        let proxies = options.proxies();
+        counts.http_bodies.resize(settings.bodies);
         let plane = Self {
             counts,
             questions,
@@ -201,14 +196,14 @@ impl Services {
             keys,
             internal,
             grpc,
-            grpc_limits: settings::grpc_limits(options),
-            consumers: Consumers::new(options).map_err(ServicesError::Consumers)?,
+            grpc_limits: settings.grpc_limits,
+            consumers: Consumers::new(&settings.consumers).map_err(ServicesError::Consumers)?,
             certificates,
             #[cfg(feature = "acme")]
             acme,
-            http,
-            limits,
-            proxies,
+            http: settings.http,
+            limits: settings.http_limits,
+            proxies: settings.proxies,
             closing: Closing::default(),
         };
         Ok((plane, outlets, tls))
@@ -365,9 +360,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 type Fetched = (Jwks<KeySet>, JwksView<KeySet>);
 
-fn key_sets(token: &Token, counts: &Arc<Counts>) -> Result<Vec<Fetched>, ServicesError> {
+fn key_sets(configs: Vec<JwksConfig>, counts: &Arc<Counts>) -> Result<Vec<Fetched>, ServicesError> {
     let parse = |json: &[u8]| KeySet::parse(json).map_err(|error| error.to_string());
-    let fetched = settings::jwks(token)
+    let fetched = configs
         .into_iter()
         .map(|config| Jwks::new(config, parse, counts.clone()).map_err(ServicesError::Keys));
     fetched.collect()

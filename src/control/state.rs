@@ -26,7 +26,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-use crate::config::{Options, Orderer};
 use crate::gateway::state::{Chest, LeftOut, PIECE, VERSION, Vault};
 
 #[cfg(test)]
@@ -36,12 +35,12 @@ mod tests;
 /// Where the file is, and what it may be.
 #[derive(Clone, Debug)]
 pub struct StateFile {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Bytes.
-    max_size: u64,
-    max_age: Duration,
+    pub(crate) max_size: u64,
+    pub(crate) max_age: Duration,
     /// Which server's it is.
-    name: String,
+    pub(crate) name: String,
 }
 
 /// Why a file is of no use.
@@ -115,7 +114,7 @@ const STATE: u32 = 1;
 const RUNNING: u32 = 2;
 /// Bytes of a head without the name.
 const HEAD: usize = 16 + 4 + 4 + 8 + 16 + 4;
-const NAME_MAX: usize = 1024;
+pub(crate) const NAME_MAX: usize = 1024;
 /// Bytes of a block at most: a piece, and the largest publication that the API takes.
 const BLOCK_MAX: usize = PIECE + (32 << 20);
 
@@ -123,28 +122,6 @@ const BLOCK_MAX: usize = PIECE + (32 << 20);
 pub const CORE_BYTES: u64 = 2 * PIECE as u64 + (16 << 20);
 
 impl StateFile {
-    /// Where the options, or systemd (`StateDirectory=`), want it. `None`: nowhere.
-    pub fn of(options: &Options) -> Option<Self> {
-        let folder = std::env::var("STATE_DIRECTORY").unwrap_or_default();
-        Self::within(options, &folder)
-    }
-
-    fn within(options: &Options, folder: &str) -> Option<Self> {
-        let shutdown = &options.shutdown;
-        // systemd separates several by colons.
-        let folder = folder.split(':').next().unwrap_or_default();
-        let path = match shutdown.state_path.as_str() {
-            "none" => return None,
-            "" if folder.is_empty() => return None,
-            "" => Path::new(folder).join("state"),
-            path => path.into(),
-        };
-        let name = name_of(options);
-        let (max_size, max_age) = (shutdown.state_max_size.0 as u64, shutdown.state_max_age);
-        let own = options.orderer() == Orderer::Process;
-        own.then_some(Self { path, max_size, max_age, name })
-    }
-
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -188,16 +165,6 @@ impl StateFile {
         head.extend(self.name.as_bytes());
         head
     }
-}
-
-/// By which a server knows its own.
-pub(super) fn name_of(options: &Options) -> String {
-    let server = &options.http_server;
-    let name = match options.node.name.as_str() {
-        "" => format!("{}:{}", server.address, server.port),
-        name => name.to_owned(),
-    };
-    name.chars().take(NAME_MAX / 4).collect()
 }
 
 /// A head as it was read.

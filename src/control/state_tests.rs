@@ -1,7 +1,6 @@
 //! A file that is not what a server of this name wrote in its end is nothing.
 
 use super::*;
-use crate::config::EngineType;
 use crate::gateway::state::{KeptResult, Record};
 
 const NOW: Duration = Duration::from_secs(7);
@@ -180,21 +179,4 @@ fn a_file_is_no_larger_than_it_may_be() {
     let left = site.place.open().unwrap().unwrap();
     assert!((10..30).contains(&taken(&left)), "{}", taken(&left));
     assert!(left.bytes() < 1000);
-}
-
-#[test]
-fn the_place_is_what_options_and_systemd_say() {
-    let mut options = Options::default();
-    let path = |options: &Options, folder: &str| {
-        StateFile::within(options, folder).map(|place| place.path.display().to_string())
-    };
-    assert_eq!(path(&options, ""), None);
-    assert_eq!(path(&options, "/var/lib/ringhold:/x").as_deref(), Some("/var/lib/ringhold/state"));
-    options.shutdown.state_path = "/tmp/it".to_owned();
-    assert_eq!(path(&options, "/var/lib/ringhold").as_deref(), Some("/tmp/it"));
-    options.engine.kind = EngineType::Redis;
-    assert_eq!(path(&options, ""), None);
-    let mut options = Options::default();
-    options.shutdown.state_path = "none".to_owned();
-    assert_eq!(path(&options, "/var/lib/ringhold"), None);
 }

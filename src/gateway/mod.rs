@@ -1,11 +1,12 @@
 //! The application that `ringhold serve` runs: a push gateway that speaks the Centrifugo client
 //! protocol and server API, so that existing SDKs and backends use it unchanged.
 //!
-//! First the parts that know no connection and no core: what a channel's name says and who may do
-//! what ([`channels`]), tokens ([`tokens`]), what travels ([`wire`]), which publications a
-//! subscriber wants ([`filter`]), how a payload is told as the difference to the one before
-//! ([`delta`]), what an application's backend asks for ([`api`]) and is asked ([`proxy`]), what
-//! memory costs ([`account`]), and what is counted ([`stats`]).
+//! First the parts that know no connection and no core: what the gateway is told ([`plan`], which
+//! the configuration fills, so that it is above), what a channel's name says and who may do what
+//! ([`channels`]), tokens ([`tokens`]), what travels ([`wire`]), which publications a subscriber
+//! wants ([`filter`]), how a payload is told as the difference to the one before ([`delta`]), what
+//! an application's backend asks for ([`api`]) and is asked ([`proxy`]), what memory costs
+//! ([`account`]), and what is counted ([`stats`]).
 //!
 //! Then the channels ([`hub`]). Each has one home core, chosen by a hash of its name
 //! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
@@ -16,7 +17,7 @@
 //! [`handover`]. All of it without I/O.
 //!
 //! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
-//! which has a session, by the rules compiled from the options ([`rulebook`]). What a session is
+//! which has a session, by the rules compiled from the plan ([`rulebook`]). What a session is
 //! told is wrapped as its transport wants it ([`mod@format`]); clients without WebSocket come in by
 //! event streams, and send commands by requests of their own ([`emulation`]). Cores also serve the
 //! server API's publications (`calls`). What an operator may look into is [`inspect`].

@@ -7,7 +7,7 @@ use crate::gateway::home::COPIES_MAX;
 
 impl Options {
     /// The memory ceiling of a server of these options, without its control plane.
-    pub fn ceiling(&self, layout: &Layout) -> Ceiling {
+    pub(super) fn ceiling(&self, layout: &Layout) -> Ceiling {
         let mut ceiling = self.engine_config().ceiling(layout, SESSION_BYTES, option_of);
         if self.http_server.speaks_tls() {
             // Keys are loaded at the start only.

@@ -4,5 +4,6 @@
 mod broker;
 mod ceiling;
 mod control;
+mod control_ceiling;
 mod engine;
 mod gateway;

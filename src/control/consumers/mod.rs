@@ -21,12 +21,12 @@ use std::time::Duration;
 use super::backend::Backend;
 use super::counts::Counts;
 use crate::broker::target::Target;
-use crate::config::{Consumer, Options};
+use crate::config::Consumer;
 
 use doing::Doer;
 
 /// Bytes of a payload of an outbox, and of those that are read at once; 64 MiB are a stream's.
-pub(super) const OUTBOX_BYTES: u64 = 16 << 20;
+pub(crate) const OUTBOX_BYTES: u64 = 16 << 20;
 
 /// The consumers that are switched on, as they are read.
 #[derive(Clone, Default)]
@@ -56,10 +56,10 @@ struct StreamConfig {
 }
 
 impl Consumers {
-    /// All of the options. The error names the one that is wrong.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
+    /// All that are switched on. The error names the one that is wrong.
+    pub(super) fn new(consumers: &[Consumer]) -> Result<Self, String> {
         let mut all = Self::default();
-        for (index, consumer) in options.consumers.iter().enumerate() {
+        for (index, consumer) in consumers.iter().enumerate() {
             let wrong = |what| format!("{}: {what}", consumer.name);
             if consumer.reads_redis() {
                 all.streams.push(stream(consumer, index).map_err(wrong)?);

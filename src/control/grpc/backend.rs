@@ -229,7 +229,7 @@ const WINDOW: u32 = 256 << 10;
 
 /// The same of a stream that goes on, and of all of those.
 const FEED_WINDOW: u32 = 64 << 10;
-pub(in crate::control) const FEEDS_WINDOW: u32 = 16 << 20;
+pub(crate) const FEEDS_WINDOW: u32 = 16 << 20;
 
 /// Questions between the proxy's turns and the connection.
 const QUEUE: usize = 1024;

@@ -24,11 +24,11 @@ use crate::control::room::{GivenUp, Seat};
 
 /// What one connection may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::control) struct GrpcLimits {
+pub struct GrpcLimits {
     /// Calls at once; a client waits with one more.
-    pub(in crate::control) calls: u32,
+    pub calls: u32,
     /// Bytes of the metadata of a call.
-    pub(in crate::control) head: u32,
+    pub head: u32,
 }
 
 /// Serves a connection until its end, or until its place is given up.

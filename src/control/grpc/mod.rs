@@ -9,7 +9,9 @@ mod connection;
 mod feed;
 
 pub use api::{GrpcConfig, router};
-pub(super) use backend::{FEEDS_WINDOW, GrpcBackend, NoAnswer};
+pub(crate) use backend::FEEDS_WINDOW;
+pub(super) use backend::{GrpcBackend, NoAnswer};
 pub(super) use codec::Whole;
-pub(super) use connection::{GrpcLimits, serve};
+pub use connection::GrpcLimits;
+pub(super) use connection::serve;
 pub(super) use feed::{Feed, Message, Outgoing};

@@ -19,10 +19,8 @@ use super::wire::{End, OUT_MAX, STALL, Wire};
 use crate::Handle;
 use crate::broker::queue::Taken;
 use crate::broker::{Post, Queue};
-use crate::config::Options;
 use crate::control::broker::Mailboxes;
 use crate::control::counts::Counts;
-use crate::control::state::name_of;
 use crate::gateway::app::{self, Gateway};
 use crate::gateway::broker::{Happening, Life, Limits, Scope, Ticket};
 use crate::gateway::handover::Handover;
@@ -34,9 +32,8 @@ use crate::gateway::placement::Placement;
 #[derive(Debug)]
 pub struct Found(Blocking);
 
-/// Knocks at an elder's door. An error says why nobody is taken over from.
-pub fn knock(path: &Path, options: &Options) -> Result<Found, String> {
-    let name = name_of(options);
+/// Knocks at an elder's door, by our name. An error says why nobody is taken over from.
+pub fn knock(path: &Path, name: String) -> Result<Found, String> {
     let said = |error: io::Error| error.to_string();
     let mut stream = Blocking::connect(path).map_err(said)?;
     for set in [Blocking::set_read_timeout, Blocking::set_write_timeout] {

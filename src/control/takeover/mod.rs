@@ -9,34 +9,16 @@ pub(super) mod elder;
 mod heir;
 mod wire;
 
-use std::path::PathBuf;
-
 pub(super) use heir::{Follower, queue};
 pub use heir::{Found, knock};
 
-use crate::config::{Options, Orderer};
 use crate::gateway::broker::Limits;
 use crate::gateway::handover::words::WORD_MAX;
 use crate::gateway::state::PIECE;
 
-/// Where the door is, if there shall be one: where the options, or systemd (`RuntimeDirectory=`),
-/// want it.
-pub fn path(options: &Options) -> Option<PathBuf> {
-    let folder = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-    // systemd separates several by colons.
-    let folder = folder.split(':').next().unwrap_or_default();
-    let path = match options.shutdown.takeover_path.as_str() {
-        "none" => return None,
-        "" if folder.is_empty() => return None,
-        "" => PathBuf::from(folder).join("takeover"),
-        path => path.into(),
-    };
-    (options.orderer() == Orderer::Process).then_some(path)
-}
-
 /// What is under way between two processes at most, on either side: what waits to be sent, twice,
 /// requests of the cores, a word that is not whole, and pieces of state for each core.
-pub(super) fn bytes(cores: u64) -> u64 {
+pub(crate) fn bytes(cores: u64) -> u64 {
     let requests = Limits::default().bytes as u64;
     let pieces = heir::PIECES as u64 * 2 * PIECE as u64;
     4 * wire::OUT_MAX as u64 + WORD_MAX as u64 + cores * (requests + pieces)

@@ -1,9 +1,10 @@
 //! What the gateway is told: a plan of values, with their defaults.
 //!
-//! The configuration is above all layers and fills it (`config::plans::gateway`); the gateway names
-//! no key, no file and nothing of the configuration. So what the layers above are told stays
-//! theirs: no listener, no certificate and no password is in here, backends are names, and of the
-//! server API's key there is only whether a given one is it. `tests/tidy.rs` holds the direction.
+//! The configuration is above all layers and fills it (`config::plans::gateway`); the gateway reads
+//! no key and no file, and names nothing of the configuration but the option in a mistake's text.
+//! So what the layers above are told stays theirs: no listener, no certificate and no password is
+//! in here, backends are names, and of the server API's key there is only whether a given one is
+//! it. `tests/tidy.rs` holds the direction.
 
 mod channel;
 mod client;

@@ -1,17 +1,23 @@
 //! The control plane's lines of the memory ceiling.
 
-use super::{consumers, logging, settings, state, takeover};
+use super::control::hooks;
 use crate::broker::resp::Bounds;
 use crate::broker::{bus, nats};
 use crate::config::{EngineType, Options, Orderer};
+use crate::control::{consumers, grpc, logging, state, takeover};
 use crate::engine::{Ceiling, Layout, Per};
 
-/// The most memory that a server of these options takes, whatever clients do. Not in it: answers of
-/// the API, as large as what the holder of a key asks for.
-pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
-    let mut ceiling = options.ceiling(layout);
+impl Options {
+    /// The most memory that a server of these options takes, whatever clients do. Not in it:
+    /// answers of the API, as large as what the holder of a key asks for.
+    pub fn memory_ceiling(&self, layout: &Layout) -> Ceiling {
+        of_control(self, self.ceiling(layout), layout)
+    }
+}
+
+fn of_control(options: &Options, mut ceiling: Ceiling, layout: &Layout) -> Ceiling {
     let server = &options.http_server;
-    let internal = settings::internal_address(options).map_or(0, |_| INTERNAL_PLACES);
+    let internal = options.internal_address().map_or(0, |_| INTERNAL_PLACES);
     let places = u64::from(server.http_connections) + u64::from(server.http_anonymous) + internal;
     let head = options.engine.max_head.0 as u64;
     let mut add = |what, option, bytes| ceiling.add(Per::Process, what, option, bytes);
@@ -65,11 +71,12 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         // A payload as it comes, those that are read, and one as a request.
         add("outboxes of consumers", "consumers", connections * 4 * consumers::OUTBOX_BYTES);
     }
-    let hooks: u64 = settings::hooks(options).iter().map(|(_, hook)| hook.max_memory as u64).sum();
-    if hooks > 0 {
-        add("questions to the backend", "a proxy's max_memory", hooks);
+    let hooks = hooks(options);
+    let asked: u64 = hooks.iter().map(|(_, hook)| hook.max_memory as u64).sum();
+    if asked > 0 {
+        add("questions to the backend", "a proxy's max_memory", asked);
     }
-    let feeds: u64 = settings::hooks(options)
+    let feeds: u64 = hooks
         .iter()
         .filter(|(_, hook)| hook.max_streams > 0)
         // What waits on either way, what the connection may have unread, and the streams.
@@ -81,11 +88,11 @@ pub fn ceiling(options: &Options, layout: &Layout) -> Ceiling {
         add("streams of subscriptions", "a proxy's max_streams", feeds);
     }
     add("the log", "", logging::QUEUE_BYTES as u64);
-    if state::StateFile::of(options).is_some() {
+    if options.keep_settings().file.is_some() {
         let bytes = layout.workers as u64 * state::CORE_BYTES;
         add("channels on their way into the next process", "shutdown.state_path", bytes);
     }
-    if takeover::path(options).is_some() {
+    if options.takeover_path().is_some() {
         // What comes of the process before lies beside what was mirrored until it is whole.
         let cores = layout.workers as u64;
         let bytes = cores * options.engine.max_history.0 as u64;
@@ -109,7 +116,7 @@ const TLS_PLACE: u64 = (2 * 18 + 32) << 10;
 /// A stream of a subscription: its task, what HTTP/2 keeps of it, and the piece that came last.
 const FEED_PLACE: u64 = 24 << 10;
 
-const FEEDS_WINDOW: u64 = super::grpc::FEEDS_WINDOW as u64;
+const FEEDS_WINDOW: u64 = grpc::FEEDS_WINDOW as u64;
 
 /// Connections of the internal port.
 const INTERNAL_PLACES: u64 = 256 + 64;
@@ -138,7 +145,7 @@ mod tests {
 
     fn total(options: &Options) -> u64 {
         let layout = Layout { workers: 2, table: 20_000, connections: 10_000 };
-        ceiling(options, &layout).total()
+        options.memory_ceiling(&layout).total()
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_small_server_of_the_docs_is_small() {
-        let docs = include_str!("../../docs/limits.md");
+        let docs = include_str!("../../../docs/limits.md");
         let (_, toml) = docs.split_once("```toml check\n").unwrap();
         let (toml, _) = toml.split_once("```").unwrap();
         let sources = Sources {
@@ -219,7 +226,7 @@ mod tests {
         };
         let options = Options::from_text(&sources, toml).unwrap().options;
         let layout = Server::builder().config(options.engine_config()).layout().unwrap();
-        let ceiling = ceiling(&options, &layout);
+        let ceiling = options.memory_ceiling(&layout);
         assert!(ceiling.total() < 512 << 20, "{ceiling}");
     }
 }

@@ -33,13 +33,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashTable;
-use slab::Slab;
-
 use super::account::{heap, shared};
 use super::delivery::{Delivery, Happening, Item};
 use super::handover::HEIR;
 use super::idempotency::{Capacity, Results};
+use super::interned::{Interned, Named};
 use super::letters::ChannelId;
 use super::local::NONE;
 use super::placement::Placement;
@@ -116,6 +114,7 @@ struct Listener {
 
 #[derive(Debug)]
 struct Channel {
+    /// Never changed.
     name: Arc<str>,
     /// Counts publications, of whatever kind.
     seq: u64,
@@ -134,6 +133,12 @@ struct Channel {
 }
 
 const _: () = assert!(size_of::<Option<Channel>>() <= 88);
+
+impl Named for Channel {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
 
 impl Channel {
     fn is_idle(&self) -> bool {
@@ -199,8 +204,7 @@ pub struct Home {
     core: u16,
     placement: Placement,
     limits: HomeLimits,
-    channels: Slab<Channel>,
-    names: HashTable<u32>,
+    channels: Interned<Channel>,
     results: Results,
     /// The sum of all channels' shares.
     held: Share,
@@ -231,8 +235,7 @@ impl Home {
             core,
             placement,
             limits,
-            channels: Slab::new(),
-            names: HashTable::new(),
+            channels: Interned::new(placement),
             results: Results::new(
                 placement,
                 Capacity { keys: limits.idempotency_keys, bytes: limits.history_bytes / 8 },
@@ -264,7 +267,6 @@ impl Home {
     /// Whether nothing is left of anything.
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty()
-            && self.names.is_empty()
             && self.stored.is_empty()
             && self.results.len() == 0
             && self.held == Share::default()
@@ -288,7 +290,7 @@ impl Home {
     fn records(&self) -> usize {
         let records = self.channels.capacity() * size_of::<Option<Channel>>();
         let keys = (self.stored.capacity() + self.missed.capacity()) * size_of::<u32>();
-        let tables = heap(records) + heap(keys) + self.names.allocation_size();
+        let tables = heap(records) + heap(keys) + self.channels.table_size();
         let part = match self.channels.len() {
             0 => 0,
             all => (tables as u128 * self.idle as u128 / all as u128) as usize,
@@ -317,8 +319,7 @@ impl Home {
     }
 
     fn find(&self, name: &str) -> Option<u32> {
-        let is_it = |key: &u32| *self.channels[*key as usize].name == *name;
-        self.names.find(self.placement.hash(name), is_it).copied()
+        self.channels.find(name)
     }
 
     /// The channel of this name, which exists from here on.
@@ -328,9 +329,6 @@ impl Home {
         }
         if self.idle >= self.limits.idle_channels.max(1) {
             self.forget_an_idle_one(false);
-        }
-        if self.channels.len() == self.channels.capacity() {
-            self.channels.reserve_exact(self.channels.len() / 4 + 8);
         }
         let key = self.channels.insert(Channel {
             name: name.clone(),
@@ -342,13 +340,10 @@ impl Home {
             hears: 0,
             stored: NONE,
             at_top: false,
-        }) as u32;
+        });
         self.idle += 1;
-        self.held.record += self.channels[key as usize].share().record;
+        self.held.record += self.channels[key].share().record;
         self.keys = self.keys.max(key as usize + 1);
-        let Self { placement, channels, names, .. } = self;
-        let rehash = |key: &u32| placement.hash(&channels[*key as usize].name);
-        names.insert_unique(placement.hash(name), key, rehash);
         key
     }
 
@@ -373,7 +368,7 @@ impl Home {
             stream.expire(now);
             stream.touch(options, now);
         });
-        self.channels[key as usize].stream.get_or_insert_with(begin)
+        self.channels[key].stream.get_or_insert_with(begin)
     }
 
     /// Lets a channel's publications vanish if it is time.
@@ -387,7 +382,7 @@ impl Home {
 
     /// Does something to a channel, and keeps the account. Nothing else may change what it holds.
     fn change<T>(&mut self, key: u32, change: impl FnOnce(&mut Channel) -> T) -> T {
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         let (before, was_idle) = (channel.share(), channel.is_idle());
         let result = change(channel);
         let (after, is_idle) = (channel.share(), channel.is_idle());
@@ -406,7 +401,7 @@ impl Home {
                 channel.stored = NONE;
                 self.stored.swap_remove(place as usize);
                 if let Some(moved) = self.stored.get(place as usize) {
-                    self.channels[*moved as usize].stored = place;
+                    self.channels[*moved].stored = place;
                 }
             }
             _ => {}
@@ -429,7 +424,7 @@ impl Home {
     fn drop_an_old_one(&mut self) -> bool {
         let oldest = self.look(0, self.stored.len(), |home, place| {
             let key = home.stored[place];
-            home.channels[key as usize].oldest().map(|at| (at, key))
+            home.channels[key].oldest().map(|at| (at, key))
         });
         let Some(key) = oldest else { return false };
         self.change(key, Channel::drop_oldest);
@@ -440,10 +435,11 @@ impl Home {
     /// Forgets the idle channel that was not used for longest, of those looked at; `bare`: and that
     /// has no publications. False if none of them is.
     fn forget_an_idle_one(&mut self, bare: bool) -> bool {
-        let unused = self.look(1, self.keys, |home, key| {
+        let unused = self.look(1, self.keys, |home, place| {
+            let key = place as u32;
             let channel = home.channels.get(key).filter(|channel| channel.is_idle())?;
             let stream = channel.stream.as_ref().filter(|stream| !bare || stream.is_empty())?;
-            Some((stream.meta_until(), key as u32))
+            Some((stream.meta_until(), key))
         });
         let Some(key) = unused else { return false };
         self.forget(key);
@@ -472,7 +468,7 @@ impl Home {
 
     /// Forgets a channel if nothing needs it.
     fn tidy(&mut self, key: u32) {
-        if !self.channels[key as usize].is_needed() {
+        if !self.channels[key].is_needed() {
             self.forget(key);
         }
     }
@@ -483,36 +479,30 @@ impl Home {
             channel.stream = None;
             channel.last = None;
         });
-        let channel = self.channels.remove(key as usize);
+        let channel = self.channels.remove(key);
         self.held.record -= channel.share().record;
         self.idle -= 1;
         self.lines.remove(key);
-        let hash = self.placement.hash(&channel.name);
-        if let Ok(entry) = self.names.find_entry(hash, |of| *of == key) {
-            entry.remove();
-        }
         if self.channels.is_empty() {
-            self.channels = Slab::new();
-            self.names = HashTable::new();
             self.stored = Vec::new();
             self.keys = 0;
         }
     }
 
     fn delivery(&self, key: u32, happening: Happening) -> Arc<Delivery> {
-        let name = self.channels[key as usize].name.clone();
+        let name = self.channels[key].name.clone();
         Arc::new(Delivery::new(self.id(key), name, happening))
     }
 
     /// The core of the n-th listener of a channel.
     pub(super) fn listener(&self, key: u32, n: usize) -> Option<u16> {
-        let channel = self.channels.get(key as usize)?;
+        let channel = self.channels.get(key)?;
         channel.listeners.get(n).map(|listener| listener.core)
     }
 
     /// The cores with listeners of a channel.
     pub(super) fn listeners(&self, name: &str) -> impl Iterator<Item = u16> {
-        let channel = self.find(name).and_then(|key| self.channels.get(key as usize));
+        let channel = self.find(name).and_then(|key| self.channels.get(key));
         channel.into_iter().flat_map(|channel| &channel.listeners).map(|listener| listener.core)
     }
 
@@ -520,7 +510,7 @@ impl Home {
     pub(super) fn refused(&mut self, key: u32, n: usize, delivery: &Delivery) {
         self.counters.deliveries_refused += 1;
         let Happening::Published { item, .. } = &delivery.happening else { return };
-        let Some(channel) = self.channels.get_mut(key as usize) else { return };
+        let Some(channel) = self.channels.get_mut(key) else { return };
         if item.offset == 0 {
             return;
         }

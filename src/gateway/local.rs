@@ -15,12 +15,12 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use slab::Slab;
 
 use super::account::shared;
 use super::filter::Filter;
 use super::format::Format;
+use super::interned::{Interned, Named};
 use super::letters::{ChannelId, SubscribedLetter};
 use super::outside::{ClientKey, Link, SubKey};
 use super::placement::Placement;
@@ -122,6 +122,12 @@ struct Channel {
     pending: u32,
 }
 
+impl Named for Channel {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
 /// What there is to know of a subscription that ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
@@ -158,8 +164,7 @@ pub(super) struct Confirmed {
 #[derive(Debug)]
 pub struct Locals {
     placement: Placement,
-    channels: Slab<Channel>,
-    names: HashTable<u32>,
+    channels: Interned<Channel>,
     ids: HashMap<ChannelId, u32>,
     subs: Slab<Sub>,
     /// Few subscriptions have one.
@@ -176,8 +181,7 @@ impl Locals {
     pub fn new(placement: Placement) -> Self {
         Self {
             placement,
-            channels: Slab::new(),
-            names: HashTable::new(),
+            channels: Interned::new(placement),
             ids: HashMap::new(),
             subs: Slab::new(),
             filters: HashMap::new(),
@@ -196,7 +200,6 @@ impl Locals {
     pub fn is_empty(&self) -> bool {
         self.subs.is_empty()
             && self.channels.is_empty()
-            && self.names.is_empty()
             && self.ids.is_empty()
             && self.filters.is_empty()
             && self.filter_bytes == 0
@@ -256,7 +259,7 @@ impl Locals {
             self.filter_bytes += cost(&filter);
             self.filters.insert(sub, filter);
         }
-        let channel = &mut self.channels[channel as usize];
+        let channel = &mut self.channels[channel];
         channel.pending += 1;
         Some(Begun { sub: SubKey(sub), nonce: self.nonce, channel: channel.name.clone() })
     }
@@ -266,19 +269,13 @@ impl Locals {
         if let Some(channel) = self.find_channel(name) {
             return channel;
         }
-        let name: Arc<str> = name.into();
-        let hash = self.placement.hash(&name);
+        let name = name.into();
         let channel = Channel { name, id: None, seq: 0, members: Vec::new(), pending: 0 };
-        let key = self.channels.insert(channel) as u32;
-        let Self { placement, channels, .. } = self;
-        let rehash = |key: &u32| placement.hash(&channels[*key as usize].name);
-        self.names.insert_unique(hash, key, rehash);
-        key
+        self.channels.insert(channel)
     }
 
     fn find_channel(&self, name: &str) -> Option<u32> {
-        let is_it = |key: &u32| *self.channels[*key as usize].name == *name;
-        self.names.find(self.placement.hash(name), is_it).copied()
+        self.channels.find(name)
     }
 
     fn find_in(&self, head: u32, channel: u32) -> Option<u32> {
@@ -302,7 +299,7 @@ impl Locals {
         let sub = self.subs.get(key.0 as usize)?;
         Some(Subscription {
             key,
-            channel: &self.channels[sub.channel as usize].name,
+            channel: &self.channels[sub.channel].name,
             wants: sub.wants(),
             pending: sub.pending,
         })
@@ -330,7 +327,7 @@ impl Locals {
         if !sub.pending || sub.last != letter.nonce {
             return None;
         }
-        let channel = &mut self.channels[sub.channel as usize];
+        let channel = &mut self.channels[sub.channel];
         channel.pending -= 1;
         if channel.members.is_empty() {
             channel.id = Some(letter.channel);
@@ -378,7 +375,7 @@ impl Locals {
         {
             self.filter_bytes -= cost(&filter);
         }
-        let channel = &mut self.channels[sub.channel as usize];
+        let channel = &mut self.channels[sub.channel];
         let name = channel.name.clone();
         self.bytes -= subscription_cost(&name);
         if sub.pending {
@@ -404,7 +401,7 @@ impl Locals {
 
     /// Forgets of a channel what nobody needs.
     fn tidy(&mut self, key: u32) {
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         if channel.members.is_empty()
             && let Some(id) = channel.id.take()
         {
@@ -415,11 +412,7 @@ impl Locals {
             }
         }
         if channel.members.is_empty() && channel.pending == 0 {
-            let hash = self.placement.hash(&channel.name);
-            if let Ok(entry) = self.names.find_entry(hash, |of| *of == key) {
-                entry.remove();
-            }
-            self.channels.remove(key as usize);
+            self.channels.remove(key);
         }
         // A mass disconnect gives its memory back. Nonces go on: answers may be under way.
         if self.subs.is_empty() && self.channels.is_empty() {

@@ -44,6 +44,7 @@ pub mod home;
 pub mod hub;
 mod idempotency;
 pub mod inspect;
+mod interned;
 pub(crate) mod json;
 pub mod letters;
 pub mod local;

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use slab::Slab;
 
 use super::format::Format;
+use super::interned::{Interned, Named};
 use super::letters::ClientId;
 use super::local::NONE;
 use super::outside::{ClientKey, Link};
@@ -64,19 +64,23 @@ struct User {
     count: u32,
 }
 
+impl Named for User {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
 /// The users and connections of one core.
 #[derive(Debug)]
 pub struct Users {
-    placement: Placement,
-    names: HashTable<u32>,
-    users: Slab<User>,
+    users: Interned<User>,
     clients: Slab<Client>,
 }
 
 impl Users {
     /// Nobody.
     pub fn new(placement: Placement) -> Self {
-        Self { placement, names: HashTable::new(), users: Slab::new(), clients: Slab::new() }
+        Self { users: Interned::new(placement), clients: Slab::new() }
     }
 
     /// Users with connections here.
@@ -102,7 +106,7 @@ impl Users {
     /// Adds a connection.
     pub fn connect(&mut self, link: Link, id: ClientId, user: &str, format: Format) -> ClientKey {
         let user = self.intern(user);
-        let record = &mut self.users[user as usize];
+        let record = &mut self.users[user];
         let key = self.clients.insert(Client {
             link,
             id,
@@ -123,20 +127,10 @@ impl Users {
     }
 
     fn intern(&mut self, name: &str) -> u32 {
-        if let Some(user) = self.find(name) {
+        if let Some(user) = self.users.find(name) {
             return user;
         }
-        let user = User { name: name.into(), first: NONE, count: 0 };
-        let key = self.users.insert(user) as u32;
-        let Self { placement, users, .. } = self;
-        let rehash = |key: &u32| placement.hash(&users[*key as usize].name);
-        self.names.insert_unique(placement.hash(name), key, rehash);
-        key
-    }
-
-    fn find(&self, name: &str) -> Option<u32> {
-        let is_it = |key: &u32| *self.users[*key as usize].name == *name;
-        self.names.find(self.placement.hash(name), is_it).copied()
+        self.users.insert(User { name: name.into(), first: NONE, count: 0 })
     }
 
     /// Takes a connection out. `None` if it is not in.
@@ -145,28 +139,20 @@ impl Users {
         if let Some(next) = self.clients.get_mut(client.next as usize) {
             next.previous = client.previous;
         }
-        let user = &mut self.users[client.user as usize];
+        let user = &mut self.users[client.user];
         match self.clients.get_mut(client.previous as usize) {
             Some(previous) => previous.next = client.next,
             None => user.first = client.next,
         }
         user.count -= 1;
         if user.count == 0 {
-            self.forget(client.user);
+            self.users.remove(client.user);
         }
         // A mass disconnect gives its memory back.
         if self.clients.is_empty() {
-            *self = Self::new(self.placement);
+            self.clients = Slab::new();
         }
         Some(client)
-    }
-
-    fn forget(&mut self, user: u32) {
-        let name = self.users.remove(user as usize).name;
-        let hash = self.placement.hash(&name);
-        if let Ok(entry) = self.names.find_entry(hash, |key| *key == user) {
-            entry.remove();
-        }
     }
 
     /// A connection.
@@ -181,17 +167,17 @@ impl Users {
     /// The name of a connection's user; shared with all of them.
     pub fn name_of(&self, key: ClientKey) -> Option<&Arc<str>> {
         let client = self.get(key)?;
-        self.users.get(client.user as usize).map(|user| &user.name)
+        self.users.get(client.user).map(|user| &user.name)
     }
 
     /// How many connections a user has here.
     pub fn count(&self, user: &str) -> usize {
-        self.find(user).map_or(0, |user| self.users[user as usize].count as usize)
+        self.users.find(user).map_or(0, |user| self.users[user].count as usize)
     }
 
     /// A user's connections here, the newest first.
     pub fn of(&self, user: &str) -> impl Iterator<Item = (ClientKey, &Client)> {
-        let first = self.find(user).map(|user| self.users[user as usize].first);
+        let first = self.users.find(user).map(|user| self.users[user].first);
         let get = |key: u32| self.clients.get(key as usize).map(|client| (ClientKey(key), client));
         std::iter::successors(first.and_then(get), move |(_, client)| get(client.next))
     }
@@ -199,7 +185,7 @@ impl Users {
     /// A hash for each user, ascending; the same on all cores.
     pub fn hashes(&self) -> Vec<u64> {
         let users = self.users.iter();
-        let mut hashes: Vec<u64> = users.map(|(_, user)| self.placement.hash(&user.name)).collect();
+        let mut hashes: Vec<u64> = users.map(|(_, user)| self.users.hash(&user.name)).collect();
         hashes.sort_unstable();
         hashes
     }
@@ -234,7 +220,7 @@ mod tests {
         for key in model.into_values().flatten() {
             users.disconnect(key);
         }
-        assert!(users.is_empty() && users.users() == 0 && users.names.is_empty());
+        assert!(users.is_empty() && users.users() == 0 && users.users.is_empty());
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Home {
     }
 
     fn hears_heir(&self, key: u32) -> bool {
-        let listeners = &self.channels[key as usize].listeners;
+        let listeners = &self.channels[key].listeners;
         listeners.iter().any(|listener| listener.core == HEIR)
     }
 
@@ -53,7 +53,7 @@ impl Home {
     }
 
     fn drop_heir(&mut self, key: u32, now: Duration) {
-        let listeners = &mut self.channels[key as usize].listeners;
+        let listeners = &mut self.channels[key].listeners;
         let of = |listener: &Listener| listener.core == HEIR;
         let Some(place) = listeners.iter().position(of) else { return };
         match listeners.len() {
@@ -64,16 +64,16 @@ impl Home {
 
     /// There is no heir any more: nobody listens for it, and its members have gone without a word.
     pub(in crate::gateway) fn forget_heir(&mut self, now: Duration) {
-        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key as u32).collect();
+        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.forget_copies(key);
-            let channel = &mut self.channels[key as usize];
+            let channel = &mut self.channels[key];
             if let Some(roster) = &mut channel.roster {
                 roster.drop_guests();
             }
             self.tidy_roster(key);
             self.drop_heir(key, now);
-            if self.channels.contains(key as usize) {
+            if self.channels.contains(key) {
                 self.tidy(key);
             }
         }
@@ -83,7 +83,7 @@ impl Home {
     pub(in crate::gateway) fn add_guest(&mut self, name: &Arc<str>, client: ClientId, info: Who) {
         let key = self.intern(name);
         self.forget_copies(key);
-        let roster = self.channels[key as usize].roster.get_or_insert_default();
+        let roster = self.channels[key].roster.get_or_insert_default();
         let member = Member { client, info, present: true, announced: false };
         roster.enter_guest(member);
     }
@@ -92,7 +92,7 @@ impl Home {
     pub(in crate::gateway) fn remove_guest(&mut self, name: &str, client: ClientId) {
         let Some(key) = self.find(name) else { return };
         self.forget_copies(key);
-        if let Some(roster) = &mut self.channels[key as usize].roster {
+        if let Some(roster) = &mut self.channels[key].roster {
             roster.leave(client);
         }
         self.tidy_roster(key);
@@ -100,7 +100,7 @@ impl Home {
     }
 
     fn tidy_roster(&mut self, key: u32) {
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         if channel.roster.as_ref().is_some_and(|roster| roster.is_empty()) {
             channel.roster = None;
         }
@@ -108,7 +108,7 @@ impl Home {
 
     /// Whether somebody is in a channel, and shown.
     pub(in crate::gateway) fn is_present(&self, name: &str, client: ClientId) -> bool {
-        let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
+        let roster = self.find(name).and_then(|key| self.channels[key].roster.as_ref());
         roster.is_some_and(|roster| roster.who(client).is_some())
     }
 
@@ -118,7 +118,7 @@ impl Home {
         name: &str,
         happening: Happening,
     ) -> Option<(u32, Arc<Delivery>)> {
-        let key = self.find(name).filter(|key| !self.channels[*key as usize].is_idle())?;
+        let key = self.find(name).filter(|key| !self.channels[*key].is_idle())?;
         Some((key, self.delivery(key, happening)))
     }
 
@@ -148,7 +148,7 @@ impl Home {
     pub(in crate::gateway) fn top_of(&mut self, of: &TopOf, now: Duration) -> Option<Top> {
         let key = self.find(&of.channel)?;
         self.expire(key, now);
-        let stream = self.channels[key as usize].stream.as_mut()?;
+        let stream = self.channels[key].stream.as_mut()?;
         if let Some(meta_ttl) = of.meta_ttl {
             stream.touch(&StreamOptions { size: 1, ttl: Duration::ZERO, meta_ttl }, now);
         }
@@ -189,13 +189,13 @@ impl Home {
         let mut taken = Vec::new();
         if let Some(kept) = kept {
             self.results = kept.results;
-            for (_, channel) in kept.channels {
+            for channel in kept.channels.into_things() {
                 taken.extend(self.inherit_one(channel, &mut inherited));
             }
         }
         taken.sort_unstable();
         self.lines = Lines::default();
-        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key as u32).collect();
+        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key).collect();
         for key in keys {
             if taken.binary_search(&key).is_err() {
                 let had = self.change(key, |channel| {
@@ -231,7 +231,7 @@ impl Home {
             Some(_) => inherited.lost.push(key),
             None => {}
         }
-        let was_idle = self.channels[key as usize].is_idle();
+        let was_idle = self.channels[key].is_idle();
         self.change(key, |channel| {
             channel.stream = Some(stream);
             channel.at_top = if was_idle { at_top } else { channel.at_top && missing.is_empty() };
@@ -256,7 +256,7 @@ impl Home {
 
     /// What is left without listeners and without a past is forgotten.
     pub(in crate::gateway) fn tidy_all(&mut self) {
-        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key as u32).collect();
+        let keys: Vec<u32> = self.channels.iter().map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.tidy(key));
         self.make_room();
     }

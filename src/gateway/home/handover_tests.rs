@@ -169,7 +169,7 @@ fn the_heir_is_told_a_position_and_an_entry() {
     let of = |name: &str, entry, meta_ttl| TopOf { channel: name.into(), entry, meta_ttl };
     assert!(home.top_of(&of("plain", 0, None), NOW).is_none());
     assert!(home.top_of(&of("nothing", 0, None), NOW).is_none() && home.find("nothing").is_none());
-    let key = home.find("a").expect("there") as usize;
+    let key = home.find("a").expect("there");
     let told_of = |home: &mut Home, entry, now| {
         let top = home.top_of(&of("a", entry, None), now).expect("a position");
         let stream = home.channels[key].stream.as_ref().expect("there");
@@ -230,10 +230,10 @@ fn listeners_are_told_what_they_have_not_got_of_what_was_kept() {
         let (kept, top) = kept(5);
         let mut home = new();
         let key = mirrored(&mut home, "a", top, false);
-        home.channels[key as usize].at_top = at_top;
+        home.channels[key].at_top = at_top;
         let inherited = home.inherit(Some(kept));
         assert!(inherited.missing.is_empty() && inherited.lost.is_empty());
-        assert_eq!(home.channels[key as usize].at_top, at_top, "as the last one was");
+        assert_eq!(home.channels[key].at_top, at_top, "as the last one was");
     }
 }
 
@@ -274,12 +274,12 @@ fn what_was_not_kept_begins_anew() {
     let (kept, top) = kept(5);
     let a = mirrored(&mut home, "a", top, false);
     let b = mirrored(&mut home, "b", top, false);
-    home.channels[b as usize].at_top = true;
+    home.channels[b].at_top = true;
     let plain = home.expect(&SubscribeLetter { stream: None, ..letter("plain", 0, None, false) });
     let inherited = home.inherit(Some(kept));
     assert_eq!(inherited.lost, [b], "{a} was, and {plain} has nothing to lose");
     assert_eq!((home.position(a), home.position(b)), (Some(top), None));
-    assert!(!home.channels[b as usize].at_top && home.line(plain).is_none());
+    assert!(!home.channels[b].at_top && home.line(plain).is_none());
     // Nobody has kept anything.
     let mut home = new();
     let key = mirrored(&mut home, "a", top, false);
@@ -296,7 +296,7 @@ fn what_nobody_listens_to_is_taken_as_it_was_kept() {
         assert!(home.inherit(Some(kept)).lost.is_empty());
         let key = home.find("a").expect("it is there");
         assert_eq!((home.position(key), home.idle), (Some(top), 1));
-        assert_eq!(home.channels[key as usize].at_top, at_top);
+        assert_eq!(home.channels[key].at_top, at_top);
         home.tidy_all();
         assert!(home.find("a").is_some());
         // Without a stream nothing is left of it.

@@ -25,7 +25,7 @@ impl Home {
         self.results.expire(now);
         let mut piece = Vec::with_capacity(PIECE + PIECE / 4);
         let mut out = LeftOut::default();
-        for (_, channel) in &self.channels {
+        for (_, channel) in self.channels.iter() {
             channel.keep(now, vault, &mut piece, &mut out);
         }
         for (channel, key, position, until) in self.results.all() {
@@ -187,7 +187,7 @@ impl Restoring {
     pub(in crate::gateway) fn finish(self, home: &mut Home) -> (u64, u64, u64) {
         let Self { now, age, begun, mut results, channels, publications } = self;
         for (key, top) in begun {
-            if !home.channels.contains(key as usize) {
+            if !home.channels.contains(key) {
                 continue;
             }
             // Some are missing: then all are, and the position holds.
@@ -232,7 +232,7 @@ impl Home {
 
     /// How many publications are retained.
     pub(in crate::gateway) fn history_items(&self, name: &str) -> usize {
-        let stream = self.find(name).and_then(|key| self.channels[key as usize].stream.as_ref());
+        let stream = self.find(name).and_then(|key| self.channels[key].stream.as_ref());
         stream.map_or(0, |stream| stream.len())
     }
 }

@@ -200,7 +200,7 @@ impl Home {
 
     /// The line of a channel, which it has from here on.
     pub(in crate::gateway) fn draw_line(&mut self, key: u32) -> &mut Line {
-        debug_assert!(self.channels.contains(key as usize), "a line of no channel");
+        debug_assert!(self.channels.contains(key), "a line of no channel");
         self.lines.table.get_or_insert_with(key, || Line {
             checked: 0,
             prolonged: 0,

@@ -41,7 +41,7 @@ impl Home {
         now: Duration,
     ) -> bool {
         self.expire(key, now);
-        let Some(stream) = &self.channels[key as usize].stream else { return false };
+        let Some(stream) = &self.channels[key].stream else { return false };
         let Some(recover) = letter.recover.as_ref().filter(|_| letter.stream.is_some()) else {
             return true;
         };
@@ -108,7 +108,7 @@ impl Home {
     /// somebody does.
     pub(in crate::gateway) fn abandon(&mut self, name: &str) -> bool {
         let Some(key) = self.find(name) else { return true };
-        let idle = self.channels[key as usize].is_idle();
+        let idle = self.channels[key].is_idle();
         if idle {
             self.forget(key);
         }
@@ -117,7 +117,7 @@ impl Home {
 
     /// The name of a channel.
     pub(in crate::gateway) fn name(&self, key: u32) -> Option<&Arc<str>> {
-        self.channels.get(key as usize).map(|channel| &channel.name)
+        self.channels.get(key).map(|channel| &channel.name)
     }
 
     /// The number of a channel.
@@ -127,24 +127,24 @@ impl Home {
 
     /// How many subscribers a channel has here.
     pub(in crate::gateway) fn audience(&self, name: &str) -> u32 {
-        self.find(name).map_or(0, |key| self.channels[key as usize].receivers())
+        self.find(name).map_or(0, |key| self.channels[key].receivers())
     }
 
     /// Whether a channel has subscribers beside those who wait for an answer.
     pub(in crate::gateway) fn has_others(&mut self, key: u32) -> bool {
         let Some(line) = self.line(key) else { return false };
         let waiting = line.wait.as_ref().map_or(0, |wait| wait.subscribers.len());
-        self.channels[key as usize].receivers() as usize > waiting
+        self.channels[key].receivers() as usize > waiting
     }
 
     /// Who is in a channel on this node.
     pub(in crate::gateway) fn roster(&self, key: u32) -> Option<&Roster> {
-        self.channels.get(key as usize)?.roster.as_deref()
+        self.channels.get(key)?.roster.as_deref()
     }
 
     /// How far a stream is followed here.
     pub(in crate::gateway) fn position(&self, key: u32) -> Option<Position> {
-        let stream = self.channels.get(key as usize)?.stream.as_ref()?;
+        let stream = self.channels.get(key)?.stream.as_ref()?;
         Some(stream.position())
     }
 
@@ -191,7 +191,7 @@ impl Home {
         now: Duration,
     ) {
         self.take(key, item, options, now);
-        self.channels[key as usize].at_top = false;
+        self.channels[key].at_top = false;
     }
 
     fn take(
@@ -217,7 +217,7 @@ impl Home {
     ) -> Option<(u32, Arc<Delivery>)> {
         let patched = self.line(key).is_some_and(|line| line.is(PATCHED));
         let delivery = self.deliver(key, Arc::new(item), patched, false);
-        self.channels[key as usize].at_top = false;
+        self.channels[key].at_top = false;
         delivery
     }
 
@@ -229,7 +229,7 @@ impl Home {
         item: Item,
     ) -> Option<(u32, Arc<Delivery>)> {
         let delivery = self.deliver(key, Arc::new(item), false, false);
-        self.channels[key as usize].at_top = false;
+        self.channels[key].at_top = false;
         delivery
     }
 
@@ -239,7 +239,7 @@ impl Home {
         key: u32,
         happening: Happening,
     ) -> Option<Arc<Delivery>> {
-        let hears = self.channels.get(key as usize)?.hears > 0;
+        let hears = self.channels.get(key)?.hears > 0;
         hears.then(|| self.delivery(key, happening))
     }
 
@@ -273,7 +273,7 @@ impl Home {
 
     /// Whether the retained publication with this offset is another one. `None`: none is retained.
     pub(in crate::gateway) fn differs(&self, key: u32, item: &Item) -> Option<bool> {
-        let stream = self.channels.get(key as usize)?.stream.as_ref()?;
+        let stream = self.channels.get(key)?.stream.as_ref()?;
         stream.get(item.offset).map(|it| !it.says_as(item))
     }
 
@@ -292,7 +292,7 @@ impl Home {
         }
         let promised = line.wait.as_ref().and_then(|wait| wait.promised);
         self.expire(key, now);
-        let stream = self.channels[key as usize].stream.as_ref()?;
+        let stream = self.channels[key].stream.as_ref()?;
         let (position, len) = (stream.position(), stream.len() as u64);
         let is_older = |(epoch, offset)| epoch != position.epoch || position.offset < offset;
         if promised.is_some_and(is_older) {

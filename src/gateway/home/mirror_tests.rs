@@ -446,7 +446,7 @@ fn the_last_to_go_leaves_a_stream_or_nothing() {
     assert!(!home.abandon("a") && home.audience("a") == 1);
     home.change(key, |channel| channel.last = Some(Arc::new(item(9, 10))));
     assert!(matches!(home.dismiss(&leaves("a", 0, 1)), Some((None, true))));
-    assert!(home.channels[key as usize].last.is_none() && home.audience("a") == 0);
+    assert!(home.channels[key].last.is_none() && home.audience("a") == 0);
     assert_eq!(home.position(key).map(|it| it.offset), Some(10), "the stream is kept");
     assert!(home.abandon("a") && home.find("a").is_none());
     // Without a stream there is nothing to keep.
@@ -549,7 +549,7 @@ fn publications_follow_pass_or_are_known_already() {
             other => panic!("{other:?}"),
         }
     };
-    let at_top = |home: &Home| home.channels[key as usize].at_top;
+    let at_top = |home: &Home| home.channels[key].at_top;
     let delivery = home.follow(key, (item(11, 10), 77), &OPTIONS, NOW);
     assert_eq!(published(delivery), (11, false));
     assert_eq!(home.line(key).map(|line| line.print), Some(77));

@@ -93,7 +93,7 @@ impl Home {
             }
         };
         let delivery = self.deliver(key, item, publish.delta, publish.is_json);
-        let receivers = self.channels[key as usize].receivers();
+        let receivers = self.channels[key].receivers();
         self.tidy(key);
         Published { answer: Answer::Published { position, suppressed: false, receivers }, delivery }
     }
@@ -106,7 +106,7 @@ impl Home {
         delta: bool,
         is_json: bool,
     ) -> Option<(u32, Arc<Delivery>)> {
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         channel.seq += 1;
         channel.at_top = item.offset > 0;
         let seq = channel.seq;
@@ -121,7 +121,7 @@ impl Home {
             base = last.filter(|_| delta).map(|last| last.payload());
         }
         let happening = Happening::Published { item, seq, base };
-        let name = self.channels[key as usize].name.clone();
+        let name = self.channels[key].name.clone();
         let delivery = Delivery::new(self.id(key), name, happening);
         Some((key, Arc::new(if is_json { delivery.of_json() } else { delivery })))
     }
@@ -161,7 +161,7 @@ impl Home {
 
     /// Who is in a channel.
     pub(in crate::gateway) fn presence(&self, name: &str) -> Vec<(ClientId, Who)> {
-        let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
+        let roster = self.find(name).and_then(|key| self.channels[key].roster.as_ref());
         roster.map(|roster| roster.presence()).unwrap_or_default()
     }
 
@@ -174,7 +174,7 @@ impl Home {
         max: usize,
     ) -> Result<Bytes, Error> {
         let key = self.find(name);
-        let roster = key.and_then(|key| self.channels[key as usize].roster.as_mut());
+        let roster = key.and_then(|key| self.channels[key].roster.as_mut());
         let (Some(key), Some(roster)) = (key, roster) else {
             return Ok(wire::encode_members(encoding, std::iter::empty()).into());
         };
@@ -194,7 +194,7 @@ impl Home {
 
     /// A channel's members change, or its copies have to go.
     pub(super) fn forget_copies(&mut self, key: u32) {
-        let channel = self.channels.get_mut(key as usize);
+        let channel = self.channels.get_mut(key);
         if let Some(roster) = channel.and_then(|channel| channel.roster.as_mut())
             && roster.copied() > 0
         {
@@ -206,7 +206,7 @@ impl Home {
 
     /// How many are in a channel.
     pub(in crate::gateway) fn presence_stats(&self, name: &str) -> PresenceStatsResult {
-        let roster = self.find(name).and_then(|key| self.channels[key as usize].roster.as_ref());
+        let roster = self.find(name).and_then(|key| self.channels[key].roster.as_ref());
         roster.map(|roster| roster.stats()).unwrap_or_default()
     }
 }

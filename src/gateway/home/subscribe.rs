@@ -59,7 +59,7 @@ impl Home {
     /// One more subscriber, whom publications reach from here on.
     pub(super) fn arrive(&mut self, key: u32, letter: &SubscribeLetter) {
         self.listen(key, letter.core);
-        self.channels[key as usize].hears += u32::from(letter.hears);
+        self.channels[key].hears += u32::from(letter.hears);
     }
 
     /// The answer to a subscriber who has arrived, and who it is if others shall be told.
@@ -74,7 +74,7 @@ impl Home {
         if letter.member.is_some() {
             self.forget_copies(key);
         }
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         let (seq, hears) = (channel.seq, channel.hears);
         let member = letter.member.filter(|_| is_in);
         let client = member.as_ref().map(|member| member.client);
@@ -96,7 +96,7 @@ impl Home {
     ) -> Recovered {
         let Recover { since, mode, limit, max_bytes, or_reject } = recover;
         let filter = letter.filter.as_deref();
-        let stream = self.channels[key as usize].stream.as_ref();
+        let stream = self.channels[key].stream.as_ref();
         let items = stream.and_then(|stream| match mode {
             RecoverMode::Stream => stream.recover(since, *limit, *max_bytes, filter),
             RecoverMode::Cache => stream.newest(since, *limit, filter),
@@ -113,7 +113,7 @@ impl Home {
     /// Lets the next patch be based on this publication of the stream, if it is what everybody
     /// else has last.
     fn prime(&mut self, key: u32, newest: &Arc<Item>) -> bool {
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         let top = channel.stream.as_ref().map_or(0, |stream| stream.position().offset);
         if !channel.at_top || newest.offset != top {
             return false;
@@ -123,7 +123,7 @@ impl Home {
     }
 
     pub(super) fn listen(&mut self, key: u32, core: u16) {
-        let listeners = &mut self.channels[key as usize].listeners;
+        let listeners = &mut self.channels[key].listeners;
         if let Some(listener) = listeners.iter_mut().find(|listener| listener.core == core) {
             listener.count += 1;
             return;
@@ -139,7 +139,7 @@ impl Home {
     pub(in crate::gateway) fn inform(&mut self, letter: InformLetter) {
         let InformLetter { channel, client, conn_info, chan_info } = letter;
         let Some(key) = self.find(&channel) else { return };
-        let roster = self.channels[key as usize].roster.as_mut();
+        let roster = self.channels[key].roster.as_mut();
         if roster.is_some_and(|roster| roster.inform(client, conn_info, chan_info)) {
             self.forget_copies(key);
         }
@@ -157,7 +157,7 @@ impl Home {
             self.rest(key, now);
             return None;
         }
-        let hears = self.channels[key as usize].hears > 0;
+        let hears = self.channels[key].hears > 0;
         let Left { client, who, .. } = left.filter(|left| hears && left.announced)?;
         Some((key, self.delivery(key, Happening::Leave(client, who))))
     }
@@ -167,7 +167,7 @@ impl Home {
         if letter.member.is_some() {
             self.forget_copies(key);
         }
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         let of = |listener: &Listener| listener.core == letter.core;
         let place = channel.listeners.iter().position(of)?;
         channel.hears -= u32::from(letter.hears);

@@ -43,9 +43,9 @@ impl Home {
         let mut tops = Vec::new();
         let all = self.keys;
         let end = (self.sweep.next + all / STEPS as usize + 1).min(all);
-        for key in self.sweep.next..end {
+        for key in self.sweep.next as u32..end as u32 {
             if self.channels.contains(key) {
-                self.visit(key as u32, now, &mut tops);
+                self.visit(key, now, &mut tops);
             }
         }
         self.sweep.next = if end < all { end } else { 0 };
@@ -55,7 +55,7 @@ impl Home {
     fn visit(&mut self, key: u32, now: Duration, tops: &mut Vec<(u16, Positions)>) {
         self.expire(key, now);
         let id = self.id(key);
-        let channel = &mut self.channels[key as usize];
+        let channel = &mut self.channels[key];
         let Some(stream) = &channel.stream else { return };
         if channel.is_idle() {
             if stream.is_over(now) {
@@ -73,7 +73,7 @@ impl Home {
     pub(in crate::gateway) fn missed(&mut self) -> Vec<(u16, Positions)> {
         let mut tops = Vec::new();
         for key in &self.missed {
-            let Some(channel) = self.channels.get(*key as usize) else { continue };
+            let Some(channel) = self.channels.get(*key) else { continue };
             let Some(stream) = &channel.stream else { continue };
             let top = stream.position().offset;
             let id = self.id(*key);
@@ -88,7 +88,7 @@ impl Home {
     pub(in crate::gateway) fn told(&mut self, cores: &[u16]) {
         let channels = &mut self.channels;
         self.missed.retain(|key| {
-            let Some(channel) = channels.get_mut(*key as usize) else { return false };
+            let Some(channel) = channels.get_mut(*key) else { return false };
             for listener in &mut channel.listeners {
                 listener.missed &= !cores.contains(&listener.core);
             }

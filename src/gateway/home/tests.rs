@@ -48,13 +48,13 @@ fn history_stays_within_its_bytes_and_the_oldest_goes() {
 }
 
 fn retained(home: &Home, key: u32) -> u64 {
-    let stream = home.channels[key as usize].stream.as_ref().unwrap();
+    let stream = home.channels[key].stream.as_ref().unwrap();
     stream.read(&crate::gateway::stream::Read { limit: -1, ..Default::default() }).unwrap().len()
         as u64
 }
 
 fn oldest(home: &Home, key: u32) -> Option<Duration> {
-    home.channels[key as usize].stream.as_ref()?.oldest()
+    home.channels[key].stream.as_ref()?.oldest()
 }
 
 #[test]
@@ -85,12 +85,12 @@ fn idle_channels_are_bounded_and_the_longest_unused_goes() {
 fn audit(home: &Home) {
     let mut held = Share::default();
     let mut idle = 0;
-    for (key, channel) in &home.channels {
+    for (key, channel) in home.channels.iter() {
         let share = channel.share();
         held.items += share.items;
         held.record += share.record;
         idle += usize::from(channel.is_idle());
-        let stored = home.stored.get(channel.stored as usize) == Some(&(key as u32));
+        let stored = home.stored.get(channel.stored as usize) == Some(&key);
         assert_eq!(stored, share.items > 0, "{}", channel.name);
     }
     assert_eq!((home.held, home.idle), (held, idle));
@@ -268,7 +268,7 @@ fn the_last_subscriber_leaves_only_the_history() {
         }
     }
     assert!(home.find("plain").is_none());
-    let kept = &home.channels[home.find("kept").unwrap() as usize];
+    let kept = &home.channels[home.find("kept").unwrap()];
     assert!(kept.listeners.is_empty() && kept.roster.is_none() && kept.last.is_none());
     assert_eq!((kept.hears, home.active(), home.idle), (0, 0, 1));
 }
@@ -323,7 +323,7 @@ fn tables_grow_by_a_quarter_and_idle_channels_pay_their_part_of_them() {
     assert_eq!((home.len(), home.idle, home.active()), (400, 400, 0));
     let records = heap(home.channels.capacity() * size_of::<Option<Channel>>());
     let keys = heap((home.stored.capacity() + home.missed.capacity()) * size_of::<u32>());
-    let tables = records + keys + home.names.allocation_size();
+    let tables = records + keys + home.channels.table_size();
     assert_eq!(home.records(), home.held.record + tables);
     assert_eq!(
         home.history_bytes(),
@@ -383,7 +383,7 @@ pub(super) fn member(number: u128, bytes: usize, announced: bool) -> Member {
 #[test]
 fn answers_to_presence_are_kept_within_their_bytes() {
     let audit = |home: &Home| {
-        let copied = |key: &u32| home.channels[*key as usize].roster.as_ref().unwrap().copied();
+        let copied = |key: &u32| home.channels[*key].roster.as_ref().unwrap().copied();
         let kept: Vec<usize> = home.copied.iter().map(copied).collect();
         assert!(kept.iter().all(|bytes| *bytes > 0));
         assert_eq!(home.copies, kept.iter().sum::<usize>());
@@ -520,18 +520,18 @@ fn what_patches_need_is_on_the_account_once() {
         home.publish(&"a".into(), publish, 1, NOW);
     };
     publish(&mut home, None);
-    let last = home.channels[key as usize].last.clone().unwrap();
+    let last = home.channels[key].last.clone().unwrap();
     assert_eq!(home.held, Share { items: last.cost(), record: 0 });
     // One of the history lies there.
     publish(&mut home, Some(OPTIONS));
-    let history = home.channels[key as usize].stream.as_ref().unwrap().bytes();
+    let history = home.channels[key].stream.as_ref().unwrap().bytes();
     assert!(history >= 1000);
     assert_eq!(home.held.items, history);
     // Without room for it the next one goes to everybody whole.
     home.limits.history_bytes = 100;
     home.make_room();
     assert_eq!((home.held.items, home.counters().history_dropped), (0, 2));
-    assert!(home.channels[key as usize].last.is_none());
+    assert!(home.channels[key].last.is_none());
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Locals {
         lost: &mut Vec<(SubKey, Loss)>,
     ) -> u64 {
         let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
-        let channel = &mut self.channels[*channel as usize];
+        let channel = &mut self.channels[*channel];
         // Somebody who has the last publication that came has the patch's base, unless publications
         // between the two did not come.
         let follows = seq == channel.seq + 1;
@@ -86,7 +86,7 @@ impl Locals {
     fn announce(&mut self, out: &mut dyn Outside, delivery: &Delivery) -> u64 {
         let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
         let mut sent = 0;
-        for key in &self.channels[*channel as usize].members {
+        for key in &self.channels[*channel].members {
             let sub = &self.subs[*key as usize];
             if !sub.is(JOINS) {
                 continue;
@@ -107,7 +107,7 @@ impl Locals {
         lost: &mut Vec<(SubKey, Loss)>,
     ) {
         let Some(channel) = self.ids.get(&channel) else { return };
-        for key in &self.channels[*channel as usize].members {
+        for key in &self.channels[*channel].members {
             let sub = &self.subs[*key as usize];
             if sub.is(POSITIONED) && sub.last < top {
                 lost.push((SubKey(*key), Loss::Gap));

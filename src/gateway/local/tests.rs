@@ -50,7 +50,7 @@ fn what_a_subscription_had_goes_with_it() {
     assert!(locals.end(client, goes.sub).is_some());
     assert!(locals.end(client, goes.sub).is_none());
     assert_eq!((client.subscriptions(), locals.filters.len(), locals.ids.len()), (1, 0, 1));
-    assert_eq!((locals.names.len(), locals.channels.len()), (1, 1));
+    assert_eq!(locals.channels.len(), 1);
     assert!(locals.end_first(client).is_some() && locals.is_empty());
 }
 
@@ -70,7 +70,7 @@ fn a_number_that_is_given_anew_finds_the_new_channel() {
     let other = locals.begin(keys[0], users.get_mut(keys[0]).unwrap(), "b", begin(None)).unwrap();
     locals.confirm(&answer(&other, 5)).unwrap();
     locals.confirm(&answer(&again, 6)).unwrap();
-    let name = |id| &*locals.channels[locals.ids[&ChannelId(id)] as usize].name;
+    let name = |id| &*locals.channels[locals.ids[&ChannelId(id)]].name;
     assert_eq!((name(5), name(6)), ("b", "a"));
 }
 
@@ -144,8 +144,7 @@ fn the_account_has_every_part_of_a_subscription() {
 
 #[test]
 fn nothing_is_left_when_each_book_is_empty() {
-    let remains: [fn(&mut Locals); 6] = [
-        |locals| _ = locals.names.insert_unique(0, 0, |_| 0),
+    let remains: [fn(&mut Locals); 5] = [
         |locals| locals.bytes = 1,
         |locals| locals.filter_bytes = 1,
         |locals| _ = locals.ids.insert(ChannelId(1), 0),

@@ -4,11 +4,12 @@
 //! Below `admin/`, with the names that Centrifugo has for them: `init` says whether a session
 //! holds, `auth` begins one, `api` takes requests of the server API in their older form; `stats`,
 //! `past`, `help`, `channels`, `users` and `user` are ours. The invariant: but for the files of the
-//! page, `init` and `auth`, nothing is told or done without a session, and a session begins only
-//! with the password.
+//! page, `init` and `auth`, nothing is told or done without a session ([`Operator`]), and a session
+//! begins only with the password.
 
 mod assets;
 mod attempts;
+mod operator;
 mod past;
 mod search;
 mod session;
@@ -24,14 +25,13 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
-use self::attempts::{Attempt, Attempts};
-use self::session::AdminSessions;
+use self::attempts::Attempt;
+use self::operator::{Entrance, Inside, Operator};
 use super::api::{Api, ApiConfig};
 use super::backend::Backend;
 use super::body::{self, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
 use super::http::Peer;
-use super::room;
 use crate::gateway::api::ApiRequest;
 use crate::options::Secret;
 
@@ -97,16 +97,14 @@ pub(super) fn router<B: Backend>(
         ..ApiConfig::default()
     };
     let past = Arc::new(Past::default());
-    let admin = Arc::new(Admin {
+    let inside = Inside {
         api: Api::new(backend.clone(), api_config, counts.clone()),
         backend,
-        password: config.password.clone(),
-        sessions: AdminSessions::new(&config.password, &config.secret, config.session),
-        attempts: Attempts::new(config.attempts),
-        counts,
+        counts: counts.clone(),
         past: past.clone(),
         started: Instant::now(),
-    });
+    };
+    let entrance = Arc::new(Entrance::new(config, counts, inside));
     let mut router = Router::new()
         .route(&config.path("init"), get(init::<B>))
         .route(&config.path("auth"), post(auth::<B>))
@@ -127,49 +125,20 @@ pub(super) fn router<B: Backend>(
     if root {
         router = router.route(&format!("{}/", config.prefix), below("admin/"));
     }
-    (router.with_state(admin), past)
+    (router.with_state(entrance), past)
 }
 
-struct Admin<B> {
-    api: Api<B>,
-    backend: Arc<B>,
-    password: Secret,
-    sessions: AdminSessions,
-    attempts: Attempts,
-    counts: Arc<Counts>,
-    past: Arc<Past>,
-    started: Instant,
-}
-
-impl<B> Admin<B> {
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        token(headers).is_some_and(|token| self.sessions.holds(token))
-    }
-
-    /// The answer to whoever has no session, or finds no place.
-    fn refuses(&self, request: &Request) -> Option<Response> {
-        if !self.admits(request.headers()) {
-            return Some(refusal(StatusCode::UNAUTHORIZED));
-        }
-        (!room::recognise(request.extensions())).then(|| refusal(StatusCode::SERVICE_UNAVAILABLE))
-    }
-}
-
-/// The token in `Authorization: token <token>`.
-fn token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("token").then(|| token.trim())
-}
-
-async fn init<B: Backend>(State(admin): State<Arc<Admin<B>>>, headers: HeaderMap) -> Response {
+async fn init<B: Backend>(
+    State(entrance): State<Arc<Entrance<B>>>,
+    headers: HeaderMap,
+) -> Response {
     #[derive(Serialize)]
     struct Init {
         insecure: bool,
         edition: &'static str,
         authenticated: bool,
     }
-    let authenticated = admin.admits(&headers);
+    let authenticated = entrance.admits(&headers);
     written(&Init { insecure: false, edition: "ringhold", authenticated })
 }
 
@@ -182,7 +151,7 @@ struct Login {
 /// `POST` of a form with `password`: the token of a new session; 400 if it is wrong, as with
 /// Centrifugo; 429 if too many were.
 async fn auth<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
+    State(entrance): State<Arc<Entrance<B>>>,
     peer: Option<Extension<Peer>>,
     request: Request,
 ) -> Response {
@@ -190,20 +159,18 @@ async fn auth<B: Backend>(
     if request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
         return refusal(StatusCode::FORBIDDEN);
     }
-    let login = match login(request, &admin.counts).await {
+    let login = match login(request, &entrance.counts).await {
         Ok(login) => login,
         Err(status) => return refusal(status),
     };
     let peer = peer.map(|Extension(Peer(address))| address);
     let from = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
-    let given = login.password.as_bytes();
-    let right = super::access::same(admin.password.reveal().as_bytes(), given);
-    match admin.attempts.attempt(peer.map(|peer| peer.ip()), Instant::now(), right) {
+    match entrance.attempt(peer.map(|peer| peer.ip()), &login.password) {
         Attempt::Right => {
-            let Some(token) = admin.sessions.begin() else {
+            let Some(token) = entrance.begin() else {
                 return refusal(StatusCode::INTERNAL_SERVER_ERROR);
             };
-            admin.counts.admin_logins.count();
+            entrance.counts.admin_logins.count();
             tracing::info!(%from, "an operator logged in");
             #[derive(Serialize)]
             struct Session {
@@ -212,12 +179,12 @@ async fn auth<B: Backend>(
             written(&Session { token })
         }
         Attempt::Wrong => {
-            admin.counts.admin_logins_failed.count();
+            entrance.counts.admin_logins_failed.count();
             tracing::warn!(%from, "a login with a wrong password");
             refusal(StatusCode::BAD_REQUEST)
         }
         Attempt::Limited(wait) => {
-            admin.counts.admin_logins_limited.count();
+            entrance.counts.admin_logins_limited.count();
             let mut response = refusal(StatusCode::TOO_MANY_REQUESTS);
             let seconds = HeaderValue::from(wait.as_secs() + 1);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -237,17 +204,14 @@ async fn login(request: Request, counts: &Counts) -> Result<Login, StatusCode> {
 }
 
 /// Requests of the server API, by a session instead of a key.
-async fn api<B: Backend>(State(admin): State<Arc<Admin<B>>>, request: Request) -> Response {
-    if let Some(response) = admin.refuses(&request) {
-        return response;
-    }
+async fn api<B: Backend>(Operator(inside): Operator<B>, request: Request) -> Response {
     let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string());
     let log = |request: &ApiRequest| {
         if !is_question(request) {
             tracing::info!(from, method = request.method(), "an operator acts");
         }
     };
-    admin.api.legacy(request, log).await
+    inside.api.legacy(request, log).await
 }
 
 /// Whether a request changes nothing.

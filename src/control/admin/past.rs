@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::{Admin, written};
+use super::operator::Operator;
+use super::written;
 use crate::control::backend::Backend;
 use crate::control::counts::Counts;
 use crate::control::metrics::{SNAPSHOT_TIMEOUT, Values};
@@ -111,14 +111,8 @@ fn now() -> u64 {
 }
 
 /// `GET` of all readings.
-pub(super) async fn past<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    match admin.refuses(&request) {
-        None => written(&admin.past.told()),
-        Some(response) => response,
-    }
+pub(super) async fn past<B: Backend>(Operator(inside): Operator<B>) -> Response {
+    written(&inside.past.told())
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! Who and what is there, for the admin page: channels, users, a user's connections.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, Request, State};
+use axum::extract::Query;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, written};
+use super::operator::Operator;
+use super::written;
 use crate::control::backend::Backend;
 use crate::control::body::refusal;
 use crate::gateway::inspect::{Connection, Found, Named, Search};
@@ -81,43 +81,25 @@ impl<'a> Who<'a> {
     }
 }
 
-pub(super) async fn channels<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    if let Some(response) = admin.refuses(&request) {
-        return response;
-    }
-    match search(request.uri()) {
-        Ok(search) => found(within(admin.backend.channels(search)).await),
+pub(super) async fn channels<B: Backend>(Operator(inside): Operator<B>, uri: Uri) -> Response {
+    match search(&uri) {
+        Ok(search) => found(within(inside.backend.channels(search)).await),
         Err(status) => refusal(status),
     }
 }
 
-pub(super) async fn users<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    if let Some(response) = admin.refuses(&request) {
-        return response;
-    }
-    match search(request.uri()) {
-        Ok(search) => found(within(admin.backend.users(search)).await),
+pub(super) async fn users<B: Backend>(Operator(inside): Operator<B>, uri: Uri) -> Response {
+    match search(&uri) {
+        Ok(search) => found(within(inside.backend.users(search)).await),
         Err(status) => refusal(status),
     }
 }
 
-pub(super) async fn user<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    if let Some(response) = admin.refuses(&request) {
-        return response;
-    }
-    let Ok(Query(Whose { user })) = Query::try_from_uri(request.uri()) else {
+pub(super) async fn user<B: Backend>(Operator(inside): Operator<B>, uri: Uri) -> Response {
+    let Ok(Query(Whose { user })) = Query::try_from_uri(&uri) else {
         return refusal(StatusCode::BAD_REQUEST);
     };
-    match within(admin.backend.user(user, SHOWN)).await {
+    match within(inside.backend.user(user, SHOWN)).await {
         Ok(all) => written(&all.iter().map(Who::new).collect::<Vec<_>>()),
         Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE),
     }

@@ -1,16 +1,15 @@
 //! The figures of the admin page: one snapshot, the same that `/metrics` is made from, and who
 //! does not read.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::operator::Operator;
 use super::search::Who;
-use super::{Admin, written};
+use super::written;
 use crate::control::backend::{Backend, SlowReport};
 use crate::control::body::refusal;
 use crate::control::metrics::{Helps, SNAPSHOT_TIMEOUT, Values};
@@ -54,16 +53,10 @@ struct Ended<'a> {
     who: Who<'a>,
 }
 
-pub(super) async fn stats<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    if let Some(response) = admin.refuses(&request) {
-        return response;
-    }
+pub(super) async fn stats<B: Backend>(Operator(inside): Operator<B>) -> Response {
     let figures = async {
-        let snapshot = admin.backend.snapshot().await;
-        (snapshot, admin.backend.slow(SLOW_SHOWN).await)
+        let snapshot = inside.backend.snapshot().await;
+        (snapshot, inside.backend.slow(SLOW_SHOWN).await)
     };
     let Ok((snapshot, slow)) = tokio::time::timeout(SNAPSHOT_TIMEOUT, figures).await else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE);
@@ -71,23 +64,17 @@ pub(super) async fn stats<B: Backend>(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     written(&Stats {
         time: now.as_millis() as u64,
-        uptime: admin.started.elapsed().as_secs(),
+        uptime: inside.started.elapsed().as_secs(),
         version: env!("CARGO_PKG_VERSION"),
-        draining: admin.backend.draining(),
-        metrics: Values::new(&snapshot, &admin.counts),
+        draining: inside.backend.draining(),
+        metrics: Values::new(&snapshot, &inside.counts),
         slow: told(&slow),
     })
 }
 
 /// What each metric means.
-pub(super) async fn help<B: Backend>(
-    State(admin): State<Arc<Admin<B>>>,
-    request: Request,
-) -> Response {
-    match admin.refuses(&request) {
-        None => written(&Helps::new()),
-        Some(response) => response,
-    }
+pub(super) async fn help<B: Backend>(_: Operator<B>) -> Response {
+    written(&Helps::new())
 }
 
 fn told(report: &SlowReport) -> Slow<'_> {

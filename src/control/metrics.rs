@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::backend::{Backend, Snapshot};
 use super::body::refusal;
-use super::counts::{Counts, FEED_ENDS};
+use super::counts::{Counts, FEED_ENDS, Maps};
 use super::process;
 use super::room::Seat;
 use crate::gateway::api::ApiRequest;
@@ -296,6 +296,17 @@ fn gateway(all: &mut Vec<Metric>, snapshot: &Snapshot) {
 
 fn control(all: &mut Vec<Metric>, counts: &Counts, stats: &GatewayStats) {
     let maps = counts.maps();
+    api(all, &maps, stats);
+    hooks(all, &maps);
+    consumers::collect(all, &maps);
+    drop(maps);
+    for (name, kind, help, of) in COUNTED {
+        all.push(Metric::new(name, kind, help).number(of(counts)));
+    }
+}
+
+/// Calls of the server API, on cores and in the control plane.
+fn api(all: &mut Vec<Metric>, maps: &Maps, stats: &GatewayStats) {
     let (mut api_calls, mut api_errors) = (maps.api_calls.clone(), maps.api_errors.clone());
     for (method, durations) in stats.api_calls() {
         api_calls.entry(method).or_default().add(durations);
@@ -327,7 +338,10 @@ fn control(all: &mut Vec<Metric>, counts: &Counts, stats: &GatewayStats) {
         refused.add(vec![("status", status.to_string())], Value::Number(*number));
     }
     all.push(refused.label("status", "`400`, `401`, `408`, `413`, `503`"));
+}
 
+/// Questions to the application's backend.
+fn hooks(all: &mut Vec<Metric>, maps: &Maps) {
     let kinds: Vec<_> = HookKind::ALL.iter().map(|kind| kind.name()).collect();
     let failures: Vec<_> = HookFailure::ALL.iter().map(|failure| failure.name()).collect();
     let mut calls =
@@ -356,149 +370,115 @@ fn control(all: &mut Vec<Metric>, counts: &Counts, stats: &GatewayStats) {
         ended.add(vec![("by", who.to_owned())], Value::Number(number));
     }
     all.push(ended.label("by", &list(&FEED_ENDS)));
-    consumers::collect(all, &maps);
-    drop(maps);
-
-    for (name, kind, help, value) in [
-        (
-            "hooks_in_flight",
-            Kind::Gauge,
-            "Questions to the backend that wait",
-            counts.hooks_in_flight.get(),
-        ),
-        (
-            "hooks_queue_full",
-            Kind::Total,
-            "Questions to the backend refused at once: too many or too large ones were under way",
-            counts.hooks_queue_full.get(),
-        ),
-        ("hook_streams", Kind::Gauge, "Streams of subscriptions that are open", counts.feeds.get()),
-        (
-            "hook_stream_publications",
-            Kind::Total,
-            "Publications for one subscriber that came on such streams",
-            counts.feed_messages_in.get(),
-        ),
-        (
-            "hook_stream_messages",
-            Kind::Total,
-            "Publications of subscribers handed to such streams",
-            counts.feed_messages_out.get(),
-        ),
-        (
-            "hook_streams_full",
-            Kind::Total,
-            "Such streams, and publications to them, refused because there was no room",
-            counts.feeds_full.get(),
-        ),
-        (
-            "http_connections",
-            Kind::Gauge,
-            "HTTP connections that are served",
-            counts.http_connections.get(),
-        ),
-        (
-            "http_accepted",
-            Kind::Total,
-            "HTTP connections taken, refused ones included",
-            counts.http_accepted.get(),
-        ),
-        (
-            "http_refused",
-            Kind::Total,
-            "HTTP connections refused with 503: all places are at work",
-            counts.http_refused.get(),
-        ),
-        (
-            "http_evicted",
-            Kind::Total,
-            "HTTP connections ended because another needed their place",
-            counts.http_evicted.get(),
-        ),
-        (
-            "http_late",
-            Kind::Total,
-            "HTTP connections ended because they kept the server waiting",
-            counts.http_late.get(),
-        ),
-        (
-            "http_bodies_bytes",
-            Kind::Gauge,
-            "Bytes that the bodies of requests hold, without small ones",
-            counts.http_bodies.held() as u64,
-        ),
-        (
-            "http_bodies_refused",
-            Kind::Total,
-            "Requests refused with 503: no room for their bodies",
-            counts.http_bodies.refused.get(),
-        ),
-        (
-            "log_dropped",
-            Kind::Total,
-            "Lines of the log that could not be written",
-            super::logging::dropped(),
-        ),
-        (
-            "http_failed",
-            Kind::Total,
-            "HTTP connections that ended with an error or a deadline",
-            counts.http_failed.get(),
-        ),
-        (
-            "tls_reloads",
-            Kind::Total,
-            "Times certificates were loaded while the server ran",
-            counts.tls_reloads.get(),
-        ),
-        (
-            "tls_reloads_failed",
-            Kind::Total,
-            "Times that failed, and the certificates stayed",
-            counts.tls_reloads_failed.get(),
-        ),
-        (
-            "tls_orders",
-            Kind::Total,
-            "Certificates that an authority has issued",
-            counts.tls_orders.get(),
-        ),
-        (
-            "tls_orders_failed",
-            Kind::Total,
-            "Orders for a certificate that failed",
-            counts.tls_orders_failed.get(),
-        ),
-        (
-            "tls_certificate_not_after_seconds",
-            Kind::Gauge,
-            "When the certificate that ends first ends, in seconds since 1970; 0 without TLS",
-            counts.tls_not_after.get(),
-        ),
-        ("jwks_fetched", Kind::Total, "Key sets fetched", counts.jwks_fetched.get()),
-        ("jwks_failed", Kind::Total, "Fetches of key sets that failed", counts.jwks_failed.get()),
-        (
-            "admin_logins",
-            Kind::Total,
-            "Logins to the admin page that succeeded",
-            counts.admin_logins.get(),
-        ),
-        (
-            "admin_logins_failed",
-            Kind::Total,
-            "Logins to the admin page with a wrong password",
-            counts.admin_logins_failed.get(),
-        ),
-        (
-            "admin_logins_limited",
-            Kind::Total,
-            "Logins to the admin page refused with 429: too many failed before",
-            counts.admin_logins_limited.get(),
-        ),
-    ] {
-        all.push(Metric::new(name, kind, help).number(value));
-    }
 }
+
+type CountOf = fn(&Counts) -> u64;
+
+/// What the control plane counts without labels.
+const COUNTED: [(&str, Kind, &str, CountOf); 25] = [
+    ("hooks_in_flight", Kind::Gauge, "Questions to the backend that wait", |c| {
+        c.hooks_in_flight.get()
+    }),
+    (
+        "hooks_queue_full",
+        Kind::Total,
+        "Questions to the backend refused at once: too many or too large ones were under way",
+        |c| c.hooks_queue_full.get(),
+    ),
+    ("hook_streams", Kind::Gauge, "Streams of subscriptions that are open", |c| c.feeds.get()),
+    (
+        "hook_stream_publications",
+        Kind::Total,
+        "Publications for one subscriber that came on such streams",
+        |c| c.feed_messages_in.get(),
+    ),
+    (
+        "hook_stream_messages",
+        Kind::Total,
+        "Publications of subscribers handed to such streams",
+        |c| c.feed_messages_out.get(),
+    ),
+    (
+        "hook_streams_full",
+        Kind::Total,
+        "Such streams, and publications to them, refused because there was no room",
+        |c| c.feeds_full.get(),
+    ),
+    ("http_connections", Kind::Gauge, "HTTP connections that are served", |c| {
+        c.http_connections.get()
+    }),
+    ("http_accepted", Kind::Total, "HTTP connections taken, refused ones included", |c| {
+        c.http_accepted.get()
+    }),
+    (
+        "http_refused",
+        Kind::Total,
+        "HTTP connections refused with 503: all places are at work",
+        |c| c.http_refused.get(),
+    ),
+    (
+        "http_evicted",
+        Kind::Total,
+        "HTTP connections ended because another needed their place",
+        |c| c.http_evicted.get(),
+    ),
+    (
+        "http_late",
+        Kind::Total,
+        "HTTP connections ended because they kept the server waiting",
+        |c| c.http_late.get(),
+    ),
+    (
+        "http_bodies_bytes",
+        Kind::Gauge,
+        "Bytes that the bodies of requests hold, without small ones",
+        |c| c.http_bodies.held() as u64,
+    ),
+    (
+        "http_bodies_refused",
+        Kind::Total,
+        "Requests refused with 503: no room for their bodies",
+        |c| c.http_bodies.refused.get(),
+    ),
+    ("log_dropped", Kind::Total, "Lines of the log that could not be written", |_| {
+        super::logging::dropped()
+    }),
+    ("http_failed", Kind::Total, "HTTP connections that ended with an error or a deadline", |c| {
+        c.http_failed.get()
+    }),
+    ("tls_reloads", Kind::Total, "Times certificates were loaded while the server ran", |c| {
+        c.tls_reloads.get()
+    }),
+    ("tls_reloads_failed", Kind::Total, "Times that failed, and the certificates stayed", |c| {
+        c.tls_reloads_failed.get()
+    }),
+    ("tls_orders", Kind::Total, "Certificates that an authority has issued", |c| {
+        c.tls_orders.get()
+    }),
+    ("tls_orders_failed", Kind::Total, "Orders for a certificate that failed", |c| {
+        c.tls_orders_failed.get()
+    }),
+    (
+        "tls_certificate_not_after_seconds",
+        Kind::Gauge,
+        "When the certificate that ends first ends, in seconds since 1970; 0 without TLS",
+        |c| c.tls_not_after.get(),
+    ),
+    ("jwks_fetched", Kind::Total, "Key sets fetched", |c| c.jwks_fetched.get()),
+    ("jwks_failed", Kind::Total, "Fetches of key sets that failed", |c| c.jwks_failed.get()),
+    ("admin_logins", Kind::Total, "Logins to the admin page that succeeded", |c| {
+        c.admin_logins.get()
+    }),
+    ("admin_logins_failed", Kind::Total, "Logins to the admin page with a wrong password", |c| {
+        c.admin_logins_failed.get()
+    }),
+    (
+        "admin_logins_limited",
+        Kind::Total,
+        "Logins to the admin page refused with 429: too many failed before",
+        |c| c.admin_logins_limited.get(),
+    ),
+];
 
 fn memory(all: &mut Vec<Metric>, snapshot: &Snapshot) {
     let resident = process::resident_bytes().unwrap_or_default();

@@ -142,7 +142,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Reads one request, or a part of one. Returns how much of the piece that is.
     fn read_request(&mut self, slot: u32, generation: u32, range: Range<usize>) -> usize {
         let all = range.len();
-        let max = self.core.config.max_head;
         let port = self.core.adopted.of(slot).map_or(0, |(port, _)| port);
         self.core.adopted.turn_to(port);
         let mut head = self.core.take_head(slot);
@@ -155,55 +154,60 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 return all;
             }
         }
-        let bodiless;
         // Parsed from a copy where it came in pieces, in place where it came whole.
         let copy = std::mem::take(&mut head.bytes);
-        let outcome = {
-            let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
-            // RFC 9110 section 9.3.2: the answer to HEAD has no body.
-            bodiless = bytes.starts_with(b"HEAD ");
-            match request::parse(bytes, &mut head.scanned, max) {
-                Ok(None) => Ok(None),
-                Ok(Some((request, len))) => {
-                    let kept = self.core.requests.via(slot);
-                    if kept.is_some() && head.end == 0 {
-                        self.core.learn_next_client(slot, &request);
-                    }
-                    let via = self.core.learn_client(slot, &request);
-                    head.via = head.via.or(kept).or(via);
-                    let refusal = self.core.refusal_of(slot);
-                    let peer = self.core.slots.cold(slot).map(|cold| cold.peer());
-                    match (refusal, peer) {
-                        (Some(refusal), _) => Err(refusal),
-                        (None, None) => return all,
-                        (None, Some(peer)) => {
-                            let request = &request;
-                            let asked = Asked { slot, generation, request, bytes, len, peer };
-                            answer(&mut self.handler, &mut self.core, &mut self.states, &asked)
-                                .map(|verdict| Some((verdict, len)))
-                        }
-                    }
-                }
-                Err(refusal) => Err(refusal),
-            }
+        let bytes = if whole { &self.arena.bytes[range.clone()] } else { &copy[..] };
+        // RFC 9110 section 9.3.2: the answer to HEAD has no body.
+        let bodiless = bytes.starts_with(b"HEAD ");
+        let Self { core, handler, states, .. } = self;
+        let Some(outcome) = decide(core, handler, states, &mut head, (slot, generation), bytes)
+        else {
+            return all;
         };
-        let keep = |mut head: Head, copy: Vec<u8>, arena: &[u8]| {
-            head.bytes = copy;
-            if whole {
-                head.bytes.extend_from_slice(&arena[range.clone()]);
-            }
-            head
-        };
+        let came = Came { range, before, head, copy, whole };
         match outcome {
             Ok(None) => {
-                let head = keep(head, copy, &self.arena.bytes);
-                self.core.keep_head(slot, head);
-                if whole {
-                    self.core.on_request_begun(slot);
-                }
+                self.keep_request(slot, came, 0);
+                all
             }
-            Ok(Some((Verdict::Upgrade { state, dialect, compression }, len))) => {
+            Ok(Some((verdict, len))) => self.carry_out(slot, came, verdict, len),
+            Err(refusal) => {
+                self.core.count_refusal(slot, refusal);
+                self.core.refuse_with(slot, refusal, bodiless);
+                all
+            }
+        }
+    }
+
+    /// Keeps what came of a request until there is more. `end`: how much of it is head and body,
+    /// if that is known.
+    fn keep_request(&mut self, slot: u32, came: Came, end: usize) {
+        let Came { range, mut head, copy, whole, .. } = came;
+        head.bytes = copy;
+        if whole {
+            head.bytes.extend_from_slice(&self.arena.bytes[range]);
+        }
+        head.end = if end > 0 { end } else { head.end };
+        self.core.keep_head(slot, head);
+        if whole {
+            self.core.on_request_begun(slot);
+        }
+    }
+
+    /// Does what is decided about a request whose head has `len` bytes. Returns how much of what
+    /// was just received is worked off.
+    fn carry_out(
+        &mut self,
+        slot: u32,
+        came: Came,
+        verdict: Verdict<H::State>,
+        len: usize,
+    ) -> usize {
+        let (all, before) = (came.range.len(), came.before);
+        match verdict {
+            Verdict::Upgrade { state, dialect, compression } => {
                 // What follows the head lies at the end of what was just received.
+                let range = came.range;
                 let rest = range.start + (len - before)..range.end;
                 self.core.agree(slot, compression);
                 if self.core.leftovers.len(slot) > 0 {
@@ -213,48 +217,42 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 }
                 self.on_upgraded(slot, state, dialect, rest);
             }
-            Ok(Some((Verdict::Stream { state, dialect, chunked }, _))) => {
+            Verdict::Stream { state, dialect, chunked } => {
                 // What follows the request has no meaning on a connection that is not used again.
                 self.core.leftovers.drop_of(slot, &mut self.core.inbound);
                 self.on_streaming(slot, state, dialect, chunked);
             }
-            Ok(Some((Verdict::Pass, _))) => {
-                let Some(via) = head.via else { return all };
-                let mut received = if whole { self.arena.bytes[range].to_vec() } else { copy };
+            Verdict::Pass => {
+                let Some(via) = came.head.via else { return all };
+                let mut received = match came.whole {
+                    true => self.arena.bytes[came.range].to_vec(),
+                    false => came.copy,
+                };
                 let core = &mut self.core;
                 received.append(&mut core.leftovers.take_rest(slot, &mut core.inbound));
                 self.core.begin_pass(slot, received, via);
             }
-            Ok(Some((Verdict::Answered(status, body), _))) => {
+            Verdict::Answered(status, body) => {
                 self.core.answer(slot, status, body);
                 self.relieve();
             }
-            Ok(Some((Verdict::Stays { status, body, end }, _))) => {
-                let Some(via) = head.via else { return all };
+            Verdict::Stays { status, body, end } => {
+                let Some(via) = came.head.via else { return all };
                 self.core.answer_and_stay(slot, via, status, body);
                 self.relieve();
                 return end - before;
             }
-            Ok(Some((Verdict::Awaited { end, bodiless }, _))) => {
-                let Some(via) = head.via else { return all };
+            Verdict::Awaited { end, bodiless } => {
+                let Some(via) = came.head.via else { return all };
                 self.core.await_answer(slot, via, end.is_none(), bodiless);
                 self.relieve();
                 return end.map_or(all, |end| end - before);
             }
-            Ok(Some((Verdict::Body { end, expected }, _))) => {
-                let mut head = keep(head, copy, &self.arena.bytes);
-                head.end = end;
-                self.core.keep_head(slot, head);
-                if whole {
-                    self.core.on_request_begun(slot);
-                }
+            Verdict::Body { end, expected } => {
+                self.keep_request(slot, came, end);
                 if expected {
                     self.core.send_continue(slot);
                 }
-            }
-            Err(refusal) => {
-                self.core.count_refusal(slot, refusal);
-                self.core.refuse_with(slot, refusal, bodiless);
             }
         }
         all
@@ -287,6 +285,50 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.call(slot, generation, |handler, conn, state| handler.on_open(conn, state));
         self.deliver_notices();
     }
+}
+
+/// What came of a request so far.
+struct Came {
+    /// What was just received, in the arena.
+    range: Range<usize>,
+    /// Bytes of the request that came before.
+    before: usize,
+    head: Head,
+    /// The request where it came in pieces.
+    copy: Vec<u8>,
+    /// It came in one piece.
+    whole: bool,
+}
+
+/// What is decided about a request, and how long its head is; nothing where more has to come.
+type Outcome<S> = Result<Option<(Verdict<S>, usize)>, Refusal>;
+
+/// Reads a request and asks the application about it. `None`: the connection is gone.
+fn decide<H: Handler>(
+    core: &mut Core,
+    handler: &mut H,
+    states: &mut SlotTable<H::State>,
+    head: &mut Head,
+    (slot, generation): (u32, u32),
+    bytes: &[u8],
+) -> Option<Outcome<H::State>> {
+    let (request, len) = match request::parse(bytes, &mut head.scanned, core.config.max_head) {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) => return Some(Ok(None)),
+        Err(refusal) => return Some(Err(refusal)),
+    };
+    let kept = core.requests.via(slot);
+    if kept.is_some() && head.end == 0 {
+        core.learn_next_client(slot, &request);
+    }
+    let via = core.learn_client(slot, &request);
+    head.via = head.via.or(kept).or(via);
+    if let Some(refusal) = core.refusal_of(slot) {
+        return Some(Err(refusal));
+    }
+    let peer = core.slots.cold(slot)?.peer();
+    let asked = Asked { slot, generation, request: &request, bytes, len, peer };
+    Some(answer(handler, core, states, &asked).map(|verdict| Some((verdict, len))))
 }
 
 /// A request, and where it lies.

@@ -29,90 +29,17 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
             "Memory of such requests",
             queue.map_or(0, |queue| queue.bytes() as u64),
         ),
-        ("broker_messages", Kind::Total, "Messages from the broker", tally.messages.get()),
-        (
-            "broker_messages_malformed",
-            Kind::Total,
-            "Messages from the broker that could not be read",
-            tally.messages_malformed.get(),
-        ),
-        (
-            "broker_messages_refused",
-            Kind::Total,
-            "Messages from the broker that a core's full mailbox did not take; those of a history \
-             are repaired",
-            tally.messages_refused.get(),
-        ),
-        (
-            "broker_listens",
-            Kind::Total,
-            "Channels whose messages the broker was asked for",
-            tally.listens.get(),
-        ),
-        (
-            "broker_repeated",
-            Kind::Total,
-            "Requests sent again after a connection broke",
-            tally.repeated.get(),
-        ),
         (
             "broker_nodes",
             Kind::Gauge,
             "Nodes on the same broker, this one among them",
             1 + broker.map_or(0, |broker| broker.bus.nodes(Instant::now()).len() as u64),
         ),
-        (
-            "broker_control_received",
-            Kind::Total,
-            "Messages from other nodes",
-            tally.control_received.get(),
-        ),
-        (
-            "broker_control_sent",
-            Kind::Total,
-            "Messages to other nodes that the broker has taken",
-            tally.control_sent.get(),
-        ),
-        (
-            "broker_control_dropped",
-            Kind::Total,
-            "Messages from or to other nodes for which there was no room or no connection, or that \
-             the broker refused",
-            tally.control_dropped.get(),
-        ),
-        (
-            "broker_control_malformed",
-            Kind::Total,
-            "Messages from other nodes that could not be read",
-            tally.control_malformed.get(),
-        ),
-        (
-            "broker_switches",
-            Kind::Total,
-            "Times that Sentinels named another primary than before",
-            tally.switches.get(),
-        ),
-        (
-            "broker_slots_moved",
-            Kind::Total,
-            "Slots of a cluster that have another node than before",
-            tally.slots_moved.get(),
-        ),
-        (
-            "broker_messages_moved",
-            Kind::Total,
-            "Messages dropped because their channel's slot has another node, which passes them on, \
-             too",
-            tally.messages_moved.get(),
-        ),
-        (
-            "broker_slots_lost",
-            Kind::Total,
-            "Slots that a node has ended sharded subscriptions of, or refused: listened to anew",
-            tally.slots_lost.get(),
-        ),
     ] {
         all.push(Metric::new(name, kind, help).number(value));
+    }
+    for (name, kind, help, of) in COUNTED {
+        all.push(Metric::new(name, kind, help).number(of(tally)));
     }
     let mut maps = tally.maps().clone();
     for outcome in OUTCOMES {
@@ -124,6 +51,79 @@ pub(super) fn collect(all: &mut Vec<Metric>, snapshot: &Snapshot) {
         all.push(Metric::new(format!("broker_{name}"), Kind::Total, help).number(value));
     }
 }
+
+type CountOf = fn(&Tally) -> u64;
+
+/// What the broker's thread counts without labels.
+const COUNTED: [(&str, Kind, &str, CountOf); 13] = [
+    ("broker_messages", Kind::Total, "Messages from the broker", |t| t.messages.get()),
+    (
+        "broker_messages_malformed",
+        Kind::Total,
+        "Messages from the broker that could not be read",
+        |t| t.messages_malformed.get(),
+    ),
+    (
+        "broker_messages_refused",
+        Kind::Total,
+        "Messages from the broker that a core's full mailbox did not take; those of a history \
+         are repaired",
+        |t| t.messages_refused.get(),
+    ),
+    ("broker_listens", Kind::Total, "Channels whose messages the broker was asked for", |t| {
+        t.listens.get()
+    }),
+    ("broker_repeated", Kind::Total, "Requests sent again after a connection broke", |t| {
+        t.repeated.get()
+    }),
+    ("broker_control_received", Kind::Total, "Messages from other nodes", |t| {
+        t.control_received.get()
+    }),
+    (
+        "broker_control_sent",
+        Kind::Total,
+        "Messages to other nodes that the broker has taken",
+        |t| t.control_sent.get(),
+    ),
+    (
+        "broker_control_dropped",
+        Kind::Total,
+        "Messages from or to other nodes for which there was no room or no connection, or that \
+         the broker refused",
+        |t| t.control_dropped.get(),
+    ),
+    (
+        "broker_control_malformed",
+        Kind::Total,
+        "Messages from other nodes that could not be read",
+        |t| t.control_malformed.get(),
+    ),
+    (
+        "broker_switches",
+        Kind::Total,
+        "Times that Sentinels named another primary than before",
+        |t| t.switches.get(),
+    ),
+    (
+        "broker_slots_moved",
+        Kind::Total,
+        "Slots of a cluster that have another node than before",
+        |t| t.slots_moved.get(),
+    ),
+    (
+        "broker_messages_moved",
+        Kind::Total,
+        "Messages dropped because their channel's slot has another node, which passes them on, \
+         too",
+        |t| t.messages_moved.get(),
+    ),
+    (
+        "broker_slots_lost",
+        Kind::Total,
+        "Slots that a node has ended sharded subscriptions of, or refused: listened to anew",
+        |t| t.slots_lost.get(),
+    ),
+];
 
 fn servers(all: &mut Vec<Metric>, broker: Option<&View>) {
     let help = "1: there are connections to the broker";

@@ -14,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
-use super::counts::Total;
+use super::amounts::Total;
 use super::room::{Seat, time_for};
 
 /// How much of a body is taken, and how long its sender may take.

@@ -33,6 +33,7 @@ use super::demo::{self, Demo};
 use super::grpc::{self, GrpcLimits};
 use super::health::{self, HealthConfig};
 use super::metrics;
+use super::peer::Peer;
 use super::replayed::Replayed;
 use super::room::{GivenUp, Room, RoomLimits, Seat};
 use super::secure::{Certificates, Secure, Wire};
@@ -73,11 +74,6 @@ pub struct Routes {
     /// Of the page for operators, if there is one.
     pub past: Option<Arc<admin::Past>>,
 }
-
-/// Whose a request is; with every request that came over a socket. That of the client behind
-/// trusted proxies, and so perhaps another one with each request of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
 
 /// Two things are configured to be at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod access;
 #[cfg(feature = "acme")]
 pub mod acme;
 pub mod admin;
+mod amounts;
 pub mod api;
 pub mod backend;
 pub mod body;
@@ -34,6 +35,7 @@ mod nodes;
 pub mod notify;
 mod orders;
 pub(crate) mod outgoing;
+pub mod peer;
 pub(crate) mod pem;
 pub mod process;
 pub mod proxy;

@@ -11,6 +11,7 @@
 //! clients of the [`gateway`] a part of the driver (`member.rs`) speaks the protocol. What a run
 //! found is a [`report`]. Uses the library's public interface only.
 
+mod amounts;
 mod board;
 mod conductor;
 mod content;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::amounts::{Reasons, histogram};
 use super::mix::Share;
-use super::tally::{Reasons, histogram};
 
 /// When, and who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

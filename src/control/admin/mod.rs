@@ -31,7 +31,7 @@ use super::api::{Api, ApiConfig};
 use super::backend::Backend;
 use super::body::{self, BodyLimits, Charge, json, refusal};
 use super::counts::Counts;
-use super::http::Peer;
+use super::peer::Peer;
 use crate::gateway::api::ApiRequest;
 use crate::options::Secret;
 
@@ -110,7 +110,7 @@ pub(super) fn router<B: Backend>(
         .route(&config.path("auth"), post(auth::<B>))
         .route(&config.path("api"), post(api::<B>))
         .route(&config.path("stats"), get(stats::stats::<B>))
-        .route(&config.path("past"), get(past::past::<B>))
+        .route(&config.path("past"), get(stats::past::<B>))
         .route(&config.path("help"), get(stats::help::<B>))
         .route(&config.path("channels"), get(search::channels::<B>))
         .route(&config.path("users"), get(search::users::<B>))

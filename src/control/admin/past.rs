@@ -7,12 +7,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::response::Response;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::operator::Operator;
-use super::written;
 use crate::control::backend::Backend;
 use crate::control::counts::Counts;
 use crate::control::metrics::{SNAPSHOT_TIMEOUT, Values};
@@ -59,7 +56,7 @@ struct Reading {
 }
 
 #[derive(Serialize)]
-struct Told {
+pub(super) struct Told {
     names: [&'static str; NAMES.len()],
     /// When each reading was, in milliseconds since 1970.
     times: Vec<u64>,
@@ -95,7 +92,7 @@ impl Past {
         readings.push_back(Reading { time, values });
     }
 
-    fn told(&self) -> Told {
+    pub(super) fn told(&self) -> Told {
         let readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Told {
             names: NAMES,
@@ -108,11 +105,6 @@ impl Past {
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `GET` of all readings.
-pub(super) async fn past<B: Backend>(Operator(inside): Operator<B>) -> Response {
-    written(&inside.past.told())
 }
 
 #[cfg(test)]

@@ -77,6 +77,11 @@ pub(super) async fn help<B: Backend>(_: Operator<B>) -> Response {
     written(&Helps::new())
 }
 
+/// `GET` of all readings.
+pub(super) async fn past<B: Backend>(Operator(inside): Operator<B>) -> Response {
+    written(&inside.past.told())
+}
+
 fn told(report: &SlowReport) -> Slow<'_> {
     let now = report.now.iter().map(|slow| Now {
         peer: slow.peer.to_string(),

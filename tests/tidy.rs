@@ -1,7 +1,13 @@
 //! The house rules that a compiler does not check: which files may hold `unsafe`, which way
-//! dependencies point, how long files and lines are, and that no leftovers stay behind.
+//! dependencies point, which files may import each other, how long files, functions and lines are,
+//! and that no leftovers stay behind.
 //!
 //! Reads the source tree as text. A rule that fights you is changed here, with its reason.
+
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/functions.rs"]
+mod functions;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -17,12 +17,12 @@ use super::AdminConfig;
 use super::attempts::{Attempt, Attempts};
 use super::past::Past;
 use super::session::AdminSessions;
-use crate::options::Secret;
 use crate::control::access;
 use crate::control::api::Api;
 use crate::control::body::refusal;
 use crate::control::counts::Counts;
 use crate::control::room;
+use crate::options::Secret;
 
 /// What anybody reaches: the state of the page's routes.
 pub(super) struct Entrance<B> {

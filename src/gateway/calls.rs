@@ -18,12 +18,14 @@ use serde::Serialize;
 use super::api::batch::{Batch, Replies};
 use super::api::{ApiError, ApiReply, ApiRequest, BroadcastRequest, BroadcastResult, Envelope};
 use super::api::{NewPublication, PublishRequest, PublishResult, key, status_of};
-use super::app::{self, Desk, Gateway, INSIDE};
+use super::app::{self, Gateway, INSIDE};
 use super::date::Date;
 use super::letters::{Answer, Ask, Asker, Letter, Publish, Question};
 use super::outside::Link;
 use super::plan::Plan;
 use super::rulebook::Rulebook;
+use super::session;
+use super::stats::GatewayStats;
 use super::wire::Error;
 use crate::engine::{ConnId, Context, HttpAction};
 use crate::protocol::HttpResponse;
@@ -37,6 +39,8 @@ pub(super) struct Calls {
     /// When to look for those that take too long.
     look: Option<Duration>,
     date: Date,
+    /// What was served.
+    stats: GatewayStats,
 }
 
 /// A call whose outcome is not complete.
@@ -79,6 +83,11 @@ struct Orders {
 }
 
 impl Calls {
+    /// What was served here.
+    pub(super) fn stats(&self) -> &GatewayStats {
+        &self.stats
+    }
+
     /// When the next look is due.
     pub(super) fn next(&self) -> Option<Duration> {
         self.look
@@ -105,11 +114,6 @@ impl Calls {
     }
 }
 
-/// Whether a question was a call's.
-pub(super) fn is_call(ticket: u64) -> bool {
-    ticket >> (PLACES + NUMBER) == CALL
-}
-
 impl Gateway {
     /// Serves a request to the server API, or leaves it to the control plane.
     pub(super) fn call(
@@ -118,7 +122,7 @@ impl Gateway {
         request: &Request<'_>,
         body: Option<&[u8]>,
     ) -> HttpAction<()> {
-        let rules = self.desk.rules.clone();
+        let rules = self.sessions.rules().clone();
         let Some(Wanted { method, by_status }) = wanted(&rules.options, request, cx.port()) else {
             return HttpAction::Detach;
         };
@@ -131,7 +135,6 @@ impl Gateway {
         let (Some(orders), Some(conn)) = (orders(method, body), cx.asking()) else {
             return HttpAction::Detach;
         };
-        self.desk.look_at_wall(cx);
         let Orders { publications, refused } = orders;
         let now = cx.now();
         let call = Call {
@@ -145,18 +148,18 @@ impl Gateway {
             until: now + CALL_TIMEOUT,
             awaited: false,
         };
-        let number = self.desk.calls.begin(call, now);
+        let number = self.services.calls.begin(call, now);
         self.publish_all(cx, &rules, number, conn, publications);
-        self.settle(cx);
-        let Some(call) = self.desk.calls.open.get_mut(&number) else {
+        let Some(call) = self.services.calls.open.get_mut(&number) else {
             return HttpAction::Detach;
         };
         if call.missing > 0 {
             call.awaited = true;
             return HttpAction::AnswerLater;
         }
-        match self.desk.calls.open.remove(&number) {
-            Some(call) => HttpAction::Answer(self.desk.told(call)),
+        let unix = self.services.unix(now);
+        match self.services.calls.open.remove(&number) {
+            Some(call) => HttpAction::Answer(self.services.calls.told(call, unix)),
             None => HttpAction::Detach,
         }
     }
@@ -170,21 +173,21 @@ impl Gateway {
         conn: ConnId,
         publications: Vec<PublishRequest>,
     ) {
-        let core = self.desk.core;
+        let core = self.services.core;
         let link = Link(conn.to_bits());
-        let cores = self.desk.handle.workers();
+        let cores = self.services.handle.workers();
         let mut letters: Vec<VecDeque<Ask>> = Vec::new();
         letters.resize_with(cores, VecDeque::new);
         for (place, PublishRequest { channel, publication }) in publications.into_iter().enumerate()
         {
-            let ticket = CALL << (PLACES + NUMBER) | number << PLACES | place as u64;
+            let ticket = session::CALL << (PLACES + NUMBER) | number << PLACES | place as u64;
             match question(rules, &channel, publication) {
                 Ok(question) => {
-                    let home = self.hub.placement().home(&channel);
+                    let home = self.sessions.placement().home(&channel);
                     let asker = Asker::Client { core, link, ticket };
                     letters[home].push_back(Ask { channel: channel.into(), question, asker });
                 }
-                Err(error) => _ = self.desk.calls.note(ticket, Err(error)),
+                Err(error) => _ = self.services.calls.note(ticket, Err(error)),
             }
         }
         for (home, asks) in letters.into_iter().enumerate() {
@@ -193,10 +196,11 @@ impl Gateway {
             let tickets: Vec<u64> = asks.iter().filter(|_| !is_here).map(ticket_of).collect();
             let Some(letter) = Letter::of_asks(asks) else { continue };
             if is_here {
-                self.with_hub(cx, |hub, out| hub.letter(out, letter));
-            } else if self.desk.handle.post_reserved(home, app::Letter::Hub(letter)).is_err() {
+                let (sessions, mut port) = self.lend(cx);
+                sessions.letter(&mut port, letter);
+            } else if self.services.handle.post_reserved(home, app::Letter::Hub(letter)).is_err() {
                 for ticket in tickets {
-                    self.desk.calls.note(ticket, Err(Error::INTERNAL));
+                    self.services.calls.note(ticket, Err(Error::INTERNAL));
                 }
             }
         }
@@ -210,48 +214,41 @@ fn ticket_of(ask: &Ask) -> u64 {
     }
 }
 
-impl Desk {
-    /// A home core has answered a call's question.
-    pub(super) fn call_answered(
+impl Calls {
+    /// A home core has answered a call's question. Returns whom to answer then, and what.
+    pub(super) fn answered(
         &mut self,
-        cx: &mut Context<'_>,
         ticket: u64,
         answer: Result<Answer, Error>,
-    ) {
-        if let Some(call) = self.calls.note(ticket, answer.map(result)) {
-            let conn = call.conn;
-            let response = self.told(call);
-            // Who asked may have gone.
-            let _ = cx.answer(conn, &response);
-        }
+        unix: impl FnOnce() -> i64,
+    ) -> Option<(ConnId, HttpResponse)> {
+        let call = self.note(ticket, answer.map(result))?;
+        Some((call.conn, self.told(call, unix())))
     }
 
-    /// Answers calls that took too long with an internal error, where an outcome is missing.
-    pub(super) fn end_late_calls(&mut self, cx: &mut Context<'_>) {
-        let now = cx.now();
-        if self.calls.look.is_none_or(|look| look > now) {
-            return;
+    /// Those that took too long, answered with an internal error where an outcome is missing.
+    pub(super) fn late(
+        &mut self,
+        now: Duration,
+        unix: impl FnOnce() -> i64,
+    ) -> Vec<(ConnId, HttpResponse)> {
+        if self.look.is_none_or(|look| look > now) {
+            return Vec::new();
         }
-        let late: Vec<u64> = self
-            .calls
-            .open
-            .iter()
-            .filter_map(|(number, call)| (call.until <= now).then_some(*number))
-            .collect();
-        for number in late {
-            let Some(call) = self.calls.open.remove(&number) else { continue };
-            let conn = call.conn;
-            let response = self.told(call);
-            let _ = cx.answer(conn, &response);
+        let unix = unix();
+        let is_late = |(number, call): (&u64, &Call)| (call.until <= now).then_some(*number);
+        let late: Vec<u64> = self.open.iter().filter_map(is_late).collect();
+        let ended: Vec<_> =
+            late.into_iter().filter_map(|number| self.open.remove(&number)).collect();
+        self.look = (!self.open.is_empty()).then(|| now + LOOK);
+        if self.open.is_empty() && self.open.capacity() > KEPT {
+            self.open.shrink_to_fit();
         }
-        self.calls.look = (!self.calls.open.is_empty()).then(|| now + LOOK);
-        if self.calls.open.is_empty() && self.calls.open.capacity() > KEPT {
-            self.calls.open.shrink_to_fit();
-        }
+        ended.into_iter().map(|call| (call.conn, self.told(call, unix))).collect()
     }
 
     /// Counts a call and writes its answer.
-    fn told(&mut self, call: Call) -> HttpResponse {
+    fn told(&mut self, call: Call, unix: i64) -> HttpResponse {
         let took = call.started.elapsed();
         let missing = || Err(Error::INTERNAL);
         let mut outcomes = call.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing));
@@ -260,14 +257,16 @@ impl Desk {
                 let outcome = outcomes.next_back().unwrap_or_else(missing);
                 self.stats.api_call("publish", took, outcome.as_ref().err());
                 match &outcome {
-                    Err(error) if call.by_status => self.json(status_of(error), &ApiError(error)),
-                    outcome => self.json(200, &Envelope(outcome)),
+                    Err(error) if call.by_status => {
+                        self.json(status_of(error), unix, &ApiError(error))
+                    }
+                    outcome => self.json(200, unix, &Envelope(outcome)),
                 }
             }
             Method::Broadcast => {
                 self.stats.api_call("broadcast", took, None);
                 let result = BroadcastResult { responses: outcomes.collect() };
-                self.json(200, &Envelope(&Ok(result)))
+                self.json(200, unix, &Envelope(&Ok(result)))
             }
             Method::Batch => {
                 let outcomes: Vec<_> = outcomes.collect();
@@ -282,18 +281,18 @@ impl Desk {
                     // In ascending order, so each stands where it stood.
                     replies.insert(place, Some(("", Err(error))));
                 }
-                self.json(200, &Replies::new(&replies))
+                self.json(200, unix, &Replies::new(&replies))
             }
         }
     }
 
-    fn json(&mut self, status: u16, body: &impl Serialize) -> HttpResponse {
+    fn json(&mut self, status: u16, unix: i64, body: &impl Serialize) -> HttpResponse {
         let (status, text) = match serde_json::to_vec(body) {
             Ok(text) => (status, text),
             // Our own types serialize; should one not, the caller must not take it for success.
             Err(_) => (500, b"{\"status\":500,\"message\":\"internal server error\"}".to_vec()),
         };
-        let date = self.calls.date.at(self.unix);
+        let date = self.date.at(unix);
         HttpResponse::new(status)
             .header("Cache-Control", "no-store")
             .header("Date", date)
@@ -407,9 +406,6 @@ const PLACES: u32 = 8;
 /// Bits that tell the call.
 const NUMBER: u32 = 48;
 const NUMBERS: u64 = (1 << NUMBER) - 1;
-
-/// How a call's ticket begins: a session's begins with what waits there.
-const CALL: u64 = 0xff;
 
 /// How long a call may take; then what is missing is an internal error.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);

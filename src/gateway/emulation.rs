@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::crypto::{sign, verify};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
-use crate::engine::ConnId;
+use super::outside::Link;
 
 /// Names sessions, and knows them again.
 #[derive(Clone)]
@@ -36,10 +36,9 @@ impl SessionNames {
         &self.node
     }
 
-    /// A connection's name; 58 characters.
-    pub fn name(&self, id: ConnId) -> String {
-        let worker = (id.core() as u16).to_be_bytes();
-        let number = [&worker[..], &id.to_bits().to_be_bytes()].concat();
+    /// The name of a connection of this core; 58 characters.
+    pub fn name(&self, core: u16, link: Link) -> String {
+        let number = [&core.to_be_bytes()[..], &link.0.to_be_bytes()].concat();
         let number = URL_SAFE_NO_PAD.encode(number);
         // HMAC takes keys of any length.
         let seal = sign(number.as_bytes(), &self.seal, Algorithm::HS256).unwrap_or_default();
@@ -47,16 +46,16 @@ impl SessionNames {
         format!("{number}.{seal}")
     }
 
-    /// The connection of that name, which may be gone; `None` if the name is not ours.
-    pub fn find(&self, name: &str) -> Option<ConnId> {
+    /// The connection of that name and its core; it may be gone. `None`: the name is not ours.
+    pub fn find(&self, name: &str) -> Option<(u16, Link)> {
         let (number, seal) = name.split_once('.')?;
         if !verify(seal, number.as_bytes(), &self.check, Algorithm::HS256).unwrap_or(false) {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(number).ok()?;
-        let (worker, bits) = bytes.split_first_chunk()?;
+        let (core, bits) = bytes.split_first_chunk()?;
         let bits = u64::from_be_bytes(bits.try_into().ok()?);
-        Some(ConnId::from_bits(u16::from_be_bytes(*worker), bits))
+        Some((u16::from_be_bytes(*core), Link(bits)))
     }
 }
 
@@ -74,9 +73,9 @@ mod tests {
     #[test]
     fn names_are_known_again_and_others_are_not() {
         let names = SessionNames::new("a".to_owned());
-        let id = ConnId::from_bits(3, 0xdead_beef_0000_0007);
-        let name = names.name(id);
-        assert_eq!((name.len(), names.find(&name)), (58, Some(id)));
+        let link = Link(0xdead_beef_0000_0007);
+        let name = names.name(3, link);
+        assert_eq!((name.len(), names.find(&name)), (58, Some((3, link))));
         assert_eq!(SessionNames::new("a".to_owned()).find(&name), None, "another key");
         for at in 0..name.len() {
             let mut other = name.clone().into_bytes();

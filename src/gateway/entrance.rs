@@ -1,45 +1,131 @@
-//! Where clients without WebSocket come in: streams, the requests that carry their commands, and
-//! what browsers ask before (CORS).
+//! Where clients come in: by WebSocket, and without it by streams and the requests that carry their
+//! commands; also what browsers ask before (CORS).
 //!
-//! Owns which plain request gets which answer. What it has no path for is for the control plane.
-//! The invariant: no answer but to an admitted origin tells a page anything.
+//! Owns which request gets which answer, and the session of one that was accepted until its
+//! connection opens, which is next. What it has no path for is for the control plane. The
+//! invariant: no answer but to an admitted origin tells a page anything.
 
 use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
 
-use super::account::{heap, shared};
-use super::app::{Arriving, Desk, First, Letter, Posted};
+use super::account::{Budget, heap, shared};
+use super::app::{Gateway, Letter, Posted, Seed};
+use super::emulation::SessionNames;
 use super::format::{Format, Transport};
 use super::places::Resume;
-use super::plan::{ConnectResponses, Plan};
-use super::session::Session;
-use super::wire::messages::ConnectRequest;
-use super::wire::{self, Encoding, Malformed};
-use crate::engine::{ConnId, Context, Detached, HttpAction, SendError};
+use super::plan::Plan;
+use super::rulebook::Rulebook;
+use super::session::{self, First, Session, connect_request, connect_responses};
+use super::stats::GatewayCounters;
+use super::wire::{self, Encoding};
+use crate::engine::{Detached, Handle, HttpAction, SendError, UpgradeAction};
 use crate::protocol::HttpResponse;
 use crate::protocol::parameters::unescape;
-use crate::protocol::request::Request;
+use crate::protocol::request::{Refusal, Request};
 
 /// A path that is answered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entrance {
+enum Way {
     Stream(Transport),
     Emulation,
 }
 
 type Headers = Vec<(String, String)>;
 
-impl Desk {
+/// Where requests of clients come in on one core. See the module's text.
+pub(super) struct Entrance {
+    core: u16,
+    names: Arc<SessionNames>,
+    posts: Arc<Budget>,
+    handle: Handle<Gateway>,
+    /// Of the request that was just accepted: it opens next, before any other.
+    arriving: Option<Arriving>,
+    /// Posts that were refused.
+    refused: u64,
+    /// Posts to sessions that there cannot be.
+    lost: u64,
+}
+
+/// A connection that is about to open.
+pub(super) struct Arriving {
+    pub(super) session: Session,
+    pub(super) first: First,
+}
+
+impl Entrance {
+    /// Of one core.
+    pub(super) fn new(core: u16, seed: &Seed, handle: Handle<Gateway>) -> Self {
+        let (names, posts) = (seed.names.clone(), seed.posts.clone());
+        Self { core, names, posts, handle, arriving: None, refused: 0, lost: 0 }
+    }
+
+    /// What is to be counted here.
+    pub(super) fn count(&self, counters: &mut GatewayCounters) {
+        counters.emulation_refused += self.refused;
+        counters.emulation_lost += self.lost;
+        // All cores share it.
+        counters.emulation_bytes = if self.core == 0 { self.posts.held() as u64 } else { 0 };
+    }
+
+    /// The connection that opens now.
+    pub(super) fn take(&mut self) -> Option<Arriving> {
+        self.arriving.take()
+    }
+
+    /// Decides about a request that asks for a WebSocket.
+    pub(super) fn upgrade(
+        &mut self,
+        rules: &Rulebook,
+        request: &Request<'_>,
+        client: IpAddr,
+    ) -> UpgradeAction<()> {
+        let options = &rules.options;
+        let (websocket, uni) = (&options.websocket, &options.uni_websocket);
+        let at =
+            |prefix: &str| request.path().trim_end_matches('/') == prefix.trim_end_matches('/');
+        let one_way = uni.enabled && at(&uni.handler_prefix);
+        if !one_way && (websocket.disabled || !at(&websocket.handler_prefix)) {
+            return UpgradeAction::Refuse(Refusal::NotFound);
+        }
+        if !rules.origins.admit(request.origin()) {
+            return UpgradeAction::Refuse(Refusal::Forbidden);
+        }
+        let (format, protocol, first) = match one_way {
+            false => {
+                let (format, protocol) = session::negotiate(request);
+                (format, protocol, First::Nothing)
+            }
+            true => match query(request, "cf_connect") {
+                None => (Format::UniWebSocket, None, First::Nothing),
+                Some(content) => match connect_request(&content) {
+                    Ok(connect) => {
+                        let first = First::Connect(Box::new(connect), Resume::default());
+                        (Format::UniWebSocket, None, first)
+                    }
+                    Err(_) => {
+                        let refusal = Refusal::BadRequest("cf_connect is no connect request");
+                        return UpgradeAction::Refuse(refusal);
+                    }
+                },
+            },
+        };
+        let session = Session::new(request, client, options, format);
+        self.arriving = Some(Arriving { session, first });
+        let dialect = format.dialect();
+        UpgradeAction::Accept { state: (), protocol, headers: Vec::new(), dialect }
+    }
+
     /// Decides about a request that asks for no WebSocket.
     pub(super) fn plain(
         &mut self,
+        rules: &Rulebook,
         request: &Request<'_>,
         client: IpAddr,
         body: Option<&[u8]>,
     ) -> HttpAction<()> {
-        let rules = self.rules.clone();
-        let Some(entrance) = entrance(&rules.options, request.path()) else {
+        let Some(way) = way(&rules.options, request.path()) else {
             return match is_websocket(&rules.options, request.path()) {
                 // It lacks the upgrade, or a WebSocket would not be here.
                 true => answer(if request.method == "GET" { 400 } else { 405 }, Vec::new()),
@@ -51,8 +137,8 @@ impl Desk {
             return answer(403, Vec::new());
         }
         let mut headers = cors(origin);
-        let allowed = match entrance {
-            Entrance::Stream(Transport::Sse | Transport::UniSse) => "GET, POST, OPTIONS",
+        let allowed = match way {
+            Way::Stream(Transport::Sse | Transport::UniSse) => "GET, POST, OPTIONS",
             _ => "POST, OPTIONS",
         };
         match request.method {
@@ -76,7 +162,7 @@ impl Desk {
             (_, Some(body)) => Some(Cow::Borrowed(body)),
             (_, None) => {
                 // The engine would say the same, but not to a page.
-                let limit = body_max(&rules.options, entrance);
+                let limit = body_max(&rules.options, way);
                 let said = request.body_len();
                 return match said {
                     Ok(len) if len <= limit as u64 => HttpAction::Body(limit),
@@ -85,12 +171,10 @@ impl Desk {
                 };
             }
         };
-        match entrance {
-            Entrance::Emulation => {
-                answer(self.emulated(request, &content.unwrap_or_default()), headers)
-            }
-            Entrance::Stream(transport) => {
-                self.stream(request, client, transport, content.as_deref(), headers)
+        match way {
+            Way::Emulation => answer(self.emulated(request, &content.unwrap_or_default()), headers),
+            Way::Stream(transport) => {
+                self.stream(rules, request, client, transport, content.as_deref(), headers)
             }
         }
     }
@@ -98,6 +182,7 @@ impl Desk {
     /// Opens a stream for what the client sent with its request.
     fn stream(
         &mut self,
+        rules: &Rulebook,
         request: &Request<'_>,
         client: IpAddr,
         transport: Transport,
@@ -122,7 +207,7 @@ impl Desk {
             (false, Some(content)) if !content.is_empty() => First::Commands(content.to_vec()),
             (false, _) => return answer(400, headers),
         };
-        let mut session = Session::new(request, client, &self.rules.options, format);
+        let mut session = Session::new(request, client, &rules.options, format);
         let content_type = match format {
             Format::Sse | Format::UniSse => "text/event-stream; charset=utf-8",
             Format::StreamProtobuf => "application/octet-stream",
@@ -136,7 +221,7 @@ impl Desk {
             ("X-Accel-Buffering", "no"),
         ];
         headers.extend(fixed.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let later = connect_responses(&self.rules.options, format).is_some();
+        let later = connect_responses(&rules.options, format).is_some();
         if later {
             session.answer_later(std::mem::take(&mut headers));
         }
@@ -147,62 +232,31 @@ impl Desk {
         }
     }
 
-    /// Ends a client whose connect request is not answered yet with a response of HTTP. `false`: it
-    /// is, or such clients hear of errors in the stream.
-    pub(super) fn respond(
-        &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
-        code: u32,
-        why: &str,
-    ) -> bool {
-        let Some(session) = self.sessions.get_mut(id) else { return false };
-        let format = session.format();
-        let Some(headers) = session.take_answer() else { return false };
-        let rules = self.rules.clone();
-        let chosen = connect_responses(&rules.options, format).and_then(|it| it.of(code));
-        let (status, body) = match chosen {
-            Some((status, "")) => (status, why),
-            Some(chosen) => chosen,
-            None => (500, "Internal Server Error"),
-        };
-        // What lets a page read it.
-        let of_page =
-            |(name, _): &(String, String)| name.starts_with("Access-Control-") || name == "Vary";
-        let headers = headers.into_iter().filter(of_page).collect();
-        let response = HttpResponse::new(status)
-            .headers(headers)
-            .body("text/plain; charset=utf-8", body.to_owned());
-        // One that is gone heard nothing.
-        let _ = cx.respond(id, &response);
-        true
-    }
-
     /// Passes on what the client of a stream posted. The status to answer with.
     fn emulated(&mut self, request: &Request<'_>, body: &[u8]) -> u16 {
         let encoding = if is_binary(request) { Encoding::Protobuf } else { Encoding::Json };
         let Ok(posted) = wire::decode_emulation(encoding, body) else {
-            self.stats.counters.emulation_refused += 1;
+            self.refused += 1;
             return 400;
         };
         if posted.node != self.names.node() {
-            self.stats.counters.emulation_refused += 1;
+            self.refused += 1;
             return 404;
         }
-        let Some(id) = self.names.find(&posted.session) else {
+        let Some((core, link)) = self.names.find(&posted.session) else {
             // As for a session that is gone: its client learns it from the stream.
-            self.stats.counters.emulation_lost += 1;
+            self.lost += 1;
             return 204;
         };
         let bytes = heap(size_of::<Posted>()) + shared(posted.data.len());
         let Some(held) = self.posts.take(bytes) else {
-            self.stats.counters.emulation_refused += 1;
+            self.refused += 1;
             return 503;
         };
-        let letter = Letter::Emulated(Box::new(Posted { id, data: posted.data, held }));
-        match self.handle.post(id.core(), letter) {
+        let letter = Letter::Emulated(Box::new(Posted { link, data: posted.data, held }));
+        match self.handle.post(core.into(), letter) {
             Err(SendError::Busy) => {
-                self.stats.counters.emulation_refused += 1;
+                self.refused += 1;
                 503
             }
             _ => 204,
@@ -228,16 +282,6 @@ pub(super) fn turn_away(passed: Detached) {
     };
 }
 
-/// What errors of a connect request are answered with; `None`: they are told in the stream.
-fn connect_responses(plan: &Plan, format: Format) -> Option<&ConnectResponses> {
-    let responses = match format {
-        Format::UniSse => &plan.uni_sse.connect_code_to_http_response,
-        Format::UniStream => &plan.uni_http_stream.connect_code_to_http_response,
-        _ => return None,
-    };
-    Some(responses).filter(|responses| responses.enabled)
-}
-
 /// Whether a browser asks for a page that it does not name. It names the page with every request
 /// that a script makes elsewhere, and not with those of `<img>`, `<script>`, `<iframe>` or a link
 /// (Fetch Metadata Request Headers); `EventSource` is a script's and asks with `cors`.
@@ -248,25 +292,25 @@ fn is_covert(request: &Request<'_>) -> bool {
 }
 
 /// What is at a path.
-fn entrance(plan: &Plan, path: &str) -> Option<Entrance> {
+fn way(plan: &Plan, path: &str) -> Option<Way> {
     let path = path.trim_end_matches('/');
     let Plan { sse, http_stream, uni_sse, uni_http_stream, emulation, .. } = plan;
     let emulates = sse.enabled || http_stream.enabled;
-    let entrances = [
-        (sse.enabled, &sse.handler_prefix, Entrance::Stream(Transport::Sse)),
-        (http_stream.enabled, &http_stream.handler_prefix, Entrance::Stream(Transport::HttpStream)),
-        (emulates, &emulation.handler_prefix, Entrance::Emulation),
-        (uni_sse.enabled, &uni_sse.handler_prefix, Entrance::Stream(Transport::UniSse)),
+    let ways = [
+        (sse.enabled, &sse.handler_prefix, Way::Stream(Transport::Sse)),
+        (http_stream.enabled, &http_stream.handler_prefix, Way::Stream(Transport::HttpStream)),
+        (emulates, &emulation.handler_prefix, Way::Emulation),
+        (uni_sse.enabled, &uni_sse.handler_prefix, Way::Stream(Transport::UniSse)),
         (
             uni_http_stream.enabled,
             &uni_http_stream.handler_prefix,
-            Entrance::Stream(Transport::UniHttpStream),
+            Way::Stream(Transport::UniHttpStream),
         ),
     ];
-    let at = |(enabled, prefix, entrance): (bool, &String, Entrance)| {
-        (enabled && prefix.trim_end_matches('/') == path).then_some(entrance)
+    let at = |(enabled, prefix, way): (bool, &String, Way)| {
+        (enabled && prefix.trim_end_matches('/') == path).then_some(way)
     };
-    entrances.into_iter().find_map(at)
+    ways.into_iter().find_map(at)
 }
 
 /// Whether a WebSocket is at a path.
@@ -278,13 +322,13 @@ fn is_websocket(plan: &Plan, path: &str) -> bool {
 }
 
 /// Bytes of a body there.
-fn body_max(plan: &Plan, entrance: Entrance) -> usize {
-    let size = match entrance {
-        Entrance::Emulation => plan.emulation.max_request_body_size,
-        Entrance::Stream(Transport::HttpStream) => plan.http_stream.max_request_body_size,
-        Entrance::Stream(Transport::UniSse) => plan.uni_sse.max_request_body_size,
-        Entrance::Stream(Transport::UniHttpStream) => plan.uni_http_stream.max_request_body_size,
-        Entrance::Stream(_) => plan.sse.max_request_body_size,
+fn body_max(plan: &Plan, way: Way) -> usize {
+    let size = match way {
+        Way::Emulation => plan.emulation.max_request_body_size,
+        Way::Stream(Transport::HttpStream) => plan.http_stream.max_request_body_size,
+        Way::Stream(Transport::UniSse) => plan.uni_sse.max_request_body_size,
+        Way::Stream(Transport::UniHttpStream) => plan.uni_http_stream.max_request_body_size,
+        Way::Stream(_) => plan.sse.max_request_body_size,
     };
     size.0
 }
@@ -319,14 +363,6 @@ fn is_binary(request: &Request<'_>) -> bool {
     let content_type = request.header("content-type").unwrap_or_default();
     let (kind, _) = content_type.split_once(';').unwrap_or((content_type, ""));
     kind.trim().eq_ignore_ascii_case("application/octet-stream")
-}
-
-/// A one-way client's request; nothing, and `null`, ask for nothing.
-pub(super) fn connect_request(content: &[u8]) -> Result<ConnectRequest, Malformed> {
-    match content.trim_ascii() {
-        b"" | b"null" => Ok(ConnectRequest::default()),
-        content => wire::decode_connect(Encoding::Json, content),
-    }
 }
 
 /// The first value of that name in the query, unless it is empty.
@@ -365,17 +401,6 @@ mod tests {
             let parsed = crate::protocol::request::parse(head.as_bytes(), &mut 0, 8192);
             let (request, _) = parsed.unwrap().unwrap();
             assert_eq!(is_covert(&request), covert, "{headers}");
-        }
-    }
-
-    #[test]
-    fn nothing_and_null_are_requests() {
-        for content in ["", " ", "null", " null\n", "{}"] {
-            let request = connect_request(content.as_bytes());
-            assert_eq!(request, Ok(ConnectRequest::default()), "{content:?}");
-        }
-        for content in ["[]", "1", "{", "{} {}", "nul"] {
-            assert!(connect_request(content.as_bytes()).is_err(), "{content:?}");
         }
     }
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::app::Gateway;
 use super::home::Restoring;
+use super::hub::Hub;
 use super::state::{Chest, Restored, Vault};
 
 /// The control plane has so long for the requests that it took.
@@ -131,33 +131,34 @@ pub(super) struct Leaving {
     empty_since: Option<Duration>,
 }
 
-impl Gateway {
-    /// With what the process before has left.
-    pub(super) fn restored(mut self, now: Duration, keeping: &Keeping) -> Self {
-        let Some(chest) = &keeping.chest else { return self };
-        let home = self.hub.home();
+impl Keeping {
+    /// Gives the hub of a core what the process before has left.
+    pub(super) fn restore(&self, core: u16, hub: &mut Hub, now: Duration) {
+        let Some(chest) = &self.chest else { return };
+        let home = hub.home();
         let mut restoring = Restoring::new(now, chest.age());
         let mut fault = None;
         chest.open(&mut |piece| fault = fault.or(restoring.take(home, piece).err()));
         let (channels, publications, keys) = restoring.finish(home);
-        keeping.restored.add(channels, publications, keys);
+        self.restored.add(channels, publications, keys);
         if fault.is_some() {
-            tracing::error!(core = self.desk.core, "what was kept is no records: please report it");
+            tracing::error!(core, "what was kept is no records: please report it");
         }
-        self
     }
+}
 
-    /// No connection is left. Whether this core waits for others.
-    pub(super) fn wait_for_others(&mut self, now: Duration) -> bool {
-        let leaving = &mut self.desk.leaving;
-        let Some(farewell) = leaving.farewell.clone() else { return false };
-        match farewell.step(leaving.empty_since, now) {
+impl Leaving {
+    /// No connection is left. Whether this core waits for others; if not, what it holds is written
+    /// by `keep`, where anything is kept.
+    pub(super) fn wait(&mut self, now: Duration, keep: impl FnOnce(&dyn Vault)) -> bool {
+        let Some(farewell) = self.farewell.clone() else { return false };
+        match farewell.step(self.empty_since, now) {
             Step::Wait => {
-                leaving.empty_since.get_or_insert(now);
+                self.empty_since.get_or_insert(now);
                 true
             }
             Step::Write(vault) => {
-                self.hub.keep(now, &*vault);
+                keep(&*vault);
                 farewell.written();
                 false
             }

@@ -1,8 +1,8 @@
 //! What an operator may look into on one core: which channels and users there are, who a user's
 //! connections are, and who does not read what is sent.
 //!
-//! Owns the questions and their answers, and the memory of the last connections that were closed
-//! as slow. Never changes anything else. The invariant: an answer has at most as many entries as
+//! Owns the questions, how answers are put together, and the memory of the last connections that
+//! were closed as slow; sessions answer. The invariant: an answer has at most as many entries as
 //! were asked for, however many there are, and one question is one pass over a table.
 
 use std::cmp::Ordering;
@@ -12,12 +12,10 @@ use std::sync::Arc;
 
 use globset::GlobMatcher;
 
-use super::app::Gateway;
 use super::format::Transport;
 use super::letters::{ClientId, Reply};
-use super::outside::ClientKey;
 use super::wire::Encoding;
-use crate::engine::{Cause, ConnId, Context};
+use crate::engine::{Cause, ConnId};
 
 /// A question to one core.
 #[derive(Debug)]
@@ -119,7 +117,12 @@ pub const SLOW_ENDS: usize = 32;
 pub const CHANNELS_NAMED: usize = 20;
 
 impl SlowEnds {
-    fn push(&mut self, end: SlowEnd) {
+    /// The newest last.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SlowEnd> {
+        self.0.iter()
+    }
+
+    pub(super) fn push(&mut self, end: SlowEnd) {
         if self.0.len() == SLOW_ENDS {
             self.0.pop_front();
         }
@@ -128,6 +131,22 @@ impl SlowEnds {
 }
 
 impl Found {
+    /// Those with the most subscribers, of channels that match.
+    pub(super) fn of_channels<'a>(
+        all: impl Iterator<Item = (&'a Arc<str>, u32, u64)>,
+        search: &Search,
+    ) -> Self {
+        Self::collect(all, search, by_count)
+    }
+
+    /// The first by name of users that match, with their connections.
+    pub(super) fn of_users<'a>(
+        all: impl Iterator<Item = (&'a Arc<str>, u32)>,
+        search: &Search,
+    ) -> Self {
+        Self::collect(all.map(|(name, count)| (name, count, 0)), search, by_name)
+    }
+
     /// The first of all that match, in this order, without sorting the others.
     fn collect<'a>(
         all: impl Iterator<Item = (&'a Arc<str>, u32, u64)>,
@@ -214,82 +233,6 @@ fn by_count(a: &Named, b: &Named) -> Ordering {
 
 fn by_name(a: &Named, b: &Named) -> Ordering {
     a.name.cmp(&b.name)
-}
-
-impl Gateway {
-    /// Answers an operator.
-    pub(super) fn inspect(&mut self, cx: &mut Context<'_>, inspect: Inspect) {
-        match inspect {
-            Inspect::Channels(search, reply) => {
-                reply.answer(Ok(Found::collect(self.hub.channels(), &search, by_count)));
-            }
-            Inspect::Users(search, reply) => {
-                let names = self.hub.users().names().map(|(name, count)| (name, count, 0));
-                reply.answer(Ok(Found::collect(names, &search, by_name)));
-            }
-            Inspect::User(name, limit, reply) => {
-                let keys: Vec<_> =
-                    self.hub.users().of(&name).take(limit).map(|(key, _)| key).collect();
-                let all = keys.into_iter().filter_map(|key| {
-                    let mut connection = self.connection_of(cx, key)?;
-                    let channels = self.hub.subscriptions(key).take(CHANNELS_NAMED);
-                    connection.channels = channels.map(|s| s.channel.clone()).collect();
-                    Some(connection)
-                });
-                reply.answer(Ok(all.collect()));
-            }
-            Inspect::Slow(ids, reply) => {
-                let now = ids.into_iter().map(|id| {
-                    let key = self.desk.sessions.get_mut(id).and_then(|session| session.client());
-                    (id, key.and_then(|key| self.connection_of(cx, key)))
-                });
-                let now = now.collect();
-                reply.answer(Ok(Slow {
-                    now,
-                    ended: self.desk.slow_ends.0.iter().cloned().collect(),
-                }));
-            }
-        }
-    }
-
-    /// Remembers a connection that is about to go, if it goes because it did not read.
-    pub(super) fn remember_slow(
-        &mut self,
-        cx: &mut Context<'_>,
-        (key, since): (ClientKey, u32),
-        cause: Cause,
-    ) {
-        use Cause::{OutboxFull, Slow, Trickle, WriteTimeout};
-        if !matches!(cause, Slow | WriteTimeout | Trickle | OutboxFull) {
-            return;
-        }
-        self.desk.look_at_wall(cx);
-        let at = self.desk.unix;
-        if let Some(mut connection) = self.connection_of(cx, key) {
-            connection.since = since.into();
-            self.desk.slow_ends.push(SlowEnd { at, cause, connection });
-        }
-    }
-
-    /// A connection, without its channels.
-    fn connection_of(&mut self, cx: &mut Context<'_>, key: ClientKey) -> Option<Connection> {
-        let user = self.hub.users().name_of(key).cloned().unwrap_or_default();
-        let client = self.hub.users().get(key)?;
-        let id = self.desk.id(client.link());
-        // Its session may be gone by now.
-        let since = self.desk.sessions.get_mut(id).map_or(0, |session| session.since());
-        Some(Connection {
-            core: self.desk.core,
-            client: client.id(),
-            user,
-            peer: cx.peer_addr(id),
-            transport: client.format().transport(),
-            since: since.into(),
-            encoding: client.format().encoding(),
-            subscriptions: client.subscriptions(),
-            channels: Vec::new(),
-        })
-    }
 }
 
 #[cfg(test)]

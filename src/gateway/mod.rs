@@ -16,11 +16,55 @@
 //! [`state`] and [`farewell`]; how one process takes over from another that still runs is
 //! [`handover`]. All of it without I/O.
 //!
-//! Last the application itself ([`app`]): it ties the hub to the engine's connections, each of
-//! which has a session, by the rules compiled from the plan ([`rulebook`]). What a session is
-//! told is wrapped as its transport wants it ([`mod@format`]); clients without WebSocket come in by
-//! event streams, and send commands by requests of their own ([`emulation`]). Cores also serve the
-//! server API's publications (`calls`). What an operator may look into is [`inspect`].
+//! Then the sessions ([`session`]), one for each connection, by the rules compiled from the plan
+//! ([`rulebook`]): a machine without I/O, which takes in what happens and acts through a port. What
+//! a session is told is wrapped as its transport wants it ([`mod@format`]).
+//!
+//! Last the application itself ([`app`]): the engine's handler, which passes on what happens; the
+//! machine's port on the engine is `engine_port`. Clients without WebSocket come in by event
+//! streams, and send commands by requests of their own (`entrance`, [`emulation`]). Cores also
+//! serve the server API's publications (`calls`). What an operator may look into is [`inspect`].
+//!
+//! It all points one way, `app` → `session` → `hub`, and comes back by two ports. What the hub
+//! tells a session while it works (`HubPort`) is said at once, or, if it needs the hub again,
+//! deferred in one list; `Sessions::step`, through which everything comes in, works that off.
+//!
+//! A publication, of a client of one core, in a channel whose home is another, to a subscriber on a
+//! third. Where cores are the same, letters are calls.
+//!
+//! ```text
+//! the client's core  engine ── on_message ─► app ─► step ─► command ─► publish ─► Hub::ask
+//!                                                                                  │ Ask
+//! the home core      engine ── on_event ──► app ─► step ─► Hub::letter ◄───────────┘
+//!                                                     └─► Home::publish ─► Hub::fan_out
+//!                                                               │ Answer       │ Deliver
+//! a subscriber's     engine ── on_event ──► app ─► step ─► Hub::letter ◄───────┘
+//!                                                     └─► Locals::deliver (filter, delta)
+//!                    engine ◄── Port::send ◄── send_at ◄── HubPort ◄──┘
+//!
+//! the client's core  engine ── on_event ──► app ─► step ─► Hub::letter ◄── Answer
+//!                    engine ◄── Port::send_message ◄── reply ◄── HubPort ◄──┘
+//! ```
+//!
+//! By the server API the first line is `on_http ─► calls`, and the last `Port::answer_call`.
+//!
+//! A connect, with a token or by the backend, and with a limit of connections:
+//!
+//! ```text
+//! engine ── on_upgrade ─► Entrance::upgrade       path, origin: the session is made
+//! engine ── on_open ────► step ─► begin           in the table, with a deadline
+//! engine ── on_message ─► step ─► connect ─► identify ──── token ────────────► admit
+//!                                               └─► Port::ask_backend            │
+//! engine ── on_event ───► step ─► backend_answered ──────────────────────────► admit
+//!                                                                                │
+//!           Hub::connect, Hub::enter ◄───────────────────────────────────────────┘
+//!              └─ Enter ─► the user's home core ─ Entered ─► HubPort ─► Deferred::Entered
+//!                                                                                │
+//!           step ─► seat ◄───────────────────────────────────────────────────────┘
+//!                    └─► Hub::subscribe, once for each server-side subscription
+//!                           └─ Subscribed ─► HubPort ─► connect_part ─► finish_connect
+//! engine ◄── Port::send_secret (the reply), then what had to follow it ◄──┘
+//! ```
 
 pub mod account;
 pub mod api;
@@ -33,6 +77,7 @@ mod date;
 pub mod delivery;
 pub mod delta;
 pub mod emulation;
+mod engine_port;
 mod entrance;
 pub mod farewell;
 #[cfg(test)]
@@ -63,7 +108,6 @@ pub mod session;
 pub mod state;
 pub mod stats;
 pub mod stream;
-mod timers;
 pub mod tokens;
 pub mod users;
 pub mod wire;

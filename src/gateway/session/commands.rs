@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::machine::{CoreState, Sessions};
 use super::order::Done;
-use super::{CONNECTING, OPEN, SubMore, Ticket, Waits, kind_of, link};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Gateway, Saying};
+use super::port::Port;
+use super::sending::Saying;
+use super::ticket::{Ticket, Waits, kind_of};
+use super::{CONNECTING, OPEN, SubMore};
 use crate::gateway::channels::{Asker, Decision, Place};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
-use crate::gateway::outside::ClientKey;
+use crate::gateway::outside::{ClientKey, Link};
 use crate::gateway::places::Resume;
 use crate::gateway::plan::Route;
 use crate::gateway::proxy::{HookEvent, PublishReply};
@@ -66,15 +68,15 @@ impl From<Disconnect> for Refusal {
 /// A command that is replied to later, or was.
 pub(super) type Outcome = Result<(), Refusal>;
 
-impl Gateway {
+impl Sessions {
     /// Handles one command. The error closes the connection.
     pub(super) fn command(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         command: Command,
     ) -> Result<Done, Disconnect> {
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(Done::Done) };
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(Done::Done) };
         if command.is_pong() {
             return session.pong(false).map(|()| Done::Done);
         }
@@ -90,43 +92,45 @@ impl Gateway {
             return Err(Disconnect::BAD_REQUEST);
         }
         if let Request::Unsubscribe(request) = &request
-            && self.is_subscribing(id, &request.channel)
+            && self.is_subscribing(link, &request.channel)
         {
             // It wins when that has its answer.
             return Ok(Done::Wait);
         }
-        if let Some(session) = self.desk.sessions.get_mut(id) {
+        if let Some(session) = self.state.table.get_mut(link) {
             session.busy = session.busy.saturating_add(1);
         }
-        let now = cx.now().as_millis() as u64;
+        let now = port.now().as_millis() as u64;
         let ticket = Ticket::new(Waits::Command(kind), now, number);
         let outcome = match request {
-            Request::Connect(request) => self.connect(cx, id, ticket, *request, Resume::default()),
-            Request::Subscribe(request) => self.subscribe(cx, id, ticket, *request),
-            Request::Unsubscribe(request) => self.unsubscribe(cx, id, ticket, &request),
-            Request::Publish(request) => self.publish(cx, id, ticket, request),
+            Request::Connect(request) => {
+                self.connect(port, link, ticket, *request, Resume::default())
+            }
+            Request::Subscribe(request) => self.subscribe(port, link, ticket, *request),
+            Request::Unsubscribe(request) => self.unsubscribe(port, link, ticket, &request),
+            Request::Publish(request) => self.publish(port, link, ticket, request),
             Request::Presence(request) => {
-                let question = self.desk.presence_question(cx, id);
-                self.ask_who(cx, id, ticket, &request.channel, question)
+                let question = self.state.presence_question(port, link);
+                self.ask_who(port, link, ticket, &request.channel, question)
             }
             Request::PresenceStats(request) => {
-                self.ask_who(cx, id, ticket, &request.channel, letters::Question::PresenceStats)
+                self.ask_who(port, link, ticket, &request.channel, letters::Question::PresenceStats)
             }
-            Request::History(request) => self.history(cx, id, ticket, request),
-            Request::Rpc(request) => self.rpc(cx, id, ticket, request),
+            Request::History(request) => self.history(port, link, ticket, request),
+            Request::Rpc(request) => self.rpc(port, link, ticket, request),
             Request::Send(_) => Err(Disconnect::NOT_AVAILABLE.into()),
-            Request::Refresh(request) => self.refresh(cx, id, ticket, &request),
-            Request::SubRefresh(request) => self.sub_refresh(cx, id, ticket, &request),
+            Request::Refresh(request) => self.refresh(port, link, ticket, &request),
+            Request::SubRefresh(request) => self.sub_refresh(port, link, ticket, &request),
         };
         match outcome {
             Ok(()) => Ok(Done::Done),
             Err(Refusal::Error(error)) => {
-                self.desk.fail(cx, id, ticket, error);
+                self.state.fail(port, link, ticket, error);
                 Ok(Done::Done)
             }
             Err(Refusal::Disconnect(disconnect)) => Err(disconnect),
             Err(Refusal::Later) => {
-                self.desk.postpone(cx, id);
+                self.state.postpone(port, link);
                 Ok(Done::Wait)
             }
         }
@@ -134,8 +138,8 @@ impl Gateway {
 
     /// Whether a subscription of this connection to a channel has no answer yet, from the backend
     /// or from the channel's home core.
-    pub(super) fn is_subscribing(&mut self, id: ConnId, channel: &str) -> bool {
-        let Some(session) = self.desk.sessions.get_mut(id) else { return false };
+    pub(super) fn is_subscribing(&mut self, link: Link, channel: &str) -> bool {
+        let Some(session) = self.state.table.get_mut(link) else { return false };
         let client = session.client();
         session.is_reserved(channel)
             || client
@@ -147,7 +151,7 @@ impl Gateway {
     pub(super) fn asker<'g>(&'g self, client: ClientKey, channel: &str) -> Asker<'g> {
         let subscribed = self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending);
         let user = self.hub.users().name_of(client).map_or("", |name| name);
-        Asker { user, insecure: self.desk.rules.options.client.insecure, subscribed }
+        Asker { user, insecure: self.state.rules.options.client.insecure, subscribed }
     }
 
     /// What holds for a channel that a client names. One to which the application has subscribed it
@@ -165,8 +169,8 @@ impl Gateway {
     }
 
     /// The session's number in the hub. Only open sessions get here.
-    pub(super) fn client_of(&mut self, id: ConnId) -> Result<ClientKey, Refusal> {
-        let session = self.desk.sessions.get_mut(id);
+    pub(super) fn client_of(&mut self, link: Link) -> Result<ClientKey, Refusal> {
+        let session = self.state.table.get_mut(link);
         session.and_then(|session| session.client()).ok_or(Error::INTERNAL.into())
     }
 
@@ -176,56 +180,56 @@ impl Gateway {
 
     fn unsubscribe(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: &UnsubscribeRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
+        let client = self.client_of(link)?;
         let channel = named(&request.channel)?;
-        self.with_hub(cx, |hub, out| hub.unsubscribe(out, client, channel));
-        self.desk.forget_sub(id, channel);
-        self.desk.reply(cx, id, ticket, ReplyBody::Unsubscribe(UnsubscribeResult {}));
+        self.with_hub(port, |hub, out| hub.unsubscribe(out, client, channel));
+        self.state.forget_sub(port, link, channel);
+        self.state.reply(port, link, ticket, ReplyBody::Unsubscribe(UnsubscribeResult {}));
         Ok(())
     }
 
     fn publish(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: PublishRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
+        let client = self.client_of(link)?;
         let channel = named(&request.channel)?;
-        let rules = self.desk.rules.clone();
+        let rules = self.state.rules.clone();
         let place = self.place(&rules, client, channel);
         let place = place.inspect_err(|error| {
-            self.refused(id, Refused::Publication, &error.message, channel);
+            self.refused(link, Refused::Publication, &error.message, channel);
         })?;
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
         }
         let is_json = place.rules.accept_data(&request.data).inspect_err(|_| {
-            self.refused(id, Refused::Publication, "data of another format", channel);
+            self.refused(link, Refused::Publication, "data of another format", channel);
         })?;
-        let fed = self.desk.sessions.get_mut(id).is_some_and(|it| it.feeds_back(channel));
+        let fed = self.state.table.get_mut(link).is_some_and(|it| it.feeds_back(channel));
         match place.publish(self.asker(client, channel), fed) {
             Decision::Refuse(error) => {
-                self.refused(id, Refused::Publication, &error.message, channel);
+                self.refused(link, Refused::Publication, &error.message, channel);
                 Err(error.into())
             }
             Decision::AskProxy => {
                 let PublishRequest { channel, data, .. } = request;
-                self.ask_backend(id, ticket, HookEvent::Publish { channel, data })
+                self.ask_backend(port, link, ticket, HookEvent::Publish { channel, data })
             }
             Decision::AskStream => {
                 let PublishRequest { channel, data, .. } = request;
-                self.publish_to_feed(cx, id, ticket, &channel, data)
+                self.publish_to_feed(port, link, ticket, &channel, data)
             }
             Decision::Allow | Decision::VerifyToken => {
                 let reply = PublishReply { data: Some(request.data), ..PublishReply::default() };
-                self.publish_as(cx, id, ticket, &request.channel, reply, Some(is_json))
+                self.publish_as(port, link, ticket, &request.channel, reply, Some(is_json))
             }
         }
     }
@@ -234,15 +238,15 @@ impl Gateway {
     /// there was one.
     pub(super) fn publish_as(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         channel: &str,
         reply: PublishReply,
         is_json: Option<bool>,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         let place = rules.namespaces.place(channel)?;
         let options = &place.rules.options;
         let data = reply.data.unwrap_or_default();
@@ -251,8 +255,8 @@ impl Gateway {
             // The backend may have put something else in its place.
             None => place.rules.accept_data(&data)?,
         };
-        let mut info = self.client_info(id, client);
-        let sub = self.desk.sessions.get_mut(id).and_then(|session| session.sub(channel));
+        let mut info = self.client_info(link, client);
+        let sub = self.state.table.get_mut(link).and_then(|session| session.sub(channel));
         info.chan_info = sub.map(|sub| sub.info.clone()).unwrap_or_default();
         let publish = Publish {
             data,
@@ -265,42 +269,42 @@ impl Gateway {
             version: reply.version,
             version_epoch: reply.version_epoch,
         };
-        self.ask(cx, id, ticket, channel, letters::Question::Publish(publish))
+        self.ask(port, link, ticket, channel, letters::Question::Publish(publish))
     }
 
     /// What others are told about a connection.
-    pub(super) fn client_info(&mut self, id: ConnId, client: ClientKey) -> ClientInfo {
+    pub(super) fn client_info(&mut self, link: Link, client: ClientKey) -> ClientInfo {
         let user = self.hub.users().name_of(client).map_or("", |name| name).to_owned();
         let client = self.client_id(client).to_string();
-        let more = self.desk.sessions.get_mut(id).and_then(|session| session.more.as_ref());
+        let more = self.state.table.get_mut(link).and_then(|session| session.more.as_ref());
         let conn_info = more.map(|more| more.conn_info.clone()).unwrap_or_default();
         ClientInfo { user, client, conn_info, ..ClientInfo::default() }
     }
 
     fn ask_who(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         channel: &str,
         question: letters::Question,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         let place = self.place(&rules, client, named(channel)?)?;
         granted(place.presence(self.asker(client, channel)))?;
-        self.ask(cx, id, ticket, channel, question)
+        self.ask(port, link, ticket, channel, question)
     }
 
     fn history(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: HistoryRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         let place = self.place(&rules, client, named(&request.channel)?)?;
         granted(place.history(self.asker(client, &request.channel)))?;
         let Some(stream) = place.rules.stream() else { return Err(Error::NOT_AVAILABLE.into()) };
@@ -309,54 +313,56 @@ impl Gateway {
             limit: request.limit,
             reverse: request.reverse,
             max: rules.options.client.history_max_publication_limit as u32,
-            max_bytes: self.desk.room(cx, id),
+            max_bytes: self.state.room(port, link),
         };
-        self.ask(cx, id, ticket, &request.channel, letters::Question::History { stream, read })
+        self.ask(port, link, ticket, &request.channel, letters::Question::History { stream, read })
     }
 
     fn rpc(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: RpcRequest,
     ) -> Outcome {
-        match self.desk.rules.options.rpc.route(&request.method) {
+        match self.state.rules.options.rpc.route(&request.method) {
             Route::Off => Err(Error::NOT_AVAILABLE.into()),
             Route::NoMethod => Err(Error::METHOD_NOT_FOUND.into()),
             Route::Ping => {
-                self.desk.reply(cx, id, ticket, ReplyBody::Rpc(RpcResult::default()));
+                self.state.reply(port, link, ticket, ReplyBody::Rpc(RpcResult::default()));
                 Ok(())
             }
             Route::Proxy(_) => {
                 let RpcRequest { data, method } = request;
-                self.ask_backend(id, ticket, HookEvent::Rpc { method, data })
+                self.ask_backend(port, link, ticket, HookEvent::Rpc { method, data })
             }
         }
     }
 
     fn refresh(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: &RefreshRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
+        let client = self.client_of(link)?;
         if request.token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        self.desk.pay_signature(cx, id);
-        let claims = match self.desk.rules.connection.connection(&request.token, self.desk.unix) {
+        self.state.pay_signature(port, link);
+        let claims = match self.state.rules.connection.connection(&request.token, self.state.unix) {
             Ok(claims) => claims,
-            Err(error) => return Err(self.bad_token(id, &error, Disconnect::EXPIRED.into())),
+            Err(error) => {
+                return Err(self.bad_token(port, link, &error, Disconnect::EXPIRED.into()));
+            }
         };
         let user = self.hub.users().name_of(client);
         if user.is_none_or(|user| **user != *claims.user) {
-            self.refused(id, Refused::Token, "it names another user", "");
+            self.refused(link, Refused::Token, "it names another user", "");
             return Err(Disconnect::INVALID_TOKEN.into());
         }
-        let personal = self.desk.rules.namespaces.personal_channel(&claims.user);
+        let personal = self.state.rules.namespaces.personal_channel(&claims.user);
         let granted = |channel: &str| {
             personal.as_deref() == Some(channel) || claims.subs.iter().any(|s| s.channel == channel)
         };
@@ -370,30 +376,30 @@ impl Gateway {
         }
         drop(subscriptions);
         let expire_at = claims.expire_at.unwrap_or(0);
-        if self.desk.is_over(expire_at) {
-            self.refused(id, Refused::Token, "expire_at is over", "");
+        if self.state.is_over(expire_at) {
+            self.refused(link, Refused::Token, "expire_at is over", "");
             return Err(Disconnect::EXPIRED.into());
         }
-        self.renew(cx, id, &claims.info, &claims.meta);
-        let (expires, ttl) = self.desk.prolong(cx, id, expire_at);
+        self.renew(port, link, &claims.info, &claims.meta);
+        let (expires, ttl) = self.state.prolong(port, link, expire_at);
         let result = RefreshResult {
             client: self.client_id(client).to_string(),
             version: super::connect::VERSION.to_owned(),
             expires,
             ttl,
         };
-        self.desk.reply(cx, id, ticket, ReplyBody::Refresh(result));
+        self.state.reply(port, link, ticket, ReplyBody::Refresh(result));
         Ok(())
     }
 
     fn sub_refresh(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: &SubRefreshRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
+        let client = self.client_of(link)?;
         let channel = named(&request.channel)?;
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
@@ -403,7 +409,7 @@ impl Gateway {
         }
         // An error would make SDKs give the subscription up for good. Closed, they ask for another
         // token when they are back.
-        let claims = match self.sub_claims(cx, id, client, channel, &request.token) {
+        let claims = match self.sub_claims(port, link, client, channel, &request.token) {
             Err(Refusal::Error(error)) if error == Error::TOKEN_EXPIRED => {
                 return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
             }
@@ -413,28 +419,28 @@ impl Gateway {
             other => other?,
         };
         let expire_at = claims.expire_at.unwrap_or(0);
-        if self.desk.is_over(expire_at) {
+        if self.state.is_over(expire_at) {
             return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
         }
-        self.renew_sub(cx, id, channel, expire_at, claims.info);
-        let (expires, ttl) = self.desk.watch_subscriptions(cx, id, expire_at);
+        self.renew_sub(port, link, channel, expire_at, claims.info);
+        let (expires, ttl) = self.state.watch_subscriptions(port, link, expire_at);
         let result = SubRefreshResult { expires, ttl };
-        self.desk.reply(cx, id, ticket, ReplyBody::SubRefresh(result));
+        self.state.reply(port, link, ticket, ReplyBody::SubRefresh(result));
         Ok(())
     }
 
     /// A subscription lasts until then, and has new information unless that is empty.
     pub(super) fn renew_sub(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         channel: &str,
         expire_at: i64,
         info: Bytes,
     ) {
-        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(session) = self.state.table.get_mut(link) else { return };
         if session.sub(channel).is_none() && (expire_at > 0 || !info.is_empty()) {
-            let by_backend = self.desk.rules.refreshes(channel);
+            let by_backend = self.state.rules.refreshes(channel);
             let sub = SubMore { channel: channel.into(), by_backend, ..SubMore::default() };
             session.more().subs.push(sub);
         }
@@ -443,31 +449,31 @@ impl Gateway {
         sub.asked = false;
         if !info.is_empty() && sub.info != info {
             sub.info = info;
-            self.inform(cx, id, &channel.into());
+            self.inform(port, link, &channel.into());
         }
     }
 
     /// What a subscription token grants to this connection.
     pub(super) fn sub_claims(
         &mut self,
-        cx: &Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         client: ClientKey,
         channel: &str,
         token: &str,
     ) -> Result<tokens::SubscriptionClaims, Refusal> {
-        self.desk.pay_signature(cx, id);
-        let claims = match self.desk.rules.subscription.subscription(token, self.desk.unix) {
+        self.state.pay_signature(port, link);
+        let claims = match self.state.rules.subscription.subscription(token, self.state.unix) {
             Ok(claims) => claims,
             Err(error) => {
-                self.refused(id, Refused::Token, &error.to_string(), channel);
+                self.refused(link, Refused::Token, &error.to_string(), channel);
                 return Err(match error {
                     tokens::TokenError::Expired => Error::TOKEN_EXPIRED.into(),
                     tokens::TokenError::NeedKey(_) => {
-                        self.desk.control.want_keys();
+                        port.want_keys();
                         Error::INTERNAL.into()
                     }
-                    tokens::TokenError::Invalid(_) => self.desk.refuse_token(id),
+                    tokens::TokenError::Invalid(_) => self.state.refuse_token(link),
                 });
             }
         };
@@ -479,23 +485,24 @@ impl Gateway {
             () if !bound => "client",
             () => return Ok(claims),
         };
-        self.refused(id, Refused::Token, &format!("it names another {other}"), channel);
+        self.refused(link, Refused::Token, &format!("it names another {other}"), channel);
         Err(Disconnect::INVALID_TOKEN.into())
     }
 
     /// A connection token that is not accepted. `expired`: what the client is told if it was once.
     pub(super) fn bad_token(
         &mut self,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         error: &tokens::TokenError,
         expired: Refusal,
     ) -> Refusal {
-        self.refused(id, Refused::Token, &error.to_string(), "");
+        self.refused(link, Refused::Token, &error.to_string(), "");
         match error {
             tokens::TokenError::Expired => expired,
             tokens::TokenError::NeedKey(_) => {
                 // The client comes back, and then the key may be here.
-                self.desk.control.want_keys();
+                port.want_keys();
                 Disconnect::SERVER_ERROR.into()
             }
             tokens::TokenError::Invalid(_) => Disconnect::INVALID_TOKEN.into(),
@@ -503,8 +510,8 @@ impl Gateway {
     }
 
     /// A client is refused something: that is counted, and told to the operator now and then.
-    pub(super) fn refused(&mut self, id: ConnId, what: Refused, why: &str, channel: &str) {
-        let counters = &mut self.desk.stats.counters;
+    pub(super) fn refused(&mut self, link: Link, what: Refused, why: &str, channel: &str) {
+        let counters = &mut self.state.stats.counters;
         match what {
             Refused::Token => counters.tokens_refused += 1,
             Refused::Subscription | Refused::SubscriptionByBackend => {
@@ -514,11 +521,11 @@ impl Gateway {
                 counters.publications_refused += 1;
             }
         }
-        let unix = self.desk.unix;
-        if !self.desk.refusals.admits(what, unix) {
+        let unix = self.state.unix;
+        if !self.state.refusals.admits(what, unix) {
             return;
         }
-        let client = self.desk.sessions.get_mut(id).and_then(|session| session.client());
+        let client = self.state.table.get_mut(link).and_then(|session| session.client());
         let user = client.and_then(|client| self.hub.users().name_of(client));
         let refusal = refusals::Refusal {
             what,
@@ -527,30 +534,29 @@ impl Gateway {
             client: client.map(|client| self.client_id(client)),
             channel: channel.to_owned(),
         };
-        self.desk.refusals.push(refusal, unix);
+        self.state.refusals.push(refusal, unix);
     }
 
     /// Asks the channel's home core for a client.
     fn ask(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         channel: &str,
         question: letters::Question,
     ) -> Outcome {
-        let asker =
-            letters::Asker::Client { core: self.desk.core, link: link(id), ticket: ticket.0 };
+        let asker = letters::Asker::Client { core: self.state.core, link, ticket: ticket.0 };
         let ask = Ask { channel: channel.into(), question, asker };
-        self.with_hub(cx, |hub, out| hub.ask(out, ask)).map_err(Refusal::of_hub)
+        self.with_hub(port, |hub, out| hub.ask(out, ask)).map_err(Refusal::of_hub)
     }
 }
 
-impl Desk {
+impl CoreState {
     /// A subscription token that is not ours: the client is told so, and closed after a few.
-    fn refuse_token(&mut self, id: ConnId) -> Refusal {
+    fn refuse_token(&mut self, link: Link) -> Refusal {
         let limit = self.rules.options.client.failed_token_limit;
-        let Some(session) = self.sessions.get_mut(id) else { return Error::INTERNAL.into() };
+        let Some(session) = self.table.get_mut(link) else { return Error::INTERNAL.into() };
         session.failures = session.failures.saturating_add(1);
         match limit {
             1.. if u32::from(session.failures) >= limit => Disconnect::TOO_MANY_ERRORS.into(),
@@ -559,58 +565,58 @@ impl Desk {
     }
 
     /// Bytes that may still be queued for a connection.
-    pub(super) fn room(&self, cx: &Context<'_>, id: ConnId) -> usize {
+    pub(super) fn room(&self, port: &impl Port, link: Link) -> usize {
         let max = self.rules.options.client.queue_max_size.0.saturating_sub(AROUND);
-        max.saturating_sub(cx.queued_at(id)).max(1)
+        max.saturating_sub(port.queued(link)).max(1)
     }
 
-    fn presence_question(&mut self, cx: &Context<'_>, id: ConnId) -> letters::Question {
-        let encoding = self.sessions.get_mut(id).map_or(Encoding::Json, |it| it.encoding());
-        letters::Question::Members { encoding, max: self.room(cx, id) }
+    fn presence_question(&mut self, port: &impl Port, link: Link) -> letters::Question {
+        let encoding = self.table.get_mut(link).map_or(Encoding::Json, |it| it.encoding());
+        letters::Question::Members { encoding, max: self.room(port, link) }
     }
 
     /// A command is answered now: others may come.
-    fn settle_command(&mut self, cx: &Context<'_>, id: ConnId, ticket: Ticket) {
+    fn settle_command(&mut self, port: &impl Port, link: Link, ticket: Ticket) {
         let Some(Waits::Command(kind)) = ticket.waits() else { return };
-        let age = ticket.age_ms(cx.now().as_millis() as u64);
+        let age = ticket.age_ms(port.now().as_millis() as u64);
         self.stats.command(kind, Duration::from_millis(age));
         // Without a number nobody asked.
         if ticket.id() > 0
-            && let Some(session) = self.sessions.get_mut(id)
+            && let Some(session) = self.table.get_mut(link)
         {
             session.busy = session.busy.saturating_sub(1);
-            self.wake(id);
+            self.wake(link);
         }
     }
 
     /// Replies to `presence` with what all who ask share.
     pub(super) fn reply_members(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         members: &[u8],
     ) {
-        self.settle_command(cx, id, ticket);
-        self.say(cx, id, |format, batch| {
+        self.settle_command(port, link, ticket);
+        self.say(port, link, |format, batch| {
             wire::encode_presence(format.encoding(), ticket.id(), members, batch);
         });
-        self.pay_answer(cx, id, members.len());
+        self.pay_answer(port, link, members.len());
     }
 
     /// Replies to a command.
     pub(super) fn reply(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         body: ReplyBody,
     ) {
-        self.settle_command(cx, id, ticket);
-        if !self.can_take(id, &body) {
-            return self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+        self.settle_command(port, link, ticket);
+        if !self.can_take(link, &body) {
+            return self.close(port, link, &Disconnect::INAPPROPRIATE_PROTOCOL);
         }
-        if self.is_one_way(id) {
+        if self.is_one_way(link) {
             // It asked for nothing else.
             if let ReplyBody::Connect(result) = body {
                 let push = Push {
@@ -618,7 +624,7 @@ impl Desk {
                     ..Push::default()
                 };
                 let saying = Saying { placed: true, secret: true };
-                self.say_at(cx, id, saying, |format, batch| {
+                self.say_at(port, link, saying, |format, batch| {
                     wire::encode_push(format.encoding(), format.envelope(), &push, batch);
                 });
             }
@@ -630,23 +636,23 @@ impl Desk {
             ReplyBody::Connect(_) | ReplyBody::Refresh(_) | ReplyBody::SubRefresh(_)
         );
         let reply = Reply { id: ticket.id(), body: Some(body) };
-        self.say_at(cx, id, Saying { placed: false, secret }, |format, batch| {
+        self.say_at(port, link, Saying { placed: false, secret }, |format, batch| {
             wire::encode_reply(format.encoding(), &reply, batch);
         });
-        self.pay_answer(cx, id, self.buffer.len());
+        self.pay_answer(port, link, self.buffer.len());
     }
 
-    fn is_one_way(&mut self, id: ConnId) -> bool {
-        self.sessions.get_mut(id).is_some_and(|session| session.format().is_uni())
+    fn is_one_way(&mut self, link: Link) -> bool {
+        self.table.get_mut(link).is_some_and(|session| session.format().is_uni())
     }
 
     /// Replies to a command with an error. A one-way client is closed instead.
-    pub(super) fn fail(&mut self, cx: &mut Context<'_>, id: ConnId, ticket: Ticket, error: Error) {
+    pub(super) fn fail(&mut self, port: &mut impl Port, link: Link, ticket: Ticket, error: Error) {
         if let Some(Waits::Command(kind)) = ticket.waits() {
             self.stats.error(kind, error.code);
         }
-        if self.is_one_way(id) {
-            if self.respond(cx, id, error.code, &error.message) {
+        if self.is_one_way(link) {
+            if self.respond(port, link, error.code, &error.message) {
                 return;
             }
             let rules = self.rules.clone();
@@ -655,9 +661,9 @@ impl Desk {
                 Some((code, reason)) => Disconnect::new(code, reason.to_owned()),
                 None => Disconnect::instead_of(&error),
             };
-            return self.close(cx, id, &disconnect);
+            return self.close(port, link, &disconnect);
         }
-        self.reply(cx, id, ticket, ReplyBody::Error(error.into()));
+        self.reply(port, link, ticket, ReplyBody::Error(error.into()));
     }
 }
 

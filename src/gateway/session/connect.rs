@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal};
-use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN, Ticket, Waits, link};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Gateway, Later};
+use super::machine::{CoreState, Deferred, Sessions};
+use super::port::Port;
+use super::ticket::{Ticket, Waits};
+use super::timers::What;
+use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
@@ -17,12 +19,11 @@ use crate::gateway::plan::Plan;
 use crate::gateway::proxy::{ConnectReply, HookEvent};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
-use crate::gateway::timers::What;
 use crate::gateway::tokens::ConnectionClaims;
 use crate::gateway::wire::messages::{
     ConnectRequest, ConnectResult, ReplyBody, SubscribeRequest, SubscribeResult,
 };
-use crate::gateway::wire::{Disconnect, Error};
+use crate::gateway::wire::{self, Disconnect, Encoding, Error, Malformed};
 use crate::protocol::request::Request;
 
 /// What clients are told the server is.
@@ -30,7 +31,7 @@ pub(super) const VERSION: &str = concat!("ringhold ", env!("CARGO_PKG_VERSION"))
 
 /// Who a connection is, and what it gets.
 #[derive(Clone, Debug, Default)]
-pub(in crate::gateway) struct Admitted {
+pub(super) struct Admitted {
     user: String,
     /// Unix time in seconds; 0 is never.
     expire_at: i64,
@@ -108,11 +109,11 @@ impl From<ConnectReply> for Admitted {
     }
 }
 
-impl Gateway {
+impl Sessions {
     pub(super) fn connect(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: ConnectRequest,
         resume: Resume,
@@ -121,7 +122,7 @@ impl Gateway {
         if request.name.len() > NAME_MAX || request.version.len() > VERSION_MAX {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        if request.subs.len() > self.desk.rules.options.client.channel_limit {
+        if request.subs.len() > self.state.rules.options.client.channel_limit {
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         let mut positions = std::mem::take(&mut request.subs);
@@ -130,10 +131,10 @@ impl Gateway {
             *position =
                 SubscribeRequest { recover, epoch, offset, flag, ..SubscribeRequest::default() };
         }
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         session.set(CONNECTING, true);
         // The backend is told of it before there is anything else to know.
-        let name = ClientId::random(cx.random(), cx.random());
+        let name = ClientId::random(port.random(), port.random());
         let connecting = Connecting {
             ticket: ticket.0,
             name: Some(name),
@@ -142,13 +143,13 @@ impl Gateway {
             ..Connecting::default()
         };
         session.more().connecting = Some(Box::new(connecting));
-        self.desk.sessions.weigh(id);
-        if self.desk.is_crowded() {
+        self.state.table.weigh(link);
+        if self.state.is_crowded() {
             return Err(Disconnect::TOO_MANY_REQUESTS.into());
         }
-        let outcome = self.identify(cx, id, ticket, request);
+        let outcome = self.identify(port, link, ticket, request);
         if outcome.is_err()
-            && let Some(session) = self.desk.sessions.get_mut(id)
+            && let Some(session) = self.state.table.get_mut(link)
         {
             // The error is said at once; any next command closes.
             session.more().connecting = None;
@@ -157,75 +158,75 @@ impl Gateway {
     }
 
     /// The one request of a one-way client.
-    pub(in crate::gateway) fn connect_one_way(
+    pub(super) fn connect_one_way(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         request: ConnectRequest,
         resume: Resume,
     ) {
-        let now = cx.now().as_millis() as u64;
+        let now = port.now().as_millis() as u64;
         let ticket = Ticket::new(Waits::Command(CommandKind::Connect), now, 0);
-        let outcome = self.connect(cx, id, ticket, request, resume);
-        self.conclude(cx, id, ticket, outcome);
+        let outcome = self.connect(port, link, ticket, request, resume);
+        self.conclude(port, link, ticket, outcome);
     }
 
     /// Finds out who it is.
     fn identify(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: ConnectRequest,
     ) -> Outcome {
-        let rules = self.desk.rules.clone();
+        let rules = self.state.rules.clone();
         let client = &rules.options.client;
         if !request.token.is_empty() {
-            self.desk.pay_signature(cx, id);
-            let claims = match rules.connection.connection(&request.token, self.desk.unix) {
+            self.state.pay_signature(port, link);
+            let claims = match rules.connection.connection(&request.token, self.state.unix) {
                 Ok(claims) => claims,
                 Err(error) => {
-                    return Err(self.bad_token(id, &error, Error::TOKEN_EXPIRED.into()));
+                    return Err(self.bad_token(port, link, &error, Error::TOKEN_EXPIRED.into()));
                 }
             };
             if claims.user.is_empty()
                 && client.disallow_anonymous_connection_tokens
                 && !client.insecure
             {
-                self.refused(id, Refused::Token, "it names no user", "");
+                self.refused(link, Refused::Token, "it names no user", "");
                 return Err(Disconnect::PERMISSION_DENIED.into());
             }
-            return self.admit(cx, id, ticket, claims.into(), Names::ClientToo);
+            return self.admit(port, link, ticket, claims.into(), Names::ClientToo);
         }
         if rules.options.hooks.connect {
             let ConnectRequest { name, version, data, headers, .. } = request;
-            self.keep_emulated(id, headers)?;
-            let session = self.desk.sessions.get_mut(id);
+            self.keep_emulated(link, headers)?;
+            let session = self.state.table.get_mut(link);
             let connecting = session.and_then(|session| session.connecting());
             let channels = connecting.map(|it| it.positions.keys().cloned().collect());
             let channels = channels.unwrap_or_default();
             let event = HookEvent::Connect { name, version, data, channels };
-            return self.ask_backend(id, ticket, event);
+            return self.ask_backend(port, link, ticket, event);
         }
-        self.admit_nobody(cx, id, ticket)
+        self.admit_nobody(port, link, ticket)
     }
 
     /// A connection that neither a token nor the backend vouches for: it is whom its header names,
     /// or nobody.
     pub(super) fn admit_nobody(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
     ) -> Outcome {
-        let more = self.desk.sessions.get_mut(id).and_then(|session| session.more.as_mut());
+        let more = self.state.table.get_mut(link).and_then(|session| session.more.as_mut());
         if let Some(user) = more.and_then(|more| more.vouched.take()) {
             let admitted = Admitted { user: user.into_string(), ..Admitted::default() };
-            return self.admit(cx, id, ticket, admitted, Names::Backend);
+            return self.admit(port, link, ticket, admitted, Names::Backend);
         }
-        let client = &self.desk.rules.options.client;
+        let client = &self.state.rules.options.client;
         if client.insecure || client.allow_anonymous_connect_without_token {
-            return self.admit(cx, id, ticket, Admitted::default(), Names::ClientToo);
+            return self.admit(port, link, ticket, Admitted::default(), Names::ClientToo);
         }
         Err(Disconnect::BAD_REQUEST.into())
     }
@@ -233,18 +234,18 @@ impl Gateway {
     /// Lets a connection in as who it is, if there is a seat.
     pub(super) fn admit(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         mut admitted: Admitted,
         names: Names,
     ) -> Outcome {
-        let rules = self.desk.rules.clone();
+        let rules = self.state.rules.clone();
         let options = &rules.options.client;
         if options.insecure {
             admitted.expire_at = 0;
         }
-        if admitted.expire_at > 0 && admitted.expire_at <= self.desk.unix {
+        if admitted.expire_at > 0 && admitted.expire_at <= self.state.unix {
             return Err(Error::EXPIRED.into());
         }
         if let Some(channel) = rules.namespaces.personal_channel(&admitted.user)
@@ -253,7 +254,7 @@ impl Gateway {
             admitted.subs.push(ServerSub { channel, ..ServerSub::default() });
         }
         if names == Names::ClientToo {
-            self.add_asked(id, &mut admitted)?;
+            self.add_asked(link, &mut admitted)?;
         }
         keep_last(&mut admitted.subs);
         if admitted.subs.len() > options.channel_limit {
@@ -262,7 +263,7 @@ impl Gateway {
         for sub in &admitted.subs {
             rules.namespaces.place(&sub.channel)?;
         }
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         let format = session.format();
         session.more().conn_info = admitted.info.clone();
         session.more().meta = admitted.meta.clone();
@@ -270,8 +271,8 @@ impl Gateway {
             return Ok(());
         };
         let user = admitted.user.clone();
-        let client = self.hub.connect(link(id), name, &user, format);
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let client = self.hub.connect(link, name, &user, format);
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         session.client = client;
         let single = options.subscribe_to_user_personal_channel.single_connection;
         let rule = match options.user_connection_limit {
@@ -285,18 +286,19 @@ impl Gateway {
         }
         match rule {
             Some(rule) => {
-                let entered = self.with_hub(cx, |hub, out| hub.enter(out, client, ticket.0, rule));
+                let entered =
+                    self.with_hub(port, |hub, out| hub.enter(out, client, ticket.0, rule));
                 entered.map_err(|_| Refusal::from(Disconnect::TOO_MANY_REQUESTS))
             }
-            None => self.seat(cx, id),
+            None => self.seat(port, link),
         }
     }
 
     /// Adds the channels that the client asks for with its connect command, less those to which it
     /// could not subscribe by itself.
-    fn add_asked(&mut self, id: ConnId, admitted: &mut Admitted) -> Outcome {
-        let rules = self.desk.rules.clone();
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+    fn add_asked(&mut self, link: Link, admitted: &mut Admitted) -> Outcome {
+        let rules = self.state.rules.clone();
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         let Some(connecting) = session.connecting() else { return Ok(()) };
         // Not even without checks: the client would be in channels it does not know.
         let asker = Asker { user: &admitted.user, insecure: false, subscribed: false };
@@ -316,16 +318,15 @@ impl Gateway {
     }
 
     /// The hub has a seat for a connection.
-    pub(in crate::gateway) fn entered(&mut self, cx: &mut Context<'_>, link: Link) {
-        let id = self.desk.id(link);
-        if let Err(Refusal::Disconnect(disconnect)) = self.seat(cx, id) {
-            self.desk.close(cx, id, &disconnect);
+    pub(super) fn entered(&mut self, port: &mut impl Port, link: Link) {
+        if let Err(Refusal::Disconnect(disconnect)) = self.seat(port, link) {
+            self.state.close(port, link, &disconnect);
         }
     }
 
     /// Makes the server-side subscriptions and, when they are there, the reply.
-    fn seat(&mut self, cx: &mut Context<'_>, id: ConnId) -> Outcome {
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+    fn seat(&mut self, port: &mut impl Port, link: Link) -> Outcome {
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         let Some(client) = session.client() else { return Ok(()) };
         let (native, format) = (session.is(NATIVE_PINGS), session.format());
         let Some(connecting) = session.connecting() else { return Ok(()) };
@@ -334,19 +335,21 @@ impl Gateway {
         connecting.waiting = admitted.subs.len();
         let positions = std::mem::take(&mut connecting.positions);
         let resume = std::mem::take(&mut connecting.resume);
-        let options = &self.desk.rules.options.client;
+        let options = &self.state.rules.options.client;
         let ping = if native { 0 } else { options.ping_interval.as_secs_f64().ceil() as u32 };
         let pong = ping > 0 && !format.is_uni() && !options.pong_timeout.is_zero();
         let with_time = options.connect_include_server_time;
-        let by_client = !self.desk.rules.options.hooks.refresh;
-        let (expires, ttl) = self.desk.prolong(cx, id, admitted.expire_at);
+        let by_client = !self.state.rules.options.hooks.refresh;
+        let (expires, ttl) = self.state.prolong(port, link, admitted.expire_at);
         let time = match with_time {
-            true => self.desk.unix.saturating_mul(1000),
+            true => self.state.unix.saturating_mul(1000),
             false => 0,
         };
         let name = self.client_id(client).to_string();
         let (session, node) = match format.is_emulated() {
-            true => (self.desk.names.name(id), self.desk.names.node().to_owned()),
+            true => {
+                (self.state.names.name(self.state.core, link), self.state.names.node().to_owned())
+            }
             // The server API knows it by this.
             false if format.is_uni() => (name.clone(), String::new()),
             false => Default::default(),
@@ -365,7 +368,7 @@ impl Gateway {
             ..ConnectResult::default()
         };
         if let Some(connecting) =
-            self.desk.sessions.get_mut(id).and_then(|session| session.connecting())
+            self.state.table.get_mut(link).and_then(|session| session.connecting())
         {
             connecting.result = result;
         }
@@ -373,10 +376,10 @@ impl Gateway {
         for sub in admitted.subs {
             let request = positions.get(&sub.channel).cloned();
             let request = request.or_else(|| resume.of(&sub.channel));
-            self.subscribe_by_server(cx, id, Waits::Connect, ticket.id(), sub, request)?;
+            self.subscribe_by_server(port, link, Waits::Connect, ticket.id(), sub, request)?;
         }
         if channels == 0 {
-            self.desk.finish_connect(cx, id);
+            self.state.finish_connect(port, link);
         }
         Ok(())
     }
@@ -384,24 +387,24 @@ impl Gateway {
     /// Subscribes a connection for the server.
     pub(super) fn subscribe_by_server(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         waits: Waits,
         number: u32,
         sub: ServerSub,
         request: Option<SubscribeRequest>,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         let place = rules.namespaces.place(&sub.channel)?;
-        if self.desk.sessions.get_mut(id).is_some_and(|session| session.is_reserved(&sub.channel)) {
+        if self.state.table.get_mut(link).is_some_and(|session| session.is_reserved(&sub.channel)) {
             return Err(Error::ALREADY_SUBSCRIBED.into());
         }
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         let asker = Asker { user, insecure: rules.options.client.insecure, subscribed: true };
         let mut mode = place.mode(asker, &sub.overrides, Wish::default());
         mode.auto_cache_recover |= sub.cached && mode.recovery;
-        let ticket = Ticket::new(waits, cx.now().as_millis() as u64, number);
+        let ticket = Ticket::new(waits, port.now().as_millis() as u64, number);
         let request = request.unwrap_or_default();
         let terms = super::subscribe::Terms {
             channel: &sub.channel,
@@ -414,36 +417,36 @@ impl Gateway {
             info: sub.info,
             data: sub.data,
         };
-        self.subscribe_on(cx, id, ticket, terms, &request).map_err(Refusal::at_once)
+        self.subscribe_on(port, link, ticket, terms, &request).map_err(Refusal::at_once)
     }
 }
 
-impl Desk {
+impl CoreState {
     /// A server-side subscription of a connect command has its answer.
     pub(super) fn connect_part(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         channel: &str,
         result: SubscribeResult,
     ) {
-        let connecting = self.sessions.get_mut(id).and_then(|session| session.connecting());
+        let connecting = self.table.get_mut(link).and_then(|session| session.connecting());
         let Some(connecting) = connecting else { return };
         connecting.result.subs.insert(channel.to_owned(), result);
         connecting.waiting = connecting.waiting.saturating_sub(1);
         if connecting.waiting == 0 {
-            self.finish_connect(cx, id);
+            self.finish_connect(port, link);
         }
     }
 
     /// Sends the connect reply, and what had to wait for it.
-    fn finish_connect(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+    fn finish_connect(&mut self, port: &mut impl Port, link: Link) {
+        let Some(session) = self.table.get_mut(link) else { return };
         let Some(connecting) = session.more().connecting.take() else { return };
         session.more().vouched = None;
         let answer = session.take_answer();
         session.set(OPEN, true);
-        self.timers.clear(link(id), What::Stale);
+        self.timers.clear(link, What::Stale);
         let Connecting { ticket, result, stash, orders, .. } = *connecting;
         if session.format() == Format::UniSse {
             for (channel, sub) in &result.subs {
@@ -455,17 +458,17 @@ impl Desk {
         debug_assert_eq!(Ticket(ticket).waits(), Some(Waits::Command(CommandKind::Connect)));
         if let Some(headers) = answer {
             // One that is gone hears nothing of what follows, either.
-            let _ = cx.begin(id, &headers);
+            port.begin(link, &headers);
         }
-        self.reply(cx, id, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
+        self.reply(port, link, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
         for (frame, at) in stash {
             let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
-            self.send_at(cx, link(id), &frame, at);
+            self.send_at(port, link, &frame, at);
         }
         for order in orders {
-            self.put_aside(Later::Deferred(link(id), order));
+            self.defer(Deferred::LateOrder(link, order));
         }
-        self.sessions.weigh(id);
+        self.table.weigh(link);
     }
 }
 
@@ -475,6 +478,14 @@ pub(super) fn vouched(request: &Request<'_>, options: &Plan) -> Option<Box<str>>
     let header = options.client.user_id_http_header.as_str();
     let user = (!header.is_empty()).then(|| request.header(header))??;
     (!user.is_empty()).then(|| user.into())
+}
+
+/// A one-way client's request; nothing, and `null`, ask for nothing.
+pub(in crate::gateway) fn connect_request(content: &[u8]) -> Result<ConnectRequest, Malformed> {
+    match content.trim_ascii() {
+        b"" | b"null" => Ok(ConnectRequest::default()),
+        content => wire::decode_connect(Encoding::Json, content),
+    }
 }
 
 /// Each channel once, as it was named last; one without a name is none.
@@ -494,6 +505,17 @@ const VERSION_MAX: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_and_null_are_requests() {
+        for content in ["", " ", "null", " null\n", "{}"] {
+            let request = connect_request(content.as_bytes());
+            assert_eq!(request, Ok(ConnectRequest::default()), "{content:?}");
+        }
+        for content in ["[]", "1", "{", "{} {}", "nul"] {
+            assert!(connect_request(content.as_bytes()).is_err(), "{content:?}");
+        }
+    }
 
     #[test]
     fn a_header_names_somebody_or_nobody() {

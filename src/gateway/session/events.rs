@@ -1,66 +1,124 @@
-//! What the hub tells of a connection, put into the client's words. The hub is at work meanwhile,
-//! so nothing here may call it.
+//! What the hub needs and tells while it works: its needs go on to the sessions' port, and what it
+//! tells of a connection is put into the client's words.
+//!
+//! Owns the one implementation of the hub's [`Outside`]. The hub is at work meanwhile, so nothing
+//! here may call it: what needs that is deferred. The invariant: nothing here has the hub at hand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Session, Ticket, Waits};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Later};
-use crate::gateway::calls;
+use super::Session;
+use super::machine::{CoreState, Deferred};
+use super::port::Port;
+use super::ticket::{Ticket, Waits, is_call};
+use crate::engine::Frame;
+use crate::gateway::broker;
 use crate::gateway::format::Format;
-use crate::gateway::letters::Answer;
-use crate::gateway::outside::{Event, Link};
+use crate::gateway::letters::{Answer, Letter};
+use crate::gateway::outside::{Event, Link, Outside, Refused};
 use crate::gateway::wire::messages::{
     Publication, PublishResult, Push, PushBody, ReplyBody, SubscribePush, SubscribeResult,
 };
 use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
 
-impl Desk {
-    pub(in crate::gateway) fn event(&mut self, cx: &mut Context<'_>, link: Link, event: Event<'_>) {
-        let event = match event {
-            Event::Answered { ticket, answer } if calls::is_call(ticket) => {
-                return self.call_answered(cx, ticket, answer);
+/// The way of the hub to the sessions, and through them to all else.
+pub(super) struct HubPort<'p, P> {
+    pub(super) state: &'p mut CoreState,
+    pub(super) port: &'p mut P,
+}
+
+impl<P: Port> Outside for HubPort<'_, P> {
+    fn now(&self) -> Duration {
+        self.port.now()
+    }
+
+    fn unix_millis(&self) -> i64 {
+        self.port.unix_millis()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.port.random()
+    }
+
+    fn post(&mut self, core: usize, letter: Letter) -> Result<(), Refused> {
+        self.port.post(core, letter)
+    }
+
+    fn post_reserved(&mut self, core: usize, letter: Letter) -> Result<(), Refused> {
+        self.port.post_reserved(core, letter)
+    }
+
+    fn is_behind(&self, core: usize) -> bool {
+        self.port.is_behind(core)
+    }
+
+    fn post_urgent(&mut self, core: usize, letter: Letter) {
+        self.port.post_urgent(core, letter);
+    }
+
+    fn broker(&mut self, request: broker::Request) -> Result<(), Refused> {
+        self.port.ask_broker(request)
+    }
+
+    fn send(&mut self, link: Link, frame: &Frame) {
+        self.state.send_at(self.port, link, frame, None);
+    }
+
+    fn publication(&mut self, link: Link, frame: &Frame, channel: &str, offset: u64) {
+        self.state.send_at(self.port, link, frame, Some((channel, offset)));
+    }
+
+    fn event(&mut self, link: Link, event: Event<'_>) {
+        match event {
+            Event::Answered { ticket, answer } if is_call(ticket) => {
+                self.port.answer_call(ticket, answer);
             }
-            event => event,
-        };
-        let id = self.id(link);
-        if self.sessions.get_mut(id).is_none() {
+            event => self.state.event(self.port, link, event),
+        }
+    }
+}
+
+impl CoreState {
+    fn event(&mut self, port: &mut impl Port, link: Link, event: Event<'_>) {
+        if self.table.get_mut(link).is_none() {
             return;
         }
         match event {
             Event::Subscribed { ticket, channel, result, told, .. } => {
                 // Who has come will go.
-                self.pay_deliveries(cx, id, told.saturating_mul(2));
-                self.subscribed(cx, id, Ticket(ticket), channel, result);
+                self.pay_deliveries(port, link, told.saturating_mul(2));
+                self.subscribed(port, link, Ticket(ticket), channel, result);
             }
             Event::Unsubscribed { channel, server_side, why, .. } => {
-                self.unsubscribed(cx, id, channel, server_side, why);
+                self.unsubscribed(port, link, channel, server_side, why);
             }
             Event::Answered { ticket, answer } => {
                 let ticket = Ticket(ticket);
                 match answer {
-                    Ok(Answer::Members(members)) => self.reply_members(cx, id, ticket, &members),
+                    Ok(Answer::Members(members)) => {
+                        self.reply_members(port, link, ticket, &members)
+                    }
                     Ok(answer) => {
                         if let Answer::Published { receivers, .. } = answer {
-                            self.pay_deliveries(cx, id, receivers);
+                            self.pay_deliveries(port, link, receivers);
                         }
-                        self.reply(cx, id, ticket, body(answer));
+                        self.reply(port, link, ticket, body(answer));
                     }
-                    Err(error) => self.fail(cx, id, ticket, error),
+                    Err(error) => self.fail(port, link, ticket, error),
                 }
             }
-            Event::Entered { .. } => self.put_aside(Later::Entered(link)),
-            Event::Close(disconnect) => self.close(cx, id, disconnect),
-            Event::Order(order) => self.put_aside(Later::Order(link, order.clone())),
+            Event::Entered { .. } => self.defer(Deferred::Entered(link)),
+            Event::Close(disconnect) => self.close(port, link, disconnect),
+            Event::Order(order) => self.defer(Deferred::Order(link, order.clone())),
         }
-        self.sessions.weigh(id);
+        self.table.weigh(link);
     }
 
     /// Whether the client's encoding can carry a reply: JSON takes only JSON. Publications that a
     /// subscription recovers are looked at before.
-    pub(super) fn can_take(&mut self, id: ConnId, body: &ReplyBody) -> bool {
+    pub(super) fn can_take(&mut self, link: Link, body: &ReplyBody) -> bool {
         let json = |session: &mut Session| session.encoding() == Encoding::Json;
-        if !self.sessions.get_mut(id).is_some_and(json) {
+        if !self.table.get_mut(link).is_some_and(json) {
             return true;
         }
         let fits = |data: &[u8]| data.is_empty() || wire::is_json(data);
@@ -79,52 +137,52 @@ impl Desk {
 
     fn subscribed(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         channel: &Arc<str>,
         result: Result<SubscribeResult, Error>,
     ) {
         let result = result.map(|mut result| {
-            let sub = self.sessions.get_mut(id).and_then(|session| session.sub(channel));
+            let sub = self.table.get_mut(link).and_then(|session| session.sub(channel));
             let expire_at = sub.map_or(0, |sub| {
                 result.data = std::mem::take(&mut sub.data);
                 // The client has nothing to do where the backend decides.
                 if sub.by_backend { 0 } else { sub.expire_at }
             });
-            if let Some(session) = self.sessions.get_mut(id)
+            if let Some(session) = self.table.get_mut(link)
                 && session.sub(channel).is_some_and(|it| it.expire_at == 0 && it.info.is_empty())
             {
                 session.forget_sub(channel);
             }
-            (result.expires, result.ttl) = self.watch_subscriptions(cx, id, expire_at);
+            (result.expires, result.ttl) = self.watch_subscriptions(port, link, expire_at);
             result
         });
         if result.is_err() {
-            self.forget_sub(id, channel);
+            self.forget_sub(port, link, channel);
         }
-        let revoked = self.sessions.get_mut(id).and_then(|session| session.take_revoked(channel));
+        let revoked = self.table.get_mut(link).and_then(|session| session.take_revoked(channel));
         if let (Ok(_), Some(revoked)) = (&result, revoked) {
-            self.put_aside(Later::Revoked(super::link(id), Box::new(revoked)));
+            self.defer(Deferred::Revoked(link, Box::new(revoked)));
         }
         match (ticket.waits(), result) {
             (Some(Waits::Command(_)), Ok(result)) => {
-                self.reply(cx, id, ticket, ReplyBody::Subscribe(Box::new(result)));
-                self.open_feed(id, channel);
+                self.reply(port, link, ticket, ReplyBody::Subscribe(Box::new(result)));
+                self.open_feed(port, link, channel);
             }
-            (Some(Waits::Command(_)), Err(error)) => self.fail(cx, id, ticket, error),
-            (Some(Waits::Connect), Ok(result)) => self.connect_part(cx, id, channel, result),
+            (Some(Waits::Command(_)), Err(error)) => self.fail(port, link, ticket, error),
+            (Some(Waits::Connect), Ok(result)) => self.connect_part(port, link, channel, result),
             // The broker is away: it has waited as long as it may, and comes back later.
-            (Some(Waits::Connect), Err(_)) => self.close(cx, id, &Disconnect::FORCE_RECONNECT),
+            (Some(Waits::Connect), Err(_)) => self.close(port, link, &Disconnect::FORCE_RECONNECT),
             (Some(Waits::Api), Ok(result)) => {
-                self.announce(cx, id, channel, result);
+                self.announce(port, link, channel, result);
                 // An unsubscribe may have waited for it.
-                self.wake(id);
+                self.wake(link);
             }
             (Some(Waits::Api), Err(error)) => {
                 let channel = &**channel;
                 tracing::debug!(channel, %error, "a subscription of the server failed");
-                self.wake(id);
+                self.wake(link);
             }
             (None, _) => debug_assert!(false, "a ticket nobody gave"),
         }
@@ -133,27 +191,27 @@ impl Desk {
     /// Tells a client that the server has subscribed it, and what it missed.
     fn announce(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         channel: &str,
         result: SubscribeResult,
     ) {
         let json = |session: &mut Session| session.encoding() == Encoding::Json;
-        let is_json = self.sessions.get_mut(id).is_some_and(json);
+        let is_json = self.table.get_mut(link).is_some_and(json);
         if is_json && !result.data.is_empty() && !wire::is_json(&result.data) {
-            return self.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+            return self.close(port, link, &Disconnect::INAPPROPRIATE_PROTOCOL);
         }
         let told = result.clone();
         let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } =
             result;
         let begun = SubscribePush { recoverable, epoch, offset, positioned, data };
-        self.push(cx, id, channel, PushBody::Subscribe(begun));
+        self.push(port, link, channel, PushBody::Subscribe(begun));
         for publication in publications {
             let publication = Publication { channel: String::new(), ..publication };
-            self.push(cx, id, channel, PushBody::Publication(Box::new(publication)));
+            self.push(port, link, channel, PushBody::Publication(Box::new(publication)));
         }
         // From now on its id names the channel, too.
-        if let Some(session) = self.sessions.get_mut(id)
+        if let Some(session) = self.table.get_mut(link)
             && session.format() == Format::UniSse
         {
             session.more().places.begin(channel, &told);
@@ -163,43 +221,43 @@ impl Desk {
 
     fn unsubscribed(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         channel: &str,
         server_side: bool,
         why: &Unsubscribe,
     ) {
-        self.forget_sub(id, channel);
+        self.forget_sub(port, link, channel);
         if server_side && *why == Unsubscribe::INSUFFICIENT_STATE {
-            self.close(cx, id, &Disconnect::INSUFFICIENT_STATE);
+            self.close(port, link, &Disconnect::INSUFFICIENT_STATE);
             return;
         }
-        self.tell_unsubscribed(cx, id, channel, why);
+        self.tell_unsubscribed(port, link, channel, why);
     }
 
     /// Tells a client that a subscription is over.
     pub(super) fn tell_unsubscribed(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         channel: &str,
         why: &Unsubscribe,
     ) {
         self.stats.unsubscribe(why.code);
-        self.push(cx, id, channel, PushBody::Unsubscribe(why.clone().into()));
+        self.push(port, link, channel, PushBody::Unsubscribe(why.clone().into()));
     }
 
     /// Queues a push for one connection.
-    pub(super) fn push(&mut self, cx: &mut Context<'_>, id: ConnId, channel: &str, body: PushBody) {
+    pub(super) fn push(&mut self, port: &mut impl Port, link: Link, channel: &str, body: PushBody) {
         let push = Push { id: 0, channel: channel.to_owned(), body: Some(body) };
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.table.get_mut(link) else { return };
         if session.connecting().is_some() {
             // It follows the connect reply.
             let (format, mut element) = (session.format(), Vec::new());
             wire::encode_push(format.encoding(), format.envelope(), &push, &mut element);
-            return self.send_at(cx, super::link(id), &format.frame(element), None);
+            return self.send_at(port, link, &format.frame(element), None);
         }
-        self.say(cx, id, |format, batch| {
+        self.say(port, link, |format, batch| {
             wire::encode_push(format.encoding(), format.envelope(), &push, batch);
         });
     }

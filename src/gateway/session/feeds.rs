@@ -8,11 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::commands::Outcome;
-use super::{Revoked, Session, Ticket, link};
-use crate::engine::{ConnId, Context};
+use super::machine::{CoreState, Sessions};
+use super::port::Port;
+use super::ticket::Ticket;
+use super::{Revoked, Session};
 use crate::gateway::account::Budget;
-use crate::gateway::app::{Desk, Gateway};
 use crate::gateway::channels::{Override, Switch};
+use crate::gateway::outside::Link;
 use crate::gateway::proxy::{Asking, FeedAsked, FeedId, FeedNews, FeedSaid, FeedWord};
 use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
 use crate::gateway::wire::messages::{
@@ -56,7 +58,7 @@ impl Session {
     }
 
     /// Whether the backend feeds one of its subscriptions.
-    pub(in crate::gateway) fn has_feeds(&self) -> bool {
+    pub(super) fn has_feeds(&self) -> bool {
         self.more.as_ref().is_some_and(|more| !more.feeds.is_empty())
     }
 
@@ -86,20 +88,20 @@ pub(super) fn unrecovered(overrides: Override) -> Override {
     Override { force_recovery: off, force_positioning: off, ..overrides }
 }
 
-impl Gateway {
+impl Sessions {
     /// Begins a feed, for the question that is asked next.
-    pub(super) fn begin_feed(&mut self, id: ConnId, channel: &str) -> Option<FeedAsked> {
-        let rules = self.desk.rules.clone();
+    pub(super) fn begin_feed(&mut self, link: Link, channel: &str) -> Option<FeedAsked> {
+        let rules = self.state.rules.clone();
         let options = &rules.namespaces.place(channel).ok()?.rules.options;
         let both_ways = options.subscribe_stream_proxy_bidirectional;
         let proxy = match proxy_name(&options.subscribe_stream_proxy_name) {
             DEFAULT_PROXY => Cow::Borrowed(DEFAULT_PROXY),
             name => Cow::Owned(name.to_owned()),
         };
-        self.desk.last_feed += 1;
-        let number = self.desk.last_feed;
-        let from = self.desk.asking(id);
-        let session = self.desk.sessions.get_mut(id)?;
+        self.state.last_feed += 1;
+        let number = self.state.last_feed;
+        let from = self.state.asking(link);
+        let session = self.state.table.get_mut(link)?;
         let out = both_ways.then(|| Budget::new(OUT_BYTES));
         session.more().feeds.push(Feed { channel: channel.into(), number, proxy, out });
         Some(FeedAsked { id: FeedId { from, number }, both_ways })
@@ -108,31 +110,31 @@ impl Gateway {
     /// A client publishes to the feed of a channel.
     pub(super) fn publish_to_feed(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         channel: &str,
         data: Bytes,
     ) -> Outcome {
-        let from = self.desk.asking(id);
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let from = self.state.asking(link);
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         let feed = session.feed(channel);
         let feed = feed.and_then(|feed| Some((feed.id(from), &feed.proxy, feed.out.as_ref()?)));
         let Some((feed, proxy, out)) = feed else { return Err(Error::NOT_AVAILABLE.into()) };
         let held = out.take(data.len().clamp(1, OUT_BYTES));
         let word = held.map(|held| FeedWord::Publish(data, held));
-        if !word.is_some_and(|word| self.desk.control.feed(feed, proxy, word)) {
+        if !word.is_some_and(|word| port.feed(feed, proxy, word)) {
             return Err(Error::TOO_MANY_REQUESTS.into());
         }
-        self.desk.reply(cx, id, ticket, ReplyBody::Publish(PublishResult {}));
+        self.state.reply(port, link, ticket, ReplyBody::Publish(PublishResult {}));
         Ok(())
     }
 
     /// The backend has said something on a feed.
-    pub(in crate::gateway) fn feed_told(&mut self, cx: &mut Context<'_>, news: FeedNews) {
+    pub(super) fn feed_told(&mut self, port: &mut impl Port, news: FeedNews) {
         let FeedNews { feed, said, room } = news;
-        let id = self.desk.id(feed.from.link);
-        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let link = feed.from.link;
+        let Some(session) = self.state.table.get_mut(link) else { return };
         // It may have ended meanwhile, and perhaps begun anew.
         let feeds = session.more.iter().flat_map(|more| &more.feeds);
         let found = feeds.into_iter().find(|one| one.number == feed.number);
@@ -140,51 +142,51 @@ impl Gateway {
         match said {
             FeedSaid::Published { data, tags } => {
                 if session.encoding() == Encoding::Json && !wire::is_json(&data) {
-                    return self.desk.close(cx, id, &Disconnect::INAPPROPRIATE_PROTOCOL);
+                    return self.state.close(port, link, &Disconnect::INAPPROPRIATE_PROTOCOL);
                 }
                 let publication = Publication { data, tags, ..Publication::default() };
                 let body = PushBody::Publication(Box::new(publication));
-                self.desk.push(cx, id, &channel, body);
+                self.state.push(port, link, &channel, body);
             }
             FeedSaid::Ended(end) => {
                 session.take_feed(&channel);
-                self.revoke(cx, feed.from.link, &Revoked { channel, why: end.told() });
+                self.revoke(port, feed.from.link, &Revoked { channel, why: end.told() });
             }
         }
         drop(room);
     }
 }
 
-impl Desk {
+impl CoreState {
     /// This connection as one that asks the backend.
-    pub(super) fn asking(&self, id: ConnId) -> Asking {
-        Asking { core: self.core, link: link(id) }
+    pub(super) fn asking(&self, link: Link) -> Asking {
+        Asking { core: self.core, link }
     }
 
     /// The reply to a subscription has left: its feed may speak.
-    pub(super) fn open_feed(&mut self, id: ConnId, channel: &str) {
-        let from = self.asking(id);
-        let session = self.sessions.get_mut(id);
+    pub(super) fn open_feed(&mut self, port: &mut impl Port, link: Link, channel: &str) {
+        let from = self.asking(link);
+        let session = self.table.get_mut(link);
         if let Some(feed) = session.and_then(|session| session.feed(channel)) {
-            self.control.feed(feed.id(from), &feed.proxy, FeedWord::Ready);
+            port.feed(feed.id(from), &feed.proxy, FeedWord::Ready);
         }
     }
 
     /// A channel is not asked for or subscribed to any more.
-    pub(super) fn end_feed(&mut self, id: ConnId, channel: &str) {
-        let from = self.asking(id);
-        let session = self.sessions.get_mut(id);
+    pub(super) fn end_feed(&mut self, port: &mut impl Port, link: Link, channel: &str) {
+        let from = self.asking(link);
+        let session = self.table.get_mut(link);
         if let Some(feed) = session.and_then(|session| session.take_feed(channel)) {
-            self.control.feed(feed.id(from), &feed.proxy, FeedWord::Over);
+            port.feed(feed.id(from), &feed.proxy, FeedWord::Over);
         }
     }
 
     /// A subscription is over, or is not to be.
-    pub(super) fn forget_sub(&mut self, id: ConnId, channel: &str) {
-        if let Some(session) = self.sessions.get_mut(id) {
+    pub(super) fn forget_sub(&mut self, port: &mut impl Port, link: Link, channel: &str) {
+        if let Some(session) = self.table.get_mut(link) {
             session.forget_sub(channel);
         }
-        self.end_feed(id, channel);
+        self.end_feed(port, link, channel);
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::commands::{Outcome, Refusal};
 use super::connect::Names;
+use super::feeds;
+use super::machine::Sessions;
+use super::port::Port;
 use super::subscribe::Wanted;
-use super::{Ticket, Waits, feeds};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::Gateway;
+use super::ticket::{Ticket, Waits};
+use crate::gateway::outside::Link;
 use crate::gateway::plan::{ChannelOptions, HooksPlan, Route};
 use crate::gateway::proxy::{
     Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
@@ -25,7 +27,7 @@ use crate::protocol::request::Request;
 /// A question under way: whose it is, and what it was about.
 #[derive(Debug)]
 pub struct Question {
-    id: ConnId,
+    link: Link,
     ticket: Ticket,
     /// Of `publish` and `subscribe`: what goes on if the backend allows it.
     about: About,
@@ -77,26 +79,33 @@ impl Question {
     }
 }
 
-impl Gateway {
+impl Sessions {
     /// Asks the backend on behalf of a connection.
-    pub(super) fn ask_backend(&mut self, id: ConnId, ticket: Ticket, event: HookEvent) -> Outcome {
-        self.ask_backend_about(id, ticket, event, None)
+    pub(super) fn ask_backend(
+        &mut self,
+        port: &mut impl Port,
+        link: Link,
+        ticket: Ticket,
+        event: HookEvent,
+    ) -> Outcome {
+        self.ask_backend_about(port, link, ticket, event, None)
     }
 
     /// As [`Self::ask_backend`], with the request that goes on if the answer is yes.
     pub(super) fn ask_backend_about(
         &mut self,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         event: HookEvent,
         subscribe: Option<Box<Wanted>>,
     ) -> Outcome {
-        let limit = self.desk.rules.options.client.hook_limit;
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let limit = self.state.rules.options.client.hook_limit;
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         // The server's own questions wait for no other, and nobody can make more of them.
         let counted = !matches!(event.kind(), HookKind::Refresh | HookKind::SubRefresh);
         if counted && u32::from(session.asked) >= limit {
-            self.desk.stats.counters.hooks_limited += 1;
+            self.state.stats.counters.hooks_limited += 1;
             return Err(Error::TOO_MANY_REQUESTS.into());
         }
         let (transport, encoding) = (session.format().transport(), session.encoding());
@@ -126,17 +135,16 @@ impl Gateway {
             _ => About::Nothing,
         };
         let caller = Caller { client, user, transport, encoding, meta, headers };
-        let from = self.desk.asking(id);
+        let from = self.state.asking(link);
         let request = HookRequest { proxy: self.proxy_of(&event), from, caller, event };
         let reserved = match &about {
             About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
             _ => None,
         };
-        let question = Question { id, ticket, about };
-        let core = usize::from(self.desk.core);
-        match self.desk.control.ask(core, Box::new(request), question) {
+        let question = Question { link, ticket, about };
+        match port.ask_backend(Box::new(request), question) {
             Ok(()) => {
-                if let Some(session) = self.desk.sessions.get_mut(id) {
+                if let Some(session) = self.state.table.get_mut(link) {
                     session.asked += u16::from(counted);
                     if let Some(channel) = reserved {
                         session.reserve(&channel);
@@ -153,7 +161,7 @@ impl Gateway {
 
     /// Which proxy is asked.
     fn proxy_of(&self, event: &HookEvent) -> Cow<'static, str> {
-        let rules = &self.desk.rules;
+        let rules = &self.state.rules;
         let named = |channel: &str, name: fn(&ChannelOptions) -> &String| {
             let place = rules.namespaces.place(channel).ok();
             place.map(|place| proxy_name(name(&place.rules.options)))
@@ -180,17 +188,17 @@ impl Gateway {
     }
 
     /// The backend has answered.
-    pub(in crate::gateway) fn answered(
+    pub(super) fn backend_answered(
         &mut self,
-        cx: &mut Context<'_>,
+        port: &mut impl Port,
         question: Question,
         result: HookResult,
     ) {
-        let Question { id, ticket, about } = question;
+        let Question { link, ticket, about } = question;
         if let About::SubRefresh { channel } = &about {
-            return self.sub_refreshed(cx, id, channel, result);
+            return self.sub_refreshed(port, link, channel, result);
         }
-        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+        let Some(session) = self.state.table.get_mut(link) else { return };
         if let About::Subscribe(wanted) = &about {
             session.release(&wanted.request.channel);
         }
@@ -201,20 +209,20 @@ impl Gateway {
             About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
             _ => None,
         };
-        let outcome = self.proceed(cx, id, ticket, about, result);
+        let outcome = self.proceed(port, link, ticket, about, result);
         if let (Err(_), Some(channel), Some(session)) =
-            (&outcome, wanted, self.desk.sessions.get_mut(id))
+            (&outcome, wanted, self.state.table.get_mut(link))
         {
             session.take_revoked(&channel);
-            self.desk.end_feed(id, &channel);
+            self.state.end_feed(port, link, &channel);
         }
-        self.conclude(cx, id, ticket, outcome);
+        self.conclude(port, link, ticket, outcome);
     }
 
     fn proceed(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         about: About,
         result: HookResult,
@@ -229,10 +237,10 @@ impl Gateway {
                 match &about {
                     About::Subscribe(wanted) => {
                         let channel = &wanted.request.channel;
-                        self.refused(id, Refused::SubscriptionByBackend, &why, channel);
+                        self.refused(link, Refused::SubscriptionByBackend, &why, channel);
                     }
                     About::Publish { channel, .. } => {
-                        self.refused(id, Refused::PublicationByBackend, &why, channel);
+                        self.refused(link, Refused::PublicationByBackend, &why, channel);
                     }
                     About::Nothing | About::SubRefresh { .. } => {}
                 }
@@ -244,37 +252,37 @@ impl Gateway {
         };
         match (reply, about) {
             (HookReply::Connect(Some(reply)), _) => {
-                self.admit(cx, id, ticket, reply.into(), Names::Backend)
+                self.admit(port, link, ticket, reply.into(), Names::Backend)
             }
-            (HookReply::Connect(None), _) => self.admit_nobody(cx, id, ticket),
+            (HookReply::Connect(None), _) => self.admit_nobody(port, link, ticket),
             (HookReply::Refresh(reply), _) => {
-                if reply.expired || self.desk.is_over(reply.expire_at) {
+                if reply.expired || self.state.is_over(reply.expire_at) {
                     return Err(Disconnect::EXPIRED.into());
                 }
                 let (info, meta) = (reply.info.unwrap_or_default(), reply.meta.unwrap_or_default());
-                self.renew(cx, id, &info, &meta);
-                self.desk.prolong(cx, id, reply.expire_at);
+                self.renew(port, link, &info, &meta);
+                self.state.prolong(port, link, reply.expire_at);
                 Ok(())
             }
             (HookReply::Subscribe(mut reply), About::Subscribe(wanted)) => {
                 let fed =
-                    self.desk.sessions.get_mut(id).map(|it| it.is_fed(&wanted.request.channel));
+                    self.state.table.get_mut(link).map(|it| it.is_fed(&wanted.request.channel));
                 if fed == Some(true) {
                     reply.overrides = feeds::unrecovered(reply.overrides);
                 }
                 let Wanted { request, filter } = *wanted;
                 // While the backend thought, others may have been granted.
-                let client = self.client_of(id)?;
-                self.check_request(id, client, &request)?;
-                self.subscribe_granted(cx, id, ticket, &request, filter, reply.into())
+                let client = self.client_of(link)?;
+                self.check_request(link, client, &request)?;
+                self.subscribe_granted(port, link, ticket, &request, filter, reply.into())
             }
             (HookReply::Publish(mut reply), About::Publish { channel, data }) => {
                 reply.data.get_or_insert(data);
-                self.publish_as(cx, id, ticket, &channel, reply, None)
+                self.publish_as(port, link, ticket, &channel, reply, None)
             }
             (HookReply::Rpc(reply), _) => {
                 let result = RpcResult { data: reply.data };
-                self.desk.reply(cx, id, ticket, ReplyBody::Rpc(result));
+                self.state.reply(port, link, ticket, ReplyBody::Rpc(result));
                 Ok(())
             }
             // An answer to another question: the control plane's mistake.
@@ -285,11 +293,11 @@ impl Gateway {
     /// Keeps the headers that a client wants a proxy to see, and that one passes on.
     pub(super) fn keep_emulated(
         &mut self,
-        id: ConnId,
+        link: Link,
         headers: BTreeMap<String, String>,
     ) -> Outcome {
-        let emulated = emulated(headers, &self.desk.rules.options.hooks)?;
-        if let Some(session) = self.desk.sessions.get_mut(id).filter(|_| !emulated.is_empty()) {
+        let emulated = emulated(headers, &self.state.rules.options.hooks)?;
+        if let Some(session) = self.state.table.get_mut(link).filter(|_| !emulated.is_empty()) {
             let more = session.more();
             let transport = more.headers.transport.clone();
             more.headers = Arc::new(ClientHeaders { transport, emulated });
@@ -388,7 +396,7 @@ mod tests {
         use crate::gateway::wire::messages::SubscribeRequest;
         let cost = |about: About| {
             let ticket = Ticket::new(Waits::Api, 0, 0);
-            Question { id: ConnId::from_bits(0, 0), ticket, about }.cost() - size_of::<Question>()
+            Question { link: Link(0), ticket, about }.cost() - size_of::<Question>()
         };
         let own = str::to_owned;
         assert_eq!(cost(About::Nothing), 0);

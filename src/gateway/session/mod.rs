@@ -1,9 +1,14 @@
-//! One connection's session: from the upgrade to the connect command, and from there to its end.
+//! Sessions: what clients want and are told, from the upgrade to the connect command, and from
+//! there to their end. Without I/O, without a clock, without the engine.
 //!
-//! Owns what is kept per connection, small for the many that are idle: what only some need is in a
-//! box of its own (`More`). The commands are in `commands`, the opening of a session in `connect`,
-//! subscriptions in `subscribe`, what the hub tells in `events`, expiry in `expiry`, what the
-//! backend tells subscribers in `feeds`.
+//! What happens comes in through `machine`, and what sessions do to others goes out through a
+//! `port`. What the hub tells is in `events`. The commands are in `commands` and their order in
+//! `order`, the opening of a session in `connect`, subscriptions in `subscribe`, expiry in
+//! `expiry`, what the backend is asked in `hooks` and what it tells subscribers in `feeds`; what
+//! clients are told leaves by `sending`, and what operators are, by `looking`.
+//!
+//! Owns, here, what is kept per connection, small for the many that are idle: what only some need
+//! is in a box of its own (`More`).
 
 mod commands;
 mod connect;
@@ -11,10 +16,17 @@ mod events;
 mod expiry;
 mod feeds;
 mod hooks;
+mod looking;
+mod machine;
 mod order;
+mod port;
 mod queue;
+mod sending;
 mod shares;
 mod subscribe;
+mod table;
+mod ticket;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,20 +34,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(super) use connect::connect_request;
 pub use hooks::{HookAnswer, Question};
-pub(super) use shares::{Debts, Pace};
+pub(super) use machine::{Beat, First, Sessions};
+pub(super) use port::Port;
+pub(super) use sending::connect_responses;
+pub(super) use ticket::CALL;
 
 use super::format::{Format, Transport};
 use super::letters::{ClientId, UserOrder};
-use super::outside::{ClientKey, Link};
+use super::outside::ClientKey;
 use super::places::{Places, Resume};
 use super::plan::Plan;
 use super::proxy::ClientHeaders;
-use super::stats::CommandKind;
-use super::wire::messages::{ConnectResult, Request, SubscribeRequest};
+use super::wire::messages::{ConnectResult, SubscribeRequest};
 use super::wire::{Encoding, Unsubscribe};
-use crate::common::table::SlotTable;
-use crate::engine::{ConnId, Frame};
+use crate::engine::Frame;
 use crate::protocol::request;
 use queue::Queue;
 
@@ -84,23 +98,23 @@ const BACKLOG: u8 = 128;
 
 /// What few connections have.
 #[derive(Debug, Default)]
-pub(super) struct More {
+struct More {
     /// Shown to others. Raw.
-    pub(super) conn_info: Bytes,
+    conn_info: Bytes,
     /// For the backend's eyes only. Raw.
-    pub(super) meta: Bytes,
+    meta: Bytes,
     /// For the backend.
-    pub(super) headers: Arc<ClientHeaders>,
+    headers: Arc<ClientHeaders>,
     /// The user that a header names, until the connect command.
-    pub(super) vouched: Option<Box<str>>,
+    vouched: Option<Box<str>>,
     /// Headers of the answer to the request, where that is not there before the connect command's.
-    pub(super) answer: Option<Box<[(String, String)]>>,
+    answer: Option<Box<[(String, String)]>>,
     /// While the connect command is being answered.
-    pub(super) connecting: Option<Box<Connecting>>,
+    connecting: Option<Box<Connecting>>,
     /// Of subscriptions that expire, or have something to say.
-    pub(super) subs: Vec<SubMore>,
+    subs: Vec<SubMore>,
     /// Of clients that are told where they are.
-    pub(super) places: Places,
+    places: Places,
     /// Channels whose subscription the backend was asked about.
     reserved: Vec<Box<str>>,
     /// Those of the subscriptions that the backend feeds.
@@ -115,19 +129,19 @@ pub(super) struct More {
 
 /// What few subscriptions have.
 #[derive(Debug, Default)]
-pub(super) struct SubMore {
-    pub(super) channel: Box<str>,
+struct SubMore {
+    channel: Box<str>,
     /// Unix time in seconds; 0 is never.
-    pub(super) expire_at: i64,
+    expire_at: i64,
     /// Shown to others. Raw.
-    pub(super) info: Bytes,
+    info: Bytes,
     /// For the reply. Raw.
-    pub(super) data: Bytes,
-    pub(super) server_side: bool,
+    data: Bytes,
+    server_side: bool,
     /// When it expires, the backend is asked whether it may stay.
-    pub(super) by_backend: bool,
+    by_backend: bool,
     /// That is being done.
-    pub(super) asked: bool,
+    asked: bool,
 }
 
 impl SubMore {
@@ -142,7 +156,7 @@ impl SubMore {
 
 /// A subscription that the server API ended before it was answered.
 #[derive(Debug)]
-pub(in crate::gateway) struct Revoked {
+struct Revoked {
     channel: Box<str>,
     why: Unsubscribe,
 }
@@ -152,25 +166,25 @@ type At = (Box<str>, u64);
 
 /// A connect command on its way to its reply.
 #[derive(Debug, Default)]
-pub(super) struct Connecting {
-    pub(super) ticket: u64,
+struct Connecting {
+    ticket: u64,
     /// What the client is called.
-    pub(super) name: Option<ClientId>,
-    pub(super) result: ConnectResult,
+    name: Option<ClientId>,
+    result: ConnectResult,
     /// Server-side subscriptions without an answer.
-    pub(super) waiting: usize,
+    waiting: usize,
     /// Pushes that have to follow the reply.
-    pub(super) stash: Vec<(Frame, Option<At>)>,
+    stash: Vec<(Frame, Option<At>)>,
     /// Bytes of these.
-    pub(super) stashed: usize,
+    stashed: usize,
     /// What is decided about the connection, until it has its seat.
-    pub(super) admitted: Option<Box<connect::Admitted>>,
+    admitted: Option<Box<connect::Admitted>>,
     /// Where the client's server-side subscriptions were: of a request only what says that.
-    pub(super) positions: BTreeMap<String, SubscribeRequest>,
+    positions: BTreeMap<String, SubscribeRequest>,
     /// The same, as a one-way client brought it back.
-    pub(super) resume: Resume,
+    resume: Resume,
     /// What the server API wants of the connection, once it has its reply.
-    pub(super) orders: Vec<Arc<UserOrder>>,
+    orders: Vec<Arc<UserOrder>>,
 }
 
 impl Session {
@@ -209,51 +223,51 @@ impl Session {
         self.format
     }
 
-    pub(super) fn encoding(&self) -> Encoding {
+    fn encoding(&self) -> Encoding {
         self.format.encoding()
     }
 
     /// Whether the backend's answer to something is still to come.
-    pub(super) fn has_asked(&self) -> bool {
+    fn has_asked(&self) -> bool {
         self.asked > 0 || self.is(ASKED)
     }
 
     /// As the hub knows it.
-    pub(super) fn client(&self) -> Option<ClientKey> {
+    fn client(&self) -> Option<ClientKey> {
         Some(self.client).filter(|client| *client != NOBODY)
     }
 
     /// When it was opened, in Unix seconds.
-    pub(super) fn since(&self) -> u32 {
+    fn since(&self) -> u32 {
         self.since
     }
 
     /// Whether the connect command came.
-    pub(super) fn is_connecting(&self) -> bool {
+    fn is_connecting(&self) -> bool {
         self.is(CONNECTING)
     }
 
     /// Where the client is told to be, if it is told.
-    pub(super) fn places(&mut self) -> Option<&mut Places> {
+    fn places(&mut self) -> Option<&mut Places> {
         self.more.as_mut().map(|more| &mut more.places).filter(|places| !places.is_empty())
     }
 
     /// Whether the connect command was answered well.
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.is(OPEN)
     }
 
-    pub(super) fn pings_natively(&self) -> bool {
+    fn pings_natively(&self) -> bool {
         self.is(NATIVE_PINGS)
     }
 
     /// A ping left.
-    pub(super) fn set_pinged(&mut self) {
+    fn set_pinged(&mut self) {
         self.pings = self.pings.saturating_add(1);
     }
 
     /// The connect command that is being answered.
-    pub(super) fn connecting(&mut self) -> Option<&mut Connecting> {
+    fn connecting(&mut self) -> Option<&mut Connecting> {
         self.more.as_mut()?.connecting.as_deref_mut()
     }
 
@@ -271,7 +285,7 @@ impl Session {
     }
 
     /// Those headers, unless the request has its answer.
-    pub(super) fn take_answer(&mut self) -> Option<Vec<(String, String)>> {
+    fn take_answer(&mut self) -> Option<Vec<(String, String)>> {
         self.more.as_mut()?.answer.take().map(Vec::from)
     }
 
@@ -335,7 +349,7 @@ impl Session {
     }
 
     /// Gives back the box of a connection that needs it no longer, unless the account knows of it:
-    /// then [`Sessions::weigh`] does.
+    /// then [`SessionTable::weigh`](table::SessionTable::weigh) does.
     fn tidy(&mut self) {
         if self.more.as_ref().is_some_and(|more| more.charged == 0 && more.is_idle()) {
             self.more = None;
@@ -429,128 +443,10 @@ fn asks(request: &request::Request<'_>, name: &str, value: &str) -> bool {
     pairs.filter_map(|pair| pair.split_once('=')).any(|pair| pair == (name, value))
 }
 
-/// The sessions of one core.
-#[derive(Default)]
-pub(super) struct Sessions {
-    table: SlotTable<Session>,
-    /// What sessions take besides their records.
-    bytes: usize,
-}
-
-impl Sessions {
-    /// A connection opened, at this Unix time in seconds.
-    pub(super) fn insert(&mut self, id: ConnId, mut session: Session, unix: i64) {
-        session.generation = generation(id);
-        session.since = u32::try_from(unix).unwrap_or(u32::MAX);
-        self.table.insert(id.index(), session);
-    }
-
-    /// The session of exactly this connection.
-    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Session> {
-        self.table.get_mut(id.index()).filter(|session| session.generation == generation(id))
-    }
-
-    /// What sessions take besides their records.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Something of a session grew or shrank: the account follows.
-    pub(super) fn weigh(&mut self, id: ConnId) {
-        let Some(more) = self.get_mut(id).and_then(|session| session.more.as_mut()) else { return };
-        let (before, after) = (more.charged, more.bytes());
-        more.charged = after;
-        self.bytes = self.bytes + after - before;
-        if let Some(session) = self.get_mut(id) {
-            session.tidy();
-        }
-    }
-
-    /// A connection is gone.
-    pub(super) fn remove(&mut self, id: ConnId) -> Option<Session> {
-        let charged = self.get_mut(id)?.charged();
-        self.bytes -= charged;
-        self.table.remove(id.index())
-    }
-}
-
-fn generation(id: ConnId) -> u32 {
-    (id.to_bits() >> 32) as u32
-}
-
-/// What a request is known by while it is under way: its kind, when it came, and the client's
-/// number for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(u64);
-
-/// Who is waiting for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// A command.
-    Command(CommandKind),
-    /// The connect reply, for a server-side subscription.
-    Connect,
-    /// Nobody: the server API made a subscription.
-    Api,
-}
-
-impl Ticket {
-    fn new(waits: Waits, now_ms: u64, id: u32) -> Self {
-        let kind = match waits {
-            Waits::Command(kind) => kind as u64,
-            Waits::Connect => TICKET_CONNECT,
-            Waits::Api => TICKET_API,
-        };
-        Self(kind << 56 | (now_ms & TIME_MASK) << 32 | u64::from(id))
-    }
-
-    fn waits(self) -> Option<Waits> {
-        Some(match self.0 >> 56 {
-            TICKET_CONNECT => Waits::Connect,
-            TICKET_API => Waits::Api,
-            kind => Waits::Command(*CommandKind::ALL.get(kind as usize)?),
-        })
-    }
-
-    /// The client's number for the command.
-    fn id(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// Milliseconds since it came, up to four hours.
-    fn age_ms(self, now_ms: u64) -> u64 {
-        now_ms.wrapping_sub(self.0 >> 32) & TIME_MASK
-    }
-}
-
-/// The address by which the hub calls a connection.
-fn link(id: ConnId) -> Link {
-    Link(id.to_bits())
-}
-
-/// Which command it is, for the counters.
-fn kind_of(request: &Request) -> CommandKind {
-    match request {
-        Request::Connect(_) => CommandKind::Connect,
-        Request::Subscribe(_) => CommandKind::Subscribe,
-        Request::Unsubscribe(_) => CommandKind::Unsubscribe,
-        Request::Publish(_) => CommandKind::Publish,
-        Request::Presence(_) => CommandKind::Presence,
-        Request::PresenceStats(_) => CommandKind::PresenceStats,
-        Request::History(_) => CommandKind::History,
-        Request::Rpc(_) => CommandKind::Rpc,
-        Request::Send(_) => CommandKind::Send,
-        Request::Refresh(_) => CommandKind::Refresh,
-        Request::SubRefresh(_) => CommandKind::SubRefresh,
-    }
-}
-
-const TICKET_CONNECT: u64 = 200;
-const TICKET_API: u64 = 201;
-const TIME_MASK: u64 = 0xff_ffff;
-
 const PROTOBUF_PROTOCOL: &str = "centrifuge-protobuf";
 const JSON_PROTOCOL: &str = "centrifuge-json";
 
+#[cfg(test)]
+mod machine_tests;
 #[cfg(test)]
 mod tests;

@@ -4,188 +4,238 @@
 //! Owns when a command is decoded and done. What cannot be done yet waits as it came
 //! ([`Queue`](super::queue::Queue)); beyond `client.command_queue_max_size` the connection is not
 //! read, and the client of a stream, whose commands come by other connections, is closed. The
-//! invariant: what waits is waited for by something that calls [`Gateway::go_on`]: an answer, the
+//! invariant: what waits is waited for by something that calls [`Sessions::go_on`]: an answer, the
 //! outbox, a deadline, or the next turn.
 
 use std::time::Duration;
 
+use super::connect::connect_request;
+use super::machine::{CoreState, Deferred, Sessions};
+use super::port::Port;
 use super::queue::Queue;
 use super::shares::{COMMAND, DELIVERY, SIGNATURE, at_rate};
-use super::{BACKLOG, HELD, OPEN, RUNNING, Session, link};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Gateway, Later};
-use crate::gateway::entrance;
+use super::timers::What;
+use super::{BACKLOG, HELD, OPEN, RUNNING, Session};
+use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
-use crate::gateway::timers::What;
 use crate::gateway::wire::{self, Disconnect};
 
 /// How soon a command is tried again for which another core had no room.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// What became of a command.
-pub(in crate::gateway) enum Done {
+pub(super) enum Done {
     /// It is answered, or will be.
     Done,
     /// It has to wait for the answer to another one.
     Wait,
 }
 
-impl Gateway {
-    /// Commands came, as in one WebSocket message.
-    pub(in crate::gateway) fn hear(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
-        self.desk.look_at_wall(cx);
-        let Some(session) = self.desk.sessions.get_mut(id) else { return };
+/// Messages whose commands are being done, one after the other.
+pub(super) struct Run<'a> {
+    link: Link,
+    rest: Rest<'a>,
+    /// What the hub had sent before the last command, if there was one.
+    sent: Option<u64>,
+}
+
+/// What is not done of them.
+enum Rest<'a> {
+    /// Of a message that has just come; `None` if all is.
+    Fresh(Option<&'a [u8]>),
+    /// Of those that waited.
+    Kept(Queue),
+}
+
+impl Rest<'_> {
+    /// The message at hand; `None` if all is done.
+    fn message(&self) -> Option<&[u8]> {
+        match self {
+            Self::Fresh(rest) => *rest,
+            Self::Kept(queue) => queue.first(),
+        }
+    }
+
+    /// Of that message so many bytes at its end are left.
+    fn keep(&mut self, left: usize) {
+        let left = (left > 0).then_some(left);
+        match (self, left) {
+            (Self::Fresh(Some(rest)), Some(left)) => *rest = &rest[rest.len() - left..],
+            (Self::Fresh(rest), _) => *rest = None,
+            (Self::Kept(queue), left) => queue.keep(left),
+        }
+    }
+}
+
+impl Sessions {
+    /// Commands came, as in one WebSocket message. Returns them, unless they have to wait.
+    pub(super) fn hear<'a>(
+        &mut self,
+        port: &mut impl Port,
+        link: Link,
+        data: &'a [u8],
+    ) -> Option<Run<'a>> {
+        let session = self.state.table.get_mut(link)?;
         let format = session.format();
         if format.is_uni() {
-            return self.hear_one_way(cx, id, data);
+            self.hear_one_way(port, link, data);
+            return None;
         }
         let waits = session.waits();
         if wire::is_pong(format.encoding(), data) {
             // The answer to a ping is no command and waits for none.
             if session.pong(waits).is_err() {
-                self.desk.close(cx, id, &Disconnect::BAD_REQUEST);
+                self.state.close(port, link, &Disconnect::BAD_REQUEST);
             }
-            return;
+            return None;
         }
         if waits {
-            return self.desk.keep(cx, id, data);
+            self.state.keep(port, link, data);
+            return None;
         }
-        if let Some(left) = self.run(cx, id, data) {
-            self.desk.keep(cx, id, &data[data.len() - left..]);
-        }
-    }
-
-    fn hear_one_way(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
-        // The first message is all that a one-way client has to say.
-        if self.desk.sessions.get_mut(id).is_none_or(|session| session.is_connecting()) {
-            return;
-        }
-        match entrance::connect_request(data) {
-            Ok(request) => self.connect_one_way(cx, id, request, Resume::default()),
-            Err(_) => {
-                self.desk.stats.counters.undecodable += 1;
-                self.desk.close(cx, id, &Disconnect::BAD_REQUEST);
-            }
-        }
-        self.settle(cx);
-    }
-
-    /// The client of a stream posted something.
-    pub(in crate::gateway) fn posted(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
-        let session = self.desk.sessions.get_mut(id);
-        if session.is_none_or(|session| !session.format().is_emulated())
-            || !cx.heard(id, data.len())
-        {
-            self.desk.stats.counters.emulation_lost += 1;
-            return;
-        }
-        self.desk.stats.counters.emulated += 1;
-        self.hear(cx, id, data);
-    }
-
-    /// Does commands that waited, as far as they need wait no longer.
-    pub(in crate::gateway) fn go_on(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let Some(session) = self.desk.sessions.get_mut(id).filter(|it| !it.is(RUNNING)) else {
-            return;
-        };
-        let Some(mut queue) = session.take_queue() else { return };
-        while let Some(message) = queue.first() {
-            let left = self.run(cx, id, message);
-            if !cx.is_open_at(id) {
-                // What a closed connection asked is answered to nobody.
-                queue = Queue::default();
-                break;
-            }
-            queue.keep(left);
-            if left.is_some() {
-                break;
-            }
-        }
-        self.desk.put_back(cx, id, queue);
-    }
-
-    /// Does the commands of a message, one after the other, until one has to wait. Returns how many
-    /// bytes are left then, which something will come back for.
-    fn run(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) -> Option<usize> {
-        let session = self.desk.sessions.get_mut(id)?;
         session.set(RUNNING, true);
-        let encoding = session.encoding();
-        let mut commands = wire::decode(encoding, data);
-        let mut left = None;
-        while !commands.is_done() {
-            let before = commands.left();
-            if self.desk.has_to_wait(cx, id) {
-                left = Some(before);
-                break;
+        Some(Run { link, rest: Rest::Fresh(Some(data)), sent: None })
+    }
+
+    fn hear_one_way(&mut self, port: &mut impl Port, link: Link, data: &[u8]) {
+        // The first message is all that a one-way client has to say.
+        if self.state.table.get_mut(link).is_none_or(|session| session.is_connecting()) {
+            return;
+        }
+        match connect_request(data) {
+            Ok(request) => self.connect_one_way(port, link, request, Resume::default()),
+            Err(_) => {
+                self.state.stats.counters.undecodable += 1;
+                self.state.close(port, link, &Disconnect::BAD_REQUEST);
             }
-            self.desk.pace.spend(link(id), COMMAND);
-            let sent = self.hub.sent();
-            let outcome = match commands.next() {
-                None => break,
-                Some(Ok(command)) => self.command(cx, id, command),
-                Some(Err(_)) => {
-                    self.desk.stats.counters.undecodable += 1;
-                    Err(Disconnect::BAD_REQUEST)
-                }
-            };
-            match outcome {
-                Ok(Done::Done) => {}
-                Ok(Done::Wait) => {
-                    left = Some(before);
-                    break;
-                }
-                Err(disconnect) => self.desk.close(cx, id, &disconnect),
-            }
-            self.settle(cx);
+        }
+    }
+
+    /// The client of a stream posted something. Returns commands as [`Self::hear`] does.
+    pub(super) fn hear_posted<'a>(
+        &mut self,
+        port: &mut impl Port,
+        link: Link,
+        data: &'a [u8],
+    ) -> Option<Run<'a>> {
+        let session = self.state.table.get_mut(link);
+        if session.is_none_or(|session| !session.format().is_emulated())
+            || !port.heard(link, data.len())
+        {
+            self.state.stats.counters.emulation_lost += 1;
+            return None;
+        }
+        self.state.stats.counters.emulated += 1;
+        self.hear(port, link, data)
+    }
+
+    /// Something came for which commands of a connection may have waited. Returns them, unless they
+    /// are being done.
+    pub(super) fn go_on(&mut self, link: Link) -> Option<Run<'static>> {
+        let session = self.state.table.get_mut(link).filter(|it| !it.is(RUNNING))?;
+        let queue = session.take_queue()?;
+        session.set(RUNNING, true);
+        Some(Run { link, rest: Rest::Kept(queue), sent: None })
+    }
+
+    /// The turn has come for which commands of a connection have waited. Returns them.
+    pub(super) fn take_up(&mut self, link: Link) -> Option<Run<'static>> {
+        self.state.table.get_mut(link)?.set(BACKLOG, false);
+        self.go_on(link)
+    }
+
+    /// Does the next command, when all is done that followed from the last one. Returns what is
+    /// left; `None`: nothing, or it has to wait, which something will come back for.
+    pub(super) fn advance<'a>(
+        &mut self,
+        port: &mut impl Port,
+        mut run: Run<'a>,
+    ) -> Option<Run<'a>> {
+        let link = run.link;
+        if let Some(sent) = run.sent.take() {
             // Who makes this core deliver pays for it, as for the bytes of an answer.
             let deliveries = (self.hub.sent() - sent) as usize;
-            self.desk.pace.spend(link(id), deliveries * DELIVERY);
-            if !cx.is_open_at(id) {
-                break;
+            self.state.pace.spend(link, deliveries * DELIVERY);
+            if !port.is_open(link) {
+                self.stop(port, run);
+                return None;
             }
         }
-        if let Some(session) = self.desk.sessions.get_mut(id) {
-            session.set(RUNNING, false);
+        let sent = self.hub.sent();
+        let message = run.rest.message();
+        match message.and_then(|message| self.first_command(port, link, message)) {
+            Some(left) => {
+                run.rest.keep(left);
+                run.sent = Some(sent);
+                Some(run)
+            }
+            None => {
+                self.stop(port, run);
+                None
+            }
         }
-        self.desk.sessions.weigh(id);
-        left
     }
 
-    /// Goes on with connections that had to wait for this turn. Returns whether some have to wait
-    /// for the next one.
-    pub(in crate::gateway) fn take_up(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..self.desk.pace.begin() {
-            let Some(link) = self.desk.pace.next() else { break };
-            let id = self.desk.id(link);
-            if let Some(session) = self.desk.sessions.get_mut(id) {
-                session.set(BACKLOG, false);
-                self.desk.look_at_wall(cx);
-                self.go_on(cx, id);
-                self.settle(cx);
-            }
+    /// Does the first command of a message, unless it has to wait. Returns how many bytes are left
+    /// behind it.
+    fn first_command(&mut self, port: &mut impl Port, link: Link, message: &[u8]) -> Option<usize> {
+        let encoding = self.state.table.get_mut(link)?.encoding();
+        if self.state.has_to_wait(port, link) {
+            return None;
         }
-        self.desk.pace.end()
+        self.state.pace.spend(link, COMMAND);
+        let mut commands = wire::decode(encoding, message);
+        let outcome = match commands.next()? {
+            Ok(command) => self.command(port, link, command),
+            Err(_) => {
+                self.state.stats.counters.undecodable += 1;
+                Err(Disconnect::BAD_REQUEST)
+            }
+        };
+        match outcome {
+            Ok(Done::Done) => {}
+            Ok(Done::Wait) => return None,
+            Err(disconnect) => self.state.close(port, link, &disconnect),
+        }
+        Some(commands.left())
+    }
+
+    /// Nothing more is done of these messages now: what is left of them waits.
+    fn stop(&mut self, port: &mut impl Port, run: Run<'_>) {
+        let Run { link, mut rest, .. } = run;
+        if let Some(session) = self.state.table.get_mut(link) {
+            session.set(RUNNING, false);
+        }
+        if rest.message().is_some() && !port.is_open(link) {
+            // What a closed connection asked is answered to nobody.
+            rest = Rest::Kept(Queue::default());
+        }
+        match rest {
+            Rest::Fresh(None) => {}
+            Rest::Fresh(Some(data)) => self.state.keep(port, link, data),
+            Rest::Kept(queue) => self.state.put_back(port, link, queue),
+        }
+        self.state.table.weigh(link);
     }
 }
 
-impl Desk {
+impl CoreState {
     /// Whether a connection's next command has to wait; then something goes on with it.
-    fn has_to_wait(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
+    fn has_to_wait(&mut self, port: &mut impl Port, link: Link) -> bool {
         let concurrency = self.rules.options.client.concurrency.max(1);
-        let Some(session) = self.sessions.get_mut(id) else { return false };
+        let Some(session) = self.table.get_mut(link) else { return false };
         // The first is answered some time, the second ends with an empty outbox.
-        if session.is_answering(concurrency) || cx.is_congested_at(id) {
+        if session.is_answering(concurrency) || port.is_congested(link) {
             return true;
         }
-        let link = link(id);
         // Whoever has no answer to come asks nevertheless: many questions of one would keep those
         // of all others waiting.
-        if session.busy > 0 && self.handle.is_crowded() {
+        if session.busy > 0 && port.is_crowded() {
             self.stats.counters.commands_delayed += 1;
-            self.timers.set(cx.now() + RETRY, link, What::Commands);
+            self.timers.set(port.now() + RETRY, link, What::Commands);
             return true;
         }
-        if let Some(until) = self.debts.wait(cx.now(), link) {
+        if let Some(until) = self.debts.wait(port.now(), link) {
             self.stats.counters.commands_delayed += 1;
             self.timers.set(until, link, What::Commands);
             return true;
@@ -201,76 +251,76 @@ impl Desk {
     }
 
     /// A command that was begun has to wait until another core has room for it.
-    pub(super) fn postpone(&mut self, cx: &Context<'_>, id: ConnId) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+    pub(super) fn postpone(&mut self, port: &impl Port, link: Link) {
+        let Some(session) = self.table.get_mut(link) else { return };
         session.busy = session.busy.saturating_sub(1);
         self.stats.counters.commands_delayed += 1;
-        self.timers.set(cx.now() + RETRY, link(id), What::Commands);
+        self.timers.set(port.now() + RETRY, link, What::Commands);
     }
 
     /// Keeps commands that have to wait.
-    fn keep(&mut self, cx: &mut Context<'_>, id: ConnId, data: &[u8]) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+    fn keep(&mut self, port: &mut impl Port, link: Link, data: &[u8]) {
+        let Some(session) = self.table.get_mut(link) else { return };
         let mut queue = session.take_queue().unwrap_or_default();
         queue.push(data);
-        self.put_back(cx, id, queue);
+        self.put_back(port, link, queue);
         if self.is_crowded() {
-            self.close(cx, id, &Disconnect::TOO_MANY_REQUESTS);
+            self.close(port, link, &Disconnect::TOO_MANY_REQUESTS);
         }
     }
 
     /// Whether sessions take as much memory as they may, which is counted as a refusal.
     pub(super) fn is_crowded(&mut self) -> bool {
         let max = self.rules.options.client.max_session_memory.0;
-        let crowded = max > 0 && self.sessions.bytes() + self.subscription_bytes >= max;
+        let crowded = max > 0 && self.table.bytes() + self.subscription_bytes >= max;
         self.stats.counters.session_memory_refused += u64::from(crowded);
         crowded
     }
 
     /// Puts back what still waits, and decides whether more is read.
-    fn put_back(&mut self, cx: &mut Context<'_>, id: ConnId, queue: Queue) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+    fn put_back(&mut self, port: &mut impl Port, link: Link, queue: Queue) {
+        let Some(session) = self.table.get_mut(link) else { return };
         let (len, held) = (queue.len(), session.is(HELD));
         let emulated = session.format().is_emulated();
         session.put_queue(queue);
         let max = self.rules.options.client.command_queue_max_size.0;
         if len > max && emulated {
             // There is nothing to leave unread.
-            return self.close(cx, id, &Disconnect::TOO_MANY_REQUESTS);
+            return self.close(port, link, &Disconnect::TOO_MANY_REQUESTS);
         }
         if len > max && !held {
             session.set(HELD, true);
-            cx.hold(id);
+            port.hold(link);
         } else if len <= max / 2 && held {
             session.set(HELD, false);
-            cx.resume(id);
+            port.resume(link);
         }
-        self.sessions.weigh(id);
+        self.table.weigh(link);
     }
 
     /// Something was answered. If commands waited for it, they go on when the hub has returned.
-    pub(super) fn wake(&mut self, id: ConnId) {
-        if self.sessions.get_mut(id).is_some_and(|session| session.waits()) {
-            self.put_aside(Later::Commands(link(id)));
+    pub(super) fn wake(&mut self, link: Link) {
+        if self.table.get_mut(link).is_some_and(|session| session.waits()) {
+            self.defer(Deferred::Commands(link));
         }
     }
 
     /// A connection pays for the bytes of an answer.
-    pub(super) fn pay_answer(&mut self, cx: &Context<'_>, id: ConnId, bytes: usize) {
-        self.pace.spend(link(id), bytes);
+    pub(super) fn pay_answer(&mut self, port: &impl Port, link: Link, bytes: usize) {
+        self.pace.spend(link, bytes);
         let rate = self.rules.options.client.answer_rate.0;
-        self.debts.owe(cx.now(), link(id), at_rate(bytes, rate));
+        self.debts.owe(port.now(), link, at_rate(bytes, rate));
     }
 
     /// A connection pays for what it made others receive.
-    pub(super) fn pay_deliveries(&mut self, cx: &Context<'_>, id: ConnId, count: u32) {
+    pub(super) fn pay_deliveries(&mut self, port: &impl Port, link: Link, count: u32) {
         let rate = self.rules.options.client.delivery_rate as usize;
-        self.debts.owe(cx.now(), link(id), at_rate(count as usize, rate));
+        self.debts.owe(port.now(), link, at_rate(count as usize, rate));
     }
 
     /// A connection pays for the check of a token.
-    pub(super) fn pay_signature(&mut self, cx: &Context<'_>, id: ConnId) {
-        self.debts.owe(cx.now(), link(id), SIGNATURE);
+    pub(super) fn pay_signature(&mut self, port: &impl Port, link: Link) {
+        self.debts.owe(port.now(), link, SIGNATURE);
     }
 }
 

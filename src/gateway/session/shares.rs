@@ -12,7 +12,7 @@ use crate::gateway::outside::Link;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(in crate::gateway) struct Pace {
+pub(super) struct Pace {
     /// What this turn's commands have cost so far, in bytes: see [`COMMAND`].
     spent: usize,
     /// Of that, the last connection's.
@@ -23,7 +23,7 @@ pub(in crate::gateway) struct Pace {
 
 impl Pace {
     /// A connection's command, or the bytes of an answer.
-    pub(in crate::gateway) fn spend(&mut self, link: Link, cost: usize) {
+    pub(super) fn spend(&mut self, link: Link, cost: usize) {
         self.spent += cost;
         match &mut self.slice {
             Some((of, spent)) if *of == link => *spent += cost,
@@ -44,19 +44,19 @@ impl Pace {
     }
 
     /// Who waits now: so many may go on, one after the other, with [`Self::next`].
-    pub(in crate::gateway) fn begin(&mut self) -> usize {
+    pub(super) fn begin(&mut self) -> usize {
         self.end();
         self.backlog.len()
     }
 
     /// The next one, if this turn has something left.
-    pub(in crate::gateway) fn next(&mut self) -> Option<Link> {
+    pub(super) fn next(&mut self) -> Option<Link> {
         self.slice = None;
         (self.spent < TURN).then(|| self.backlog.pop_front()).flatten()
     }
 
     /// The turn is over. Returns whether somebody waits for the next one.
-    pub(in crate::gateway) fn end(&mut self) -> bool {
+    pub(super) fn end(&mut self) -> bool {
         (self.spent, self.slice) = (0, None);
         if self.backlog.is_empty() && self.backlog.capacity() > KEPT {
             self.backlog = VecDeque::new();
@@ -67,7 +67,7 @@ impl Pace {
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(in crate::gateway) struct Debts {
+pub(super) struct Debts {
     /// When all is paid, in nanoseconds of the monotonic clock.
     paid: HashMap<Link, u64>,
     /// When to look for those who have paid.
@@ -95,12 +95,12 @@ impl Debts {
     }
 
     /// A connection is gone.
-    pub(in crate::gateway) fn forget(&mut self, link: Link) {
+    pub(super) fn forget(&mut self, link: Link) {
         self.paid.remove(&link);
     }
 
     /// Forgets who has paid. Returns when to be called again.
-    pub(in crate::gateway) fn sweep(&mut self, now: Duration) -> Option<Duration> {
+    pub(super) fn sweep(&mut self, now: Duration) -> Option<Duration> {
         if self.paid.is_empty() {
             if self.paid.capacity() > KEPT {
                 self.paid = HashMap::new();
@@ -129,10 +129,10 @@ fn nanos(time: Duration) -> u64 {
 }
 
 /// What a command costs, in bytes of answers: a command and 2 KiB take a microsecond or two.
-pub(in crate::gateway) const COMMAND: usize = 2048;
+pub(super) const COMMAND: usize = 2048;
 
 /// Cost of a delivery that a command causes, in the same bytes: a third of a microsecond.
-pub(in crate::gateway) const DELIVERY: usize = 512;
+pub(super) const DELIVERY: usize = 512;
 
 /// What one connection may cost in a turn: 32 commands.
 const SLICE: usize = 32 * COMMAND;

@@ -6,15 +6,16 @@ use bytes::Bytes;
 
 use super::commands::{Outcome, Refusal, named};
 use super::expiry::whole_seconds;
-use super::{SubMore, Ticket, feeds};
-use crate::engine::{ConnId, Context};
-use crate::gateway::app::{Desk, Gateway};
+use super::machine::{CoreState, Sessions};
+use super::port::Port;
+use super::ticket::Ticket;
+use super::{SubMore, feeds};
 use crate::gateway::channels::{Decision, Mode, Override, Wish};
 use crate::gateway::filter::{Filter, FilterError};
 use crate::gateway::hub::Subscribe;
 use crate::gateway::letters::{Recover, RecoverMode};
 use crate::gateway::local::Wants;
-use crate::gateway::outside::ClientKey;
+use crate::gateway::outside::{ClientKey, Link};
 use crate::gateway::plan::RecoveryMode;
 use crate::gateway::proxy::{HookEvent, SubscribeReply};
 use crate::gateway::refusals::Refused;
@@ -62,27 +63,27 @@ impl From<SubscribeReply> for Grant {
     }
 }
 
-impl Gateway {
+impl Sessions {
     pub(super) fn subscribe(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         mut request: SubscribeRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         named(&request.channel)?;
-        if let Err(refusal) = self.check_request(id, client, &request) {
+        if let Err(refusal) = self.check_request(link, client, &request) {
             if let Refusal::Error(error) = &refusal
                 && *error != Error::ALREADY_SUBSCRIBED
             {
-                self.refused(id, Refused::Subscription, &error.message, &request.channel);
+                self.refused(link, Refused::Subscription, &error.message, &request.channel);
             }
             return Err(refusal);
         }
         // First of all: a filter that is refused costs nobody anything, and compiled it is small.
-        let filter = self.filter_of(id, &mut request)?;
+        let filter = self.filter_of(link, &mut request)?;
         let channel = &request.channel;
         let place = rules.namespaces.resolve(channel)?;
         match place.subscribe(self.asker(client, channel), !request.token.is_empty()) {
@@ -91,21 +92,21 @@ impl Gateway {
                     true => "a private channel needs a token",
                     false => &error.message,
                 };
-                self.refused(id, Refused::Subscription, why, channel);
+                self.refused(link, Refused::Subscription, why, channel);
                 Err(error.into())
             }
             Decision::Allow => {
-                self.subscribe_granted(cx, id, ticket, &request, filter, Grant::default())
+                self.subscribe_granted(port, link, ticket, &request, filter, Grant::default())
             }
             Decision::VerifyToken => {
-                let claims = self.sub_claims(cx, id, client, channel, &request.token)?;
+                let claims = self.sub_claims(port, link, client, channel, &request.token)?;
                 let grant = Grant {
                     expire_at: claims.expire_at.unwrap_or(0),
                     info: claims.info,
                     data: claims.data,
                     overrides: claims.overrides,
                 };
-                self.subscribe_granted(cx, id, ticket, &request, filter, grant)
+                self.subscribe_granted(port, link, ticket, &request, filter, grant)
             }
             Decision::AskProxy => {
                 // What only the backend needs is not kept for afterwards.
@@ -116,7 +117,7 @@ impl Gateway {
                     feed: None,
                 };
                 let held = Box::new(Wanted { request, filter });
-                self.ask_backend_about(id, ticket, event, Some(held))
+                self.ask_backend_about(port, link, ticket, event, Some(held))
             }
             Decision::AskStream => {
                 // No publication of the channel's own would pass by it.
@@ -129,12 +130,12 @@ impl Gateway {
                     channel: channel.clone(),
                     token: std::mem::take(&mut request.token),
                     data: std::mem::take(&mut request.data),
-                    feed: self.begin_feed(id, &channel),
+                    feed: self.begin_feed(link, &channel),
                 };
                 let held = Box::new(Wanted { request, filter: None });
-                let asked = self.ask_backend_about(id, ticket, event, Some(held));
+                let asked = self.ask_backend_about(port, link, ticket, event, Some(held));
                 if asked.is_err() {
-                    self.desk.end_feed(id, &channel);
+                    self.state.end_feed(port, link, &channel);
                 }
                 asked
             }
@@ -144,10 +145,10 @@ impl Gateway {
     /// Takes the filter out of a request and compiles it.
     fn filter_of(
         &mut self,
-        id: ConnId,
+        link: Link,
         request: &mut SubscribeRequest,
     ) -> Result<Option<Arc<Filter>>, Refusal> {
-        let session = self.desk.sessions.get_mut(id);
+        let session = self.state.table.get_mut(link);
         let (Some(tf), Some(session)) = (request.tf.take(), session) else { return Ok(None) };
         match Filter::decode(session.encoding(), &tf) {
             Ok(filter) => Ok(Some(Arc::new(filter))),
@@ -159,13 +160,13 @@ impl Gateway {
     /// What is wrong with a request, whoever asks.
     pub(super) fn check_request(
         &mut self,
-        id: ConnId,
+        link: Link,
         client: ClientKey,
         request: &SubscribeRequest,
     ) -> Outcome {
-        let rules = self.desk.rules.clone();
+        let rules = self.state.rules.clone();
         let place = rules.namespaces.resolve(&request.channel)?;
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         if session.is_reserved(&request.channel)
             || self.hub.subscription(client, &request.channel).is_some()
         {
@@ -189,18 +190,18 @@ impl Gateway {
     /// Subscribes a client that may.
     pub(super) fn subscribe_granted(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         request: &SubscribeRequest,
         filter: Option<Arc<Filter>>,
         grant: Grant,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        if self.desk.is_over(grant.expire_at) {
+        let client = self.client_of(link)?;
+        if self.state.is_over(grant.expire_at) {
             return Err(Error::EXPIRED.into());
         }
-        let rules = self.desk.rules.clone();
+        let rules = self.state.rules.clone();
         let place = rules.namespaces.place(&request.channel)?;
         let wish = Wish {
             positioned: request.positioned,
@@ -219,20 +220,20 @@ impl Gateway {
             info: grant.info,
             data: grant.data,
         };
-        self.subscribe_on(cx, id, ticket, terms, request)
+        self.subscribe_on(port, link, ticket, terms, request)
     }
 
     /// Subscribes a connection on these terms.
     pub(super) fn subscribe_on(
         &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
+        port: &mut impl Port,
+        link: Link,
         ticket: Ticket,
         terms: Terms<'_>,
         request: &SubscribeRequest,
     ) -> Outcome {
-        let client = self.client_of(id)?;
-        let rules = self.desk.rules.clone();
+        let client = self.client_of(link)?;
+        let rules = self.state.rules.clone();
         let place = rules.namespaces.place(terms.channel)?;
         let Terms { channel, mode, .. } = terms;
         let asked = mode.recovery && request.recover;
@@ -244,16 +245,16 @@ impl Gateway {
             },
             limit: rules.options.client.recovery_max_publication_limit as u32,
             // More could not be sent, however often the client comes back for it.
-            max_bytes: self.desk.room(cx, id),
+            max_bytes: self.state.room(port, link),
             or_reject: asked && request.flag & SubscribeRequest::FLAG_REJECT_UNRECOVERED != 0,
         });
         if self.hub.subscription(client, channel).is_some() {
             return Err(Error::ALREADY_SUBSCRIBED.into());
         }
-        if self.desk.is_crowded() {
+        if self.state.is_crowded() {
             return Err(Error::LIMIT_EXCEEDED.into());
         }
-        let Some(session) = self.desk.sessions.get_mut(id) else { return Ok(()) };
+        let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         if terms.expire_at > 0 || !terms.data.is_empty() || !terms.info.is_empty() {
             session.more().subs.push(SubMore {
                 channel: channel.into(),
@@ -289,35 +290,35 @@ impl Gateway {
             conn_info,
             chan_info: terms.info,
         };
-        let begun = self.with_hub(cx, |hub, out| hub.subscribe(out, client, channel, subscribe));
+        let begun = self.with_hub(port, |hub, out| hub.subscribe(out, client, channel, subscribe));
         if let Err(error) = begun {
-            self.desk.forget_sub(id, channel);
+            self.state.forget_sub(port, link, channel);
             return Err(Refusal::of_hub(error));
         }
         Ok(())
     }
 }
 
-impl Desk {
+impl CoreState {
     /// Sees to it that subscriptions end in time. Returns what the client is told of the one that
     /// expires then.
     pub(super) fn watch_subscriptions(
         &mut self,
-        cx: &Context<'_>,
-        id: ConnId,
+        port: &impl Port,
+        link: Link,
         expire_at: i64,
     ) -> (bool, u32) {
-        let what = crate::gateway::timers::What::Subscription;
-        let Some(session) = self.sessions.get_mut(id) else { return (false, 0) };
+        let what = super::timers::What::Subscription;
+        let Some(session) = self.table.get_mut(link) else { return (false, 0) };
         let subs = session.more.iter().flat_map(|more| &more.subs);
         let delay = whole_seconds(self.rules.options.client.expired_sub_close_delay);
         let first = subs.filter_map(|sub| sub.due(delay)).min();
         match first {
             Some(first) => {
-                let at = cx.now().saturating_add(self.left(first));
-                self.timers.set(at, super::link(id), what);
+                let at = port.now().saturating_add(self.left(first));
+                self.timers.set(at, link, what);
             }
-            None => self.timers.clear(super::link(id), what),
+            None => self.timers.clear(link, what),
         }
         match expire_at {
             1.. => (true, self.ttl(expire_at)),

@@ -1,7 +1,11 @@
 //! What a session holds, to the byte, and its small parts.
 
+use super::table::SessionTable;
+use super::ticket::{Ticket, Waits};
 use super::*;
 use crate::gateway::letters::{Action, Gather};
+use crate::gateway::outside::Link;
+use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::Disconnect;
 use crate::gateway::wire::messages::SubscribeResult;
 
@@ -128,14 +132,14 @@ fn what_few_connections_have_is_counted_part_by_part() {
 
 #[test]
 fn the_account_of_a_core_is_the_sum_of_its_sessions() {
-    let mut sessions = Sessions::default();
-    let id = |index: u64, generation: u64| ConnId::from_bits(0, generation << 32 | index);
+    let mut sessions = SessionTable::default();
+    let id = |index: u64, generation: u64| Link(generation << 32 | index);
     let (a, b) = (id(1, 5), id(2, 6));
     sessions.insert(a, idle(), 7);
     sessions.insert(b, idle(), i64::MAX);
-    let since = |sessions: &mut Sessions, id| sessions.get_mut(id).expect("there").since();
+    let since = |sessions: &mut SessionTable, id| sessions.get_mut(id).expect("there").since();
     assert_eq!((since(&mut sessions, a), since(&mut sessions, b)), (7, u32::MAX));
-    let hold = |sessions: &mut Sessions, id: ConnId, bytes: usize| {
+    let hold = |sessions: &mut SessionTable, id: Link, bytes: usize| {
         sessions.get_mut(id).expect("there").more().meta = vec![0; bytes].into();
         sessions.weigh(id);
     };

@@ -130,6 +130,27 @@ const KEPT_WITHIN: [(&str, &str, &[&str], &str); 2] = [
     ),
 ];
 
+/// Where the sessions are.
+const SESSIONS: &str = "src/gateway/session/";
+
+/// What sessions may name of the engine: values.
+const SESSIONS_MAY_NAME: [&str; 2] = ["Cause", "Frame"];
+
+/// What sessions must not name: they are told the time, and have no connection in their hands.
+const SESSIONS_NEVER: [&str; 11] = [
+    "SystemTime",
+    "Instant",
+    "OwnedFd",
+    "RawFd",
+    "TcpStream",
+    "std::os",
+    "std::fs",
+    "std::thread",
+    "crate::gateway::app",
+    "crate::gateway::calls",
+    "crate::gateway::entrance",
+];
+
 const LINES_MAX: usize = 700;
 const COLUMNS_MAX: usize = 100;
 
@@ -245,6 +266,43 @@ fn named(text: &str, path: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// So they run in a test as they do in a server, and nobody needs an engine to see why one does
+/// what it does.
+#[test]
+fn sessions_are_a_machine_without_an_engine() {
+    let mut found = Vec::new();
+    let mut files = 0;
+    for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(SESSIONS)) {
+        files += 1;
+        let joined = code(&text).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+        let names = named(&joined, "engine::").into_iter();
+        let names = names.filter(|it| !SESSIONS_MAY_NAME.contains(&it.as_str()));
+        found.extend(names.map(|it| format!("{name}: {it}")));
+        for (line, content) in code(&text) {
+            if SESSIONS_NEVER.iter().any(|word| content.contains(word)) {
+                found.push(format!("{name}:{line}: {}", content.trim()));
+            }
+        }
+    }
+    assert!(files > 10, "found only {files} files");
+    check(found, "sessions name the engine, a clock, a descriptor or what is above them");
+}
+
+/// What the hub tells while it works is worked off where everything comes in.
+#[test]
+fn the_list_of_what_is_deferred_is_worked_off_in_one_place() {
+    let mut calls = Vec::new();
+    for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(SESSIONS)) {
+        for (line, content) in code(&text) {
+            if [".settle(", "deferred.pop"].iter().any(|word| content.contains(word)) {
+                calls.push(format!("{name}:{line}: {}", content.trim()));
+            }
+        }
+    }
+    let calls = calls.join("\n  ");
+    assert_eq!(calls.lines().count(), 2, "one takes from it and does what it took:\n  {calls}");
 }
 
 #[test]

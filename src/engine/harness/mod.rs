@@ -164,13 +164,31 @@ impl<H: Handler> World<H> {
     pub fn run(&mut self) {
         let mut calm = 0;
         for _ in 0..TURNS_MAX {
-            calm = if self.turn() { calm + 1 } else { 0 };
+            calm = if self.round() { calm + 1 } else { 0 };
             // The first pass of a core may have reached another core.
             if calm == 2 {
                 return;
             }
         }
         panic!("the application never rests");
+    }
+
+    /// Lets one core take a turn, and no other: what it says to them waits. So a test has cores act
+    /// in any order, where [`Self::run`] has one.
+    pub fn turn(&mut self, core: usize) {
+        let core = &mut self.cores[core];
+        if core.ended {
+            return;
+        }
+        core.asleep.set(None);
+        match core.worker.turn() {
+            Ok(Turn::Continue) => {}
+            Ok(Turn::Finished) => {
+                core.ended = true;
+                core.worker.retire();
+            }
+            Err(error) => panic!("the ring failed: {error}"),
+        }
     }
 
     /// Lets this time pass, and all happen that is due meanwhile, in its order.
@@ -233,27 +251,23 @@ impl<H: Handler> World<H> {
 
     /// Connects to a core without saying anything.
     pub fn connect(&mut self, core: usize) -> Client {
-        self.port += 1;
-        let peer = SocketAddr::from(([192, 0, 2, 1], self.port));
-        let client = Client::new(peer);
-        self.cores[core].knocking.borrow_mut().push_back(client.pipe.clone());
+        let client = self.knock(core);
         self.run();
         client
     }
 
+    /// As [`Self::connect`], but nothing happens yet: the connection waits to be accepted.
+    pub fn knock(&mut self, core: usize) -> Client {
+        self.port += 1;
+        let peer = SocketAddr::from(([192, 0, 2, 1], self.port));
+        let client = Client::new(peer);
+        self.cores[core].knocking.borrow_mut().push_back(client.pipe.clone());
+        client
+    }
+
     /// A turn of each core. True if all sleep, and would go on sleeping.
-    fn turn(&mut self) -> bool {
-        for core in self.cores.iter_mut().filter(|core| !core.ended) {
-            core.asleep.set(None);
-            match core.worker.turn() {
-                Ok(Turn::Continue) => {}
-                Ok(Turn::Finished) => {
-                    core.ended = true;
-                    core.worker.retire();
-                }
-                Err(error) => panic!("the ring failed: {error}"),
-            }
-        }
+    fn round(&mut self) -> bool {
+        (0..self.cores.len()).for_each(|core| self.turn(core));
         let now = self.clock.get();
         self.cores.iter().all(|core| {
             let sleeps = core.asleep.get().is_some_and(|until| until > now);

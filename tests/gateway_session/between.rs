@@ -74,6 +74,32 @@ fn who_has_an_answer_to_come_waits_for_others_where_a_core_is_crowded() {
 }
 
 #[test]
+fn a_connect_command_for_which_there_is_no_room_is_answered_and_nothing_is_left_of_it() {
+    // A seat has to be had first, or not.
+    for limit in [0, 9] {
+        let mut site = Site::with_cores(
+            2,
+            &format!("{ENGINE}mailbox = 4\n[client]\nuser_connection_limit = {limit}\n"),
+        );
+        let channels: Vec<_> = (0..6).map(|n| site.channel_of(0, n)).collect();
+        let subs = channels.iter().map(|name| (name.clone(), json!({})));
+        let subs = serde_json::Value::Object(subs.collect());
+        for user in ["1", "2", "3", "4"] {
+            let mut peer = site.open(1, PATH, &[]);
+            let token = token(&json!({"sub": user, "subs": subs}));
+            let reply = peer.ask(&mut site, "connect", json!({"token": token}));
+            assert_eq!(reply["error"]["code"], json!(111), "{limit} {user}");
+            let held = site.stats().counters;
+            assert_eq!((held.clients, held.subscriptions, held.channels), (0, 0, 0), "{limit}");
+            // The next command closes, as after every error.
+            peer.command(&mut site, "rpc", json!({}));
+            assert_eq!(peer.ended(), Some(3501));
+        }
+        site.empty();
+    }
+}
+
+#[test]
 fn an_order_that_comes_while_a_client_connects_is_done_after_the_reply() {
     let why = Unsubscribe { code: 2500, reason: "by the test".into() };
     for all in [false, true] {

@@ -383,6 +383,60 @@ fn the_server_api_changes_when_a_connection_expires() {
 }
 
 #[test]
+fn an_answer_about_a_time_that_is_no_more_is_nobodys() {
+    let mut site = Site::new(&format!("{SOON}{BY_BACKEND}"));
+    let over = || HookReply::Refresh(RefreshReply { expired: true, ..RefreshReply::default() });
+    let start = site.now();
+    let (mut peer, _) = connect_until(&mut site, start + 10);
+    site.seconds(10);
+    let first = site.asked();
+    let until = |expire_at| Action::Refresh(Refresh { expired: false, expire_at, info: None });
+    site.order("42", until(site.now() + 10));
+    peer.pushes();
+    site.answer(first, over());
+    assert_eq!(peer.ended(), None);
+    // It is asked about anew when that is over.
+    site.seconds(10);
+    let second = site.asked();
+    assert_eq!(second.request.event, HookEvent::Refresh);
+    site.answer(second, over());
+    assert_eq!(peer.ended(), Some(3005));
+    // The same of a subscription, which a token prolongs.
+    let mut peer = site.connected("42");
+    let claims = |site: &Site| json!({"sub": "42", "channel": "$a", "exp": site.now() + 10});
+    let request = json!({"channel": "$a", "token": token(&claims(&site))});
+    peer.result(&mut site, "subscribe", request);
+    site.seconds(10);
+    let first = site.asked();
+    let request = json!({"channel": "$a", "token": token(&claims(&site))});
+    peer.result(&mut site, "sub_refresh", request);
+    let over = || SubRefreshReply { expired: true, ..SubRefreshReply::default() };
+    site.seconds(10);
+    let second = site.asked();
+    site.answer(first, HookReply::SubRefresh(over()));
+    assert!(peer.pushes().is_empty());
+    site.answer(second, HookReply::SubRefresh(over()));
+    assert_eq!(peer.push()["unsubscribe"]["code"], json!(2501));
+}
+
+#[test]
+fn a_subscription_of_the_server_that_begins_to_expire_takes_its_connection_along() {
+    let mut site = Site::new(SOON);
+    for subs in [json!({"$a": {}}), json!({"$a": {"info": {"s": 1}}})] {
+        let mut peer = site.session();
+        peer.connect(&mut site, json!({"token": token(&json!({"sub": "42", "subs": subs}))}));
+        let claims = json!({"sub": "42", "channel": "$a", "exp": site.now() + 10});
+        let request = json!({"channel": "$a", "token": token(&claims)});
+        assert_eq!(peer.result(&mut site, "sub_refresh", request)["ttl"], json!(10));
+        site.seconds(14);
+        assert_eq!(peer.ended(), None);
+        site.seconds(1);
+        assert_eq!((peer.pushes(), peer.ended()), (Vec::new(), Some(3006)));
+    }
+    site.empty();
+}
+
+#[test]
 fn what_the_api_ends_before_it_has_an_answer_ends_with_the_answer() {
     let mut site = Site::new(&format!("{SOON}{BY_BACKEND}"));
     let why = Unsubscribe { code: 2500, reason: "by the test".into() };

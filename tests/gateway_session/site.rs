@@ -98,14 +98,14 @@ impl ControlPlane for Backend {
 
 /// A question that the backend thinks about.
 pub(crate) struct Asked {
-    core: usize,
+    pub(crate) core: usize,
     pub(crate) request: HookRequest,
-    question: Question,
+    pub(crate) question: Question,
 }
 
 /// A gateway with its backend and its clocks.
 pub(crate) struct Site {
-    world: World<Gateway>,
+    pub(crate) world: World<Gateway>,
     pub(crate) backend: Arc<Backend>,
     cores: usize,
 }

@@ -441,7 +441,10 @@ impl Sessions {
         let Some(session) = self.state.table.get_mut(link) else { return };
         if session.sub(channel).is_none() && (expire_at > 0 || !info.is_empty()) {
             let by_backend = self.state.rules.refreshes(channel);
-            let sub = SubMore { channel: channel.into(), by_backend, ..SubMore::default() };
+            let held = session.client().and_then(|it| self.hub.subscription(it, channel));
+            let server_side = held.is_some_and(|sub| sub.wants.server_side);
+            let channel = channel.into();
+            let sub = SubMore { channel, server_side, by_backend, ..SubMore::default() };
             session.more().subs.push(sub);
         }
         let Some(sub) = session.sub(channel) else { return };

@@ -9,7 +9,7 @@ use super::machine::{CoreState, Deferred, Sessions};
 use super::port::Port;
 use super::ticket::{Ticket, Waits};
 use super::timers::What;
-use super::{CONNECTING, Connecting, NATIVE_PINGS, OPEN};
+use super::{CONNECTING, Connecting, NATIVE_PINGS, NOBODY, OPEN};
 use crate::gateway::channels::{Asker, Decision, Override, Wish};
 use crate::gateway::format::Format;
 use crate::gateway::letters::{ClientId, SeatRule};
@@ -148,11 +148,9 @@ impl Sessions {
             return Err(Disconnect::TOO_MANY_REQUESTS.into());
         }
         let outcome = self.identify(port, link, ticket, request);
-        if outcome.is_err()
-            && let Some(session) = self.state.table.get_mut(link)
-        {
+        if outcome.is_err() {
             // The error is said at once; any next command closes.
-            session.more().connecting = None;
+            self.give_up(port, link);
         }
         outcome
     }
@@ -319,8 +317,23 @@ impl Sessions {
 
     /// The hub has a seat for a connection.
     pub(super) fn entered(&mut self, port: &mut impl Port, link: Link) {
-        if let Err(Refusal::Disconnect(disconnect)) = self.seat(port, link) {
-            self.state.close(port, link, &disconnect);
+        let connecting = self.state.table.get_mut(link).and_then(|session| session.connecting());
+        let Some(ticket) = connecting.map(|connecting| Ticket(connecting.ticket)) else { return };
+        let outcome = self.seat(port, link);
+        self.conclude(port, link, ticket, outcome);
+    }
+
+    /// A connect command has failed: nothing more comes of it, and the connection is nobody again,
+    /// whom others do not see.
+    pub(super) fn give_up(&mut self, port: &mut impl Port, link: Link) {
+        let Some(session) = self.state.table.get_mut(link) else { return };
+        session.more().connecting = None;
+        let client = std::mem::replace(&mut session.client, NOBODY);
+        session.expire_at = 0;
+        session.tidy();
+        self.state.timers.clear(link, What::Connection);
+        if client != NOBODY {
+            self.with_hub(port, |hub, out| hub.disconnect(out, client));
         }
     }
 

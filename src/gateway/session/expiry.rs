@@ -172,13 +172,15 @@ impl Sessions {
         &mut self,
         port: &mut impl Port,
         link: Link,
-        channel: &str,
+        (channel, expire_at): (&str, i64),
         result: HookResult,
     ) {
         let grace = self.state.unix + GRACE_SECONDS;
         let Some(session) = self.state.table.get_mut(link) else { return };
-        // It may have ended meanwhile, and perhaps begun anew.
-        let Some(sub) = session.sub(channel).filter(|sub| sub.asked) else { return };
+        // It may have ended meanwhile, and perhaps begun anew, or have been refreshed: then the
+        // backend was asked about another time.
+        let sub = session.sub(channel).filter(|sub| sub.asked && sub.expire_at == expire_at);
+        let Some(sub) = sub else { return };
         let server_side = sub.server_side;
         let reply = match result {
             Ok(HookReply::SubRefresh(reply)) => reply,
@@ -326,12 +328,9 @@ impl Sessions {
         match outcome.map_err(Refusal::at_once) {
             Ok(()) | Err(Refusal::Later) => {}
             Err(Refusal::Error(error)) => {
-                if ticket.waits() == Some(Waits::Command(CommandKind::Connect))
-                    && let Some(session) = self.state.table.get_mut(link)
-                {
+                if ticket.waits() == Some(Waits::Command(CommandKind::Connect)) {
                     // It was the last command, and what is kept for it goes now.
-                    session.more().connecting = None;
-                    session.tidy();
+                    self.give_up(port, link);
                 }
                 self.state.fail(port, link, ticket, error);
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::ASKED;
 use super::commands::{Outcome, Refusal};
 use super::connect::Names;
 use super::feeds;
@@ -37,8 +38,19 @@ pub struct Question {
 enum About {
     Nothing,
     Subscribe(Box<Wanted>),
-    Publish { channel: String, data: bytes::Bytes },
-    SubRefresh { channel: String },
+    Publish {
+        channel: String,
+        data: bytes::Bytes,
+    },
+    /// Of a connection that expires then, in Unix seconds.
+    Refresh {
+        expire_at: u32,
+    },
+    /// Of a subscription, likewise.
+    SubRefresh {
+        channel: String,
+        expire_at: i64,
+    },
 }
 
 /// What the backend has answered.
@@ -66,7 +78,7 @@ impl Question {
     pub(crate) fn cost(&self) -> usize {
         size_of::<Self>()
             + match &self.about {
-                About::Nothing => 0,
+                About::Nothing | About::Refresh { .. } => 0,
                 About::Subscribe(wanted) => {
                     let Wanted { request, filter } = &**wanted;
                     let filter = filter.as_ref().map_or(0, |filter| filter.cost());
@@ -74,7 +86,7 @@ impl Question {
                     size_of::<Wanted>() + filter + texts.map(String::len).iter().sum::<usize>()
                 }
                 About::Publish { channel, data } => channel.len() + data.len(),
-                About::SubRefresh { channel } => channel.len(),
+                About::SubRefresh { channel, .. } => channel.len(),
             }
     }
 }
@@ -109,6 +121,11 @@ impl Sessions {
             return Err(Error::TOO_MANY_REQUESTS.into());
         }
         let (transport, encoding) = (session.format().transport(), session.encoding());
+        let expire_at = session.expire_at;
+        let sub_expire_at = match &event {
+            HookEvent::SubRefresh { channel } => session.sub(channel).map_or(0, |it| it.expire_at),
+            _ => 0,
+        };
         let (meta, headers) = match &session.more {
             Some(more) => (more.meta.clone(), more.headers.clone()),
             None => Default::default(),
@@ -129,8 +146,9 @@ impl Sessions {
             (HookEvent::Publish { channel, data }, None) => {
                 About::Publish { channel: channel.clone(), data: data.clone() }
             }
+            (HookEvent::Refresh, None) => About::Refresh { expire_at },
             (HookEvent::SubRefresh { channel }, None) => {
-                About::SubRefresh { channel: channel.clone() }
+                About::SubRefresh { channel: channel.clone(), expire_at: sub_expire_at }
             }
             _ => About::Nothing,
         };
@@ -195,10 +213,16 @@ impl Sessions {
         result: HookResult,
     ) {
         let Question { link, ticket, about } = question;
-        if let About::SubRefresh { channel } = &about {
-            return self.sub_refreshed(port, link, channel, result);
+        if let About::SubRefresh { channel, expire_at } = &about {
+            return self.sub_refreshed(port, link, (channel, *expire_at), result);
         }
         let Some(session) = self.state.table.get_mut(link) else { return };
+        // It may have been refreshed meanwhile, and that was not what the backend was asked about.
+        if let About::Refresh { expire_at } = &about
+            && !(session.is(ASKED) && session.expire_at == *expire_at)
+        {
+            return;
+        }
         if let About::Subscribe(wanted) = &about {
             session.release(&wanted.request.channel);
         }
@@ -242,7 +266,7 @@ impl Sessions {
                     About::Publish { channel, .. } => {
                         self.refused(link, Refused::PublicationByBackend, &why, channel);
                     }
-                    About::Nothing | About::SubRefresh { .. } => {}
+                    About::Nothing | About::Refresh { .. } | About::SubRefresh { .. } => {}
                 }
                 return Err(match refusal {
                     HookRefusal::Error(error) => error.into(),
@@ -400,7 +424,8 @@ mod tests {
         };
         let own = str::to_owned;
         assert_eq!(cost(About::Nothing), 0);
-        assert_eq!(cost(About::SubRefresh { channel: own("abc") }), 3);
+        assert_eq!(cost(About::SubRefresh { channel: own("abc"), expire_at: 1 }), 3);
+        assert_eq!(cost(About::Refresh { expire_at: 1 }), 0);
         assert_eq!(cost(About::Publish { channel: own("abc"), data: "12345".into() }), 8);
         let request = || SubscribeRequest {
             channel: own("abc"),

@@ -1,0 +1,242 @@
+//! A client of the world: what it has asked and not been answered, and what it believes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringhold::testing::Client;
+use serde_json::Value;
+
+use super::plan::{Mode, Wish};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The connect command was not sent.
+    Fresh,
+    Connecting,
+    Open,
+    /// The connect command was answered with an error.
+    Failed,
+    Closed,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    Good,
+    /// Its time was over when it was made.
+    Expired,
+    /// Made with another secret.
+    Foreign,
+    /// Of another user.
+    Others,
+}
+
+#[derive(Clone, Debug)]
+pub struct Connect {
+    pub token: Option<Token>,
+    pub user: String,
+    /// Unix time in seconds; 0 is never.
+    pub expire_at: i64,
+    /// Channels that the token grants.
+    pub granted: BTreeSet<String>,
+    /// Channels that the client asks for, and whether it recovers.
+    pub asked: BTreeMap<String, Option<(u64, String)>>,
+    pub info: Value,
+}
+
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    pub channel: String,
+    pub token: Option<Token>,
+    /// Unix time in seconds at which the token says that it ends; 0 is never.
+    pub expire_at: i64,
+    pub wish: Wish,
+    pub delta: bool,
+    pub filter: bool,
+    pub compact: bool,
+    pub since: Option<(u64, String)>,
+    pub reject: bool,
+    pub info: Value,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    Connect(Box<Connect>),
+    Subscribe(Box<Subscribe>),
+    Unsubscribe(String),
+    /// By number.
+    Publish(usize),
+    Presence(String),
+    PresenceStats(String),
+    History {
+        channel: String,
+        limit: i64,
+        since: Option<(u64, String)>,
+        reverse: bool,
+    },
+    Rpc,
+    Refresh {
+        token: Token,
+        expire_at: i64,
+        granted: BTreeSet<String>,
+        info: Value,
+    },
+    SubRefresh {
+        channel: String,
+        token: Token,
+        expire_at: i64,
+        info: Value,
+    },
+    /// Closes with this code.
+    Bad(u16),
+}
+
+/// A command without its reply.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    pub id: u64,
+    pub sent: u64,
+    pub what: What,
+    /// The question to the backend about it.
+    pub question: Option<usize>,
+    /// Orders that were given while the backend thought, which end what becomes of it.
+    pub doom: Vec<usize>,
+}
+
+/// A subscription as its client sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Sub {
+    pub uid: u64,
+    pub server_side: bool,
+    pub by_token: bool,
+    pub mode: Mode,
+    pub delta: bool,
+    pub filter: bool,
+    pub id: u64,
+    pub epoch: String,
+    /// The next offset, where that is known.
+    pub next: Option<u64>,
+    /// The last payload, which patches are based on.
+    pub base: Option<String>,
+    /// Publications by number.
+    pub seen: BTreeSet<usize>,
+    /// The step at which the youngest of them was posted.
+    pub youngest: u64,
+    /// Steps: when it was asked for, and when that was answered.
+    pub born: u64,
+    pub established: u64,
+    /// Unix time in seconds; 0 is never.
+    pub expire_at: i64,
+    pub by_backend: bool,
+    /// The newest publication comes with it.
+    pub cached: bool,
+    /// The backend was asked whether it may stay.
+    pub question: Option<usize>,
+    /// The backend has ended it.
+    pub ending: bool,
+    /// Orders that end it.
+    pub doom: Vec<usize>,
+    /// Whom it has heard come (true) or go.
+    pub members: BTreeMap<String, bool>,
+    pub info: Value,
+}
+
+pub struct Conn {
+    pub core: usize,
+    pub client: Client,
+    pub phase: Phase,
+    pub opened_ms: u64,
+    /// As the backend was told.
+    pub promised: Option<String>,
+    pub name: String,
+    pub user: String,
+    pub last_id: u64,
+    /// In the order in which they were sent.
+    pub cmds: Vec<Cmd>,
+    pub subs: BTreeMap<String, Sub>,
+    /// The step at which a channel was subscribed or left last.
+    pub changed: BTreeMap<String, u64>,
+    /// The step of the last reply.
+    pub freed: u64,
+    /// When it ends, in Unix seconds: one of these; 0 is never.
+    pub expires: Vec<i64>,
+    /// The backend was asked whether it may stay: after, before, and the question.
+    pub staying: Option<(u64, u64, usize)>,
+    /// Codes by which it must be closed soon.
+    pub fate: Vec<u16>,
+    pub reads: bool,
+    /// It has left something unread, and hears of it late.
+    pub lags: bool,
+    /// It has once, so that some of what it believes came late.
+    pub vague: bool,
+    pub info: Value,
+    pub left: bool,
+    pub ended_at: u64,
+}
+
+impl std::fmt::Display for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { core, phase, name, user, cmds, subs, expires, staying, fate, .. } = self;
+        write!(
+            f,
+            "{phase:?} {name} of {user:?} on {core}, expires {expires:?}, asked {staying:?}, \
+             fate {fate:?}, under way {cmds:?}, in {subs:?}"
+        )
+    }
+}
+
+impl Conn {
+    pub fn new(core: usize, client: Client, opened_ms: u64) -> Self {
+        Self {
+            core,
+            client,
+            phase: Phase::Fresh,
+            opened_ms,
+            promised: None,
+            name: String::new(),
+            user: String::new(),
+            last_id: 0,
+            cmds: Vec::new(),
+            subs: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            freed: 0,
+            expires: vec![0],
+            staying: None,
+            fate: Vec::new(),
+            reads: true,
+            lags: false,
+            vague: false,
+            info: Value::Null,
+            left: false,
+            ended_at: 0,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether it was in a channel all the time since a step, or out of it; `None`: neither.
+    pub fn inside(&self, channel: &str, since: u64) -> Option<bool> {
+        let changed = self.changed.get(channel).copied().unwrap_or(0);
+        (changed < since).then(|| self.subs.contains_key(channel))
+    }
+
+    /// Whether another command asks for the same channel.
+    pub fn asks_for(&self, channel: &str) -> bool {
+        self.cmds
+            .iter()
+            .any(|cmd| matches!(&cmd.what, What::Subscribe(it) if it.channel == channel))
+    }
+
+    pub fn subscribing(&self) -> usize {
+        self.cmds.iter().filter(|cmd| matches!(cmd.what, What::Subscribe(_))).count()
+    }
+
+    pub fn cmd(&mut self, id: u64) -> Option<&mut Cmd> {
+        self.cmds.iter_mut().find(|cmd| cmd.id == id)
+    }
+}

@@ -1,0 +1,171 @@
+//! What a client hears unasked: what the server API and time have done.
+
+use serde_json::{Value, json};
+
+use super::hear::Begun;
+use super::plan::{GRACE, Wish};
+use super::run::{Does, Order, Run};
+
+impl Run {
+    pub fn push(&mut self, place: usize, push: &Value) {
+        let conn = &self.conns[place];
+        assert!(conn.is_open(), "a push before the connect reply: {push}");
+        let channel = match push["id"].as_u64() {
+            Some(id) => {
+                let of = conn.subs.iter().find(|(_, sub)| sub.id == id);
+                of.unwrap_or_else(|| panic!("no such channel: {push}")).0.clone()
+            }
+            None => push["channel"].as_str().unwrap_or("").to_owned(),
+        };
+        let mut body = push.as_object().expect("an object").iter();
+        let (kind, body) = body.find(|(key, _)| *key != "id" && *key != "channel").expect("one");
+        match kind.as_str() {
+            "pub" => self.publication(place, &channel, body, false),
+            "join" | "leave" => self.came_or_went(place, &channel, kind == "join", body),
+            "unsubscribe" => self.unsubscribed(place, &channel, body),
+            "subscribe" => self.server_subscribed(place, &channel, body),
+            "refresh" => self.server_refreshed(place, body),
+            _ => panic!("unexpected {push}"),
+        }
+    }
+
+    fn unsubscribed(&mut self, place: usize, channel: &str, why: &Value) {
+        let (now, step) = (self.now(), self.step);
+        let sub = self.sub(place, channel).clone();
+        let reason = why["reason"].as_str().unwrap_or("").to_owned();
+        match why["code"].as_u64().expect("a code") {
+            2501 if sub.by_backend => {
+                let ending = sub.ending || self.conns[place].vague;
+                assert!(ending && !sub.server_side, "{channel}: {why}");
+            }
+            2501 => {
+                let due = Self::ms_of(sub.expire_at + GRACE);
+                assert!(sub.expire_at > 0 && now >= due, "{channel} ended at {now}, not {due}");
+                assert!(!sub.server_side, "{channel}: {why}");
+                self.met("subscription expired");
+            }
+            2500 => {
+                assert!(self.plan.lossy && sub.mode.positioned, "{channel}: {why}");
+                self.met("lost");
+            }
+            2000 => {
+                let number: usize = reason[1..].parse().expect("a number");
+                self.shows_order(place, channel, number);
+                let order = &self.orders[number];
+                let Does::Unsubscribe { channel: of } = &order.does else { panic!("{why}") };
+                assert!(of.as_ref().is_none_or(|of| of == channel), "{channel}: {why}");
+                let late = order.connecting.contains(&place);
+                let begun_later = order.done_at.is_some_and(|at| sub.born > at);
+                assert!(!begun_later || late, "an order ended what began later: {channel}");
+                self.met("unsubscribed by API");
+                if sub.doom.contains(&number) && sub.established + 60 > step && !sub.server_side {
+                    self.met("revoked");
+                }
+            }
+            code => panic!("code {code}"),
+        }
+        if sub.ending {
+            self.met("subscription ended by the backend");
+        }
+        self.end_sub(place, channel);
+    }
+
+    /// Something that an order does shows in a connection, once.
+    fn shows_order(&mut self, place: usize, channel: &str, number: usize) {
+        let conn = &self.conns[place];
+        let order = &mut self.orders[number];
+        assert!(order.user == conn.user, "an order about another user");
+        assert!(order.client.as_ref().is_none_or(|it| *it == conn.name), "another connection");
+        assert!(!order.spare.contains(&conn.name), "a connection was not spared");
+        let shown = (place, channel.to_owned());
+        assert!(!order.shown.contains(&shown), "order {number} shows twice in {channel}");
+        order.shown.push(shown);
+    }
+
+    fn server_subscribed(&mut self, place: usize, channel: &str, body: &Value) {
+        let number = body["data"]["o"].as_u64().expect("an order's") as usize;
+        self.shows_order(place, channel, number);
+        let order = &self.orders[number];
+        let Does::Subscribe { channel: of, expire_at, info } = order.does.clone() else {
+            panic!("{body}")
+        };
+        assert_eq!(of, channel);
+        let given = order.given;
+        let conn = &self.conns[place];
+        assert!(!conn.subs.contains_key(channel), "subscribed twice: {channel}");
+        let space = self.plan.space(channel).expect("a namespace");
+        let mode = space.mode(&conn.user, Wish::default());
+        let mut result = body.clone();
+        if space.auto_cache && mode.recoverable {
+            result["was_recovering"] = json!(true);
+        }
+        let by_backend = space.asks_refresh;
+        if expire_at > 0 && !by_backend {
+            // The push does not say it.
+            (result["expires"], result["ttl"]) =
+                (json!(true), json!((expire_at - self.unix()).max(1)));
+        }
+        let born = given;
+        self.met("subscribed by API");
+        self.begin_sub(
+            place,
+            Begun {
+                channel: channel.to_owned(),
+                mode,
+                delta: false,
+                filter: false,
+                compact: false,
+                server_side: true,
+                by_token: false,
+                expire_at,
+                info,
+                since: None,
+                born,
+                doom: Vec::new(),
+            },
+            &result,
+        );
+        if space_is_cache(self, channel) {
+            self.sub(place, channel).next = None;
+        }
+    }
+
+    fn server_refreshed(&mut self, place: usize, body: &Value) {
+        let conn = &self.conns[place];
+        let (ttl, unix) = (body["ttl"].as_i64().unwrap_or(0), self.unix());
+        let fits = |order: &Order| {
+            let mine = order.user == conn.user
+                && order.client.as_ref().is_none_or(|it| *it == conn.name)
+                && !order.spare.contains(&conn.name)
+                && !order.shown.iter().any(|(of, _)| *of == place);
+            let Does::Refresh { expired: false, expire_at, .. } = &order.does else { return false };
+            let left = expire_at - unix;
+            let near = ttl >= left.max(1) && ttl <= left + 9 || conn.lags;
+            let told = if *expire_at > 0 { near } else { ttl == 0 };
+            mine && told
+        };
+        let owes = |order: &Order| order.owed.iter().any(|(of, ..)| *of == place);
+        let all = || self.orders.iter();
+        // The nearest of those that it may be.
+        let far = |order: &Order| match &order.does {
+            Does::Refresh { expire_at, .. } if *expire_at > 0 => (expire_at - unix - ttl).abs(),
+            _ => 0,
+        };
+        let fit = all().enumerate().filter(|(_, order)| fits(order));
+        let number = fit.min_by_key(|(number, order)| (far(order), !owes(order), !number));
+        let number = number.expect("an order to refresh").0;
+        self.shows_order(place, "", number);
+        let Does::Refresh { expire_at, info, .. } = self.orders[number].does.clone() else {
+            return;
+        };
+        self.tells_ttl(place, body, expire_at);
+        self.expires_at(place, expire_at);
+        let conn = &mut self.conns[place];
+        conn.info = if info.is_null() { conn.info.take() } else { info };
+        self.met("refreshed by API");
+    }
+}
+
+fn space_is_cache(run: &Run, channel: &str) -> bool {
+    run.plan.space(channel).is_some_and(|space| space.auto_cache)
+}

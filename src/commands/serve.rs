@@ -11,24 +11,26 @@ use clap::Args;
 use ringhold::config::{Loaded, LogFormat, Options, Sources};
 use ringhold::control::access::Gate;
 use ringhold::control::broker::Beginning;
+use ringhold::control::certificates::CertificateKeeper;
 use ringhold::control::demo::Demo;
 use ringhold::control::gateway_backend::GatewayBackend;
 use ringhold::control::keeping::Keeper;
-use ringhold::control::logging::{Format, LogFile};
+use ringhold::control::logging::{Format, LogFile, Reopen};
 use ringhold::control::notify::Notifier;
 use ringhold::control::services::Services;
 use ringhold::control::takeover::{self, Found};
 use ringhold::control::{self, Duties};
 use ringhold::gateway::account::Budget;
-use ringhold::gateway::app::{Gateway, Seed, unix_now};
+use ringhold::gateway::app::{ControlPlane, Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
+use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::plan::{ChannelOptions, Namespace, Token};
 use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::tokens::TokenRequest;
 use ringhold::options::Secret;
-use ringhold::{Config, Io, Server};
+use ringhold::{Config, Handle, Io, Server};
 use socket2::{Domain, Socket, Type};
 
 use super::config::warn;
@@ -84,6 +86,117 @@ pub(crate) fn run(
     arguments: &ServeArguments,
     log: Option<&str>,
 ) -> Result<ExitCode, Box<dyn Error>> {
+    let Prepared { options, demo, first_run, notifier, reopen } = prepare(arguments, log)?;
+    let config = engine(&options)?;
+    let (drain, io) = (config.drain.clone(), config.io);
+    let rules = Arc::new(Rulebook::new(options.gateway_plan())?);
+    let (plane, outlets, tls) =
+        Services::new(options.control_settings(demo), |own| options.certificate_sources(own))?;
+    let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
+    let layout = server.layout()?;
+    let cores = u16::try_from(layout.workers)?;
+    let drawn = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
+    let placement = Placement::new(cores, drawn);
+    let uid = uuid::Uuid::new_v4().to_string();
+    let broker = options.broker_config(&uid)?;
+    let broker = broker.map(|config| Beginning::new(config, placement));
+    let (counts, closing) = (plane.counts(), plane.closing());
+    let _pid = PidFile::write(&options.pid_file)?;
+    let found = if arguments.takeover { predecessor(&options) } else { None };
+    let keeper = Arc::new(Keeper::begin(options.keep_settings(), layout.workers, found, counts));
+    let queue = broker.as_ref().map(Beginning::queue).or_else(|| keeper.queue());
+    let start = Seed {
+        broker: queue,
+        keeping: keeper.keeping(),
+        ..seed(&options, placement, rules.clone(), outlets)
+    };
+    let started = server.workers(layout.workers).start(move |core| Gateway::new(core, &start));
+    let running = match started {
+        Ok(running) => running,
+        Err(error) => {
+            keeper.undo();
+            return Err(error.into());
+        }
+    };
+
+    let address = running.address().ok_or("nothing is listened on")?;
+    let name = own_name(&options, address);
+    let live = GatewayBackend::new(running.handle(), placement, rules.clone(), name);
+    let live = Arc::new(live.with_broker(broker.as_ref().map(Beginning::view)));
+    let broker = broker.map(|broker| broker.start(running.handle())).transpose()?;
+    let routes = match plane.routes(&live) {
+        Ok(routes) => routes,
+        Err(error) => {
+            running.handle().stop();
+            running.join()?;
+            keeper.undo();
+            return Err(error.into());
+        }
+    };
+    keeper.started();
+    let reloads = Reloads {
+        live: live.clone(),
+        gates: Gates { http: plane.gate(), grpc: plane.grpc_gate() },
+        certificates: plane.certificates(),
+        handle: running.handle(),
+        arguments: (!first_run).then(|| arguments.clone()),
+        running: Mutex::new(options.clone()),
+        reopen,
+        notifier: notifier.clone(),
+    };
+    if let Some(address) = plane.grpc_address() {
+        tracing::info!(%address, "the server API speaks gRPC");
+    }
+    let duties = Duties {
+        begin: {
+            let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
+            let keeper = keeper.clone();
+            Box::new(move || {
+                tokio::spawn(notifier.watch(handle.clone()));
+                keeper.serve(placement, handle.clone());
+                plane.run(live, routes, handle);
+            })
+        },
+        delay: options.shutdown.delay,
+        drain: {
+            let (notifier, keeper) = (notifier.clone(), keeper.clone());
+            Box::new(move || {
+                notifier.stopping();
+                live.drain();
+                keeper.drain(&closing);
+            })
+        },
+        reload: Box::new(move || reloads.reload()),
+        io,
+    };
+    let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
+    let ceiling = options.memory_ceiling(&layout);
+    tracing::info!(bytes = ceiling.total(), "memory ceiling; `config show` has the table");
+    announce(&options, address, running.workers(), first_run)?;
+    notifier.ready();
+    let stats = running.join()?;
+    keeper.finish();
+    if let Some(broker) = broker {
+        broker.finish();
+    }
+    control.finish();
+    control::summarise(&stats);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `serve` has before anything runs.
+struct Prepared {
+    options: Options,
+    /// The page that shows a server without a configuration.
+    demo: Option<Demo>,
+    /// Nothing is configured.
+    first_run: bool,
+    notifier: Notifier,
+    reopen: Option<Reopen>,
+}
+
+/// Reads the configuration, begins the log, and refuses what must not start.
+fn prepare(arguments: &ServeArguments, log: Option<&str>) -> Result<Prepared, Box<dyn Error>> {
     let Loaded { mut options, warnings } = Options::load(&arguments.sources())?;
     let format = match options.log.format {
         LogFormat::Text => Format::Text,
@@ -109,7 +222,11 @@ pub(crate) fn run(
         refuse_company(&options)?;
     }
     let demo = if first_run { Some(improvise(&mut options)?) } else { None };
+    Ok(Prepared { options, demo, first_run, notifier, reopen })
+}
 
+/// The engine's configuration, with the program's allocator.
+fn engine(options: &Options) -> Result<Config, Box<dyn Error>> {
     let config = Config {
         after_burst: Some(crate::memory::give_back),
         around_handshake: Some(crate::memory::put_apart),
@@ -117,133 +234,80 @@ pub(crate) fn run(
     };
     let workers = Server::builder().config(config.clone()).layout()?.workers;
     let accept_rate = options.accept_rate(workers);
-    let config = Config { accept_rate, ..config };
-    let (drain, io) = (config.drain.clone(), config.io);
-    let rules = Arc::new(Rulebook::new(options.gateway_plan())?);
-    let (plane, outlets, tls) =
-        Services::new(options.control_settings(demo), |own| options.certificate_sources(own))?;
-    let server = Server::builder().config(Config { tls: tls.map(Arc::new), ..config });
-    let layout = server.layout()?;
-    let cores = u16::try_from(layout.workers)?;
-    let seed = u64::from_ne_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into()?);
-    let placement = Placement::new(cores, seed);
-    let uid = uuid::Uuid::new_v4().to_string();
-    let broker = options.broker_config(&uid)?;
-    let broker = broker.map(|config| Beginning::new(config, placement));
-    let limits = HomeLimits {
+    Ok(Config { accept_rate, ..config })
+}
+
+/// What cores share when they start, but for the broker and what is kept.
+fn seed(
+    options: &Options,
+    placement: Placement,
+    rules: Arc<Rulebook>,
+    control: Arc<dyn ControlPlane>,
+) -> Seed {
+    Seed {
+        placement,
+        limits: home_limits(options),
+        rules,
+        control,
+        names: Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string())),
+        posts: Budget::new(options.emulation.max_waiting.0),
+        broker: None,
+        unix: unix_now,
+        keeping: Keeping::default(),
+    }
+}
+
+/// How this node is called.
+fn own_name(options: &Options, address: SocketAddr) -> String {
+    match options.node.name.as_str() {
+        "" => node_name(address),
+        name => name.to_owned(),
+    }
+}
+
+fn home_limits(options: &Options) -> HomeLimits {
+    HomeLimits {
         history_bytes: options.engine.max_history.0,
         filter_bytes: options.engine.max_filters.0,
         position_check: options.client.plan.channel_position_check_delay,
         position_lag: options.client.plan.channel_position_max_time_lag,
         ..HomeLimits::default()
-    };
-    let names = Arc::new(SessionNames::new(uuid::Uuid::new_v4().to_string()));
-    let posts = Budget::new(options.emulation.max_waiting.0);
-    let (counts, closing) = (plane.counts(), plane.closing());
-    let _pid = PidFile::write(&options.pid_file)?;
-    let found = if arguments.takeover { predecessor(&options) } else { None };
-    let keeper = Arc::new(Keeper::begin(options.keep_settings(), layout.workers, found, counts));
-    let start = Seed {
-        placement,
-        limits,
-        rules: rules.clone(),
-        control: outlets,
-        names,
-        posts,
-        broker: broker.as_ref().map(Beginning::queue).or_else(|| keeper.queue()),
-        unix: unix_now,
-        keeping: keeper.keeping(),
-    };
-    let started = server.workers(layout.workers).start(move |core| Gateway::new(core, &start));
-    let running = match started {
-        Ok(running) => running,
-        Err(error) => {
-            keeper.undo();
-            return Err(error.into());
-        }
-    };
+    }
+}
 
-    let address = running.address().ok_or("nothing is listened on")?;
-    let name = match options.node.name.as_str() {
-        "" => node_name(address),
-        name => name.to_owned(),
-    };
-    let live = GatewayBackend::new(running.handle(), placement, rules.clone(), name);
-    let live = Arc::new(live.with_broker(broker.as_ref().map(Beginning::view)));
-    let broker = broker.map(|broker| broker.start(running.handle())).transpose()?;
-    let routes = match plane.routes(&live) {
-        Ok(routes) => routes,
-        Err(error) => {
-            running.handle().stop();
-            running.join()?;
-            keeper.undo();
-            return Err(error.into());
+/// What SIGHUP reads anew.
+struct Reloads {
+    live: Arc<GatewayBackend>,
+    gates: Gates,
+    certificates: CertificateKeeper,
+    handle: Handle<Gateway>,
+    /// Where the configuration is; `None`: nothing is configured.
+    arguments: Option<ServeArguments>,
+    running: Mutex<Options>,
+    reopen: Option<Reopen>,
+    notifier: Notifier,
+}
+
+impl Reloads {
+    fn reload(&self) {
+        self.notifier.reloading();
+        if let Some(reopen) = &self.reopen {
+            reopen.ask();
         }
-    };
-    keeper.started();
-    let gates = Gates { http: plane.gate(), grpc: plane.grpc_gate() };
-    let certificates = plane.certificates();
-    if let Some(address) = plane.grpc_address() {
-        tracing::info!(%address, "the server API speaks gRPC");
-    }
-    let duties = Duties {
-        begin: {
-            let (live, handle, notifier) = (live.clone(), running.handle(), notifier.clone());
-            let keeper = keeper.clone();
-            Box::new(move || {
-                tokio::spawn(notifier.watch(handle.clone()));
-                keeper.serve(placement, handle.clone());
-                plane.run(live, routes, handle);
-            })
-        },
-        delay: options.shutdown.delay,
-        drain: {
-            let (live, notifier, keeper) = (live.clone(), notifier.clone(), keeper.clone());
-            Box::new(move || {
-                notifier.stopping();
-                live.drain();
-                keeper.drain(&closing);
-            })
-        },
-        reload: {
-            let (live, arguments, notifier) = (live, arguments.clone(), notifier.clone());
-            let handle = running.handle();
-            let running = Mutex::new(options.clone());
-            Box::new(move || {
-                notifier.reloading();
-                if let Some(reopen) = &reopen {
-                    reopen.ask();
+        match &self.arguments {
+            None => tracing::info!("nothing is configured, so there is nothing to reload"),
+            Some(arguments) => {
+                let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                match reload(&self.live, &self.gates, arguments, &mut running) {
+                    true => self
+                        .certificates
+                        .reload(|own| running.certificate_sources(own), &self.handle),
+                    false => self.certificates.note_failure(),
                 }
-                match first_run {
-                    true => tracing::info!("nothing is configured, so there is nothing to reload"),
-                    false => {
-                        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                        match reload(&live, &gates, &arguments, &mut running) {
-                            true => {
-                                certificates.reload(|own| running.certificate_sources(own), &handle)
-                            }
-                            false => certificates.note_failure(),
-                        }
-                    }
-                }
-                notifier.ready();
-            })
-        },
-        io,
-    };
-    let control = control::start(running.handle(), drain, arguments.stats_interval, duties)?;
-    let ceiling = options.memory_ceiling(&layout);
-    tracing::info!(bytes = ceiling.total(), "memory ceiling; `config show` has the table");
-    announce(&options, address, running.workers(), first_run)?;
-    notifier.ready();
-    let stats = running.join()?;
-    keeper.finish();
-    if let Some(broker) = broker {
-        broker.finish();
+            }
+        }
+        self.notifier.ready();
     }
-    control.finish();
-    control::summarise(&stats);
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Who is taken over from, channels and all, if it can be.

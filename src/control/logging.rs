@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub use super::logfile::LogFile;
+pub use super::logfile::{LogFile, Reopen};
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,112 @@ use std::collections::{BTreeMap, BTreeSet};
 type Module = Vec<String>;
 
 /// Circles there are, as the names of their modules, and why each stays.
-const CIRCLES: [(&[&str], &str); 0] = [];
+const CIRCLES: [(&[&str], &str); 13] = [
+    (
+        &["broker::answers", "broker::places", "broker::requests", "broker::work"],
+        "requests that wait for answers, taken apart by kind: `work` composes them",
+    ),
+    (
+        &["broker::cluster", "broker::shard", "broker::thread", "broker::watch"],
+        "who runs servers, and servers that say what runs",
+    ),
+    (
+        &["broker::config", "broker::layout", "broker::slots", "broker::target"],
+        "values of a configuration, and what they are checked with",
+    ),
+    (&["broker::dial", "broker::sentinel"], "a Sentinel is dialled to learn what is to be dialled"),
+    (&["broker::listening", "broker::sharded"], "one list of channels, of which slots have parts"),
+    (
+        &["control::backend", "control::gateway_backend", "control::nodes", "control::publishing"],
+        "a trait, its one implementation, and what that is made of",
+    ),
+    (
+        &[
+            "engine::admission",
+            "engine::adopting",
+            "engine::census",
+            "engine::compression",
+            "engine::conn",
+            "engine::core",
+            "engine::dialling",
+            "engine::drain",
+            "engine::guard",
+            "engine::handler",
+            "engine::handover",
+            "engine::heartbeat",
+            "engine::inbox",
+            "engine::leftovers",
+            "engine::limits",
+            "engine::links",
+            "engine::opening",
+            "engine::outgoing",
+            "engine::patience",
+            "engine::publishing",
+            "engine::queueing",
+            "engine::reading",
+            "engine::requests",
+            "engine::ringwork",
+            "engine::secure",
+            "engine::timing",
+            "engine::worker",
+            "engine::writing",
+        ],
+        "`core` composes parts, each of which keeps its fields, and says in its own file what the \
+         core does with it: methods of `Core` and of `Worker` by duty",
+    ),
+    (
+        &["engine::ledger", "engine::outbox"],
+        "an outbox tells the ledger what it holds, and the ledger ranks outboxes",
+    ),
+    (
+        &[
+            "gateway::account",
+            "gateway::broker",
+            "gateway::filter",
+            "gateway::handover",
+            "gateway::letters",
+            "gateway::outside",
+            "gateway::session",
+        ],
+        "what cores, processes and brokers say to each other, made of each other's values; a \
+         session's shares are of the account",
+    ),
+    (
+        &["gateway::app", "gateway::calls", "gateway::engine_port", "gateway::entrance"],
+        "the adapter: one handler, by duty",
+    ),
+    (
+        &[
+            "gateway::session::commands",
+            "gateway::session::connect",
+            "gateway::session::events",
+            "gateway::session::expiry",
+            "gateway::session::feeds",
+            "gateway::session::hooks",
+            "gateway::session::machine",
+            "gateway::session::order",
+            "gateway::session::port",
+            "gateway::session::sending",
+            "gateway::session::subscribe",
+        ],
+        "one machine, whose inputs are handled by duty: methods of `Sessions` and of `CoreState`",
+    ),
+    (
+        &["gateway::wire::messages", "gateway::wire::replies", "gateway::wire::requests"],
+        "messages, and what reads and writes them",
+    ),
+    (
+        &[
+            "tls::certificates",
+            "tls::greet",
+            "tls::keys",
+            "tls::layer",
+            "tls::library",
+            "tls::scripted",
+        ],
+        "a handshake and what it needs of keys, by both record layers",
+    ),
+];
 
 #[test]
 fn circles_of_imports_have_reasons() {

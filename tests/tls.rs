@@ -17,6 +17,8 @@ mod openssl;
 mod peer;
 #[path = "tls/records.rs"]
 mod records;
+#[path = "support/unbroken.rs"]
+mod unbroken;
 
 use std::fs;
 use std::path::Path;

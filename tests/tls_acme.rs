@@ -31,6 +31,7 @@ use site::{Stream, dial, metric, reply, upgrade};
 
 use crate::support::daemon::free_port;
 use crate::support::gateway::{Gateway, token_of};
+use crate::support::unbroken;
 use crate::support::until;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -7,6 +7,8 @@
 #[path = "tls/peer.rs"]
 #[allow(dead_code)]
 mod peer;
+#[path = "support/unbroken.rs"]
+mod unbroken;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

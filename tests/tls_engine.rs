@@ -6,6 +6,8 @@
 #[path = "tls/peer.rs"]
 #[allow(dead_code)]
 mod peer;
+#[path = "support/unbroken.rs"]
+mod unbroken;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

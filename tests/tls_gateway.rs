@@ -28,6 +28,7 @@ use site::{ask, connected, dial, metric, secure, tcp};
 use crate::support::PATIENCE;
 use crate::support::daemon::free_port;
 use crate::support::gateway::{API_KEY, Gateway, token_of};
+use crate::support::unbroken;
 
 /// Keys of `http_server.tls` with the certificate of localhost.
 fn localhost() -> String {

@@ -31,6 +31,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, PATH};
+use crate::support::unbroken;
 
 /// Handshakes that may be under way.
 const HANDSHAKES: u64 = 64;

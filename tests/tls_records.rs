@@ -6,6 +6,8 @@
 mod peer;
 #[path = "tls/raw.rs"]
 mod raw;
+#[path = "support/unbroken.rs"]
+mod unbroken;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;

@@ -1,8 +1,5 @@
 //! Both ends of a connection in memory: ours, and rustls'.
 
-#[path = "../support/unbroken.rs"]
-mod unbroken;
-
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,7 +19,7 @@ use rustls::{
     SupportedCipherSuite,
 };
 
-pub(crate) use unbroken::unbroken;
+pub(crate) use crate::unbroken::unbroken;
 
 /// Every version with every AEAD.
 pub(crate) const SHAPES: [Shape; 4] = [

@@ -1,7 +1,7 @@
 //! The gateway on one core: the engine's handler, which has sessions do what there is to do.
 //!
-//! Owns no rule of the protocol: callbacks become inputs of [`Sessions`], whose calls
-//! [`EnginePort`] takes to the engine; requests go to the [`Entrance`], and those of the server API
+//! Owns no rule of the protocol: callbacks become inputs of `Sessions`, whose calls
+//! `EnginePort` takes to the engine; requests go to the `Entrance`, and those of the server API
 //! to `calls`. The invariant: a session is there exactly while its connection is open.
 
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@
 //! Below `admin/`, with the names that Centrifugo has for them: `init` says whether a session
 //! holds, `auth` begins one, `api` takes requests of the server API in their older form; `stats`,
 //! `past`, `help`, `channels`, `users` and `user` are ours. The invariant: but for the files of the
-//! page, `init` and `auth`, nothing is told or done without a session ([`Operator`]), and a session
+//! page, `init` and `auth`, nothing is told or done without a session (`Operator`), and a session
 //! begins only with the password.
 
 mod assets;

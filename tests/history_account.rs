@@ -15,8 +15,8 @@ use bytes::Bytes;
 use ringhold::Frame;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
+use ringhold::gateway::hub_port::{Event, HubPort, Link, Refused};
 use ringhold::gateway::letters::{Ask, Asker, Letter, Publish, Question};
-use ringhold::gateway::outside::{Event, Link, Outside, Refused};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::stream::{Read, StreamOptions};
 use ringhold::gateway::wire::messages::ClientInfo;
@@ -52,7 +52,7 @@ struct Nobody {
     random: u64,
 }
 
-impl Outside for Nobody {
+impl HubPort for Nobody {
     fn now(&self) -> Duration {
         self.now
     }

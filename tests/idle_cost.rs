@@ -20,10 +20,10 @@ use ringhold::gateway::app::{ControlPlane, Gateway, Seed, unix_now};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::hooks::HookRequest;
 use ringhold::gateway::placement::Placement;
-use ringhold::gateway::proxy::HookRequest;
 use ringhold::gateway::rulebook::Rulebook;
-use ringhold::gateway::session::Question;
+use ringhold::gateway::session::HookTicket;
 use ringhold::{Detached, Running, Server};
 
 use crate::support::stream::{escaped, request};
@@ -58,7 +58,7 @@ static COUNTING: Counting = Counting;
 struct Nobody;
 
 impl ControlPlane for Nobody {
-    fn ask(&self, _: usize, _: Box<HookRequest>, question: Question) -> Result<(), Question> {
+    fn ask(&self, _: usize, _: Box<HookRequest>, question: HookTicket) -> Result<(), HookTicket> {
         Err(question)
     }
 

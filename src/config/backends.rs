@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::Proxy;
-use crate::gateway::proxy::proxy_name;
+use crate::gateway::hooks::proxy_name;
 
 impl Options {
     /// All proxies there are, used or not.

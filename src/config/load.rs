@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::explain::{centrifugo, suggest};
 use super::schema::{
-    Entry, Field, Mistakes, Node, Place, Reader, Secrets, Value, join, leaves, yaml,
+    Entry, Field, Location, Mistakes, Node, Reader, Secrets, Value, join, leaves, yaml,
 };
 use super::{Options, check, explain, zeros};
 
@@ -225,7 +225,7 @@ fn read_variables(
             continue;
         }
         if let Some(key) = centrifugo::key_of_variable(&name[prefix.len()..]) {
-            let place = Place::Variable(name.clone());
+            let place = Location::Variable(name.clone());
             put(&mut theirs, key, &Node { value: Value::Raw(value.clone()), place });
             continue;
         }
@@ -234,7 +234,7 @@ fn read_variables(
         reader.warnings.push(format!("environment variable {name} sets nothing{hint}"));
     }
     // Together, since one switches others on.
-    options.read(&Node { value: Value::Table(theirs), place: Place::Unknown }, "", reader);
+    options.read(&Node { value: Value::Table(theirs), place: Location::Unknown }, "", reader);
 }
 
 /// Puts a value where its path leads, with the tables that are on the way.
@@ -267,7 +267,7 @@ fn descend(
         for ((variable, value), heard) in variables.iter_mut() {
             if variable == name {
                 *heard = true;
-                let place = Place::Variable(variable.clone());
+                let place = Location::Variable(variable.clone());
                 reader.found(path, &place);
                 field.read(&Node { value: Value::Raw(value.clone()), place }, path, reader);
             }
@@ -354,7 +354,7 @@ fn is_surroundings(rest: &str) -> bool {
 
 pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
     let Some((path, value)) = set.split_once('=') else {
-        return reader.mistake(Place::Flag, set, "must be key=value, as client.insecure=true");
+        return reader.mistake(Location::Flag, set, "must be key=value, as client.insecure=true");
     };
     let mut field: &mut dyn Field = options;
     let mut at = String::new();
@@ -373,24 +373,24 @@ pub(crate) fn read_set(options: &mut Options, set: &str, reader: &mut Reader) {
             // The rest of the path may be one of Centrifugo's.
             let whole = join(&at, rest);
             let said = if centrifugo::is_key(&whole) { whole } else { join(&at, first) };
-            return reader.unknown(Place::Flag, &said, keys, flag(value));
+            return reader.unknown(Location::Flag, &said, keys, flag(value));
         };
         at = if is_list { format!("{at}[{index}]") } else { join(&at, key) };
         rest = rest[key.len()..].trim_start_matches('.');
         match field.child(key) {
             Some(child) => field = child,
             None => {
-                return reader.unknown(Place::Flag, path, keys, flag(value));
+                return reader.unknown(Location::Flag, path, keys, flag(value));
             }
         }
     }
     if !field.takes_text() {
-        return reader.mistake(Place::Flag, path, "is a table; name one of its keys");
+        return reader.mistake(Location::Flag, path, "is a table; name one of its keys");
     }
-    reader.found(&at, &Place::Flag);
+    reader.found(&at, &Location::Flag);
     field.read(&flag(value), &at, reader);
 }
 
 fn flag(value: &str) -> Node {
-    Node { value: Value::Raw(value.to_owned()), place: Place::Flag }
+    Node { value: Value::Raw(value.to_owned()), place: Location::Flag }
 }

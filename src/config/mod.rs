@@ -24,7 +24,7 @@ mod zeros;
 
 pub use load::{LoadError, Loaded, Sources, stdin_name};
 pub use orderer::Orderer;
-pub use schema::node::Place;
+pub use schema::node::Location;
 pub use schema::reader::{Mistake, Mistakes};
 pub use schema::values::LONGEST;
 pub use sections::admin::Admin;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::Handle;
 use crate::broker::{Config, Cores, Queue, Thread, View, start};
-use crate::gateway::app::{Gateway, Letter};
+use crate::gateway::app::{CoreEvent, Gateway};
 use crate::gateway::broker::{Broker, Happening};
 use crate::gateway::letters;
 use crate::gateway::placement::Placement;
@@ -49,11 +49,11 @@ pub(super) struct Mailboxes(pub(super) Handle<Gateway>);
 
 impl Cores for Mailboxes {
     fn post_reserved(&self, core: usize, batch: Vec<Happening>) -> bool {
-        self.0.post_reserved(core, Letter::Hub(letters::Letter::Batch(batch))).is_ok()
+        self.0.post_reserved(core, CoreEvent::Hub(letters::Letter::Batch(batch))).is_ok()
     }
 
     fn post_urgent(&self, core: usize, batch: Vec<Happening>) {
         // A core that has ended needs no answer.
-        let _ = self.0.post_urgent(core, Letter::Hub(letters::Letter::Batch(batch)));
+        let _ = self.0.post_urgent(core, CoreEvent::Hub(letters::Letter::Batch(batch)));
     }
 }

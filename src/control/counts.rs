@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 
 use super::amounts::{Gauge, Total};
 use super::body::Bodies;
-use crate::gateway::proxy::{HookFailure, HookKind};
+use crate::gateway::hooks::{HookFailure, HookKind};
 use crate::gateway::state::Restored;
 use crate::gateway::stats::{Durations, own_code};
 use crate::gateway::wire::Error;

@@ -93,7 +93,7 @@ impl GatewayBackend {
         };
         for core in 0..self.handle.workers() {
             // A core that has ended needs no rules.
-            let _ = self.handle.post_urgent(core, app::Letter::Rules(rules.clone()));
+            let _ = self.handle.post_urgent(core, app::CoreEvent::Rules(rules.clone()));
         }
     }
 
@@ -106,7 +106,7 @@ impl GatewayBackend {
         let (to, answer) = oneshot::channel();
         let reply = Reply::new(move |answer| drop(to.send(answer)));
         let ask = Ask { channel: channel.into(), question, asker: Asker::Control(reply) };
-        let letter = app::Letter::Hub(Letter::Ask(Box::new(ask)));
+        let letter = app::CoreEvent::Hub(Letter::Ask(Box::new(ask)));
         // A letter that is refused answers by its end.
         let _ = self.handle.post_reserved(self.placement.home(channel), letter);
         answer.await.unwrap_or(Err(Error::INTERNAL))
@@ -130,7 +130,7 @@ impl GatewayBackend {
         let Action::Subscribe(subscribe) = &order.action else { return None };
         let rules = self.rules();
         let place = rules.namespaces.place(&subscribe.channel).ok()?;
-        let asker = channels::Asker { user: &order.whose.user, ..channels::Asker::default() };
+        let asker = channels::Subject { user: &order.whose.user, ..channels::Subject::default() };
         Some(place.mode(asker, &subscribe.overrides, Wish::default()))
     }
 
@@ -161,7 +161,7 @@ impl GatewayBackend {
         // Of the letter there is one: it goes where there is room, or last to where it is refused.
         let workers = self.handle.workers();
         let free = (0..workers).find(|core| !self.handle.is_behind(*core));
-        let letter = app::Letter::Hub(letter);
+        let letter = app::CoreEvent::Hub(letter);
         self.handle.post_reserved(free.unwrap_or(0), letter).map_err(|_| Error::INTERNAL)
     }
 
@@ -229,7 +229,7 @@ impl GatewayBackend {
         for core in 0..self.handle.workers() {
             let (to, answer) = oneshot::channel();
             let reply = Reply::new(move |found| drop(to.send(found)));
-            let letter = app::Letter::Inspect(Box::new(question(core, reply)));
+            let letter = app::CoreEvent::Inspect(Box::new(question(core, reply)));
             // A letter that is refused answers by its end.
             let _ = self.handle.post_reserved(core, letter);
             answers.push(answer);
@@ -246,7 +246,7 @@ impl GatewayBackend {
         for core in 0..self.handle.workers() {
             let (to, answer) = oneshot::channel();
             let reply = Reply::new(move |stats| drop(to.send(stats)));
-            let _ = self.handle.post_urgent(core, app::Letter::Stats(reply));
+            let _ = self.handle.post_urgent(core, app::CoreEvent::Stats(reply));
             answers.push(answer);
         }
         let mut sum = GatewayStats::default();

@@ -33,7 +33,7 @@ use super::process;
 use super::room::Seat;
 use crate::gateway::api::ApiRequest;
 use crate::gateway::format::Transport;
-use crate::gateway::proxy::{HookFailure, HookKind};
+use crate::gateway::hooks::{HookFailure, HookKind};
 use crate::gateway::stats::{CommandKind, Durations, GatewayStats};
 use crate::{CounterKind, Counters, Distribution};
 

@@ -65,7 +65,7 @@ impl GatewayBackend {
         for (home, asks) in letters.into_iter().enumerate() {
             let Some(letter) = Letter::of_asks(asks) else { continue };
             // A letter that is refused answers by its end.
-            let _ = self.handle.post_reserved(home, app::Letter::Hub(letter));
+            let _ = self.handle.post_reserved(home, app::CoreEvent::Hub(letter));
         }
         published
     }

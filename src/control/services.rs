@@ -21,6 +21,7 @@ use super::consumers::Consumers;
 use super::counts::Counts;
 use super::gateway_backend::GatewayBackend;
 use super::grpc::{self, GrpcConfig, GrpcLimits};
+use super::hooks::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::http::{
     Cores, HandOver, HandedOver, HttpConfig, HttpLimits, HttpServer, PathTaken, Routes, hand_over,
     routes,
@@ -28,12 +29,11 @@ use super::http::{
 use super::jwks::{Jwks, JwksConfig, JwksView};
 use super::nodes;
 use super::outgoing;
-use super::proxy::{HookQueue, HookSender, Hooks, HooksError, hook_queue};
 use super::secure::Certificates;
 use super::settings::Settings;
-use crate::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter};
-use crate::gateway::proxy::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
-use crate::gateway::session::Question;
+use crate::gateway::app::{ControlPlane, CoreEvent, Gateway, HookAnswer};
+use crate::gateway::hooks::{Asking, FeedId, FeedNews, FeedWord, HookRequest};
+use crate::gateway::session::HookTicket;
 use crate::gateway::tokens::KeySet;
 use crate::tls::TicketSecret;
 use crate::tls::keys::{KeyFault, ServerMaterials};
@@ -41,14 +41,19 @@ use crate::{Detached, Handle, Proxies};
 
 /// The ways from the engine's threads to the control plane.
 pub struct ControlHandle {
-    hooks: HookSender<(usize, Question)>,
+    hooks: HookSender<(usize, HookTicket)>,
     http: HandOver,
     inside: HandOver,
     keys: Vec<JwksView<KeySet>>,
 }
 
 impl ControlPlane for ControlHandle {
-    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
+    fn ask(
+        &self,
+        core: usize,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket> {
         let more = question.cost();
         self.hooks.try_call(hook, (core, question), more).map_err(|(_, question)| question)
     }
@@ -79,7 +84,7 @@ impl ControlPlane for ControlHandle {
 /// See the module's text.
 pub struct Services {
     counts: Arc<Counts>,
-    questions: HookQueue<(usize, Question)>,
+    questions: HookQueue<(usize, HookTicket)>,
     connections: HandedOver,
     /// Those of the internal port that cores give back.
     inside: HandedOver,
@@ -291,11 +296,11 @@ impl Services {
         let telling = handle.clone();
         let reply = move |(core, question), result, room| {
             let answer = HookAnswer { question, result, room: Box::new(room) };
-            let _ = handle.post_urgent(core, Letter::Hook(Box::new(answer)));
+            let _ = handle.post_urgent(core, CoreEvent::Hook(Box::new(answer)));
         };
         let tell = move |news: FeedNews| {
             let core = usize::from(news.feed.from.core);
-            let _ = telling.post_urgent(core, Letter::Feed(Box::new(news)));
+            let _ = telling.post_urgent(core, CoreEvent::Feed(Box::new(news)));
         };
         tokio::spawn(self.questions.run(reply, tell));
         for (whose, (jwks, mut view)) in self.keys {
@@ -343,7 +348,7 @@ fn cores(handle: Handle<Gateway>) -> Cores {
         // Answers leave at once.
         let _ = stream.set_nodelay(true);
         // A core that ends closes what it is offered. Answers keep the room reserved for them.
-        let _ = handle.post(core, Letter::Inside(stream.into(), peer));
+        let _ = handle.post(core, CoreEvent::Inside(stream.into(), peer));
         None
     })
 }

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 #[cfg(feature = "acme")]
 use super::acme::AcmeConfig;
 use super::grpc::{GrpcConfig, GrpcLimits};
+use super::hooks::{HookConfig, HookTarget};
 use super::http::{HttpConfig, HttpLimits};
 use super::jwks::JwksConfig;
-use super::proxy::{HookConfig, HookTarget};
 use crate::Proxies;
 use crate::config::Consumer;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::gateway::proxy::Asking;
+use crate::gateway::hooks::Asking;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    use crate::gateway::outside::Link;
+    use crate::gateway::hub_port::Link;
 
     type Waits = std::pin::Pin<Box<dyn Future<Output = Option<Permit>>>>;
 

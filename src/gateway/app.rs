@@ -20,12 +20,12 @@ use super::entrance::{self, Arriving, Entrance};
 use super::farewell::{Keeping, Leaving};
 use super::format::Format;
 use super::home::HomeLimits;
+use super::hooks::FeedNews;
 use super::hub::Hub;
+use super::hub_port::Link;
 use super::inspect::Inspect;
 use super::letters::{self, Reply};
-use super::outside::Link;
 use super::placement::Placement;
-use super::proxy::FeedNews;
 use super::rulebook::Rulebook;
 pub use super::session::HookAnswer;
 use super::session::{Beat, Sessions};
@@ -38,7 +38,7 @@ use crate::protocol::request::Request;
 
 /// What reaches the gateway of a core from other threads.
 #[derive(Debug)]
-pub enum Letter {
+pub enum CoreEvent {
     /// For the hub.
     Hub(letters::Letter),
     /// The backend's answer.
@@ -141,15 +141,18 @@ impl Gateway {
 impl Handler for Gateway {
     /// Sessions are in a table of the gateway's own, since letters have to find them.
     type State = ();
-    type Event = Letter;
+    type Event = CoreEvent;
 
-    fn event_size(letter: &Letter) -> usize {
+    fn event_size(letter: &CoreEvent) -> usize {
         match letter {
-            Letter::Hub(letter) => letter.size(),
-            Letter::Hook(hook) => size_of_val(&**hook),
-            Letter::Feed(news) => size_of_val(&**news) + news.said.size(),
-            Letter::Emulated(posted) => size_of_val(&**posted) + posted.data.len(),
-            Letter::Rules(_) | Letter::Stats(_) | Letter::Inspect(_) | Letter::Inside(..) => 0,
+            CoreEvent::Hub(letter) => letter.size(),
+            CoreEvent::Hook(hook) => size_of_val(&**hook),
+            CoreEvent::Feed(news) => size_of_val(&**news) + news.said.size(),
+            CoreEvent::Emulated(posted) => size_of_val(&**posted) + posted.data.len(),
+            CoreEvent::Rules(_)
+            | CoreEvent::Stats(_)
+            | CoreEvent::Inspect(_)
+            | CoreEvent::Inside(..) => 0,
         }
     }
 
@@ -240,18 +243,18 @@ impl Handler for Gateway {
         sessions.closed(&mut port, link(id), closed.cause);
     }
 
-    fn on_event(&mut self, cx: &mut Context<'_>, letter: Letter) {
+    fn on_event(&mut self, cx: &mut Context<'_>, letter: CoreEvent) {
         let (sessions, mut port) = self.lend(cx);
         let port = &mut port;
         match letter {
-            Letter::Hub(letter) => sessions.letter(port, letter),
-            Letter::Hook(answer) => sessions.answered(port, answer),
-            Letter::Feed(news) => sessions.fed(port, news),
-            Letter::Rules(rules) => sessions.set_rules(own(&rules)),
-            Letter::Stats(reply) => reply.answer(Ok(self.stats())),
-            Letter::Inspect(inspect) => sessions.inspect(port, *inspect),
-            Letter::Inside(socket, peer) => cx.adopt(socket, peer, INSIDE),
-            Letter::Emulated(posted) => {
+            CoreEvent::Hub(letter) => sessions.letter(port, letter),
+            CoreEvent::Hook(answer) => sessions.answered(port, answer),
+            CoreEvent::Feed(news) => sessions.fed(port, news),
+            CoreEvent::Rules(rules) => sessions.set_rules(own(&rules)),
+            CoreEvent::Stats(reply) => reply.answer(Ok(self.stats())),
+            CoreEvent::Inspect(inspect) => sessions.inspect(port, *inspect),
+            CoreEvent::Inside(socket, peer) => cx.adopt(socket, peer, INSIDE),
+            CoreEvent::Emulated(posted) => {
                 let Posted { link, data, held } = *posted;
                 sessions.posted(port, link, &data);
                 drop(held);

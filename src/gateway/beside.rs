@@ -2,16 +2,21 @@
 //!
 //! Owns nothing. The invariant: nothing here makes a core wait.
 
-use super::proxy::{Asking, FeedId, FeedWord, HookRequest};
-use super::session::Question;
+use super::hooks::{Asking, FeedId, FeedWord, HookRequest};
+use super::session::HookTicket;
 use crate::engine::Detached;
 
 /// Services of the control plane for the gateway. Engine threads call them: none waits.
 pub trait ControlPlane: Send + Sync + 'static {
     /// Asks the application's backend. The answer comes as
-    /// [`Letter::Hook`](super::app::Letter::Hook) to `core` with the same question. The error gives
+    /// [`CoreEvent::Hook`](super::app::CoreEvent::Hook) to `core` with the same question. The error gives
     /// it back: there is no room.
-    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
+    fn ask(
+        &self,
+        core: usize,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket>;
 
     /// A connection with questions under way has gone: those that wait need not be asked.
     fn forget(&self, asking: Asking) {
@@ -19,7 +24,7 @@ pub trait ControlPlane: Send + Sync + 'static {
     }
 
     /// Passes a word on to a feed that a question of this proxy began. The feed's news come as
-    /// [`Letter::Feed`](super::app::Letter::Feed). False: there is no room for the word.
+    /// [`CoreEvent::Feed`](super::app::CoreEvent::Feed). False: there is no room for the word.
     fn feed(&self, feed: FeedId, proxy: &str, word: FeedWord) -> bool {
         let _ = (feed, proxy, word);
         false

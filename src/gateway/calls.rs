@@ -20,8 +20,8 @@ use super::api::{ApiError, ApiReply, ApiRequest, BroadcastRequest, BroadcastResu
 use super::api::{NewPublication, PublishRequest, PublishResult, key, status_of};
 use super::app::{self, Gateway, INSIDE};
 use super::date::Date;
+use super::hub_port::Link;
 use super::letters::{Answer, Ask, Asker, Letter, Publish, Question};
-use super::outside::Link;
 use super::plan::Plan;
 use super::rulebook::Rulebook;
 use super::session;
@@ -198,7 +198,8 @@ impl Gateway {
             if is_here {
                 let (sessions, mut port) = self.lend(cx);
                 sessions.letter(&mut port, letter);
-            } else if self.services.handle.post_reserved(home, app::Letter::Hub(letter)).is_err() {
+            } else if self.services.handle.post_reserved(home, app::CoreEvent::Hub(letter)).is_err()
+            {
                 for ticket in tickets {
                     self.services.calls.note(ticket, Err(Error::INTERNAL));
                 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::crypto::{sign, verify};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
-use super::outside::Link;
+use super::hub_port::Link;
 
 /// Names sessions, and knows them again.
 #[derive(Clone)]

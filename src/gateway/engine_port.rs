@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::app::{Gateway, Letter, Seed};
+use super::app::{CoreEvent, Gateway, Seed};
 use super::beside::ControlPlane;
 use super::broker::{self, Broker};
 use super::calls::Calls;
+use super::hooks::{Asking, FeedId, FeedWord, HookRequest};
+use super::hub_port::{Link, Refused};
 use super::letters::{self, Answer};
-use super::outside::{Link, Refused};
-use super::proxy::{Asking, FeedId, FeedWord, HookRequest};
-use super::session::{Port, Question};
+use super::session::{HookTicket, Port};
 use super::wire::{Disconnect, Error};
 use crate::engine::{ConnId, Context, Frame, Handle};
 use crate::protocol::message::Kind;
@@ -161,16 +161,16 @@ impl Port for EnginePort<'_, '_> {
     }
 
     fn post(&mut self, core: usize, letter: letters::Letter) -> Result<(), Refused> {
-        self.services.handle.post(core, Letter::Hub(letter)).map_err(|_| Refused)
+        self.services.handle.post(core, CoreEvent::Hub(letter)).map_err(|_| Refused)
     }
 
     fn post_reserved(&mut self, core: usize, letter: letters::Letter) -> Result<(), Refused> {
-        self.services.handle.post_reserved(core, Letter::Hub(letter)).map_err(|_| Refused)
+        self.services.handle.post_reserved(core, CoreEvent::Hub(letter)).map_err(|_| Refused)
     }
 
     fn post_urgent(&mut self, core: usize, letter: letters::Letter) {
         // A core that has ended needs no answer.
-        let _ = self.services.handle.post_urgent(core, Letter::Hub(letter));
+        let _ = self.services.handle.post_urgent(core, CoreEvent::Hub(letter));
     }
 
     fn is_behind(&self, core: usize) -> bool {
@@ -188,7 +188,11 @@ impl Port for EnginePort<'_, '_> {
         Ok(())
     }
 
-    fn ask_backend(&mut self, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
+    fn ask_backend(
+        &mut self,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket> {
         self.services.control.ask(self.services.core.into(), hook, question)
     }
 

@@ -11,7 +11,7 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 
 use super::account::{Budget, heap, shared};
-use super::app::{Gateway, Letter, Posted, Seed};
+use super::app::{CoreEvent, Gateway, Posted, Seed};
 use super::emulation::SessionNames;
 use super::format::{Format, Transport};
 use super::places::Resume;
@@ -253,7 +253,7 @@ impl Entrance {
             self.refused += 1;
             return 503;
         };
-        let letter = Letter::Emulated(Box::new(Posted { link, data: posted.data, held }));
+        let letter = CoreEvent::Emulated(Box::new(Posted { link, data: posted.data, held }));
         match self.handle.post(core.into(), letter) {
             Err(SendError::Busy) => {
                 self.refused += 1;

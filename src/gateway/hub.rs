@@ -2,7 +2,7 @@
 //! is, and of the other cores.
 //!
 //! Owns the three tables (users, subscribers, channels) and the ways between them. Knows no ring,
-//! no clock and no thread: it acts through [`Outside`], and what other cores send comes in
+//! no clock and no thread: it acts through [`HubPort`], and what other cores send comes in
 //! through [`Hub::letter`]. What concerns its own core it does at once, by the same code and in
 //! the same order as by letters.
 //!
@@ -37,9 +37,9 @@ use super::delivery::Delivery;
 use super::format::Format;
 use super::handover::{HEIR, Heir};
 use super::home::{Home, HomeCounters, HomeLimits};
+use super::hub_port::{ClientKey, Event, HubPort, Link, Refused, SubKey};
 use super::letters::{ChannelId, ClientId, EnterLetter, Letter, SeatRule};
 use super::local::{Locals, Loss, Subscription};
-use super::outside::{ClientKey, Event, Link, Outside, Refused, SubKey};
 use super::placement::Placement;
 use super::seats::Seats;
 use super::state::Vault;
@@ -228,7 +228,7 @@ impl Hub {
 
     /// A connection is gone: its subscriptions end, and its seat is free. Nothing is sent to it,
     /// and its key is free.
-    pub fn disconnect(&mut self, out: &mut dyn Outside, key: ClientKey) {
+    pub fn disconnect(&mut self, out: &mut dyn HubPort, key: ClientKey) {
         let name = self.users.name_of(key).cloned();
         let Some((mut client, user)) = self.users.disconnect(key).zip(name) else { return };
         while let Some(ended) = self.locals.end_first(&mut client) {
@@ -249,7 +249,7 @@ impl Hub {
     /// [`Error::TOO_MANY_REQUESTS`]: the user's home core has no room for the letter.
     pub fn enter(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: ClientKey,
         ticket: u64,
         rule: SeatRule,
@@ -287,7 +287,7 @@ impl Hub {
     }
 
     /// A letter from another core, or from the control plane.
-    pub fn letter(&mut self, out: &mut dyn Outside, letter: Letter) {
+    pub fn letter(&mut self, out: &mut dyn HubPort, letter: Letter) {
         match letter {
             Letter::Subscribe(letter) => self.subscribe_at_home(out, *letter),
             Letter::Subscribed(letter) => self.subscribed(out, *letter),
@@ -315,7 +315,7 @@ impl Hub {
     }
 
     /// To be called once per turn. Returns the time at which it wants to be called again.
-    pub fn turn(&mut self, out: &mut dyn Outside) -> Option<Duration> {
+    pub fn turn(&mut self, out: &mut dyn HubPort) -> Option<Duration> {
         let now = out.now();
         let (tops, next) = self.home.sweep(now);
         for (core, tops) in tops {
@@ -344,7 +344,7 @@ impl Hub {
 
     fn post_tops(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         core: u16,
         tops: Vec<(ChannelId, u64)>,
     ) -> Result<(), Refused> {
@@ -360,7 +360,7 @@ impl Hub {
     }
 
     /// Posts a letter, or handles it if it is for this core.
-    fn post(&mut self, out: &mut dyn Outside, core: usize, letter: Letter) -> Result<(), Error> {
+    fn post(&mut self, out: &mut dyn HubPort, core: usize, letter: Letter) -> Result<(), Error> {
         if core == usize::from(self.core) {
             self.letter(out, letter);
             return Ok(());
@@ -371,7 +371,7 @@ impl Hub {
         })
     }
 
-    fn post_urgent(&mut self, out: &mut dyn Outside, core: usize, letter: Letter) {
+    fn post_urgent(&mut self, out: &mut dyn HubPort, core: usize, letter: Letter) {
         if core == usize::from(self.core) {
             self.letter(out, letter);
         } else {
@@ -379,7 +379,7 @@ impl Hub {
         }
     }
 
-    fn enter_at_home(&mut self, out: &mut dyn Outside, letter: EnterLetter) {
+    fn enter_at_home(&mut self, out: &mut dyn HubPort, letter: EnterLetter) {
         let (core, link, ticket) = (letter.core, letter.link, letter.ticket);
         let (given, evicted) = self.seats.enter(letter);
         let disconnect = Disconnect::CONNECTION_LIMIT;
@@ -396,7 +396,7 @@ impl Hub {
     }
 
     /// Sends what happened in a channel of ours to all cores with subscribers.
-    fn fan_out(&mut self, out: &mut dyn Outside, key: u32, delivery: &Arc<Delivery>) {
+    fn fan_out(&mut self, out: &mut dyn HubPort, key: u32, delivery: &Arc<Delivery>) {
         let mut here = false;
         let mut n = 0;
         while let Some(core) = self.home.listener(key, n) {
@@ -420,7 +420,7 @@ impl Hub {
 
     /// A core with subscribers to a channel of ours that is behind with deliveries: who publishes
     /// there waits for it, or its mailbox would lose some of others.
-    fn behind(&mut self, out: &mut dyn Outside, channel: &str) -> Option<u16> {
+    fn behind(&mut self, out: &mut dyn HubPort, channel: &str) -> Option<u16> {
         if !self.congested {
             return None;
         }
@@ -430,13 +430,13 @@ impl Hub {
         listeners.find(|core| out.is_behind((*core).into()))
     }
 
-    fn deliver(&mut self, out: &mut dyn Outside, delivery: &Delivery) {
+    fn deliver(&mut self, out: &mut dyn HubPort, delivery: &Delivery) {
         let mut lost = std::mem::take(&mut self.lost);
         self.counters.sent += self.locals.deliver(out, delivery, &mut lost);
         self.lose(out, lost);
     }
 
-    fn compare(&mut self, out: &mut dyn Outside, tops: &[(ChannelId, u64)]) {
+    fn compare(&mut self, out: &mut dyn HubPort, tops: &[(ChannelId, u64)]) {
         let mut lost = std::mem::take(&mut self.lost);
         for (channel, top) in tops {
             self.locals.compare(*channel, *top, &mut lost);
@@ -445,7 +445,7 @@ impl Hub {
     }
 
     /// Ends what cannot go on. A leave that this tells others never loses anybody.
-    fn lose(&mut self, out: &mut dyn Outside, mut lost: Vec<(SubKey, Loss)>) {
+    fn lose(&mut self, out: &mut dyn HubPort, mut lost: Vec<(SubKey, Loss)>) {
         for (sub, loss) in lost.drain(..) {
             let Some(client) = self.locals.client(sub) else { continue };
             match loss {

@@ -22,7 +22,7 @@ use super::broker;
 use super::delivery::{Delivery, Item};
 use super::filter::Filter;
 use super::handover::Handover;
-use super::outside::{Link, SubKey};
+use super::hub_port::{Link, SubKey};
 use super::stream::{Position, Read, StreamOptions};
 use super::wire::messages::{ClientInfo, HistoryResult, PresenceStatsResult};
 use super::wire::{Disconnect, Encoding, Error};

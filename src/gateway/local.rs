@@ -20,9 +20,9 @@ use slab::Slab;
 use super::account::shared;
 use super::filter::Filter;
 use super::format::Format;
+use super::hub_port::{ClientKey, Link, SubKey};
 use super::interned::{Interned, Named};
 use super::letters::{ChannelId, SubscribedLetter};
-use super::outside::{ClientKey, Link, SubKey};
 use super::placement::Placement;
 use super::users::Client;
 

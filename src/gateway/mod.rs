@@ -5,14 +5,14 @@
 //! the configuration fills, so that it is above), what a channel's name says and who may do what
 //! ([`channels`]), tokens ([`tokens`]), what travels ([`wire`]), which publications a subscriber
 //! wants ([`filter`]), how a payload is told as the difference to the one before ([`delta`]), what
-//! an application's backend asks for ([`api`]) and is asked ([`proxy`]), what memory costs
+//! an application's backend asks for ([`api`]) and is asked ([`hooks`]), what memory costs
 //! ([`account`]), and what is counted ([`stats`]).
 //!
 //! Then the channels ([`hub`]). Each has one home core, chosen by a hash of its name
 //! ([`placement`]), which orders everything that happens in it: its history ([`stream`]), who is in
 //! it ([`presence`]), which cores have subscribers ([`home`]). Each core knows its own subscribers
 //! ([`local`]) and users ([`users`]). Cores talk by [`letters`]; what the hub needs from outside is
-//! [`outside`]. What of all this is kept when a process ends, and how cores wait for it then, is
+//! [`hub_port`]. What of all this is kept when a process ends, and how cores wait for it then, is
 //! [`state`] and [`farewell`]; how one process takes over from another that still runs is
 //! [`handover`]. All of it without I/O.
 //!
@@ -86,7 +86,9 @@ pub mod filter;
 pub mod format;
 pub mod handover;
 pub mod home;
+pub mod hooks;
 pub mod hub;
+pub mod hub_port;
 mod idempotency;
 pub mod inspect;
 mod interned;
@@ -94,12 +96,10 @@ pub(crate) mod json;
 pub mod letters;
 pub mod local;
 pub mod origins;
-pub mod outside;
 pub mod placement;
 mod places;
 pub mod plan;
 pub mod presence;
-pub mod proxy;
 mod refusals;
 mod repeated;
 pub mod rulebook;

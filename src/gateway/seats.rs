@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
+use super::hub_port::Link;
 use super::letters::{ClientId, EnterLetter, SeatRule};
-use super::outside::Link;
 
 /// Where a connection is that has a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::format::Format;
+use super::hub_port::{ClientKey, Link};
 use super::interned::{Interned, Named};
 use super::letters::ClientId;
 use super::local::NONE;
-use super::outside::{ClientKey, Link};
 use super::placement::Placement;
 
 /// What the hub knows of a connection.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use ringhold::gateway::delta;
+use ringhold::gateway::hub_port::{ClientKey, Link};
 use ringhold::gateway::letters::ClientId;
-use ringhold::gateway::outside::{ClientKey, Link};
 use ringhold::gateway::stream::Epoch;
 use ringhold::gateway::wire::Error;
 use ringhold::gateway::wire::messages::{Publication, PushBody, Reply, ReplyBody, SubscribeResult};

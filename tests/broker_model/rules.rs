@@ -11,11 +11,11 @@ use ringhold::gateway::broker::{
 };
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
+use ringhold::gateway::hub_port::{ClientKey, Link};
 use ringhold::gateway::letters::{
     Answer, ClientId, Letter, Publish, Question, Recover, RecoverMode,
 };
 use ringhold::gateway::local::Wants;
-use ringhold::gateway::outside::{ClientKey, Link};
 use ringhold::gateway::stream::{Position, Read};
 use ringhold::gateway::wire::messages::{Publication, SubscribeResult};
 use ringhold::gateway::wire::{Encoding, Error};

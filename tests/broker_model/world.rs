@@ -9,8 +9,8 @@ use ringhold::Frame;
 use ringhold::gateway::broker::{Happening, Life, Limits, Message, Request, Scope};
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
+use ringhold::gateway::hub_port::{Event, HubPort, Link as Address, Refused};
 use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Question, Reply};
-use ringhold::gateway::outside::{Event, Link as Address, Outside, Refused};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::wire::Error;
 use ringhold::gateway::wire::messages::SubscribeResult;
@@ -66,7 +66,7 @@ impl Port<'_> {
     }
 }
 
-impl Outside for Port<'_> {
+impl HubPort for Port<'_> {
     fn now(&self) -> Duration {
         self.between.now
     }
@@ -152,7 +152,7 @@ impl Node {
     }
 
     /// Lets a core's hub do something.
-    pub fn at<T>(&mut self, core: usize, act: impl FnOnce(&mut Hub, &mut dyn Outside) -> T) -> T {
+    pub fn at<T>(&mut self, core: usize, act: impl FnOnce(&mut Hub, &mut dyn HubPort) -> T) -> T {
         act(&mut self.hubs[core], &mut Port { core, between: &mut self.between })
     }
 

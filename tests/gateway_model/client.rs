@@ -7,8 +7,8 @@ use prost::Message;
 use serde_json::Value;
 
 use ringhold::gateway::delta;
+use ringhold::gateway::hub_port::{ClientKey, Link};
 use ringhold::gateway::letters::ClientId;
-use ringhold::gateway::outside::{ClientKey, Link};
 use ringhold::gateway::wire::messages::{Publication, PushBody, Reply, ReplyBody, SubscribeResult};
 use ringhold::gateway::wire::{Encoding, Error};
 

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use ringhold::gateway::delta;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
+use ringhold::gateway::hub_port::{ClientKey, Link};
 use ringhold::gateway::letters::{
     Action, Answer, Ask, Asker, ClientId, CoreInfo, Gather, Letter, Publish, Question, Recover,
     RecoverMode, Refresh, Reply, SeatRule, Survey, Surveyed, UserOrder,
 };
 use ringhold::gateway::local::Wants;
-use ringhold::gateway::outside::{ClientKey, Link};
 use ringhold::gateway::stream::{Position, Read, StreamOptions};
 use ringhold::gateway::wire::messages::SubscribeResult;
 use ringhold::gateway::wire::{Disconnect, Encoding, Error};

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use ringhold::gateway::filter::Filter;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Subscribe;
+use ringhold::gateway::hub_port::Link;
 use ringhold::gateway::letters::{
     Action, Answer, ClientId, Gather, Publish, Question, Recover, RecoverMode, UserOrder,
 };
 use ringhold::gateway::local::Wants;
-use ringhold::gateway::outside::Link;
 use ringhold::gateway::stream::{Position, Read, StreamOptions};
 use ringhold::gateway::wire::messages::FilterNode;
 use ringhold::gateway::wire::{Disconnect, Encoding, Error, Unsubscribe};

@@ -8,8 +8,8 @@ use ringhold::Frame;
 use ringhold::gateway::delivery::Happening;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
+use ringhold::gateway::hub_port::{Event, HubPort, Link, Refused};
 use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Question, Reply};
-use ringhold::gateway::outside::{Event, Link, Outside, Refused};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::wire::Error;
 use ringhold::gateway::wire::messages::SubscribeResult;
@@ -59,7 +59,7 @@ impl Port<'_> {
     }
 }
 
-impl Outside for Port<'_> {
+impl HubPort for Port<'_> {
     fn now(&self) -> Duration {
         self.shared.now
     }
@@ -147,7 +147,7 @@ impl World {
     }
 
     /// Lets a core's hub do something.
-    pub fn at<T>(&mut self, core: usize, act: impl FnOnce(&mut Hub, &mut dyn Outside) -> T) -> T {
+    pub fn at<T>(&mut self, core: usize, act: impl FnOnce(&mut Hub, &mut dyn HubPort) -> T) -> T {
         act(&mut self.hubs[core], &mut Port { core, shared: &mut self.shared })
     }
 

@@ -4,10 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ringhold::gateway::letters::{Action, Refresh, ServerSubscribe};
-use ringhold::gateway::proxy::{
+use ringhold::gateway::hooks::{
     HookEvent, HookRefusal, HookReply, RefreshReply, SubRefreshReply, SubscribeReply,
 };
+use ringhold::gateway::letters::{Action, Refresh, ServerSubscribe};
 use ringhold::gateway::wire::{Disconnect, Error, Unsubscribe};
 use serde_json::{Value, json};
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ringhold::gateway::letters::Action;
-use ringhold::gateway::proxy::{
+use ringhold::gateway::hooks::{
     FeedEnd, FeedId, FeedSaid, FeedWord, HookEvent, HookRefusal, HookReply, SubscribeReply,
 };
+use ringhold::gateway::letters::Action;
 use ringhold::gateway::wire::{Error, Unsubscribe};
 use serde_json::{Value, json};
 

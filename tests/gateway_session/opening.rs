@@ -1,6 +1,6 @@
 //! The connect command: its bounds, what its reply says, and what else is in it.
 
-use ringhold::gateway::proxy::{ConnectReply, HookRefusal, HookReply, SubscribeSettings};
+use ringhold::gateway::hooks::{ConnectReply, HookRefusal, HookReply, SubscribeSettings};
 use ringhold::gateway::wire::Error;
 use serde_json::{Value, json};
 

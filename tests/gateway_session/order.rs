@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringhold::gateway::proxy::{HookReply, RpcReply, SubscribeReply};
+use ringhold::gateway::hooks::{HookReply, RpcReply, SubscribeReply};
 use serde_json::{Value, json};
 
 use super::site::{Peer, Site, token};

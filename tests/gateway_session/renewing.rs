@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ringhold::gateway::proxy::HookEvent;
+use ringhold::gateway::hooks::HookEvent;
 use serde_json::{Value, json};
 
 use super::site::{Peer, Site, token};

@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use ringhold::config::{Options, Sources};
 use ringhold::gateway::account::Budget;
-use ringhold::gateway::app::{ControlPlane, Gateway, HookAnswer, Letter, Seed};
+use ringhold::gateway::app::{ControlPlane, CoreEvent, Gateway, HookAnswer, Seed};
 use ringhold::gateway::emulation::SessionNames;
 use ringhold::gateway::farewell::Keeping;
 use ringhold::gateway::home::HomeLimits;
+use ringhold::gateway::hooks::{
+    Asking, FeedId, FeedNews, FeedSaid, FeedWord, HookReply, HookRequest, HookResult,
+};
 use ringhold::gateway::inspect::{Connection, Inspect};
 use ringhold::gateway::letters::{
     self, Action, Answer, Ask, Asker, Gather, Publish, Reply, UserOrder,
 };
 use ringhold::gateway::placement::Placement;
-use ringhold::gateway::proxy::{
-    Asking, FeedId, FeedNews, FeedSaid, FeedWord, HookReply, HookRequest, HookResult,
-};
 use ringhold::gateway::rulebook::Rulebook;
-use ringhold::gateway::session::Question;
+use ringhold::gateway::session::HookTicket;
 use ringhold::gateway::stats::GatewayStats;
 use ringhold::testing::{Client, Received, World};
 use ringhold::{Detached, Stats};
@@ -53,7 +53,7 @@ fn unix(now: Duration) -> i64 {
 /// The backend: holds what it was asked until the test answers.
 #[derive(Default)]
 pub(crate) struct Backend {
-    asked: Mutex<VecDeque<(usize, HookRequest, Question)>>,
+    asked: Mutex<VecDeque<(usize, HookRequest, HookTicket)>>,
     /// There is no room for questions.
     pub(crate) full: AtomicBool,
     /// How often somebody went whose questions need no answer.
@@ -67,7 +67,12 @@ pub(crate) struct Backend {
 }
 
 impl ControlPlane for Backend {
-    fn ask(&self, core: usize, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
+    fn ask(
+        &self,
+        core: usize,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket> {
         if self.full.load(Ordering::Relaxed) {
             return Err(question);
         }
@@ -100,7 +105,7 @@ impl ControlPlane for Backend {
 pub(crate) struct Asked {
     pub(crate) core: usize,
     pub(crate) request: HookRequest,
-    pub(crate) question: Question,
+    pub(crate) question: HookTicket,
 }
 
 /// A gateway with its backend and its clocks.
@@ -196,7 +201,7 @@ impl Site {
         let answer = Arc::new(Mutex::new(None));
         let slot = answer.clone();
         let reply = Reply::new(move |it| *slot.lock().expect("no panic") = Some(it));
-        let inspect = Letter::Inspect(Box::new(Inspect::User(user.into(), 100, reply)));
+        let inspect = CoreEvent::Inspect(Box::new(Inspect::User(user.into(), 100, reply)));
         self.world.handle().post(core, inspect).expect("the core has room");
         self.run();
         let answer = answer.lock().expect("no panic").take();
@@ -244,7 +249,7 @@ impl Site {
     pub(crate) fn conclude(&mut self, asked: Asked, result: HookResult) {
         let Asked { core, question, .. } = asked;
         let answer = HookAnswer { question, result, room: Box::new(()) };
-        let posted = self.world.handle().post_urgent(core, Letter::Hook(Box::new(answer)));
+        let posted = self.world.handle().post_urgent(core, CoreEvent::Hook(Box::new(answer)));
         posted.expect("the core is there");
         self.run();
     }
@@ -258,7 +263,7 @@ impl Site {
     pub(crate) fn tell(&mut self, feed: FeedId, said: FeedSaid) {
         let news = FeedNews { feed, said, room: Box::new(()) };
         let core = usize::from(feed.from.core);
-        let posted = self.world.handle().post_urgent(core, Letter::Feed(Box::new(news)));
+        let posted = self.world.handle().post_urgent(core, CoreEvent::Feed(Box::new(news)));
         posted.expect("the core is there");
         self.run();
     }
@@ -290,11 +295,11 @@ impl Site {
             action,
             done: Gather::new(|_: Vec<usize>| {}),
         };
-        let order = Letter::Hub(letters::Letter::Order(Arc::new(order)));
+        let order = CoreEvent::Hub(letters::Letter::Order(Arc::new(order)));
         let reply = Reply::new(move |_| _ = handle.post(0, order));
         let (question, asker) = (letters::Question::PresenceStats, Asker::Control(reply));
         let ask = Ask { channel: channel.into(), question, asker };
-        let ask = Letter::Hub(letters::Letter::Ask(Box::new(ask)));
+        let ask = CoreEvent::Hub(letters::Letter::Ask(Box::new(ask)));
         self.world.handle().post(0, ask).expect("the core has room");
     }
 
@@ -321,7 +326,7 @@ impl Site {
     }
 
     fn post(&mut self, core: usize, letter: letters::Letter) {
-        let posted = self.world.handle().post(core, Letter::Hub(letter));
+        let posted = self.world.handle().post(core, CoreEvent::Hub(letter));
         posted.expect("the core has room");
         self.run();
     }
@@ -331,7 +336,7 @@ impl Site {
         let answer = Arc::new(Mutex::new(None));
         let slot = answer.clone();
         let reply = Reply::new(move |it| *slot.lock().expect("no panic") = Some(it));
-        self.world.handle().post(core, Letter::Stats(reply)).expect("the core has room");
+        self.world.handle().post(core, CoreEvent::Stats(reply)).expect("the core has room");
         self.run();
         let answer = answer.lock().expect("no panic").take();
         answer.expect("an answer").expect("figures")

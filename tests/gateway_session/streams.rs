@@ -1,6 +1,6 @@
 //! Streams: what their clients post, and what becomes of it.
 
-use ringhold::gateway::proxy::{HookReply, RpcReply};
+use ringhold::gateway::hooks::{HookReply, RpcReply};
 use ringhold::testing::Client;
 use serde_json::{Value, json};
 

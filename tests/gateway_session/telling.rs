@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use ringhold::gateway::letters::{Action, Answer, Publish, Question, ServerSubscribe};
-use ringhold::gateway::proxy::{
+use ringhold::gateway::hooks::{
     ConnectReply, HookReply, PublishReply, RpcReply, SubscribeReply, SubscribeSettings,
 };
+use ringhold::gateway::letters::{Action, Answer, Publish, Question, ServerSubscribe};
 use ringhold::gateway::stream::{Position, StreamOptions};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ringhold::gateway::channels::Override;
-use ringhold::gateway::proxy::{
+use ringhold::gateway::hooks::{
     ConnectReply, HookEvent, HookKind, HookRefusal, HookReply, PublishReply, RefreshReply,
     RpcReply, SubRefreshReply, SubscribeReply,
 };

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ringhold::gateway::app::{HookAnswer, Letter};
+use ringhold::gateway::app::{CoreEvent, HookAnswer};
+use ringhold::gateway::hooks::HookResult;
 use ringhold::gateway::letters;
-use ringhold::gateway::proxy::HookResult;
 use ringhold::testing::Client;
 use ringhold::{CloseCode, Drain};
 
@@ -40,13 +40,13 @@ impl Site {
 
     /// A letter that waits for the core's next turn. False: there is no room for it.
     pub(crate) fn send(&self, core: usize, letter: letters::Letter) -> bool {
-        self.world.handle().post(core, Letter::Hub(letter)).is_ok()
+        self.world.handle().post(core, CoreEvent::Hub(letter)).is_ok()
     }
 
     /// The backend answers; the answer waits for the core's next turn. False: the core has ended.
     pub(crate) fn conclude_later(&self, asked: Asked, result: HookResult) -> bool {
         let Asked { core, question, .. } = asked;
         let answer = HookAnswer { question, result, room: Box::new(()) };
-        self.world.handle().post_urgent(core, Letter::Hook(Box::new(answer))).is_ok()
+        self.world.handle().post_urgent(core, CoreEvent::Hook(Box::new(answer))).is_ok()
     }
 }

@@ -74,7 +74,7 @@ pub enum Event {
     /// A dialled server acts.
     Remote(usize),
     /// Another thread does something.
-    Outside,
+    HubPort,
     /// A connect ends.
     Connect(usize, Token),
     /// A completion arrives.

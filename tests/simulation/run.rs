@@ -78,7 +78,7 @@ impl Run {
             kernel.log = Some(VecDeque::new());
         }
         let peers = invite(&plan, &mut kernel, &mut rng);
-        kernel.at(began_ns + 500_000_000, Event::Outside);
+        kernel.at(began_ns + 500_000_000, Event::HubPort);
         BURSTS.set(0);
         let bell = |core: usize| Box::new(Bell(kernel.cores[core].bell.clone()));
         let bells = (0..cores).map(|core| bell(core) as Box<dyn Doorbell>);

@@ -114,7 +114,7 @@ impl World {
                     }
                 }
                 Event::Remote(wire) => self.remote(wire),
-                Event::Outside => self.outside(),
+                Event::HubPort => self.outside(),
                 Event::Connect(core, token) => self.kernel.finish_connect(core, token),
                 Event::Done(core, completion) => self.kernel.deliver(core, completion),
                 Event::Close(core, token) => self.kernel.finish_close(core, token),
@@ -170,7 +170,7 @@ impl World {
         // Now and then one thing follows the other, faster than a core can take it.
         let pause = if self.kernel.rng.one_in(3) { 0 } else { 1 + self.kernel.rng.below(400) };
         let next = self.kernel.now + 1 + 1_000_000 * u64::from(pause);
-        self.kernel.at(next, Event::Outside);
+        self.kernel.at(next, Event::HubPort);
     }
 
     /// Sends to a connection, or closes it.

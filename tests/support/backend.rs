@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{PATIENCE, packages};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python");
-const PROXY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/proxy");
+const PROXY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/hooks");
 
 /// It compiles the protocol first, on a machine that may be busy.
 const LIMIT: Duration = Duration::from_secs(300);

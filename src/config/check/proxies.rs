@@ -9,8 +9,8 @@ use super::super::{Proxy, ProxyTls, StatusTransform};
 use super::Check;
 use crate::control::outgoing::is_grpc;
 use crate::control::pem;
+use crate::gateway::hooks::{DEFAULT_PROXY, proxy_name};
 use crate::gateway::plan::ChannelPlan;
-use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
 
 impl Check<'_> {
     pub(super) fn proxies(&mut self) {

@@ -1,6 +1,6 @@
 //! Every rule: a configuration that breaks it, and the line and key that are named.
 
-use super::super::{Mistakes, Options, Place, Sources};
+use super::super::{Location, Mistakes, Options, Sources};
 
 /// NATS with these lines more, the first of which is the fifth.
 macro_rules! on_nats {
@@ -671,9 +671,9 @@ fn json_is_read_like_toml_with_its_lines() {
     let wrong = Options::from_text(&sources, text).unwrap_err();
     let found: Vec<_> = wrong.list.iter().map(|one| (one.place.clone(), &*one.key)).collect();
     let expected = [
-        (Place::Line(4), "client.ping_intervall"),
-        (Place::Line(6), "client.pong_timeout"),
-        (Place::Line(10), "channel.namespaces[1].name"),
+        (Location::Line(4), "client.ping_intervall"),
+        (Location::Line(6), "client.pong_timeout"),
+        (Location::Line(10), "channel.namespaces[1].name"),
     ];
     assert_eq!(found, expected);
     let right =
@@ -681,7 +681,7 @@ fn json_is_read_like_toml_with_its_lines() {
     let options = Options::from_text(&sources, right).unwrap().options;
     assert_eq!((options.client.plan.channel_limit, options.http_server.internal_port), (7, 9000));
     let broken = Options::from_text(&sources, "{\n\"a\": }").unwrap_err();
-    assert_eq!(broken.list[0].place, Place::Line(2));
+    assert_eq!(broken.list[0].place, Location::Line(2));
 }
 
 proptest::proptest! {

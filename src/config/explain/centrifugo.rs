@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use crate::config::schema::{Entry, Node, Place, Value, join};
+use crate::config::schema::{Entry, Location, Node, Value, join};
 
 /// A key of Centrifugo's.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) enum Fate {
 }
 
 /// A mistake about a key: its place, its path, in words.
-pub(crate) type Wrong = (Place, String, String);
+pub(crate) type Wrong = (Location, String, String);
 
 /// All keys, in the order of their sections.
 pub(crate) fn keys() -> &'static [Key] {

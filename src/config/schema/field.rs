@@ -2,7 +2,7 @@
 //! `section!` macro declares a table of keys with types, defaults and docs in one place, so that
 //! reading, defaults, `config show`, environment names and suggestions cannot disagree.
 
-use super::node::{Node, Place, Value};
+use super::node::{Location, Node, Value};
 use super::reader::Reader;
 
 /// One key: a single value, or a table of further keys.
@@ -50,7 +50,7 @@ pub(crate) trait Leaf: Sized {
 
     /// Where what is wrong, once [`Leaf::parse`] has said `what`: of a list every item, each at its
     /// own place.
-    fn mistakes(node: &Node, what: String) -> Vec<(Place, String)> {
+    fn mistakes(node: &Node, what: String) -> Vec<(Location, String)> {
         vec![(node.place.clone(), what)]
     }
 }

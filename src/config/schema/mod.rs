@@ -15,7 +15,7 @@ pub(crate) mod values;
 pub(crate) mod yaml;
 
 pub(crate) use field::{Field, Leaf, Secrets, join, keys, leaves, section};
-pub(crate) use node::{Entry, Node, Place, Value};
+pub(crate) use node::{Entry, Location, Node, Value};
 pub(crate) use reader::{Mistake, Mistakes, Reader};
 pub(crate) use tables::tables;
 pub(crate) use values::{choice, lists, words};

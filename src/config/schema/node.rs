@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) value: Value,
-    pub(crate) place: Place,
+    pub(crate) place: Location,
 }
 
 /// One key of a table.
@@ -17,7 +17,7 @@ pub(crate) struct Node {
 pub(crate) struct Entry {
     pub(crate) key: String,
     /// Where the key stands.
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     pub(crate) node: Node,
 }
 
@@ -53,7 +53,7 @@ impl Value {
 
 /// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// In the file, at this line, counted from 1.
     Line(usize),
     /// In this environment variable.
@@ -67,7 +67,7 @@ pub enum Place {
 /// A text that is not what its format demands.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     pub(crate) what: String,
 }
 
@@ -77,25 +77,25 @@ impl Node {
         let lines = Lines::new(text);
         let (table, errors) = DeTable::parse_recoverable(text);
         let errors = errors.iter().map(|error| SyntaxError {
-            place: error.span().map_or(Place::Unknown, |span| lines.place(span.start)),
+            place: error.span().map_or(Location::Unknown, |span| lines.place(span.start)),
             what: error.message().to_owned(),
         });
         let value = Value::Table(entries(table.get_ref(), &lines));
-        (Self { value, place: Place::Line(1) }, errors.collect())
+        (Self { value, place: Location::Line(1) }, errors.collect())
     }
 
     /// Reads JSON.
     pub(crate) fn from_json(text: &str) -> Result<Self, SyntaxError> {
         let lines = Lines::new(text);
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| SyntaxError {
-            place: Place::Line(error.line().max(1)),
+            place: Location::Line(error.line().max(1)),
             what: error.to_string(),
         })?;
-        Json { text, lines: Some(&lines), place: &Place::Unknown }.node(raw, 0)
+        Json { text, lines: Some(&lines), place: &Location::Unknown }.node(raw, 0)
     }
 
     /// Reads JSON that stands in one place.
-    pub(crate) fn from_json_text(text: &str, place: &Place) -> Result<Self, String> {
+    pub(crate) fn from_json_text(text: &str, place: &Location) -> Result<Self, String> {
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
         Json { text, lines: None, place }.node(raw, 0).map_err(|error| error.what)
     }
@@ -138,7 +138,7 @@ struct Json<'a> {
     text: &'a str,
     lines: Option<&'a Lines>,
     /// The place of everything where there are no lines.
-    place: &'a Place,
+    place: &'a Location,
 }
 
 impl Json<'_> {
@@ -227,8 +227,8 @@ impl Lines {
         Self(std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect())
     }
 
-    fn place(&self, offset: usize) -> Place {
-        Place::Line(self.0.partition_point(|start| *start <= offset))
+    fn place(&self, offset: usize) -> Location {
+        Location::Line(self.0.partition_point(|start| *start <= offset))
     }
 }
 
@@ -239,7 +239,7 @@ pub(super) const DEPTH_MAX: usize = 32;
 mod tests {
     use super::*;
 
-    fn lines(node: &Node, path: &str, found: &mut Vec<(String, Place)>) {
+    fn lines(node: &Node, path: &str, found: &mut Vec<(String, Location)>) {
         match &node.value {
             Value::Table(entries) => {
                 for entry in entries {
@@ -277,7 +277,7 @@ mod tests {
             ("/d/0/e", 8),
             ("/d/1", 9),
         ];
-        let expected = expected.map(|(path, line)| (path.to_owned(), Place::Line(line)));
+        let expected = expected.map(|(path, line)| (path.to_owned(), Location::Line(line)));
         assert_eq!(found, expected);
     }
 
@@ -298,7 +298,7 @@ mod tests {
             ("/b/c\n/3", 5),
             ("/b/c\n/4", 5),
         ];
-        let expected = expected.map(|(path, line)| (path.to_owned(), Place::Line(line)));
+        let expected = expected.map(|(path, line)| (path.to_owned(), Location::Line(line)));
         assert_eq!(found, expected);
     }
 
@@ -306,9 +306,12 @@ mod tests {
     fn broken_text_is_refused_with_its_line() {
         let (_, errors) = Node::from_toml("a = 1\nb = = 2\n[c\nd = 3\n");
         let places: Vec<_> = errors.iter().map(|error| error.place.clone()).collect();
-        assert!(places.contains(&Place::Line(2)) && places.contains(&Place::Line(3)), "{errors:?}");
+        assert!(
+            places.contains(&Location::Line(2)) && places.contains(&Location::Line(3)),
+            "{errors:?}"
+        );
         let error = Node::from_json("{\n\"a\": 1,\n}").unwrap_err();
-        assert_eq!(error.place, Place::Line(3));
+        assert_eq!(error.place, Location::Line(3));
         assert!(Node::from_json("").is_err());
         let deep = "[".repeat(100) + &"]".repeat(100);
         assert!(Node::from_json(&deep).unwrap_err().what.contains("32 levels"));
@@ -319,7 +322,7 @@ mod tests {
         fn arbitrary_text_never_panics(text in "\\PC{0,60}") {
             Node::from_toml(&text);
             let _ = Node::from_json(&text);
-            let _ = Node::from_json_text(&text, &Place::Flag);
+            let _ = Node::from_json_text(&text, &Location::Flag);
         }
     }
 }

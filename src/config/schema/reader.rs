@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::node::{Node, Place};
+use super::node::{Location, Node};
 
 /// Something wrong in a configuration: where, at which key, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
     /// The key with its path; empty where the text could not be read at all.
     pub key: String,
     /// What is wrong, in words.
@@ -40,11 +40,11 @@ impl fmt::Display for Mistakes {
                 f.write_str("\n")?;
             }
             match &mistake.place {
-                Place::Line(line) => write!(f, "{}:{line}: ", self.file)?,
-                Place::Variable(name) => write!(f, "environment {name}: ")?,
-                Place::Flag => f.write_str("--set ")?,
-                Place::Unknown if self.file.is_empty() => {}
-                Place::Unknown => write!(f, "{}: ", self.file)?,
+                Location::Line(line) => write!(f, "{}:{line}: ", self.file)?,
+                Location::Variable(name) => write!(f, "environment {name}: ")?,
+                Location::Flag => f.write_str("--set ")?,
+                Location::Unknown if self.file.is_empty() => {}
+                Location::Unknown => write!(f, "{}: ", self.file)?,
             }
             if !mistake.key.is_empty() {
                 write!(f, "{}: ", mistake.key)?;
@@ -68,7 +68,7 @@ pub(crate) struct Reader {
     /// Things to tell that do not stop anybody.
     pub(crate) warnings: Vec<String>,
     /// Where each key was last set.
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<String, Location>,
 }
 
 /// A key that no table has. What is to be said of it depends on the whole tree.
@@ -76,7 +76,7 @@ pub(crate) struct Reader {
 pub(crate) struct Unknown {
     /// So many mistakes came before it.
     pub(crate) before: usize,
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     pub(crate) path: String,
     /// The keys that its table has.
     pub(crate) siblings: Vec<String>,
@@ -85,17 +85,23 @@ pub(crate) struct Unknown {
 }
 
 impl Reader {
-    pub(crate) fn mistake(&mut self, place: Place, key: &str, what: impl Into<String>) {
+    pub(crate) fn mistake(&mut self, place: Location, key: &str, what: impl Into<String>) {
         self.mistakes.push(Mistake { place, key: key.to_owned(), what: what.into() });
     }
 
     /// A key that no table has, beside those `siblings`.
-    pub(crate) fn unknown(&mut self, place: Place, path: &str, siblings: Vec<String>, node: Node) {
+    pub(crate) fn unknown(
+        &mut self,
+        place: Location,
+        path: &str,
+        siblings: Vec<String>,
+        node: Node,
+    ) {
         let before = self.mistakes.len();
         self.unknown.push(Unknown { before, place, path: path.to_owned(), siblings, node });
     }
 
-    pub(crate) fn found(&mut self, path: &str, place: &Place) {
+    pub(crate) fn found(&mut self, path: &str, place: &Location) {
         self.places.insert(path.to_owned(), place.clone());
     }
 
@@ -106,7 +112,7 @@ impl Reader {
     }
 
     /// Where a key was set, or the table it would be in.
-    pub(crate) fn place(&self, path: &str) -> Place {
+    pub(crate) fn place(&self, path: &str) -> Location {
         let mut path = path;
         loop {
             if let Some(place) = self.places.get(path) {
@@ -114,7 +120,7 @@ impl Reader {
             }
             match path.rfind(['.', '[']) {
                 Some(end) => path = &path[..end],
-                None => return Place::Unknown,
+                None => return Location::Unknown,
             }
         }
     }

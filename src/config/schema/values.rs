@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::field::{Leaf, Secrets};
-use super::node::{Node, Place, Value};
+use super::node::{Location, Node, Value};
 use crate::options::{MASK, Secret, without_credentials};
 use crate::protocol::Network;
 
@@ -167,7 +167,7 @@ macro_rules! lists {
             fn mistakes(
                 node: &$crate::config::schema::Node,
                 what: String,
-            ) -> Vec<($crate::config::schema::Place, String)> {
+            ) -> Vec<($crate::config::schema::Location, String)> {
                 use $crate::config::schema::Leaf;
                 $crate::config::schema::values::mistakes_of(node, what, <$item as Leaf>::parse)
             }
@@ -256,7 +256,7 @@ pub(crate) fn mistakes_of<T>(
     node: &Node,
     what: String,
     item: impl Fn(&Value) -> Result<T, String>,
-) -> Vec<(Place, String)> {
+) -> Vec<(Location, String)> {
     let Value::List(nodes) = &node.value else { return vec![(node.place.clone(), what)] };
     let wrong = |node: &Node| item(&node.value).err().map(|what| (node.place.clone(), what));
     nodes.iter().filter_map(wrong).collect()

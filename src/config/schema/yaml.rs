@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 
-use super::node::{DEPTH_MAX, Entry, Node, Place, SyntaxError, Value};
+use super::node::{DEPTH_MAX, Entry, Location, Node, SyntaxError, Value};
 
 /// Reads the one document of a text.
 pub(crate) fn read(text: &str) -> Result<Node, SyntaxError> {
@@ -14,7 +14,7 @@ pub(crate) fn read(text: &str) -> Result<Node, SyntaxError> {
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         left: NODES_MAX,
-        ended: Place::Line(1),
+        ended: Location::Line(1),
     };
     let mut root = None;
     loop {
@@ -28,7 +28,7 @@ pub(crate) fn read(text: &str) -> Result<Node, SyntaxError> {
             event => root = Some(reader.node(event, place, 0)?),
         }
     }
-    let empty = || Node { value: Value::Table(Vec::new()), place: Place::Line(1) };
+    let empty = || Node { value: Value::Table(Vec::new()), place: Location::Line(1) };
     Ok(root.filter(|root| !matches!(root.value, Value::Other("null"))).unwrap_or_else(empty))
 }
 
@@ -38,25 +38,30 @@ struct Reader<'t> {
     /// Nodes that may still come.
     left: usize,
     /// The last place there was.
-    ended: Place,
+    ended: Location,
 }
 
 impl<'t> Reader<'t> {
-    fn next(&mut self) -> Result<(Event<'t>, Place), SyntaxError> {
+    fn next(&mut self) -> Result<(Event<'t>, Location), SyntaxError> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => {
                 self.ended = place(&span);
                 Ok((event, self.ended.clone()))
             }
             Some(Err(error)) => Err(SyntaxError {
-                place: Place::Line(error.marker().line().max(1)),
+                place: Location::Line(error.marker().line().max(1)),
                 what: error.info().to_owned(),
             }),
             None => Err(wrong(&self.ended, "the text ends too early")),
         }
     }
 
-    fn node(&mut self, event: Event<'t>, place: Place, depth: usize) -> Result<Node, SyntaxError> {
+    fn node(
+        &mut self,
+        event: Event<'t>,
+        place: Location,
+        depth: usize,
+    ) -> Result<Node, SyntaxError> {
         if depth > DEPTH_MAX {
             return Err(wrong(&place, format!("more than {DEPTH_MAX} levels")));
         }
@@ -83,7 +88,7 @@ impl<'t> Reader<'t> {
         Ok(node)
     }
 
-    fn count(&mut self, nodes: usize, place: &Place) -> Result<(), SyntaxError> {
+    fn count(&mut self, nodes: usize, place: &Location) -> Result<(), SyntaxError> {
         let left = self.left.checked_sub(nodes);
         self.left = left.ok_or_else(|| wrong(place, "more values than a configuration has"))?;
         Ok(())
@@ -192,11 +197,11 @@ fn size(node: &Node) -> usize {
     }
 }
 
-fn place(span: &Span) -> Place {
-    Place::Line(span.start.line().max(1))
+fn place(span: &Span) -> Location {
+    Location::Line(span.start.line().max(1))
 }
 
-fn wrong(place: &Place, what: impl Into<String>) -> SyntaxError {
+fn wrong(place: &Location, what: impl Into<String>) -> SyntaxError {
     SyntaxError { place: place.clone(), what: what.into() }
 }
 
@@ -209,8 +214,8 @@ mod tests {
 
     /// A node as one line, with lines of keys and items.
     fn shown(node: &Node) -> String {
-        let line = |place: &Place| match place {
-            Place::Line(line) => line.to_string(),
+        let line = |place: &Location| match place {
+            Location::Line(line) => line.to_string(),
             other => format!("{other:?}"),
         };
         match &node.value {
@@ -310,7 +315,7 @@ mod tests {
         ] {
             let error = read(text).unwrap_err();
             assert!(error.what.contains(what), "{text:?}: {error:?}");
-            let near = matches!(error.place, Place::Line(at) if at.abs_diff(line) <= 1);
+            let near = matches!(error.place, Location::Line(at) if at.abs_diff(line) <= 1);
             assert!(near, "{text:?}: {error:?}");
         }
         let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt};
 
 use crate::control::outgoing::Certificates;
 use crate::control::pem;
-use crate::gateway::proxy::HookFailure;
+use crate::gateway::hooks::HookFailure;
 
 /// See the module's text.
 pub(in crate::control) struct GrpcBackend {

@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt};
 
 use super::backend::{GrpcBackend, NoAnswer, PREFIX, check, explain, framed, request};
 use crate::gateway::account::Held;
-use crate::gateway::proxy::HookFailure;
+use crate::gateway::hooks::HookFailure;
 
 /// What is sent on a stream: its first message, and those that follow, if any may.
 pub(in crate::control) struct Outgoing {

@@ -267,7 +267,7 @@ impl Elder {
 
     fn tell(&self, core: usize, letter: Handover) {
         // A core that has ended orders nothing: the heir does what is not answered.
-        let letter = app::Letter::Hub(Letter::Handover(Box::new(letter)));
+        let letter = app::CoreEvent::Hub(Letter::Handover(Box::new(letter)));
         let _ = self.handle.post_urgent(core, letter);
     }
 

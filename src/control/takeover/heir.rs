@@ -146,7 +146,7 @@ impl Follower {
     }
 
     fn tell(&self, core: usize, letter: Handover) {
-        let letter = app::Letter::Hub(Letter::Handover(Box::new(letter)));
+        let letter = app::CoreEvent::Hub(Letter::Handover(Box::new(letter)));
         // A core that has ended needs nothing.
         let _ = self.handle.post_urgent(core, letter);
     }

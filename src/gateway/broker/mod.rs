@@ -6,7 +6,7 @@
 //! NATS keeps nothing ([`Keeps`]).
 //!
 //! # Who calls what, on which thread
-//! A channel's home core makes all requests about it, by [`Outside::broker`], which ends in
+//! A channel's home core makes all requests about it, by [`HubPort::broker`], which ends in
 //! [`Broker::request`] on the core's own thread; once per turn with requests the core calls
 //! [`Broker::ring`]. Neither waits. The broker's thread takes them, and posts what happened as
 //! [`Letter::Batch`]: messages and what is said of a channel go to the channel's home core
@@ -32,7 +32,7 @@
 //! mailbox does not take is dropped, and [`Happening::Suspect`] for its channels follows. Batches
 //! without messages are posted with `post_urgent`: they are no more than requests and connections.
 //!
-//! [`Outside::broker`]: super::outside::Outside::broker
+//! [`HubPort::broker`]: super::hub_port::HubPort::broker
 //! [`Letter::Batch`]: super::letters::Letter::Batch
 
 use std::fmt;

@@ -2,14 +2,14 @@
 //!
 //! Owns the compiled namespaces. Pure: nothing here knows a connection, a clock or a proxy; what is
 //! known of them is passed in, and what must be asked is named in the answer. The invariant: a
-//! [`Place`] exists only for a name whose namespace exists; one that a client sent has passed every
+//! [`ResolvedChannel`] exists only for a name whose namespace exists; one that a client sent has passed every
 //! check of it, too.
 
 mod mode;
 mod permissions;
 
 pub use mode::{Mode, Override, Switch, Wish};
-pub use permissions::{Asker, Decision};
+pub use permissions::{Decision, Subject};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct Rules {
 
 /// A channel's name, checked and taken apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'n, 'c> {
+pub struct ResolvedChannel<'n, 'c> {
     /// What holds for it.
     pub rules: &'n Arc<Rules>,
     /// The name.
@@ -95,7 +95,7 @@ impl Namespaces {
     /// long, 107 for one that is not ASCII (unless the namespace's pattern decides), 102 for an
     /// unknown namespace, 107 for one that does not match the pattern. An empty name is for the
     /// caller: clients are closed for it.
-    pub fn resolve<'n, 'c>(&'n self, channel: &'c str) -> Result<Place<'n, 'c>, Error> {
+    pub fn resolve<'n, 'c>(&'n self, channel: &'c str) -> Result<ResolvedChannel<'n, 'c>, Error> {
         if channel.len() > self.max_length {
             return Err(Error::BAD_REQUEST);
         }
@@ -120,9 +120,9 @@ impl Namespaces {
 
     /// What holds for a channel that the application names: in a token, as its backend, or through
     /// the server API. Limits and patterns bind clients only. The error is 102.
-    pub fn place<'n, 'c>(&'n self, channel: &'c str) -> Result<Place<'n, 'c>, Error> {
+    pub fn place<'n, 'c>(&'n self, channel: &'c str) -> Result<ResolvedChannel<'n, 'c>, Error> {
         let rules = self.rules_of(self.split(channel).0).ok_or(Error::UNKNOWN_CHANNEL)?;
-        Ok(Place {
+        Ok(ResolvedChannel {
             rules,
             channel,
             private: marked(channel, &self.private_prefix, |name, mark| name.starts_with(mark)),
@@ -223,7 +223,7 @@ impl Rules {
     }
 }
 
-impl Place<'_, '_> {
+impl ResolvedChannel<'_, '_> {
     /// Whether the channel is for listed users only.
     pub fn is_user_limited(&self) -> bool {
         self.users.is_some()

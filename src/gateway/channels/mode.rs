@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asker, Place};
+use super::{ResolvedChannel, Subject};
 use crate::gateway::json::nullable;
 use crate::gateway::plan::RecoveryMode;
 
@@ -72,14 +72,14 @@ pub struct Mode {
     pub auto_cache_recover: bool,
 }
 
-impl Place<'_, '_> {
+impl ResolvedChannel<'_, '_> {
     /// How a subscription that is allowed behaves. For one that the server or the backend makes,
     /// the wish is the default: nobody asked.
-    pub fn mode(&self, asker: Asker<'_>, overrides: &Override, wish: Wish) -> Mode {
+    pub fn mode(&self, asker: Subject<'_>, overrides: &Override, wish: Wish) -> Mode {
         let options = &self.rules.options;
         let over = |switch: Option<Switch>, otherwise| switch.map_or(otherwise, |s| s.value);
         // What subscribers may read, this one may: it is about to be one.
-        let asker = Asker { subscribed: true, ..asker };
+        let asker = Subject { subscribed: true, ..asker };
         let reads = self.sees_history(asker);
         let recovery = over(overrides.force_recovery, options.force_recovery)
             || wish.recoverable && (options.allow_recovery || reads);
@@ -134,7 +134,7 @@ mod tests {
         let mut options = Plan::default();
         change(&mut options.channel.without_namespace);
         let namespaces = Namespaces::new(&options).unwrap();
-        let asker = Asker { user, ..Asker::default() };
+        let asker = Subject { user, ..Subject::default() };
         namespaces.resolve("x").unwrap().mode(asker, over, wish)
     }
 

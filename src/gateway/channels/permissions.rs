@@ -1,11 +1,11 @@
 //! Who may do what: the ladders of checks, each step in Centrifugo's order.
 
-use super::Place;
+use super::ResolvedChannel;
 use crate::gateway::wire::Error;
 
 /// What is known about who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asker<'a> {
+pub struct Subject<'a> {
     /// The connection's user; empty: nobody in particular.
     pub user: &'a str,
     /// `client.insecure`.
@@ -36,7 +36,7 @@ impl Decision {
     }
 }
 
-impl Asker<'_> {
+impl Subject<'_> {
     /// Whether one of the three switches that most permissions have lets them.
     fn passes(&self, for_client: bool, for_subscriber: bool, for_anonymous: bool) -> bool {
         let is_somebody = !self.user.is_empty() || for_anonymous;
@@ -44,10 +44,10 @@ impl Asker<'_> {
     }
 }
 
-impl Place<'_, '_> {
+impl ResolvedChannel<'_, '_> {
     /// Whether somebody may subscribe. The gate of private channels and the list of users cannot be
     /// passed by options, and the gate not even by `insecure`.
-    pub fn subscribe(&self, asker: Asker<'_>, has_token: bool) -> Decision {
+    pub fn subscribe(&self, asker: Subject<'_>, has_token: bool) -> Decision {
         let options = &self.rules.options;
         if has_token {
             return Decision::VerifyToken;
@@ -70,7 +70,7 @@ impl Place<'_, '_> {
 
     /// Whether somebody may publish. The data is checked before ([`super::Rules::accept_data`]).
     /// `fed`: the backend feeds the asker's subscription, and takes what it publishes.
-    pub fn publish(&self, asker: Asker<'_>, fed: bool) -> Decision {
+    pub fn publish(&self, asker: Subject<'_>, fed: bool) -> Decision {
         let options = &self.rules.options;
         if options.publish_proxy_enabled {
             return Decision::AskProxy;
@@ -86,7 +86,7 @@ impl Place<'_, '_> {
     }
 
     /// Whether somebody may ask who is there; 108 where nobody keeps it.
-    pub fn presence(&self, asker: Asker<'_>) -> Decision {
+    pub fn presence(&self, asker: Subject<'_>) -> Decision {
         match self.rules.options.presence {
             true => Decision::from(self.sees_presence(asker)),
             false => Decision::Refuse(Error::NOT_AVAILABLE),
@@ -94,14 +94,14 @@ impl Place<'_, '_> {
     }
 
     /// Whether somebody may read the history; 108 where nobody keeps it.
-    pub fn history(&self, asker: Asker<'_>) -> Decision {
+    pub fn history(&self, asker: Subject<'_>) -> Decision {
         match self.rules.options.has_history() {
             true => Decision::from(self.sees_history(asker)),
             false => Decision::Refuse(Error::NOT_AVAILABLE),
         }
     }
 
-    pub(super) fn sees_presence(&self, asker: Asker<'_>) -> bool {
+    pub(super) fn sees_presence(&self, asker: Subject<'_>) -> bool {
         let options = &self.rules.options;
         asker.passes(
             options.allow_presence_for_client,
@@ -110,7 +110,7 @@ impl Place<'_, '_> {
         )
     }
 
-    pub(super) fn sees_history(&self, asker: Asker<'_>) -> bool {
+    pub(super) fn sees_history(&self, asker: Subject<'_>) -> bool {
         let options = &self.rules.options;
         asker.passes(
             options.allow_history_for_client,
@@ -132,7 +132,7 @@ mod tests {
     fn decide(
         options: ChannelOptions,
         channel: &str,
-        decide: impl Fn(&Place<'_, '_>) -> Decision,
+        decide: impl Fn(&ResolvedChannel<'_, '_>) -> Decision,
     ) -> Decision {
         let mut all = Plan::default();
         all.channel.without_namespace = options;
@@ -211,7 +211,7 @@ mod tests {
         ];
         for (n, (options, channel, user, insecure, token, expected)) in rows.into_iter().enumerate()
         {
-            let asker = Asker { user, insecure, subscribed: false };
+            let asker = Subject { user, insecure, subscribed: false };
             let found = decide(options, channel, |place| place.subscribe(asker, token));
             assert_eq!(found, expected, "row {n}: {channel} {user} {insecure} {token}");
         }
@@ -224,7 +224,7 @@ mod tests {
         for bits in 0..64 {
             let bit = |n: u32| bits >> n & 1 == 1;
             let (client, subscriber, anonymous) = (bit(0), bit(1), bit(2));
-            let asker = Asker {
+            let asker = Subject {
                 user: if bit(3) { "42" } else { "" },
                 subscribed: bit(4),
                 insecure: bit(5),
@@ -254,7 +254,7 @@ mod tests {
                 _ => false,
             };
             let expected = if expected { Decision::Allow } else { DENIED };
-            let found = |ladder: fn(&Place<'_, '_>, Asker<'_>) -> Decision| {
+            let found = |ladder: fn(&ResolvedChannel<'_, '_>, Subject<'_>) -> Decision| {
                 decide(options.clone(), "x", |place| ladder(place, asker))
             };
             assert_eq!(found(|place, asker| place.publish(asker, false)), expected, "{bits:b}");
@@ -279,7 +279,7 @@ mod tests {
             (|o| o.allow_presence_for_client = true, [false, false, true, false]),
             (|o| o.allow_history_for_client = true, [false, false, false, true]),
         ];
-        let asker = Asker { user: "42", insecure: false, subscribed: true };
+        let asker = Subject { user: "42", insecure: false, subscribed: true };
         for (switch, expected) in switches {
             let mut options = base.clone();
             switch(&mut options);
@@ -297,7 +297,7 @@ mod tests {
     fn the_publish_proxy_comes_first() {
         let options = ChannelOptions { publish_proxy_enabled: true, ..ChannelOptions::default() };
         for insecure in [false, true] {
-            let asker = Asker { insecure, ..Asker::default() };
+            let asker = Subject { insecure, ..Subject::default() };
             let found = decide(options.clone(), "x", |place| place.publish(asker, true));
             assert_eq!(found, Decision::AskProxy);
         }
@@ -311,7 +311,7 @@ mod tests {
             ..ChannelOptions::default()
         };
         for insecure in [false, true] {
-            let asker = Asker { user: "42", insecure, subscribed: true };
+            let asker = Subject { user: "42", insecure, subscribed: true };
             for (fed, expected) in [(true, Decision::AskStream), (false, OFF)] {
                 let found = decide(options.clone(), "x", |place| place.publish(asker, fed));
                 assert_eq!(found, expected);
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_not_available_even_to_the_insecure() {
-        let asker = Asker { user: "42", insecure: true, subscribed: true };
+        let asker = Subject { user: "42", insecure: true, subscribed: true };
         let open = ChannelOptions {
             allow_presence_for_client: true,
             allow_history_for_client: true,

@@ -11,8 +11,8 @@ use super::Home;
 use crate::common::table::SlotTable;
 use crate::gateway::broker::Ticket;
 use crate::gateway::delivery::Item;
+use crate::gateway::hub_port::SubKey;
 use crate::gateway::letters::SubscribeLetter;
-use crate::gateway::outside::SubKey;
 use crate::gateway::stream::Epoch;
 
 /// Messages that one channel holds back until a gap is filled.

@@ -6,9 +6,9 @@ use super::line::{BEHIND, DUE, FORKED, HEARD, HELD_BYTES, HELD_MESSAGES, HELD_TO
 use super::line::{KNOWN, PATCHED, Reading, VERIFY, Wait, Waiting, seconds as in_seconds};
 use super::*;
 use crate::gateway::broker::Ticket;
+use crate::gateway::hub_port::SubKey;
 use crate::gateway::letters::{ClientId, Member, Recover, RecoverMode, SubscribeLetter};
 use crate::gateway::letters::{UnsubscribeLetter, Who};
-use crate::gateway::outside::SubKey;
 use crate::gateway::stream::{Position, Read};
 use crate::gateway::wire::Error;
 

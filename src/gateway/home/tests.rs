@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::gateway::hub_port::SubKey;
 use crate::gateway::letters::{Answer, ClientId, Member, Publish, Who};
 use crate::gateway::letters::{Recover, RecoverMode, SubscribeLetter, UnsubscribeLetter};
-use crate::gateway::outside::SubKey;
 use crate::gateway::wire::Encoding;
 
 pub(super) const OPTIONS: StreamOptions =

@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 
 use super::Hub;
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{Answer, AnswerLetter, Ask, Asker, Letter, Question};
-use crate::gateway::outside::Outside;
 use crate::gateway::wire::Error;
 
 impl Hub {
     /// Asks the home core of a channel: publish, history, presence. The asker is answered, perhaps
-    /// before this returns; a connection by [`Event::Answered`](crate::gateway::outside::Event).
+    /// before this returns; a connection by [`Event::Answered`](crate::gateway::hub_port::Event).
     ///
     /// # Errors
     /// [`Error::TOO_MANY_REQUESTS`]: the home core has no room for the letter. A connection gets no
     /// event then; the control plane is answered [`Error::INTERNAL`].
-    pub fn ask(&mut self, out: &mut dyn Outside, ask: Ask) -> Result<(), Error> {
+    pub fn ask(&mut self, out: &mut dyn HubPort, ask: Ask) -> Result<(), Error> {
         let home = self.placement.home(&ask.channel);
         if home == usize::from(self.core) {
             self.ask_at_home(out, ask);
@@ -25,7 +25,7 @@ impl Hub {
 
     /// A question from elsewhere, for this core or for another. It has found room once, so there
     /// are no more of these than were asked.
-    pub(super) fn forward(&mut self, out: &mut dyn Outside, ask: Box<Ask>) {
+    pub(super) fn forward(&mut self, out: &mut dyn HubPort, ask: Box<Ask>) {
         let home = self.placement.home(&ask.channel);
         match home == usize::from(self.core) {
             true => self.ask_at_home(out, *ask),
@@ -36,7 +36,7 @@ impl Hub {
     /// Questions of one asker to one home core, for this core or for another. They keep their order
     /// on every way: where one waits, those after it wait with it. What makes more deliveries than
     /// leave well in one turn goes on in the next one.
-    pub(super) fn forward_all(&mut self, out: &mut dyn Outside, mut asks: VecDeque<Ask>) {
+    pub(super) fn forward_all(&mut self, out: &mut dyn HubPort, mut asks: VecDeque<Ask>) {
         let Some(first) = asks.front() else { return };
         let home = self.placement.home(&first.channel);
         if home != usize::from(self.core) {
@@ -61,21 +61,21 @@ impl Hub {
 
     /// Home: answers, or has a publication wait for a core that is behind: the question goes there
     /// and comes back when that core has worked off what was before it.
-    fn ask_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
+    fn ask_at_home(&mut self, out: &mut dyn HubPort, ask: Ask) {
         match self.waits_for(out, &ask) {
             Some(core) => out.post_urgent(core.into(), Letter::Ask(Box::new(ask))),
             None => self.do_at_home(out, ask),
         }
     }
 
-    fn waits_for(&mut self, out: &mut dyn Outside, ask: &Ask) -> Option<u16> {
+    fn waits_for(&mut self, out: &mut dyn HubPort, ask: &Ask) -> Option<u16> {
         match ask.question {
             Question::Publish(_) => self.behind(out, &ask.channel),
             _ => None,
         }
     }
 
-    fn do_at_home(&mut self, out: &mut dyn Outside, ask: Ask) {
+    fn do_at_home(&mut self, out: &mut dyn HubPort, ask: Ask) {
         if self.is_mirror() && !self.knows(&ask.question) {
             return self.ask_mirrored(out, ask);
         }
@@ -119,7 +119,7 @@ impl Hub {
 
     pub(super) fn answer(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         asker: Asker,
         answer: Result<Answer, Error>,
     ) {

@@ -14,14 +14,14 @@ use crate::gateway::broker::{self, Fault, Message, Outcome, Request};
 use crate::gateway::delivery::{Delivery, Happening};
 use crate::gateway::handover::Handover;
 use crate::gateway::home::told;
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{Answer, ClientId, Letter, Publish, Who};
-use crate::gateway::outside::Outside;
 use crate::gateway::stream::{Position, Read, StreamOptions};
 use crate::gateway::wire::messages::Publication;
 
 impl Hub {
     /// The control plane says something about a takeover.
-    pub(super) fn hand_over(&mut self, out: &mut dyn Outside, letter: Handover) {
+    pub(super) fn hand_over(&mut self, out: &mut dyn HubPort, letter: Handover) {
         match letter {
             Handover::Attach(heir) => self.heir = Some(heir),
             Handover::Ask(core, request) => {
@@ -67,7 +67,7 @@ impl Hub {
     }
 
     /// Does what a mirror asks of a home.
-    fn fulfil(&mut self, out: &mut dyn Outside, request: Request) -> Result<Outcome, Fault> {
+    fn fulfil(&mut self, out: &mut dyn HubPort, request: Request) -> Result<Outcome, Fault> {
         let now = out.now();
         match request {
             Request::Listen(names) => {
@@ -144,7 +144,7 @@ impl Hub {
 
     fn publish_for(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         publish: broker::Publish,
     ) -> Result<Outcome, Fault> {
         let broker::Publish { channel, data, stream, delta, idempotency_key, .. } = publish;
@@ -180,7 +180,7 @@ impl Hub {
         }
     }
 
-    fn spread(&mut self, out: &mut dyn Outside, channel: &str, happening: Happening) {
+    fn spread(&mut self, out: &mut dyn HubPort, channel: &str, happening: Happening) {
         if let Some((key, delivery)) = self.home.spread(channel, happening) {
             self.fan_out(out, key, &delivery);
         }

@@ -8,8 +8,8 @@ use super::Hub;
 use super::mirror::Mirror;
 use crate::gateway::broker::{Fault, Outcome, Ticket};
 use crate::gateway::home::{Home, Restoring};
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::Letter;
-use crate::gateway::outside::Outside;
 
 /// What has come of the elder's state.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Legacy {
 
 impl Hub {
     /// Records of the elder's state.
-    pub(super) fn take_records(&mut self, out: &mut dyn Outside, records: &[u8]) {
+    pub(super) fn take_records(&mut self, out: &mut dyn HubPort, records: &[u8]) {
         let (core, placement, limits) = (self.core, self.placement, *self.home.limits());
         let legacy = self.legacy.get_or_insert_with(|| {
             let restoring = Restoring::new(out.now(), std::time::Duration::ZERO);
@@ -33,7 +33,7 @@ impl Hub {
     }
 
     /// This core orders its channels from here on.
-    pub(super) fn succeed(&mut self, out: &mut dyn Outside, whole: bool) {
+    pub(super) fn succeed(&mut self, out: &mut dyn HubPort, whole: bool) {
         let legacy = self.legacy.take();
         let Some(mirror) = self.mirror.take() else { return };
         // What was asked for is answered still; nothing else of it is needed.
@@ -67,7 +67,7 @@ impl Hub {
     /// What was asked of the elder has an answer after all.
     pub(super) fn answered_late(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         ticket: Ticket,
         answer: Result<Outcome, Fault>,
     ) {

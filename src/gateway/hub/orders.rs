@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use super::Hub;
+use crate::gateway::hub_port::{ClientKey, Event, HubPort};
 use crate::gateway::letters::{Action, CoreInfo, Letter, Survey, UserOrder};
-use crate::gateway::outside::{ClientKey, Event, Outside};
 use crate::gateway::wire::Unsubscribe;
 
 impl Hub {
     /// Does something with a user's connections on all cores.
-    pub fn order(&mut self, out: &mut dyn Outside, order: &Arc<UserOrder>) {
+    pub fn order(&mut self, out: &mut dyn HubPort, order: &Arc<UserOrder>) {
         for core in self.others() {
             out.post_urgent(core, Letter::OrderHere(order.clone()));
         }
@@ -18,7 +18,7 @@ impl Hub {
     }
 
     /// Asks all cores what is there.
-    pub fn survey(&mut self, out: &mut dyn Outside, survey: &Arc<Survey>) {
+    pub fn survey(&mut self, out: &mut dyn HubPort, survey: &Arc<Survey>) {
         for core in self.others() {
             out.post_urgent(core, Letter::SurveyHere(survey.clone()));
         }
@@ -30,7 +30,7 @@ impl Hub {
         (0..self.placement.cores()).filter(move |core| *core != here)
     }
 
-    pub(super) fn order_here(&mut self, out: &mut dyn Outside, order: &Arc<UserOrder>) {
+    pub(super) fn order_here(&mut self, out: &mut dyn HubPort, order: &Arc<UserOrder>) {
         let of = self.users.of(&order.user).filter(|(_, client)| order.concerns(client.id()));
         let clients: Vec<_> = of.map(|(key, client)| (key, client.link())).collect();
         let mut count = 0;
@@ -52,7 +52,7 @@ impl Hub {
     /// Ends a connection's subscriptions to this channel or to any, as far as they are answered.
     fn end_matching(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: ClientKey,
         channel: Option<&str>,
         why: &Unsubscribe,

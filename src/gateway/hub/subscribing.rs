@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::Hub;
 use crate::gateway::delivery::{Item, chain};
 use crate::gateway::filter::Filter;
+use crate::gateway::hub_port::{ClientKey, Event, HubPort, SubKey};
 use crate::gateway::letters::{
     ClientId, InformLetter, Letter, Member, Recover, SubscribeLetter, SubscribedLetter,
     UnsubscribeLetter, Who,
 };
 use crate::gateway::local::{Begin, Confirmed, Ended, Wants, cost};
-use crate::gateway::outside::{ClientKey, Event, Outside, SubKey};
 use crate::gateway::stream::StreamOptions;
 use crate::gateway::wire::messages::{Publication, SubscribeResult};
 use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
@@ -52,7 +52,7 @@ impl Hub {
     /// There is no event then.
     pub fn subscribe(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: ClientKey,
         channel: &str,
         subscribe: Subscribe,
@@ -99,7 +99,7 @@ impl Hub {
     }
 
     /// Ends a connection's subscription, answered or not. No event tells. False if there is none.
-    pub fn unsubscribe(&mut self, out: &mut dyn Outside, key: ClientKey, channel: &str) -> bool {
+    pub fn unsubscribe(&mut self, out: &mut dyn HubPort, key: ClientKey, channel: &str) -> bool {
         let client = self.users.get(key);
         let sub = client.and_then(|client| self.locals.find(client, channel));
         sub.is_some_and(|sub| self.end(out, key, sub, None))
@@ -108,7 +108,7 @@ impl Hub {
     /// What others see of a connection in its channel is this from now on.
     pub fn inform(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: ClientKey,
         channel: &Arc<str>,
         (conn_info, chan_info): (Bytes, Bytes),
@@ -126,7 +126,7 @@ impl Hub {
     /// Ends a subscription, and tells the session if it does not know.
     pub(super) fn end(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: ClientKey,
         sub: SubKey,
         why: Option<&Unsubscribe>,
@@ -143,7 +143,7 @@ impl Hub {
     }
 
     /// Takes back at the home core what a subscription asked for.
-    pub(super) fn withdraw(&mut self, out: &mut dyn Outside, ended: Ended, client: ClientId) {
+    pub(super) fn withdraw(&mut self, out: &mut dyn HubPort, ended: Ended, client: ClientId) {
         let Ended { sub, channel, member, joins, .. } = ended;
         let home = self.placement.home(&channel);
         let member = member.then_some(client);
@@ -152,7 +152,7 @@ impl Hub {
     }
 
     /// Home: one more subscriber.
-    pub(super) fn subscribe_at_home(&mut self, out: &mut dyn Outside, letter: SubscribeLetter) {
+    pub(super) fn subscribe_at_home(&mut self, out: &mut dyn HubPort, letter: SubscribeLetter) {
         if self.is_mirror() {
             return self.subscribe_mirrored(out, letter);
         }
@@ -168,7 +168,7 @@ impl Hub {
     /// Home: one subscriber less.
     pub(super) fn unsubscribe_at_home(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         letter: &UnsubscribeLetter,
     ) {
         if self.is_mirror() {
@@ -180,7 +180,7 @@ impl Hub {
     }
 
     /// The home core has let a subscriber in.
-    pub(super) fn subscribed(&mut self, out: &mut dyn Outside, letter: SubscribedLetter) {
+    pub(super) fn subscribed(&mut self, out: &mut dyn HubPort, letter: SubscribedLetter) {
         // It may have ended in the meantime; then its withdrawal is under way.
         let Some(confirmed) = self.locals.confirm(&letter) else { return };
         self.counters.subscribed += 1;

@@ -3,8 +3,8 @@
 use super::{COMPACT, DELTA, FILTERED, JOINS, Locals, POSITIONED, PRIMED, RECOVERABLE, Sub};
 use crate::gateway::delivery::{Delivery, Form, Happening, Item, Variant};
 use crate::gateway::format::Format;
+use crate::gateway::hub_port::{HubPort, SubKey};
 use crate::gateway::letters::ChannelId;
-use crate::gateway::outside::{Outside, SubKey};
 
 /// Why a subscriber cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Locals {
     /// them is up to the caller. Returns how many it was sent to.
     pub(in crate::gateway) fn deliver(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         delivery: &Delivery,
         lost: &mut Vec<(SubKey, Loss)>,
     ) -> u64 {
@@ -32,7 +32,7 @@ impl Locals {
 
     fn publish(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         delivery: &Delivery,
         item: &Item,
         seq: u64,
@@ -83,7 +83,7 @@ impl Locals {
         sent
     }
 
-    fn announce(&mut self, out: &mut dyn Outside, delivery: &Delivery) -> u64 {
+    fn announce(&mut self, out: &mut dyn HubPort, delivery: &Delivery) -> u64 {
         let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
         let mut sent = 0;
         for key in &self.channels[*channel].members {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Frame;
 use crate::gateway::delivery::{Delivery, Happening, Item};
+use crate::gateway::hub_port::{Event, HubPort, Refused};
 use crate::gateway::letters::{ClientId, Letter, Recovered, Who};
-use crate::gateway::outside::{Event, Outside, Refused};
 use crate::gateway::stream::{Epoch, Position};
 use crate::gateway::users::Users;
 use crate::gateway::wire::messages::FilterNode;
@@ -215,7 +215,7 @@ impl Out {
     }
 }
 
-impl Outside for Out {
+impl HubPort for Out {
     fn now(&self) -> Duration {
         Duration::ZERO
     }

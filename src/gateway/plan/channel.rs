@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::gateway::proxy::DEFAULT_PROXY;
+use crate::gateway::hooks::DEFAULT_PROXY;
 use crate::options::options;
 
 options! {

@@ -1,6 +1,6 @@
 //! Remote procedure calls of clients, and where each goes.
 
-use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
+use crate::gateway::hooks::{DEFAULT_PROXY, proxy_name};
 use crate::options::options;
 
 options! {

@@ -10,12 +10,12 @@ use super::port::Port;
 use super::sending::Saying;
 use super::ticket::{Ticket, Waits, kind_of};
 use super::{CONNECTING, OPEN, SubMore};
-use crate::gateway::channels::{Asker, Decision, Place};
+use crate::gateway::channels::{Decision, ResolvedChannel, Subject};
+use crate::gateway::hooks::{HookEvent, PublishReply};
+use crate::gateway::hub_port::{ClientKey, Link};
 use crate::gateway::letters::{self, Ask, ClientId, Publish};
-use crate::gateway::outside::{ClientKey, Link};
 use crate::gateway::places::Resume;
 use crate::gateway::plan::Route;
-use crate::gateway::proxy::{HookEvent, PublishReply};
 use crate::gateway::refusals::{self, Refused};
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::CommandKind;
@@ -29,7 +29,7 @@ use crate::gateway::wire::messages::{
 use crate::gateway::wire::{self, Disconnect, Encoding, Error};
 
 /// What becomes of a command.
-pub(super) enum Refusal {
+pub(super) enum CommandError {
     /// An error reply.
     Error(Error),
     /// The end of the connection.
@@ -38,7 +38,7 @@ pub(super) enum Refusal {
     Later,
 }
 
-impl Refusal {
+impl CommandError {
     /// For who cannot come back later.
     pub(super) fn at_once(self) -> Self {
         match self {
@@ -53,20 +53,20 @@ impl Refusal {
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
 }
 
-impl From<Disconnect> for Refusal {
+impl From<Disconnect> for CommandError {
     fn from(disconnect: Disconnect) -> Self {
         Self::Disconnect(disconnect)
     }
 }
 
 /// A command that is replied to later, or was.
-pub(super) type Outcome = Result<(), Refusal>;
+pub(super) type Outcome = Result<(), CommandError>;
 
 impl Sessions {
     /// Handles one command. The error closes the connection.
@@ -124,12 +124,12 @@ impl Sessions {
         };
         match outcome {
             Ok(()) => Ok(Done::Done),
-            Err(Refusal::Error(error)) => {
+            Err(CommandError::Error(error)) => {
                 self.state.fail(port, link, ticket, error);
                 Ok(Done::Done)
             }
-            Err(Refusal::Disconnect(disconnect)) => Err(disconnect),
-            Err(Refusal::Later) => {
+            Err(CommandError::Disconnect(disconnect)) => Err(disconnect),
+            Err(CommandError::Later) => {
                 self.state.postpone(port, link);
                 Ok(Done::Wait)
             }
@@ -148,10 +148,10 @@ impl Sessions {
     }
 
     /// Who asks about a channel.
-    pub(super) fn asker<'g>(&'g self, client: ClientKey, channel: &str) -> Asker<'g> {
+    pub(super) fn asker<'g>(&'g self, client: ClientKey, channel: &str) -> Subject<'g> {
         let subscribed = self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending);
         let user = self.hub.users().name_of(client).map_or("", |name| name);
-        Asker { user, insecure: self.state.rules.options.client.insecure, subscribed }
+        Subject { user, insecure: self.state.rules.options.client.insecure, subscribed }
     }
 
     /// What holds for a channel that a client names. One to which the application has subscribed it
@@ -161,7 +161,7 @@ impl Sessions {
         rules: &'n Rulebook,
         client: ClientKey,
         channel: &'c str,
-    ) -> Result<Place<'n, 'c>, Error> {
+    ) -> Result<ResolvedChannel<'n, 'c>, Error> {
         match self.hub.subscription(client, channel) {
             Some(_) => rules.namespaces.place(channel),
             None => rules.namespaces.resolve(channel),
@@ -169,7 +169,7 @@ impl Sessions {
     }
 
     /// The session's number in the hub. Only open sessions get here.
-    pub(super) fn client_of(&mut self, link: Link) -> Result<ClientKey, Refusal> {
+    pub(super) fn client_of(&mut self, link: Link) -> Result<ClientKey, CommandError> {
         let session = self.state.table.get_mut(link);
         session.and_then(|session| session.client()).ok_or(Error::INTERNAL.into())
     }
@@ -410,10 +410,10 @@ impl Sessions {
         // An error would make SDKs give the subscription up for good. Closed, they ask for another
         // token when they are back.
         let claims = match self.sub_claims(port, link, client, channel, &request.token) {
-            Err(Refusal::Error(error)) if error == Error::TOKEN_EXPIRED => {
+            Err(CommandError::Error(error)) if error == Error::TOKEN_EXPIRED => {
                 return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
             }
-            Err(Refusal::Error(error)) if error == Error::PERMISSION_DENIED => {
+            Err(CommandError::Error(error)) if error == Error::PERMISSION_DENIED => {
                 return Err(Disconnect::INVALID_TOKEN.into());
             }
             other => other?,
@@ -464,7 +464,7 @@ impl Sessions {
         client: ClientKey,
         channel: &str,
         token: &str,
-    ) -> Result<tokens::SubscriptionClaims, Refusal> {
+    ) -> Result<tokens::SubscriptionClaims, CommandError> {
         self.state.pay_signature(port, link);
         let claims = match self.state.rules.subscription.subscription(token, self.state.unix) {
             Ok(claims) => claims,
@@ -498,8 +498,8 @@ impl Sessions {
         port: &mut impl Port,
         link: Link,
         error: &tokens::TokenError,
-        expired: Refusal,
-    ) -> Refusal {
+        expired: CommandError,
+    ) -> CommandError {
         self.refused(link, Refused::Token, &error.to_string(), "");
         match error {
             tokens::TokenError::Expired => expired,
@@ -551,13 +551,13 @@ impl Sessions {
     ) -> Outcome {
         let asker = letters::Asker::Client { core: self.state.core, link, ticket: ticket.0 };
         let ask = Ask { channel: channel.into(), question, asker };
-        self.with_hub(port, |hub, out| hub.ask(out, ask)).map_err(Refusal::of_hub)
+        self.with_hub(port, |hub, out| hub.ask(out, ask)).map_err(CommandError::of_hub)
     }
 }
 
 impl CoreState {
     /// A subscription token that is not ours: the client is told so, and closed after a few.
-    fn refuse_token(&mut self, link: Link) -> Refusal {
+    fn refuse_token(&mut self, link: Link) -> CommandError {
         let limit = self.rules.options.client.failed_token_limit;
         let Some(session) = self.table.get_mut(link) else { return Error::INTERNAL.into() };
         session.failures = session.failures.saturating_add(1);
@@ -674,7 +674,7 @@ impl CoreState {
 const AROUND: usize = 1024;
 
 /// A channel's name; clients are closed for none.
-pub(super) fn named(channel: &str) -> Result<&str, Refusal> {
+pub(super) fn named(channel: &str) -> Result<&str, CommandError> {
     if channel.is_empty() { Err(Disconnect::BAD_REQUEST.into()) } else { Ok(channel) }
 }
 

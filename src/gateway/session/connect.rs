@@ -4,19 +4,19 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::commands::{Outcome, Refusal};
+use super::commands::{CommandError, Outcome};
 use super::machine::{CoreState, Deferred, Sessions};
 use super::port::Port;
 use super::ticket::{Ticket, Waits};
 use super::timers::What;
 use super::{CONNECTING, Connecting, NATIVE_PINGS, NOBODY, OPEN};
-use crate::gateway::channels::{Asker, Decision, Override, Wish};
+use crate::gateway::channels::{Decision, Override, Subject, Wish};
 use crate::gateway::format::Format;
+use crate::gateway::hooks::{ConnectReply, HookEvent};
+use crate::gateway::hub_port::Link;
 use crate::gateway::letters::{ClientId, SeatRule};
-use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::plan::Plan;
-use crate::gateway::proxy::{ConnectReply, HookEvent};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::tokens::ConnectionClaims;
@@ -286,7 +286,7 @@ impl Sessions {
             Some(rule) => {
                 let entered =
                     self.with_hub(port, |hub, out| hub.enter(out, client, ticket.0, rule));
-                entered.map_err(|_| Refusal::from(Disconnect::TOO_MANY_REQUESTS))
+                entered.map_err(|_| CommandError::from(Disconnect::TOO_MANY_REQUESTS))
             }
             None => self.seat(port, link),
         }
@@ -299,7 +299,7 @@ impl Sessions {
         let Some(session) = self.state.table.get_mut(link) else { return Ok(()) };
         let Some(connecting) = session.connecting() else { return Ok(()) };
         // Not even without checks: the client would be in channels it does not know.
-        let asker = Asker { user: &admitted.user, insecure: false, subscribed: false };
+        let asker = Subject { user: &admitted.user, insecure: false, subscribed: false };
         let mut asked = Vec::new();
         for channel in connecting.positions.keys().filter(|channel| !channel.is_empty()) {
             if rules.namespaces.place(channel).is_err() {
@@ -414,7 +414,7 @@ impl Sessions {
             return Err(Error::ALREADY_SUBSCRIBED.into());
         }
         let user = self.hub.users().name_of(client).map_or("", |name| name);
-        let asker = Asker { user, insecure: rules.options.client.insecure, subscribed: true };
+        let asker = Subject { user, insecure: rules.options.client.insecure, subscribed: true };
         let mut mode = place.mode(asker, &sub.overrides, Wish::default());
         mode.auto_cache_recover |= sub.cached && mode.recovery;
         let ticket = Ticket::new(waits, port.now().as_millis() as u64, number);
@@ -430,7 +430,7 @@ impl Sessions {
             info: sub.info,
             data: sub.data,
         };
-        self.subscribe_on(port, link, ticket, terms, &request).map_err(Refusal::at_once)
+        self.subscribe_on(port, link, ticket, terms, &request).map_err(CommandError::at_once)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the hub needs and tells while it works: its needs go on to the sessions' port, and what it
 //! tells of a connection is put into the client's words.
 //!
-//! Owns the one implementation of the hub's [`Outside`]. The hub is at work meanwhile, so nothing
+//! Owns the one implementation of the hub's [`HubPort`]. The hub is at work meanwhile, so nothing
 //! here may call it: what needs that is deferred. The invariant: nothing here has the hub at hand.
 
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use super::ticket::{Ticket, Waits, is_call};
 use crate::engine::Frame;
 use crate::gateway::broker;
 use crate::gateway::format::Format;
+use crate::gateway::hub_port::{Event, HubPort, Link, Refused};
 use crate::gateway::letters::{Answer, Letter};
-use crate::gateway::outside::{Event, Link, Outside, Refused};
 use crate::gateway::wire::messages::{
     Publication, PublishResult, Push, PushBody, ReplyBody, SubscribePush, SubscribeResult,
 };
 use crate::gateway::wire::{self, Disconnect, Encoding, Error, Unsubscribe};
 
 /// The way of the hub to the sessions, and through them to all else.
-pub(super) struct HubPort<'p, P> {
+pub(super) struct HubSide<'p, P> {
     pub(super) state: &'p mut CoreState,
     pub(super) port: &'p mut P,
 }
 
-impl<P: Port> Outside for HubPort<'_, P> {
+impl<P: Port> HubPort for HubSide<'_, P> {
     fn now(&self) -> Duration {
         self.port.now()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::commands::Refusal;
+use super::commands::CommandError;
 use super::connect::ServerSub;
 use super::machine::{CoreState, Sessions};
 use super::order::Run;
@@ -13,9 +13,9 @@ use super::port::Port;
 use super::ticket::{Ticket, Waits};
 use super::timers::What;
 use super::{ASKED, OPEN, Revoked};
+use crate::gateway::hooks::{GRACE_SECONDS, HookEvent, HookReply, HookResult, SubRefreshReply};
+use crate::gateway::hub_port::Link;
 use crate::gateway::letters::{Action, UserOrder};
-use crate::gateway::outside::Link;
-use crate::gateway::proxy::{GRACE_SECONDS, HookEvent, HookReply, HookResult, SubRefreshReply};
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::messages::{PushBody, RefreshPush, SubscribeRequest};
 use crate::gateway::wire::{Disconnect, Unsubscribe};
@@ -323,18 +323,18 @@ impl Sessions {
         port: &mut impl Port,
         link: Link,
         ticket: Ticket,
-        outcome: Result<(), Refusal>,
+        outcome: Result<(), CommandError>,
     ) {
-        match outcome.map_err(Refusal::at_once) {
-            Ok(()) | Err(Refusal::Later) => {}
-            Err(Refusal::Error(error)) => {
+        match outcome.map_err(CommandError::at_once) {
+            Ok(()) | Err(CommandError::Later) => {}
+            Err(CommandError::Error(error)) => {
                 if ticket.waits() == Some(Waits::Command(CommandKind::Connect)) {
                     // It was the last command, and what is kept for it goes now.
                     self.give_up(port, link);
                 }
                 self.state.fail(port, link, ticket, error);
             }
-            Err(Refusal::Disconnect(disconnect)) => self.state.close(port, link, &disconnect),
+            Err(CommandError::Disconnect(disconnect)) => self.state.close(port, link, &disconnect),
         }
         self.state.table.weigh(link);
     }

@@ -14,9 +14,9 @@ use super::ticket::Ticket;
 use super::{Revoked, Session};
 use crate::gateway::account::Budget;
 use crate::gateway::channels::{Override, Switch};
-use crate::gateway::outside::Link;
-use crate::gateway::proxy::{Asking, FeedAsked, FeedId, FeedNews, FeedSaid, FeedWord};
-use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
+use crate::gateway::hooks::{Asking, FeedAsked, FeedId, FeedNews, FeedSaid, FeedWord};
+use crate::gateway::hooks::{DEFAULT_PROXY, proxy_name};
+use crate::gateway::hub_port::Link;
 use crate::gateway::wire::messages::{
     Publication, PublishResult, PushBody, ReplyBody, SubscribeRequest,
 };

@@ -6,19 +6,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::ASKED;
-use super::commands::{Outcome, Refusal};
+use super::commands::{CommandError, Outcome};
 use super::connect::Names;
 use super::feeds;
 use super::machine::Sessions;
 use super::port::Port;
 use super::subscribe::Wanted;
 use super::ticket::{Ticket, Waits};
-use crate::gateway::outside::Link;
-use crate::gateway::plan::{ChannelOptions, HooksPlan, Route};
-use crate::gateway::proxy::{
+use crate::gateway::hooks::{
     Caller, ClientHeaders, HookEvent, HookKind, HookRefusal, HookReply, HookRequest, HookResult,
 };
-use crate::gateway::proxy::{DEFAULT_PROXY, proxy_name};
+use crate::gateway::hooks::{DEFAULT_PROXY, proxy_name};
+use crate::gateway::hub_port::Link;
+use crate::gateway::plan::{ChannelOptions, HooksPlan, Route};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::messages::{ReplyBody, RpcResult};
@@ -27,7 +27,7 @@ use crate::protocol::request::Request;
 
 /// A question under way: whose it is, and what it was about.
 #[derive(Debug)]
-pub struct Question {
+pub struct HookTicket {
     link: Link,
     ticket: Ticket,
     /// Of `publish` and `subscribe`: what goes on if the backend allows it.
@@ -56,7 +56,7 @@ enum About {
 /// What the backend has answered.
 pub struct HookAnswer {
     /// To what.
-    pub question: Question,
+    pub question: HookTicket,
     /// The answer, or what stands for it.
     pub result: HookResult,
     /// What the control plane has back when the answer is read.
@@ -73,7 +73,7 @@ impl std::fmt::Debug for HookAnswer {
     }
 }
 
-impl Question {
+impl HookTicket {
     /// Memory that is held for it until the answer comes, beside what the backend is told.
     pub(crate) fn cost(&self) -> usize {
         size_of::<Self>()
@@ -159,7 +159,7 @@ impl Sessions {
             About::Subscribe(wanted) => Some(wanted.request.channel.clone()),
             _ => None,
         };
-        let question = Question { link, ticket, about };
+        let question = HookTicket { link, ticket, about };
         match port.ask_backend(Box::new(request), question) {
             Ok(()) => {
                 if let Some(session) = self.state.table.get_mut(link) {
@@ -209,10 +209,10 @@ impl Sessions {
     pub(super) fn backend_answered(
         &mut self,
         port: &mut impl Port,
-        question: Question,
+        question: HookTicket,
         result: HookResult,
     ) {
-        let Question { link, ticket, about } = question;
+        let HookTicket { link, ticket, about } = question;
         if let About::SubRefresh { channel, expire_at } = &about {
             return self.sub_refreshed(port, link, (channel, *expire_at), result);
         }
@@ -310,7 +310,7 @@ impl Sessions {
                 Ok(())
             }
             // An answer to another question: the control plane's mistake.
-            _ => Err(Refusal::Error(Error::INTERNAL)),
+            _ => Err(CommandError::Error(Error::INTERNAL)),
         }
     }
 
@@ -420,7 +420,7 @@ mod tests {
         use crate::gateway::wire::messages::SubscribeRequest;
         let cost = |about: About| {
             let ticket = Ticket::new(Waits::Api, 0, 0);
-            Question { link: Link(0), ticket, about }.cost() - size_of::<Question>()
+            HookTicket { link: Link(0), ticket, about }.cost() - size_of::<HookTicket>()
         };
         let own = str::to_owned;
         assert_eq!(cost(About::Nothing), 0);

@@ -2,7 +2,7 @@
 //!
 //! Owns what a core's sessions share, and the order in which things happen. Everything that
 //! happens is an [`Input`], and each goes through [`Sessions::step`]; what comes of it are calls of
-//! a [`Port`]. The hub tells sessions what happens while it works ([`HubPort`](super::events)):
+//! a [`Port`]. The hub tells sessions what happens while it works ([`HubSide`](super::events)):
 //! what they say to that at once they say, and what needs the hub again is an entry of one list,
 //! which `step` works off. The invariant: between two steps the list is empty, a session exists
 //! exactly while its connection is open, and it is known to the hub from its accepted connect
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::events::HubPort;
+use super::events::HubSide;
 use super::hooks::HookAnswer;
 use super::order::Run;
 use super::port::Port;
@@ -23,12 +23,12 @@ use super::{Revoked, Session};
 use crate::engine::Cause;
 use crate::gateway::emulation::SessionNames;
 use crate::gateway::format::Format;
+use crate::gateway::hooks::FeedNews;
 use crate::gateway::hub::Hub;
+use crate::gateway::hub_port::Link;
 use crate::gateway::inspect::SlowEnds;
 use crate::gateway::letters::{Letter, UserOrder};
-use crate::gateway::outside::Link;
 use crate::gateway::places::Resume;
-use crate::gateway::proxy::FeedNews;
 use crate::gateway::refusals::Refusals;
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::stats::GatewayStats;
@@ -319,9 +319,9 @@ impl Sessions {
     pub(super) fn with_hub<P: Port, T>(
         &mut self,
         port: &mut P,
-        act: impl FnOnce(&mut Hub, &mut HubPort<'_, P>) -> T,
+        act: impl FnOnce(&mut Hub, &mut HubSide<'_, P>) -> T,
     ) -> T {
-        let result = act(&mut self.hub, &mut HubPort { state: &mut self.state, port });
+        let result = act(&mut self.hub, &mut HubSide { state: &mut self.state, port });
         self.state.subscription_bytes = self.hub.subscription_bytes();
         result
     }

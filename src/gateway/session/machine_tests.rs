@@ -5,19 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hooks::{HookAnswer, Question};
+use super::hooks::{HookAnswer, HookTicket};
 use super::port::Port;
 use super::{First, Session, Sessions, negotiate};
 use crate::engine::{Cause, Frame};
 use crate::gateway::broker;
 use crate::gateway::emulation::SessionNames;
 use crate::gateway::home::HomeLimits;
+use crate::gateway::hooks::{FeedId, FeedWord, HookReply, HookRequest, RpcReply};
 use crate::gateway::hub::Hub;
+use crate::gateway::hub_port::{Link, Refused};
 use crate::gateway::letters::{Action, Answer, Gather, Letter, UserOrder};
-use crate::gateway::outside::{Link, Refused};
 use crate::gateway::placement::Placement;
 use crate::gateway::plan::Plan;
-use crate::gateway::proxy::{FeedId, FeedWord, HookReply, HookRequest, RpcReply};
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::wire::{Disconnect, Error, Unsubscribe};
 use crate::protocol::HttpResponse;
@@ -48,7 +48,7 @@ struct Recorder {
     drawn: u64,
     closed: BTreeSet<Link>,
     letters: VecDeque<(usize, Letter)>,
-    questions: VecDeque<Question>,
+    questions: VecDeque<HookTicket>,
     congested: BTreeSet<Link>,
 }
 
@@ -185,7 +185,11 @@ impl Port for Recorder {
         Err(Refused)
     }
 
-    fn ask_backend(&mut self, hook: Box<HookRequest>, question: Question) -> Result<(), Question> {
+    fn ask_backend(
+        &mut self,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket> {
         self.effects.push(Effect::Asked(hook.kind().name()));
         self.questions.push_back(question);
         Ok(())

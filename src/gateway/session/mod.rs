@@ -35,18 +35,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(super) use connect::connect_request;
-pub use hooks::{HookAnswer, Question};
+pub use hooks::{HookAnswer, HookTicket};
 pub(super) use machine::{Beat, First, Sessions};
 pub(super) use port::Port;
 pub(super) use sending::connect_responses;
 pub(super) use ticket::CALL;
 
 use super::format::{Format, Transport};
+use super::hooks::ClientHeaders;
+use super::hub_port::ClientKey;
 use super::letters::{ClientId, UserOrder};
-use super::outside::ClientKey;
 use super::places::{Places, Resume};
 use super::plan::Plan;
-use super::proxy::ClientHeaders;
 use super::wire::messages::{ConnectResult, SubscribeRequest};
 use super::wire::{Encoding, Unsubscribe};
 use crate::engine::Frame;

@@ -16,7 +16,7 @@ use super::queue::Queue;
 use super::shares::{COMMAND, DELIVERY, SIGNATURE, at_rate};
 use super::timers::What;
 use super::{BACKLOG, HELD, OPEN, RUNNING, Session};
-use crate::gateway::outside::Link;
+use crate::gateway::hub_port::Link;
 use crate::gateway::places::Resume;
 use crate::gateway::wire::{self, Disconnect};
 

@@ -8,12 +8,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::hooks::Question;
+use super::hooks::HookTicket;
 use crate::engine::Frame;
 use crate::gateway::broker;
+use crate::gateway::hooks::{FeedId, FeedWord, HookRequest};
+use crate::gateway::hub_port::{Link, Refused};
 use crate::gateway::letters::{Answer, Letter};
-use crate::gateway::outside::{Link, Refused};
-use crate::gateway::proxy::{FeedId, FeedWord, HookRequest};
 use crate::gateway::wire::{Disconnect, Error};
 use crate::protocol::HttpResponse;
 use crate::protocol::message::Kind;
@@ -75,26 +75,30 @@ pub(in crate::gateway) trait Port {
     /// A client's address; `None` if the connection is gone.
     fn peer(&mut self, link: Link) -> Option<SocketAddr>;
 
-    /// As [`Outside::post`](crate::gateway::outside::Outside::post).
+    /// As [`HubPort::post`](crate::gateway::hub_port::HubPort::post).
     fn post(&mut self, core: usize, letter: Letter) -> Result<(), Refused>;
 
-    /// As [`Outside::post_reserved`](crate::gateway::outside::Outside::post_reserved).
+    /// As [`HubPort::post_reserved`](crate::gateway::hub_port::HubPort::post_reserved).
     fn post_reserved(&mut self, core: usize, letter: Letter) -> Result<(), Refused>;
 
-    /// As [`Outside::post_urgent`](crate::gateway::outside::Outside::post_urgent).
+    /// As [`HubPort::post_urgent`](crate::gateway::hub_port::HubPort::post_urgent).
     fn post_urgent(&mut self, core: usize, letter: Letter);
 
-    /// As [`Outside::is_behind`](crate::gateway::outside::Outside::is_behind).
+    /// As [`HubPort::is_behind`](crate::gateway::hub_port::HubPort::is_behind).
     fn is_behind(&self, core: usize) -> bool;
 
     /// Whether many questions wait for some core: who awaits an answer asks nothing more.
     fn is_crowded(&self) -> bool;
 
-    /// As [`Outside::broker`](crate::gateway::outside::Outside::broker).
+    /// As [`HubPort::broker`](crate::gateway::hub_port::HubPort::broker).
     fn ask_broker(&mut self, request: broker::Request) -> Result<(), Refused>;
 
     /// Asks the application's backend. The error gives the question back: there is no room.
-    fn ask_backend(&mut self, hook: Box<HookRequest>, question: Question) -> Result<(), Question>;
+    fn ask_backend(
+        &mut self,
+        hook: Box<HookRequest>,
+        question: HookTicket,
+    ) -> Result<(), HookTicket>;
 
     /// A connection with questions under way, or with feeds, is gone.
     fn forget(&mut self, link: Link);

@@ -4,7 +4,7 @@ use super::machine::CoreState;
 use super::port::Port;
 use crate::engine::Frame;
 use crate::gateway::format::Format;
-use crate::gateway::outside::Link;
+use crate::gateway::hub_port::Link;
 use crate::gateway::plan::{ConnectResponses, Plan};
 use crate::gateway::wire::Disconnect;
 use crate::protocol::HttpResponse;

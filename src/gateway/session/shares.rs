@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::gateway::outside::Link;
+use crate::gateway::hub_port::Link;
 
 /// See the module's text.
 #[derive(Debug, Default)]

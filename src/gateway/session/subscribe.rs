@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commands::{Outcome, Refusal, named};
+use super::commands::{CommandError, Outcome, named};
 use super::expiry::whole_seconds;
 use super::machine::{CoreState, Sessions};
 use super::port::Port;
@@ -12,12 +12,12 @@ use super::ticket::Ticket;
 use super::{SubMore, feeds};
 use crate::gateway::channels::{Decision, Mode, Override, Wish};
 use crate::gateway::filter::{Filter, FilterError};
+use crate::gateway::hooks::{HookEvent, SubscribeReply};
 use crate::gateway::hub::Subscribe;
+use crate::gateway::hub_port::{ClientKey, Link};
 use crate::gateway::letters::{Recover, RecoverMode};
 use crate::gateway::local::Wants;
-use crate::gateway::outside::{ClientKey, Link};
 use crate::gateway::plan::RecoveryMode;
-use crate::gateway::proxy::{HookEvent, SubscribeReply};
 use crate::gateway::refusals::Refused;
 use crate::gateway::stream::Position;
 use crate::gateway::wire::messages::SubscribeRequest;
@@ -75,7 +75,7 @@ impl Sessions {
         let rules = self.state.rules.clone();
         named(&request.channel)?;
         if let Err(refusal) = self.check_request(link, client, &request) {
-            if let Refusal::Error(error) = &refusal
+            if let CommandError::Error(error) = &refusal
                 && *error != Error::ALREADY_SUBSCRIBED
             {
                 self.refused(link, Refused::Subscription, &error.message, &request.channel);
@@ -147,7 +147,7 @@ impl Sessions {
         &mut self,
         link: Link,
         request: &mut SubscribeRequest,
-    ) -> Result<Option<Arc<Filter>>, Refusal> {
+    ) -> Result<Option<Arc<Filter>>, CommandError> {
         let session = self.state.table.get_mut(link);
         let (Some(tf), Some(session)) = (request.tf.take(), session) else { return Ok(None) };
         match Filter::decode(session.encoding(), &tf) {
@@ -293,7 +293,7 @@ impl Sessions {
         let begun = self.with_hub(port, |hub, out| hub.subscribe(out, client, channel, subscribe));
         if let Err(error) = begun {
             self.state.forget_sub(port, link, channel);
-            return Err(Refusal::of_hub(error));
+            return Err(CommandError::of_hub(error));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use super::Session;
 use crate::common::table::SlotTable;
-use crate::gateway::outside::Link;
+use crate::gateway::hub_port::Link;
 
 /// The sessions of one core.
 #[derive(Default)]

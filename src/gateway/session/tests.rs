@@ -3,8 +3,8 @@
 use super::table::SessionTable;
 use super::ticket::{Ticket, Waits};
 use super::*;
+use crate::gateway::hub_port::Link;
 use crate::gateway::letters::{Action, Gather};
-use crate::gateway::outside::Link;
 use crate::gateway::stats::CommandKind;
 use crate::gateway::wire::Disconnect;
 use crate::gateway::wire::messages::SubscribeResult;

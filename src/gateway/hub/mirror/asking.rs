@@ -11,8 +11,8 @@ use super::messages::{item, member};
 use super::{Hub, Mirror};
 use crate::gateway::broker::{self, Fault, History, Kept, Outcome, Request, Ticket};
 use crate::gateway::home::line::{KNOWN, seconds};
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{Answer, Ask, Asker, ClientId, IDEMPOTENCY_TTL, Publish, Question};
-use crate::gateway::outside::Outside;
 use crate::gateway::stream::{Epoch, Position, Read, StreamOptions};
 use crate::gateway::wire::messages::{HistoryResult, PresenceStatsResult, Publication};
 use crate::gateway::wire::{self, Encoding, Error};
@@ -61,7 +61,7 @@ pub(super) enum Kind {
 
 impl Hub {
     /// Home: answers from memory, or asks the broker.
-    pub(in crate::gateway::hub) fn ask_mirrored(&mut self, out: &mut dyn Outside, ask: Ask) {
+    pub(in crate::gateway::hub) fn ask_mirrored(&mut self, out: &mut dyn HubPort, ask: Ask) {
         let Ask { channel, question, asker } = ask;
         match question {
             Question::Publish(publish) => self.publish_mirrored(out, channel, publish, asker),
@@ -95,7 +95,7 @@ impl Hub {
 
     fn publish_mirrored(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: Arc<str>,
         publish: Publish,
         asker: Asker,
@@ -135,7 +135,7 @@ impl Hub {
 
     fn history_mirrored(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: Arc<str>,
         options: StreamOptions,
         read: Read,
@@ -176,7 +176,7 @@ impl Hub {
 
     fn presence_mirrored(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: Arc<str>,
         asker: Asker,
         form: Form,
@@ -207,7 +207,7 @@ impl Hub {
 
     fn ask_openly(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: Arc<str>,
         kind: Kind,
         pending: Pending,
@@ -221,7 +221,7 @@ impl Hub {
     /// Asks the broker, or answers that there is no room to.
     fn ask_for(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         pending: Pending,
         request: impl FnOnce(Ticket) -> Request,
     ) -> Option<Ticket> {
@@ -235,7 +235,7 @@ impl Hub {
     }
 
     /// Tells all who asked that there is no answer.
-    fn fail(&mut self, out: &mut dyn Outside, pending: Pending, error: &Error) {
+    fn fail(&mut self, out: &mut dyn HubPort, pending: Pending, error: &Error) {
         let askers = match pending {
             Pending::Publish { asker, .. } | Pending::Remove { asker, .. } => vec![asker],
             Pending::History { askers, .. } => askers.into_iter().map(|(asker, _)| asker).collect(),
@@ -253,7 +253,7 @@ impl Hub {
     /// The broker has answered.
     pub(in crate::gateway::hub) fn answered(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         ticket: Ticket,
         answer: Result<Outcome, Fault>,
     ) {
@@ -355,7 +355,7 @@ impl Hub {
 
     fn tell_members(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         askers: Vec<(Asker, Form)>,
         members: &[Bytes],
     ) {
@@ -408,7 +408,7 @@ fn is_due(since: u32, ttl: std::time::Duration, meta_ttl: std::time::Duration) -
 }
 
 /// What somebody asked for of the history that came.
-fn part(past: &broker::Past, read: &Read, out: &mut dyn Outside) -> Result<HistoryResult, Error> {
+fn part(past: &broker::Past, read: &Read, out: &mut dyn HubPort) -> Result<HistoryResult, Error> {
     if read.since.as_ref().is_some_and(|since| !since.is_of(&past.epoch)) {
         return Err(Error::UNRECOVERABLE_POSITION);
     }

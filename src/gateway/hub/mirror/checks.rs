@@ -8,7 +8,7 @@ use super::messages::fingerprint;
 use super::{Again, Hub, PIECE, Pending};
 use crate::gateway::broker::{Fault, Request, Scope, Top, TopOf};
 use crate::gateway::home::line::{BEHIND, DUE, FORKED, HEARD, KNOWN, VERIFY, seconds};
-use crate::gateway::outside::Outside;
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::stream::Epoch;
 
 /// A check that is under way.
@@ -118,7 +118,7 @@ impl Hub {
     /// Looks at lines of which nothing was heard for long, and asks for the positions in doubt.
     pub(super) fn check_positions(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         now: Duration,
     ) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
@@ -145,7 +145,7 @@ impl Hub {
     }
 
     /// Asks for the positions of some channels. False if it was refused.
-    fn check_some(&mut self, out: &mut dyn Outside) -> bool {
+    fn check_some(&mut self, out: &mut dyn HubPort) -> bool {
         let (mut checked, mut tops, mut forked) = (Vec::new(), Vec::new(), Vec::new());
         while tops.len() < PIECE
             && let Some(channel) = self.mirror().due.pop_front()
@@ -201,7 +201,7 @@ impl Hub {
             && (mirror.positions.times + u64::from(key)).is_multiple_of(every.max(1))
     }
 
-    fn check_again(&mut self, out: &mut dyn Outside, checked: Vec<Checked>) {
+    fn check_again(&mut self, out: &mut dyn HubPort, checked: Vec<Checked>) {
         for Checked { channel, .. } in checked {
             // With the next connection everything is checked.
             let Some((_, line)) = self.home.line_of(&channel) else { continue };
@@ -215,7 +215,7 @@ impl Hub {
     /// Positions came, or none did.
     pub(super) fn tops(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         checked: Vec<Checked>,
         tops: Result<Vec<Option<Top>>, Fault>,
     ) {
@@ -230,7 +230,7 @@ impl Hub {
         }
     }
 
-    fn compare_top(&mut self, out: &mut dyn Outside, checked: &Checked, top: Option<Top>) {
+    fn compare_top(&mut self, out: &mut dyn HubPort, checked: &Checked, top: Option<Top>) {
         let Some((key, line)) = self.home.line_of(&checked.channel) else { return };
         if !line.is(KNOWN) || line.is(FORKED) {
             return;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Hub, LINGER, Mirror, PIECE};
 use crate::gateway::broker::{Fault, Life, Request, Scope};
 use crate::gateway::home::line::{ASKED, FORKED, HEARD, KNOWN, SENT, VERIFY};
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::Letter;
-use crate::gateway::outside::Outside;
 
 /// Which parts have a connection, as far as is known. At first there is none.
 #[derive(Debug, Default)]
@@ -107,7 +107,7 @@ impl Hub {
     }
 
     /// The server will not pass on what is published in a channel.
-    pub(super) fn unheard(&mut self, out: &mut dyn Outside, channel: &Arc<str>, fault: Fault) {
+    pub(super) fn unheard(&mut self, out: &mut dyn HubPort, channel: &Arc<str>, fault: Fault) {
         if !self.is_awaited(channel) {
             return;
         }
@@ -123,7 +123,7 @@ impl Hub {
     }
 
     /// The server passes on what is published in a channel from here on.
-    pub(super) fn listening(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
+    pub(super) fn listening(&mut self, out: &mut dyn HubPort, channel: &Arc<str>) {
         if !self.is_awaited(channel) {
             return;
         }
@@ -138,7 +138,7 @@ impl Hub {
     }
 
     /// The connection that brought messages is lost.
-    pub(super) fn deaf(&mut self, out: &mut dyn Outside, scope: Scope) {
+    pub(super) fn deaf(&mut self, out: &mut dyn HubPort, scope: Scope) {
         let Self { home, mirror: Some(mirror), .. } = self else { return };
         mirror.ears.note(&scope, false);
         mirror.returning.retain(|returning| !is_same(&returning.scope, &scope));
@@ -210,7 +210,7 @@ impl Hub {
     /// Lets go of channels that nobody came back to.
     pub(super) fn stop_lingering(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         now: Duration,
     ) -> Option<Duration> {
         loop {

@@ -10,8 +10,8 @@ use super::Hub;
 use crate::gateway::broker::Message;
 use crate::gateway::delivery::{Happening, Item};
 use crate::gateway::home::line::{BEHIND, FORKED, Held, KNOWN, VERIFY};
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{ClientId, Who};
-use crate::gateway::outside::Outside;
 use crate::gateway::stream::Epoch;
 use crate::gateway::wire::messages::{ClientInfo, Publication};
 
@@ -51,7 +51,7 @@ pub(in crate::gateway::hub) fn member(info: &Bytes) -> Option<(ClientId, Who)> {
 
 impl Hub {
     /// Something came through a channel.
-    pub(super) fn message(&mut self, out: &mut dyn Outside, channel: &str, message: Message) {
+    pub(super) fn message(&mut self, out: &mut dyn HubPort, channel: &str, message: Message) {
         self.mirror().counters.messages += 1;
         let Some((key, _)) = self.home.line_of(channel) else { return };
         let now = out.now();
@@ -91,7 +91,7 @@ impl Hub {
 
     /// A publication that is the newest here and came later than it may: the server may have more
     /// behind it already, which is then read from its history.
-    fn notice_lag(&mut self, out: &mut dyn Outside, key: u32, offset: u64, time: i64) {
+    fn notice_lag(&mut self, out: &mut dyn HubPort, key: u32, offset: u64, time: i64) {
         let most = self.mirror().position_lag.as_millis();
         let lag = u128::try_from(out.unix_millis().saturating_sub(time)).unwrap_or(0);
         let newest = self.home.position(key).is_some_and(|top| top.offset == offset);
@@ -106,7 +106,7 @@ impl Hub {
     /// A publication of a history.
     fn published(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         key: u32,
         epoch: Epoch,
         (item, print): (Item, u64),
@@ -142,7 +142,7 @@ impl Hub {
     }
 
     /// The next publication.
-    pub(super) fn go_on(&mut self, out: &mut dyn Outside, key: u32, item: (Item, u64)) {
+    pub(super) fn go_on(&mut self, out: &mut dyn HubPort, key: u32, item: (Item, u64)) {
         let now = out.now();
         let Some(options) = self.options(key) else { return };
         self.is_right(key, now);
@@ -160,7 +160,7 @@ impl Hub {
     }
 
     /// A publication that should have come already: it has, or its offset was given twice.
-    fn repeated(&mut self, out: &mut dyn Outside, key: u32, top: u64, (item, print): (Item, u64)) {
+    fn repeated(&mut self, out: &mut dyn HubPort, key: u32, top: u64, (item, print): (Item, u64)) {
         let known = self.home.line(key).map_or(0, |line| line.print);
         let differs = match self.home.differs(key, &item) {
             None if item.offset == top && known != 0 => Some(known != print),
@@ -196,13 +196,13 @@ impl Hub {
     }
 
     /// A publication that has no place, or none that anybody here minds.
-    pub(super) fn pass_on(&mut self, out: &mut dyn Outside, key: u32, item: Item) {
+    pub(super) fn pass_on(&mut self, out: &mut dyn HubPort, key: u32, item: Item) {
         if let Some((key, delivery)) = self.home.pass(key, item) {
             self.fan_out(out, key, &delivery);
         }
     }
 
-    fn announce(&mut self, out: &mut dyn Outside, key: u32, happening: Option<Happening>) {
+    fn announce(&mut self, out: &mut dyn HubPort, key: u32, happening: Option<Happening>) {
         let Some(happening) = happening else {
             self.mirror().counters.malformed += 1;
             return;

@@ -34,7 +34,7 @@ use super::Hub;
 use crate::gateway::broker::{Happening, Keeps, Limits, PIECE, Request, Ticket};
 use crate::gateway::home::HomeLimits;
 use crate::gateway::home::line::{ASKED, DUE, RETRIES, SENT};
-use crate::gateway::outside::{Outside, Refused};
+use crate::gateway::hub_port::{HubPort, Refused};
 use crate::gateway::stream::StreamOptions;
 use asking::{Kind, Pending};
 use checks::Round;
@@ -248,7 +248,7 @@ impl Hub {
     }
 
     /// Asks the broker what nobody waits for.
-    fn tell_broker(&mut self, out: &mut dyn Outside, request: Request) -> Result<(), Refused> {
+    fn tell_broker(&mut self, out: &mut dyn HubPort, request: Request) -> Result<(), Refused> {
         let told = out.broker(request);
         if told.is_err() {
             self.mirror().counters.refused += 1;
@@ -259,7 +259,7 @@ impl Hub {
     /// Asks the broker. If it is refused, what is pending comes back.
     fn ask_broker(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         pending: Pending,
         request: impl FnOnce(Ticket) -> Request,
     ) -> Result<Ticket, Pending> {
@@ -272,7 +272,7 @@ impl Hub {
     }
 
     /// What the broker's thread says.
-    pub(super) fn batch(&mut self, out: &mut dyn Outside, batch: Vec<Happening>) {
+    pub(super) fn batch(&mut self, out: &mut dyn HubPort, batch: Vec<Happening>) {
         if !self.is_mirror() {
             return;
         }
@@ -295,7 +295,7 @@ impl Hub {
     }
 
     /// What is due. Returns the time at which it wants to be called again.
-    pub(super) fn turn_mirrored(&mut self, out: &mut dyn Outside) -> Option<Duration> {
+    pub(super) fn turn_mirrored(&mut self, out: &mut dyn HubPort) -> Option<Duration> {
         let now = out.now();
         let late = self.refuse_late(out, now);
         let again = self.do_again(out, now);
@@ -310,7 +310,7 @@ impl Hub {
     }
 
     /// Asks for messages of the channels that need them, a few at a time.
-    fn flush_listens(&mut self, out: &mut dyn Outside) -> Option<Duration> {
+    fn flush_listens(&mut self, out: &mut dyn HubPort) -> Option<Duration> {
         while !self.mirror().listens.is_empty() && self.mirror().unheard.len() < 2 * PIECE {
             let Self { home, mirror: Some(mirror), .. } = self else { return None };
             let piece = mirror.listens.len().min(PIECE);
@@ -341,7 +341,7 @@ impl Hub {
         None
     }
 
-    fn do_again(&mut self, out: &mut dyn Outside, now: Duration) -> Option<Duration> {
+    fn do_again(&mut self, out: &mut dyn HubPort, now: Duration) -> Option<Duration> {
         while self.mirror().again.front().is_some_and(|(due, _)| *due <= now) {
             match self.mirror().again.pop_front().map(|(_, again)| again) {
                 Some(Again::Read(channel)) => {
@@ -368,7 +368,7 @@ impl Hub {
         self.mirror().again.front().map(|(due, _)| *due)
     }
 
-    fn repeat(&mut self, out: &mut dyn Outside, again: Again) {
+    fn repeat(&mut self, out: &mut dyn HubPort, again: Again) {
         let due = out.now() + RETRY;
         self.mirror().again.push_back((due, again));
     }

@@ -8,8 +8,8 @@ use prost::Message as _;
 
 use super::{Hub, PIECE, Pending};
 use crate::gateway::broker::{Absent, Present, Request};
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{ClientId, InformLetter, Who};
-use crate::gateway::outside::Outside;
 use crate::gateway::presence::Left;
 
 /// A member is renewed so often while it lives.
@@ -20,14 +20,14 @@ impl Hub {
     /// when the channel is renewed.
     pub(super) fn add_present(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: &Arc<str>,
         client: ClientId,
     ) {
         self.add_all(out, channel, &[client]);
     }
 
-    fn add_all(&mut self, out: &mut dyn Outside, channel: &Arc<str>, clients: &[ClientId]) {
+    fn add_all(&mut self, out: &mut dyn HubPort, channel: &Arc<str>, clients: &[ClientId]) {
         if !self.mirror().limits.keeps.members() {
             return;
         }
@@ -51,7 +51,7 @@ impl Hub {
     /// Tells all nodes that somebody came.
     pub(super) fn tell_join(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: Arc<str>,
         client: ClientId,
         who: &Who,
@@ -61,7 +61,7 @@ impl Hub {
     }
 
     /// Tells all nodes that somebody went.
-    pub(super) fn tell_left(&mut self, out: &mut dyn Outside, channel: &Arc<str>, left: Left) {
+    pub(super) fn tell_left(&mut self, out: &mut dyn HubPort, channel: &Arc<str>, left: Left) {
         let Left { client, who, present, announced } = left;
         if present && self.mirror().limits.keeps.members() {
             self.close(channel);
@@ -79,7 +79,7 @@ impl Hub {
     /// Home: what others see of a member has changed.
     pub(in crate::gateway::hub) fn inform_at_home(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         letter: InformLetter,
     ) {
         let whom = self.mirror.as_ref().map(|_| (letter.channel.clone(), letter.client));
@@ -92,7 +92,7 @@ impl Hub {
     /// Says of some channels who is still there.
     pub(super) fn renew_presence(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         now: Duration,
     ) -> Option<Duration> {
         let Self { home, mirror: Some(mirror), .. } = self else { return None };
@@ -108,7 +108,7 @@ impl Hub {
         self.mirror().renewals.due(lines)
     }
 
-    fn renew_channel(&mut self, out: &mut dyn Outside, key: u32) {
+    fn renew_channel(&mut self, out: &mut dyn HubPort, key: u32) {
         let Some(roster) = self.home.roster(key) else { return };
         let clients: Vec<_> = roster.shown().map(|(client, _)| client).collect();
         let Some(channel) = self.home.name(key).cloned() else { return };
@@ -125,7 +125,7 @@ impl Hub {
     /// These were not there any more.
     pub(super) fn missing(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: &Arc<str>,
         clients: &[ClientId],
     ) {

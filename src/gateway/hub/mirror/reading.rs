@@ -13,8 +13,8 @@ use crate::gateway::delivery::Item;
 use crate::gateway::home::line::{
     BEHIND, FORKED, Held, KNOWN, RETRIES, Reading, VERIFY, Wait, Waiting,
 };
+use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{Letter, RecoverMode};
-use crate::gateway::outside::Outside;
 use crate::gateway::stream::{Epoch, Position, StreamOptions};
 
 /// A publication on its way into a stream.
@@ -39,7 +39,7 @@ struct Merge {
 
 impl Hub {
     /// Asks for a part of a channel's history, if something waits for it and nothing is asked.
-    pub(super) fn read(&mut self, out: &mut dyn Outside, key: u32) {
+    pub(super) fn read(&mut self, out: &mut dyn HubPort, key: u32) {
         let (Some(options), Some(name)) = (self.options(key), self.home.name(key).cloned()) else {
             return;
         };
@@ -84,7 +84,7 @@ impl Hub {
     /// The answer, or none.
     pub(super) fn past(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         channel: &Arc<str>,
         ticket: Ticket,
         past: Result<Past, Fault>,
@@ -118,7 +118,7 @@ impl Hub {
     }
 
     /// Asks again in a while, if anything waits for it. What only waits for a connection does not.
-    fn read_again(&mut self, out: &mut dyn Outside, channel: &Arc<str>) {
+    fn read_again(&mut self, out: &mut dyn HubPort, channel: &Arc<str>) {
         let Some((key, line)) = self.home.line_of(channel) else { return };
         let waits = line.wait.as_ref().is_some_and(|wait| !wait.subscribers.is_empty());
         if waits || line.is(BEHIND) && line.is_certain() {
@@ -126,14 +126,14 @@ impl Hub {
         }
     }
 
-    fn repeat_read(&mut self, out: &mut dyn Outside, key: u32) {
+    fn repeat_read(&mut self, out: &mut dyn HubPort, key: u32) {
         let Some(channel) = self.home.name(key).cloned() else { return };
         let Some(line) = self.home.line(key).filter(|line| !line.is(RETRIES)) else { return };
         line.set(RETRIES, true);
         self.repeat(out, Again::Read(channel));
     }
 
-    fn merge(&mut self, out: &mut dyn Outside, key: u32, reading: &Reading, past: Past) {
+    fn merge(&mut self, out: &mut dyn HubPort, key: u32, reading: &Reading, past: Past) {
         let now = out.now();
         let Some(options) = self.options(key) else { return };
         let known = self.home.line(key).is_some_and(|line| line.is(KNOWN));
@@ -207,7 +207,7 @@ impl Hub {
     }
 
     /// Takes publications into the stream and delivers them, as far as they lead on.
-    fn advance(&mut self, out: &mut dyn Outside, key: u32, merge: Merge, options: &StreamOptions) {
+    fn advance(&mut self, out: &mut dyn HubPort, key: u32, merge: Merge, options: &StreamOptions) {
         let now = out.now();
         let was_behind = self.home.line(key).is_some_and(|line| line.is(BEHIND));
         let Merge { items, top, covered, mut again } = merge;
@@ -273,7 +273,7 @@ impl Hub {
     }
 
     /// A stream has forked: its epoch must end, on all nodes.
-    pub(super) fn fork(&mut self, out: &mut dyn Outside, key: u32) {
+    pub(super) fn fork(&mut self, out: &mut dyn HubPort, key: u32) {
         if self.home.line(key).is_some_and(|line| !line.is(FORKED)) {
             self.mirror().counters.forks += 1;
             self.renew_ours(out, key);
@@ -281,7 +281,7 @@ impl Hub {
     }
 
     /// Asks for a new epoch after the one that is followed here.
-    pub(super) fn renew_ours(&mut self, out: &mut dyn Outside, key: u32) {
+    pub(super) fn renew_ours(&mut self, out: &mut dyn HubPort, key: u32) {
         match self.home.position(key) {
             Some(ours) => self.renew(out, key, ours.epoch),
             // What the server has decides.
@@ -293,7 +293,7 @@ impl Hub {
     }
 
     /// Asks for a new epoch after this one, in which nobody here goes on.
-    fn renew(&mut self, out: &mut dyn Outside, key: u32, old: Epoch) {
+    fn renew(&mut self, out: &mut dyn HubPort, key: u32, old: Epoch) {
         let (Some(options), Some(channel)) = (self.options(key), self.home.name(key).cloned())
         else {
             return;
@@ -325,7 +325,7 @@ impl Hub {
     }
 
     /// The epoch is another one, or the server could not be asked.
-    pub(super) fn renewed(&mut self, out: &mut dyn Outside, channel: Arc<str>, done: bool) {
+    pub(super) fn renewed(&mut self, out: &mut dyn HubPort, channel: Arc<str>, done: bool) {
         let Some((key, line)) = self.home.line_of(&channel) else { return };
         match done {
             true => {
@@ -337,7 +337,7 @@ impl Hub {
     }
 
     /// Those who must not miss anything up to here have.
-    pub(in crate::gateway::hub) fn tell_lost(&mut self, out: &mut dyn Outside, key: u32, top: u64) {
+    pub(in crate::gateway::hub) fn tell_lost(&mut self, out: &mut dyn HubPort, key: u32, top: u64) {
         let Some(name) = self.home.name(key).cloned() else { return };
         let cores: Vec<u16> = self.home.listeners(&name).collect();
         let tops = vec![(self.home.number(key), top)];

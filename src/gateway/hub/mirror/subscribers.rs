@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Hub;
 use crate::gateway::broker::Ticket;
 use crate::gateway::home::line::{HEARD, KNOWN, NO_STREAM, Waiting, seconds};
+use crate::gateway::hub_port::{HubPort, SubKey};
 use crate::gateway::letters::{Letter, SubscribeLetter, SubscribedLetter, UnsubscribeLetter};
-use crate::gateway::outside::{Outside, SubKey};
 use crate::gateway::stream::StreamOptions;
 use crate::gateway::wire::Error;
 
@@ -25,7 +25,7 @@ impl Hub {
     /// Home: one more subscriber.
     pub(in crate::gateway::hub) fn subscribe_mirrored(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         letter: SubscribeLetter,
     ) {
         let now = out.now();
@@ -74,7 +74,7 @@ impl Hub {
         }
     }
 
-    fn welcome(&mut self, out: &mut dyn Outside, key: u32, letter: SubscribeLetter) {
+    fn welcome(&mut self, out: &mut dyn HubPort, key: u32, letter: SubscribeLetter) {
         let core = letter.core;
         let (member, channel) = (letter.member.clone(), letter.channel.clone());
         let is_in = |answer: &SubscribedLetter| !answer.is_rejected();
@@ -90,12 +90,12 @@ impl Hub {
     }
 
     /// Answers those who wait and need not any more.
-    pub(super) fn let_in(&mut self, out: &mut dyn Outside, key: u32) {
+    pub(super) fn let_in(&mut self, out: &mut dyn HubPort, key: u32) {
         self.let_in_by(out, key, None);
     }
 
     /// The same, after this question was answered.
-    pub(super) fn let_in_by(&mut self, out: &mut dyn Outside, key: u32, answered: Option<Ticket>) {
+    pub(super) fn let_in_by(&mut self, out: &mut dyn HubPort, key: u32, answered: Option<Ticket>) {
         let now = out.now();
         let Some(wait) = self.home.line(key).and_then(|line| line.wait.as_mut()) else { return };
         let all = std::mem::take(&mut wait.subscribers);
@@ -121,7 +121,7 @@ impl Hub {
     /// Home: one subscriber less.
     pub(in crate::gateway::hub) fn unsubscribe_mirrored(
         &mut self,
-        out: &mut dyn Outside,
+        out: &mut dyn HubPort,
         letter: &UnsubscribeLetter,
     ) {
         let now = out.now();
@@ -138,7 +138,7 @@ impl Hub {
     }
 
     /// Refuses those who have waited too long.
-    pub(super) fn refuse_late(&mut self, out: &mut dyn Outside, now: Duration) -> Option<Duration> {
+    pub(super) fn refuse_late(&mut self, out: &mut dyn HubPort, now: Duration) -> Option<Duration> {
         while self.mirror().deadlines.front().is_some_and(|deadline| deadline.at <= now) {
             let Some(deadline) = self.mirror().deadlines.pop_front() else { break };
             let Deadline { channel, core, sub, nonce, .. } = deadline;

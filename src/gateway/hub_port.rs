@@ -1,6 +1,6 @@
 //! What the hub needs from the world around it, and what it tells the session layer.
 //!
-//! Owns no state. The hub calls [`Outside`] while it works, so an implementation must not call the
+//! Owns no state. The hub calls [`HubPort`] while it works, so an implementation must not call the
 //! hub back: what needs that is put aside until the hub's method has returned.
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct SubKey(pub u32);
 pub struct Refused;
 
 /// The world around one core's hub.
-pub trait Outside {
+pub trait HubPort {
     /// Monotonic time, the same during one call of the hub.
     fn now(&self) -> Duration;
 

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use super::*;
 use crate::control::http::{HttpLimits, HttpServer};
 use crate::gateway::format::Transport;
-use crate::gateway::outside::Link;
-use crate::gateway::proxy::{Caller, HookEvent, RefreshReply, RpcReply};
+use crate::gateway::hooks::{Caller, HookEvent, RefreshReply, RpcReply};
+use crate::gateway::hub_port::Link;
 use crate::gateway::wire::Encoding;
 use crate::options::Secret;
 

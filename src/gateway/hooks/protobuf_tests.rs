@@ -7,11 +7,11 @@ use super::*;
 use crate::gateway::api::protobuf::tests::{full, hold, message_of_json};
 use crate::gateway::fates::{self, Rows};
 use crate::gateway::format::Transport;
-use crate::gateway::outside::Link;
-use crate::gateway::proxy::{Asking, Caller, ClientHeaders, FeedAsked, FeedId, HookRefusal};
+use crate::gateway::hooks::{Asking, Caller, ClientHeaders, FeedAsked, FeedId, HookRefusal};
+use crate::gateway::hub_port::Link;
 
 fn pool() -> DescriptorPool {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/proxy");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/hooks");
     let set = protox::compile(["proxy.proto"], [folder]).expect("it compiles");
     DescriptorPool::from_file_descriptor_set(set).expect("it holds together")
 }

@@ -8,8 +8,8 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::{FeedAsked, HookKind};
 use crate::gateway::format::Transport;
+use crate::gateway::hub_port::Link;
 use crate::gateway::json::{Raw, base64};
-use crate::gateway::outside::Link;
 use crate::gateway::wire::Encoding;
 
 /// One question to the backend.

@@ -1,7 +1,7 @@
 //! Backend hooks without HTTP: what the gateway asks the application's backend, and what it may be
 //! told.
 //!
-//! Owns the shapes; `src/control/proxy.rs` carries them. The shapes are Centrifugo's proxy
+//! Owns the shapes; `src/control/hooks.rs` carries them. The shapes are Centrifugo's proxy
 //! protocol, over HTTP with JSON and over gRPC, so that existing backends answer unchanged.
 
 mod feeds;

@@ -1,4 +1,4 @@
-//! Calls the application's backend: the hooks of `crate::gateway::proxy`, over HTTP or gRPC.
+//! Calls the application's backend: the hooks of `crate::gateway::hooks`, over HTTP or gRPC.
 //!
 //! Every call ends: by its answer, by the proxy's timeout (waiting for its turn included), or at
 //! once where too many wait already, or too much. Whatever happens, the caller gets a
@@ -20,8 +20,8 @@ use super::outgoing::is_grpc;
 use super::outgoing::{self, Certificates};
 use super::turns::{Line, Turns};
 use crate::gateway::account::{Budget, Held};
-use crate::gateway::proxy::DEFAULT_PROXY;
-use crate::gateway::proxy::{
+use crate::gateway::hooks::DEFAULT_PROXY;
+use crate::gateway::hooks::{
     Asking, BadReply, ClientHeaders, FeedId, FeedNews, HookFailure, HookKind, HookRefusal,
     HookReply, HookRequest, HookResult,
 };
@@ -628,5 +628,5 @@ const OURS: [&str; 12] = [
 ];
 
 #[cfg(test)]
-#[path = "proxy_tests.rs"]
+#[path = "hooks_tests.rs"]
 mod tests;

@@ -17,8 +17,8 @@ use crate::control::counts::FEED_ENDS;
 use crate::control::grpc::{Feed, GrpcBackend, Message, NoAnswer, Outgoing};
 use crate::control::turns::Line;
 use crate::gateway::account::Held;
-use crate::gateway::proxy::protobuf::{BOTH_WAYS, feed_publication, feed_question, feed_told};
-use crate::gateway::proxy::{
+use crate::gateway::hooks::protobuf::{BOTH_WAYS, feed_publication, feed_question, feed_told};
+use crate::gateway::hooks::{
     Asking, FeedAsked, FeedEnd, FeedId, FeedNews, FeedSaid, FeedWord, HookFailure, HookKind,
     HookReply, HookRequest, HookResult,
 };

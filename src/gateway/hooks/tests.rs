@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::gateway::channels::{Override, Switch};
 use crate::gateway::format::Transport;
-use crate::gateway::outside::Link;
+use crate::gateway::hub_port::Link;
 use crate::gateway::wire::{Disconnect, Encoding, Error};
 
 fn request(event: HookEvent) -> HookRequest {

@@ -9,8 +9,8 @@ use crate::engine::Detached;
 /// Services of the control plane for the gateway. Engine threads call them: none waits.
 pub trait ControlPlane: Send + Sync + 'static {
     /// Asks the application's backend. The answer comes as
-    /// [`CoreEvent::Hook`](super::app::CoreEvent::Hook) to `core` with the same question. The error gives
-    /// it back: there is no room.
+    /// [`CoreEvent::Hook`](super::app::CoreEvent::Hook) to `core` with the same question. The error
+    /// gives it back: there is no room.
     fn ask(
         &self,
         core: usize,

@@ -70,8 +70,8 @@ const CIRCLES: [(&[&str], &str); 13] = [
             "gateway::broker",
             "gateway::filter",
             "gateway::handover",
+            "gateway::hub_port",
             "gateway::letters",
-            "gateway::outside",
             "gateway::session",
         ],
         "what cores, processes and brokers say to each other, made of each other's values; a \

@@ -2,8 +2,8 @@
 //!
 //! Owns the compiled namespaces. Pure: nothing here knows a connection, a clock or a proxy; what is
 //! known of them is passed in, and what must be asked is named in the answer. The invariant: a
-//! [`ResolvedChannel`] exists only for a name whose namespace exists; one that a client sent has passed every
-//! check of it, too.
+//! [`ResolvedChannel`] exists only for a name whose namespace exists; one that a client sent has
+//! passed every check of it, too.
 
 mod mode;
 mod permissions;

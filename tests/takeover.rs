@@ -452,7 +452,6 @@ fn a_socket_that_is_not_an_heirs_is_nobodys_business() {
     use std::os::unix::net::UnixStream;
     let folder = Folder::new("door");
     let old = Gateway::start(&folder.tables(&folder.socket()));
-    until("a door", || folder.0.join("door").exists());
     let door = || {
         let stream = UnixStream::connect(folder.0.join("door")).expect("there is a door");
         stream.set_read_timeout(Some(support::PATIENCE)).expect("set_read_timeout");

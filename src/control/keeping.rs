@@ -207,9 +207,13 @@ impl Keeper {
     /// thread's runtime.
     pub fn serve(self: &Arc<Self>, placement: Placement, handle: Handle<Gateway>) {
         let keeper = self.clone();
+        // Whoever follows is not to be followed yet.
+        let early = lock(&self.found).is_none().then(|| self.bind());
         tokio::task::spawn_local(async move {
             keeper.follow(placement, &handle).await;
-            keeper.wait(placement, handle).await;
+            if let Some(socket) = early.unwrap_or_else(|| keeper.bind()) {
+                keeper.wait(socket, placement, handle).await;
+            }
         });
     }
 
@@ -232,15 +236,17 @@ impl Keeper {
             .await;
     }
 
-    async fn wait(&self, placement: Placement, handle: Handle<Gateway>) {
-        let Some(path) = &self.path else { return };
-        let socket = match Socket::bind(path) {
-            Ok(socket) => socket,
-            Err(error) => {
-                let path = path.display();
-                return tracing::error!(%path, %error, "nobody can take over from this process");
-            }
+    /// Where heirs knock, if they may.
+    fn bind(&self) -> Option<Socket> {
+        let path = self.path.as_ref()?;
+        let told = |error: &std::io::Error| {
+            let path = path.display();
+            tracing::error!(%path, %error, "nobody can take over from this process");
         };
+        Socket::bind(path).inspect_err(told).ok()
+    }
+
+    async fn wait(&self, socket: Socket, placement: Placement, handle: Handle<Gateway>) {
         let (name, counts) = (self.name.clone(), self.counts.clone());
         let elder = Elder { name, placement, handle, door: self.door.clone(), counts };
         elder.serve(socket).await;

@@ -71,7 +71,8 @@ pub struct Control {
 
 /// What a program wants of its control thread besides.
 pub struct Duties {
-    /// Called once, within the thread's runtime, before anything else.
+    /// Called once, within the thread's runtime, before anything else and before
+    /// [`start`] returns.
     pub begin: Box<dyn FnOnce() + Send>,
     /// Called when the server starts to go away, which readiness tells from then on.
     pub drain: Box<dyn Fn() + Send>,
@@ -102,7 +103,7 @@ pub fn start<H: Handler>(
     handle: Handle<H>,
     drain: Drain,
     stats_interval: Duration,
-    duties: Duties,
+    mut duties: Duties,
 ) -> io::Result<Control> {
     let (finished, end) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
@@ -114,6 +115,10 @@ pub fn start<H: Handler>(
             run(io, async move {
                 let signals = Signals::new();
                 let outcome = signals.as_ref().map(|_| ()).map_err(|error| error.kind());
+                if outcome.is_ok() {
+                    // What it opens is open when the caller says that the server is ready.
+                    std::mem::replace(&mut duties.begin, Box::new(|| {}))();
+                }
                 let _ = ready.send(outcome);
                 if let Ok(signals) = signals {
                     serve(handle, signals, drain, stats_interval, duties, end).await;
@@ -266,7 +271,6 @@ async fn serve<H: Handler>(
     duties: Duties,
     mut end: oneshot::Receiver<()>,
 ) {
-    (duties.begin)();
     let reload: Arc<dyn Fn() + Send + Sync> = duties.reload.into();
     let mut wish = Wish::default();
     let pause = if stats_interval.is_zero() { Duration::MAX } else { stats_interval };

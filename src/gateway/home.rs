@@ -330,6 +330,7 @@ impl Home {
         if self.idle >= self.limits.idle_channels.max(1) {
             self.forget_an_idle_one(false);
         }
+        self.channels.grow_by_a_quarter();
         let key = self.channels.insert(Channel {
             name: name.clone(),
             seq: 0,

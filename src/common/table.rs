@@ -52,11 +52,16 @@ impl<T, const N: usize> SlotTable<T, N> {
     /// Puts an entry in, where none is.
     pub(crate) fn insert(&mut self, slot: u32, entry: T) -> &mut T {
         debug_assert!(self.get(slot).is_none(), "slot {slot} has an entry");
-        self.get_or_insert_with(slot, || entry)
+        self.occupy(slot).insert(entry)
     }
 
     /// The entry of a slot, which is made if there is none.
     pub(crate) fn get_or_insert_with(&mut self, slot: u32, make: impl FnOnce() -> T) -> &mut T {
+        self.occupy(slot).get_or_insert_with(make)
+    }
+
+    /// The place of a slot, which counts as one with an entry: the caller puts one in.
+    fn occupy(&mut self, slot: u32) -> &mut Option<T> {
         let (chunk, at) = Self::split(slot);
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
@@ -66,7 +71,7 @@ impl<T, const N: usize> SlotTable<T, N> {
         let new = u32::from(place.is_none());
         chunk.used += new;
         self.used += new;
-        place.get_or_insert_with(make)
+        place
     }
 
     /// Takes the entry of a slot out.

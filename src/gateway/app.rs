@@ -15,7 +15,7 @@ use super::account::{Budget, Held};
 pub use super::beside::ControlPlane;
 use super::broker::Broker;
 use super::emulation::SessionNames;
-use super::engine_port::{EnginePort, Services};
+use super::engine_port::{CoreServices, EnginePort};
 use super::entrance::{self, Arriving, Entrance};
 use super::farewell::{Keeping, Leaving};
 use super::format::Format;
@@ -94,7 +94,7 @@ pub struct Gateway {
     pub(super) sessions: Sessions,
     entrance: Entrance,
     leaving: Leaving,
-    pub(super) services: Services,
+    pub(super) services: CoreServices,
 }
 
 impl Gateway {
@@ -111,7 +111,7 @@ impl Gateway {
             sessions: Sessions::new(core, hub, rules, names, (seed.unix)(Duration::ZERO)),
             entrance: Entrance::new(core, seed, start.handle.clone()),
             leaving: seed.keeping.leaving(),
-            services: Services::new(core, seed, start.handle),
+            services: CoreServices::new(core, seed, start.handle),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::protocol::message::Kind;
 use crate::protocol::{CloseCode, HttpResponse};
 
 /// What a core has besides its sessions. See the module's text.
-pub(super) struct Services {
+pub(super) struct CoreServices {
     pub(super) core: u16,
     pub(super) handle: Handle<Gateway>,
     pub(super) control: Arc<dyn ControlPlane>,
@@ -37,10 +37,10 @@ pub(super) struct Services {
 /// The port during one callback.
 pub(super) struct EnginePort<'a, 'c> {
     cx: &'a mut Context<'c>,
-    services: &'a mut Services,
+    services: &'a mut CoreServices,
 }
 
-impl Services {
+impl CoreServices {
     pub(super) fn new(core: u16, seed: &Seed, handle: Handle<Gateway>) -> Self {
         Self {
             core,
@@ -60,7 +60,7 @@ impl Services {
 }
 
 impl<'a, 'c> EnginePort<'a, 'c> {
-    pub(super) fn new(cx: &'a mut Context<'c>, services: &'a mut Services) -> Self {
+    pub(super) fn new(cx: &'a mut Context<'c>, services: &'a mut CoreServices) -> Self {
         Self { cx, services }
     }
 

@@ -135,7 +135,7 @@ fn fixed_seeds_agree_with_the_model() {
 }
 
 #[test]
-#[ignore = "for as long as one likes"]
+#[ignore = "runs SESSION_SEEDS random seeds, 1,000 unless it is set"]
 fn random_seeds_agree_with_the_model() {
     let first = getrandom::u64().unwrap() >> 16;
     let count = variable("SESSION_SEEDS").unwrap_or(1000);
@@ -143,18 +143,17 @@ fn random_seeds_agree_with_the_model() {
 }
 
 #[test]
-#[ignore = "of one seed"]
+#[ignore = "replays the seed that SESSION_SEED names"]
 fn replay() {
-    if let Some(seed) = variable("SESSION_SEED") {
-        println!("{:?}", simulate(seed..=seed));
-    }
+    let seed = variable("SESSION_SEED").expect("SESSION_SEED names the seed");
+    println!("{:?}", simulate(seed..=seed));
 }
 
-/// Which of so many seeds fail, and why: for work on the model.
+/// Lists the seeds that fail, each with its panic.
 #[test]
-#[ignore = "prints what fails"]
+#[ignore = "lists which of SESSION_SURVEY seeds fail, for work on the model"]
 fn survey() {
-    let Some(count) = variable("SESSION_SURVEY") else { return };
+    let count = variable("SESSION_SURVEY").expect("SESSION_SURVEY says how many");
     let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let to = said.clone();
     std::panic::set_hook(Box::new(move |panic| {

@@ -108,6 +108,20 @@ pub(crate) struct Asked {
     pub(crate) question: HookTicket,
 }
 
+/// An order about all connections of a user, and whether all cores are done with it.
+pub(crate) fn order_of(user: &str, action: Action) -> (UserOrder, Arc<AtomicBool>) {
+    let done = Arc::new(AtomicBool::new(false));
+    let flag = done.clone();
+    let order = UserOrder {
+        user: user.into(),
+        client: None,
+        spare: Vec::new(),
+        action,
+        done: Gather::new(move |_: Vec<usize>| flag.store(true, Ordering::Relaxed)),
+    };
+    (order, done)
+}
+
 /// A gateway with its backend and its clocks.
 pub(crate) struct Site {
     pub(crate) world: World<Gateway>,
@@ -270,15 +284,7 @@ impl Site {
 
     /// The server API wants something of a user's connections.
     pub(crate) fn order(&mut self, user: &str, action: Action) {
-        let done = Arc::new(AtomicBool::new(false));
-        let flag = done.clone();
-        let order = UserOrder {
-            user: user.into(),
-            client: None,
-            spare: Vec::new(),
-            action,
-            done: Gather::new(move |_: Vec<usize>| flag.store(true, Ordering::Relaxed)),
-        };
+        let (order, done) = order_of(user, action);
         self.post(0, letters::Letter::Order(Arc::new(order)));
         assert!(done.load(Ordering::Relaxed), "all cores are done with it");
     }
@@ -288,13 +294,7 @@ impl Site {
     /// after the order.
     pub(crate) fn order_behind(&mut self, user: &str, action: Action, channel: &str) {
         let handle = self.world.handle();
-        let order = UserOrder {
-            user: user.into(),
-            client: None,
-            spare: Vec::new(),
-            action,
-            done: Gather::new(|_: Vec<usize>| {}),
-        };
+        let (order, _) = order_of(user, action);
         let order = CoreEvent::Hub(letters::Letter::Order(Arc::new(order)));
         let reply = Reply::new(move |_| _ = handle.post(0, order));
         let (question, asker) = (letters::Question::PresenceStats, Asker::Control(reply));

@@ -1,16 +1,13 @@
 //! What clients do, and what the server API does, drawn at random.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jsonwebtoken::Algorithm;
 use ringhold::gateway::letters::{
-    Action, Ask, Asker, Gather, Letter, Publish, Question, Refresh, Reply, ServerSubscribe,
-    UserOrder,
+    Action, Ask, Asker, ClientId, Letter, Publish, Question, Refresh, Reply, ServerSubscribe,
 };
 use ringhold::gateway::stream::StreamOptions;
 use ringhold::gateway::wire::{Disconnect, Unsubscribe};
@@ -20,6 +17,7 @@ use super::conn::{Cmd, Conn, Connect, Phase, Subscribe, Token, What};
 use super::plan::{USERS, Wish};
 use super::run::{Called, Does, Order, Run};
 use super::truth::{Fate, Publication};
+use crate::site::order_of;
 use crate::support::gateway::{SECRET, signed};
 
 /// Connections at once.
@@ -533,23 +531,10 @@ impl Run {
                 Action::Refresh(Refresh { expired, expire_at, info })
             }
         };
-        let done = Arc::new(AtomicBool::new(false));
-        let flag = done.clone();
-        let order = UserOrder {
-            user: user.into(),
-            client: None,
-            spare: Vec::new(),
-            action,
-            done: Gather::new(move |_: Vec<usize>| flag.store(true, Ordering::Relaxed)),
-        };
-        let id = |name: &String| {
-            ringhold::gateway::letters::ClientId::parse(name).expect("a client's id")
-        };
-        let order = UserOrder {
-            client: client.as_ref().map(id),
-            spare: spare.iter().map(id).collect(),
-            ..order
-        };
+        let (mut order, done) = order_of(&user, action);
+        let id = |name: &String| ClientId::parse(name).expect("a client's id");
+        order.client = client.as_ref().map(id);
+        order.spare = spare.iter().map(id).collect();
         let core = self.rng.below(self.plan.cores as u32) as usize;
         let given = self.step;
         let connecting = self.conns.iter().enumerate().filter(|(_, it)| !it.is_open());

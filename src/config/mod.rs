@@ -5,11 +5,11 @@
 //! environment variables, flags. Every mistake of a source is reported in one go, with its line and
 //! key. An unknown key is a mistake, since a setting that is not heard must not look as if it were.
 //!
-//! It is above all layers: what a layer is told is a value of that layer's own types, which `plans`
-//! compiles, and structs that a layer reads as they stand (`gateway::plan`) live there and get
-//! their keys here, in `sections`. So no layer below names a key or this tree, and none can reach
-//! what another is told. `schema` reads any tree and knows no key; `explain` says afterwards what
-//! an unknown one was meant for. `tests/tidy.rs` holds all of it.
+//! The configuration is above all layers. `plans` compiles it into values of each layer's own
+//! types; structs that a layer reads as they stand (`gateway::plan`) live in that layer, and
+//! `sections` gives their fields keys. So no layer below names a key or this tree, and no layer
+//! reaches the values of another. `schema` reads any tree and knows no key; `explain` adds advice
+//! about unknown keys. `tests/tidy.rs` checks the directions.
 
 mod backends;
 mod check;

@@ -1,5 +1,5 @@
-//! What is said of keys that no table has, once everything was read: which one was probably meant
-//! ([`suggest`]), or what becomes of one of Centrifugo's ([`centrifugo`]).
+//! Advice about unknown keys, after the whole configuration was read: the key that was probably
+//! meant ([`suggest`]), or the fate of one of Centrifugo's ([`centrifugo`]).
 //!
 //! Knows the whole tree, as the reader does not. The invariant: mistakes keep the order in which
 //! they were made.

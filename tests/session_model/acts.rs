@@ -531,7 +531,7 @@ impl Run {
                 Action::Refresh(Refresh { expired, expire_at, info })
             }
         };
-        let (mut order, done) = order_of(&user, action);
+        let (mut order, done) = order_of(user, action);
         let id = |name: &String| ClientId::parse(name).expect("a client's id");
         order.client = client.as_ref().map(id);
         order.spare = spare.iter().map(id).collect();

@@ -56,6 +56,7 @@ impl<T, const N: usize> SlotTable<T, N> {
     }
 
     /// The entry of a slot, which is made if there is none.
+    #[cfg(feature = "gateway")]
     pub(crate) fn get_or_insert_with(&mut self, slot: u32, make: impl FnOnce() -> T) -> &mut T {
         self.occupy(slot).get_or_insert_with(make)
     }

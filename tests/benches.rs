@@ -100,15 +100,19 @@ fn publications_are_measured() {
         return;
     }
     let mut command = Command::new(format!("{BENCHES}/publish.sh"));
-    command.args(["--quick", "--only", "lone,broadcast,batch-16", "--ringhold", PROGRAM]);
+    command.args(["--quick", "--only", "lone,broadcast,batch-16,heard-batch"]);
+    command.args(["--ringhold", PROGRAM]);
+    command.args(["--server", &format!("twin={PROGRAM} serve --config {{config}}")]);
     let finished = run(&mut command, LIMIT);
     assert!(finished.success(), "{}{}", finished.stdout, finished.stderr);
-    for row in ["publish, one connection", "broadcast to 100 channels", "batch of 16"] {
+    let rows =
+        ["publish, one connection", "broadcast to 100 channels", "batch of 16, ", "batch of 16 to"];
+    for row in rows {
         let line = finished.stdout.lines().find(|line| line.starts_with(&format!("| {row}")));
         let line = line.unwrap_or_else(|| panic!("no {row} in {}", finished.stdout));
         let costs: Vec<_> =
             line.split('|').skip(2).filter(|cell| !cell.trim().is_empty()).collect();
-        assert_eq!(costs.len(), 2, "{line}");
+        assert_eq!(costs.len(), 3, "{line}");
         for cost in costs {
             let number = cost.split_whitespace().next().and_then(|text| text.parse::<f64>().ok());
             assert!(number.is_some_and(|number| number > 0.0), "{line}");

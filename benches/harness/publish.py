@@ -3,27 +3,39 @@
     benches/publish.sh                                the program that target/dist has
     benches/publish.sh --before OLD/ringhold          beside another build of it
     benches/publish.sh --nchan ngx_nchan_module.so    beside nginx with nchan, such as Debian's libnginx-mod-nchan has
+    benches/publish.sh --server 'NAME=COMMAND'        beside any server with Centrifugo's HTTP API, as --help says
     benches/publish.sh --quick                        shows that all of it works; figures are worthless
 
 Each round runs every server afresh, in an order that turns; figures are medians of the rounds. One client for all: so
 many connections that stay, each with one request under way, all sent before the first answer is read. Nothing listens
-to the channels, unless a workload says so.
+to the channels, unless a workload says so. Counted is the processor time of all threads of a server, and of the kernel's softirq threads in its run.
+
+In COMMAND {config} is a file with Centrifugo's keys for the port and the API's key, which each gateway here is given:
+
+    --server 'centrifugo=centrifugo --config {config}' --server 'twin=target/dist/ringhold serve --config {config}'
 """
 
 import argparse
+import base64
 import contextlib
+import functools
 import json
 import multiprocessing
+import os
+import resource
+import select
+import shlex
 import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from host import ROOT, describe, facts
+from host import ROOT, describe, facts, free_port
 
 KEY = "key"
 DATA = "x" * 64
@@ -40,6 +52,11 @@ class Workload:
     size: int = 1
     # Requests per second; None: as many as go.
     rate: int | None = None
+    # WebSocket connections that receive all of it, from one channel; what counts then is a delivery.
+    subscribers: int = 0
+
+    def channel(self, number):
+        return f"channel{0 if self.subscribers else number % CHANNELS}"
 
 
 WORKLOADS = [
@@ -50,17 +67,9 @@ WORKLOADS = [
     Workload("batches", "batch of 16, 16 connections", 16, "batch", 16),
     Workload("batch-100", "batch of 100, one connection", 1, "batch", 100),
     Workload("paced", "publish at 2,000/s over 1,000 channels, one connection", 1, rate=2000),
+    Workload("heard", "16 connections publish to 5,000 subscribers: a delivery", 16, subscribers=5000),
+    Workload("heard-batch", "batch of 16 to 5,000 subscribers: a delivery", 1, "batch", 16, subscribers=5000),
 ]
-
-RINGHOLD = f"""
-[http_server]
-port = PORT
-INTERNAL
-[http_api]
-key = "{KEY}"
-[engine]
-workers = WORKERS
-"""
 
 NGINX = """
 load_module MODULE;
@@ -68,7 +77,7 @@ daemon off;
 worker_processes WORKERS;
 pid FOLDER/nginx.pid;
 error_log FOLDER/nginx.log;
-events { worker_connections 4096; }
+events { worker_connections 8192; }
 http {
     access_log off;
     keepalive_requests 1000000000;
@@ -84,15 +93,27 @@ http {
             nchan_channel_id $arg_id;
             nchan_message_buffer_length 0;
         }
+        location /subscribe {
+            nchan_subscriber websocket;
+            nchan_channel_id $arg_id;
+            nchan_subscriber_first_message newest;
+        }
     }
 }
 """
 
 
-def free_port():
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return it.getsockname()[1]
+def softirq_threads():
+    """The kernel's, which take over the network's work when there is much of it."""
+    found = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if comm.read_text().startswith("ksoftirqd/"):
+                found.append(int(comm.parent.name))
+    return found
+
+
+SOFTIRQ_THREADS = softirq_threads()
 
 
 class Server:
@@ -100,7 +121,8 @@ class Server:
 
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="ringhold-publish-")
-        self.port = free_port()
+        # Where publications go, and where subscribers come.
+        self.port = self.public = free_port()
 
     def configuration(self, name, text):
         """Writes a file into its folder."""
@@ -123,12 +145,12 @@ class Server:
                 time.sleep(0.02)
 
     def seconds(self):
-        """Processor time so far, of all threads of it and of its children."""
+        """Processor time so far, of all threads of it, of its children, and of the kernel's softirq threads."""
         of = [self.process.pid]
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             of += map(int, (task / "children").read_text().split())
         total = 0
-        for pid in of:
+        for pid in of + SOFTIRQ_THREADS:
             for task in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(OSError):
                     total += int((task / "schedstat").read_text().split()[0])
@@ -141,19 +163,31 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Ringhold(Server):
-    """`ringhold serve`, asked at its public or its internal port."""
+class Gateway(Server):
+    """One that speaks Centrifugo's HTTP API, asked at its public or its internal port."""
 
-    def __init__(self, options, binary, internal):
+    def __init__(self, options, command, internal=False):
         super().__init__()
-        public = free_port() if internal else self.port
-        inside = f"internal_port = {self.port}" if internal else ""
-        text = RINGHOLD.replace("PORT", str(public)).replace("INTERNAL", inside)
-        file = self.configuration("ringhold.toml", text.replace("WORKERS", str(options.workers)))
-        self.begin(binary, "serve", "--config", file)
+        if internal:
+            self.public = free_port()
+        http = {"port": self.public, **({"internal_port": self.port} if internal else {})}
+        keys = {
+            "http_server": {"address": "127.0.0.1", **http},
+            "http_api": {"key": KEY},
+            # Whoever comes may subscribe.
+            "client": {"insecure": True, "allowed_origins": ["*"]},
+        }
+        file = self.configuration("config.json", json.dumps(keys))
+        # The number of cores, as ringhold and as programs in Go are told of it.
+        os.environ.update(RINGHOLD_ENGINE_WORKERS=str(options.workers), GOMAXPROCS=str(options.workers))
+        self.begin(*(str(word).replace("{config}", str(file)) for word in command))
+
+    def subscription(self, channel):
+        commands = [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": channel}}]
+        return upgrade("/connection/websocket") + b"".join(frame(json.dumps(it).encode()) for it in commands)
 
     def request(self, workload, number):
-        channels = [f"channel{(number * workload.size + it) % CHANNELS}" for it in range(workload.size)]
+        channels = [workload.channel(number * workload.size + it) for it in range(workload.size)]
         match workload.method:
             case "publish":
                 body = {"channel": channels[0], "data": DATA}
@@ -177,14 +211,59 @@ class Nchan(Server):
         text = text.replace("PORT", str(self.port)).replace("WORKERS", str(options.workers))
         self.begin("nginx", "-p", self.folder, "-c", self.configuration("nginx.conf", text))
 
+    def subscription(self, channel):
+        return upgrade(f"/subscribe?id={channel}")
+
     def request(self, workload, number):
         if workload.method != "publish":
             return None
         body = json.dumps(DATA)
         return (
-            f"POST /publish?id=channel{number % CHANNELS} HTTP/1.1\r\nHost: localhost\r\n"
+            f"POST /publish?id={workload.channel(number)} HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
+
+
+def upgrade(path):
+    """A client's opening handshake."""
+    key = base64.b64encode(bytes(16)).decode()
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+
+
+def frame(payload):
+    """A client's text frame of at most 125 bytes, masked with zeros."""
+    return bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def subscribe(port, opening, count, ready, end, heard):
+    """Subscribers: they open, say that they are there, and count what comes until they shall end."""
+    found, waiting = select.epoll(), {}
+    for _ in range(count):
+        it = socket.create_connection(("127.0.0.1", port))
+        it.sendall(opening)
+        it.setblocking(False)
+        found.register(it, select.EPOLLIN)
+        waiting[it.fileno()] = it
+    bytes_read = 0
+    quiet = 0
+    while True:
+        events = found.poll(0.05)
+        for descriptor, _ in events:
+            data = waiting[descriptor].recv(1 << 16)
+            if not data:
+                raise SystemExit("the server has closed a subscriber")
+            bytes_read += len(data)
+        # All have their answers when none comes any more, and all publications likewise.
+        quiet = 0 if events else quiet + 1
+        if quiet == 4 and not ready.is_set():
+            bytes_read = 0
+            ready.set()
+        if quiet >= 4 and end.is_set():
+            heard.put(bytes_read)
+            return
 
 
 class Connection:
@@ -239,6 +318,26 @@ def ask(port, requests, workload, seconds, results):
     results.put((count, failed, times))
 
 
+@contextlib.contextmanager
+def subscribers(server, workload):
+    """Those of the workload, and the bytes that they have had when all is over."""
+    heard = []
+    if not workload.subscribers:
+        yield heard
+        return
+    ready, end, found = multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Queue()
+    opening = server.subscription(workload.channel(0))
+    words = (server.public, opening, workload.subscribers, ready, end, found)
+    it = multiprocessing.Process(target=subscribe, args=words, daemon=True)
+    it.start()
+    if not ready.wait(60):
+        raise SystemExit(f"{workload.name}: the subscribers are not there")
+    yield heard
+    end.set()
+    heard.append(found.get(timeout=60))
+    it.join()
+
+
 def run(server, workload, seconds):
     """Microseconds of processor for a publication, and the answers' times in milliseconds; None where it cannot."""
     requests = [server.request(workload, it) for it in range(CHANNELS)]
@@ -255,13 +354,17 @@ def run(server, workload, seconds):
         it.join()
         return *counted, after - before
 
-    client(min(1, seconds / 3))
-    count, failed, times, spent = client(seconds)
+    with subscribers(server, workload) as heard:
+        warmed, _, _, _ = client(min(1, seconds / 3))
+        count, failed, times, spent = client(seconds)
     if failed:
         raise SystemExit(f"{workload.name}: {failed} of {count} requests failed")
+    deliveries = (warmed + count) * workload.size * workload.subscribers
+    if deliveries and heard[0] < deliveries * len(DATA):
+        raise SystemExit(f"{workload.name}: {heard[0]} bytes are less than {deliveries} deliveries")
     times.sort()
     return {
-        "us": spent / count / workload.size * 1e6,
+        "us": spent / count / workload.size / max(1, workload.subscribers) * 1e6,
         "p50": times[len(times) // 2] * 1e3,
         "p99": times[len(times) * 99 // 100] * 1e3,
         "per_second": count * workload.size / seconds,
@@ -272,6 +375,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ringhold", default=ROOT / "target" / "dist" / "ringhold", help="the program")
     parser.add_argument("--before", help="another build of it")
+    parser.add_argument("--server", action="append", default=[], metavar="NAME=COMMAND",
+                        help="a server with Centrifugo's HTTP API at /api; may be given several times")
     parser.add_argument("--nchan", help="nginx's module")
     parser.add_argument("--workers", type=int, default=1, help="cores of each server; default 1")
     parser.add_argument("--seconds", type=float, default=3, help="of each run; default 3")
@@ -281,15 +386,24 @@ def main():
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.rounds = 0.3, 1
-    servers = {
-        "ringhold": lambda: Ringhold(options, options.ringhold, False),
-        "ringhold, internal port": lambda: Ringhold(options, options.ringhold, True),
-    }
-    if options.before:
-        servers["before"] = lambda: Ringhold(options, options.before, False)
-        servers["before, internal port"] = lambda: Ringhold(options, options.before, True)
+        for workload in WORKLOADS:
+            workload.subscribers //= 50
+    # Subscribers need descriptors, here and in the servers.
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    servers = {}
+    for name, binary in [("ringhold", options.ringhold), ("before", options.before)]:
+        if binary:
+            command = [binary, "serve", "--config", "{config}"]
+            servers[name] = functools.partial(Gateway, options, command)
+            servers[f"{name}, internal port"] = functools.partial(Gateway, options, command, internal=True)
+    for text in options.server:
+        name, _, command = text.partition("=")
+        if not name or "{config}" not in command:
+            parser.error(f"--server {text}: write NAME=COMMAND, with {{config}} in the command")
+        servers[name] = functools.partial(Gateway, options, shlex.split(command))
     if options.nchan:
-        servers["nchan"] = lambda: Nchan(options)
+        servers["nchan"] = functools.partial(Nchan, options)
     only = set(filter(None, options.only.split(",")))
     workloads = [it for it in WORKLOADS if not only or it.name in only]
     found = {}
@@ -299,6 +413,7 @@ def main():
         for name in names:
             server = servers[name]()
             try:
+                print(f"round {number + 1}: {name}", file=sys.stderr)
                 for workload in workloads:
                     if figures := run(server, workload, options.seconds):
                         found.setdefault((workload.name, name), []).append(figures)

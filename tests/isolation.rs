@@ -5,6 +5,7 @@
 //! connection is gone, mailboxes that are full, and rounds of clients that are killed in the
 //! middle of everything. Afterwards every gauge is at zero and memory is where it was.
 
+#[path = "support/stories/mod.rs"]
 mod stories;
 mod support;
 

@@ -19,7 +19,7 @@
 mod support;
 
 #[allow(dead_code, reason = "each test file uses its part")]
-#[path = "gateway_session/site.rs"]
+#[path = "models/gateway_session/site.rs"]
 mod site;
 
 mod session_model {

@@ -1,5 +1,5 @@
 //! What the fuzz targets run on their bytes. `cargo test` replays the corpus through the same
-//! functions (`tests/protocol_regressions.rs`), so a finding stays found.
+//! functions (`tests/protocol/regressions.rs`), so a finding stays found.
 
 #[path = "../support/model.rs"]
 pub(crate) mod model;

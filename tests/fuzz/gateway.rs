@@ -1,5 +1,5 @@
 //! What the fuzz targets of the gateway run on their bytes. `cargo test` replays the corpus through
-//! the same functions (`tests/gateway_wire_properties.rs`), so a finding stays found.
+//! the same functions (`tests/gateway/wire_properties.rs`), so a finding stays found.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! What the fuzz targets of TLS run on their bytes. `cargo test` replays the corpus through the
-//! same functions (`tests/tls.rs`), so a finding stays found.
+//! same functions (`tests/tls/fuzzed.rs`), so a finding stays found.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};

@@ -19,7 +19,7 @@ use rustls::{
     SupportedCipherSuite,
 };
 
-pub(crate) use crate::unbroken::unbroken;
+pub(crate) use crate::support::unbroken::unbroken;
 
 /// Every version with every AEAD.
 pub(crate) const SHAPES: [Shape; 4] = [

@@ -82,7 +82,7 @@ if [ -n "$all$test" ]; then
         printf '#!/bin/sh\nexec %s -L "%s" "%s" "$@"\n' "$emulator" "$tools/sysroot/arm64" \
             "$PWD/target/dist-built/aarch64-unknown-linux-gnu/debug/ringhold" > "$starter"
         chmod 755 "$starter"
-        echo "suites of this machine against it: SERVER_UNDER_TEST=$starter RINGHOLD_IO=epoll cargo test --test rfc6455_frames"
+        echo "suites of this machine against it: SERVER_UNDER_TEST=$starter RINGHOLD_IO=epoll cargo test --test rfc6455"
         exit
     fi
     for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do

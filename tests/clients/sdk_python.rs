@@ -1,0 +1,72 @@
+//! The gateway as PyPI's `centrifuge-python` meets it, in JSON and in Protobuf, unchanged.
+//!
+//! Method: a virtual environment below the target folder gets the pinned packages, then
+//! `tests/gateway/python/suite.py` runs in it against `ringhold serve`. Each check prints how often
+//! it held; the exit status and these counts are the result. Without Python 3.11 or the packages
+//! the test says so and checks nothing, but fails where `CI` is set.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::support::gateway::{API_KEY, Gateway, SECRET};
+use crate::support::{count_of, packages, raise_open_files, run};
+
+const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/suite.py");
+const REQUIREMENTS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/requirements.txt");
+const CONFIG: &str = include_str!("../gateway/sdk.toml");
+
+/// The suite needs a minute.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Python in its environment; `None` where something is missing, which has been said.
+fn python() -> Option<PathBuf> {
+    // One test sets up, the others find it done.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().expect("no test fails in here");
+    packages::python("gateway-python", Path::new(REQUIREMENTS))
+}
+
+fn features(protocol: &str) {
+    let Some(python) = python() else { return };
+    raise_open_files();
+    let gateway = Gateway::start(CONFIG);
+    let api = format!("http://{}/api", gateway.address());
+    let arguments = [SUITE, &gateway.url(), &api, API_KEY, SECRET, protocol];
+    let suite = run(Command::new(python).args(arguments), LIMIT);
+    suite.assert_success();
+    for (check, count) in [
+        ("connect", 3),
+        ("publish", 10),
+        ("presence", 5),
+        ("joins", 5),
+        ("history", 7),
+        ("recovery", 101),
+        ("recovery_fails", 1),
+        ("cache", 2),
+        ("server_side", 5),
+        ("tokens", 5),
+        ("subscription_tokens", 4),
+        ("delta", 60),
+        ("filters", 3),
+        ("errors", 8),
+        ("ends", 5),
+        ("pings", 3),
+        ("crowd", 300),
+    ] {
+        assert!(count_of(&suite.stdout, check) >= count, "{check}: {}", suite.stdout);
+    }
+    gateway.stop();
+}
+
+#[test]
+fn centrifuge_python_in_json() {
+    features("json");
+}
+
+#[test]
+fn centrifuge_python_in_protobuf() {
+    features("protobuf");
+}

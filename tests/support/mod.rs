@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod deflate;
+pub(crate) mod events;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod nats;

@@ -143,7 +143,7 @@ impl Site {
     /// Likewise with these limits of what channels take.
     pub(crate) fn in_memory(cores: usize, tables: &str, limits: HomeLimits) -> Self {
         BEHIND.set(0);
-        super::refusals::events_can_be_heard();
+        crate::support::events::can_be_heard();
         let file = Some(PathBuf::from("a.toml"));
         let sources = Sources { file, ..Sources::default() };
         let engine = if tables.contains(ENGINE) { "" } else { ENGINE };

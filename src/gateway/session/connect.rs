@@ -469,6 +469,10 @@ impl CoreState {
         session.tidy();
         self.stats.counters.connects += 1;
         debug_assert_eq!(Ticket(ticket).waits(), Some(Waits::Command(CommandKind::Connect)));
+        // They came before the commands that the reply wakes.
+        for order in orders {
+            self.defer(Deferred::LateOrder(link, order));
+        }
         if let Some(headers) = answer {
             // One that is gone hears nothing of what follows, either.
             port.begin(link, &headers);
@@ -477,9 +481,6 @@ impl CoreState {
         for (frame, at) in stash {
             let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
             self.send_at(port, link, &frame, at);
-        }
-        for order in orders {
-            self.defer(Deferred::LateOrder(link, order));
         }
         self.table.weigh(link);
     }

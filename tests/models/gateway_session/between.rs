@@ -126,6 +126,31 @@ fn an_order_that_comes_while_a_client_connects_is_done_after_the_reply() {
 }
 
 #[test]
+fn an_order_that_comes_while_a_client_connects_spares_what_it_asks_for_afterwards() {
+    let open = "[channel.without_namespace]\nallow_subscribe_for_client = true\n";
+    let why = Unsubscribe { code: 2500, reason: "by the test".into() };
+    for (home, all) in [(0, false), (0, true), (1, false), (1, true)] {
+        let mut site = Site::with_cores(2, open);
+        let [x, y] = [0, 1].map(|n| site.channel_of(1, n));
+        let own = site.channel_of(home, 2);
+        let mut subs = json!({});
+        [&x, &y].into_iter().for_each(|name| subs[name] = json!({}));
+        let mut peer = site.open(0, PATH, &[]);
+        let token = token(&json!({"sub": "42", "subs": subs}));
+        peer.say(&[
+            json!({"id": 1, "connect": {"token": token}}),
+            json!({"id": 50, "subscribe": {"channel": own}}),
+        ]);
+        let channel = (!all).then(|| own.as_str().into());
+        site.order_behind("42", Action::Unsubscribe { channel, why: why.clone() }, &x);
+        site.run();
+        assert!(peer.reply(1).is_some() && peer.reply(50).is_some_and(|it| it["error"].is_null()));
+        let ended: Vec<_> = peer.pushes().into_iter().map(|push| push["channel"].clone()).collect();
+        assert_eq!((ended.len(), ended.contains(&json!(own))), (if all { 2 } else { 0 }, false));
+    }
+}
+
+#[test]
 fn of_what_is_under_way_only_what_is_named_ends() {
     let open = "[channel.without_namespace]\nallow_subscribe_for_client = true\n";
     let why = Unsubscribe { code: 2500, reason: "by the test".into() };

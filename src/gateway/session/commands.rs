@@ -136,20 +136,9 @@ impl Sessions {
         }
     }
 
-    /// Whether a subscription of this connection to a channel has no answer yet, from the backend
-    /// or from the channel's home core.
-    pub(super) fn is_subscribing(&mut self, link: Link, channel: &str) -> bool {
-        let Some(session) = self.state.table.get_mut(link) else { return false };
-        let client = session.client();
-        session.is_reserved(channel)
-            || client
-                .and_then(|client| self.hub.subscription(client, channel))
-                .is_some_and(|sub| sub.pending)
-    }
-
     /// Who asks about a channel.
     pub(super) fn asker<'g>(&'g self, client: ClientKey, channel: &str) -> Subject<'g> {
-        let subscribed = self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending);
+        let subscribed = self.is_subscribed(client, channel);
         let user = self.hub.users().name_of(client).map_or("", |name| name);
         Subject { user, insecure: self.state.rules.options.client.insecure, subscribed }
     }
@@ -162,9 +151,9 @@ impl Sessions {
         client: ClientKey,
         channel: &'c str,
     ) -> Result<ResolvedChannel<'n, 'c>, Error> {
-        match self.hub.subscription(client, channel) {
-            Some(_) => rules.namespaces.place(channel),
-            None => rules.namespaces.resolve(channel),
+        match self.is_subscribed(client, channel) {
+            true => rules.namespaces.place(channel),
+            false => rules.namespaces.resolve(channel),
         }
     }
 
@@ -347,7 +336,9 @@ impl Sessions {
         request: &RefreshRequest,
     ) -> Outcome {
         let client = self.client_of(link)?;
-        if request.token.is_empty() {
+        // Where the backend decides how long a connection lasts, the client was not told that it
+        // expires, and no token of its own may say otherwise.
+        if request.token.is_empty() || self.state.rules.options.hooks.refresh {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         self.state.pay_signature(port, link);
@@ -366,8 +357,7 @@ impl Sessions {
         let granted = |channel: &str| {
             personal.as_deref() == Some(channel) || claims.subs.iter().any(|s| s.channel == channel)
         };
-        let has =
-            |channel: &str| channel.is_empty() || self.hub.subscription(client, channel).is_some();
+        let has = |channel: &str| channel.is_empty() || self.is_subscribed(client, channel);
         let mut subscriptions = self.hub.subscriptions(client);
         if subscriptions.any(|sub| sub.wants.by_token && !granted(sub.channel))
             || claims.subs.iter().any(|sub| !has(&sub.channel))
@@ -404,8 +394,12 @@ impl Sessions {
         if request.kind != 0 {
             return Err(Error::NOT_AVAILABLE.into());
         }
-        if self.hub.subscription(client, channel).is_none_or(|sub| sub.pending) {
+        if !self.is_subscribed(client, channel) {
             return Err(Error::PERMISSION_DENIED.into());
+        }
+        // Likewise where the backend decides how long a subscription lasts.
+        if self.state.rules.refreshes(channel) {
+            return Err(Disconnect::BAD_REQUEST.into());
         }
         // An error would make SDKs give the subscription up for good. Closed, they ask for another
         // token when they are back.
@@ -440,11 +434,11 @@ impl Sessions {
     ) {
         let Some(session) = self.state.table.get_mut(link) else { return };
         if session.sub(channel).is_none() && (expire_at > 0 || !info.is_empty()) {
-            let by_backend = self.state.rules.refreshes(channel);
+            // By a token, since what the backend decides about has its time from the beginning.
             let held = session.client().and_then(|it| self.hub.subscription(it, channel));
             let server_side = held.is_some_and(|sub| sub.wants.server_side);
             let channel = channel.into();
-            let sub = SubMore { channel, server_side, by_backend, ..SubMore::default() };
+            let sub = SubMore { channel, server_side, ..SubMore::default() };
             session.more().subs.push(sub);
         }
         let Some(sub) = session.sub(channel) else { return };

@@ -157,6 +157,22 @@ impl Sessions {
         }
     }
 
+    /// Whether a subscription of this connection to a channel has no answer yet, from the backend
+    /// or from the channel's home core.
+    pub(super) fn is_subscribing(&mut self, link: Link, channel: &str) -> bool {
+        let Some(session) = self.state.table.get_mut(link) else { return false };
+        let client = session.client();
+        session.is_reserved(channel)
+            || client
+                .and_then(|client| self.hub.subscription(client, channel))
+                .is_some_and(|sub| sub.pending)
+    }
+
+    /// Whether a client is in a channel. What has no answer yet may come to nothing.
+    pub(super) fn is_subscribed(&self, client: ClientKey, channel: &str) -> bool {
+        self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending)
+    }
+
     /// What is wrong with a request, whoever asks.
     pub(super) fn check_request(
         &mut self,

@@ -401,15 +401,18 @@ fn an_answer_about_a_time_that_is_no_more_is_nobodys() {
     assert_eq!(second.request.event, HookEvent::Refresh);
     site.answer(second, over());
     assert_eq!(peer.ended(), Some(3005));
-    // The same of a subscription, which a token prolongs.
+    // The same of a subscription that has begun anew meanwhile, until the same channel's next.
     let mut peer = site.connected("42");
     let claims = |site: &Site| json!({"sub": "42", "channel": "$a", "exp": site.now() + 10});
-    let request = json!({"channel": "$a", "token": token(&claims(&site))});
-    peer.result(&mut site, "subscribe", request);
+    let subscribe = |peer: &mut Peer, site: &mut Site| {
+        let request = json!({"channel": "$a", "token": token(&claims(site))});
+        peer.result(site, "subscribe", request);
+    };
+    subscribe(&mut peer, &mut site);
     site.seconds(10);
     let first = site.asked();
-    let request = json!({"channel": "$a", "token": token(&claims(&site))});
-    peer.result(&mut site, "sub_refresh", request);
+    peer.result(&mut site, "unsubscribe", json!({"channel": "$a"}));
+    subscribe(&mut peer, &mut site);
     let over = || SubRefreshReply { expired: true, ..SubRefreshReply::default() };
     site.seconds(10);
     let second = site.asked();

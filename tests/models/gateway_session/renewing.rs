@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ringhold::gateway::hooks::HookEvent;
+use ringhold::gateway::placement::Placement;
 use serde_json::{Value, json};
 
 use super::site::{Peer, Site, token};
@@ -75,23 +75,65 @@ fn of_a_subscription_only_what_was_said_is_kept() {
 }
 
 #[test]
-fn a_subscription_that_begins_to_expire_is_asked_about_where_the_backend_decides() {
+fn no_token_prolongs_what_the_backend_decides_about() {
     let mut site = Site::new(
-        "[channel.proxy.sub_refresh]\nendpoint = \"http://backend/sub_refresh\"\n\
-         [channel.without_namespace]\nsub_refresh_proxy_enabled = true\n",
+        "[client.proxy.refresh]\nenabled = true\nendpoint = \"http://backend/refresh\"\n",
     );
     let mut peer = site.connected("42");
-    let mut claims = json!({"sub": "42", "channel": "$a"});
-    let request = json!({"channel": "$a", "token": token(&claims)});
-    peer.result(&mut site, "subscribe", request);
-    claims["exp"] = json!(site.now() + 10);
-    let request = json!({"channel": "$a", "token": token(&claims)});
-    peer.result(&mut site, "sub_refresh", request);
-    site.seconds(9);
-    assert!(site.try_asked().is_none());
-    site.seconds(1);
-    assert_eq!(site.asked().request.event, HookEvent::SubRefresh { channel: "$a".to_owned() });
-    assert!(peer.pushes().is_empty());
+    peer.command(&mut site, "refresh", of(&[]));
+    assert_eq!((peer.heard(), peer.ended()), (Vec::new(), Some(3501)));
+    let mut site = Site::new(
+        "[channel.proxy.sub_refresh]\nendpoint = \"http://backend/sub_refresh\"\n\
+         [[channel.namespaces]]\nname = \"asks\"\nsub_refresh_proxy_enabled = true\n\
+         [[channel.namespaces]]\nname = \"else\"\n",
+    );
+    let until = |exp: i64, channel: &str| {
+        let claims = json!({"sub": "42", "channel": channel, "exp": exp});
+        json!({"channel": channel, "token": token(&claims)})
+    };
+    for (channel, end) in [("$asks:a", Some(3501)), ("$else:a", None)] {
+        let mut peer = site.connected("42");
+        // Where it is not, it is told so before.
+        let request = until(site.now() + 10, channel);
+        let reply = peer.ask(&mut site, "sub_refresh", request.clone());
+        assert_eq!(reply["error"]["code"], json!(103), "{reply}");
+        let result = peer.result(&mut site, "subscribe", request);
+        assert_eq!(result.get("ttl").is_none(), end.is_some(), "{result}");
+        site.seconds(9);
+        let request = until(site.now() + 10, channel);
+        let number = peer.command(&mut site, "sub_refresh", request);
+        assert_eq!((peer.reply(number).is_none(), peer.ended()), (end.is_some(), end));
+    }
+}
+
+#[test]
+fn what_has_no_answer_yet_is_not_there() {
+    for (refused, end) in [(true, None), (true, Some(3010)), (false, Some(3010))] {
+        let mut site = Site::with_cores(
+            2,
+            "[client]\nconcurrency = 8\n[channel.without_namespace]\nhistory_size = 10\n\
+             history_ttl = \"60s\"\nforce_recovery = true\n",
+        );
+        let away = |name: &String| Placement::new(2, 1).home(name) == 1;
+        let away = (0..).map(|n| format!("$a{n}")).find(away).expect("some");
+        let claims = json!({"sub": "42", "channel": away});
+        let subscribe = json!({
+            "channel": away, "token": token(&claims), "flag": 2,
+            "recover": refused, "offset": 1, "epoch": "elsewhen",
+        });
+        let mut peer = site.connected_on(0, "42");
+        let names: &[&str] = if end.is_some() { &[&away] } else { &[] };
+        // In one message: the channel's home core has not answered when the other one comes.
+        peer.say(&[
+            json!({"id": 50, "subscribe": subscribe}),
+            json!({"id": 51, "refresh": of(names)}),
+        ]);
+        site.run();
+        assert_eq!((peer.reply(51).is_some(), peer.ended()), (end.is_none(), end));
+        if end.is_none() {
+            assert_eq!(peer.reply(50).expect("a reply")["error"]["code"], json!(112));
+        }
+    }
 }
 
 #[test]

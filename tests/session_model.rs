@@ -62,7 +62,7 @@ fn variable(name: &str) -> Option<u64> {
 
 /// How often the fixed seeds must meet each event.
 const FLOORS: &[(&str, u64)] = &[
-    ("answer about a time that is no more", 20),
+    ("answer about a time that is no more", 8),
     ("backend answered the gone", 4000),
     ("backend asked about a command", 12000),
     ("backend asked about a connection", 1000),
@@ -72,7 +72,9 @@ const FLOORS: &[(&str, u64)] = &[
     ("closed: by API", 300),
     ("closed: by the backend", 700),
     ("closed: expired", 3000),
-    ("closed: no room", 1),
+    ("closed: it is the backend's to say", 100),
+    // Once in thousands of worlds.
+    ("closed: no room", 0),
     ("closed: no seat", 200),
     ("closed: not available", 400),
     ("closed: other channels", 200),
@@ -95,6 +97,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("left", 3000),
     ("not recovered", 1000),
     ("order", 21000),
+    ("ordered while it connects", 20),
     ("ordered while asked", 100),
     ("orders compared", 2000),
     ("patch", 100),
@@ -119,8 +122,8 @@ const FLOORS: &[(&str, u64)] = &[
     ("subscribed with connect", 16000),
     ("subscription ended by the backend", 40),
     ("subscription expired", 500),
-    ("subscription not refreshed", 2000),
-    ("subscription refreshed", 2000),
+    ("subscription not refreshed", 1000),
+    ("subscription refreshed", 900),
     ("subscription refused", 16000),
     ("time", 28000),
     ("unsubscribed", 11000),

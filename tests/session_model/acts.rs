@@ -14,7 +14,7 @@ use ringhold::gateway::wire::{Disconnect, Unsubscribe};
 use serde_json::{Value, json};
 
 use super::conn::{Cmd, Conn, Connect, Phase, Subscribe, Token, What};
-use super::plan::{USERS, Wish};
+use super::plan::{Plan, USERS, Wish};
 use super::run::{Called, Does, Order, Run};
 use super::truth::{Fate, Publication};
 use crate::site::order_of;
@@ -22,6 +22,9 @@ use crate::support::gateway::{SECRET, signed};
 
 /// Connections at once.
 const CONNS: usize = 6;
+
+/// Turns of a core after which it has looked at what came before.
+const ENOUGH: u64 = 6;
 
 fn raw(value: &Value) -> Bytes {
     if value.is_null() { Bytes::new() } else { value.to_string().into() }
@@ -83,7 +86,7 @@ impl Run {
               Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
               Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         );
-        let now = self.now();
+        let now = (self.now(), self.step);
         self.note(|| format!("{} opens on core {core}", self.conns.len()));
         self.conns.push(Conn::new(core, client, now));
         // Most say at once who they are.
@@ -168,7 +171,8 @@ impl Run {
             conn.phase = Phase::Connecting;
         }
         let sent = self.step;
-        conn.cmds.push(Cmd { id, sent, what, question: None, doom: Vec::new() });
+        let turn = self.turns[conn.core];
+        conn.cmds.push(Cmd { id, sent, turn, what, question: None, doom: Vec::new() });
         (id, command)
     }
 
@@ -200,7 +204,8 @@ impl Run {
                 What::History { channel: near, limit, since: None, reverse: self.rng.one_in(3) }
             }
             79..86 => What::Rpc,
-            86..92 if named => {
+            // Where the backend decides how long something lasts, a token closes.
+            86..92 if named && (!self.plan.asks_refresh || self.rng.one_in(20)) => {
                 let token = self.draw_token();
                 let (expire_at, info) = (self.draw_expiry(), self.draw_info());
                 let subs = self.conns[place].subs.iter();
@@ -208,13 +213,16 @@ impl Run {
                     .filter(|(_, sub)| sub.by_token)
                     .map(|(channel, _)| channel.clone())
                     .collect();
+                if self.rng.one_in(8) {
+                    granted.pop_first();
+                }
                 if self.rng.one_in(12) {
                     let personal = self.plan.personal_of(&user);
                     granted.extend((Some(&own) != personal.as_ref()).then_some(own));
                 }
                 What::Refresh { token, expire_at, granted, info }
             }
-            92..98 if named => {
+            92..98 if named && (!self.plan.by_backend(&near) || self.rng.one_in(20)) => {
                 let (channel, token) = (near, self.draw_token());
                 let (expire_at, info) = (self.draw_expiry(), self.draw_info());
                 What::SubRefresh { channel, token, expire_at, info }
@@ -536,14 +544,20 @@ impl Run {
         order.client = client.as_ref().map(id);
         order.spare = spare.iter().map(id).collect();
         let core = self.rng.below(self.plan.cores as u32) as usize;
-        let given = self.step;
+        let (given, given_at) = (self.step, self.unix());
         let connecting = self.conns.iter().enumerate().filter(|(_, it)| !it.is_open());
         let connecting = connecting.map(|(n, _)| n).collect();
         let taken = self.site.send(core, Letter::Order(Arc::new(order)));
-        let owed =
-            if taken { self.owed(number, &mine, &client, &spare, &does) } else { Vec::new() };
+        let mut owed = Vec::new();
+        if taken {
+            owed = self.owed(number, &mine, &client, &spare, &does);
+            if client.is_none() {
+                owed.extend(self.owed_to_newcomers(number, user, &does));
+            }
+        }
         self.orders.push(Order {
             given,
+            given_at,
             user: user.to_owned(),
             client,
             spare,
@@ -555,6 +569,38 @@ impl Run {
             connecting,
         });
         self.met("order");
+    }
+
+    /// Whether a connection's first command is certainly under way.
+    fn has_begun(plan: &Plan, turns: &[u64], conn: &Conn) -> bool {
+        let first = conn.cmds.first().is_some_and(|cmd| turns[conn.core] >= cmd.turn + ENOUGH);
+        first && !conn.vague && !plan.lossy
+    }
+
+    /// The same of connections whose connect command is under way.
+    fn owed_to_newcomers(
+        &mut self,
+        number: usize,
+        user: &str,
+        does: &Does,
+    ) -> Vec<(usize, String, u64)> {
+        let mut owed = Vec::new();
+        for (place, conn) in self.conns.iter_mut().enumerate() {
+            let begun = Self::has_begun(&self.plan, &self.turns, conn);
+            let connecting = begun && conn.phase == Phase::Connecting;
+            let Some(cmd) = conn.cmds.first_mut().filter(|_| connecting) else { continue };
+            let What::Connect(it) = &cmd.what else { continue };
+            if it.token != Some(Token::Good) || it.user != user {
+                continue;
+            }
+            match does {
+                Does::Unsubscribe { .. } => cmd.doom.push(number),
+                Does::Disconnect | Does::Refresh { .. } => owed.push((place, String::new(), 0)),
+                Does::Subscribe { .. } => continue,
+            }
+            *self.covered.0.entry("ordered while it connects").or_default() += 1;
+        }
+        owed
     }
 
     /// Channels about whose subscriptions the backend thinks.
@@ -592,9 +638,11 @@ impl Run {
                             sub.doom.push(number);
                         }
                     }
-                    for cmd in &mut conn.cmds {
+                    let begun = Self::has_begun(&self.plan, &self.turns, conn);
+                    for (n, cmd) in conn.cmds.iter_mut().enumerate() {
                         let thinking =
-                            cmd.question.is_some_and(|it| self.questions[it].said.is_none());
+                            cmd.question.is_some_and(|it| self.questions[it].said.is_none())
+                                || n == 0 && begun && cmd.question.is_none();
                         if let What::Subscribe(it) = &cmd.what
                             && matches(&it.channel)
                             && thinking
@@ -609,7 +657,7 @@ impl Run {
                 Does::Subscribe { channel, expire_at, .. } => {
                     let over = *expire_at > 0 && *expire_at <= unix;
                     let taken = conn.subs.contains_key(channel) || conn.asks_for(channel);
-                    if calm && !over && !taken {
+                    if calm && !over && !taken && conn.reads && !conn.lags {
                         owed.push((*place, channel.clone(), 0));
                     }
                 }

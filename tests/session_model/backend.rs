@@ -112,12 +112,18 @@ impl Run {
                     assert!(cmd.question.is_none(), "the backend is asked twice");
                     cmd.question = Some(index);
                 }
+                let asked = |it: &&Question| {
+                    it.conn == place && it.said.is_none() && matches!(it.about, About::Command(_))
+                };
+                let under_way = self.questions.iter().filter(asked).count();
+                let limit = self.plan.hook_limit;
+                assert!(under_way < limit, "more questions of {place} than {limit}");
                 self.met("backend asked about a command");
             }
             About::Stay => {
                 let due = conn.expires.iter().any(|at| *at > 0 && *at <= unix);
                 // Elsewhere it may have been refreshed since.
-                let late = conn.is_closed() || conn.lags || !calm;
+                let late = conn.is_closed() || conn.vague || !calm;
                 assert!(asks_refresh && (due || late), "asked too soon");
                 if due {
                     conn.staying = Some((looked, now, index));
@@ -129,7 +135,7 @@ impl Run {
                 let conn = &mut self.conns[place];
                 if let Some(sub) = conn.subs.get_mut(channel) {
                     let due = sub.expire_at > 0 && sub.expire_at <= unix;
-                    let late = conn.lags || !calm;
+                    let late = conn.vague || !calm;
                     assert!(by_backend && (due || late), "asked too soon: {channel}");
                     if due {
                         sub.question = Some(index);
@@ -217,7 +223,8 @@ impl Run {
                 expire_at,
                 info,
                 data,
-                channels,
+                // Nobody gets a channel twice.
+                channels: channels.iter().chain(channels.first()).cloned().collect(),
                 ..ConnectReply::default()
             })),
             HookEvent::Refresh => {

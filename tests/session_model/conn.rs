@@ -95,6 +95,8 @@ pub enum What {
 pub struct Cmd {
     pub id: u64,
     pub sent: u64,
+    /// How many turns its core had taken.
+    pub turn: u64,
     pub what: What,
     /// The question to the backend about it.
     pub question: Option<usize>,
@@ -145,6 +147,8 @@ pub struct Conn {
     pub client: Client,
     pub phase: Phase,
     pub opened_ms: u64,
+    /// The step at which that was.
+    pub opened: u64,
     /// As the backend was told.
     pub promised: Option<String>,
     pub name: String,
@@ -185,12 +189,13 @@ impl std::fmt::Display for Conn {
 }
 
 impl Conn {
-    pub fn new(core: usize, client: Client, opened_ms: u64) -> Self {
+    pub fn new(core: usize, client: Client, (opened_ms, opened): (u64, u64)) -> Self {
         Self {
             core,
             client,
             phase: Phase::Fresh,
             opened_ms,
+            opened,
             promised: None,
             name: String::new(),
             user: String::new(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::conn::{Cmd, Connect, Phase, Sub, Subscribe, Token, What};
 use super::plan::{Mode, Verdict, Wish};
-use super::run::{Run, Said};
+use super::run::{Does, Run, Said};
 use super::truth::{Fate, Recovery};
 
 /// Who began a subscription, and how.
@@ -124,9 +124,11 @@ impl Run {
             What::Rpc => self.rpc(place, &cmd, value, error),
             What::Refresh { token, expire_at, granted, info } => {
                 assert_eq!((token, error), (Token::Good, None), "{value}");
+                assert!(!self.plan.asks_refresh, "{value}: the backend decides");
                 let by_token: Vec<_> = self.conns[place].subs.iter().collect();
                 let lacks = |channel: &String| {
                     !granted.contains(channel)
+                        && self.plan.personal_of(&self.conns[place].user).as_ref() != Some(channel)
                         && self.conns[place].inside(channel, start) == Some(true)
                 };
                 let lost = by_token.iter().any(|(channel, sub)| sub.by_token && lacks(channel));
@@ -145,11 +147,11 @@ impl Run {
                     return self.met("subscription not refreshed");
                 }
                 assert_eq!((token, error), (Token::Good, None), "{value}");
+                assert!(!self.plan.by_backend(&channel), "{value}: the backend decides");
                 assert_ne!(inside, Some(false), "{value}");
                 self.tells_ttl(place, &value["sub_refresh"], expire_at);
                 if let Some(sub) = self.conns[place].subs.get_mut(&channel) {
-                    (sub.expire_at, sub.question) = (expire_at, None);
-                    sub.by_backend |= false;
+                    sub.expire_at = expire_at;
                     sub.info = if info.is_null() { sub.info.take() } else { info };
                 }
                 self.met("subscription refreshed");
@@ -166,7 +168,7 @@ impl Run {
         };
         let unsure = !self.plan.calm && self.questions.iter().any(unsure);
         let conn = &mut self.conns[place];
-        if !unsure {
+        if !unsure && !conn.vague {
             conn.expires.clear();
         }
         conn.expires.push(expire_at);
@@ -218,6 +220,13 @@ impl Run {
                 _ => self.plan.lossy && code == 111,
             };
             assert!(fits, "{value} after {said:?} to {connect:?}");
+            let user = match (&said, connect.token) {
+                (Some(Said::Yes { user, .. }), _) => user,
+                (_, Some(Token::Good)) => &connect.user,
+                _ => "",
+            };
+            // It may have had a seat for a moment.
+            self.conns[place].user = user.to_owned();
             self.conns[place].phase = Phase::Failed;
             return self.met("connect failed");
         }
@@ -276,6 +285,12 @@ impl Run {
             let by_token = by_token && connect.granted.contains(&channel);
             let since = connect.asked.get(&channel).cloned().flatten();
             let since = since.filter(|_| mode.recoverable);
+            let orders = cmd.doom.iter().copied();
+            let doom = orders.filter(|order| match &self.orders[*order].does {
+                Does::Unsubscribe { channel: of } => of.as_ref().is_none_or(|of| *of == channel),
+                _ => false,
+            });
+            let doom = doom.collect();
             self.begin_sub(
                 place,
                 Begun {
@@ -290,7 +305,7 @@ impl Run {
                     info: Value::Null,
                     since,
                     born,
-                    doom: Vec::new(),
+                    doom,
                 },
                 &result,
             );

@@ -195,6 +195,11 @@ impl Plan {
         self.personal.filter(|_| !user.is_empty()).map(|name| format!("{name}:#{user}"))
     }
 
+    /// Whether the backend decides how long subscriptions to a channel last.
+    pub fn by_backend(&self, channel: &str) -> bool {
+        self.space(channel).is_some_and(|space| space.asks_refresh)
+    }
+
     /// How many commands of a connection may be under way.
     pub fn at_once(&self) -> usize {
         self.concurrency.max(1)

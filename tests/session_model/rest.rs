@@ -189,7 +189,7 @@ impl Run {
                     order.owed.push((place, channel, since));
                     continue;
                 }
-                if conn.is_closed() {
+                if conn.is_closed() || conn.phase == Phase::Failed {
                     continue;
                 }
                 let shown = order.shown.iter().any(|(of, name)| *of == place && *name == channel);
@@ -302,6 +302,10 @@ impl Run {
             serde_json::Value::Null => String::new(),
             value => value.to_string(),
         };
+        if conn.vague {
+            // What it was told of late may have been overtaken.
+            return;
+        }
         let told = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         let (conn_info, chan_info) = (text(&conn.info), text(&sub.info));
         assert_eq!(*who.user, *conn.user);

@@ -50,6 +50,8 @@ pub enum Does {
 #[derive(Debug)]
 pub struct Order {
     pub given: u64,
+    /// Unix time in seconds.
+    pub given_at: i64,
     pub user: String,
     pub client: Option<String>,
     pub spare: Vec<String>,
@@ -134,6 +136,8 @@ pub struct Run {
     pub covered: Covered,
     pub trace: bool,
     pub drained: bool,
+    /// How many turns each core has taken, at least.
+    pub turns: Vec<u64>,
     /// Questions of connections whose connect reply was not read.
     pub early: std::collections::VecDeque<Asked>,
 }
@@ -147,6 +151,7 @@ impl Run {
         }
         let site = Site::with_cores(plan.cores, &plan.toml());
         let channels = plan.channels();
+        let turns = vec![0; plan.cores];
         Self {
             site,
             rng,
@@ -167,6 +172,7 @@ impl Run {
             covered: Covered::default(),
             trace,
             drained: false,
+            turns,
             early: std::collections::VecDeque::new(),
         }
     }
@@ -180,8 +186,13 @@ impl Run {
                 continue;
             }
             for _ in 0..self.rng.below(4) {
-                let core = self.rng.below(self.plan.cores as u32) as usize;
-                self.site.turn(core);
+                let core = self.core();
+                self.turn(core);
+            }
+            if self.rng.one_in(5) {
+                // One core is ahead of the others.
+                let core = self.core();
+                (0..8).for_each(|_| self.turn(core));
             }
             self.look();
             if self.rng.one_in(7) {
@@ -196,6 +207,15 @@ impl Run {
     /// Whether what a connection hears was said just now, and nothing else happened meanwhile.
     pub fn is_exact(&self, place: usize) -> bool {
         self.plan.calm && !self.plan.lossy && !self.conns[place].lags
+    }
+
+    fn core(&mut self) -> usize {
+        self.rng.below(self.plan.cores as u32) as usize
+    }
+
+    fn turn(&mut self, core: usize) {
+        self.site.turn(core);
+        self.turns[core] += 1;
     }
 
     pub fn met(&mut self, what: &'static str) {
@@ -253,7 +273,9 @@ impl Run {
     pub fn shows(&mut self, channel: &str, epoch: &str) {
         let (now, listened) = (self.now(), self.is_listened(channel));
         let meta = self.plan.space(channel).map_or(0, |space| space.meta_seconds);
-        self.stream(channel).shows(epoch, now, meta, listened);
+        // It may have been used as soon as clients had looked before this.
+        let since = self.looked_ms;
+        self.stream(channel).shows(epoch, (since, now), meta, listened);
     }
 
     /// Whether a stream's life may have ended, since nobody has used it for long.
@@ -267,12 +289,13 @@ impl Run {
     /// A client has published there, and nobody else did at the time.
     pub fn grew(&mut self, channel: &str, number: usize) {
         let (now, over) = (self.now(), self.may_be_over(channel));
+        let looked = self.looked_ms;
         let stream = self.stream(channel);
         if over || stream.unsure || stream.epoch.is_empty() {
             stream.unsure = true;
         } else {
             stream.grows(number, now);
-            stream.used_ms = now;
+            stream.used_ms = stream.used_ms.max(looked);
         }
     }
 
@@ -284,7 +307,6 @@ impl Run {
             }
         }
         self.hear_backend();
-        self.looked_ms = self.now();
         let calls = std::mem::take(&mut self.calls);
         for (called, slot) in calls {
             let answer = slot.lock().expect("no panic").take();
@@ -293,6 +315,7 @@ impl Run {
                 None => self.calls.push((called, slot)),
             }
         }
+        self.looked_ms = self.now();
         self.step += 1;
         let step = self.step;
         for order in self.orders.iter_mut().filter(|order| order.done_at.is_none()) {

@@ -45,7 +45,8 @@ impl Run {
                 self.met("subscription expired");
             }
             2500 => {
-                assert!(self.plan.lossy && sub.mode.positioned, "{channel}: {why}");
+                let lost = self.plan.lossy && sub.mode.positioned && !sub.server_side;
+                assert!(lost, "{channel}: {why}");
                 self.met("lost");
             }
             2000 => {
@@ -139,20 +140,27 @@ impl Run {
                 && !order.spare.contains(&conn.name)
                 && !order.shown.iter().any(|(of, _)| *of == place);
             let Does::Refresh { expired: false, expire_at, .. } = &order.does else { return false };
+            let before = order.done_at.is_some_and(|at| at < conn.opened);
             let left = expire_at - unix;
-            let near = ttl >= left.max(1) && ttl <= left + 9 || conn.lags;
+            // One that reads late was told at some time since the order was given.
+            let most = if conn.lags { (expire_at - order.given_at).max(1) } else { left + 9 };
+            let near = ttl >= left.max(1) && ttl <= most;
             let told = if *expire_at > 0 { near } else { ttl == 0 };
-            mine && told
+            mine && told && !before
         };
         let owes = |order: &Order| order.owed.iter().any(|(of, ..)| *of == place);
         let all = || self.orders.iter();
         // The nearest of those that it may be.
         let far = |order: &Order| match &order.does {
-            Does::Refresh { expire_at, .. } if *expire_at > 0 => (expire_at - unix - ttl).abs(),
+            Does::Refresh { expire_at, .. } if *expire_at > 0 && !conn.lags => {
+                (expire_at - unix - ttl).abs()
+            }
             _ => 0,
         };
         let fit = all().enumerate().filter(|(_, order)| fits(order));
-        let number = fit.min_by_key(|(number, order)| (far(order), !owes(order), !number));
+        // One that reads late hears of all, in their order.
+        let last = |number: usize| if conn.lags { number } else { usize::MAX - number };
+        let number = fit.min_by_key(|(n, order)| (far(order), !owes(order), last(*n)));
         let number = number.expect("an order to refresh").0;
         self.shows_order(place, "", number);
         let Does::Refresh { expire_at, info, .. } = self.orders[number].does.clone() else {

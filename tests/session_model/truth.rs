@@ -42,7 +42,7 @@ pub struct Channel {
     pub removed: u64,
     /// When the last publication was made.
     pub last_ms: u64,
-    /// When it was used last.
+    /// When it was used last, at the earliest.
     pub used_ms: u64,
     /// Something is being removed.
     pub removing: bool,
@@ -65,18 +65,26 @@ pub enum Recovery {
 }
 
 impl Channel {
-    /// Something shows this epoch. `listened`: somebody holds on to the stream.
-    pub fn shows(&mut self, epoch: &str, now: u64, meta_seconds: u64, listened: bool) {
+    /// Something that happened since then shows this epoch. `listened`: somebody holds on to the
+    /// stream.
+    pub fn shows(
+        &mut self,
+        epoch: &str,
+        (since, now): (u64, u64),
+        meta_seconds: u64,
+        listened: bool,
+    ) {
         if self.epoch != epoch {
             if !self.epoch.is_empty() {
                 let over = meta_seconds > 0 && now + 50 >= self.used_ms + meta_seconds * 1000;
-                assert!(over && !listened || self.unsure, "a stream's life ended too soon");
+                let right = over && !listened || self.unsure;
+                assert!(right, "a life ended too soon: used at {}, {listened}", self.used_ms);
             }
             let unsure = self.unsure || self.epoch.is_empty();
             let ttl_ms = self.ttl_ms;
             *self = Self { epoch: epoch.to_owned(), unsure, ttl_ms, ..Self::default() };
         }
-        self.used_ms = now;
+        self.used_ms = self.used_ms.max(since);
     }
 
     /// A publication has this place.

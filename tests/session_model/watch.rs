@@ -60,7 +60,8 @@ impl Run {
             if let Some(next) = sub.next {
                 assert!(offset >= next, "{value}: {next} is next");
                 assert!(offset == next || sub.filter, "{value}: {next} is next");
-                for between in next..offset {
+                let same = self.stream(channel).epoch == sub.epoch;
+                for between in (next..offset).filter(|_| same) {
                     let skipped = self.stream(channel).at(between);
                     assert!(skipped.is_none_or(|n| !self.pubs[n].even), "{value}: {next} is next");
                 }
@@ -174,7 +175,9 @@ impl Run {
     /// Whether an answer shows what all clients believe: nothing overtakes it.
     fn shows_now(&self, place: usize, start: u64) -> bool {
         let alone = self.plan.at_once() == 1 && start > self.rested;
-        self.is_exact(place) && alone && self.conns.iter().all(|it| !it.lags)
+        // Who was closed just now may be on the way out.
+        let settled = |it: &super::conn::Conn| !it.lags && it.ended_at <= self.rested;
+        self.is_exact(place) && alone && self.conns.iter().all(settled)
     }
 
     /// The names of those who are in a channel, as far as they are shown.
@@ -246,7 +249,8 @@ impl Run {
 
     /// Who a connection is, or will be when its connect reply is read.
     fn user_of(&self, conn: &super::conn::Conn) -> String {
-        let Some(cmd) = conn.cmds.first().filter(|_| conn.name.is_empty()) else {
+        let Some(cmd) = conn.cmds.first().filter(|_| conn.name.is_empty() && conn.user.is_empty())
+        else {
             return conn.user.clone();
         };
         let said = cmd.question.and_then(|it| self.questions[it].said.as_ref());
@@ -278,6 +282,11 @@ impl Run {
         let seats = self.plan.user_limit;
         let user = self.user_of(conn);
         let rival = |other: &super::conn::Conn| self.user_of(other) == user;
+        let by_backend = |what: &What| match what {
+            What::Refresh { .. } => self.plan.asks_refresh,
+            What::SubRefresh { channel, .. } => self.plan.by_backend(channel),
+            _ => false,
+        };
         let fits = match code {
             3001 => self.drained,
             3005 => {
@@ -285,7 +294,7 @@ impl Run {
                 let due = conn.expires.iter().any(due);
                 let silent = conn.staying.is_some_and(|(asked, ..)| asked + 5000 <= now);
                 let refresh = |what: &What| match what {
-                    What::Refresh { token, expire_at, .. } => {
+                    What::Refresh { token, expire_at, .. } if !self.plan.asks_refresh => {
                         *token == Token::Expired || over(*expire_at)
                     }
                     _ => false,
@@ -307,22 +316,23 @@ impl Run {
                     sub.server_side && if sub.by_backend { sub.ending || conn.vague } else { due }
                 };
                 let refresh = |what: &What| match what {
-                    What::SubRefresh { token, expire_at, .. } => {
-                        *token == Token::Expired || over(*expire_at)
+                    What::SubRefresh { channel, token, expire_at, .. } => {
+                        let by_token = !self.plan.by_backend(channel);
+                        by_token && (*token == Token::Expired || over(*expire_at))
                     }
                     _ => false,
                 };
                 conn.subs.values().any(ends) || cmd(&refresh)
             }
             3010 => {
-                cmd(&|what| matches!(what, What::Refresh { .. }))
+                cmd(&|what| matches!(what, What::Refresh { .. }) && !self.plan.asks_refresh)
                     || self.plan.lossy && conn.subs.values().any(|sub| sub.server_side)
             }
             3500 => cmd(&|what| match what {
                 What::Connect(it) => it.token == Some(Token::Foreign),
                 What::Subscribe(it) => it.token == Some(Token::Others),
                 What::Refresh { token, .. } | What::SubRefresh { token, .. } => {
-                    matches!(token, Token::Foreign | Token::Others)
+                    matches!(token, Token::Foreign | Token::Others) && !by_backend(what)
                 }
                 _ => false,
             }),
@@ -333,6 +343,10 @@ impl Run {
                 let said = |cmd: &super::conn::Cmd| {
                     cmd.question.is_none_or(|it| self.questions[it].said == Some(Said::Nobody))
                 };
+                if cmd(&by_backend) {
+                    self.met("closed: it is the backend's to say");
+                    return self.gone(place);
+                }
                 let first = |what: &What| !matches!(what, What::Connect(_));
                 let first = !conn.is_open() && conn.cmds.first().is_some_and(|it| first(&it.what));
                 bad || first

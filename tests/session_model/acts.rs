@@ -79,16 +79,25 @@ impl Run {
         if self.live().len() >= CONNS {
             return;
         }
-        let core = self.rng.below(self.plan.cores as u32) as usize;
+        let core = self.core();
         let client = self.site.knock(core);
-        client.bytes(
-            b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
-              Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        );
+        let way = self.draw_way();
         let now = (self.now(), self.step);
-        self.note(|| format!("{} opens on core {core}", self.conns.len()));
-        self.conns.push(Conn::new(core, client, now));
+        let place = self.conns.len();
+        self.note(|| format!("{place} opens on core {core}: {way:?}"));
+        let path = way.path();
+        if way.is_socket() {
+            let head = format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            );
+            client.bytes(head.as_bytes());
+        }
+        self.conns.push(Conn::new(core, (way, client), now));
+        if !way.is_plain() {
+            return self.open_saying(place, way);
+        }
         // Most say at once who they are.
         if !self.rng.one_in(6) {
             self.talk(self.conns.len() - 1);
@@ -135,33 +144,41 @@ impl Run {
             return self.open();
         }
         let place = self.pick(&live);
-        self.talk(place);
+        let conn = &self.conns[place];
+        // Posts find their stream by what its connect reply says.
+        let mute = conn.way.is_uni() || conn.way.is_emulated() && !conn.is_open();
+        if !mute {
+            self.talk(place);
+        }
     }
 
     fn talk(&mut self, place: usize) {
         let count = if self.rng.one_in(3) { 1 + self.rng.below(4) } else { 1 };
         let together = self.rng.one_in(2);
-        let mut lines = Vec::new();
-        for _ in 0..count {
-            let Some(what) = self.draw_command(place) else { break };
-            let (id, mut command) = self.enter(place, what);
-            if let Value::Object(it) = &mut command {
-                it.insert("id".to_owned(), json!(id));
+        let (ids, lines) = self.draw_lines(place, count);
+        if self.conns[place].way.is_emulated() {
+            let mut posts: Vec<_> = ids.iter().map(|id| vec![*id]).zip(lines.clone()).collect();
+            if together && !lines.is_empty() {
+                posts = vec![(ids, lines.join("\n"))];
             }
-            self.note(|| format!("{place} says {command}"));
-            lines.push(command.to_string());
-        }
-        if together {
+            for (ids, text) in posts {
+                if self.rng.one_in(3) {
+                    self.mail.push((place, ids, text));
+                } else {
+                    self.post(place, &ids, &text);
+                }
+            }
+        } else if together {
             if !lines.is_empty() {
-                self.conns[place].client.text(&lines.join("\n"));
+                self.conns[place].say(&lines.join("\n"));
             }
         } else {
-            lines.iter().for_each(|line| self.conns[place].client.text(line));
+            lines.iter().for_each(|line| self.conns[place].say(line));
         }
     }
 
     /// A command is under way: its id, and what is sent.
-    fn enter(&mut self, place: usize, what: What) -> (u64, Value) {
+    pub fn enter(&mut self, place: usize, what: What) -> (u64, Value) {
         self.step += 1;
         let id = self.conns[place].last_id + 1;
         let command = self.command(place, id, &what);
@@ -176,7 +193,7 @@ impl Run {
         (id, command)
     }
 
-    fn draw_command(&mut self, place: usize) -> Option<What> {
+    pub fn draw_command(&mut self, place: usize) -> Option<What> {
         let phase = self.conns[place].phase;
         let user = self.conns[place].user.clone();
         if phase == Phase::Fresh && !self.rng.one_in(30) {
@@ -253,7 +270,7 @@ impl Run {
         if self.rng.one_in(2) { json!({"i": self.step}) } else { Value::Null }
     }
 
-    fn draw_connect(&mut self) -> Connect {
+    pub fn draw_connect(&mut self) -> Connect {
         let token = match self.rng.below(20) {
             0 => Some(Token::Expired),
             1 => Some(Token::Foreign),
@@ -574,7 +591,9 @@ impl Run {
     /// Whether a connection's first command is certainly under way.
     fn has_begun(plan: &Plan, turns: &[u64], conn: &Conn) -> bool {
         let first = conn.cmds.first().is_some_and(|cmd| turns[conn.core] >= cmd.turn + ENOUGH);
-        first && !conn.vague && !plan.lossy
+        // Nobody knows when a post is there.
+        let known = !conn.way.is_emulated() || conn.phase == Phase::Connecting;
+        first && known && !conn.vague && !plan.lossy
     }
 
     /// The same of connections whose connect command is under way.

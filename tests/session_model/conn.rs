@@ -7,6 +7,52 @@ use serde_json::Value;
 
 use super::plan::{Mode, Wish};
 
+/// How a client is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Socket,
+    /// With Protobuf.
+    Binary,
+    /// Events, or lines; commands come by posts.
+    Sse,
+    Lines,
+    /// One-way: it is told, and says nothing but its connect request.
+    UniSocket,
+    UniSse,
+    UniLines,
+}
+
+impl Way {
+    pub fn is_emulated(self) -> bool {
+        matches!(self, Self::Sse | Self::Lines)
+    }
+
+    pub fn is_uni(self) -> bool {
+        matches!(self, Self::UniSocket | Self::UniSse | Self::UniLines)
+    }
+
+    pub fn is_socket(self) -> bool {
+        self.is_plain() || self == Self::UniSocket
+    }
+
+    /// Whether commands go by the connection itself.
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::Socket | Self::Binary)
+    }
+
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Socket => "/connection/websocket",
+            Self::Binary => "/connection/websocket?cf_protocol=protobuf",
+            Self::Sse => "/connection/sse",
+            Self::Lines => "/connection/http_stream",
+            Self::UniSocket => "/connection/uni_websocket",
+            Self::UniSse => "/connection/uni_sse",
+            Self::UniLines => "/connection/uni_http_stream",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The connect command was not sent.
@@ -144,7 +190,13 @@ pub struct Sub {
 
 pub struct Conn {
     pub core: usize,
+    pub way: Way,
     pub client: Client,
+    /// Bytes of its stream that it has looked at.
+    pub looked: usize,
+    /// How its posts find it, as the connect reply says.
+    pub session: Value,
+    pub node: Value,
     pub phase: Phase,
     pub opened_ms: u64,
     /// The step at which that was.
@@ -189,10 +241,14 @@ impl std::fmt::Display for Conn {
 }
 
 impl Conn {
-    pub fn new(core: usize, client: Client, (opened_ms, opened): (u64, u64)) -> Self {
+    pub fn new(core: usize, (way, client): (Way, Client), (opened_ms, opened): (u64, u64)) -> Self {
         Self {
             core,
+            way,
             client,
+            looked: 0,
+            session: Value::Null,
+            node: Value::Null,
             phase: Phase::Fresh,
             opened_ms,
             opened,
@@ -213,6 +269,31 @@ impl Conn {
             info: Value::Null,
             left: false,
             ended_at: 0,
+        }
+    }
+
+    /// What has come and was not looked at, if it is a stream: whole lines.
+    pub fn lines(&mut self) -> Vec<String> {
+        if self.way.is_socket() {
+            return Vec::new();
+        }
+        let body = self.client.answer().map(|answer| answer.body).unwrap_or_default();
+        let text = String::from_utf8_lossy(&body[self.looked..]);
+        let Some(end) = text.rfind('\n') else { return Vec::new() };
+        self.looked += end + 1;
+        let events = matches!(self.way, Way::Sse | Way::UniSse);
+        let begin = if events { "data: " } else { "" };
+        let lines = text[..end].lines().filter_map(|line| line.strip_prefix(begin));
+        // What is around the chunks of a body is no object.
+        lines.filter(|line| line.starts_with('{')).map(str::to_owned).collect()
+    }
+
+    /// Says something on the connection itself.
+    pub fn say(&self, text: &str) {
+        match self.way {
+            Way::Binary if text == "{}" => self.client.binary(&[0]),
+            Way::Binary => self.client.binary(&super::binary::encode(text)),
+            _ => self.client.text(text),
         }
     }
 

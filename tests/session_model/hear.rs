@@ -4,7 +4,7 @@
 use ringhold::testing::Received;
 use serde_json::{Value, json};
 
-use super::conn::{Cmd, Connect, Phase, Sub, Subscribe, Token, What};
+use super::conn::{Cmd, Connect, Phase, Sub, Subscribe, Token, Way, What};
 use super::plan::{Mode, Verdict, Wish};
 use super::run::{Does, Run, Said};
 use super::truth::{Fate, Recovery};
@@ -28,6 +28,11 @@ pub struct Begun {
 impl Run {
     pub fn read(&mut self, place: usize) {
         let mut ended = false;
+        for line in self.conns[place].lines() {
+            if !self.conns[place].left {
+                self.hear(place, serde_json::from_str(&line).expect("JSON"));
+            }
+        }
         while let Some(received) = self.conns[place].client.next() {
             match received {
                 // What was on its way when it left.
@@ -38,6 +43,15 @@ impl Run {
                         self.hear(place, value);
                     }
                 }
+                Received::Binary(message) if self.conns[place].way == Way::Binary => {
+                    let mut rest = &message[..];
+                    while !rest.is_empty() {
+                        let value = self.decode(place, &mut rest);
+                        self.hear(place, value);
+                    }
+                }
+                // It was told in its own words before.
+                Received::Close(..) if self.conns[place].way.is_uni() => {}
                 Received::Close(code, reason) => self.closed(place, code.0, &reason),
                 // It is known before what was not read.
                 Received::End => ended = true,
@@ -83,8 +97,14 @@ impl Run {
         let object = value.as_object().expect("an object");
         if object.is_empty() {
             assert!(self.conns[place].is_open() && self.plan.ping_seconds > 0, "a ping");
-            self.conns[place].client.text("{}");
+            self.echo(place, "{}");
             return self.met("ping");
+        }
+        if self.conns[place].way.is_uni() {
+            return match object.contains_key("connect") {
+                true => self.reply(place, 1, &value),
+                false => self.push(place, &value),
+            };
         }
         match value["id"].as_u64() {
             Some(id) => self.reply(place, id, &value),
@@ -93,10 +113,10 @@ impl Run {
     }
 
     fn reply(&mut self, place: usize, id: u64, value: &Value) {
+        let first = self.in_order(place);
         let conn = &mut self.conns[place];
         let at = conn.cmds.iter().position(|cmd| cmd.id == id);
         let at = at.unwrap_or_else(|| panic!("nobody asked, or twice: {value}"));
-        let first = self.plan.at_once() == 1;
         assert!(!first || at == 0, "{value} overtakes {:?}", conn.cmds[0]);
         let cmd = conn.cmds.remove(at);
         // Where commands go one after the other, it began when the one before it was answered.
@@ -208,9 +228,10 @@ impl Run {
         if let Some(code) = error {
             let fits = match (&said, connect.token) {
                 (Some(Said::Error(of)), None) => *of == code,
-                (Some(Said::Yes { expire_at, channels, .. }), None) => {
+                (Some(Said::Yes { expire_at, user, channels, .. }), None) => {
                     let over = *expire_at > 0 && *expire_at <= unix;
-                    over && code == 110 || self.plan.lossy && code == 111 && !channels.is_empty()
+                    let some = !channels.is_empty() || self.plan.personal_of(user).is_some();
+                    over && code == 110 || self.plan.lossy && code == 111 && some
                 }
                 (None, Some(Token::Expired)) => code == 109,
                 // The token was good when it was made.
@@ -270,6 +291,9 @@ impl Run {
         self.tells_ttl(place, result, if by_backend { 0 } else { expire_at });
         assert_eq!(result["ping"].as_u64().unwrap_or(0), self.plan.ping_seconds);
         let conn = &mut self.conns[place];
+        let named = result["session"].is_string();
+        assert_eq!(named, !conn.way.is_plain(), "{value}");
+        (conn.session, conn.node) = (result["session"].clone(), result["node"].clone());
         assert!(conn.promised.as_ref().is_none_or(|it| *it == name), "promised another name");
         (conn.phase, conn.user, conn.name) = (Phase::Open, user.clone(), name);
         (conn.expires, conn.info) = (vec![expire_at], info);
@@ -451,7 +475,8 @@ impl Run {
         assert_eq!(flag("recoverable"), mode.recoverable, "{channel}: {result}");
         assert_eq!(flag("delta"), begun.delta, "{channel}: {result}");
         let id = result["id"].as_u64().unwrap_or(0);
-        assert_eq!(id > 0, begun.compact, "{channel}: {result}");
+        let compact = begun.compact && self.conns[place].way != Way::Binary;
+        assert_eq!(id > 0, compact, "{channel}: {result}");
         let by_backend = space.asks_refresh;
         self.tells_ttl(place, result, if by_backend { 0 } else { begun.expire_at });
         let over = begun.expire_at > 0 && begun.expire_at < self.unix() - 9;
@@ -463,7 +488,10 @@ impl Run {
         let cached = space.auto_cache && mode.recoverable;
         let recovers = (since.is_some() || cached) && streams;
         assert_eq!(flag("was_recovering"), recovers, "{channel}: {result}");
-        if streams && !self.conns[place].lags {
+        if streams && self.conns[place].lags {
+            // It may be of a life that began after all that is known.
+            self.stream(&channel).unsure = true;
+        } else if streams {
             self.shows(&channel, &epoch);
         }
         let recovered = flag("recovered");

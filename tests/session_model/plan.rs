@@ -126,7 +126,10 @@ impl Plan {
     }
 
     pub fn toml(&self) -> String {
-        let mut text = "[engine]\ntick = \"10ms\"\n".to_owned();
+        let mut text = "[sse]\nenabled = true\n[http_stream]\nenabled = true\n\
+             [uni_sse]\nenabled = true\n[uni_http_stream]\nenabled = true\n\
+             [uni_websocket]\nenabled = true\n[engine]\ntick = \"10ms\"\n"
+            .to_owned();
         if self.lossy {
             text.push_str("mailbox = 4\n");
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ringhold::gateway::letters::Answer;
 use ringhold::gateway::wire::Error;
 use ringhold::internals::rng::Rng;
+use ringhold::testing::Client;
 use serde_json::Value;
 
 use super::conn::{Cmd, Conn, What};
@@ -138,6 +139,10 @@ pub struct Run {
     pub drained: bool,
     /// How many turns each core has taken, at least.
     pub turns: Vec<u64>,
+    /// Posts on their way, by the connection's place and the numbers of its commands.
+    pub mail: Vec<(usize, Vec<u64>, String)>,
+    /// Posts without an answer.
+    pub posts: Vec<Client>,
     /// Questions of connections whose connect reply was not read.
     pub early: std::collections::VecDeque<Asked>,
 }
@@ -173,6 +178,8 @@ impl Run {
             trace,
             drained: false,
             turns,
+            mail: Vec::new(),
+            posts: Vec::new(),
             early: std::collections::VecDeque::new(),
         }
     }
@@ -180,6 +187,9 @@ impl Run {
     pub fn run(mut self) -> Covered {
         for _ in 0..STEPS {
             self.step += 1;
+            if self.deliver() && self.plan.calm {
+                self.rest();
+            }
             self.act();
             if self.plan.calm {
                 self.rest();
@@ -209,13 +219,19 @@ impl Run {
         self.plan.calm && !self.plan.lossy && !self.conns[place].lags
     }
 
-    fn core(&mut self) -> usize {
+    /// Any core.
+    pub fn core(&mut self) -> usize {
         self.rng.below(self.plan.cores as u32) as usize
     }
 
     fn turn(&mut self, core: usize) {
         self.site.turn(core);
         self.turns[core] += 1;
+    }
+
+    /// Whether a connection's commands go one after the other, as they were sent.
+    pub fn in_order(&self, place: usize) -> bool {
+        self.plan.at_once() == 1 && !self.conns[place].way.is_emulated()
     }
 
     pub fn met(&mut self, what: &'static str) {
@@ -307,6 +323,7 @@ impl Run {
             }
         }
         self.hear_backend();
+        self.hear_posts();
         let calls = std::mem::take(&mut self.calls);
         for (called, slot) in calls {
             let answer = slot.lock().expect("no panic").take();

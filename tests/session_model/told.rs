@@ -9,6 +9,11 @@ use super::run::{Does, Order, Run};
 impl Run {
     pub fn push(&mut self, place: usize, push: &Value) {
         let conn = &self.conns[place];
+        if let Some(end) = push.get("disconnect").filter(|_| !conn.way.is_plain()) {
+            let code = end["code"].as_u64().expect("a code") as u16;
+            let reason = end["reason"].as_str().unwrap_or("").to_owned();
+            return self.closed(place, code, &reason);
+        }
         assert!(conn.is_open(), "a push before the connect reply: {push}");
         let channel = match push["id"].as_u64() {
             Some(id) => {

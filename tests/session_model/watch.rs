@@ -174,7 +174,7 @@ impl Run {
 
     /// Whether an answer shows what all clients believe: nothing overtakes it.
     fn shows_now(&self, place: usize, start: u64) -> bool {
-        let alone = self.plan.at_once() == 1 && start > self.rested;
+        let alone = self.in_order(place) && start > self.rested;
         // Who was closed just now may be on the way out.
         let settled = |it: &super::conn::Conn| !it.lags && it.ended_at <= self.rested;
         self.is_exact(place) && alone && self.conns.iter().all(settled)
@@ -261,6 +261,21 @@ impl Run {
         }
     }
 
+    /// Whether a one-way client is closed with this code instead of an error.
+    fn has_failed(&self, conn: &super::conn::Conn, code: u16) -> bool {
+        let Some(cmd) = conn.cmds.first() else { return false };
+        let What::Connect(it) = &cmd.what else { return false };
+        let unix = self.unix();
+        let over = |at: i64| at > 0 && at <= unix;
+        match (cmd.question.and_then(|it| self.questions[it].said.as_ref()), it.token) {
+            (Some(Said::Error(_)), None) => code == 3004,
+            (Some(Said::Yes { expire_at, .. }), None) => code == 3005 && over(*expire_at),
+            (None, Some(Token::Expired)) => code == 3005,
+            (None, Some(Token::Good)) => code == 3005 && over(it.expire_at),
+            _ => false,
+        }
+    }
+
     /// The server has closed a connection: there must be a reason.
     pub fn closed(&mut self, place: usize, code: u16, reason: &str) {
         self.step += 1;
@@ -288,6 +303,7 @@ impl Run {
             _ => false,
         };
         let fits = match code {
+            3004 | 3005 if conn.way.is_uni() && self.has_failed(conn, code) => true,
             3001 => self.drained,
             3005 => {
                 let due = |at: &i64| *at > 0 && Self::ms_of(*at + GRACE) <= now;
@@ -363,6 +379,7 @@ impl Run {
                 conn.lags || self.plan.single && others > 0 || seats > 0 && others >= seats
             }
             3505 => cmd(&|what| matches!(what, What::Connect(_))),
+            3013 if conn.way.is_emulated() => self.plan.queue_bytes < 1000,
             3013 => self.plan.lossy && conn.phase == Phase::Connecting,
             3008 => !conn.reads || self.plan.outbox_bytes < 100_000,
             3012 => self.plan.ping_seconds > 0 && !conn.reads,

@@ -1,22 +1,21 @@
 //! The gateway as npm's `centrifuge` meets it, in JSON and in Protobuf, over WebSocket,
 //! event streams and HTTP streams, unchanged and on Node.
 //!
-//! Method: a copy of `tests/gateway/js` below the target folder gets the locked packages by
-//! `npm ci`; its suites run there against `ringhold serve`. Each check prints how often it held;
-//! the exit status and these counts are the result. Without Node 18, npm or the packages the test
-//! says so and checks nothing, but fails where `CI` is set.
+//! Method: a folder below the target folder gets the locked packages by `npm ci`; copies of the
+//! suites of `tests/gateway/js` run there against `ringhold serve`. Each check prints how often it
+//! held; the exit status and these counts are the result. Without Node 18, npm or the packages the
+//! test says so and checks nothing, but fails where `CI` is set.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::support::gateway::{API_KEY, Gateway, SECRET};
-use crate::support::{Program, count_of, find_program, install_once, raise_open_files, run, skip};
+use crate::support::{Program, count_of, find_program, packages, raise_open_files, run, skip};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/js");
-const FILES: [&str; 6] =
-    ["package.json", "package-lock.json", ".npmrc", "kit.mjs", "suite.mjs", "restart.mjs"];
+const FILES: [&str; 3] = ["kit.mjs", "suite.mjs", "restart.mjs"];
 const CONFIG: &str = include_str!("../gateway/sdk.toml");
 
 /// Setting up needs a package registry; the suites need a minute.
@@ -24,12 +23,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// Node and the folder with the suites; `None` where something is missing, which has been said.
 fn suites() -> Option<(PathBuf, PathBuf)> {
-    // One test sets up, the others find it done.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().expect("no test fails in here");
-    let (Some(node), Some(npm)) = (find_program(&["node", "nodejs"]), find_program(&["npm"]))
-    else {
-        skip("node or npm is not installed");
+    let Some(node) = find_program(&["node", "nodejs"]) else {
+        skip("node is not installed");
         return None;
     };
     let version = ["-e", "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)"];
@@ -37,22 +32,14 @@ fn suites() -> Option<(PathBuf, PathBuf)> {
         skip("node is older than 18");
         return None;
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateway-js");
-    let read = |file| std::fs::read_to_string(Path::new(SOURCE).join(file)).expect("a source file");
-    let inputs = FILES.map(read).concat();
-    let mut failure = String::new();
-    let ready = install_once(&folder, &inputs, || {
+    let folder = packages::javascript()?;
+    // One test copies, the others find them.
+    static COPIED: Once = Once::new();
+    COPIED.call_once(|| {
         for file in FILES {
-            std::fs::write(folder.join(file), read(file)).expect("the file can be copied");
+            std::fs::copy(Path::new(SOURCE).join(file), folder.join(file)).expect("a copy");
         }
-        let npm = run(Command::new(&npm).arg("ci").current_dir(&folder), LIMIT);
-        failure = format!("{}{}", npm.stdout, npm.stderr);
-        npm.success()
     });
-    if !ready {
-        skip(&format!("the packages cannot be installed: {failure}"));
-        return None;
-    }
     Some((node, folder))
 }
 

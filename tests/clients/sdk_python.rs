@@ -5,17 +5,14 @@
 //! it held; the exit status and these counts are the result. Without Python 3.11 or the packages
 //! the test says so and checks nothing, but fails where `CI` is set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::gateway::{API_KEY, Gateway, SECRET};
 use crate::support::{count_of, packages, raise_open_files, run};
 
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/suite.py");
-const REQUIREMENTS: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python/requirements.txt");
 const CONFIG: &str = include_str!("../gateway/sdk.toml");
 
 /// The suite needs a minute.
@@ -23,10 +20,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// Python in its environment; `None` where something is missing, which has been said.
 fn python() -> Option<PathBuf> {
-    // One test sets up, the others find it done.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().expect("no test fails in here");
-    packages::python("gateway-python", Path::new(REQUIREMENTS))
+    packages::python("tests/gateway/python/requirements.txt")
 }
 
 fn features(protocol: &str) {

@@ -341,7 +341,7 @@ fn javascript_runs() {
     let Some(node) = find_program(&["node", "nodejs"]) else {
         return skip("node is not installed");
     };
-    let Some(folder) = packages::javascript("docs-packages") else { return };
+    let Some(folder) = packages::javascript() else { return };
     let site = Site::start("docs-js");
     for block in blocks_of("js run") {
         // Beside its packages.
@@ -355,8 +355,7 @@ fn javascript_runs() {
 
 #[test]
 fn python_runs() {
-    let requirements = Path::new(ROOT).join("tests/gateway/python/requirements.txt");
-    let Some(python) = packages::python("docs-environment", &requirements) else { return };
+    let Some(python) = packages::python("tests/gateway/python/requirements.txt") else { return };
     let site = Site::start("docs-python");
     for block in blocks_of("python run") {
         let file = site.folder.join("block.py");

@@ -23,6 +23,7 @@ use crate::support::site::{Relay, site};
 use crate::support::{PATIENCE, Program, find_program, packages, skip};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+const REQUIREMENTS: &str = "examples/fastapi/requirements.txt";
 const CDN: &str = "https://unpkg.com/centrifuge@5.8.0/dist/centrifuge.js";
 const HOOK_KEY: &str = "hook key of the tests";
 
@@ -37,9 +38,9 @@ fn page(path: &str, library: &str) -> String {
     text.replace(CDN, library)
 }
 
-/// The text of the SDK; each test has a folder of its own.
-fn library(folder: &str) -> Option<String> {
-    let folder = packages::javascript(folder)?;
+/// The text of the SDK.
+fn library() -> Option<String> {
+    let folder = packages::javascript()?;
     let file = folder.join("node_modules/centrifuge/dist/centrifuge.js");
     Some(std::fs::read_to_string(file).expect("the SDK"))
 }
@@ -133,7 +134,7 @@ fn the_dashboard_recovers_what_it_missed() {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let Some(library) = library("examples-web-js") else { return };
+    let Some(library) = library() else { return };
     let mut server = serve("web/ringhold.toml", &["--port", "0"]);
     let relay = Relay::to(server.address());
     let html = page("web/index.html", "/centrifuge.js");
@@ -288,8 +289,7 @@ impl Chat {
 
 #[test]
 fn the_backend_in_fastapi_decides() {
-    let requirements = Path::new(EXAMPLES).join("fastapi/requirements.txt");
-    let Some(python) = packages::python("examples-python", &requirements) else { return };
+    let Some(python) = packages::python(REQUIREMENTS) else { return };
     let chat = Chat::start(&python, CDN);
     let (ann, zoe) = (chat.log_in("ann"), chat.log_in("zoe"));
 
@@ -360,9 +360,8 @@ fn two_people_chat_in_the_page_of_the_backend() {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let Some(library) = library("examples-fastapi-js") else { return };
-    let requirements = Path::new(EXAMPLES).join("fastapi/requirements.txt");
-    let Some(python) = packages::python("examples-python-page", &requirements) else { return };
+    let Some(library) = library() else { return };
+    let Some(python) = packages::python(REQUIREMENTS) else { return };
     let library = site(vec![("/centrifuge.js", "text/javascript", library)]) + "/centrifuge.js";
     let chat = Chat::start(&python, &library);
     let url = format!("http://{}/", chat.backend);

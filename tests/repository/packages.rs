@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -23,6 +24,7 @@ use crate::support::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
+const REQUIREMENTS: &str = "tests/repository/packages/requirements.txt";
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn folder(name: &str) -> PathBuf {
@@ -51,18 +53,33 @@ fn clean(name: impl AsRef<std::ffi::OsStr>) -> Command {
 
 // --- The Debian package --------------------------------------------------------------------------
 
-/// A folder with all packages, made of this program; `None` where something is missing, which has
-/// been said.
-fn packages_of(name: &str) -> Option<PathBuf> {
-    if find_program(&["dpkg-deb"]).is_none() || find_program(&["python3"]).is_none() {
-        skip("dpkg-deb or python3 is not installed");
-        return None;
-    }
-    let out = folder(name);
-    let build = file("tuning/dist/build.sh");
-    run(clean(build).args(["--program", PROGRAM, "--level", "0", "--out"]).arg(&out), LIMIT)
-        .assert_success();
-    Some(out)
+/// The program without what only a debugger reads, as what is shipped: a fifth to pack.
+fn stripped() -> &'static Path {
+    static STRIPPED: OnceLock<PathBuf> = OnceLock::new();
+    STRIPPED.get_or_init(|| {
+        let program = folder("packages-program").join("ringhold");
+        let mut strip = Command::new("strip");
+        run(strip.args(["--strip-debug", PROGRAM, "-o"]).arg(&program), LIMIT).assert_success();
+        program
+    })
+}
+
+/// The folder with all packages, made of this program once for all tests; `None` where something is
+/// missing, which has been said.
+fn made() -> Option<&'static Path> {
+    static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let make = || {
+        if find_program(&["dpkg-deb"]).is_none() || find_program(&["python3"]).is_none() {
+            skip("dpkg-deb or python3 is not installed");
+            return None;
+        }
+        let out = folder("packages-made");
+        let mut build = clean(file("tuning/dist/build.sh"));
+        build.arg("--program").arg(stripped()).args(["--level", "0", "--out"]).arg(&out);
+        run(&mut build, LIMIT).assert_success();
+        Some(out)
+    };
+    MADE.get_or_init(make).as_deref()
 }
 
 /// The one file with this extension.
@@ -75,13 +92,13 @@ fn only(folder: &Path, extension: &str) -> PathBuf {
 }
 
 /// The Debian package.
-fn package(name: &str) -> Option<PathBuf> {
-    packages_of(name).map(|folder| only(&folder, "deb"))
+fn package() -> Option<PathBuf> {
+    made().map(|folder| only(folder, "deb"))
 }
 
 #[test]
 fn the_package_has_what_it_says() {
-    let Some(package) = package("packages-content") else { return };
+    let Some(package) = package() else { return };
     let out = package.parent().expect("a folder");
     let content = run(Command::new("dpkg-deb").arg("--contents").arg(&package), LIMIT);
     content.assert_success();
@@ -122,8 +139,8 @@ fn the_package_for_rpm_has_what_it_says() {
     if ["rpm", "rpmbuild"].iter().any(|program| find_program(&[*program]).is_none()) {
         return skip("rpm or rpmbuild is not installed");
     }
-    let Some(folder) = packages_of("packages-rpm") else { return };
-    let package = only(&folder, "rpm");
+    let Some(folder) = made() else { return };
+    let package = only(folder, "rpm");
     let ask = |words: &[&str]| {
         let finished = run(Command::new("rpm").arg("-qp").args(words).arg(&package), LIMIT);
         finished.assert_success();
@@ -181,7 +198,7 @@ fn the_package_for_another_machine_says_so() {
         run(build.args(words).arg("--out").arg(&out), LIMIT)
     };
     let refused = |words: &[&str], why: &str| {
-        let finished = build(Path::new(PROGRAM), words);
+        let finished = build(stripped(), words);
         assert_eq!(finished.status.and_then(|status| status.code()), Some(1));
         assert!(finished.stderr.contains(why), "{}", finished.stderr);
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
@@ -190,7 +207,7 @@ fn the_package_for_another_machine_says_so() {
     refused(&["--glibc", "2.2"], "needs glibc 2.");
     // This program, as far as its head tells, for the other machine.
     let other = folder("packages-other-program").join("ringhold");
-    let mut bytes = std::fs::read(PROGRAM).expect("the program");
+    let mut bytes = std::fs::read(stripped()).expect("the program");
     bytes[18..20].copy_from_slice(&code.to_le_bytes());
     std::fs::write(&other, bytes).expect("a copy");
     build(&other, &["--target", &target, "--glibc", "2.999"]).assert_success();
@@ -234,7 +251,7 @@ fn debian() -> Option<PathBuf> {
 
 #[test]
 fn the_package_installs_and_starts_by_its_unit() {
-    let Some(package) = package("packages-install") else { return };
+    let Some(package) = package() else { return };
     let Some(root) = debian() else { return };
     std::fs::copy(&package, root.join("ringhold.deb")).expect("a copy");
     let inside = |words: &[&str]| run(clean("chroot").arg(&root).args(words), LIMIT);
@@ -293,7 +310,7 @@ fn first_message(server: &Server) -> Option<Duration> {
         skip("node is not installed");
         return None;
     };
-    let folder = packages::javascript("packages-js")?;
+    let folder = packages::javascript()?;
     // Beside its packages.
     let script = folder.join("first-message.mjs");
     std::fs::copy(file("tests/repository/packages/first-message.mjs"), &script).expect("a copy");
@@ -423,8 +440,7 @@ fn environment(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_manifests_are_those_of_the_chart_and_valid() {
-    let requirements = file("tests/repository/packages/requirements.txt");
-    let Some(python) = packages::python("packages-python", &requirements) else { return };
+    let Some(python) = packages::python(REQUIREMENTS) else { return };
     let finished: Finished = run(
         Command::new(python)
             .arg(file("tests/repository/packages/manifests.py"))
@@ -439,8 +455,7 @@ fn the_manifests_are_those_of_the_chart_and_valid() {
 /// The services of compose files, one read over the other, that are built here: the environment of
 /// each. `None`: they cannot be read here, which has been said.
 fn composed(files: &[&str]) -> Option<Vec<Vec<(String, String)>>> {
-    let requirements = file("tests/repository/packages/requirements.txt");
-    let python = packages::python("packages-python", &requirements)?;
+    let python = packages::python(REQUIREMENTS)?;
     let mut judge = Command::new(python);
     judge.arg(file("tests/repository/packages/compose.py"));
     let judged = run(judge.args(files.iter().map(|name| file("tuning/docker").join(name))), LIMIT);

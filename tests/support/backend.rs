@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -29,10 +28,7 @@ pub(crate) enum Way {
 
 /// Python in its environment; `None` where something is missing, which has been said.
 pub(crate) fn environment() -> Option<PathBuf> {
-    // One test sets up, the others find it done.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().expect("no test fails in here");
-    packages::python("gateway-grpc", &Path::new(FOLDER).join("grpc_requirements.txt"))
+    packages::python("tests/gateway/python/grpc_requirements.txt")
 }
 
 /// Ended when dropped.

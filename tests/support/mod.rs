@@ -28,10 +28,12 @@ pub(crate) mod stream;
 pub(crate) mod unbroken;
 pub(crate) mod wire;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -147,8 +149,15 @@ pub(crate) fn skip(reason: &str) {
 }
 
 /// Sets `folder` up once for these `inputs`: `install` fills it when it is new or when the inputs
-/// have changed since. Returns whether it is ready.
+/// have changed since. Returns whether it is ready. Tests that want the same folder wait for the
+/// first.
 pub(crate) fn install_once(folder: &Path, inputs: &str, install: impl FnOnce() -> bool) -> bool {
+    static FOLDERS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let one = folders.entry(folder.to_owned()).or_default().clone();
+    drop(folders);
+    // Where another failed within, there is no stamp.
+    let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
     let stamp = folder.join("installed-from");
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == inputs) {
         return true;

@@ -1,5 +1,6 @@
 //! Packages of npm and PyPI, pinned by the files of the suites that need them, in folders below the
-//! target folder. Where they cannot be had, that is said, and the test checks nothing.
+//! target folder, one for all tests that need the same. Where they cannot be had, that is said, and
+//! the test checks nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,17 +8,20 @@ use std::time::Duration;
 
 use super::{find_program, install_once, run, skip};
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
 /// A registry may be slow.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// A folder with the packages of `tests/gateway/js` in its `node_modules`.
-pub(crate) fn javascript(name: &str) -> Option<PathBuf> {
+/// A folder with the packages of `tests/gateway/js` in its `node_modules`. Scripts that use them
+/// lie beside those, each test's under names of its own.
+pub(crate) fn javascript() -> Option<PathBuf> {
     let Some(npm) = find_program(&["npm"]) else {
         skip("npm is not installed");
         return None;
     };
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/js");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateway-js");
+    let source = Path::new(ROOT).join("tests/gateway/js");
     let files = ["package.json", "package-lock.json", ".npmrc"];
     let read = |file| std::fs::read_to_string(source.join(file)).expect("a source file");
     let mut failure = String::new();
@@ -36,8 +40,8 @@ pub(crate) fn javascript(name: &str) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// Python 3.11 or later in an environment with the packages of this file.
-pub(crate) fn python(name: &str, requirements: &Path) -> Option<PathBuf> {
+/// Python 3.11 or later in an environment with the packages of this file of the repository.
+pub(crate) fn python(requirements: &str) -> Option<PathBuf> {
     let Some(python) = find_program(&["python3"]) else {
         skip("python3 is not installed");
         return None;
@@ -47,7 +51,9 @@ pub(crate) fn python(name: &str, requirements: &Path) -> Option<PathBuf> {
         skip("python3 is older than 3.11");
         return None;
     }
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let name = requirements.trim_end_matches(".txt").replace('/', "-");
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));
+    let requirements = &Path::new(ROOT).join(requirements);
     let inside = environment.join("bin/python");
     let inputs = std::fs::read_to_string(requirements).expect("requirements.txt");
     let mut failure = String::new();

@@ -50,6 +50,20 @@ impl Field<'_> {
         })
     }
 
+    /// Likewise; in the quick form more of them until it has `happened`, which takes longer where
+    /// attackers get little of the processors.
+    pub(crate) fn rounds_until(
+        &self,
+        quick: usize,
+        happened: impl Fn() -> bool,
+    ) -> impl Iterator<Item = usize> {
+        let (until, patience) = (self.until, Instant::now() + PATIENCE);
+        (0..).take_while(move |round| match until {
+            Some(until) => Instant::now() < until,
+            None => *round < quick || (Instant::now() < patience && !happened()),
+        })
+    }
+
     /// Where the server listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.gateway.address()

@@ -296,7 +296,8 @@ pub(crate) const MAILBOX_OF_A_BUSY_CORE: Attack = Attack {
             text(&command(1, "publish", &json!({"channel": channel, "data": filler(60_000)})))
         };
         let larges: Vec<Vec<u8>> = (0..6).map(publication).collect();
-        for round in field.rounds(80) {
+        let is_full = || field.metric("gateway_commands_delayed_total") > 0;
+        for round in field.rounds_until(80, is_full) {
             for (foe, message) in publishers.iter_mut().zip(&publications) {
                 foe.push(message);
             }

@@ -254,11 +254,17 @@ impl Gateway {
         self.api_reply("publish", &json!({"channel": channel, "data": data}))
     }
 
-    /// One value of `/metrics`, by its name behind `ringhold_` and its labels.
+    /// One value of `/metrics`, by its name behind `ringhold_` and its labels. What is counted by
+    /// labels has no line with them before it is first counted: then it is 0.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("ringhold_{name} ")));
-        let value = line.and_then(|value| value.parse().ok());
+        let is_known = || {
+            let (family, _) = name.split_once('{')?;
+            let family = family.trim_end_matches("_total");
+            text.contains(&format!("# HELP ringhold_{family} ")).then_some(0)
+        };
+        let value = line.map_or_else(is_known, |value| value.parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 

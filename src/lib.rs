@@ -150,10 +150,10 @@ pub use engine::harness as testing;
 pub use engine::internals;
 pub use engine::{
     AddressPlace, Builder, Cause, Closed, Compression, Config, ConfigError, ConnId, Connection,
-    Context, CoreStart, CounterKind, Counters, Detached, DialTarget, Distribution, Drain, Frame,
-    Handle, Handler, Heartbeat, HttpAction, Io, LastWords, Layout, Message, Policy, Proxies,
-    ProxyHeaders, RatePolicy, Running, SendError, Server, SetupError, SlowPeer, StartError, Stats,
-    TimerId, UpgradeAction, Via, WORKERS_MAX,
+    Context, CoreStart, CounterKind, Counters, Detached, DialTarget, Distribution, Drain, Ending,
+    Frame, Handle, Handler, Heartbeat, HeartbeatAction, HttpAction, Io, Layout, Message, Policy,
+    Proxies, ProxyHeaders, RatePolicy, Running, SendError, Server, SetupError, SlowPeer,
+    StartError, Stats, TimerId, UpgradeAction, Via, WORKERS_MAX,
 };
 #[doc(hidden)]
 pub use engine::{Ceiling, CeilingLine, Per};

@@ -2,19 +2,18 @@
 //! refusals, and plain drops.
 //!
 //! The order is always the same. The application is told once ([`Core::conclude`]), topics and
-//! messages in progress go in the same step; then what is queued leaves, then the descriptor is
-//! closed, and when the kernel confirms that, the slot is free. Each step has a deadline.
+//! messages in progress go in the same step; it is asked for what it says last (`farewell`); then
+//! what is queued leaves, then the descriptor is closed, and when the kernel confirms that, the
+//! slot is free. Each step has a deadline.
 
 use super::core::Core;
 use super::inbound::Holding;
 use super::notices::Notice;
 use super::phase::Event;
-use super::slots::{Flags, Phase, Ping};
-use super::value::{Cause, Closed, Data, Framing, SendError};
-use crate::protocol::close::write_payload;
-use crate::protocol::frame::{self, Opcode};
+use super::slots::{Flags, Marks, Phase, Ping};
+use super::value::{Cause, Closed, Data, SendError};
 use crate::protocol::request::Refusal;
-use crate::protocol::{CloseCode, CloseFrame, Fault, HttpResponse, stream};
+use crate::protocol::{CloseCode, CloseFrame, Fault, HttpResponse};
 
 impl Core {
     /// The application closes: our close frame, then the peer's (RFC 6455 section 7.1.2).
@@ -41,8 +40,8 @@ impl Core {
         if hot.has(Flags::STREAM) {
             return self.fail(slot, cause, code, reason);
         }
-        self.queue_close_frame(slot, code, reason);
-        self.conclude(slot, cause, code, "");
+        self.begin_farewell(slot);
+        self.conclude(slot, cause, code, ("", reason));
         self.enter(slot, Event::CloseBegun);
         if self.slots.get(slot).is_some_and(|hot| hot.has(Flags::HELD)) {
             // The peer's close frame may be in the input that was left in the kernel.
@@ -50,15 +49,16 @@ impl Core {
         }
     }
 
-    /// The peer's close frame came.
+    /// The peer's close frame came. Not inlined: messages come by the same loop.
+    #[inline(never)]
     pub(super) fn on_close_frame(&mut self, slot: u32, frame: &CloseFrame, more_input: bool) {
         let Some(hot) = self.slots.get(slot) else { return };
         match hot.phase() {
             Phase::Open => {
                 // Section 5.5.1: the answer echoes the status code.
-                self.queue_close_frame(slot, frame.code, "");
+                self.begin_farewell(slot);
                 self.counted.closed_clean += 1;
-                self.conclude(slot, Cause::Peer, frame.code, &frame.reason);
+                self.conclude(slot, Cause::Peer, frame.code, (&frame.reason, ""));
             }
             Phase::Closing => self.counted.closed_clean += 1,
             _ => return,
@@ -84,8 +84,8 @@ impl Core {
             return;
         }
         hot.set(Flags::DEAF);
-        self.queue_close_frame(slot, code, reason);
-        self.conclude(slot, cause, code, "");
+        self.begin_farewell(slot);
+        self.conclude(slot, cause, code, ("", reason));
         self.leave(slot, true);
     }
 
@@ -174,7 +174,7 @@ impl Core {
         if let Some(hot) = self.slots.get_mut(slot) {
             hot.set(Flags::DEAF | Flags::CLOSE_SENT);
         }
-        self.conclude(slot, Cause::Application, CloseCode::ABNORMAL, "");
+        self.conclude(slot, Cause::Application, CloseCode::ABNORMAL, ("", ""));
         self.leave(slot, true);
         Ok(())
     }
@@ -185,10 +185,11 @@ impl Core {
         self.drop_passing(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.set(Flags::DEAF);
+        hot.unmark(Marks::PARTING);
         self.counted.dropped_gone += self.outgoing.keep_sealed(hot);
         self.outgoing.enter(slot, hot);
         self.outgoing.push_sealed(slot, hot, alert, &self.clock);
-        self.conclude(slot, Cause::Protocol, CloseCode::ABNORMAL, "");
+        self.conclude(slot, Cause::Protocol, CloseCode::ABNORMAL, ("", ""));
         self.leave(slot, true);
     }
 
@@ -209,13 +210,13 @@ impl Core {
                 _ => "the connection broke before the server answered",
             },
         );
-        self.conclude(slot, cause, CloseCode::ABNORMAL, "");
+        self.conclude(slot, cause, CloseCode::ABNORMAL, ("", ""));
         self.release(slot);
     }
 
     /// Tells the application, once, and takes everything from the connection that belongs to an
-    /// open one.
-    fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reason: &str) {
+    /// open one. `reasons`: the peer's and this side's.
+    fn conclude(&mut self, slot: u32, cause: Cause, code: CloseCode, reasons: (&str, &str)) {
         self.free_seat(slot);
         let Some(hot) = self.slots.get_mut(slot) else { return };
         self.fanout.unsubscribe_all(hot);
@@ -224,9 +225,10 @@ impl Core {
         }
         self.compressor.leave(hot);
         let generation = hot.generation;
+        let own = if hot.is(Marks::PARTING) { reasons.1.into() } else { Box::default() };
         self.count_closed(cause);
-        let closed = Closed { cause, code, reason: reason.to_owned() };
-        self.notices.push(Notice::Closed { slot, generation, closed });
+        let closed = Closed { cause, code, reason: reasons.0.to_owned() };
+        self.notices.push(Notice::Closed { slot, generation, closed, own });
     }
 
     fn count_closed(&mut self, cause: Cause) {
@@ -256,47 +258,6 @@ impl Core {
         *counter += 1;
     }
 
-    /// Queues what is last on a connection: the application's last words if it has a dialect, and
-    /// the close frame or the end of the body.
-    fn queue_close_frame(&mut self, slot: u32, code: CloseCode, reason: &str) {
-        let Some(hot) = self.slots.get_mut(slot) else { return };
-        if hot.set(Flags::CLOSE_SENT) {
-            return;
-        }
-        if hot.is_unanswered() {
-            let refusal = Refusal::Unavailable(self.config.retry_after);
-            let answer = self.outgoing.write(|cork| refusal.write(cork));
-            return self.with_outbox(slot, |outbox| outbox.push_final(answer));
-        }
-        let (framing, dialect) = (hot.framing(), hot.dialect);
-        let mut words = Vec::new();
-        if dialect > 0 {
-            (self.config.last_words.0)(dialect, code, reason, &mut words);
-        }
-        let masked = framing == Framing::Masked;
-        // In this order, as they are drawn.
-        let mask = (masked && !words.is_empty()).then(|| self.mask());
-        let last = masked.then(|| self.mask());
-        let data = self.outgoing.write(|cork| match framing {
-            Framing::Chunks => {
-                stream::append_chunk(cork, &words);
-                cork.extend_from_slice(stream::END);
-            }
-            Framing::Bare => cork.extend_from_slice(&words),
-            Framing::Frames | Framing::Masked => {
-                if !words.is_empty() {
-                    frame::append(cork, Opcode::Text, &words, mask);
-                }
-                let mut payload = [0; 125];
-                let len = write_payload(&mut payload, code, reason);
-                frame::append(cork, Opcode::Close, &payload[..len], last);
-            }
-        });
-        if !data.is_empty() {
-            self.with_outbox(slot, |outbox| outbox.push_final(data));
-        }
-    }
-
     /// Nothing more is awaited from the peer: send what is queued, then end.
     fn leave(&mut self, slot: u32, linger: bool) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -319,7 +280,7 @@ impl Core {
     /// Called by the flush when a leaving connection has nothing left to send.
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        if hot.phase() != Phase::Flushing {
+        if hot.phase() != Phase::Flushing || hot.is(Marks::PARTING) {
             return;
         }
         if !hot.clear(Flags::LINGER) {
@@ -341,6 +302,7 @@ impl Core {
         if let Some(hot) = self.slots.get_mut(slot) {
             self.counted.dropped_gone += self.outgoing.cut(hot);
             self.outgoing.retire(slot, hot);
+            hot.unmark(Marks::PARTING);
         }
         self.drop_head(slot);
         self.drop_passing(slot);

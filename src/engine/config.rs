@@ -18,32 +18,6 @@ impl Config {
     }
 }
 
-/// What is said on a connection with a dialect before it ends, whatever ends it: appends the bytes
-/// for a dialect, the code and the reason. On a stream they come before the end of the body, on a
-/// WebSocket they are a text message before the close frame. Nothing appended: nothing said.
-#[derive(Clone, Copy)]
-pub struct LastWords(pub fn(u8, CloseCode, &str, &mut Vec<u8>));
-
-impl Default for LastWords {
-    fn default() -> Self {
-        Self(|_, _, _, _| {})
-    }
-}
-
-impl std::fmt::Debug for LastWords {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LastWords(..)")
-    }
-}
-
-impl PartialEq for LastWords {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::fn_addr_eq(self.0, other.0)
-    }
-}
-
-impl Eq for LastWords {}
-
 /// Compression for clients that offer it (permessage-deflate, RFC 7692).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compression {
@@ -158,10 +132,9 @@ pub struct Heartbeat {
     pub probe: Duration,
     /// Unanswered for this long: closed.
     pub dead: Duration,
-    /// Heartbeats are the application's own messages: [`super::Handler::on_heartbeat`] is called
-    /// every `start`, whatever else arrives, for protocols that promise their peers a steady ping.
-    /// Any inbound byte still is an answer.
-    pub application: bool,
+    /// One every `start`, whatever else arrives, for protocols that promise their peers a steady
+    /// ping; [`super::Handler::on_heartbeat`] may send it. Any inbound byte still is an answer.
+    pub steady: bool,
     /// Close code and reason for a dead peer, for protocols whose clients want to be told. `None`:
     /// it is cut, as nobody listens.
     pub close: Option<(CloseCode, &'static str)>,
@@ -177,7 +150,7 @@ impl Default for Heartbeat {
             suspect: Duration::from_secs(15),
             probe: Duration::from_secs(30),
             dead: Duration::from_secs(60),
-            application: false,
+            steady: false,
             close: None,
         }
     }
@@ -323,8 +296,6 @@ pub struct Config {
     pub close_timeout: Duration,
     /// See [`Heartbeat`].
     pub heartbeat: Heartbeat,
-    /// See [`LastWords`].
-    pub last_words: LastWords,
     /// Resolution of all deadlines.
     pub tick: Duration,
     /// Commands that may wait for a worker; one more is refused to its sender.
@@ -392,7 +363,6 @@ impl Default for Config {
             read_window: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             heartbeat: Heartbeat::default(),
-            last_words: LastWords::default(),
             tick: Duration::from_millis(100),
             mailbox: 65_536,
             mailbox_bytes: 64 * 1024 * 1024,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::appointments::TimerId;
 use super::core::Core;
 use super::limits::Allowance;
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Marks, Phase};
 use super::value::{Cause, ConnId, DialTarget, Frame, SendError};
 use crate::common::table::SlotTable;
 use crate::protocol::frame::Opcode;
@@ -414,11 +414,8 @@ impl<'a> Connection<'a> {
     /// Round-trip time of the last heartbeat that was answered; `None` if there was none, or while
     /// a heartbeat of the application awaits its answer.
     pub fn rtt(&self) -> Option<Duration> {
-        let core = &self.cx.core;
-        let pulse = &core.slots.get(self.slot)?.pulse;
-        let own = core.limits.heartbeat.application || core.is_stream(self.slot);
-        let asked = own && pulse.level > 0;
-        let micros = if asked { 0 } else { pulse.rtt_us };
+        let hot = self.cx.core.slots.get(self.slot)?;
+        let micros = if hot.is(Marks::ASKED) { 0 } else { hot.pulse.rtt_us };
         (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
     }
 

@@ -162,7 +162,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 match state {
                     Some(state) => {
                         self.core.agree(slot, compression);
-                        self.on_upgraded(slot, state, 0, rest);
+                        self.on_upgraded(slot, state, rest);
                     }
                     None => self.core.drop_connection(slot, Cause::Application),
                 }

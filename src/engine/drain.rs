@@ -56,38 +56,46 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             _ if elapsed >= window => u32::MAX,
             share => (share / window) as u32,
         };
-        let code = drain.plan.code;
         // What is said to all of them leaves in portions.
-        while drain.closed < target && self.core.turn_size() <= self.core.limits.turn_soft {
-            let end = self.core.slots.end();
-            let next = (drain.cursor..end).find(|slot| {
-                self.core.slots.get(*slot).is_some_and(|hot| {
-                    matches!(hot.phase(), Phase::Open | Phase::Handshake | Phase::Connecting)
-                })
-            });
-            let Some(slot) = next else {
-                // Connections that open from now on are found by starting over.
-                drain.cursor = 0;
-                break;
-            };
-            drain.cursor = slot + 1;
-            drain.closed = drain.closed.saturating_add(1);
-            match self.core.slots.get(slot).map(|hot| hot.phase()) {
-                Some(Phase::Open) => {
-                    self.core.begin_close(slot, Cause::Drain, code, &drain.plan.reason);
-                }
-                Some(Phase::Connecting) => self.core.drop_connection(slot, Cause::Drain),
-                // Whoever has another request connects anew.
-                Some(Phase::Handshake) if self.core.is_idle(slot) => self.core.part(slot),
-                // Browsers connect in advance and then say nothing; nobody waits for these.
-                Some(Phase::Handshake) if self.core.is_silent(slot) => {
-                    self.core.drop_connection(slot, Cause::Drain);
-                }
-                // A handshake in progress completes, and is closed in its turn.
-                _ => {}
-            }
+        while self.core.turn_size() <= self.core.limits.turn_soft && self.close_next(target) {
+            self.deliver_notices();
         }
-        self.deliver_notices();
+    }
+
+    /// Closes one more connection, if fewer than so many are closed. False if there is none.
+    fn close_next(&mut self, target: u32) -> bool {
+        let Some(drain) = self.drain.as_mut().filter(|drain| drain.closed < target) else {
+            return false;
+        };
+        let slots = &self.core.slots;
+        let next = (drain.cursor..slots.end()).find_map(|slot| {
+            let phase = slots.get(slot)?.phase();
+            let found = matches!(phase, Phase::Open | Phase::Handshake | Phase::Connecting);
+            found.then_some((slot, phase))
+        });
+        let Some((slot, phase)) = next else {
+            // Connections that open from now on are found by starting over.
+            drain.cursor = 0;
+            return false;
+        };
+        drain.cursor = slot + 1;
+        drain.closed = drain.closed.saturating_add(1);
+        match phase {
+            Phase::Open => {
+                let Drain { code, reason, .. } = &drain.plan;
+                self.core.begin_close(slot, Cause::Drain, *code, reason);
+            }
+            Phase::Connecting => self.core.drop_connection(slot, Cause::Drain),
+            // Whoever has another request connects anew.
+            Phase::Handshake if self.core.is_idle(slot) => self.core.part(slot),
+            // Browsers connect in advance and then say nothing; nobody waits for these.
+            Phase::Handshake if self.core.is_silent(slot) => {
+                self.core.drop_connection(slot, Cause::Drain);
+            }
+            // A handshake in progress completes, and is closed in its turn.
+            _ => {}
+        }
+        true
     }
 
     /// Ends every connection now.

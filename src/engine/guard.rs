@@ -25,6 +25,15 @@ pub(super) fn call<T>(
     outcome.ok()
 }
 
+/// Asks the application something that it answers without a context; `None` if it panicked.
+pub(super) fn ask<T>(core: &mut Core, question: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(question));
+    if outcome.is_err() {
+        core.counted.panics += 1;
+    }
+    outcome.ok()
+}
+
 /// Calls the application for a connection; a panic closes that with 1011.
 #[inline]
 pub(super) fn call_for<T>(

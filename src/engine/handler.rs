@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::conn::{Connection, Context, Message};
 use super::handover::Detached;
-use super::value::{Closed, ConnId};
+use super::value::{Closed, ConnId, Ending, HeartbeatAction};
 use crate::protocol::HttpResponse;
 use crate::protocol::request::{Refusal, Request};
 
@@ -28,10 +28,10 @@ pub trait Handler: Sized + 'static {
         peer: SocketAddr,
     ) -> UpgradeAction<Self::State>;
 
-    /// Whether messages may be compressed on a connection of this dialect that was just accepted,
-    /// where [`super::Config::compression`] allows it and the client offers it.
-    fn compresses(&self, dialect: u8) -> bool {
-        let _ = dialect;
+    /// Whether messages may be compressed on a connection that was just accepted, where
+    /// [`super::Config::compression`] allows it and the client offers it.
+    fn compresses(&self, state: &Self::State) -> bool {
+        let _ = state;
         true
     }
 
@@ -72,12 +72,27 @@ pub trait Handler: Sized + 'static {
         let _ = (conn, state);
     }
 
-    /// It is time for a heartbeat of the application's own; only called for streams and with
-    /// [`super::Heartbeat::application`]. Returns whether one was sent that an answer is awaited
-    /// to. Of a stream the answer comes by another way, and is told with [`Context::heard`].
-    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, state: &mut Self::State) -> bool {
+    /// It is time for a heartbeat, which the application may send itself. Called for streams, and
+    /// for WebSockets with [`super::Heartbeat::steady`]; to others the engine sends its pings
+    /// without asking. Of a stream the answer comes by another way, and is told with
+    /// [`Context::heard`].
+    fn on_heartbeat(
+        &mut self,
+        conn: &mut Connection<'_>,
+        state: &mut Self::State,
+    ) -> HeartbeatAction {
         let _ = (conn, state);
-        false
+        HeartbeatAction::Ping
+    }
+
+    /// A connection ends, whatever ends it, unless nothing can be said on it any more. What is
+    /// appended to `out` is said last: on a WebSocket as a text message before the close frame, on
+    /// a stream as the end of its body. Nothing appended: nothing said.
+    ///
+    /// Asked once, when the callback is over that the end came from, so of a state as that left it,
+    /// and before [`Self::on_close`]. Not of a stream that has no answer yet. A panic says nothing.
+    fn farewell(&self, state: &Self::State, ending: &Ending<'_>, out: &mut Vec<u8>) {
+        let _ = (state, ending, out);
     }
 
     /// The connection is gone, for whatever reason; exactly once for each [`Self::on_open`].
@@ -144,8 +159,6 @@ pub enum UpgradeAction<S> {
         protocol: Option<String>,
         /// Further headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// Not 0 if [`super::LastWords`] go before the close frame. Below 128.
-        dialect: u8,
     },
     /// Answer with this status and close.
     Refuse(Refusal),
@@ -158,7 +171,7 @@ pub enum UpgradeAction<S> {
 impl<S> UpgradeAction<S> {
     /// Accepts without subprotocol.
     pub fn accept(state: S) -> Self {
-        Self::Accept { state, protocol: None, headers: Vec::new(), dialect: 0 }
+        Self::Accept { state, protocol: None, headers: Vec::new() }
     }
 }
 
@@ -197,8 +210,6 @@ pub enum HttpAction<S> {
         state: S,
         /// Headers of the response. Those with line breaks are left out.
         headers: Vec<(String, String)>,
-        /// Tells [`super::LastWords`] which kind of stream it is. Below 128.
-        dialect: u8,
     },
     /// The same, but not answered yet: [`super::Context::begin`] answers with 200, and
     /// [`super::Context::respond`] with anything else, which is the end. Until then whatever is
@@ -206,7 +217,5 @@ pub enum HttpAction<S> {
     Later {
         /// The connection's state.
         state: S,
-        /// As of [`Self::Stream`].
-        dialect: u8,
     },
 }

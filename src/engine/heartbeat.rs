@@ -7,8 +7,8 @@
 //! interval by a quarter, a missed deadline halves it. The deadlines run from when the ping has
 //! left ([`super::patience`]): a peer still busy with what was sent before it is not silent.
 //!
-//! With heartbeats of the application ([`Heartbeat::application`]) the pings are steady: one every
-//! interval, counted from the last ping and not from the last sign of life.
+//! Steady pings ([`Heartbeat::steady`]) are counted from the last ping and not from the last sign
+//! of life.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::common::rng::Rng;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) enabled: bool,
-    pub(super) application: bool,
+    pub(super) steady: bool,
     start: u16,
     floor: u16,
     ceiling: u16,
@@ -51,7 +51,7 @@ impl Plan {
         let short = |duration| ticks(duration, tick).clamp(1, u32::from(u16::MAX)) as u16;
         Self {
             enabled: config.enabled,
-            application: config.application,
+            steady: config.steady,
             start: short(config.start),
             floor: short(config.floor),
             ceiling: short(config.ceiling),
@@ -67,14 +67,14 @@ impl Plan {
     pub(super) fn begin(&self, now: u32, rng: &mut Rng) -> Pulse {
         let head_start = rng.below(u32::from(self.start) / 2 + 1);
         let begun = now.wrapping_sub(head_start);
-        let pinged = if self.application { begun } else { 0 };
+        let pinged = if self.steady { begun } else { 0 };
         Pulse { seen: begun, pinged, interval: self.start, ..Pulse::default() }
     }
 
     /// The tick at which [`Self::on_due`] has something to say, if nothing arrives until then.
     pub(super) fn due(&self, pulse: &Pulse) -> u32 {
         match pulse.level {
-            0 if self.application => pulse.pinged.wrapping_add(u32::from(pulse.interval) + 1),
+            0 if self.steady => pulse.pinged.wrapping_add(u32::from(pulse.interval) + 1),
             0 => pulse.seen.wrapping_add(u32::from(pulse.interval) + 1),
             1 => pulse.pinged.wrapping_add(self.suspect + 1),
             2 => pulse.pinged.wrapping_add(self.probe + 1),
@@ -149,7 +149,7 @@ mod tests {
         let second = Duration::from_secs(8);
         let start = Duration::from_secs(25);
         let config = Heartbeat {
-            application: true,
+            steady: true,
             start,
             floor: start,
             ceiling: start,

@@ -60,6 +60,9 @@ mod dialling;
 mod distribution;
 mod drain;
 mod epoll;
+mod farewell;
+#[cfg(test)]
+mod farewell_tests;
 mod guard;
 mod handler;
 mod handover;
@@ -114,8 +117,8 @@ pub use addresses::AddressPlace;
 pub use appointments::TimerId;
 pub use ceiling::{Ceiling, CeilingLine, Per};
 pub use config::{
-    Compression, Config, ConfigError, Drain, Heartbeat, LastWords, Layout, Proxies, ProxyHeaders,
-    RatePolicy, Via, WORKERS_MAX,
+    Compression, Config, ConfigError, Drain, Heartbeat, Layout, Proxies, ProxyHeaders, RatePolicy,
+    Via, WORKERS_MAX,
 };
 pub use conn::{Connection, Context, Message};
 pub use counters::{Counters, Stats};
@@ -126,4 +129,6 @@ pub use io::Io;
 pub use links::{Handle, SlowPeer};
 pub use server::{Builder, CoreStart, Running, Server, StartError};
 pub use setup_error::SetupError;
-pub use value::{Cause, Closed, ConnId, DialTarget, Frame, Policy, SendError};
+pub use value::{
+    Cause, Closed, ConnId, DialTarget, Ending, Frame, HeartbeatAction, Policy, SendError,
+};

@@ -15,6 +15,8 @@ pub(super) enum Notice {
         slot: u32,
         generation: u32,
         closed: Closed,
+        /// This side's reason, where something is to be said last.
+        own: Box<str>,
     },
     Writable {
         slot: u32,
@@ -31,6 +33,8 @@ pub(super) enum Notice {
         generation: u32,
     },
 }
+
+const _: () = assert!(size_of::<Notice>() <= 64, "what the module's table of memory says");
 
 /// See the module's text.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ use super::phase::Event;
 use super::queueing::CORK_MAX;
 use super::requests::REQUESTS_AT_ONCE;
 use super::ring::Ring;
-use super::slots::{Flags, Phase, UNANSWERED};
+use super::slots::{Flags, Marks, Phase};
 use super::value::{ConnId, Data, SendError};
 use super::worker::Worker;
 use crate::common::table::SlotTable;
@@ -90,13 +90,12 @@ impl Head {
 enum Verdict<S> {
     Upgrade {
         state: S,
-        dialect: u8,
         compression: Option<Agreement>,
     },
     Stream {
         state: S,
-        /// With [`UNANSWERED`] where the head of the answer is not there yet.
-        dialect: u8,
+        /// The head of the answer is not there yet.
+        later: bool,
         chunked: bool,
     },
     Pass,
@@ -205,22 +204,22 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     ) -> usize {
         let (all, before) = (came.range.len(), came.before);
         match verdict {
-            Verdict::Upgrade { state, dialect, compression } => {
+            Verdict::Upgrade { state, compression } => {
                 // What follows the head lies at the end of what was just received.
                 let range = came.range;
                 let rest = range.start + (len - before)..range.end;
                 self.core.agree(slot, compression);
                 if self.core.leftovers.len(slot) > 0 {
                     // It is taken up again, as frames.
-                    self.on_upgraded(slot, state, dialect, range.end..range.end);
+                    self.on_upgraded(slot, state, range.end..range.end);
                     return len - before;
                 }
-                self.on_upgraded(slot, state, dialect, rest);
+                self.on_upgraded(slot, state, rest);
             }
-            Verdict::Stream { state, dialect, chunked } => {
+            Verdict::Stream { state, later, chunked } => {
                 // What follows the request has no meaning on a connection that is not used again.
                 self.core.leftovers.drop_of(slot, &mut self.core.inbound);
-                self.on_streaming(slot, state, dialect, chunked);
+                self.on_streaming(slot, state, later, chunked);
             }
             Verdict::Pass => {
                 let Some(via) = came.head.via else { return all };
@@ -259,14 +258,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     /// The handshake is complete; `rest` are the first bytes of frames.
-    pub(super) fn on_upgraded(
-        &mut self,
-        slot: u32,
-        state: H::State,
-        dialect: u8,
-        rest: Range<usize>,
-    ) {
-        let Some(generation) = self.core.open_connection(slot, dialect) else { return };
+    pub(super) fn on_upgraded(&mut self, slot: u32, state: H::State, rest: Range<usize>) {
+        let Some(generation) = self.core.open_connection(slot) else { return };
         self.states.insert(slot, state);
         self.call(slot, generation, |handler, conn, state| handler.on_open(conn, state));
         self.deliver_notices();
@@ -275,11 +268,14 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    /// A stream begins.
-    fn on_streaming(&mut self, slot: u32, state: H::State, dialect: u8, chunked: bool) {
+    /// A stream begins, and perhaps is answered later.
+    fn on_streaming(&mut self, slot: u32, state: H::State, later: bool, chunked: bool) {
         let Some(hot) = self.core.slots.get_mut(slot) else { return };
         hot.set(if chunked { Flags::STREAM } else { Flags::STREAM | Flags::BARE });
-        let Some(generation) = self.core.open_connection(slot, dialect) else { return };
+        if later {
+            hot.mark(Marks::UNANSWERED);
+        }
+        let Some(generation) = self.core.open_connection(slot) else { return };
         self.core.counted.streams_opened += 1;
         self.states.insert(slot, state);
         self.call(slot, generation, |handler, conn, state| handler.on_open(conn, state));
@@ -361,8 +357,10 @@ fn answer<H: Handler>(
     }
     let decision = guard::call(core, states, |cx| handler.on_upgrade(cx, request, *peer));
     match decision {
-        Some(UpgradeAction::Accept { state, protocol, headers, dialect }) => {
-            if core.compressor.offers() && handler.compresses(dialect) {
+        Some(UpgradeAction::Accept { state, protocol, headers }) => {
+            if core.compressor.offers()
+                && guard::ask(core, || handler.compresses(&state)).unwrap_or(false)
+            {
                 upgrade.compression = request.compression();
             }
             core.handshakes.answer.clear();
@@ -372,8 +370,7 @@ fn answer<H: Handler>(
                 protocol.as_deref(),
                 &headers,
             );
-            let dialect = dialect & !UNANSWERED;
-            Ok(Verdict::Upgrade { state, dialect, compression: upgrade.compression })
+            Ok(Verdict::Upgrade { state, compression: upgrade.compression })
         }
         Some(UpgradeAction::Refuse(refusal)) => Err(refusal),
         Some(UpgradeAction::Respond(response)) => Ok(respond(core, request, &response)),
@@ -414,20 +411,18 @@ fn answer_plain<H: Handler>(
             HttpAction::Refuse => return Err(refusal),
             HttpAction::Detach => return Ok(Verdict::Pass),
             HttpAction::Respond(response) => return Ok(respond(core, request, &response)),
-            HttpAction::Stream { state, headers, dialect } => {
+            HttpAction::Stream { state, headers } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
                 core.handshakes.answer.clear();
                 stream::write_head(&mut core.handshakes.answer, chunked, &headers);
-                let dialect = dialect & !UNANSWERED;
-                return Ok(Verdict::Stream { state, dialect, chunked });
+                return Ok(Verdict::Stream { state, later: false, chunked });
             }
-            HttpAction::Later { state, dialect } => {
+            HttpAction::Later { state } => {
                 request.check_plain()?;
                 let chunked = request.minor_version >= 1;
                 core.handshakes.answer.clear();
-                let dialect = dialect | UNANSWERED;
-                return Ok(Verdict::Stream { state, dialect, chunked });
+                return Ok(Verdict::Stream { state, later: true, chunked });
             }
             HttpAction::Body(limit) => {
                 let said = request.body_len()?;
@@ -523,16 +518,15 @@ impl Core {
     }
 
     /// Queues the head of the answer and makes the connection an open one.
-    fn open_connection(&mut self, slot: u32, dialect: u8) -> Option<u32> {
+    fn open_connection(&mut self, slot: u32) -> Option<u32> {
         let hot = self.slots.get_mut(slot)?;
         let generation = hot.generation;
-        let client = hot.has(Flags::CLIENT);
-        hot.dialect = dialect;
+        let answered = !hot.has(Flags::CLIENT) && !hot.is(Marks::UNANSWERED);
         self.requests.forget(slot);
         self.census.enter(hot);
         self.compressor.enter(hot);
         self.enter(slot, Event::Opened);
-        if !client && dialect & UNANSWERED == 0 {
+        if answered {
             let answer = &self.handshakes.answer;
             let data = self.outgoing.write(|cork| cork.extend_from_slice(answer));
             self.with_outbox(slot, |outbox| outbox.push_head(data));
@@ -561,10 +555,10 @@ impl Core {
         generation: u32,
     ) -> Result<bool, SendError> {
         let open = self.slots.lookup(slot, generation).is_some_and(|hot| {
-            hot.phase() == Phase::Open && !hot.has(Flags::CLOSE_SENT) && hot.is_unanswered()
+            hot.phase() == Phase::Open && !hot.has(Flags::CLOSE_SENT) && hot.is(Marks::UNANSWERED)
         });
         let hot = self.slots.get_mut(slot).filter(|_| open).ok_or(SendError::Gone)?;
-        hot.dialect &= !UNANSWERED;
+        hot.unmark(Marks::UNANSWERED);
         Ok(!hot.has(Flags::BARE))
     }
 

@@ -19,7 +19,7 @@ use std::io;
 
 use super::clock::{earlier, is_after, later, since};
 use super::core::Core;
-use super::slots::{Flags, Hot, Phase, Ping, Pulse};
+use super::slots::{Flags, Hot, Marks, Phase, Ping, Pulse};
 use super::token::{Op, Token};
 use super::value::Cause;
 
@@ -36,7 +36,7 @@ impl Watches {
     #[inline]
     pub(super) fn note_taken(&mut self, slot: u32, hot: &Hot, count: usize) {
         // Mostly there is none, and the table is not looked into.
-        if hot.watched
+        if hot.is(Marks::WATCHED)
             && let Some(watch) = self.table.get_mut(&slot)
         {
             watch.note_taken(count);
@@ -45,7 +45,7 @@ impl Watches {
 
     /// Another ping, or the close frame, is behind what waits.
     pub(super) fn restart(&mut self, slot: u32, hot: &Hot) {
-        if hot.watched
+        if hot.is(Marks::WATCHED)
             && let Some(watch) = self.table.get_mut(&slot)
         {
             watch.restart();
@@ -80,7 +80,7 @@ impl Watches {
     }
 
     fn get(&self, slot: u32, hot: &Hot) -> Option<&Watch> {
-        hot.watched.then(|| self.table.get(&slot)).flatten()
+        hot.is(Marks::WATCHED).then(|| self.table.get(&slot)).flatten()
     }
 }
 
@@ -275,7 +275,7 @@ impl Core {
     pub(super) fn look(&mut self, slot: u32) {
         let tick = self.clock.tick();
         let Some(hot) = self.slots.get_mut(slot) else { return };
-        hot.watched = true;
+        hot.mark(Marks::WATCHED);
         if self.watches.table.entry(slot).or_insert_with(|| Watch::new(tick)).begin(tick) {
             self.counted.looks += 1;
             self.watches.looks.push(slot);
@@ -296,7 +296,7 @@ impl Core {
 
     /// Nothing waits for the peer any more.
     pub(super) fn unwatch(&mut self, slot: u32) {
-        if self.slots.get_mut(slot).is_some_and(|hot| std::mem::take(&mut hot.watched)) {
+        if self.slots.get_mut(slot).is_some_and(|hot| hot.unmark(Marks::WATCHED)) {
             self.watches.table.remove(&slot);
         }
     }
@@ -317,8 +317,7 @@ impl Core {
         if asked || hot.phase() != Phase::Open {
             sight.apply(&mut hot.pulse, &mut watch.ahead);
         }
-        let own = self.limits.heartbeat.application || hot.has(Flags::STREAM);
-        if asked && own && before.pinged != hot.pulse.pinged {
+        if asked && hot.is(Marks::ASKED) && before.pinged != hot.pulse.pinged {
             // How long the answer takes says nothing about the way any more.
             hot.pulse.rtt_us = 0;
         }

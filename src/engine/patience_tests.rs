@@ -58,6 +58,7 @@ impl Stage {
             while let Some(token) = self.core.next_look() {
                 self.core.on_looked(token, Ok(self.held));
             }
+            self.core.say_farewells(b"");
             while self.core.notices.pop().is_some() {}
             let hot = self.core.slots.get_mut(0).unwrap();
             if !hot.has(Flags::BLOCKED) {

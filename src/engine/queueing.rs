@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::core::Core;
 use super::outbox::{Policy, SEGMENT};
-use super::slots::{Flags, Phase};
+use super::slots::{Flags, Marks, Phase};
 use super::value::{Cause, Data, Frame, Framing, SendError, opcode};
 use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
 use crate::protocol::{Kind, stream};
@@ -244,7 +244,7 @@ impl Core {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         };
-        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) || hot.is_unanswered() {
+        if hot.phase() != Phase::Open || hot.has(Flags::CLOSE_SENT) || hot.is(Marks::UNANSWERED) {
             self.counted.dropped_gone += 1;
             return Err(SendError::Gone);
         }

@@ -12,7 +12,7 @@ use super::Secure;
 use crate::engine::core::Core;
 use crate::engine::outgoing::{Outgoing, Share};
 use crate::engine::ring::Send;
-use crate::engine::slots::{Flags, Phase, Slots};
+use crate::engine::slots::{Flags, Marks, Phase, Slots};
 use crate::engine::value::Cause;
 use crate::tls::RECORD_MAX;
 
@@ -103,7 +103,8 @@ impl Secure {
                 self.worn_out.push(*slot);
                 continue;
             }
-            if hot.phase() == Phase::Flushing && plain == outbox.bytes() {
+            let last = hot.phase() == Phase::Flushing && !hot.is(Marks::PARTING);
+            if last && plain == outbox.bytes() {
                 record.close(&mut self.staging);
             }
             let range = start..self.staging.len();

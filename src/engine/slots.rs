@@ -84,6 +84,21 @@ impl Flags {
     pub const HELD: u32 = Self::PAUSED | Self::THROTTLED | Self::AWAITED;
 }
 
+/// A set of further facts, as bits. Four are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u16);
+
+impl Marks {
+    /// What its peer acknowledges is watched: see `patience`.
+    pub const WATCHED: u16 = 1 << 0;
+    /// A stream whose request has no answer yet.
+    pub const UNANSWERED: u16 = 1 << 1;
+    /// It ends, and what is last on it is not queued: see `farewell`.
+    pub const PARTING: u16 = 1 << 2;
+    /// A heartbeat of the application awaits its answer: [`Pulse::rtt_us`] is when it was sent.
+    pub const ASKED: u16 = 1 << 3;
+}
+
 /// Where the last ping is, or the close frame, which awaits an answer as a ping does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -105,7 +120,7 @@ pub struct Pulse {
     /// Tick of the last ping of the present silence, or of the close frame; moved as long as what
     /// is before it leaves.
     pub pinged: u32,
-    /// Last round-trip time in microseconds, 0 if none was measured.
+    /// Last round-trip time in microseconds, 0 if none was measured; see [`Marks::ASKED`].
     pub rtt_us: u32,
     /// Current interval in ticks.
     pub interval: u16,
@@ -178,10 +193,8 @@ pub struct Hot {
     phase: Phase,
     /// See [`Pace`].
     pub pace: Pace,
-    /// What the application calls the kind of connection: its last words depend on it.
-    pub dialect: u8,
-    /// What its peer acknowledges is watched: see `patience`.
-    pub watched: bool,
+    /// See [`Marks`].
+    pub marks: Marks,
 }
 
 /// What is read at opening, closing and by rate limits.
@@ -210,8 +223,7 @@ impl Hot {
             flags: Flags::default(),
             phase,
             pace: Pace::default(),
-            dialect: 0,
-            watched: false,
+            marks: Marks::default(),
         }
     }
 
@@ -244,10 +256,31 @@ impl Hot {
         before
     }
 
-    /// Whether it is a stream whose request has no answer yet.
+    /// Whether a mark is set.
     #[inline]
-    pub fn is_unanswered(&self) -> bool {
-        self.dialect & UNANSWERED != 0
+    pub fn is(&self, mark: u16) -> bool {
+        self.marks.0 & mark != 0
+    }
+
+    /// Sets a mark.
+    #[inline]
+    pub fn mark(&mut self, mark: u16) {
+        self.marks.0 |= mark;
+    }
+
+    /// Clears a mark and says whether it was set before.
+    #[inline]
+    pub fn unmark(&mut self, mark: u16) -> bool {
+        let before = self.is(mark);
+        self.marks.0 &= !mark;
+        before
+    }
+
+    /// No answer is awaited any more that would tell a round trip: it is not known.
+    pub fn forget_asked(&mut self) {
+        if self.unmark(Marks::ASKED) {
+            self.pulse.rtt_us = 0;
+        }
     }
 
     /// How messages are framed.
@@ -404,9 +437,6 @@ impl Timers for Slots {
 
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
-
-/// Bit of a stream's dialect: its request has no answer yet.
-pub const UNANSWERED: u8 = 1 << 7;
 
 const _: () = assert!(size_of::<Option<Hot>>() == 64, "the hot record is one cache line");
 const _: () = assert!(size_of::<Option<Cold>>() == 28);

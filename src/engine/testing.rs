@@ -22,7 +22,7 @@ use super::ledger::UNRANKED;
 use super::links::{Command, Handle, Network, Post, SlowPeer};
 use super::outbox::Offer;
 use super::ring::{Completion, Doorbell, LANES_MAX, Ring};
-use super::slots::{Flags, Hot, NO_SUBSCRIPTION, Phase};
+use super::slots::{Flags, Hot, Marks, NO_SUBSCRIPTION, Phase};
 use super::timing::FORGIVEN;
 use super::worker::{Turn, Worker};
 use crate::common::rng::Rng;
@@ -324,7 +324,10 @@ impl Core {
         check(!stays || hot.phase() == Phase::Handshake, "stays and is elsewhere")?;
         let owed = self.requests.awaits(slot);
         check(!owed || hot.has(Flags::AWAITED), "owes an answer, and reads on")?;
-        check(hot.watched == self.watches.contains(slot), "watched, or not")?;
+        let watched = hot.is(Marks::WATCHED);
+        check(watched == self.watches.contains(slot), "watched, or not")?;
+        let ends = self.notices.closed().any(|of| of == slot);
+        check(!hot.is(Marks::PARTING) || ends, "takes leave, and nobody is asked for its words")?;
         if gone {
             check(hot.outbox.is_none() && hot.partial.is_none(), "memory of the gone")?;
             check(!self.secure.keeps(slot), "TLS of the gone")?;
@@ -387,7 +390,7 @@ impl Core {
         tally.connections += 1;
         tally.timers += u32::from(hot.timer.due().is_some());
         tally.first_due = tally.first_due.into_iter().chain(hot.timer.due()).reduce(earlier);
-        tally.watches += usize::from(hot.watched);
+        tally.watches += usize::from(hot.is(Marks::WATCHED));
         tally.announced += u32::from(hot.has(Flags::ANNOUNCED));
         tally.blocked += u64::from(hot.has(Flags::BLOCKED));
         tally.surplus += u32::from(hot.has(Flags::SURPLUS));

@@ -9,8 +9,8 @@ use super::distribution::Distribution;
 use super::heartbeat::Verdict;
 use super::notices::Notice;
 use super::phase::Event;
-use super::slots::{Flags, Hot, Phase, Ping, Slots};
-use super::value::Cause;
+use super::slots::{Flags, Hot, Marks, Phase, Ping, Slots};
+use super::value::{Cause, HeartbeatAction};
 use super::wheel::Wheel;
 use crate::protocol::CloseCode;
 use crate::protocol::frame::Opcode;
@@ -288,15 +288,10 @@ impl Core {
             Verdict::Wait => {}
             Verdict::Ping | Verdict::PingAgain => {
                 self.counted.heartbeats_missed += u64::from(verdict == Verdict::PingAgain);
-                let stream = self.is_stream(slot);
-                if self.limits.heartbeat.application || stream {
-                    self.notices.push(Notice::Heartbeat { slot, generation });
-                    return;
+                match self.limits.heartbeat.steady || self.is_stream(slot) {
+                    true => self.notices.push(Notice::Heartbeat { slot, generation }),
+                    false => self.send_ping(slot, generation),
                 }
-                self.counted.heartbeats_sent += 1;
-                let stamp = self.clock.now_ns().to_be_bytes();
-                // The connection is open, so the ping is taken.
-                let _ = self.queue_control(slot, generation, Opcode::Ping, &stamp);
             }
             Verdict::Dead => {
                 self.counted.heartbeats_missed += 1;
@@ -308,24 +303,46 @@ impl Core {
         }
     }
 
-    /// The application was asked for its heartbeat. If it sent none, none is awaited.
-    pub(super) fn on_application_heartbeat(&mut self, slot: u32, generation: u32, sent: bool) {
+    fn send_ping(&mut self, slot: u32, generation: u32) {
+        self.counted.heartbeats_sent += 1;
+        let stamp = self.clock.now_ns().to_be_bytes();
+        // The connection is open, so the ping is taken.
+        let _ = self.queue_control(slot, generation, Opcode::Ping, &stamp);
+    }
+
+    /// The application was asked about a heartbeat that is due.
+    pub(super) fn on_heartbeat_decided(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        action: HeartbeatAction,
+    ) {
         let (now_us, tick) = (self.clock.now_us(), self.clock.tick());
-        let steady = self.limits.heartbeat.application;
+        let steady = self.limits.heartbeat.steady;
         let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        if sent {
-            // Until the answer comes, the field holds when it was asked.
-            hot.pulse.rtt_us = now_us.max(1);
-            self.counted.heartbeats_sent += 1;
-        } else {
-            hot.pulse.level = 0;
-            if !steady {
-                // The next one is due an interval after the last sign of life.
-                hot.pulse.seen = tick;
+        match action {
+            HeartbeatAction::Sent => {
+                hot.mark(Marks::ASKED);
+                hot.pulse.rtt_us = now_us.max(1);
+                self.counted.heartbeats_sent += 1;
             }
-            // No answer is awaited, so whether anybody is there shows by what is acknowledged.
-            self.look(slot);
-            self.arm(slot);
+            HeartbeatAction::Ping if !hot.has(Flags::STREAM) => {
+                hot.forget_asked();
+                if hot.phase() == Phase::Open {
+                    self.send_ping(slot, generation);
+                }
+            }
+            HeartbeatAction::Ping | HeartbeatAction::Quiet => {
+                hot.forget_asked();
+                hot.pulse.level = 0;
+                if !steady {
+                    // The next one is due an interval after the last sign of life.
+                    hot.pulse.seen = tick;
+                }
+                // No answer is awaited, so whether anybody is there shows by what is acknowledged.
+                self.look(slot);
+                self.arm(slot);
+            }
         }
     }
 
@@ -345,7 +362,7 @@ impl Core {
         let now_us = self.clock.now_us();
         let Some(hot) = self.slots.get_mut(slot) else { return };
         // Whose ping waited behind other bytes has no round trip to tell.
-        if (plan.application || hot.has(Flags::STREAM)) && hot.pulse.rtt_us > 0 {
+        if hot.unmark(Marks::ASKED) && hot.pulse.rtt_us > 0 {
             hot.pulse.rtt_us = now_us.wrapping_sub(hot.pulse.rtt_us).max(1);
             self.timing.rtt_us.record(u64::from(hot.pulse.rtt_us));
         }

@@ -236,15 +236,15 @@ fn a_dead_peer_is_told_where_that_is_wanted() {
 #[test]
 fn the_application_is_asked_for_its_own_heartbeat() {
     let mut core = beats(0, |beat| {
-        beat.application = true;
+        beat.steady = true;
         (beat.floor, beat.ceiling) = (beat.start, beat.start);
     });
     pass(&mut core, 1..=251);
     assert!(matches!(notices(&mut core)[..], [Notice::Heartbeat { slot: 0, generation: 1 }]));
     assert_eq!(core.counted.heartbeats_sent, 0, "not yet");
-    core.on_application_heartbeat(0, 2, true);
+    core.on_heartbeat_decided(0, 2, HeartbeatAction::Sent);
     assert_eq!(core.counted.heartbeats_sent, 0, "another tenant of the slot");
-    core.on_application_heartbeat(0, 1, true);
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Sent);
     assert_eq!((core.counted.heartbeats_sent, hot(&mut core).pulse.level), (1, 1));
     core.set_now(core.clock.now_ns() + 20_000_000);
     core.on_life(0);
@@ -254,10 +254,34 @@ fn the_application_is_asked_for_its_own_heartbeat() {
     // The next one is due an interval after the last, whatever came since.
     pass(&mut core, 252..=251 + 251);
     assert_eq!(notices(&mut core).len(), 1);
-    core.on_application_heartbeat(0, 1, false);
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Quiet);
     assert_eq!((core.counted.heartbeats_sent, hot(&mut core).pulse.level), (1, 0));
     let seen = hot(&mut core).pulse.seen;
     assert_ne!(seen, core.clock.tick(), "nothing came");
+}
+
+#[test]
+fn who_sends_a_heartbeat_is_decided_for_each() {
+    let mut core = beats(0, |beat| beat.steady = true);
+    pass(&mut core, 1..=251);
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Sent);
+    assert!(hot(&mut core).is(Marks::ASKED));
+    // The next one of the same silence is the engine's: its pong tells the round trip.
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Ping);
+    assert_eq!((core.counted.heartbeats_sent, hot(&mut core).pulse.level), (2, 1));
+    assert_eq!((hot(&mut core).is(Marks::ASKED), hot(&mut core).pulse.rtt_us), (false, 0));
+    let outbox = hot(&mut core).outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+    assert_eq!(outbox, 2 + 8, "a ping with its stamp");
+    core.on_life(0);
+    assert_eq!((hot(&mut core).pulse.level, core.timing.measured().0.count()), (0, 0));
+    // Where no answer is awaited any more, the moment of asking is no round trip.
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Sent);
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Quiet);
+    assert_eq!((hot(&mut core).pulse.level, hot(&mut core).pulse.rtt_us), (0, 0));
+    // A stream has no pings.
+    let mut stream = beats(Flags::STREAM, |_| {});
+    stream.on_heartbeat_decided(0, 1, HeartbeatAction::Ping);
+    assert_eq!((stream.counted.heartbeats_sent, hot(&mut stream).pulse.level), (0, 0));
 }
 
 #[test]
@@ -265,7 +289,7 @@ fn a_stream_whose_application_sends_nothing_is_asked_an_interval_later() {
     let mut core = beats(Flags::STREAM, |_| {});
     pass(&mut core, 1..=251);
     assert_eq!(notices(&mut core).len(), 1, "a stream has no pings of its own");
-    core.on_application_heartbeat(0, 1, false);
+    core.on_heartbeat_decided(0, 1, HeartbeatAction::Quiet);
     let tick = core.clock.tick();
     assert_eq!((hot(&mut core).pulse.seen, hot(&mut core).pulse.level), (tick, 0));
     assert_eq!(core.counted.looks, 1, "whether anybody is there shows otherwise");
@@ -293,8 +317,9 @@ fn a_round_trip_is_measured_where_one_was_begun() {
     ours.on_life(0);
     assert_eq!((hot(&mut ours).pulse.rtt_us, ours.timing.measured().0.count()), (7, 0), "by pongs");
     // Of a heartbeat that waited behind other bytes nobody knows when it left.
-    let mut own = beats(0, |beat| beat.application = true);
+    let mut own = beats(0, |beat| beat.steady = true);
     hot(&mut own).pulse.level = 1;
+    hot(&mut own).mark(Marks::ASKED);
     own.on_life(0);
     assert_eq!((hot(&mut own).pulse.rtt_us, own.timing.measured().0.count()), (0, 0));
 }

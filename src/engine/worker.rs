@@ -26,7 +26,7 @@ use super::ring::{Completion, Ring, Wait};
 use super::slots::{Flags, Phase};
 use super::sys;
 use super::token::{Op, Token};
-use super::value::ConnId;
+use super::value::{ConnId, HeartbeatAction};
 use super::writing;
 use crate::common::table::SlotTable;
 
@@ -383,10 +383,13 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    /// Not inlined: mostly there is none, in a turn that asks a dozen times.
+    #[inline(never)]
     fn deliver_all(&mut self) {
         while let Some(notice) = self.core.notices.pop() {
             match notice {
-                Notice::Closed { slot, generation, closed } => {
+                Notice::Closed { slot, generation, closed, own } => {
+                    self.say_farewell(slot, generation, &closed, &own);
                     let Some(state) = self.states.remove(slot) else { continue };
                     let id = ConnId { core: self.core.number, slot, generation };
                     self.call_cx(|handler, cx| handler.on_close(cx, id, state, &closed));
@@ -405,11 +408,11 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Notice::Sent { slot, generation } => self.pass_on(slot, generation),
                 Notice::Heartbeat { slot, generation } => {
                     if self.core.is_open(slot, generation) {
-                        let sent = self.call(slot, generation, |handler, conn, state| {
+                        let action = self.call(slot, generation, |handler, conn, state| {
                             handler.on_heartbeat(conn, state)
                         });
-                        let sent = sent.unwrap_or(false);
-                        self.core.on_application_heartbeat(slot, generation, sent);
+                        let action = action.unwrap_or(HeartbeatAction::Quiet);
+                        self.core.on_heartbeat_decided(slot, generation, action);
                     }
                 }
             }

@@ -442,6 +442,7 @@ mod tests {
         hot.set(Flags::STREAM | Flags::BARE);
         bare.census.enter(hot);
         bare.give_up(0, Cause::OutboxFull);
+        bare.say_farewells(b"");
         while bare.notices.pop().is_some() {}
         bare.settle_blocked(&[]);
         let hot = bare.slots.get(0).unwrap();

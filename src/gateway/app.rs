@@ -18,7 +18,7 @@ use super::emulation::SessionNames;
 use super::engine_port::{CoreServices, EnginePort};
 use super::entrance::{self, Arriving, Entrance};
 use super::farewell::{Keeping, Leaving};
-use super::format::Format;
+use super::format::{self, Format};
 use super::home::HomeLimits;
 use super::hooks::FeedNews;
 use super::hub::Hub;
@@ -31,8 +31,8 @@ pub use super::session::HookAnswer;
 use super::session::{Beat, Sessions};
 use super::stats::GatewayStats;
 use crate::engine::{
-    Closed, ConnId, Connection, Context, CoreStart, Detached, Handler, HttpAction, Message,
-    UpgradeAction,
+    Closed, ConnId, Connection, Context, CoreStart, Detached, Ending, Handler, HeartbeatAction,
+    HttpAction, Message, UpgradeAction,
 };
 use crate::protocol::request::Request;
 
@@ -139,8 +139,9 @@ impl Gateway {
 }
 
 impl Handler for Gateway {
-    /// Sessions are in a table of the gateway's own, since letters have to find them.
-    type State = ();
+    /// Sessions are in a table of the gateway's own, since letters have to find them. This is what
+    /// is asked of a connection that may have none any more.
+    type State = Format;
     type Event = CoreEvent;
 
     fn event_size(letter: &CoreEvent) -> usize {
@@ -161,16 +162,16 @@ impl Handler for Gateway {
         cx: &mut Context<'_>,
         request: &Request<'_>,
         peer: SocketAddr,
-    ) -> UpgradeAction<()> {
+    ) -> UpgradeAction<Format> {
         if cx.port() == INSIDE {
             return UpgradeAction::Respond(entrance::nothing_here());
         }
         self.entrance.upgrade(self.sessions.rules(), request, peer.ip())
     }
 
-    fn compresses(&self, dialect: u8) -> bool {
+    fn compresses(&self, format: &Format) -> bool {
         let options = &self.sessions.rules().options;
-        match Format::of_bits(dialect) {
+        match format {
             Format::UniWebSocket => options.uni_websocket.compression,
             _ => options.websocket.compression,
         }
@@ -182,7 +183,7 @@ impl Handler for Gateway {
         request: &Request<'_>,
         body: Option<&[u8]>,
         peer: SocketAddr,
-    ) -> HttpAction<()> {
+    ) -> HttpAction<Format> {
         if cx.port() == INSIDE {
             return self.call(cx, request, body);
         }
@@ -202,7 +203,7 @@ impl Handler for Gateway {
         }
     }
 
-    fn on_open(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
+    fn on_open(&mut self, conn: &mut Connection<'_>, _: &mut Format) {
         let Some(Arriving { session, first }) = self.entrance.take() else { return };
         if session.format().is_events() {
             // The browser learns at once that the stream is open.
@@ -214,31 +215,36 @@ impl Handler for Gateway {
         self.tell_refusals(conn);
     }
 
-    fn on_message(&mut self, conn: &mut Connection<'_>, (): &mut (), message: Message<'_>) {
+    fn on_message(&mut self, conn: &mut Connection<'_>, _: &mut Format, message: Message<'_>) {
         let link = link(conn.id());
         let (sessions, mut port) = self.lend(conn);
         sessions.message(&mut port, link, message.payload());
         self.tell_refusals(conn);
     }
 
-    fn on_writable(&mut self, conn: &mut Connection<'_>, (): &mut ()) {
+    fn on_writable(&mut self, conn: &mut Connection<'_>, _: &mut Format) {
         let link = link(conn.id());
         let (sessions, mut port) = self.lend(conn);
         sessions.writable(&mut port, link);
         self.tell_refusals(conn);
     }
 
-    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, (): &mut ()) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, _: &mut Format) -> HeartbeatAction {
         let link = link(conn.id());
         let (sessions, mut port) = self.lend(conn);
-        match sessions.heartbeat(&mut port, link) {
+        let awaited = match sessions.heartbeat(&mut port, link) {
             Beat::None => false,
             Beat::Ping => conn.ping(b"").is_ok(),
             Beat::Sent { awaited } => awaited,
-        }
+        };
+        if awaited { HeartbeatAction::Sent } else { HeartbeatAction::Quiet }
     }
 
-    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, (): (), closed: &Closed) {
+    fn farewell(&self, format: &Format, ending: &Ending<'_>, out: &mut Vec<u8>) {
+        format::farewell(*format, ending, out);
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, _: Format, closed: &Closed) {
         let (sessions, mut port) = self.lend(cx);
         sessions.closed(&mut port, link(id), closed.cause);
     }

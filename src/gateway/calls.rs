@@ -20,6 +20,7 @@ use super::api::{ApiError, ApiReply, ApiRequest, BroadcastRequest, BroadcastResu
 use super::api::{NewPublication, PublishRequest, PublishResult, key, status_of};
 use super::app::{self, Gateway, INSIDE};
 use super::date::Date;
+use super::format::Format;
 use super::hub_port::Link;
 use super::letters::{Answer, Ask, Asker, Letter, Publish, Question};
 use super::plan::Plan;
@@ -121,7 +122,7 @@ impl Gateway {
         cx: &mut Context<'_>,
         request: &Request<'_>,
         body: Option<&[u8]>,
-    ) -> HttpAction<()> {
+    ) -> HttpAction<Format> {
         let rules = self.sessions.rules().clone();
         let Some(Wanted { method, by_status }) = wanted(&rules.options, request, cx.port()) else {
             return HttpAction::Detach;

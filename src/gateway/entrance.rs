@@ -80,7 +80,7 @@ impl Entrance {
         rules: &Rulebook,
         request: &Request<'_>,
         client: IpAddr,
-    ) -> UpgradeAction<()> {
+    ) -> UpgradeAction<Format> {
         let options = &rules.options;
         let (websocket, uni) = (&options.websocket, &options.uni_websocket);
         let at =
@@ -113,8 +113,7 @@ impl Entrance {
         };
         let session = Session::new(request, client, options, format);
         self.arriving = Some(Arriving { session, first });
-        let dialect = format.dialect();
-        UpgradeAction::Accept { state: (), protocol, headers: Vec::new(), dialect }
+        UpgradeAction::Accept { state: format, protocol, headers: Vec::new() }
     }
 
     /// Decides about a request that asks for no WebSocket.
@@ -124,7 +123,7 @@ impl Entrance {
         request: &Request<'_>,
         client: IpAddr,
         body: Option<&[u8]>,
-    ) -> HttpAction<()> {
+    ) -> HttpAction<Format> {
         let Some(way) = way(&rules.options, request.path()) else {
             return match is_websocket(&rules.options, request.path()) {
                 // It lacks the upgrade, or a WebSocket would not be here.
@@ -188,7 +187,7 @@ impl Entrance {
         transport: Transport,
         content: Option<&[u8]>,
         mut headers: Headers,
-    ) -> HttpAction<()> {
+    ) -> HttpAction<Format> {
         let format = match transport {
             Transport::HttpStream if is_binary(request) => Format::StreamProtobuf,
             Transport::HttpStream => Format::StreamJson,
@@ -227,8 +226,8 @@ impl Entrance {
         }
         self.arriving = Some(Arriving { session, first });
         match later {
-            true => HttpAction::Later { state: (), dialect: format.dialect() },
-            false => HttpAction::Stream { state: (), headers, dialect: format.dialect() },
+            true => HttpAction::Later { state: format },
+            false => HttpAction::Stream { state: format, headers },
         }
     }
 
@@ -333,7 +332,7 @@ fn body_max(plan: &Plan, way: Way) -> usize {
     size.0
 }
 
-fn answer(status: u16, headers: Headers) -> HttpAction<()> {
+fn answer(status: u16, headers: Headers) -> HttpAction<Format> {
     HttpAction::Respond(HttpResponse::new(status).headers(headers))
 }
 

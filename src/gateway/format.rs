@@ -1,13 +1,13 @@
 //! How what a session is told is wrapped: one notion of the transport and the encoding.
 //!
-//! Owns what is around each element of the protocol on each transport, and the last words of
+//! Owns what is around each element of the protocol on each transport, and the farewells of
 //! transports that have any. Knows no connection. The invariant: one element, however large, is one
 //! frame, one event or one line, so that a client never sees half of it.
 
 use super::wire::messages::{Push, PushBody};
 use super::wire::{self, Disconnect, Encoding, Envelope};
 use crate::Kind;
-use crate::engine::Frame;
+use crate::engine::{Ending, Frame};
 use crate::protocol::CloseCode;
 
 /// How a session's elements are wrapped.
@@ -96,17 +96,14 @@ impl Format {
         Self::ALL[usize::from(bits & 7)]
     }
 
-    /// Its number, below 8; the dialect of the connection where it has last words.
+    /// Its number, below 8.
     pub fn bits(self) -> u8 {
         self as u8
     }
 
-    /// What the engine calls it: 0 where a close frame says all.
-    pub fn dialect(self) -> u8 {
-        match self {
-            Self::WebSocketJson | Self::WebSocketProtobuf => 0,
-            other => other.bits(),
-        }
+    /// Whether a disconnect push is the last element; elsewhere the close frame says all.
+    pub fn has_farewell(self) -> bool {
+        self.transport() != Transport::WebSocket
     }
 
     /// How elements are encoded.
@@ -200,22 +197,25 @@ impl Format {
     }
 }
 
-/// What is said before a connection ends, whatever ends it: the disconnect push. For
-/// [`crate::LastWords`].
-pub fn last_words(dialect: u8, code: CloseCode, reason: &str, out: &mut Vec<u8>) {
-    let format = Format::of_bits(dialect);
-    let code = match code {
+/// What is said before a connection of this format ends, whatever ends it: the disconnect push.
+pub(super) fn farewell(format: Format, ending: &Ending<'_>, out: &mut Vec<u8>) {
+    if !format.has_farewell() {
+        return;
+    }
+    let code = match ending.code {
         CloseCode(code @ 3000..) => code,
         // What the engine calls its own reasons; clients know those of the protocol.
         CloseCode::POLICY => Disconnect::TOO_MANY_REQUESTS.code,
         _ => Disconnect::SERVER_ERROR.code,
     };
-    let disconnect = Disconnect::new(code, reason.to_owned());
+    let disconnect = Disconnect::new(code, ending.reason.to_owned());
     let push = Push { body: Some(PushBody::Disconnect(disconnect.into())), ..Push::default() };
     let start = out.len();
     wire::encode_push(format.encoding(), format.envelope(), &push, out);
     format.wrap(out, start);
 }
+
+const _: () = assert!(size_of::<Option<Format>>() == 1, "the state of each connection is a byte");
 
 /// What each line of an event's data begins with.
 const EVENT: &[u8; 6] = b"data: ";
@@ -223,12 +223,13 @@ const EVENT: &[u8; 6] = b"data: ";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Cause;
 
     #[test]
     fn numbers_and_names_are_apart() {
         for (bits, format) in Format::ALL.into_iter().enumerate() {
             assert_eq!((usize::from(format.bits()), Format::of_bits(bits as u8)), (bits, format));
-            assert_eq!(format.dialect() == 0, format.transport() == Transport::WebSocket);
+            assert_eq!(format.has_farewell(), format.is_uni() || format.is_emulated());
             assert!(!(format.is_uni() && format.is_emulated()));
         }
         let names: std::collections::BTreeSet<_> =
@@ -237,10 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn each_format_has_its_last_words() {
+    fn each_format_has_its_farewell() {
         let words = |format: Format, code, reason| {
             let mut out = Vec::new();
-            last_words(format.dialect(), CloseCode(code), reason, &mut out);
+            farewell(format, &Ending::new(Cause::Application, CloseCode(code), reason), &mut out);
             out
         };
         let text = |format, code, reason| String::from_utf8(words(format, code, reason)).unwrap();
@@ -251,6 +252,9 @@ mod tests {
         assert_eq!(text(Format::UniSse, 3008, "slow"), format!("data: {bare}\n\n"));
         assert_eq!(text(Format::UniStream, 3008, "slow"), format!("{bare}\n"));
         assert_eq!(text(Format::UniWebSocket, 3008, "slow"), bare);
+        // Close frames say it.
+        assert_eq!(text(Format::WebSocketJson, 3008, "slow"), "");
+        assert_eq!(words(Format::WebSocketProtobuf, 3008, "slow"), b"");
         let protobuf = words(Format::StreamProtobuf, 3008, "slow");
         assert_eq!(usize::from(protobuf[0]), protobuf.len() - 1);
         // Codes of the engine are told in the protocol's.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    CloseCode, Connection, Context, Handler, Heartbeat, HttpAction, Message, Running, Server,
-    UpgradeAction,
+    CloseCode, Connection, Context, Handler, Heartbeat, HeartbeatAction, HttpAction, Message,
+    Running, Server, UpgradeAction,
 };
 
 use crate::stories::{Frame, Peer};
@@ -51,8 +51,11 @@ impl Handler for Doorman {
         let _ = conn.reply(message);
     }
 
-    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, (): &mut ()) -> bool {
-        conn.text("beat").is_ok()
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, (): &mut ()) -> HeartbeatAction {
+        match conn.text("beat") {
+            Ok(()) => HeartbeatAction::Sent,
+            Err(_) => HeartbeatAction::Quiet,
+        }
     }
 }
 
@@ -116,7 +119,7 @@ fn a_plain_request_is_handed_over_with_its_bytes_and_its_socket() {
 fn the_applications_heartbeat_is_steady_and_a_dead_peer_is_told() {
     let ms = Duration::from_millis;
     let heartbeat = Heartbeat {
-        application: true,
+        steady: true,
         close: Some((CloseCode(3012), "no pong")),
         start: ms(400),
         floor: ms(400),

@@ -66,7 +66,7 @@ impl Handler for Host {
             }
             "/out" => HttpAction::Detach,
             "/port" => HttpAction::Answer(text(cx.port().to_string())),
-            "/stream" => HttpAction::Stream { state: (), headers: Vec::new(), dialect: 0 },
+            "/stream" => HttpAction::Stream { state: (), headers: Vec::new() },
             "/last" => HttpAction::Respond(text("last".to_owned())),
             "/panic" => panic!("at the wrong moment"),
             "/peer" => HttpAction::Answer(text(peer.ip().to_string())),

@@ -1,5 +1,5 @@
 //! Streams of the engine: responses that go on, as a library's user has them. Whatever ends one,
-//! the application's last words come before the end of the body; bodies are read within limits.
+//! the application's farewell comes before the end of the body; bodies are read within limits.
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Drain, Frame, Handler,
-    Heartbeat, HttpAction, HttpResponse, Kind, LastWords, Message, Running, SendError, Server,
-    UpgradeAction,
+    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Drain, Ending, Frame, Handler,
+    Heartbeat, HeartbeatAction, HttpAction, HttpResponse, Kind, Message, Running, SendError,
+    Server, UpgradeAction,
 };
 
 use crate::support::PATIENCE;
@@ -36,8 +36,7 @@ impl Handler for Host {
         _: &Request<'_>,
         _: SocketAddr,
     ) -> UpgradeAction<String> {
-        let state = "/websocket".to_owned();
-        UpgradeAction::Accept { state, protocol: None, headers: Vec::new(), dialect: 5 }
+        UpgradeAction::accept("/websocket".to_owned())
     }
 
     fn on_http(
@@ -58,11 +57,11 @@ impl Handler for Host {
             _ => {}
         }
         if request.path().starts_with("/later") {
-            return HttpAction::Later { state: request.path().to_owned(), dialect: 3 };
+            return HttpAction::Later { state: request.path().to_owned() };
         }
         let size = body.map_or(0, <[u8]>::len);
         let headers = vec![("X-Body".to_owned(), size.to_string())];
-        HttpAction::Stream { state: request.path().to_owned(), headers, dialect: 3 }
+        HttpAction::Stream { state: request.path().to_owned(), headers }
     }
 
     fn on_open(&mut self, conn: &mut Connection<'_>, path: &mut String) {
@@ -125,8 +124,17 @@ impl Handler for Host {
         assert_eq!(path, "/websocket", "a message on a stream");
     }
 
-    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, path: &mut String) -> bool {
-        conn.text("{}\n").is_ok() && path == "/beat"
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, path: &mut String) -> HeartbeatAction {
+        match conn.text("{}\n") {
+            Ok(()) if path == "/beat" => HeartbeatAction::Sent,
+            _ => HeartbeatAction::Quiet,
+        }
+    }
+
+    fn farewell(&self, path: &String, ending: &Ending<'_>, out: &mut Vec<u8>) {
+        let of = if path == "/websocket" { "websocket" } else { "stream" };
+        let Ending { code, reason, .. } = ending;
+        out.extend_from_slice(format!("{{\"{of}\":[{},\"{reason}\"]}}\n", code.0).as_bytes());
     }
 
     fn on_close(&mut self, _: &mut Context<'_>, _: ConnId, _: String, closed: &Closed) {
@@ -154,10 +162,6 @@ fn start(change: impl FnOnce(&mut Config)) -> Site {
         config.tick = Duration::from_millis(10);
         config.heartbeat = Heartbeat { enabled: false, ..Heartbeat::default() };
         config.close_timeout = second;
-        config.last_words = LastWords(|dialect, code, reason, out| {
-            let words = format!("{{\"{dialect}\":[{},\"{reason}\"]}}\n", code.0);
-            out.extend_from_slice(words.as_bytes());
-        });
         change(config);
     });
     let running = builder.start(move |_| Host { opened: out.clone(), closed: end.clone() });
@@ -189,17 +193,17 @@ impl Site {
 /// The last element, and the end behind it.
 fn ends(mut stream: Stream, code: u16, reason: &str) {
     let words = loop {
-        let line = stream.line().expect("last words");
-        if line.get("3").is_some() {
+        let line = stream.line().expect("a farewell");
+        if line.get("stream").is_some() {
             break line;
         }
     };
-    assert_eq!(words, serde_json::json!({"3": [code, reason]}));
+    assert_eq!(words, serde_json::json!({"stream": [code, reason]}));
     stream.expect_end();
 }
 
 #[test]
-fn whatever_ends_a_stream_the_last_words_are_said() {
+fn whatever_ends_a_stream_its_farewell_is_said() {
     let site = start(|config| config.message_rate = 2);
     ends(site.get("/close"), 4321, "because");
     assert_eq!(site.cause(), Cause::Application);
@@ -237,7 +241,7 @@ fn heartbeats_want_an_answer_only_where_one_is_awaited() {
             suspect: Duration::from_millis(200),
             probe: Duration::from_millis(200),
             dead: Duration::from_millis(200),
-            application: true,
+            steady: true,
             close: Some((CloseCode(3012), "no pong")),
             enabled: true,
         };
@@ -316,7 +320,7 @@ fn bodies_and_answers_have_their_limits() {
 }
 
 #[test]
-fn a_websocket_with_a_dialect_has_last_words_too() {
+fn a_websocket_has_a_farewell_too() {
     let site = start(|_| {});
     let (mut client, _) =
         tungstenite::connect(format!("ws://{}/", site.address)).expect("it opens");
@@ -328,7 +332,7 @@ fn a_websocket_with_a_dialect_has_last_words_too() {
             other => return other,
         }
     };
-    assert_eq!(next(&mut client), tungstenite::Message::text("{\"5\":[4000,\"so\"]}\n"));
+    assert_eq!(next(&mut client), tungstenite::Message::text("{\"websocket\":[4000,\"so\"]}\n"));
     let tungstenite::Message::Close(Some(frame)) = next(&mut client) else { panic!("no close") };
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4000, "so"));
     drop(client);

@@ -18,7 +18,8 @@ use ringhold::protocol::Refusal;
 use ringhold::protocol::request::Request;
 use ringhold::{
     AddressPlace, Cause, CloseCode, Closed, ConnId, Connection, Context, Detached, DialTarget,
-    Frame, Handle, Handler, HttpAction, HttpResponse, Message, SendError, UpgradeAction,
+    Ending, Frame, Handle, Handler, HeartbeatAction, HttpAction, HttpResponse, Message, SendError,
+    UpgradeAction,
 };
 
 use super::coverage::Coverage;
@@ -60,6 +61,8 @@ pub struct Journal {
     pub kept: Vec<(ConnId, u16)>,
     opened: HashSet<ConnId>,
     pub closed: HashSet<ConnId>,
+    /// Those that were asked for their farewell.
+    pub left: HashSet<ConnId>,
     /// Whom the application asked to close.
     pub dismissed: HashSet<ConnId>,
     /// Turns that each core has taken; `None`: it has ended.
@@ -149,6 +152,8 @@ pub struct State {
     id: Option<ConnId>,
     port: u16,
     path: String,
+    /// How it says farewell, below 8: not at all, in few words or in many.
+    manner: u8,
 }
 
 impl App {
@@ -338,18 +343,39 @@ impl Handler for App {
             _ => {}
         }
         let path = request.path().to_owned();
-        let state = State { id: None, port: peer.port(), path };
-        let dialect = [0, 0, 2, 7][self.rng.below(4) as usize];
-        UpgradeAction::Accept { state, protocol: None, headers: Vec::new(), dialect }
+        let manner = [0, 0, 2, 7][self.rng.below(4) as usize];
+        UpgradeAction::accept(State { id: None, port: peer.port(), path, manner })
     }
 
-    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, state: &mut State) -> bool {
+    fn on_heartbeat(&mut self, conn: &mut Connection<'_>, state: &mut State) -> HeartbeatAction {
         self.meddle(conn);
-        if state.path == "/stream" {
-            self.check(conn.ping(b"") != Ok(()), "a ping on a stream");
-            return conn.text("Beat").is_ok() && self.rng.one_in(2);
+        let stream = state.path == "/stream";
+        if self.rng.one_in(4) {
+            return HeartbeatAction::Ping;
         }
-        !self.rng.one_in(8) && conn.ping(b"beat").is_ok()
+        let awaited = if stream {
+            self.check(conn.ping(b"") != Ok(()), "a ping on a stream");
+            conn.text("Beat").is_ok() && self.rng.one_in(2)
+        } else {
+            !self.rng.one_in(8) && conn.ping(b"beat").is_ok()
+        };
+        if awaited { HeartbeatAction::Sent } else { HeartbeatAction::Quiet }
+    }
+
+    fn farewell(&self, state: &State, ending: &Ending<'_>, out: &mut Vec<u8>) {
+        let Some(id) = state.id else { return self.check(false, "a farewell before open") };
+        let (first, gone) = {
+            let mut journal = self.journal.borrow_mut();
+            (journal.left.insert(id), journal.closed.contains(&id))
+        };
+        self.check(first && !gone, "asked for another farewell");
+        let Ending { code, reason, .. } = ending;
+        if state.manner > 1 {
+            out.extend_from_slice(format!("W{} {code} {reason}", state.manner).as_bytes());
+        }
+        if state.manner == 7 {
+            out.resize(out.len() + 40_000, b'w');
+        }
     }
 
     fn on_http(
@@ -365,9 +391,10 @@ impl Handler for App {
             ("/stream", _, body) => {
                 let whole = body.is_none_or(|body| body.iter().all(|byte| *byte == b'b'));
                 self.check(whole, "another's body");
-                let state = State { id: None, port: peer.port(), path: "/stream".to_owned() };
+                let (path, manner) = ("/stream".to_owned(), self.rng.below(8) as u8);
+                let state = State { id: None, port: peer.port(), path, manner };
                 let headers = vec![("X-Sim".to_owned(), "1".to_owned())];
-                return HttpAction::Stream { state, headers, dialect: self.rng.below(8) as u8 };
+                return HttpAction::Stream { state, headers };
             }
             ("/answer", ..) => return HttpAction::Respond(HttpResponse::new(204)),
             ("/stay", "POST", None) => return HttpAction::Body(BODY_MAX),
@@ -564,7 +591,7 @@ impl Handler for App {
             resume_unwind(Box::new("in dialled"));
         }
         let port = DIALLED + tag as u16;
-        let state = State { id: None, port, path: "/dialled".to_owned() };
+        let state = State { id: None, port, path: "/dialled".to_owned(), manner: 0 };
         (!self.rng.one_in(6)).then_some(state)
     }
 

@@ -312,7 +312,7 @@ impl Peer {
     fn on_message(&mut self, kind: Kind, data: &[u8], kernel: &mut Kernel) -> Result<(), String> {
         match data.first() {
             Some(b'W') => {
-                kernel.seen.count("last words in a frame");
+                kernel.seen.count("a farewell in a frame");
                 Ok(())
             }
             Some(b'D') => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringhold::internals::rng::Rng;
 use ringhold::tls::{Limits, Role};
-use ringhold::{CloseCode, Compression, Config, Drain, Heartbeat, LastWords, Policy, RatePolicy};
+use ringhold::{CloseCode, Compression, Config, Drain, Heartbeat, Policy, RatePolicy};
 
 use super::introduction;
 use super::kernel;
@@ -112,15 +112,6 @@ pub fn draw(rng: &mut Rng) -> Plan {
     config.outbox_policy =
         [Policy::CloseSlow, Policy::DropNewest, Policy::DropOldest, Policy::Conflate]
             [rng.below(4) as usize];
-    config.last_words = LastWords(|dialect, code, reason, out| {
-        // Of one dialect there are none, of one there are many.
-        if dialect > 1 {
-            out.extend_from_slice(format!("W{dialect} {code} {reason}").as_bytes());
-        }
-        if dialect == 7 {
-            out.resize(out.len() + 40_000, b'w');
-        }
-    });
     config.slow_close = (CloseCode(pick(rng, &[1008, 4008]) as u16), "slow");
     config.after_burst = Some(|| BURSTS.set(BURSTS.get() + 1));
     config.mailbox = pick(rng, &[1, 3, 20, 1000]) as usize;
@@ -224,7 +215,7 @@ fn times(rng: &mut Rng) -> Config {
             suspect: ms(suspect),
             probe: ms(probe),
             dead: ms(probe + rng.below(2000)),
-            application: rng.one_in(3),
+            steady: rng.one_in(3),
             close: rng.one_in(2).then_some((CloseCode::GOING_AWAY, "no pong")),
         },
         handshake_timeout: ms(pick(rng, &[200, 1000, 5000])),

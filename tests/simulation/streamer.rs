@@ -148,7 +148,7 @@ impl Streamer {
             return Ok(());
         }
         if self.worded {
-            return Err("a message behind the last words".to_owned());
+            return Err("a message behind the farewell".to_owned());
         }
         let own = |mark: char| data.starts_with(format!("{mark}{port} ").as_bytes());
         if std::mem::take(&mut self.prefixed) && !own('D') {
@@ -169,7 +169,7 @@ impl Streamer {
             }
             Some(b'B') => seen.count("stream: heartbeat"),
             Some(b'W') => {
-                seen.count("stream: last words");
+                seen.count("stream: a farewell");
                 self.worded = true;
             }
             _ => return Err(format!("another's chunk: {}", data.escape_ascii())),

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::config::{IoChoice, Options, ProxyProtocol, RatePolicyChoice};
 use crate::engine::{
-    Compression, Config, Drain, Heartbeat, Io, LastWords, Policy, Proxies, ProxyHeaders, RatePolicy,
+    Compression, Config, Drain, Heartbeat, Io, Policy, Proxies, ProxyHeaders, RatePolicy,
 };
-use crate::gateway::format::last_words;
 use crate::protocol::CloseCode;
 
 impl Options {
@@ -57,7 +56,6 @@ impl Options {
             min_read_rate: engine.min_read_rate,
             close_timeout: engine.close_timeout,
             heartbeat: self.heartbeat(),
-            last_words: LastWords(last_words),
             tick: engine.tick,
             compression: self.compression(),
             mailbox: engine.mailbox,
@@ -110,7 +108,7 @@ impl Options {
             suspect: answer,
             probe: answer,
             dead: answer,
-            application: true,
+            steady: true,
             close: Some((CloseCode(3012), "no pong")),
         }
     }

@@ -59,6 +59,25 @@ impl Cause {
     }
 }
 
+/// How a connection ends, for [`Handler::farewell`](crate::Handler::farewell).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ending<'a> {
+    /// Who or what ends it.
+    pub cause: Cause,
+    /// The close code sent to the peer. A stream's client does not see it.
+    pub code: CloseCode,
+    /// The reason beside it; of a WebSocket the first 123 bytes of it are sent.
+    pub reason: &'a str,
+}
+
+impl<'a> Ending<'a> {
+    /// One as the engine tells it, for tests of what an application says.
+    pub fn new(cause: Cause, code: CloseCode, reason: &'a str) -> Self {
+        Self { cause, code, reason }
+    }
+}
+
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,7 +1,9 @@
 //! Streams: what their clients post, and what becomes of it.
 
 use ringhold::gateway::hooks::{HookReply, RpcReply};
-use ringhold::testing::Client;
+use ringhold::protocol::stream;
+use ringhold::testing::{Client, Received};
+use ringhold::{CloseCode, Drain};
 use serde_json::{Value, json};
 
 use super::site::Site;
@@ -105,4 +107,122 @@ fn a_streams_client_is_closed_where_too_much_of_it_waits() {
     stream.post(&mut site, 0, &call(22, 60));
     assert!(stream.client.is_ended());
     site.empty();
+}
+
+const ALL: &str = "[client]\ninsecure = true\nping_interval = \"10s\"\npong_timeout = \"3s\"\n\
+    [sse]\nenabled = true\n[http_stream]\nenabled = true\n[uni_sse]\nenabled = true\n\
+    [uni_http_stream]\nenabled = true\n[uni_websocket]\nenabled = true\n";
+
+/// What a disconnect push is in Protobuf, in a reply and behind its length.
+fn protobuf(code: u16, reason: &str) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let code = [1 << 3, 0x80 | code as u8, (code >> 7) as u8];
+    let disconnect = [&code, &*field(2, reason.as_bytes()), &[3 << 3, 1]].concat();
+    let reply = field(4, &field(11, &disconnect));
+    [&[reply.len() as u8], &*reply].concat()
+}
+
+/// A stream, how its format writes a disconnect push, and whether its client answers pings.
+type Sample = (Client, Words, bool);
+type Words = fn(u16, &str) -> Vec<u8>;
+
+/// Streams of all formats.
+fn streams(site: &mut Site) -> Vec<Sample> {
+    fn json(code: u16, reason: &str) -> String {
+        json!({"disconnect": {"code": code, "reason": reason, "reconnect": true}}).to_string()
+    }
+    let post = |path: &str, more: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n{more}\r\n{body}")
+    };
+    let (connect, binary) = ("{\"id\":1,\"connect\":{}}", "\x04\x08\x01\x22\x00");
+    let octets = "Content-Type: application/octet-stream\r\n";
+    let sse = format!("/connection/sse?cf_connect={}", escaped(connect));
+    let requests = [
+        format!("GET {sse} HTTP/1.1\r\nHost: h\r\n\r\n"),
+        post("/connection/http_stream", "", connect),
+        post("/connection/http_stream", octets, binary),
+        post("/connection/uni_sse", "", "{}"),
+        post("/connection/uni_http_stream", "", "{}"),
+    ];
+    let words: [Words; 5] = [
+        |code, reason| format!("data: {{\"push\":{}}}\n\n", json(code, reason)).into(),
+        |code, reason| format!("{{\"push\":{}}}\n", json(code, reason)).into(),
+        protobuf,
+        |code, reason| format!("data: {}\n\n", json(code, reason)).into(),
+        |code, reason| format!("{}\n", json(code, reason)).into(),
+    ];
+    let answers = [true, true, true, false, false];
+    let samples = requests.iter().zip(words).zip(answers);
+    samples.map(|((request, words), answers)| (site.request(0, request), words, answers)).collect()
+}
+
+/// The farewell is the last chunk, and the end of the body is behind it.
+fn ends_with(client: &Client, words: &[u8]) {
+    assert!(client.is_ended());
+    let answer = client.answer().expect("an answer");
+    let mut end = Vec::new();
+    stream::append_chunk(&mut end, words);
+    end.extend_from_slice(stream::END);
+    let body = answer.body.escape_ascii();
+    assert!(answer.body.ends_with(&end), "{body}, and not {}", end.escape_ascii());
+}
+
+#[test]
+fn each_format_has_its_farewell() {
+    let mut site = Site::new(ALL);
+    let streams = streams(&mut site);
+    let uni = site.open(0, "/connection/uni_websocket?cf_connect=%7B%7D", &[]);
+    // Its ping is one of WebSocket.
+    uni.client.set_answering(false);
+    let others = ["", "?cf_protocol=protobuf"].map(|query| {
+        let peer = site.open(0, &format!("/connection/websocket{query}"), &[]);
+        match query {
+            "" => peer.client.text("{\"id\":1,\"connect\":{}}"),
+            _ => peer.client.binary(b"\x04\x08\x01\x22\x00"),
+        }
+        peer
+    });
+    site.run();
+    // Those that have to answer a ping, and do not; the ping is sent by whoever has a client.
+    site.seconds(14);
+    let (silent, quiet): (Vec<_>, Vec<_>) = streams.into_iter().partition(|it| it.2);
+    for (client, words, _) in &silent {
+        ends_with(client, &words(3012, "no pong"));
+    }
+    assert!(quiet.iter().all(|it| !it.0.is_ended()), "nobody waits for their answers");
+    let plan = Drain { code: CloseCode(3001), reason: "shutdown".into(), ..Drain::default() };
+    site.world.handle().drain(&plan);
+    site.advance(plan.window);
+    site.seconds(1);
+    for (client, words, _) in &quiet {
+        ends_with(client, &words(3001, "shutdown"));
+    }
+    // A WebSocket has the push if it is one-way; the close frame comes behind it, or alone.
+    let last = |client: &Client| {
+        let all: Vec<_> = std::iter::from_fn(|| client.next()).collect();
+        let close = all.iter().position(|it| matches!(it, Received::Close(..))).expect("a close");
+        assert_eq!(all[close + 1..], [Received::End]);
+        (all[close - 1].clone(), all[close].clone())
+    };
+    let push = json!({"disconnect": {"code": 3012, "reason": "no pong", "reconnect": true}});
+    let close = Received::Close(CloseCode(3012), "no pong".to_owned());
+    assert_eq!(last(&uni.client), (Received::Text(push.to_string()), close.clone()));
+    let [json, binary] = others.map(|peer| last(&peer.client));
+    assert_eq!((json.0, json.1), (Received::Text("{}".to_owned()), close.clone()), "a ping");
+    assert!(matches!(binary.0, Received::Binary(_)) && binary.1 == close);
+}
+
+#[test]
+fn a_drain_is_told_to_all_formats() {
+    let mut site = Site::new(ALL);
+    let streams = streams(&mut site);
+    let plan = Drain { code: CloseCode(3001), reason: "shutdown".into(), ..Drain::default() };
+    site.world.handle().drain(&plan);
+    site.advance(plan.window);
+    site.seconds(1);
+    for (client, words, _) in &streams {
+        ends_with(client, &words(3001, "shutdown"));
+    }
+    assert!(site.world.is_ended());
 }

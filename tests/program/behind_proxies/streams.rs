@@ -225,7 +225,7 @@ fn a_killed_listener_is_gone() {
 }
 
 #[test]
-fn a_drain_reaches_streams_as_their_last_words() {
+fn a_drain_reaches_streams_as_their_farewell() {
     behind(TABLES, None, |kind, mut site| {
         let mut listeners = KINDS.map(|kind| site.listen(kind));
         site.gateway.signal(Signal::TERM);

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use ringhold::config::{Loaded, LogFormat, Options, Sources};
 use ringhold::control::access::Gate;
+use ringhold::control::alone::Alone;
 use ringhold::control::broker::Beginning;
 use ringhold::control::certificates::CertificateKeeper;
 use ringhold::control::demo::Demo;
@@ -310,10 +311,19 @@ impl Reloads {
     }
 }
 
+/// How long a process that listens where we shall is waited for to open its door.
+const DOOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Who is taken over from, channels and all, if it can be.
 fn predecessor(options: &Options) -> Option<Found> {
     let path = options.takeover_path()?;
-    let knocked = takeover::knock(&path, options.own_name());
+    let end = Instant::now() + DOOR_PATIENCE;
+    let mut knocked = takeover::knock(&path, options.own_name());
+    // Where one process has just taken over from another, its door is about to open.
+    while knocked.is_err() && Instant::now() < end && refuse_company(options).is_err() {
+        std::thread::sleep(Duration::from_millis(10));
+        knocked = takeover::knock(&path, options.own_name());
+    }
     if let Err(why) = &knocked {
         let path = path.display();
         tracing::warn!(%path, why, "channels begin anew: nobody can be taken over from");
@@ -341,6 +351,7 @@ impl PidFile {
             return Ok(None);
         }
         let (path, number) = (path.to_owned(), format!("{}\n", std::process::id()));
+        let _alone = Alone::at(path.as_ref());
         std::fs::write(&path, &number).map_err(|error| format!("pid_file {path}: {error}"))?;
         Ok(Some(Self { path, number }))
     }
@@ -348,7 +359,8 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A server that took over has written its own.
+        // A server that took over has written its own, or does so right now.
+        let _alone = Alone::at(self.path.as_ref());
         if std::fs::read_to_string(&self.path).is_ok_and(|found| found == self.number) {
             let _ = std::fs::remove_file(&self.path);
         }

@@ -12,6 +12,7 @@ pub mod access;
 #[cfg(feature = "acme")]
 pub mod acme;
 pub mod admin;
+pub mod alone;
 mod amounts;
 pub mod api;
 pub mod backend;

@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
+use super::alone::Alone;
 use crate::gateway::state::{Chest, LeftOut, PIECE, VERSION, Vault};
 
 #[cfg(test)]
@@ -112,6 +113,8 @@ impl From<io::Error> for Unusable {
 const MAGIC: [u8; 16] = *b"ringhold state\n\0";
 const STATE: u32 = 1;
 const RUNNING: u32 = 2;
+/// What a process writes before it is at its place has this and the process's mark behind its name.
+const VAULT: &str = ".vault-";
 /// Bytes of a head without the name.
 const HEAD: usize = 16 + 4 + 4 + 8 + 16 + 4;
 pub(crate) const NAME_MAX: usize = 1024;
@@ -145,6 +148,8 @@ impl StateFile {
     /// Marks the place: this process is the one that writes there in its end.
     pub fn mark(&self) -> io::Result<Mark> {
         let mark = Mark { place: self.clone(), id: uuid::Uuid::new_v4().into_bytes() };
+        let _alone = Alone::at(&self.path);
+        self.remove_vaults();
         match std::fs::rename(&self.path, self.beside(".before")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -153,6 +158,27 @@ impl StateFile {
         file.write_all(&self.head(RUNNING, &mark.id))?;
         std::fs::rename(self.beside(".new"), &self.path)?;
         Ok(mark)
+    }
+
+    /// Where a process with this mark writes: a name of its own, since one that takes over writes
+    /// its mark while the process before still keeps what it had.
+    fn vault(&self, mark: &[u8; 16]) -> PathBuf {
+        let id: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.beside(&format!("{VAULT}{id}"))
+    }
+
+    /// Removes what others were writing: they died, or another has the place now.
+    fn remove_vaults(&self) {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return;
+        };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let prefix = [name.as_encoded_bytes(), VAULT.as_bytes()].concat();
+        for found in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if found.file_name().as_encoded_bytes().starts_with(&prefix) {
+                let _ = std::fs::remove_file(found.path());
+            }
+        }
     }
 
     fn head(&self, kind: u32, mark: &[u8; 16]) -> Vec<u8> {
@@ -324,6 +350,7 @@ impl Mark {
 
     /// The server does not start: what was there before is there again.
     pub fn undo(&self) {
+        let _alone = Alone::at(&self.place.path);
         if self.is_ours() {
             let before = self.place.beside(".before");
             if std::fs::rename(before, &self.place.path).is_err() {
@@ -339,7 +366,7 @@ impl Mark {
 
     /// A file for what the cores keep.
     pub fn vault(&self) -> io::Result<Arc<FileVault>> {
-        let path = self.place.beside(".new");
+        let path = self.place.vault(&self.id);
         let mut vault = Writing {
             file: io::BufWriter::with_capacity(PIECE, create(&path)?),
             sum: Context::new(&SHA256),
@@ -357,12 +384,14 @@ impl Mark {
     /// Puts what the cores have kept in the mark's place, and says in the log what it is.
     pub fn finish(&self, vault: &FileVault, whole: bool) {
         let path = self.place.path.display();
+        let finished = vault.finish();
+        let _alone = Alone::at(&self.place.path);
         if !self.is_ours() {
             tracing::info!(%path, "another server has taken over: nothing is kept");
             let _ = std::fs::remove_file(&vault.path);
             return;
         }
-        match vault.finish().and_then(|bytes| {
+        match finished.and_then(|bytes| {
             std::fs::rename(&vault.path, &self.place.path)?;
             Ok(bytes)
         }) {

@@ -114,6 +114,33 @@ fn who_was_taken_over_from_leaves_the_place_to_the_other() {
 }
 
 #[test]
+fn a_mark_stays_whole_while_the_process_before_still_writes() {
+    let site = Site::new();
+    let old = site.place.mark().unwrap();
+    let vault = old.vault().unwrap();
+    vault.put(b"on its way to the file");
+    let new = site.place.mark().unwrap();
+    // It has passed on all that it had.
+    vault.remove();
+    drop(vault);
+    assert_eq!(site.refused(), "unfinished");
+    let vault = new.vault().unwrap();
+    new.finish(&vault, true);
+    assert_eq!(taken(&site.place.open().unwrap().unwrap()), 0);
+}
+
+#[test]
+fn what_a_process_left_that_died_goes() {
+    let site = Site::new();
+    let dead = site.place.mark().unwrap().vault().unwrap();
+    dead.put(b"x");
+    drop(dead);
+    assert_eq!(std::fs::read_dir(&site.folder).unwrap().count(), 2);
+    site.place.mark().unwrap().settle();
+    assert_eq!(std::fs::read_dir(&site.folder).unwrap().count(), 1);
+}
+
+#[test]
 fn a_file_cut_anywhere_is_not_read() {
     let site = Site::new();
     site.leave(5);

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::wire::{End, OUT_MAX, STALL, Wire};
 use crate::Handle;
+use crate::control::alone::Alone;
 use crate::control::counts::Counts;
 use crate::gateway::app::{self, Gateway};
 use crate::gateway::broker::{Fault, Happening, Message, Outcome, Request, Scope, Ticket};
@@ -204,6 +205,7 @@ impl Socket {
         // Nobody knows the name so far.
         std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
         let inode = std::fs::metadata(&new)?.ino();
+        let _alone = Alone::at(path);
         std::fs::rename(&new, path)?;
         Ok(Self { listener, path: path.to_owned(), inode })
     }
@@ -211,7 +213,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // An heir that has taken over has put its own there.
+        // An heir that has taken over has put its own there, or does so right now.
+        let _alone = Alone::at(&self.path);
         if std::fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -363,3 +366,41 @@ async fn first_word(wire: &mut Wire) -> Result<Word, End> {
 
 /// How soon something is looked at again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// One process goes away while another opens its own door at the same path.
+    #[test]
+    fn the_door_of_an_heir_stays() {
+        let folder = std::env::temp_dir().join(format!("ringhold-doors-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("door");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.expect("a runtime");
+        let bind = || {
+            let _inside = runtime.enter();
+            Socket::bind(&path).expect("a door")
+        };
+        let mut door = bind();
+        for round in 0..2_000 {
+            let (old, start) = (door, Barrier::new(2));
+            door = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    drop(old);
+                });
+                start.wait();
+                bind()
+            });
+            let found = std::fs::metadata(&path).map(|found| found.ino());
+            assert_eq!(found.ok(), Some(door.inode), "round {round}");
+        }
+        drop(door);
+        assert!(!path.exists(), "it goes with its process");
+        std::fs::remove_dir_all(&folder).expect("nothing else is in it");
+    }
+}

@@ -1,5 +1,5 @@
-//! One process at a time at a path that two of them use: who goes away looks whether a file is still
-//! its own before it removes it, and who takes over may put its own there in between.
+//! One process at a time at a path that two of them use: who goes away looks whether a file is its
+//! own before it removes it, and who takes over may put another there in between.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;

@@ -113,7 +113,7 @@ impl From<io::Error> for Unusable {
 const MAGIC: [u8; 16] = *b"ringhold state\n\0";
 const STATE: u32 = 1;
 const RUNNING: u32 = 2;
-/// What a process writes before it is at its place has this and the process's mark behind its name.
+/// Suffix of the file that a process writes before it puts it in its place; the mark follows.
 const VAULT: &str = ".vault-";
 /// Bytes of a head without the name.
 const HEAD: usize = 16 + 4 + 4 + 8 + 16 + 4;

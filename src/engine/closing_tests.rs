@@ -23,7 +23,7 @@ fn phase(core: &Core) -> Phase {
     core.slots.get(0).unwrap().phase()
 }
 
-/// What is queued when the application was asked, and said nothing.
+/// The queued bytes, of an application that says no farewell.
 fn queued(core: &mut Core) -> Vec<u8> {
     core.say_farewells(b"");
     let Some(outbox) = core.slots.get(0).unwrap().outbox.as_ref() else { return Vec::new() };

@@ -1,5 +1,5 @@
-//! What is last on a connection: the application's farewell, and the close frame or the end of the
-//! body.
+//! The last bytes of a connection: the application's farewell, and the close frame or the end of
+//! the body.
 //!
 //! Owns the moment: an end is often decided while the application has the connection's state in its
 //! hands, so it is asked when that callback, or the step of the engine, is over, and told of the

@@ -18,7 +18,7 @@ use crate::protocol::request::Request;
 #[derive(Default)]
 struct Diary {
     ids: Vec<ConnId>,
-    /// What it was asked and told of ends.
+    /// Each farewell and each `on_close`, in their order.
     ends: RefCell<Vec<String>>,
 }
 

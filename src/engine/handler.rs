@@ -85,12 +85,14 @@ pub trait Handler: Sized + 'static {
         HeartbeatAction::Ping
     }
 
-    /// A connection ends, whatever ends it, unless nothing can be said on it any more. What is
-    /// appended to `out` is said last: on a WebSocket as a text message before the close frame, on
-    /// a stream as the end of its body. Nothing appended: nothing said.
+    /// A connection ends, and the application has the last word. The engine sends the bytes that
+    /// this appends to `out`: on a WebSocket as a text message before the close frame, on a stream
+    /// as the end of its body. No bytes: no message.
     ///
-    /// Asked once, when the callback is over that the end came from, so of a state as that left it,
-    /// and before [`Self::on_close`]. Not of a stream that has no answer yet. A panic says nothing.
+    /// The engine asks once, behind the callback that ended the connection and before
+    /// [`Self::on_close`], so the state is as that callback left it. It does not ask where the
+    /// connection is cut or broken, nor for a stream without an answer. A panic counts, and sends
+    /// no message.
     fn farewell(&self, state: &Self::State, ending: &Ending<'_>, out: &mut Vec<u8>) {
         let _ = (state, ending, out);
     }

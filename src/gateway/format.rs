@@ -197,7 +197,7 @@ impl Format {
     }
 }
 
-/// What is said before a connection of this format ends, whatever ends it: the disconnect push.
+/// The last element on a connection of this format, whatever ends it: the disconnect push.
 pub(super) fn farewell(format: Format, ending: &Ending<'_>, out: &mut Vec<u8>) {
     if !format.has_farewell() {
         return;

@@ -168,7 +168,8 @@ impl Sessions {
                 .is_some_and(|sub| sub.pending)
     }
 
-    /// Whether a client is in a channel. What has no answer yet may come to nothing.
+    /// Whether a client is in a channel. A subscription without an answer does not count: an error
+    /// may follow.
     pub(super) fn is_subscribed(&self, client: ClientKey, channel: &str) -> bool {
         self.hub.subscription(client, channel).is_some_and(|sub| !sub.pending)
     }

@@ -318,12 +318,11 @@ const DOOR_PATIENCE: Duration = Duration::from_secs(1);
 fn predecessor(options: &Options) -> Option<Found> {
     let path = options.takeover_path()?;
     let end = Instant::now() + DOOR_PATIENCE;
-    let mut knocked = takeover::knock(&path, options.own_name());
     // Where one process has just taken over from another, its door is about to open.
-    while knocked.is_err() && Instant::now() < end && refuse_company(options).is_err() {
+    while !path.exists() && Instant::now() < end && refuse_company(options).is_err() {
         std::thread::sleep(Duration::from_millis(10));
-        knocked = takeover::knock(&path, options.own_name());
     }
+    let knocked = takeover::knock(&path, options.own_name());
     if let Err(why) = &knocked {
         let path = path.display();
         tracing::warn!(%path, why, "channels begin anew: nobody can be taken over from");

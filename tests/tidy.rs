@@ -115,7 +115,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// A word that a folder may hold in some of its files only, and why.
-const KEPT_WITHIN: [(&str, &str, &[&str], &str); 2] = [
+const KEPT_WITHIN: [(&str, &str, &[&str], &str); 3] = [
     (
         "src/gateway/",
         "Secret",
@@ -127,6 +127,12 @@ const KEPT_WITHIN: [(&str, &str, &[&str], &str); 2] = [
         "crate::config",
         &["src/control/settings.rs", "src/control/consumers/"],
         "consumers are read as their sections say; all else is told in `Settings`",
+    ),
+    (
+        "tests/",
+        "CARGO_TARGET_TMPDIR",
+        &["tests/support/mod.rs", "tests/tidy.rs"],
+        "`own_path` and `own_folder` give no two tests the same",
     ),
 ];
 

@@ -7,14 +7,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use crate::support::browser::{BROWSERS, FLAGS};
 use crate::support::server::Server;
-use crate::support::{Program, count_of, find_program, skip};
+use crate::support::{Program, count_of, find_program, own_path, skip};
 
 const PAGE: &str = include_str!("browser/page.html");
 
@@ -100,10 +99,7 @@ fn suite(name: &str, options: &[&str], query: &str) {
     let Some(chromium) = find_program(&BROWSERS) else {
         return skip("chromium is not installed");
     };
-    let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-browser-{name}"));
-    if profile.exists() {
-        std::fs::remove_dir_all(&profile).expect("an old profile can be removed");
-    }
+    let profile = own_path(&format!("clients-browser-{name}"));
     let (page, reports) = serve_page();
     let common = ["--max-connections", "256", "--heartbeat-start", "1s", "--heartbeat-floor", "1s"];
     let server = Server::start(&[&common[..], options].concat());

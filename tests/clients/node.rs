@@ -219,21 +219,19 @@ fn install() -> Option<(PathBuf, PathBuf)> {
         skip("node is older than 18");
         return None;
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-node");
     let read = |file| std::fs::read_to_string(Path::new(SOURCE).join(file)).expect("a source file");
     let inputs = FILES.map(read).concat();
     let mut failure = String::new();
-    let ready = install_once(&folder, &inputs, || {
+    let folder = install_once("clients-node", &inputs, |folder| {
         for file in FILES {
             std::fs::write(folder.join(file), read(file)).expect("the file can be copied");
         }
-        let npm = run(Command::new(&npm).arg("ci").current_dir(&folder), LIMIT);
+        let npm = run(Command::new(&npm).arg("ci").current_dir(folder), LIMIT);
         failure = format!("{}{}", npm.stdout, npm.stderr);
         npm.success()
     });
-    if !ready {
+    if folder.is_none() {
         skip(&format!("the package cannot be installed: {failure}"));
-        return None;
     }
-    Some((node, folder))
+    folder.map(|folder| (node, folder))
 }

@@ -12,7 +12,9 @@ use std::sync::Once;
 use std::time::Duration;
 
 use crate::support::gateway::{API_KEY, Gateway, SECRET};
-use crate::support::{Program, count_of, find_program, packages, raise_open_files, run, skip};
+use crate::support::{
+    Program, count_of, find_program, own_path, packages, raise_open_files, run, skip,
+};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/js");
 const FILES: [&str; 3] = ["kit.mjs", "suite.mjs", "restart.mjs"];
@@ -159,8 +161,7 @@ fn restart_of(gateway: &mut Gateway, protocol: &str, transport: &str, words: usi
     let Some(mut command) = suite("restart.mjs", gateway, protocol, transport) else { return };
     command.env("WORDS", words.to_string());
     let flag = format!("gateway-restart-{protocol}-{transport}-{words}");
-    let flag = Path::new(env!("CARGO_TARGET_TMPDIR")).join(flag);
-    let _ = std::fs::remove_file(&flag);
+    let flag = own_path(&flag);
     let mut suite = Program::start(command.arg(&flag));
     while !flag.exists() && suite.is_running() {
         std::thread::sleep(Duration::from_millis(10));

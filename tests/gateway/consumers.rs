@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::gateway::{Gateway, Session};
 use crate::support::redis::Redis;
-use crate::support::until;
+use crate::support::{own_path, until};
 
 const TABLES: &str = "[prometheus]\nenabled = true\n[[channel.namespaces]]\nname = \"kept\"\n\
     history_size = 1000\nhistory_ttl = \"300s\"\nallow_subscribe_for_client = true\n";
@@ -306,8 +306,7 @@ fn without_the_broker_messages_wait_in_their_order() {
 fn what_a_consumer_may_not_do_is_told_by_its_own_keys() {
     let password = ["--requirepass", "right"];
     let Some(redis) = Redis::start_with(&password, &["-a", "right"]) else { return };
-    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let log = log.join(format!("consumers-{}.log", std::process::id()));
+    let log = own_path("consumers.log");
     let gateway = Gateway::start(&format!(
         "{TABLES}[[consumers]]\nname = \"other\"\n\
          [[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
@@ -320,7 +319,6 @@ fn what_a_consumer_may_not_do_is_told_by_its_own_keys() {
     until("a refusal", || said().contains("consumers[1].redis_stream.user"));
     assert!(!said().contains("engine.redis") && !said().contains("hush"), "{}", said());
     gateway.stop();
-    std::fs::remove_file(&log).expect("it is there");
 }
 
 #[test]

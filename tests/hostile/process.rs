@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::gateway::{PATH, Session, address, program, token_of};
+use crate::support::{PATIENCE, own_path};
 
 /// What is configured: logs as much as there is.
 const CONFIG: &str = r#"
@@ -38,8 +38,7 @@ struct Bare {
 impl Bare {
     /// Starts it; its standard output goes to `keep`.
     fn start(name: &str, keep: impl FnOnce(Box<dyn Read + Send>)) -> Self {
-        let file = format!("hostile-{name}-{}.toml", std::process::id());
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
+        let path = own_path(&format!("hostile-{name}.toml"));
         std::fs::write(&path, CONFIG).expect("the configuration can be written");
         let mut command = program();
         command.arg("--config").arg(&path).stdin(Stdio::null());

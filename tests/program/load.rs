@@ -7,12 +7,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
+
+use crate::support::own_path;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 
@@ -51,7 +52,7 @@ impl Server {
 
     /// A gateway with this configuration, in a file of this name.
     fn serve(name: &str, configuration: &str) -> Self {
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load_{name}.toml"));
+        let file = own_path(&format!("load-{name}.toml"));
         std::fs::write(&file, configuration).unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(["--log", "warn", "serve", "--port", "0", "--config"]).arg(&file);

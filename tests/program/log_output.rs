@@ -6,12 +6,11 @@
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{PATIENCE, own_path, wait_for};
 
 /// Where something is written to that nobody takes, and what has to be kept for that.
 fn nowhere(how: &str) -> (Stdio, Option<std::io::PipeReader>) {
@@ -39,7 +38,7 @@ impl Gateway {
     fn start(name: &str, stdout: Stdio, stderr: Stdio) -> Self {
         // Free a moment ago; the kernel does not give it out again at once.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("log-{name}.toml"));
+        let path = own_path(&format!("log-{name}.toml"));
         let text = format!(
             "[client]\ninsecure = true\n[http_server]\nport = {port}\n[health]\nenabled = true\n\
              [prometheus]\nenabled = true\n[log]\nlevel = \"debug\"\n"

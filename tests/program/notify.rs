@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,10 +16,10 @@ use ringhold::protocol::request::Request;
 use ringhold::{Connection, Context, Handler, Message, Server, UpgradeAction};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::PATIENCE;
 use crate::support::daemon::free_port;
 use crate::support::gateway::program;
 use crate::support::unbroken::unbroken;
+use crate::support::{PATIENCE, own_path};
 
 /// A socket that is told things, and its name.
 fn socket(name: &str, is_abstract: bool) -> (UnixDatagram, String) {
@@ -124,7 +123,7 @@ fn names_that_are_none_are_errors() {
         assert!(Notifier::new(name.as_bytes(), None).is_err(), "{name}");
     }
     // Nobody listens: that is nobody's error.
-    let nobody = Path::new(env!("CARGO_TARGET_TMPDIR")).join("n");
+    let nobody = own_path("n");
     Notifier::new(nobody.to_str().unwrap().as_bytes(), None).unwrap().ready();
 }
 

@@ -16,7 +16,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{API_KEY, Gateway, PATH};
-use crate::support::{PATIENCE, find_program, run};
+use crate::support::{PATIENCE, find_program, own_path, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -30,7 +30,7 @@ fn ringhold(arguments: &[&str]) -> crate::support::Finished {
 }
 
 fn temporary(name: &str, text: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let path = own_path(name);
     std::fs::write(&path, text).unwrap();
     path
 }

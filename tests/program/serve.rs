@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, own_path};
 
 struct Serve {
     child: Child,
@@ -85,7 +85,7 @@ impl Drop for Serve {
 }
 
 fn file(name: &str, text: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let path = own_path(name);
     std::fs::write(&path, text).expect("a folder for temporary files");
     path
 }
@@ -125,12 +125,12 @@ fn a_hangup_brings_new_channels_and_a_wrong_file_changes_nothing() {
     assert!(server.publish("chat:1").contains("\"result\""));
     assert!(server.publish("news:1").contains("\"code\":102"));
 
-    file("serve-reload.toml", "nonsense");
+    std::fs::write(&path, "nonsense").expect("it can be written");
     server.signal(Signal::HUP);
     // Nothing tells when it was refused; that it still serves is what matters.
     assert!(server.publish("chat:1").contains("\"result\""));
 
-    file("serve-reload.toml", &CONFIG.replace("chat", "news"));
+    std::fs::write(&path, CONFIG.replace("chat", "news")).expect("it can be written");
     server.signal(Signal::HUP);
     let end = Instant::now() + PATIENCE;
     while !server.publish("news:1").contains("\"result\"") {

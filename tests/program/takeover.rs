@@ -17,7 +17,7 @@ use crowd::{Client, Published, Tally, publish};
 use rustix::process::Signal;
 
 use crate::support::gateway::Gateway;
-use crate::support::until;
+use crate::support::{own_folder, until};
 
 const CHANNELS: usize = 6;
 
@@ -26,10 +26,7 @@ struct Folder(std::path::PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let name = format!("takeover-{name}-{}", std::process::id());
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&path).expect("a folder can be made");
-        Self(path)
+        Self(own_folder(&format!("takeover-{name}")))
     }
 
     /// The line for a socket in it.

@@ -5,7 +5,7 @@
 //! run was whole and that table, chart and figures are written. Needs Python 3.10 or later; without
 //! it the tests say so and check nothing, but fail where `CI` is set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::client::Client;
 use crate::support::gateway::address;
 use crate::support::server::Server;
 use crate::support::wire::{BINARY, FIN, frame};
-use crate::support::{find_program, run, skip};
+use crate::support::{find_program, own_path, run, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 const BENCHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches");
@@ -70,7 +70,7 @@ fn servers_are_compared() {
     if python().is_none() {
         return;
     }
-    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare");
+    let results = own_path("compare");
     let other = format!("other={PROGRAM} --log warn echo --listen 127.0.0.1:{{port}}");
     let mut command = Command::new(format!("{BENCHES}/compare.sh"));
     command.args(["--quick", "--only", "echo-*,fanout-*,connect-*", "--name", "smoke"]);
@@ -167,7 +167,7 @@ fn compression_is_compared() {
     if python().is_none() {
         return;
     }
-    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare-packed");
+    let results = own_path("compare-packed");
     let mut command = Command::new(format!("{BENCHES}/compare.sh"));
     command.args(["--packed", "--quick", "--ringhold", PROGRAM, "--results"]).arg(&results);
     let finished = run(&mut command, LIMIT);

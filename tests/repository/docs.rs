@@ -17,7 +17,7 @@ use regex::Regex;
 use serde_json::json;
 
 use crate::support::gateway::{Gateway, program, token};
-use crate::support::{Finished, find_program, packages, run, skip};
+use crate::support::{Finished, find_program, own_folder, packages, run, skip};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const LIMIT: Duration = Duration::from_secs(300);
@@ -288,8 +288,7 @@ impl Site {
             "\n[http_server]\nport = 0\n[http_api]\nkey = \"{KEY}\"\n\
              [client.token]\nhmac_secret_key = \"{SECRET}\"\n"
         );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
+        let folder = own_folder(name);
         std::fs::write(folder.join("ringhold.toml"), &config).expect("a file");
         Self { gateway: Gateway::start_whole(&format!("{config}{secrets}")), folder }
     }

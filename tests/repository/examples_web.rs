@@ -20,7 +20,7 @@ use crate::support::client::Client;
 use crate::support::gateway::{self, API_KEY, SECRET, Session};
 use crate::support::server::Server;
 use crate::support::site::{Relay, site};
-use crate::support::{PATIENCE, Program, find_program, packages, skip};
+use crate::support::{PATIENCE, Program, find_program, own_folder, packages, skip};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const REQUIREMENTS: &str = "examples/fastapi/requirements.txt";
@@ -221,9 +221,8 @@ fn free_port() -> SocketAddr {
 }
 
 /// The example's folder, copied, with the SDK where this test serves it.
-fn copy_of_the_backend(library: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples-fastapi");
-    std::fs::create_dir_all(&folder).expect("a folder");
+fn copy_of_the_backend(name: &str, library: &str) -> PathBuf {
+    let folder = own_folder(name);
     std::fs::write(folder.join("app.py"), read("fastapi/app.py")).expect("a copy");
     std::fs::write(folder.join("index.html"), page("fastapi/index.html", library)).expect("a copy");
     folder
@@ -237,7 +236,7 @@ struct Chat {
 }
 
 impl Chat {
-    fn start(python: &Path, library: &str) -> Self {
+    fn start(name: &str, python: &Path, library: &str) -> Self {
         let backend = free_port();
         let hook =
             |name: &str, what: &str| format!("{name}.endpoint=http://{backend}/hooks/{what}");
@@ -248,7 +247,7 @@ impl Chat {
         let mut program = Program::start(
             Command::new(python)
                 .args(["-m", "uvicorn", "app:app", "--port", &backend.port().to_string()])
-                .current_dir(copy_of_the_backend(library))
+                .current_dir(copy_of_the_backend(name, library))
                 .env("RINGHOLD_URL", format!("http://{}", server.address()))
                 .env("RINGHOLD_HTTP_API_KEY", API_KEY)
                 .env("RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)
@@ -290,7 +289,7 @@ impl Chat {
 #[test]
 fn the_backend_in_fastapi_decides() {
     let Some(python) = packages::python(REQUIREMENTS) else { return };
-    let chat = Chat::start(&python, CDN);
+    let chat = Chat::start("examples-fastapi-backend", &python, CDN);
     let (ann, zoe) = (chat.log_in("ann"), chat.log_in("zoe"));
 
     // Who it is, by the cookie of the browser.
@@ -363,7 +362,7 @@ fn two_people_chat_in_the_page_of_the_backend() {
     let Some(library) = library() else { return };
     let Some(python) = packages::python(REQUIREMENTS) else { return };
     let library = site(vec![("/centrifuge.js", "text/javascript", library)]) + "/centrifuge.js";
-    let chat = Chat::start(&python, &library);
+    let chat = Chat::start("examples-fastapi-page", &python, &library);
     let url = format!("http://{}/", chat.backend);
 
     // A name for each browser; a cookie is that of all tabs.

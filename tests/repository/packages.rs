@@ -19,20 +19,13 @@ use crate::support::nats::Nats;
 use crate::support::redis::Redis;
 use crate::support::server::Server;
 use crate::support::{
-    Finished, PATIENCE, Program, find_program, install_once, packages, run, skip,
+    Finished, PATIENCE, Program, find_program, install_once, own_folder, packages, run, skip,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
 const REQUIREMENTS: &str = "tests/repository/packages/requirements.txt";
 const LIMIT: Duration = Duration::from_secs(600);
-
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).expect("a folder");
-    folder
-}
 
 fn file(name: &str) -> PathBuf {
     Path::new(ROOT).join(name)
@@ -57,7 +50,7 @@ fn clean(name: impl AsRef<std::ffi::OsStr>) -> Command {
 fn stripped() -> &'static Path {
     static STRIPPED: OnceLock<PathBuf> = OnceLock::new();
     STRIPPED.get_or_init(|| {
-        let program = folder("packages-program").join("ringhold");
+        let program = own_folder("packages-program").join("ringhold");
         let mut strip = Command::new("strip");
         run(strip.args(["--strip-debug", PROGRAM, "-o"]).arg(&program), LIMIT).assert_success();
         program
@@ -73,7 +66,7 @@ fn made() -> Option<&'static Path> {
             skip("dpkg-deb or python3 is not installed");
             return None;
         }
-        let out = folder("packages-made");
+        let out = own_folder("packages-made");
         let mut build = clean(file("tuning/dist/build.sh"));
         build.arg("--program").arg(stripped()).args(["--level", "0", "--out"]).arg(&out);
         run(&mut build, LIMIT).assert_success();
@@ -191,7 +184,7 @@ fn the_package_for_another_machine_says_so() {
         _ => ("x86_64", "amd64", 62),
     };
     let target = format!("{machine}-unknown-linux-gnu");
-    let out = folder("packages-other");
+    let out = own_folder("packages-other");
     let build = |program: &Path, words: &[&str]| {
         let mut build = clean(file("tuning/dist/build.sh"));
         build.arg("--program").arg(program).args(["--pages", PROGRAM, "--level", "0"]);
@@ -206,7 +199,7 @@ fn the_package_for_another_machine_says_so() {
     refused(&["--target", &target], &format!("is not for {machine}"));
     refused(&["--glibc", "2.2"], "needs glibc 2.");
     // This program, as far as its head tells, for the other machine.
-    let other = folder("packages-other-program").join("ringhold");
+    let other = own_folder("packages-other-program").join("ringhold");
     let mut bytes = std::fs::read(stripped()).expect("the program");
     bytes[18..20].copy_from_slice(&code.to_le_bytes());
     std::fs::write(&other, bytes).expect("a copy");
@@ -232,21 +225,19 @@ fn debian() -> Option<PathBuf> {
         skip("debootstrap is not installed");
         return None;
     };
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-debian");
     let mut failure = String::new();
-    let ready = install_once(&root, "bookworm minbase", || {
+    let root = install_once("packages-debian", "bookworm minbase", |root| {
         // The archive that this host uses, and what it trusts.
         let mut command = Command::new(&debootstrap);
         let words = ["--variant=minbase", "--include=libgcc-s1", "bookworm"];
-        let finished = run(command.args(words).arg(&root), LIMIT);
+        let finished = run(command.args(words).arg(root), LIMIT);
         failure = format!("{}{}", finished.stdout, finished.stderr);
         finished.success()
     });
-    if !ready {
+    if root.is_none() {
         skip(&format!("no Debian root could be made: {failure}"));
-        return None;
     }
-    Some(root)
+    root
 }
 
 #[test]
@@ -406,7 +397,7 @@ fn the_root_of_the_container_runs_without_privileges() {
     if !is_root() {
         return skip("changing the root needs root");
     }
-    let root = folder("packages-container");
+    let root = own_folder("packages-container");
     run(Command::new(file("tuning/docker/root.sh")).arg(PROGRAM).arg(&root), LIMIT)
         .assert_success();
     let Some(mut command) = under(&[], Some(&root)) else { return };

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use super::Program;
 use super::unbroken::Unbroken;
+use super::{Program, own_path};
 
 /// Programs that are such a browser.
 pub(crate) const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -47,10 +47,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts it with a fresh profile of this name.
     pub(crate) fn start(chromium: &Path, name: &str) -> Self {
-        let profile = folder().join(name);
-        if profile.exists() {
-            std::fs::remove_dir_all(&profile).expect("an old profile can be removed");
-        }
+        let profile = own_path(name);
         let program = Program::start(
             Command::new(chromium)
                 .args(FLAGS)
@@ -163,7 +160,12 @@ impl Tab {
             if got.as_ref() == Ok(expected) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{expression}: {got:?} instead of {expected}");
+            assert!(
+                Instant::now() < deadline,
+                "{expression}: {got:?} instead of {expected}; thrown: {:?}; not loaded: {:?}",
+                browser.exceptions(),
+                browser.events("Network.loadingFailed")
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -182,10 +184,6 @@ impl Tab {
         let picture = browser.call(Some(&self.session), "Page.captureScreenshot", how);
         let picture = STANDARD.decode(picture["data"].as_str().expect("data")).expect("base64");
         assert!(picture.starts_with(b"\x89PNG"), "not a picture");
-        std::fs::write(folder().join(name), picture).expect("the picture can be written");
+        std::fs::write(own_path(name), picture).expect("the picture can be written");
     }
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }

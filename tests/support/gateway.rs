@@ -13,11 +13,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::PATIENCE;
 use super::client::{Client, Head};
 use super::server::{IO, Server, under_test};
 use super::unbroken::unbroken;
 use super::wire::{CLOSE, FIN, PING, PONG, TEXT, UPGRADE, close_payload, frame, request};
+use super::{PATIENCE, files};
 
 /// Where clients connect.
 pub(crate) const PATH: &str = "/connection/websocket";
@@ -84,7 +84,7 @@ impl Gateway {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("gateway-{}-{number}.toml", std::process::id());
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+        files().join(name)
     }
 
     /// Starts it again with the same configuration at the same address.

@@ -28,7 +28,7 @@ pub(crate) mod stream;
 pub(crate) mod unbroken;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -148,29 +148,65 @@ pub(crate) fn skip(reason: &str) {
     let _: Result<(), _> = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }
 
-/// Sets `folder` up once for these `inputs`: `install` fills it when it is new or when the inputs
-/// have changed since. Returns whether it is ready. Tests that want the same folder wait for the
-/// first.
-pub(crate) fn install_once(folder: &Path, inputs: &str, install: impl FnOnce() -> bool) -> bool {
+/// Where tests keep files, below the target folder.
+pub(crate) fn files() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// A path for a file or a folder of one test; what an earlier run left there is gone. Tests run
+/// beside each other, so a name that is taken twice in one process fails at once, on every run.
+pub(crate) fn own_path(name: &str) -> PathBuf {
+    static TAKEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    assert!(is_new, "two tests want the path {name:?}");
+    let path = files().join(name);
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(&path)
+    } else {
+        std::fs::remove_file(&path).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+    };
+    removed.expect("what an earlier run left can be removed");
+    path
+}
+
+/// Likewise a folder, made and empty.
+pub(crate) fn own_folder(name: &str) -> PathBuf {
+    let path = own_path(name);
+    std::fs::create_dir_all(&path).expect("a folder below target can be made");
+    path
+}
+
+/// A folder that all tests share, set up once for these `inputs`: `install` fills it when it is new
+/// or when the inputs have changed since. `None`: that failed. Tests that want the same folder wait
+/// for the first.
+pub(crate) fn install_once(
+    name: &str,
+    inputs: &str,
+    install: impl FnOnce(&Path) -> bool,
+) -> Option<PathBuf> {
     static FOLDERS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let folder = files().join(name);
     let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let one = folders.entry(folder.to_owned()).or_default().clone();
+    let one = folders.entry(folder.clone()).or_default().clone();
     drop(folders);
     // Where another failed within, there is no stamp.
     let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
     let stamp = folder.join("installed-from");
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == inputs) {
-        return true;
+        return Some(folder);
     }
     if folder.exists() {
-        std::fs::remove_dir_all(folder).expect("an old installation can be removed");
+        std::fs::remove_dir_all(&folder).expect("an old installation can be removed");
     }
-    std::fs::create_dir_all(folder).expect("a folder under target can be made");
-    let ready = install();
-    if ready {
-        std::fs::write(&stamp, inputs).expect("the stamp can be written");
+    std::fs::create_dir_all(&folder).expect("a folder under target can be made");
+    if !install(&folder) {
+        return None;
     }
-    ready
+    std::fs::write(&stamp, inputs).expect("the stamp can be written");
+    Some(folder)
 }
 
 /// Raises this process's limit of open files as far as it may go, for itself and what it starts.

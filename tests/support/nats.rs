@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::daemon::{Daemon, again, free_port, on_free_ports};
 use super::unbroken::unbroken;
-use super::{PATIENCE, find_program, skip};
+use super::{PATIENCE, files, find_program, skip};
 
 /// A running server.
 pub(crate) struct Nats {
@@ -40,7 +40,7 @@ impl Nats {
             skip("nats-server is not installed");
             return None;
         };
-        let daemon = Daemon::new("nats", Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let daemon = Daemon::new("nats", files());
         let (port, routes, monitor) = (0, 0, 0);
         let mut nats = Self { program, daemon, port, routes, monitor, config: config.to_owned() };
         on_free_ports("nats-server", || {

@@ -10,6 +10,9 @@ use super::{find_program, install_once, run, skip};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// The program in an environment.
+const PYTHON: &str = "bin/python";
+
 /// A registry may be slow.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -20,24 +23,22 @@ pub(crate) fn javascript() -> Option<PathBuf> {
         skip("npm is not installed");
         return None;
     };
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateway-js");
     let source = Path::new(ROOT).join("tests/gateway/js");
     let files = ["package.json", "package-lock.json", ".npmrc"];
     let read = |file| std::fs::read_to_string(source.join(file)).expect("a source file");
     let mut failure = String::new();
-    let ready = install_once(&folder, &files.map(read).concat(), || {
+    let folder = install_once("gateway-js", &files.map(read).concat(), |folder| {
         for file in files {
             std::fs::write(folder.join(file), read(file)).expect("a copy");
         }
-        let npm = run(Command::new(&npm).arg("ci").current_dir(&folder), LIMIT);
+        let npm = run(Command::new(&npm).arg("ci").current_dir(folder), LIMIT);
         failure = format!("{}{}", npm.stdout, npm.stderr);
         npm.success()
     });
-    if !ready {
+    if folder.is_none() {
         skip(&format!("the packages cannot be installed: {failure}"));
-        return None;
     }
-    Some(folder)
+    folder
 }
 
 /// Python 3.11 or later in an environment with the packages of this file of the repository.
@@ -52,16 +53,14 @@ pub(crate) fn python(requirements: &str) -> Option<PathBuf> {
         return None;
     }
     let name = requirements.trim_end_matches(".txt").replace('/', "-");
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));
     let requirements = &Path::new(ROOT).join(requirements);
-    let inside = environment.join("bin/python");
     let inputs = std::fs::read_to_string(requirements).expect("requirements.txt");
     let mut failure = String::new();
-    let ready = install_once(&environment, &inputs, || {
+    let environment = install_once(&format!("python-{name}"), &inputs, |environment| {
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         let mut venv = Command::new(&python);
-        let mut install = Command::new(&inside);
-        [venv.args(["-m", "venv"]).arg(&environment), install.args(pip).arg(requirements)]
+        let mut install = Command::new(environment.join(PYTHON));
+        [venv.args(["-m", "venv"]).arg(environment), install.args(pip).arg(requirements)]
             .into_iter()
             .all(|command| {
                 let finished = run(command, LIMIT);
@@ -69,9 +68,8 @@ pub(crate) fn python(requirements: &str) -> Option<PathBuf> {
                 finished.success()
             })
     });
-    if !ready {
+    if environment.is_none() {
         skip(&format!("the environment cannot be set up: {failure}"));
-        return None;
     }
-    Some(inside)
+    environment.map(|environment| environment.join(PYTHON))
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use super::daemon::{Daemon, again, free_port, on_free_ports};
-use super::{find_program, skip};
+use super::{files, find_program, skip};
 
 /// A running server. Nothing is kept on disk unless its arguments say so.
 pub(crate) struct Redis {
@@ -54,7 +54,7 @@ impl Redis {
             skip(&format!("{} was built without TLS", program.display()));
             return None;
         }
-        let daemon = Daemon::new("redis", Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let daemon = Daemon::new("redis", files());
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         let (arguments, access) = (own(arguments), own(access));
         let mut redis = Self { program, daemon, port: 0, bus: 0, arguments, sentinel, access };

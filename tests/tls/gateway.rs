@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use crate::peer::{SHAPES, certificates, client_config, key, path, unbroken};
 use crate::site::{ask, connected, dial, metric, secure, tcp};
-use crate::support::PATIENCE;
 use crate::support::daemon::free_port;
 use crate::support::gateway::{API_KEY, Gateway, token_of};
+use crate::support::{PATIENCE, own_folder, own_path};
 
 /// Keys of `http_server.tls` with the certificate of localhost.
 fn localhost() -> String {
@@ -217,10 +217,7 @@ fn tickets_outlive_the_process() {
 
 /// A folder of this test's own.
 fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{name}"));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
+    own_folder(&format!("tls-{name}"))
 }
 
 fn put(folder: &Path, name: &str, ending: &str) {
@@ -282,7 +279,7 @@ fn a_reload_drops_nobody() {
 }
 
 fn check(name: &str, http_server: &str) -> Output {
-    let file = folder("check").with_extension(name).with_extension("toml");
+    let file = own_path(&format!("tls-check-{name}.toml"));
     fs::write(&file, format!("[http_server]\n{http_server}")).unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_ringhold"));
     program.args(["config", "check"]).arg(&file).output().unwrap()

@@ -21,18 +21,15 @@ use crate::peer::{FOLDER, unbroken};
 use crate::site::{Stream, dial, metric, reply, upgrade};
 use crate::support::daemon::free_port;
 use crate::support::gateway::{Gateway, token_of};
-use crate::support::until;
+use crate::support::{own_path, until};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 const TABLES: &str = "[health]\nenabled = true\n[prometheus]\nenabled = true\n";
 
-/// A new folder.
+/// Where a new folder may be made.
 fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = folder.join(format!("acme-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    folder
+    own_path(&format!("acme-{name}"))
 }
 
 fn keys(authority: &Authority, hosts: &str, folder: &Path) -> String {

@@ -6,6 +6,7 @@ use ringhold::gateway::broker::{Fault, Outcome};
 
 use super::rig::{Rig, offset, publish, request};
 use crate::support::daemon::free_port;
+use crate::support::own_path;
 use crate::support::redis::Redis;
 
 /// One publication there and back.
@@ -44,8 +45,7 @@ fn tcp_versions_databases_and_names() {
 
 #[test]
 fn unix_sockets() {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let socket = folder.join(format!("broker-{}.sock", std::process::id()));
+    let socket = own_path("broker.sock");
     let path = socket.to_str().unwrap();
     let Some(redis) = Redis::start_with(&["--unixsocket", path], &[]) else { return };
     round_trip(Rig::connected(&format!("address = [\"unix://{path}?db=2\"]\n")));

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -311,23 +311,33 @@ impl Reloads {
     }
 }
 
-/// How long a process that listens where we shall is waited for to open its door.
-const DOOR_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process that listens where we shall is waited for to open its door. Milliseconds, as
+/// a rule: it has just taken over itself. One that never opens any still serves meanwhile.
+const DOOR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who is taken over from, channels and all, if it can be.
 fn predecessor(options: &Options) -> Option<Found> {
     let path = options.takeover_path()?;
-    let end = Instant::now() + DOOR_PATIENCE;
-    // Where one process has just taken over from another, its door is about to open.
-    while !path.exists() && Instant::now() < end && refuse_company(options).is_err() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    await_door(&path, options);
     let knocked = takeover::knock(&path, options.own_name());
     if let Err(why) = &knocked {
         let path = path.display();
         tracing::warn!(%path, why, "channels begin anew: nobody can be taken over from");
     }
     knocked.ok()
+}
+
+/// Waits for the door at `path`, as long as somebody listens who may open it.
+fn await_door(path: &Path, options: &Options) {
+    let end = Instant::now() + DOOR_PATIENCE;
+    let awaits = || !path.exists() && Instant::now() < end && refuse_company(options).is_err();
+    if awaits() {
+        let path = path.display();
+        tracing::info!(%path, limit = ?DOOR_PATIENCE, "somebody listens, whose socket is awaited");
+    }
+    while awaits() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The file for the log, if there is one.

@@ -441,6 +441,31 @@ fn an_old_process_that_dies_or_hangs_is_done_without() {
     }
 }
 
+/// Whoever comes between the end of an elder and the door of its heir waits, and loses nothing.
+#[test]
+fn a_door_that_opens_late_is_waited_for() {
+    let folder = Folder::new("late");
+    let log = folder.0.join("log");
+    let file = format!("{}[log]\nfile = \"{}\"\n", folder.socket(), log.display());
+    let old = Gateway::start(&folder.tables(&file));
+    let kept = old.api("publish", json!({"channel": "news", "data": 1}));
+    let (door, aside) = (folder.0.join("door"), folder.0.join("aside"));
+    std::fs::rename(&door, &aside).expect("the door is there");
+    let mut new = std::thread::scope(|scope| {
+        let heir = scope.spawn(|| old.successor(None, &[]));
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        until("the socket to be awaited", || said().contains("whose socket is awaited"));
+        std::fs::rename(&aside, &door).expect("it was put there");
+        heir.join().expect("it starts")
+    });
+    old.stop();
+    let next = new.api("publish", json!({"channel": "news", "data": 2}));
+    assert_eq!((&next["epoch"], &next["offset"]), (&kept["epoch"], &json!(2)));
+    assert_eq!(new.metric("takeovers_total{outcome=\"adopted\",side=\"heir\"}"), 1);
+    new.signal(Signal::TERM);
+    new.exited_well();
+}
+
 /// Whoever knocks at the socket without being an heir.
 #[test]
 fn a_socket_that_is_not_an_heirs_is_nobodys_business() {

@@ -267,12 +267,16 @@ fn own_name(options: &Options, address: SocketAddr) -> String {
 }
 
 fn home_limits(options: &Options) -> HomeLimits {
+    // What a turn queues is sent early beyond a sixteenth, and a frame takes some 64 bytes of it.
+    let frames = (options.engine.max_outboxes.0 as u64 / 16 / 64).max(1);
+    let usual = HomeLimits::default();
     HomeLimits {
         history_bytes: options.engine.max_history.0,
         filter_bytes: options.engine.max_filters.0,
         position_check: options.client.plan.channel_position_check_delay,
         position_lag: options.client.plan.channel_position_max_time_lag,
-        ..HomeLimits::default()
+        turn_deliveries: frames.min(usual.turn_deliveries),
+        ..usual
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) use handover::told;
 pub(super) use keep::Restoring;
 use line::Lines;
 pub(crate) use publish::COPIES_MAX;
+pub(in crate::gateway) use publish::Published;
 use sweep::Sweep;
 
 /// How much the channels of one core may hold.
@@ -68,10 +69,15 @@ pub struct HomeLimits {
     /// `channel_position_max_time_lag`: a publication that a broker passes on later than this has
     /// its channel's position compared with the broker's at once. Zero: none has.
     pub position_lag: Duration,
+    /// Deliveries of publications of one call of the server API to subscribers of this core, after
+    /// which the rest of the call waits for the next turn: publications that leave together cost a
+    /// subscriber one send, and others wait meanwhile.
+    pub turn_deliveries: u64,
 }
 
 impl Default for HomeLimits {
-    /// 256 MiB, 1,000,000 channels, 64 MiB of filters, 100,000 keys, 40 s, no lag.
+    /// 256 MiB, 1,000,000 channels, 64 MiB of filters, 100,000 keys, 40 s, no lag, 131,072
+    /// deliveries.
     fn default() -> Self {
         Self {
             history_bytes: 256 << 20,
@@ -80,6 +86,7 @@ impl Default for HomeLimits {
             idempotency_keys: 100_000,
             position_check: Duration::from_secs(40),
             position_lag: Duration::ZERO,
+            turn_deliveries: 128 << 10,
         }
     }
 }

@@ -24,6 +24,7 @@ mod mirror;
 mod orders;
 mod subscribing;
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ pub struct Hub {
     placement: Placement,
     /// Bytes of tag filters.
     filters_max: usize,
+    /// Deliveries of one turn to subscribers of this core.
+    turn_deliveries: u64,
     users: Users,
     locals: Locals,
     home: Home,
@@ -120,6 +123,7 @@ impl Hub {
             core,
             placement,
             filters_max: limits.filter_bytes,
+            turn_deliveries: limits.turn_deliveries,
             users: Users::new(placement),
             locals: Locals::new(placement),
             home: Home::new(core, placement, limits),
@@ -293,7 +297,8 @@ impl Hub {
             Letter::Subscribed(letter) => self.subscribed(out, *letter),
             Letter::Unsubscribe(letter) => self.unsubscribe_at_home(out, &letter),
             Letter::Inform(letter) => self.inform_at_home(out, *letter),
-            Letter::Deliver(delivery) => self.deliver(out, &delivery),
+            Letter::Deliver(delivery) => self.deliver(out, from_ref(&delivery)),
+            Letter::DeliverAll(deliveries) => self.deliver(out, &deliveries),
             Letter::Positions(tops) => self.compare(out, &tops),
             Letter::Ask(ask) => self.forward(out, ask),
             Letter::Asks(asks) => self.forward_all(out, asks),
@@ -397,24 +402,29 @@ impl Hub {
 
     /// Sends what happened in a channel of ours to all cores with subscribers.
     fn fan_out(&mut self, out: &mut dyn HubPort, key: u32, delivery: &Arc<Delivery>) {
+        self.fan_out_all(out, key, from_ref(delivery));
+    }
+
+    /// Likewise publications that follow each other.
+    fn fan_out_all(&mut self, out: &mut dyn HubPort, key: u32, deliveries: &[Arc<Delivery>]) {
         let mut here = false;
         let mut n = 0;
         while let Some(core) = self.home.listener(key, n) {
             n += 1;
             if core == HEIR {
-                self.tell_heir(key, delivery);
+                deliveries.iter().for_each(|delivery| self.tell_heir(key, delivery));
                 continue;
             }
             if core == self.core {
                 here = true;
-            } else if out.post_reserved(core.into(), Letter::Deliver(delivery.clone())).is_err() {
-                self.home.refused(key, n - 1, delivery);
+            } else if out.post_reserved(core.into(), Letter::of_deliveries(deliveries)).is_err() {
+                deliveries.iter().for_each(|delivery| self.home.refused(key, n - 1, delivery));
             }
             self.congested |= core != self.core && out.is_behind(core.into());
         }
         // Last, because who is lost here changes the list.
         if here {
-            self.deliver(out, delivery);
+            self.deliver(out, deliveries);
         }
     }
 
@@ -430,9 +440,9 @@ impl Hub {
         listeners.find(|core| out.is_behind((*core).into()))
     }
 
-    fn deliver(&mut self, out: &mut dyn HubPort, delivery: &Delivery) {
+    fn deliver(&mut self, out: &mut dyn HubPort, deliveries: &[Arc<Delivery>]) {
         let mut lost = std::mem::take(&mut self.lost);
-        self.counters.sent += self.locals.deliver(out, delivery, &mut lost);
+        self.counters.sent += self.locals.deliver(out, deliveries, &mut lost);
         self.lose(out, lost);
     }
 

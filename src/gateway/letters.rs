@@ -95,6 +95,8 @@ pub enum Letter {
     Inform(Box<InformLetter>),
     /// From the home core to a core that has subscribers.
     Deliver(Arc<Delivery>),
+    /// Likewise, publications of one channel that follow each other.
+    DeliverAll(Arc<[Arc<Delivery>]>),
     /// From the home core: all that it sent to this core before brings a subscriber to these
     /// positions. Who is not there has lost something.
     Positions(Vec<(ChannelId, u64)>),
@@ -143,6 +145,14 @@ pub enum Letter {
 }
 
 impl Letter {
+    /// To a core with subscribers.
+    pub(super) fn of_deliveries(deliveries: &[Arc<Delivery>]) -> Self {
+        match deliveries {
+            [only] => Self::Deliver(only.clone()),
+            several => Self::DeliverAll(several.into()),
+        }
+    }
+
     /// Questions of one asker to one home core. `None`: there are none.
     pub fn of_asks(mut asks: VecDeque<Ask>) -> Option<Self> {
         match asks.len() {

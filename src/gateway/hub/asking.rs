@@ -1,8 +1,11 @@
 //! Questions about channels, on their way to the home core, and the answers on their way back.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Hub;
+use crate::gateway::delivery::{Delivery, Happening};
+use crate::gateway::home::Published;
 use crate::gateway::hub_port::HubPort;
 use crate::gateway::letters::{Answer, AnswerLetter, Ask, Asker, Letter, Question};
 use crate::gateway::wire::Error;
@@ -34,28 +37,57 @@ impl Hub {
     }
 
     /// Questions of one asker to one home core, for this core or for another. They keep their order
-    /// on every way: where one waits, those after it wait with it. What makes more deliveries than
-    /// leave well in one turn goes on in the next one.
+    /// on every way: where one waits, those after it wait with it. Publications of one channel that
+    /// follow each other leave together. What makes more deliveries than leave well in one turn goes
+    /// on in the next one.
     pub(super) fn forward_all(&mut self, out: &mut dyn HubPort, mut asks: VecDeque<Ask>) {
         let Some(first) = asks.front() else { return };
         let home = self.placement.home(&first.channel);
         if home != usize::from(self.core) {
             return out.post_urgent(home, Letter::Asks(asks));
         }
-        let enough = self.counters.sent + DELIVERIES_AT_ONCE;
+        let enough = self.counters.sent + self.turn_deliveries;
+        let mut run = Run::default();
+        let mut next = self.core;
         for _ in 0..ASKS_AT_ONCE {
-            let Some(ask) = asks.pop_front() else { return };
-            if let Some(core) = self.waits_for(out, &ask) {
-                asks.push_front(ask);
-                return out.post_urgent(core.into(), Letter::Asks(asks));
+            let Some(ask) = asks.front() else { break };
+            if !run.takes(ask) {
+                self.send_run(out, &mut run);
             }
-            self.do_at_home(out, ask);
-            if self.counters.sent >= enough {
+            if self.counters.sent + run.receivers >= enough {
                 break;
             }
+            if let Some(core) = self.waits_for(out, ask) {
+                next = core;
+                break;
+            }
+            match asks.pop_front() {
+                Some(Ask { channel, question: Question::Publish(publish), asker })
+                    if !self.is_mirror() =>
+                {
+                    let (now, random) = (out.now(), out.random());
+                    let published = self.home.publish(&channel, publish, random, now);
+                    run.add(channel, asker, published);
+                }
+                Some(ask) => self.do_at_home(out, ask),
+                None => break,
+            }
         }
+        self.send_run(out, &mut run);
         if !asks.is_empty() {
-            out.post_urgent(self.core.into(), Letter::Asks(asks));
+            out.post_urgent(next.into(), Letter::Asks(asks));
+        }
+    }
+
+    /// Sends a run to all cores with subscribers, and answers those who published it.
+    fn send_run(&mut self, out: &mut dyn HubPort, run: &mut Run) {
+        if !run.deliveries.is_empty() {
+            self.fan_out_all(out, run.key, &run.deliveries);
+        }
+        run.deliveries.clear();
+        (run.bytes, run.receivers) = (0, 0);
+        for (asker, answer) in run.answers.drain(..) {
+            self.answer(out, asker, Ok(answer));
         }
     }
 
@@ -134,8 +166,47 @@ impl Hub {
     }
 }
 
-/// Questions in one letter that a home core answers in one turn, and deliveries on this core after
-/// which it leaves the rest to the next one: publications that leave together cost a subscriber one
-/// send, and others wait meanwhile.
+/// Publications of one channel, one after the other, that have not left.
+#[derive(Default)]
+struct Run {
+    channel: Option<Arc<str>>,
+    /// The channel's key, once somebody listens.
+    key: u32,
+    deliveries: Vec<Arc<Delivery>>,
+    answers: Vec<(Asker, Answer)>,
+    /// Bytes of their payloads.
+    bytes: usize,
+    /// Over all of them.
+    receivers: u64,
+}
+
+impl Run {
+    /// Whether a question may be answered before this has left.
+    fn takes(&self, ask: &Ask) -> bool {
+        let follows = matches!(ask.question, Question::Publish(_))
+            && self.channel.as_ref().is_some_and(|channel| *channel == ask.channel);
+        self.answers.is_empty() || (follows && self.bytes < RUN_BYTES)
+    }
+
+    fn add(&mut self, channel: Arc<str>, asker: Asker, Published { answer, delivery }: Published) {
+        self.channel = Some(channel);
+        if let Some((key, delivery)) = delivery {
+            if let Happening::Published { item, .. } = delivery.happening() {
+                self.bytes += item.data.len();
+            }
+            self.key = key;
+            self.deliveries.push(delivery);
+        }
+        if let Answer::Published { receivers, .. } = answer {
+            self.receivers += u64::from(receivers);
+        }
+        self.answers.push((asker, answer));
+    }
+}
+
+/// Questions in one letter that a home core answers in one turn.
 const ASKS_AT_ONCE: usize = 64;
-const DELIVERIES_AT_ONCE: u64 = 16_384;
+
+/// Bytes of publications that leave together. They take a letter to each core with subscribers,
+/// whose mailbox has room for much more.
+const RUN_BYTES: usize = 64 << 10;

@@ -22,6 +22,10 @@ impl Letter {
                 size_of_val(&**letter) + letter.channel.len() + raw
             }
             Self::Deliver(delivery) => of_delivery(delivery),
+            Self::DeliverAll(deliveries) => {
+                let held: usize = deliveries.iter().map(|delivery| of_delivery(delivery)).sum();
+                size_of_val(&deliveries[..]) + held
+            }
             Self::Positions(tops) => size_of_val(&tops[..]),
             Self::Ask(ask) => size_of::<Ask>() + of_ask(ask),
             Self::Asks(asks) => {

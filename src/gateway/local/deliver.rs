@@ -1,7 +1,9 @@
-//! One delivery to all subscribers of its channel on this core.
+//! Deliveries to all subscribers of their channel on this core.
+
+use std::sync::Arc;
 
 use super::{COMPACT, DELTA, FILTERED, JOINS, Locals, POSITIONED, PRIMED, RECOVERABLE, Sub};
-use crate::gateway::delivery::{Delivery, Form, Happening, Item, Variant};
+use crate::gateway::delivery::{Delivery, Form, Happening, Variant};
 use crate::gateway::format::Format;
 use crate::gateway::hub_port::{HubPort, SubKey};
 use crate::gateway::letters::ChannelId;
@@ -16,69 +18,80 @@ pub(in crate::gateway) enum Loss {
 }
 
 impl Locals {
-    /// Sends a delivery to everybody it is for. Adds to `lost` who cannot go on: what becomes of
-    /// them is up to the caller. Returns how many it was sent to.
+    /// Sends deliveries of one channel, of which only publications may be several, to everybody
+    /// they are for: one subscriber after the other gets all of them. Adds to `lost` who cannot go
+    /// on: what becomes of them is up to the caller. Returns how often something was sent.
     pub(in crate::gateway) fn deliver(
         &mut self,
         out: &mut dyn HubPort,
-        delivery: &Delivery,
+        deliveries: &[Arc<Delivery>],
         lost: &mut Vec<(SubKey, Loss)>,
     ) -> u64 {
-        match &delivery.happening {
-            Happening::Published { item, seq, .. } => self.publish(out, delivery, item, *seq, lost),
-            Happening::Join(..) | Happening::Leave(..) => self.announce(out, delivery),
+        match deliveries {
+            [only] if !matches!(only.happening, Happening::Published { .. }) => {
+                self.announce(out, only)
+            }
+            _ => self.publish(out, deliveries, lost),
         }
     }
 
     fn publish(
         &mut self,
         out: &mut dyn HubPort,
-        delivery: &Delivery,
-        item: &Item,
-        seq: u64,
+        deliveries: &[Arc<Delivery>],
         lost: &mut Vec<(SubKey, Loss)>,
     ) -> u64 {
-        let Some(channel) = self.ids.get(&delivery.id) else { return 0 };
+        let Some(channel) = deliveries.first().and_then(|first| self.ids.get(&first.id)) else {
+            return 0;
+        };
         let channel = &mut self.channels[*channel];
-        // Somebody who has the last publication that came has the patch's base, unless publications
-        // between the two did not come.
-        let follows = seq == channel.seq + 1;
-        channel.seq = seq;
+        let before = channel.seq;
         let mut sent = 0;
         for key in &channel.members {
             let sub = &mut self.subs[*key as usize];
-            if item.offset > 0 && sub.is(POSITIONED) {
-                if item.offset <= sub.last {
+            let mut last = before;
+            for delivery in deliveries {
+                let Happening::Published { item, seq, .. } = &delivery.happening else { continue };
+                // Somebody who has the last publication that came has the patch's base, unless
+                // publications between the two did not come.
+                let follows = *seq == last + 1;
+                last = *seq;
+                if item.offset > 0 && sub.is(POSITIONED) {
+                    if item.offset <= sub.last {
+                        continue;
+                    }
+                    if item.offset > sub.last + 1 {
+                        lost.push((SubKey(*key), Loss::Gap));
+                        break;
+                    }
+                    sub.last = item.offset;
+                }
+                if sub.is(FILTERED)
+                    && !self.filters.get(key).is_some_and(|filter| filter.matches(item.tags()))
+                {
+                    sub.set(PRIMED, false);
                     continue;
                 }
-                if item.offset > sub.last + 1 {
-                    lost.push((SubKey(*key), Loss::Gap));
-                    continue;
+                let form = match (sub.is(DELTA), sub.is(PRIMED) && follows) {
+                    (false, _) => Form::Plain,
+                    (true, false) => Form::Whole,
+                    (true, true) => Form::Patch,
+                };
+                let Some(frame) = delivery.frame(sub.variant(form)) else {
+                    lost.push((SubKey(*key), Loss::NotJson));
+                    break;
+                };
+                sub.set(PRIMED, sub.is(DELTA));
+                if sub.is(RECOVERABLE) && item.offset > 0 && sub.format() == Format::UniSse {
+                    out.publication(sub.link, frame, delivery.channel(), item.offset);
+                } else {
+                    out.send(sub.link, frame);
                 }
-                sub.last = item.offset;
+                sent += 1;
             }
-            if sub.is(FILTERED)
-                && !self.filters.get(key).is_some_and(|filter| filter.matches(item.tags()))
-            {
-                sub.set(PRIMED, false);
-                continue;
-            }
-            let form = match (sub.is(DELTA), sub.is(PRIMED) && follows) {
-                (false, _) => Form::Plain,
-                (true, false) => Form::Whole,
-                (true, true) => Form::Patch,
-            };
-            let Some(frame) = delivery.frame(sub.variant(form)) else {
-                lost.push((SubKey(*key), Loss::NotJson));
-                continue;
-            };
-            sub.set(PRIMED, sub.is(DELTA));
-            if sub.is(RECOVERABLE) && item.offset > 0 && sub.format() == Format::UniSse {
-                out.publication(sub.link, frame, delivery.channel(), item.offset);
-            } else {
-                out.send(sub.link, frame);
-            }
-            sent += 1;
+        }
+        if let Some(Happening::Published { seq, .. }) = deliveries.last().map(|it| &it.happening) {
+            channel.seq = *seq;
         }
         sent
     }

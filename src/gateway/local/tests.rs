@@ -287,6 +287,12 @@ impl Crowd {
         data: &str,
         base: Option<&str>,
     ) -> (u64, Vec<(SubKey, Loss)>) {
+        let published = self.publication(offset, data, base);
+        self.deliver(published)
+    }
+
+    /// What follows next.
+    fn publication(&mut self, offset: u64, data: &str, base: Option<&str>) -> Happening {
         self.seq += 1;
         let tags = [("odd".to_owned(), "1".to_owned())];
         let tags = if offset % 2 == 1 { tags.into() } else { Default::default() };
@@ -294,14 +300,18 @@ impl Crowd {
         let mut item = Item::new(Duration::ZERO, data, None, tags, 0);
         item.offset = offset;
         let base = base.map(|base| base.to_owned().into());
-        let published = Happening::Published { item: Arc::new(item), seq: self.seq, base };
-        self.deliver(published)
+        Happening::Published { item: Arc::new(item), seq: self.seq, base }
     }
 
     fn deliver(&mut self, happening: Happening) -> (u64, Vec<(SubKey, Loss)>) {
-        let delivery = Delivery::new(ChannelId(1), "a".into(), happening);
+        self.deliver_all(vec![happening])
+    }
+
+    fn deliver_all(&mut self, happenings: Vec<Happening>) -> (u64, Vec<(SubKey, Loss)>) {
+        let delivery = |happening| Arc::new(Delivery::new(ChannelId(1), "a".into(), happening));
+        let deliveries: Vec<_> = happenings.into_iter().map(delivery).collect();
         let mut lost = Vec::new();
-        let sent = self.locals.deliver(&mut self.out, &delivery, &mut lost);
+        let sent = self.locals.deliver(&mut self.out, &deliveries, &mut lost);
         (sent, lost)
     }
 }
@@ -379,6 +389,73 @@ fn a_patch_is_for_those_who_have_what_it_is_made_of() {
     crowd.seq += 1;
     crowd.publish(7, &second, Some(&first));
     assert!(patched(&mut crowd).iter().all(|it| !it.1));
+}
+
+/// Publications that come together are to each subscriber what they are one by one, where who
+/// cannot go on is not there any more when the next one comes.
+#[test]
+fn several_at_once_are_as_one_after_the_other() {
+    let mut rng = crate::common::rng::Rng::new(11);
+    let node = FilterNode { key: "odd".to_owned(), cmp: "ex".to_owned(), ..FilterNode::default() };
+    let filter = Arc::new(Filter::new(&node).unwrap());
+    let (mut gaps, mut foreign, mut patches) = (0, 0, 0);
+    for _ in 0..300 {
+        let mut crowds = [Crowd::new(), Crowd::new()];
+        for _ in 0..12 {
+            let format = [Format::WebSocketJson, Format::WebSocketProtobuf, Format::UniSse];
+            let format = format[rng.below(3) as usize];
+            let (positioned, delta, recoverable) = (rng.one_in(2), rng.one_in(2), rng.one_in(2));
+            let filter = rng.one_in(4).then(|| filter.clone());
+            let (at, primed) = (u64::from(rng.below(3)), rng.one_in(2));
+            for crowd in &mut crowds {
+                let wants = Wants { positioned, delta, recoverable, ..Wants::default() };
+                crowd.join(
+                    format,
+                    Begin { wants, member: false, filter: filter.clone() },
+                    at,
+                    primed,
+                );
+            }
+        }
+        let mut publications = Vec::new();
+        let mut base = "1".repeat(200);
+        for n in 0..1 + rng.below(6) {
+            let json = !rng.one_in(8);
+            let data = if json { format!("{base}{n}") } else { "no json".to_owned() };
+            let offset = if rng.one_in(5) { 0 } else { 2 + u64::from(n) };
+            publications.push((offset, data.clone(), rng.one_in(2).then(|| base.clone())));
+            base = data;
+        }
+        let [one_by_one, together] = &mut crowds;
+        let (mut sent, mut lost) = (0, Vec::new());
+        for (offset, data, base) in &publications {
+            let (more, gone) = one_by_one.publish(*offset, data, base.as_deref());
+            sent += more;
+            for (sub, loss) in gone {
+                let client = one_by_one.locals.client(sub).unwrap();
+                let client = one_by_one.users.get_mut(client).unwrap();
+                one_by_one.locals.end(client, sub).unwrap();
+                lost.push((sub, loss));
+            }
+        }
+        let all = publications.iter();
+        let all =
+            all.map(|(offset, data, base)| together.publication(*offset, data, base.as_deref()));
+        let all = all.collect();
+        let (sent_together, mut lost_together) = together.deliver_all(all);
+        let order = |it: &(SubKey, Loss)| it.0;
+        lost.sort_by_key(order);
+        lost_together.sort_by_key(order);
+        assert_eq!((sent_together, &lost_together), (sent, &lost));
+        let mut seen = [one_by_one, together].map(|crowd| crowd.out.take());
+        // Each subscriber's own order counts.
+        seen.iter_mut().for_each(|seen| seen.sort_by_key(|it| it.0));
+        assert_eq!(seen[0], seen[1]);
+        gaps += lost.iter().filter(|it| it.1 == Loss::Gap).count();
+        foreign += lost.iter().filter(|it| it.1 == Loss::NotJson).count();
+        patches += seen[0].iter().filter(|it| it.1.contains("\"delta\":true")).count();
+    }
+    assert!(gaps > 50 && foreign > 50 && patches > 50, "{gaps} {foreign} {patches}");
 }
 
 #[test]

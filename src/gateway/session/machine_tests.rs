@@ -67,7 +67,7 @@ impl Recorder {
             Letter::Subscribe(_) => "subscribe",
             Letter::Subscribed(_) => "subscribed",
             Letter::Unsubscribe(_) => "unsubscribe",
-            Letter::Deliver(_) => "deliver",
+            Letter::Deliver(_) | Letter::DeliverAll(_) => "deliver",
             Letter::Ask(_) => "ask",
             Letter::Answer(_) => "answer",
             _ => "other",

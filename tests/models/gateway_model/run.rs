@@ -21,7 +21,7 @@ use ringhold::internals::rng::Rng;
 
 use super::client::{Client, Sub};
 use super::truth::Request;
-use super::world::World;
+use super::world::{Asked, World};
 
 /// Without history, with little, and with enough.
 const CHANNELS: [&str; 6] = ["plain:1", "plain:2", "short:1", "short:2", "long:1", "long:2"];
@@ -54,10 +54,12 @@ pub struct Covered {
     pub refused: u64,
     /// Publications that were there already.
     pub suppressed: u64,
+    /// Letters with several publications.
+    pub together: u64,
 }
 
 impl Covered {
-    fn each(&mut self) -> [&mut u64; 10] {
+    fn each(&mut self) -> [&mut u64; 11] {
         [
             &mut self.delivered,
             &mut self.patches,
@@ -69,6 +71,7 @@ impl Covered {
             &mut self.withdrawn,
             &mut self.refused,
             &mut self.suppressed,
+            &mut self.together,
         ]
     }
 
@@ -97,7 +100,12 @@ impl Run {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 5);
         let cores = 1 + rng.below(4) as usize;
-        let limits = HomeLimits { position_check: Duration::from_secs(4), ..HomeLimits::default() };
+        let limits = HomeLimits {
+            position_check: Duration::from_secs(4),
+            // Some letters with publications take more turns than one.
+            turn_deliveries: [6, u64::MAX / 2][rng.below(2) as usize],
+            ..HomeLimits::default()
+        };
         let mut world = World::new(cores, rng.draw(), limits);
         // Some worlds lose letters all the time, some never.
         world.shared.capacity = [4, 12, 40, usize::MAX][rng.below(4) as usize];
@@ -114,6 +122,7 @@ impl Run {
         }
         self.settle();
         self.end();
+        self.covered.together = self.world.shared.together;
         self.covered
     }
 
@@ -136,7 +145,8 @@ impl Run {
             4..6 => self.disconnect(),
             6..18 => self.subscribe(),
             18..24 => self.unsubscribe(),
-            24..48 => self.publish(),
+            24..45 => self.publish(),
+            45..48 => self.publish_several(),
             48..49 => self.order(),
             49..53 => self.turn(),
             53..54 => self.world.shared.now += Duration::from_millis(self.rng.below(3000).into()),
@@ -303,7 +313,36 @@ impl Run {
     }
 
     fn publish(&mut self) {
-        let (core, channel, number) = (self.core(), self.pick(&CHANNELS), self.count());
+        let (core, channel) = (self.core(), self.pick(&CHANNELS));
+        let publish = self.publication(channel);
+        let asked = self.world.ask(core, channel, Question::Publish(publish));
+        self.note(&asked);
+    }
+
+    /// In one letter, mostly to one channel.
+    fn publish_several(&mut self) {
+        let (core, channel) = (self.core(), self.pick(&CHANNELS));
+        let home = self.world.home(channel);
+        let mut publications = Vec::new();
+        for _ in 0..2 + self.rng.below(6) {
+            let other = self.pick(&CHANNELS);
+            let leaves = self.rng.one_in(4) && self.world.home(other) == home;
+            let channel = if leaves { other } else { channel };
+            publications.push((channel, self.publication(channel)));
+        }
+        for asked in self.world.ask_all(core, publications) {
+            self.note(&asked);
+        }
+    }
+
+    fn note(&mut self, asked: &Asked) {
+        if let Some(Ok(Answer::Published { suppressed: true, .. })) = asked.take() {
+            self.covered.suppressed += 1;
+        }
+    }
+
+    fn publication(&mut self, channel: &str) -> Publish {
+        let number = self.count();
         let filler = ["abcdefgh".repeat(8), "zürich und mehr ".repeat(6), String::new()];
         let filler = &filler[(number % 40).saturating_sub(37) as usize];
         let data = format!(r#"{{"n":{number},"text":"{filler}"}}"#);
@@ -317,7 +356,7 @@ impl Run {
         };
         let stream = stream(channel).filter(|_| !self.rng.one_in(8));
         let versioned = stream.is_some() && self.rng.one_in(5);
-        let publish = Publish {
+        Publish {
             data: data.into(),
             is_json: false,
             info: None,
@@ -327,10 +366,6 @@ impl Run {
             idempotency_key,
             version: if versioned { number / 40 + u64::from(self.rng.below(3)) } else { 0 },
             version_epoch: self.pick(&["", "v1"]).to_owned(),
-        };
-        let asked = self.world.ask(core, channel, Question::Publish(publish));
-        if let Some(Ok(Answer::Published { suppressed: true, .. })) = asked.take() {
-            self.covered.suppressed += 1;
         }
     }
 

@@ -9,7 +9,7 @@ use ringhold::gateway::delivery::Happening;
 use ringhold::gateway::home::HomeLimits;
 use ringhold::gateway::hub::Hub;
 use ringhold::gateway::hub_port::{Event, HubPort, Link, Refused};
-use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Question, Reply};
+use ringhold::gateway::letters::{Answer, Ask, Asker, Letter, Publish, Question, Reply};
 use ringhold::gateway::placement::Placement;
 use ringhold::gateway::wire::Error;
 use ringhold::gateway::wire::messages::SubscribeResult;
@@ -40,6 +40,8 @@ pub struct Shared {
     pub behind: Vec<usize>,
     pub inbox: HashMap<Link, Vec<Seen>>,
     pub truth: Truth,
+    /// Letters with several publications.
+    pub together: u64,
 }
 
 /// One core's view of the world.
@@ -55,6 +57,7 @@ impl Port<'_> {
         if let Letter::Subscribed(subscribed) = &letter {
             self.shared.truth.subscribed(subscribed.ticket(), subscribed.top(), self.shared.now);
         }
+        self.shared.together += u64::from(matches!(letter, Letter::DeliverAll(_)));
         self.shared.queues[core][self.core].push_back(letter);
     }
 }
@@ -74,7 +77,12 @@ impl HubPort for Port<'_> {
             self.put(core, letter);
             return Ok(());
         }
-        if let Letter::Deliver(delivery) = &letter {
+        let refused = match &letter {
+            Letter::Deliver(delivery) => std::slice::from_ref(delivery),
+            Letter::DeliverAll(deliveries) => deliveries,
+            _ => &[],
+        };
+        for delivery in refused {
             match delivery.happening() {
                 Happening::Published { item, .. } => {
                     self.shared.truth.refused(core, delivery.channel(), &item.data);
@@ -142,6 +150,7 @@ impl World {
                 behind: Vec::new(),
                 inbox: HashMap::new(),
                 truth: Truth::default(),
+                together: 0,
             },
         }
     }
@@ -158,9 +167,8 @@ impl World {
     /// Asks from a core as the control plane does. The answer may be there at once.
     pub fn ask(&mut self, core: usize, channel: &str, question: Question) -> Asked {
         let asked = Asked::default();
-        let put = asked.clone();
-        let reply = Reply::new(move |answer| *put.0.lock().unwrap() = Some(answer));
-        let ask = Ask { channel: channel.into(), question, asker: Asker::Control(reply) };
+        let asker = Asker::Control(asked.reply());
+        let ask = Ask { channel: channel.into(), question, asker };
         self.asked(core, ask);
         asked
     }
@@ -190,6 +198,55 @@ impl World {
         }
     }
 
+    /// Asks for publications of channels with one home, in one letter.
+    pub fn ask_all(&mut self, core: usize, publications: Vec<(&str, Publish)>) -> Vec<Asked> {
+        let ask = |(channel, publish): (&str, Publish)| {
+            let asked = Asked::default();
+            let asker = Asker::Control(asked.reply());
+            (Ask { channel: channel.into(), question: Question::Publish(publish), asker }, asked)
+        };
+        let (asks, asked) = publications.into_iter().map(ask).unzip();
+        self.asked_all(core, asks);
+        asked
+    }
+
+    /// Questions of one letter are at a core. If that is their home, the model hears of those that
+    /// are answered within this turn; the others come back.
+    fn asked_all(&mut self, core: usize, asks: VecDeque<Ask>) {
+        let Some(first) = asks.front() else { return };
+        if self.home(&first.channel) != core {
+            return self.at(core, |hub, out| hub.letter(out, Letter::Asks(asks)));
+        }
+        let mut tapped = Vec::new();
+        let tap = |ask: Ask| {
+            let (Question::Publish(publish), Asker::Control(reply)) = (&ask.question, ask.asker)
+            else {
+                panic!("letters of the model are publications of the control plane");
+            };
+            let answer = Asked::default();
+            tapped.push((ask.channel.clone(), publish.clone(), answer.clone()));
+            let asker = Asker::Control(Reply::new(move |told: Result<Answer, Error>| {
+                *answer.0.lock().unwrap() = Some(told.clone());
+                reply.answer(told);
+            }));
+            Ask { asker, ..ask }
+        };
+        let asks = asks.into_iter().map(tap).collect();
+        self.at(core, |hub, out| hub.letter(out, Letter::Asks(asks)));
+        let now = self.shared.now;
+        let mut goes_on = true;
+        for (channel, publish, answer) in tapped {
+            let Some(answer) = answer.take() else {
+                goes_on = false;
+                continue;
+            };
+            assert!(goes_on, "one was answered before another that came first");
+            let expected = self.shared.truth.publish(&channel, &publish, now);
+            let answer = answer.expect("publishing works");
+            self.shared.truth.published(&channel, expected, &answer, now);
+        }
+    }
+
     /// Delivers one letter of a random pair of cores. False if there is none.
     pub fn step(&mut self) -> bool {
         self.step_with(true)
@@ -211,7 +268,7 @@ impl World {
         let (to, from) = waiting[self.shared.rng.below(waiting.len() as u32) as usize];
         match self.shared.queues[to][from].pop_front() {
             Some(Letter::Ask(ask)) if model => self.asked(to, *ask),
-            Some(Letter::Asks(_)) if model => panic!("the model knows single questions only"),
+            Some(Letter::Asks(asks)) if model => self.asked_all(to, asks),
             Some(letter) => self.at(to, |hub, out| hub.letter(out, letter)),
             None => {}
         }
@@ -245,6 +302,11 @@ impl World {
 pub struct Asked(Arc<Mutex<Option<Result<Answer, Error>>>>);
 
 impl Asked {
+    fn reply(&self) -> Reply<Answer> {
+        let put = self.clone();
+        Reply::new(move |answer| *put.0.lock().unwrap() = Some(answer))
+    }
+
     pub fn take(&self) -> Option<Result<Answer, Error>> {
         self.0.lock().unwrap().take()
     }

@@ -184,7 +184,7 @@ class Gateway(Server):
 
     def subscription(self, channel):
         commands = [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": channel}}]
-        return upgrade("/connection/websocket") + b"".join(frame(json.dumps(it).encode()) for it in commands)
+        return upgrade("/connection/websocket"), b"".join(frame(json.dumps(it).encode()) for it in commands)
 
     def request(self, workload, number):
         channels = [workload.channel(number * workload.size + it) for it in range(workload.size)]
@@ -212,7 +212,7 @@ class Nchan(Server):
         self.begin("nginx", "-p", self.folder, "-c", self.configuration("nginx.conf", text))
 
     def subscription(self, channel):
-        return upgrade(f"/subscribe?id={channel}")
+        return upgrade(f"/subscribe?id={channel}"), b""
 
     def request(self, workload, number):
         if workload.method != "publish":
@@ -243,7 +243,16 @@ def subscribe(port, opening, count, ready, end, heard):
     found, waiting = select.epoll(), {}
     for _ in range(count):
         it = socket.create_connection(("127.0.0.1", port))
-        it.sendall(opening)
+        handshake, commands = opening
+        it.sendall(handshake)
+        # No frame before the server has answered (RFC 6455 section 4.1).
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            more = it.recv(1 << 12)
+            if not more:
+                raise SystemExit("the server refuses a subscriber")
+            answer += more
+        it.sendall(commands)
         it.setblocking(False)
         found.register(it, select.EPOLLIN)
         waiting[it.fileno()] = it

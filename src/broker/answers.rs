@@ -153,7 +153,8 @@ impl Gathered {
         }
     }
 
-    /// The position of a channel, then its entry and the first one, then that its life goes on.
+    /// The position of a channel, then its entry and the first one, then how many are retained,
+    /// then that its life goes on.
     fn position(&mut self, asked: &[TopOf], reply: &Reply<'_>) -> Result<(), Fault> {
         let index = self.tops.len() - usize::from(self.part > 0);
         let asked = asked.get(index).ok_or(Fault::Malformed)?;
@@ -170,6 +171,12 @@ impl Gathered {
                     (Some(top), 1) => top.entry = found.map(|entry| entry.data),
                     (Some(top), _) => top.first = found.map_or(0, |entry| entry.offset),
                     (None, _) => {}
+                }
+            }
+            _ if asked.count && part == if asked.entry > 0 { 3 } else { 1 } => {
+                let count = reply.count().ok_or(Fault::Malformed)?;
+                if let Some(top) = &mut self.tops[index] {
+                    top.count = Some(count);
                 }
             }
             _ => {}
@@ -247,7 +254,7 @@ fn top(reply: &Reply<'_>) -> Result<Option<Top>, Fault> {
         Reply::Nil => 0,
         top => top.count().ok_or(Fault::Malformed)?,
     };
-    Ok(Some(Top { epoch, top, first: 0, entry: None }))
+    Ok(Some(Top { epoch, top, first: 0, entry: None, count: None }))
 }
 
 /// Offset, epoch, entries.

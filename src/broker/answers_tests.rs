@@ -45,7 +45,10 @@ fn requests() -> Vec<Request> {
     };
     let renew =
         Renew { channel: "ch".into(), old: epoch(), fresh: epoch(), meta_ttl: Duration::ZERO };
-    let top = |entry| TopOf { channel: "ch".into(), entry, meta_ttl: Some(Duration::MAX) };
+    let top = |entry| {
+        let meta_ttl = Some(Duration::MAX);
+        TopOf { channel: "ch".into(), entry, meta_ttl, count: entry == 0 }
+    };
     let client = ClientId::new(1);
     vec![
         request(true, ""),
@@ -116,13 +119,16 @@ fn positions_come_with_their_entries() {
     let place = "*2\r\n$1\r\n4\r\n$5\r\nepoch\r\n";
     let begun = "*2\r\n$-1\r\n$5\r\nepoch\r\n";
     let entry = |id| format!("*1\r\n*2\r\n$3\r\n{id}-0\r\n*2\r\n$1\r\nd\r\n$1\r\nx\r\n");
-    let replies = [none, life, place, &entry(3), &entry(2), life, begun, life];
-    let top = |top, first, entry| Some(Top { epoch: epoch(), top, first, entry });
-    let tops = vec![None, top(4, 2, Some("x".into())), top(0, 0, None)];
+    let replies = [none, ":0\r\n", life, place, &entry(3), &entry(2), life, begun, ":7\r\n", life];
+    let top = |top, first, entry, count| Some(Top { epoch: epoch(), top, first, entry, count });
+    let tops = vec![None, top(4, 2, Some("x".into()), None), top(0, 0, None, Some(7))];
     assert_eq!(result(request, &replies, false), Ok(Outcome::Positions(tops)));
-    let replies = [none, life, none, "*0\r\n", "*0\r\n", life, none, life];
+    let empty = "*0\r\n";
+    let replies = [none, ":0\r\n", life, none, empty, empty, life, none, ":0\r\n", life];
     assert_eq!(result(request, &replies, false), Ok(Outcome::Positions(vec![None, None, None])));
-    assert_eq!(result(request, &replies[..6], false), Err(Fault::Malformed));
+    assert_eq!(result(request, &replies[..7], false), Err(Fault::Malformed));
+    let odd = [none, "$1\r\nx\r\n", life, none, empty, empty, life, none, ":0\r\n", life];
+    assert_eq!(result(request, &odd, false), Err(Fault::Malformed));
 }
 
 #[test]

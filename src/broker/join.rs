@@ -97,13 +97,14 @@ mod tests {
     use crate::gateway::stream::Epoch;
 
     fn asked(names: &[&str]) -> Vec<TopOf> {
-        let top = |name: &&str| TopOf { channel: (*name).into(), entry: 0, meta_ttl: None };
+        let top =
+            |name: &&str| TopOf { channel: (*name).into(), entry: 0, meta_ttl: None, count: false };
         names.iter().map(top).collect()
     }
 
     fn top(number: u64) -> Option<Top> {
         let epoch = Epoch::parse("e").unwrap();
-        Some(Top { epoch, top: number, first: 0, entry: None })
+        Some(Top { epoch, top: number, first: 0, entry: None, count: None })
     }
 
     #[test]

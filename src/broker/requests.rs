@@ -227,6 +227,9 @@ impl Dialect {
             let mut command = Command::begin(out, 6);
             command.part("XRANGE").joined(&stream).part("-").part("+").part("COUNT").part("1");
         }
+        if top.count {
+            Command::begin(out, 2).part("XLEN").joined(&stream);
+        }
         if let Some(meta_ttl) = top.meta_ttl.filter(|ttl| !ttl.is_zero()) {
             Command::begin(out, 3).part("PEXPIRE").joined(&meta).number(life(meta_ttl));
         }
@@ -284,7 +287,7 @@ impl Dialect {
 /// Replies about one of several positions.
 pub fn parts_of(top: &TopOf) -> usize {
     let renewed = top.meta_ttl.is_some_and(|ttl| !ttl.is_zero());
-    1 + if top.entry > 0 { 2 } else { 0 } + usize::from(renewed)
+    1 + if top.entry > 0 { 2 } else { 0 } + usize::from(top.count) + usize::from(renewed)
 }
 
 fn flag(on: bool) -> &'static str {
@@ -413,18 +416,24 @@ mod tests {
 
     #[test]
     fn positions_are_asked_for_in_one_pipeline() {
-        let top =
-            |channel: &str, entry, meta_ttl| TopOf { channel: channel.into(), entry, meta_ttl };
+        let top = |channel: &str, entry, meta_ttl| TopOf {
+            channel: channel.into(),
+            entry,
+            meta_ttl,
+            count: true,
+        };
         let tops = vec![top("a", 0, None), top("b", 9, Some(Duration::from_secs(1)))];
         let (replies, commands) = written(&Request::Positions(Ticket(1), tops), ASKED);
         let expected = [
             "HMGET p.stream.meta.a s e",
+            "XLEN p.stream.a",
             "HMGET p.stream.meta.b s e",
             "XRANGE p.stream.b 9 9",
             "XRANGE p.stream.b - + COUNT 1",
+            "XLEN p.stream.b",
             "PEXPIRE p.stream.meta.b 1100",
         ];
-        assert_eq!((replies, &commands[..]), (5, &expected.map(str::to_owned)[..]));
+        assert_eq!((replies, &commands[..]), (7, &expected.map(str::to_owned)[..]));
     }
 
     #[test]

@@ -377,6 +377,27 @@ fn a_node_of_centrifugo_is_understood() {
 }
 
 /// A node that Redis does not reach cannot be told: the caller hears so.
+/// It deletes the stream, and tells nobody.
+#[test]
+fn what_a_node_of_centrifugo_removed_is_not_in_memory_for_long() {
+    let Some((redis, one, two)) = nodes() else { return };
+    let channel = "kept:gone";
+    let mut sessions = [&one, &two].map(|node| node.connected("ann"));
+    sessions.iter_mut().for_each(|session| _ = session.subscribe(channel));
+    (1..=5).for_each(|n| _ = one.publish(channel, &json!(n)));
+    sessions.iter_mut().for_each(|session| _ = session.numbers(channel, 5));
+    redis.cli(&["DEL", "centrifugo.stream.kept:gone"]);
+    (6..=7).for_each(|n| _ = two.publish(channel, &json!(n)));
+    for node in [&one, &two] {
+        until("a history of two", || {
+            let history = node.api("history", json!({"channel": channel, "limit": 10}));
+            assert_eq!(history["offset"], 7);
+            let offsets = history["publications"].as_array().into_iter().flatten();
+            offsets.map(|it| it["offset"].clone()).collect::<Vec<_>>() == [6, 7]
+        });
+    }
+}
+
 #[test]
 fn an_order_without_redis_is_temporary_trouble() {
     let Some(mut redis) = Redis::start() else { return };

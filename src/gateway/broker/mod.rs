@@ -221,6 +221,8 @@ pub struct TopOf {
     pub channel: Arc<str>,
     /// The entry at this offset, too; 0 is none.
     pub entry: u64,
+    /// How many publications are retained, too.
+    pub count: bool,
     /// Set if the meta key's life shall begin anew: `history_meta_ttl`, not 0.
     pub meta_ttl: Option<Duration>,
 }
@@ -406,6 +408,8 @@ pub struct Top {
     pub first: u64,
     /// The entry that was asked for, if it is retained.
     pub entry: Option<Bytes>,
+    /// Publications that are retained, if that was asked.
+    pub count: Option<u64>,
 }
 
 /// Why a request has no result.

@@ -166,7 +166,8 @@ fn write_request(request: &Request, out: &mut Vec<u8>) {
             out.push(7);
             encode_varint(ticket.0, out);
             encode_varint(tops.len() as u64, out);
-            for TopOf { channel, entry, meta_ttl } in tops {
+            // An heir that asks is told of removals.
+            for TopOf { channel, entry, meta_ttl, count: _ } in tops {
                 write_bytes(channel.as_bytes(), out);
                 encode_varint(*entry, out);
                 write_option(meta_ttl.map(millis), out);
@@ -240,7 +241,7 @@ fn read_request(body: &mut &[u8]) -> Result<Request, Malformed> {
             let top = |body: &mut &[u8]| {
                 let (channel, entry) = (name(body)?, varint(body)?);
                 let meta_ttl = read_option(body)?.map(Duration::from_millis);
-                Ok(TopOf { channel, entry, meta_ttl })
+                Ok(TopOf { channel, entry, meta_ttl, count: false })
             };
             Request::Positions(ticket, list(body, top)?)
         }
@@ -343,7 +344,7 @@ fn write_answer(answer: &Result<Outcome, Fault>, out: &mut Vec<u8>) {
             encode_varint(tops.len() as u64, out);
             for top in tops {
                 out.push(u8::from(top.is_some()));
-                let Some(Top { epoch, top, first, entry }) = top else { continue };
+                let Some(Top { epoch, top, first, entry, count: _ }) = top else { continue };
                 write_epoch(epoch, out);
                 encode_varint(*top, out);
                 encode_varint(*first, out);
@@ -393,7 +394,7 @@ fn read_answer(body: &mut &[u8]) -> Result<Result<Outcome, Fault>, Malformed> {
                 }
                 let (epoch, top, first) = (epoch(body)?, varint(body)?, varint(body)?);
                 let entry = if flag(body)? { Some(owned(body)?) } else { None };
-                Ok(Some(Top { epoch, top, first, entry }))
+                Ok(Some(Top { epoch, top, first, entry, count: None }))
             };
             Outcome::Positions(list(body, top)?)
         }

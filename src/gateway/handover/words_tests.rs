@@ -74,7 +74,8 @@ fn request() -> impl Strategy<Value = Request> {
         Box::new(History { channel, since, limit, reverse, meta_ttl, fresh })
     });
     let top = (name(), any::<u64>(), prop::option::of(time()));
-    let top = top.prop_map(|(channel, entry, meta_ttl)| TopOf { channel, entry, meta_ttl });
+    let top =
+        top.prop_map(|(channel, entry, meta_ttl)| TopOf { channel, entry, meta_ttl, count: false });
     let renew = (name(), epoch(), epoch(), time());
     let renew = renew.prop_map(|(channel, old, fresh, meta_ttl)| {
         Box::new(Renew { channel, old, fresh, meta_ttl })
@@ -106,7 +107,8 @@ fn answer() -> impl Strategy<Value = Result<Outcome, Fault>> {
     let past = (epoch(), any::<u64>(), some(entry));
     let past = past.prop_map(|(epoch, top, entries)| Past { epoch, top, entries });
     let top = (epoch(), any::<u64>(), any::<u64>(), prop::option::of(bytes()));
-    let top = top.prop_map(|(epoch, top, first, entry)| Top { epoch, top, first, entry });
+    let top =
+        top.prop_map(|(epoch, top, first, entry)| Top { epoch, top, first, entry, count: None });
     let faults = vec![
         Fault::Away,
         Fault::Late,

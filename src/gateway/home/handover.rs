@@ -157,7 +157,7 @@ impl Home {
         let wanted = of.entry > 0;
         let first = if wanted && len > 0 { top + 1 - len } else { 0 };
         let entry = wanted.then(|| stream.get(of.entry)).flatten().map(told);
-        Some(Top { epoch, top, first, entry })
+        Some(Top { epoch, top, first, entry, count: of.count.then_some(len) })
     }
 }
 

@@ -166,7 +166,8 @@ fn the_heir_is_told_a_position_and_an_entry() {
         let publish = Publish { data, stream: Some(options), ..Publish::default() };
         home.publish(&"a".into(), publish, 1, NOW);
     }
-    let of = |name: &str, entry, meta_ttl| TopOf { channel: name.into(), entry, meta_ttl };
+    let of =
+        |name: &str, entry, meta_ttl| TopOf { channel: name.into(), entry, meta_ttl, count: false };
     assert!(home.top_of(&of("plain", 0, None), NOW).is_none());
     assert!(home.top_of(&of("nothing", 0, None), NOW).is_none() && home.find("nothing").is_none());
     let key = home.find("a").expect("there");

@@ -271,6 +271,22 @@ impl Home {
         });
     }
 
+    /// Publications of a channel that are retained here.
+    pub(in crate::gateway) fn retained_len(&self, key: u32) -> u64 {
+        let stream = self.channels.get(key).and_then(|channel| channel.stream.as_ref());
+        stream.map_or(0, |stream| stream.len() as u64)
+    }
+
+    /// No more than so many are retained elsewhere: older ones go here, too.
+    pub(in crate::gateway) fn retain_newest(&mut self, key: u32, count: u64) {
+        self.change(key, |channel| {
+            let Some(stream) = &mut channel.stream else { return };
+            while stream.len() as u64 > count {
+                stream.drop_oldest();
+            }
+        });
+    }
+
     /// Whether the retained publication with this offset is another one. `None`: none is retained.
     pub(in crate::gateway) fn differs(&self, key: u32, item: &Item) -> Option<bool> {
         let stream = self.channels.get(key)?.stream.as_ref()?;

@@ -107,7 +107,12 @@ impl Hub {
             // A stream that has one home does not fork: the heir has misread something, and reads
             // it again.
             Request::Renew(_, renew) => {
-                let of = broker::TopOf { channel: renew.channel, entry: 0, meta_ttl: None };
+                let of = broker::TopOf {
+                    channel: renew.channel,
+                    entry: 0,
+                    meta_ttl: None,
+                    count: false,
+                };
                 let top = self.home.top_of(&of, now);
                 return Ok(Outcome::Renewed(top.map(|top| (top.epoch, top.top))));
             }

@@ -295,7 +295,8 @@ fn who_waits_for_too_long_is_told_and_others_do_not_wait() {
     assert_eq!(rig.answer(late), Err(Fault::Late));
     assert!(begun.elapsed() >= LATE);
     // Positions of the one wait, those of the other come, in parts of one question.
-    let top = |channel: &str| TopOf { channel: channel.into(), entry: 0, meta_ttl: None };
+    let top =
+        |channel: &str| TopOf { channel: channel.into(), entry: 0, meta_ttl: None, count: false };
     let tops = |channels: &[&str]| channels.iter().map(|channel| top(channel)).collect::<Vec<_>>();
     let both = rig.ask(|ticket| Request::Positions(ticket, tops(&[UPPER, LOWER])));
     assert_eq!(rig.answer(both), Err(Fault::Late));

@@ -218,16 +218,24 @@ fn positions_and_new_epochs() {
         let one = Publish { stream: Some(kept(2)), ..publish("ch", &format!("d{n}"), n) };
         rig.result(request(one)).unwrap();
     }
-    let ask = |entry, meta_ttl| TopOf { channel: "ch".into(), entry, meta_ttl };
-    let nothing = TopOf { channel: "none".into(), entry: 0, meta_ttl: None };
+    let ask = |entry, meta_ttl| TopOf { channel: "ch".into(), entry, meta_ttl, count: entry != 1 };
+    let nothing = TopOf { channel: "none".into(), entry: 0, meta_ttl: None, count: true };
     let tops = vec![ask(0, None), ask(1, None), ask(3, Some(Duration::from_secs(900))), nothing];
     let answer = rig.result(|ticket| Request::Positions(ticket, tops));
     let Ok(Outcome::Positions(tops)) = answer else { panic!("{answer:?}") };
     let seen: Vec<_> = tops
         .iter()
-        .map(|top| top.as_ref().map(|top| (top.top, top.first, top.entry.is_some())))
+        .map(|top| top.as_ref().map(|top| (top.top, top.first, top.entry.is_some(), top.count)))
         .collect();
-    assert_eq!(seen, [Some((3, 0, false)), Some((3, 2, false)), Some((3, 2, true)), None]);
+    assert_eq!(
+        seen,
+        [
+            Some((3, 0, false, Some(2))),
+            Some((3, 2, false, None)),
+            Some((3, 2, true, Some(2))),
+            None
+        ]
+    );
     assert_eq!(redis.cli(&["EXISTS", "p.stream.meta.none"]), "0", "asking begins no life");
     assert!(redis.cli(&["TTL", "p.stream.meta.ch"]).parse::<i64>().unwrap() > 900);
 

@@ -184,6 +184,7 @@ fn several_servers_share_the_channels() {
             channel: (*name).into(),
             entry: 1,
             meta_ttl: None,
+            count: false,
         })
         .collect();
     let answer = rig.result(|ticket| ringhold::gateway::broker::Request::Positions(ticket, asked));

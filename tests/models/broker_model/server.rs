@@ -328,11 +328,13 @@ impl Server {
             meta.until = now + ttl + ttl / 10;
         }
         let (epoch, top) = (meta.epoch, meta.top);
-        let stream = self.state.streams.get(&*of.channel).filter(|_| of.entry > 0);
+        let stream = self.state.streams.get(&*of.channel);
+        let count = of.count.then_some(stream.map_or(0, |it| it.entries.len() as u64));
+        let stream = stream.filter(|_| of.entry > 0);
         let entries = stream.map(|stream| &stream.entries);
         let first = entries.and_then(|it| it.front()).map_or(0, |stored| stored.offset);
         let found = entries.into_iter().flatten().find(|stored| stored.offset == of.entry);
-        Some(Top { epoch, top, first, entry: found.map(|stored| stored.data.clone()) })
+        Some(Top { epoch, top, first, entry: found.map(|stored| stored.data.clone()), count })
     }
 
     fn renew(&mut self, renew: &Renew, node: usize, now: Duration) -> Outcome {

@@ -165,7 +165,9 @@ impl Hub {
             let (epoch, offset) = (position.epoch, position.offset);
             let meta_ttl = self.prolongs(key, options.meta_ttl).then_some(options.meta_ttl);
             let entry = if verify && print != 0 { offset } else { 0 };
-            tops.push(TopOf { channel: channel.clone(), entry, meta_ttl });
+            // Nodes of Centrifugo tell nobody that they remove a history.
+            let count = self.home.retained_len(key) > 0;
+            tops.push(TopOf { channel: channel.clone(), entry, meta_ttl, count });
             checked.push(Checked { channel, verify, epoch, offset, print });
         }
         for key in forked {
@@ -247,6 +249,11 @@ impl Hub {
         let line = self.home.draw_line(key);
         line.set(VERIFY, line.is(VERIFY) && !checked.verify);
         let behind = line.is(BEHIND);
+        // What came since may not be among those that were counted.
+        let count = same.filter(|top| top.top == ours.offset && ours.offset == checked.offset);
+        if let Some(count) = count.and_then(|top| top.count) {
+            self.home.retain_newest(key, count);
+        }
         if same.is_some_and(|top| top.top <= ours.offset) {
             self.is_right(key, out.now());
         } else if !behind {

@@ -206,10 +206,14 @@ impl Run {
         let channel = self.channel();
         let mine: Vec<_> = self.conns[place].subs.keys().cloned().collect();
         let own = match mine.is_empty() {
-            true => channel.clone(),
+            true => self.listened_channel(),
             false => self.pick(&mine),
         };
         let near = if self.rng.one_in(3) { channel.clone() } else { own.clone() };
+        if self.plan.single && phase == Phase::Connecting && self.rng.one_in(3) {
+            // Of those who go as this one comes.
+            return Some(What::Presence(own));
+        }
         Some(match self.rng.below(100) {
             0..36 => What::Subscribe(Box::new(self.draw_subscribe(&user, channel, named))),
             36..50 => What::Unsubscribe(near),
@@ -278,6 +282,11 @@ impl Run {
             _ => None,
         };
         let user = if self.rng.one_in(8) { String::new() } else { self.pick(&USERS).to_owned() };
+        // Where a user has one connection, it mostly is another one's rival.
+        let there = self.conns.iter().filter(|conn| conn.is_open() && !conn.user.is_empty());
+        let there: Vec<_> = there.map(|conn| conn.user.clone()).collect();
+        let rival = self.plan.single && !there.is_empty() && self.rng.one_in(2);
+        let user = if rival { self.pick(&there) } else { user };
         let count = self.rng.below(3);
         let granted = (0..count).map(|_| self.channel()).collect();
         let mut asked = BTreeMap::new();

@@ -300,6 +300,7 @@ impl Run {
                         conn.expires.clear();
                     }
                     conn.expires.push(until);
+                    conn.by_order = false;
                     if let Said::Yes { info, .. } = said
                         && !info.is_null()
                     {

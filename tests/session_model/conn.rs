@@ -211,10 +211,16 @@ pub struct Conn {
     pub subs: BTreeMap<String, Sub>,
     /// The step at which a channel was subscribed or left last.
     pub changed: BTreeMap<String, u64>,
-    /// The step of the last reply.
+    /// The step of the connect reply, and that of the last.
+    pub connected: u64,
     pub freed: u64,
     /// When it ends, in Unix seconds: one of these; 0 is never.
     pub expires: Vec<i64>,
+    /// What orders to refresh it may have heard of since the last rest: one of these, each with the
+    /// one heard last at its end.
+    pub heard: Vec<Vec<usize>>,
+    /// The last of them says when it ends, and nothing else does.
+    pub by_order: bool,
     /// The backend was asked whether it may stay: after, before, and the question.
     pub staying: Option<(u64, u64, usize)>,
     /// Codes by which it must be closed soon.
@@ -226,7 +232,9 @@ pub struct Conn {
     pub vague: bool,
     pub info: Value,
     pub left: bool,
+    /// The step at which it was over, and the channels that showed it until then.
     pub ended_at: u64,
+    pub was_in: BTreeSet<String>,
 }
 
 impl std::fmt::Display for Conn {
@@ -259,8 +267,11 @@ impl Conn {
             cmds: Vec::new(),
             subs: BTreeMap::new(),
             changed: BTreeMap::new(),
+            connected: 0,
             freed: 0,
             expires: vec![0],
+            heard: vec![Vec::new()],
+            by_order: false,
             staying: None,
             fate: Vec::new(),
             reads: true,
@@ -269,6 +280,7 @@ impl Conn {
             info: Value::Null,
             left: false,
             ended_at: 0,
+            was_in: BTreeSet::new(),
         }
     }
 

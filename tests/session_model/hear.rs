@@ -8,6 +8,7 @@ use super::conn::{Cmd, Connect, Phase, Sub, Subscribe, Token, Way, What};
 use super::plan::{Mode, Verdict, Wish};
 use super::run::{Does, Run, Said};
 use super::truth::{Fate, Recovery};
+use crate::site::BEGINNING;
 
 /// Who began a subscription, and how.
 pub struct Begun {
@@ -79,6 +80,9 @@ impl Run {
         let subs = std::mem::take(&mut conn.subs);
         for (channel, sub) in subs {
             self.keep_place(place, &channel, &sub);
+            if sub.mode.present {
+                self.conns[place].was_in.insert(channel);
+            }
         }
     }
 
@@ -155,7 +159,7 @@ impl Run {
                 let out = |it: &String| self.conns[place].inside(it, start) == Some(false);
                 assert!(!lost && !granted.iter().any(out), "other channels were granted");
                 self.tells_ttl(place, &value["refresh"], expire_at);
-                self.expires_at(place, expire_at);
+                self.expires_at(place, &[expire_at]);
                 let conn = &mut self.conns[place];
                 conn.info = if info.is_null() { conn.info.take() } else { info };
                 self.met("refreshed");
@@ -180,35 +184,44 @@ impl Run {
         }
     }
 
-    /// A connection lasts until then, and what the backend has said meanwhile may come after it.
-    pub fn expires_at(&mut self, place: usize, expire_at: i64) {
+    /// A connection lasts until one of these, and what the backend has said meanwhile may come
+    /// after it. Whether nothing did.
+    pub fn expires_at(&mut self, place: usize, expire_at: &[i64]) -> bool {
         let since = self.rested;
         let unsure = |it: &super::run::Question| {
             it.conn == place && it.about == super::run::About::Stay && it.answered > since
         };
         let unsure = !self.plan.calm && self.questions.iter().any(unsure);
         let conn = &mut self.conns[place];
-        if !unsure && !conn.vague {
+        let sure = !unsure && !conn.vague;
+        if sure {
             conn.expires.clear();
         }
-        conn.expires.push(expire_at);
-        conn.staying = None;
+        conn.expires.extend(expire_at);
+        (conn.staying, conn.by_order) = (None, false);
+        sure
     }
 
     /// Whether a client is told rightly when something expires.
     pub fn tells_ttl(&self, place: usize, result: &Value, expire_at: i64) {
         let ttl = result["ttl"].as_i64().unwrap_or(0);
         assert_eq!(result["expires"].as_bool().unwrap_or(false), expire_at > 0, "{result}");
-        // It may have been made a second before.
         let left = expire_at - self.unix();
-        let late = self.conns[place].lags;
-        let right = late
-            || if self.is_exact(place) {
-                ttl == left.max(1)
-            } else {
-                ttl >= left && ttl <= left + 9
-            };
+        let (least, most) = self.ttls(place, expire_at);
+        let right = self.conns[place].lags || ttl >= least && ttl <= most;
         assert!(right || expire_at == 0 && ttl == 0, "{result}: {left} left");
+    }
+
+    /// How long something may be told to last that a client hears of as soon as it was said.
+    pub fn ttls(&self, place: usize, expire_at: i64) -> (i64, i64) {
+        let left = (expire_at - self.unix()).max(1);
+        if self.is_exact(place) {
+            return (left, left);
+        }
+        // It was said since clients looked last; where letters are lost, what was said waits.
+        let looked = BEGINNING + (self.looked_ms / 1000) as i64;
+        let most = if self.plan.lossy { left + 9 } else { (expire_at - looked).max(1) };
+        (left, most)
     }
 
     fn said(&self, cmd: &Cmd) -> Option<Said> {
@@ -296,7 +309,7 @@ impl Run {
         (conn.session, conn.node) = (result["session"].clone(), result["node"].clone());
         assert!(conn.promised.as_ref().is_none_or(|it| *it == name), "promised another name");
         (conn.phase, conn.user, conn.name) = (Phase::Open, user.clone(), name);
-        (conn.expires, conn.info) = (vec![expire_at], info);
+        (conn.expires, conn.info, conn.connected) = (vec![expire_at], info, self.step);
         self.met(match (connect.token, &said) {
             (Some(_), _) => "connected by token",
             (None, Some(Said::Yes { .. })) => "connected by the backend",

@@ -119,7 +119,7 @@ impl Plan {
             plan.personal = Some(NAMES[rng.below(count as u32) as usize]);
             let space = plan.personal.expect("just set");
             let space = plan.spaces.iter_mut().find(|it| it.name == space).expect("it is there");
-            plan.single = rng.one_in(3);
+            plan.single = rng.one_in(2);
             space.presence |= plan.single;
         }
         plan

@@ -42,6 +42,11 @@ impl Run {
                 self.heard_all(place);
             }
         }
+        for (channel, place, uid) in std::mem::take(&mut self.released) {
+            let conn = &self.conns[place];
+            let stays = conn.subs.get(&channel).is_some_and(|sub| sub.uid == uid) && !conn.lags;
+            assert!(!stays, "a life of {channel} has ended where {place} holds on to it: {conn}");
+        }
         self.orders_done(&blind);
         if blind.is_empty() {
             self.compare();
@@ -203,6 +208,7 @@ impl Run {
     /// What the server API did has shown everywhere.
     fn orders_done(&mut self, blind: &[usize]) {
         let mut met = 0;
+        let mut refreshes = Vec::new();
         for (number, order) in self.orders.iter_mut().enumerate() {
             let owed = std::mem::take(&mut order.owed);
             for (place, channel, since) in owed {
@@ -217,7 +223,10 @@ impl Run {
                 let shown = order.shown.iter().any(|(of, name)| *of == place && *name == channel);
                 let done = match &order.does {
                     Does::Subscribe { .. } => shown || self.plan.lossy,
-                    Does::Refresh { .. } => shown,
+                    Does::Refresh { .. } => {
+                        refreshes.push((place, number));
+                        true
+                    }
                     _ => false,
                 };
                 assert!(done, "order {number} did not show in {place}: {order:?}");
@@ -234,6 +243,7 @@ impl Run {
                 );
             }
         }
+        self.refreshed_all(&refreshes, blind);
         *self.covered.0.entry("orders compared").or_default() += met;
     }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::conn::{Cmd, Conn, What};
 use super::plan::Plan;
 use super::truth::{Channel, Publication};
+use super::watch::ShownMembers;
 use crate::site::{Asked, BEGINNING, Site};
 
 /// What happens in one world.
@@ -145,6 +146,10 @@ pub struct Run {
     pub posts: Vec<Client>,
     /// Questions of connections whose connect reply was not read.
     pub early: std::collections::VecDeque<Asked>,
+    /// Subscriptions in whose time a stream's life has ended, which they keep up.
+    pub released: Vec<(String, usize, u64)>,
+    /// Answers about members that were not compared yet.
+    pub shown: Vec<ShownMembers>,
 }
 
 impl Run {
@@ -181,6 +186,8 @@ impl Run {
             mail: Vec::new(),
             posts: Vec::new(),
             early: std::collections::VecDeque::new(),
+            released: Vec::new(),
+            shown: Vec::new(),
         }
     }
 
@@ -277,21 +284,31 @@ impl Run {
 
     /// Whether somebody holds on to a channel's stream.
     pub fn is_listened(&self, channel: &str) -> bool {
-        let holds = |conn: &Conn| {
+        !self.holders(channel).is_empty()
+    }
+
+    /// Who does, and by which subscription; each may have ended without that it was read yet.
+    fn holders(&self, channel: &str) -> Vec<(usize, u64)> {
+        let holds = |(place, conn): (usize, &Conn)| {
             let leaves = |cmd: &Cmd| matches!(&cmd.what, What::Unsubscribe(it) if it == channel);
-            let sure = !conn.lags && !conn.cmds.iter().any(leaves);
-            sure && conn.is_open() && conn.subs.get(channel).is_some_and(|sub| sub.mode.positioned)
+            let sure = !conn.lags && !conn.cmds.iter().any(leaves) && !conn.client.is_ended();
+            let sub = conn.subs.get(channel).filter(|sub| sub.mode.positioned);
+            sub.filter(|_| sure && conn.is_open()).map(|sub| (place, sub.uid))
         };
-        self.conns.iter().any(holds)
+        self.conns.iter().enumerate().filter_map(holds).collect()
     }
 
     /// A stream shows its epoch.
     pub fn shows(&mut self, channel: &str, epoch: &str) {
-        let (now, listened) = (self.now(), self.is_listened(channel));
+        let (now, holders) = (self.now(), self.holders(channel));
         let meta = self.plan.space(channel).map_or(0, |space| space.meta_seconds);
         // It may have been used as soon as clients had looked before this.
         let since = self.looked_ms;
-        self.stream(channel).shows(epoch, (since, now), meta, listened);
+        if self.stream(channel).shows(epoch, (since, now), meta) {
+            // They must have ended before.
+            let ended = holders.into_iter().map(|(place, uid)| (channel.to_owned(), place, uid));
+            self.released.extend(ended);
+        }
     }
 
     /// Whether a stream's life may have ended, since nobody has used it for long.
@@ -322,6 +339,7 @@ impl Run {
                 self.read(place);
             }
         }
+        self.compare_shown();
         self.hear_backend();
         self.hear_posts();
         let calls = std::mem::take(&mut self.calls);

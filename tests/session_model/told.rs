@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::conn::Phase;
 use super::hear::Begun;
 use super::plan::{GRACE, Wish};
-use super::run::{Does, Order, Run};
+use super::run::{Does, Run};
 
 impl Run {
     pub fn push(&mut self, place: usize, push: &Value) {
@@ -136,46 +137,96 @@ impl Run {
         }
     }
 
+    /// A connection is told how long it lasts, by an order of which the push says no more than
+    /// that: by any that fits.
     fn server_refreshed(&mut self, place: usize, body: &Value) {
-        let conn = &self.conns[place];
-        let (ttl, unix) = (body["ttl"].as_i64().unwrap_or(0), self.unix());
-        let fits = |order: &Order| {
-            let mine = order.user == conn.user
-                && order.client.as_ref().is_none_or(|it| *it == conn.name)
-                && !order.spare.contains(&conn.name)
-                && !order.shown.iter().any(|(of, _)| *of == place);
-            let Does::Refresh { expired: false, expire_at, .. } = &order.does else { return false };
-            let before = order.done_at.is_some_and(|at| at < conn.opened);
-            let left = expire_at - unix;
-            // One that reads late was told at some time since the order was given.
-            let most = if conn.lags { (expire_at - order.given_at).max(1) } else { left + 9 };
-            let near = ttl >= left.max(1) && ttl <= most;
-            let told = if *expire_at > 0 { near } else { ttl == 0 };
-            mine && told && !before
-        };
-        let owes = |order: &Order| order.owed.iter().any(|(of, ..)| *of == place);
-        let all = || self.orders.iter();
-        // The nearest of those that it may be.
-        let far = |order: &Order| match &order.does {
-            Does::Refresh { expire_at, .. } if *expire_at > 0 && !conn.lags => {
-                (expire_at - unix - ttl).abs()
+        let fit: Vec<_> = (0..self.orders.len()).filter(|n| self.fits(place, body, *n)).collect();
+        let mut heard = Vec::new();
+        for before in &self.conns[place].heard {
+            for number in fit.iter().filter(|it| !before.contains(it)) {
+                // One thing after the other, and one that reads late hears of all in their order.
+                if self.plan.calm && before.last().is_some_and(|last| last > number) {
+                    continue;
+                }
+                let mut now = before.clone();
+                now.sort();
+                now.push(*number);
+                if !heard.contains(&now) {
+                    heard.push(now);
+                }
             }
-            _ => 0,
-        };
-        let fit = all().enumerate().filter(|(_, order)| fits(order));
-        // One that reads late hears of all, in their order.
-        let last = |number: usize| if conn.lags { number } else { usize::MAX - number };
-        let number = fit.min_by_key(|(n, order)| (far(order), !owes(order), last(*n)));
-        let number = number.expect("an order to refresh").0;
-        self.shows_order(place, "", number);
-        let Does::Refresh { expire_at, info, .. } = self.orders[number].does.clone() else {
-            return;
-        };
-        self.tells_ttl(place, body, expire_at);
-        self.expires_at(place, expire_at);
+        }
+        assert!(!heard.is_empty(), "no order to refresh: {body}, {}", self.conns[place]);
+        if heard.len() > 1 {
+            self.met("refreshed by one of several orders");
+        }
+        let sure = self.expires_at(place, &self.ends_of(&heard));
+        let last = *heard[0].last().expect("one");
+        let Does::Refresh { info, .. } = self.orders[last].does.clone() else { return };
         let conn = &mut self.conns[place];
+        (conn.heard, conn.by_order) = (heard, sure);
         conn.info = if info.is_null() { conn.info.take() } else { info };
         self.met("refreshed by API");
+    }
+
+    /// When a connection expires that has heard of these orders, or of those.
+    fn ends_of(&self, heard: &[Vec<usize>]) -> Vec<i64> {
+        let end = |last: &usize| match self.orders[*last].does {
+            Does::Refresh { expire_at, .. } => expire_at,
+            _ => unreachable!("an order to refresh"),
+        };
+        let mut ends: Vec<_> = heard.iter().filter_map(|it| it.last()).map(end).collect();
+        ends.sort();
+        ends.dedup();
+        ends
+    }
+
+    /// Whether a connection may be told this by that order.
+    fn fits(&self, place: usize, body: &Value, number: usize) -> bool {
+        let (conn, order) = (&self.conns[place], &self.orders[number]);
+        let Does::Refresh { expired: false, expire_at, .. } = order.does else { return false };
+        let mine = order.user == conn.user
+            && order.client.as_ref().is_none_or(|it| *it == conn.name)
+            && !order.spare.contains(&conn.name);
+        // What was done by the last rest had shown by then, but where they connected.
+        let waited = order.connecting.contains(&place) && conn.connected > self.rested;
+        let over = match order.done_at {
+            Some(at) if conn.lags || waited => at < conn.opened,
+            Some(at) => at <= self.rested,
+            None => false,
+        };
+        let ttl = body["ttl"].as_i64().unwrap_or(0);
+        let (least, most) = self.ttls(place, expire_at);
+        // One that reads late was told at some time since the order was given.
+        let most = if conn.lags { (expire_at - order.given_at).max(1) } else { most };
+        let told = body["expires"].as_bool().unwrap_or(false) == (expire_at > 0);
+        let near = if expire_at > 0 { (least..=most).contains(&ttl) } else { ttl == 0 };
+        mine && !over && told && near
+    }
+
+    /// All has come that these connections had to hear of orders to refresh.
+    pub fn refreshed_all(&mut self, owed: &[(usize, usize)], blind: &[usize]) {
+        for place in 0..self.conns.len() {
+            let conn = &self.conns[place];
+            if blind.contains(&place) || conn.is_closed() || conn.phase == Phase::Failed {
+                continue;
+            }
+            let mut must = owed.iter().filter(|(of, _)| *of == place).map(|(_, number)| number);
+            let mut heard = conn.heard.clone();
+            heard.retain(|it| must.clone().all(|number| it.contains(number)));
+            assert!(
+                !heard.is_empty(),
+                "{place} has not heard of all of {:?}: {:?}, {conn}",
+                must.by_ref().collect::<Vec<_>>(),
+                conn.heard
+            );
+            let ends = self.ends_of(&heard);
+            let conn = &mut self.conns[place];
+            if conn.by_order {
+                conn.expires = ends;
+            }
+            (conn.heard, conn.by_order) = (vec![Vec::new()], false);
+        }
     }
 }
 

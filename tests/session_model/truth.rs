@@ -65,26 +65,22 @@ pub enum Recovery {
 }
 
 impl Channel {
-    /// Something that happened since then shows this epoch. `listened`: somebody holds on to the
-    /// stream.
-    pub fn shows(
-        &mut self,
-        epoch: &str,
-        (since, now): (u64, u64),
-        meta_seconds: u64,
-        listened: bool,
-    ) {
+    /// Something that happened since then shows this epoch. Whether another life has ended by
+    /// itself, as it may where nobody holds on to the stream.
+    pub fn shows(&mut self, epoch: &str, (since, now): (u64, u64), meta_seconds: u64) -> bool {
+        let mut ended = false;
         if self.epoch != epoch {
-            if !self.epoch.is_empty() {
+            if !self.epoch.is_empty() && !self.unsure {
                 let over = meta_seconds > 0 && now + 50 >= self.used_ms + meta_seconds * 1000;
-                let right = over && !listened || self.unsure;
-                assert!(right, "a life ended too soon: used at {}, {listened}", self.used_ms);
+                assert!(over, "a life ended too soon: used at {}", self.used_ms);
+                ended = true;
             }
             let unsure = self.unsure || self.epoch.is_empty();
             let ttl_ms = self.ttl_ms;
             *self = Self { epoch: epoch.to_owned(), unsure, ttl_ms, ..Self::default() };
         }
         self.used_ms = self.used_ms.max(since);
+        ended
     }
 
     /// A publication has this place.

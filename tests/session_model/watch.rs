@@ -9,6 +9,21 @@ use super::plan::{GRACE, STALE_MS};
 use super::run::{Does, Run, Said};
 use super::truth::Fate;
 
+/// What a client was told of a channel's members.
+pub enum Shown {
+    Names(Vec<String>),
+    Count(usize),
+}
+
+/// The same, until it is compared with what others believe.
+pub struct ShownMembers {
+    place: usize,
+    channel: String,
+    shown: Shown,
+    /// The members as far as clients had read then.
+    believed: Vec<String>,
+}
+
 impl Run {
     /// A publication, alone or in the reply to a subscription that recovers.
     pub fn publication(&mut self, place: usize, channel: &str, value: &Value, recovered: bool) {
@@ -122,11 +137,8 @@ impl Run {
             let known = self.conns.iter().find(|conn| conn.name == *name);
             assert!(known.is_none_or(|conn| conn.user == info["user"]), "{value}");
         }
-        if self.shows_now(place, start) {
-            let names: Vec<_> = told.keys().cloned().collect();
-            assert_eq!(names, self.members(channel), "{value}");
-            self.met("presence compared");
-        }
+        let names = told.keys().cloned().collect();
+        self.shows_members(place, channel, start, Shown::Names(names));
     }
 
     pub fn counted(
@@ -140,11 +152,8 @@ impl Run {
         if !self.sees(place, channel, start, value, error) {
             return;
         }
-        if self.shows_now(place, start) {
-            let told = value["presence_stats"]["num_clients"].as_u64().unwrap_or(0);
-            assert_eq!(told as usize, self.members(channel).len(), "{value}");
-            self.met("presence compared");
-        }
+        let told = value["presence_stats"]["num_clients"].as_u64().unwrap_or(0);
+        self.shows_members(place, channel, start, Shown::Count(told as usize));
     }
 
     /// Whether a question about who is there was answered, which it must be or not.
@@ -172,12 +181,51 @@ impl Run {
         error.is_none()
     }
 
-    /// Whether an answer shows what all clients believe: nothing overtakes it.
-    fn shows_now(&self, place: usize, start: u64) -> bool {
+    /// An answer that nothing overtakes shows what all clients believe, but for those who go just
+    /// now, of whom it is not read yet: it is compared when all was read.
+    fn shows_members(&mut self, place: usize, channel: &str, start: u64, shown: Shown) {
         let alone = self.in_order(place) && start > self.rested;
-        // Who was closed just now may be on the way out.
-        let settled = |it: &super::conn::Conn| !it.lags && it.ended_at <= self.rested;
-        self.is_exact(place) && alone && self.conns.iter().all(settled)
+        if self.is_exact(place) && alone && self.conns.iter().all(|it| !it.lags) {
+            let channel = channel.to_owned();
+            let believed = self.members(&channel);
+            self.shown.push(ShownMembers { place, channel, shown, believed });
+        }
+    }
+
+    /// All was read that came together.
+    pub fn compare_shown(&mut self) {
+        for ShownMembers { place, channel, shown, believed } in std::mem::take(&mut self.shown) {
+            // Whoever was there until it went may be there or not, each by itself. Of itself the
+            // one that asked has heard all in order.
+            let others = || self.conns.iter().enumerate().filter(|(other, _)| *other != place);
+            let gone = || others().map(|(_, it)| it).filter(|it| it.ended_at > self.rested);
+            let was = |it: &&super::conn::Conn| {
+                it.was_in.contains(&channel) || believed.contains(&it.name)
+            };
+            let may: Vec<_> = gone().filter(was).map(|it| it.name.clone()).collect();
+            let must: Vec<_> = believed.iter().filter(|it| !may.contains(it)).cloned().collect();
+            // Nor did those learn what they are called who went before their connect reply came.
+            let nameless = gone().filter(|it| it.name.is_empty()).count();
+            match &shown {
+                Shown::Names(names) => {
+                    let more = names.iter().filter(|it| !must.contains(it) && !may.contains(it));
+                    let all = must.iter().all(|it| names.contains(it));
+                    assert!(
+                        all && more.count() <= nameless,
+                        "{channel} shows {names:?}, and not {must:?}, perhaps {may:?}"
+                    );
+                }
+                Shown::Count(count) => {
+                    let most = must.len() + may.len() + nameless;
+                    let right = (must.len()..=most).contains(count);
+                    assert!(right, "{channel} shows {count}, and not {must:?}, perhaps {may:?}");
+                }
+            }
+            self.met("presence compared");
+            if !may.is_empty() {
+                self.met("presence compared beside an end");
+            }
+        }
     }
 
     /// The names of those who are in a channel, as far as they are shown.

@@ -84,6 +84,28 @@ impl Tongue for Dialect {
         Ok(Self::write(self, out, request, asked))
     }
 
+    /// Publications with a history, and with nothing that their script has to look at before.
+    fn joins(&self, request: &Request) -> Option<usize> {
+        let Request::Publish(_, publish) = request else { return None };
+        let Publish { stream, delta, idempotency_key, version, data, .. } = &**publish;
+        let plain = stream.is_some() && !delta && idempotency_key.is_empty() && *version == 0;
+        plain.then_some(data.len())
+    }
+
+    fn write_joined(&self, out: &mut Vec<u8>, requests: &[(&Request, Asked)]) {
+        let publications: Vec<_> = requests
+            .iter()
+            .filter_map(|(request, asked)| match request {
+                Request::Publish(_, publish) => {
+                    publish.stream.as_ref().map(|kept| (&**publish, kept, *asked))
+                }
+                _ => None,
+            })
+            .collect();
+        debug_assert_eq!(publications.len(), requests.len(), "only those that join");
+        self.publish_many(out, &publications);
+    }
+
     fn tell(&self, out: &mut Vec<u8>, to: Option<&str>, data: &[u8]) -> bool {
         let name = to.map_or_else(|| self.layout.control(), |uid| self.layout.node(uid));
         Command::begin(out, 3).part("PUBLISH").joined(&name).part(data);
@@ -182,7 +204,7 @@ impl Dialect {
         if !key.is_empty() {
             command.joined(&layout.result(channel, key));
         }
-        let mark = format!("{}.{}.{}", self.node, asked.core, publish.sequence);
+        let mark = self.mark(publish, asked);
         command.joined(&[&publish.data, &attempt(&mark, asked)]);
         command.number(u64::from(*size).max(1));
         command.number(life(*ttl).max(1)).number(life(*meta_ttl)).part(flag(*renew));
@@ -190,6 +212,26 @@ impl Dialect {
         command.part(mark).part(flag(asked.again)).part(flag(publish.delta));
         command.number(publish.version).part(&publish.version_epoch).number(result_ttl);
         1
+    }
+
+    fn publish_many(&self, out: &mut Vec<u8>, publications: &[(&Publish, &Kept, Asked)]) {
+        let (layout, count) = (&self.layout, publications.len());
+        let mut command = self.script(out, Script::PublishMany, 2 * count, 1 + 8 * count);
+        for (publish, ..) in publications {
+            command.joined(&layout.stream(&publish.channel)).joined(&layout.meta(&publish.channel));
+        }
+        command.part(layout.publish());
+        for (publish, Kept { size, ttl, meta_ttl, renew, fresh }, asked) in publications {
+            let mark = self.mark(publish, *asked);
+            command.joined(&[&publish.data, &attempt(&mark, *asked)]);
+            command.number(u64::from(*size).max(1));
+            command.number(life(*ttl).max(1)).number(life(*meta_ttl)).part(flag(*renew));
+            command.part(fresh.as_str()).joined(&layout.messages(&publish.channel)).part(mark);
+        }
+    }
+
+    fn mark(&self, publish: &Publish, asked: Asked) -> String {
+        format!("{}.{}.{}", self.node, asked.core, publish.sequence)
     }
 
     fn history(&self, out: &mut Vec<u8>, history: &History) -> usize {

@@ -11,6 +11,8 @@ use sha1::{Digest, Sha1};
 pub enum Script {
     /// Publish with a history.
     Publish,
+    /// Several of the plain kind.
+    PublishMany,
     /// Publish without one, once per idempotency key.
     PublishOnce,
     /// Read a history.
@@ -25,8 +27,9 @@ pub enum Script {
 
 impl Script {
     /// All of them, in the order of [`Digests`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Publish,
+        Self::PublishMany,
         Self::PublishOnce,
         Self::History,
         Self::Remove,
@@ -38,6 +41,7 @@ impl Script {
     pub fn text(self) -> &'static str {
         match self {
             Self::Publish => include_str!("scripts/publish.lua"),
+            Self::PublishMany => include_str!("scripts/publish_many.lua"),
             Self::PublishOnce => include_str!("scripts/publish_once.lua"),
             Self::History => include_str!("scripts/history.lua"),
             Self::Remove => include_str!("scripts/remove.lua"),

@@ -81,6 +81,18 @@ pub(super) trait Tongue: fmt::Debug {
     /// It is not to be asked of this server.
     fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> Result<usize, Fault>;
 
+    /// Whether a request that was not sent before may be written together with others of that kind
+    /// that follow it, and what it adds to their bytes.
+    fn joins(&self, request: &Request) -> Option<usize> {
+        let _ = request;
+        None
+    }
+
+    /// Writes requests that join. One reply comes, a list with one of each.
+    fn write_joined(&self, out: &mut Vec<u8>, requests: &[(&Request, Asked)]) {
+        let _ = (out, requests);
+    }
+
     /// Writes a message to other nodes. False: the server would not take it.
     fn tell(&self, out: &mut Vec<u8>, to: Option<&str>, data: &[u8]) -> bool;
 
@@ -93,6 +105,9 @@ pub(super) trait Tongue: fmt::Debug {
 #[derive(Debug)]
 pub(super) enum Sent {
     Job(Box<Job>),
+    /// Several that have one reply, a list.
+    #[allow(clippy::vec_box, reason = "each goes on in the box that it is in")]
+    Joined(Vec<Box<Job>>),
     /// A script, of which the server says only that it is there.
     Script,
     /// To hear whether somebody is there.
@@ -234,6 +249,10 @@ impl Job {
     }
 }
 
+/// Requests that are written together, and bytes of them: a server does nothing else meanwhile.
+const JOINED_MAX: usize = 32;
+const JOINED_BYTES: usize = 64 << 10;
+
 /// Times that a request is sent because the server has forgotten its script.
 const FORGOTTEN_MAX: u8 = 3;
 
@@ -328,6 +347,20 @@ impl Work {
                 self.answer(job, Err(Fault::Late));
                 continue;
             }
+            let follows = || self.waiting.front().is_some_and(|next| self.joins(next).is_some());
+            if let Some(bytes) = self.joins(&job).filter(|_| follows()) {
+                let joined = self.collect(job, bytes, now);
+                if let [_, _, ..] = &joined[..] {
+                    let asked = |job: &Box<Job>| Asked { core: job.taken.core, unix, again: false };
+                    let requests: Vec<_> =
+                        joined.iter().map(|job| (&job.taken.request, asked(job))).collect();
+                    self.tongue.write_joined(out, &requests);
+                    self.sent.push_back(Sent::Joined(joined));
+                    continue;
+                }
+                let Some(alone) = joined.into_iter().next() else { continue };
+                job = alone;
+            }
             let asked = Asked { core: job.taken.core, unix, again: job.again };
             job.gathered = Gathered::default();
             job.asked = usize::from(job.asking);
@@ -343,6 +376,29 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// Whether a request may be written together with those behind it, and its bytes. In a cluster
+    /// each may be about a slot of its own, and none is.
+    fn joins(&self, job: &Job) -> Option<usize> {
+        let is_new = !job.again && self.strays.is_none();
+        is_new.then(|| self.tongue.joins(&job.taken.request)).flatten()
+    }
+
+    /// A request that joins, and those behind it that do.
+    #[allow(clippy::vec_box, reason = "each goes on in the box that it is in")]
+    fn collect(&mut self, first: Box<Job>, mut bytes: usize, now: Instant) -> Vec<Box<Job>> {
+        let mut joined = vec![first];
+        while joined.len() < JOINED_MAX
+            && let Some(next) = self.waiting.front().filter(|next| !self.is_late(next, now))
+            && let Some(more) = self.joins(next)
+            && bytes + more <= JOINED_BYTES
+            && let Some(next) = self.waiting.pop_front()
+        {
+            bytes += more;
+            joined.push(next);
+        }
+        joined
     }
 
     /// Writes a question that only wants to hear whether somebody is there.
@@ -362,6 +418,9 @@ impl Work {
         if let Some(Sent::Told { .. }) = self.sent.front() {
             self.sent.pop_front();
             return self.told(reply, now);
+        }
+        if let Some(Sent::Joined(_)) = self.sent.front() {
+            return self.joined(reply, now);
         }
         let Some(Sent::Job(job)) = self.sent.front_mut() else {
             // A reply that nobody waits for: the count is off, and no answer can be believed.
@@ -391,11 +450,10 @@ impl Work {
                     }
                     return Ok(());
                 }
-                Trouble::NotPrimary => return Err(Lost::NotPrimary),
-                Trouble::Unauthorised => {
-                    return Err(Lost::Refused(String::from_utf8_lossy(what).into_owned()));
-                }
-                Trouble::NoScript | Trouble::Elsewhere | Trouble::Denied => {
+                _ => {
+                    if let Some(lost) = ended_by(what) {
+                        return Err(lost);
+                    }
                     job.gathered.fail(Fault::Denied);
                     complain(&mut self.complained, job.taken.request.name(), what, now);
                 }
@@ -413,6 +471,46 @@ impl Work {
         Ok(())
     }
 
+    /// The reply to several requests: an error of all, or a list with one of each.
+    fn joined(&mut self, reply: &Reply<'_>, now: Instant) -> Result<(), Lost> {
+        let each = match reply {
+            Reply::Error(_) => std::slice::from_ref(reply),
+            reply => reply.list().unwrap_or_default(),
+        };
+        for reply in each {
+            if let Reply::Error(what) = reply
+                && let Some(lost) = ended_by(what)
+            {
+                return Err(lost);
+            }
+        }
+        let Some(Sent::Joined(jobs)) = self.sent.pop_front() else { return Ok(()) };
+        if let Reply::Error(what) = reply
+            && Trouble::of(what) == Trouble::NoScript
+            && jobs.iter().all(|job| job.forgotten < FORGOTTEN_MAX)
+        {
+            for mut job in jobs {
+                job.forgotten += 1;
+                self.forgotten.push_back(job);
+            }
+            return Ok(());
+        }
+        let count = jobs.len();
+        for (at, mut job) in jobs.into_iter().enumerate() {
+            job.gathered = Gathered::default();
+            match (reply, each.get(at).filter(|_| each.len() == count)) {
+                (Reply::Error(what), _) | (_, Some(Reply::Error(what))) => {
+                    job.gathered.fail(Fault::Denied);
+                    complain(&mut self.complained, job.taken.request.name(), what, now);
+                }
+                (_, Some(own)) => job.gathered.take(&job.taken.request, own, false),
+                (_, None) => job.gathered.fail(Fault::Malformed),
+            }
+            self.finish(job, now);
+        }
+        Ok(())
+    }
+
     /// A message to other nodes was taken, or was not.
     fn told(&mut self, reply: &Reply<'_>, now: Instant) -> Result<(), Lost> {
         let Reply::Error(what) = reply else {
@@ -420,25 +518,27 @@ impl Work {
             return Ok(());
         };
         self.tally.control_dropped.add(1);
-        match Trouble::of(what) {
-            Trouble::NotPrimary => Err(Lost::NotPrimary),
-            Trouble::Unauthorised => Err(Lost::Refused(String::from_utf8_lossy(what).into_owned())),
-            Trouble::NoScript | Trouble::Elsewhere | Trouble::Denied => {
-                complain(&mut self.complained, "control", what, now);
-                Ok(())
-            }
+        if let Some(lost) = ended_by(what) {
+            return Err(lost);
         }
+        complain(&mut self.complained, "control", what, now);
+        Ok(())
     }
 
     /// The connection is lost. What may be done twice waits for the next one, ahead of the rest.
     pub(super) fn lost(&mut self, now: Instant) {
         // What the server had no script for was not done.
         let mut again: Vec<_> = self.forgotten.drain(..).collect();
+        let mut jobs = Vec::new();
         for sent in std::mem::take(&mut self.sent) {
-            let Sent::Job(mut job) = sent else {
-                self.tally.control_dropped.add(u64::from(matches!(sent, Sent::Told { .. })));
-                continue;
-            };
+            match sent {
+                Sent::Job(job) => jobs.push(job),
+                Sent::Joined(joined) => jobs.extend(joined),
+                Sent::Told { .. } => self.tally.control_dropped.add(1),
+                Sent::Script | Sent::Ping(_) => {}
+            }
+        }
+        for mut job in jobs {
             if self.is_late(&job, now) {
                 self.answer(job, Err(Fault::Late));
             } else if self.tongue.may_repeat(&job.taken.request) {
@@ -494,6 +594,7 @@ impl Work {
         forgotten.or_else(|| {
             self.sent.iter().find_map(|sent| match sent {
                 Sent::Job(job) => Some(job.taken.at),
+                Sent::Joined(jobs) => jobs.first().map(|job| job.taken.at),
                 Sent::Ping(at) | Sent::Told { at, .. } => Some(*at),
                 Sent::Script => None,
             })
@@ -539,15 +640,25 @@ impl Work {
 impl Drop for Work {
     /// Only a fault of ours leaves something here.
     fn drop(&mut self) {
-        let sent = std::mem::take(&mut self.sent).into_iter().filter_map(|sent| match sent {
-            Sent::Job(job) => Some(job),
-            Sent::Script | Sent::Ping(_) | Sent::Told { .. } => None,
+        let sent = std::mem::take(&mut self.sent).into_iter().flat_map(|sent| match sent {
+            Sent::Job(job) => vec![job],
+            Sent::Joined(jobs) => jobs,
+            Sent::Script | Sent::Ping(_) | Sent::Told { .. } => Vec::new(),
         });
         let strays = self.take_strays().into_iter().map(|(job, _)| job);
         let rest = self.forgotten.drain(..).chain(sent).chain(self.waiting.drain(..)).chain(strays);
         for job in rest.collect::<Vec<_>>() {
             self.answer(job, Err(Fault::Unknown));
         }
+    }
+}
+
+/// An error after which the connection is of no use.
+fn ended_by(what: &[u8]) -> Option<Lost> {
+    match Trouble::of(what) {
+        Trouble::NotPrimary => Some(Lost::NotPrimary),
+        Trouble::Unauthorised => Some(Lost::Refused(String::from_utf8_lossy(what).into_owned())),
+        Trouble::NoScript | Trouble::Elsewhere | Trouble::Denied => None,
     }
 }
 

@@ -24,17 +24,20 @@ struct Bench {
 
 const PATIENCE: Duration = Duration::from_secs(4);
 
-fn bench() -> Bench {
-    let desk = Desk::default();
-    let tally: Arc<Tally> = Arc::default();
-    let post = Rc::new(Post::new(Box::new(desk.clone()), Placement::new(1, 1), tally.clone()));
-    let dialect = Rc::new(Dialect {
+fn dialect() -> Dialect {
+    Dialect {
         layout: Layout::new("p", Tags::Plain),
         digests: Digests::new(),
         node: "n".into(),
         presence_ttl: Duration::from_secs(60),
-    });
-    let work = Work::new(post.clone(), tally, dialect, PATIENCE);
+    }
+}
+
+fn bench() -> Bench {
+    let desk = Desk::default();
+    let tally: Arc<Tally> = Arc::default();
+    let post = Rc::new(Post::new(Box::new(desk.clone()), Placement::new(1, 1), tally.clone()));
+    let work = Work::new(post.clone(), tally, Rc::new(dialect()), PATIENCE);
     let queue = Queue::new(1, Limits::default());
     Bench { work, queue, desk, post, out: Vec::new(), start: Instant::now() }
 }
@@ -48,6 +51,13 @@ fn history(ticket: u64) -> Request {
         fresh: Epoch::parse("fresh").unwrap(),
     };
     publish(ticket, Some(kept))
+}
+
+/// One that is not sent together with others.
+fn keyed(ticket: u64) -> Request {
+    let Request::Publish(ticket, mut publish) = history(ticket) else { panic!() };
+    publish.idempotency_key = "key".to_owned();
+    Request::Publish(ticket, publish)
 }
 
 fn publish(ticket: u64, stream: Option<Kept>) -> Request {
@@ -81,13 +91,15 @@ impl Bench {
             let len = Scanner::new(Bounds::default()).scan(&self.out[at..]).unwrap().unwrap();
             let command = Reply::parse(&self.out[at..at + len]).unwrap();
             let parts: Vec<_> = command.list().unwrap().iter().filter_map(Reply::str).collect();
-            words.push(match parts.iter().find(|part| part.starts_with("n.0.")) {
-                Some(mark) => {
+            let marks: Vec<_> = parts.iter().filter(|part| part.starts_with("n.0.")).collect();
+            words.push(match &marks[..] {
+                [] => parts[0].to_owned(),
+                [mark] => {
                     // Behind it stands whether it may be there already.
-                    let again = parts.iter().position(|part| part == mark).unwrap() + 1;
+                    let again = parts.iter().position(|part| part == *mark).unwrap() + 1;
                     format!("{}{}", &mark[4..], if parts[again] == "1" { "?" } else { "" })
                 }
-                None => parts[0].to_owned(),
+                several => several.iter().map(|mark| &mark[4..]).collect::<Vec<_>>().join("+"),
             });
             at += len;
         }
@@ -124,7 +136,7 @@ fn placed(offset: u64) -> String {
 #[test]
 fn requests_are_sent_together_and_answered_in_order() {
     let mut bench = bench();
-    (1..=3).for_each(|ticket| bench.ask(history(ticket)));
+    (1..=3).for_each(|ticket| bench.ask(keyed(ticket)));
     assert_eq!(bench.send(Duration::ZERO), ["1", "2", "3"]);
     bench.hear(&placed(7)).unwrap();
     bench.hear("-OOM command not allowed\r\n").unwrap();
@@ -134,6 +146,99 @@ fn requests_are_sent_together_and_answered_in_order() {
     assert_eq!(bench.answers(), [(3, Ok(Some(8)))]);
     assert!(bench.work.is_empty() && bench.queue.unanswered() == 0);
     assert!(bench.hear(&placed(9)).is_err(), "nobody asked");
+}
+
+/// A list with the replies of several.
+fn list(replies: &[String]) -> String {
+    format!("*{}\r\n{}", replies.len(), replies.concat())
+}
+
+#[test]
+fn publications_that_need_no_more_than_others_are_sent_as_one_request() {
+    let mut bench = bench();
+    (1..=3).for_each(|ticket| bench.ask(history(ticket)));
+    bench.ask(keyed(4));
+    (5..=6).for_each(|ticket| bench.ask(history(ticket)));
+    bench.ask(publish(7, None));
+    bench.ask(history(8));
+    assert_eq!(bench.send(Duration::ZERO), ["1+2+3", "4", "5+6", "PUBLISH", "8"]);
+    let denied = "-WRONGTYPE Operation against a key\r\n".to_owned();
+    bench.hear(&list(&[placed(1), denied, placed(2)])).unwrap();
+    let answers = [(1, Ok(Some(1))), (2, Err(Fault::Denied)), (3, Ok(Some(2)))];
+    assert_eq!(bench.answers(), answers);
+    bench.hear(&placed(3)).unwrap();
+    bench.hear("-OOM command not allowed\r\n").unwrap();
+    bench.hear(":0\r\n").unwrap();
+    bench.hear(&placed(4)).unwrap();
+    let denied = Err(Fault::Denied);
+    let answers = [(4, Ok(Some(3))), (5, denied), (6, denied), (7, Ok(None)), (8, Ok(Some(4)))];
+    assert_eq!(bench.answers(), answers);
+    // A list of another length, or none, is no answer to any of them.
+    for wire in [list(&[placed(1)]), ":1\r\n".to_owned()] {
+        (1..=2).for_each(|ticket| bench.ask(history(ticket)));
+        bench.send(Duration::ZERO);
+        bench.hear(&wire).unwrap();
+        let malformed = Err(Fault::Malformed);
+        assert_eq!(bench.answers(), [(1, malformed), (2, malformed)]);
+    }
+    assert!(bench.work.is_empty() && bench.queue.unanswered() == 0);
+}
+
+#[test]
+fn requests_together_are_bounded() {
+    let mut bench = bench();
+    let count = JOINED_MAX as u64 + 2;
+    (1..=count).for_each(|ticket| bench.ask(history(ticket)));
+    let sent = bench.send(Duration::ZERO);
+    let counts: Vec<_> = sent.iter().map(|marks| marks.split('+').count()).collect();
+    assert_eq!(counts, [JOINED_MAX, 2]);
+    for count in counts {
+        bench.hear(&list(&vec![placed(1); count])).unwrap();
+    }
+    assert_eq!(bench.answers().len() as u64, count);
+    for (bytes, expected) in [(JOINED_BYTES / 2, 2), (JOINED_BYTES / 2 + 1, 1)] {
+        for ticket in 1..=4 {
+            let Request::Publish(ticket, mut publish) = history(ticket) else { panic!() };
+            publish.data = vec![b'x'; bytes].into();
+            bench.ask(Request::Publish(ticket, publish));
+        }
+        let sent = bench.send(Duration::ZERO);
+        assert!(sent.iter().all(|marks| marks.split('+').count() == expected), "{sent:?}");
+        for _ in sent {
+            let one = placed(1);
+            let wire = if expected == 1 { one } else { list(&vec![one; expected]) };
+            bench.hear(&wire).unwrap();
+        }
+        assert_eq!(bench.answers().len(), 4);
+    }
+}
+
+#[test]
+fn requests_together_come_back_each_by_itself() {
+    let mut bench = bench();
+    (1..=2).for_each(|ticket| bench.ask(history(ticket)));
+    assert_eq!(bench.send(Duration::ZERO), ["1+2"]);
+    let readonly = "-READONLY You can't write against a read only replica.\r\n".to_owned();
+    let lost = bench.hear(&list(&[placed(1), readonly]));
+    assert!(matches!(lost, Err(Lost::NotPrimary)));
+    assert!(bench.answers().is_empty());
+    let deadline = bench.work.deadline().expect("of what was sent");
+    assert!(bench.work.expire(deadline) && bench.answers().is_empty());
+    bench.work.lost(bench.start);
+    bench.ask(history(3));
+    assert_eq!(bench.send(Duration::ZERO), ["1?", "2?", "3"]);
+    (1..=3).for_each(|offset| bench.hear(&placed(offset)).unwrap());
+    assert_eq!(bench.answers(), [(1, Ok(Some(1))), (2, Ok(Some(2))), (3, Ok(Some(3)))]);
+    // What is left when the thread ends has an answer, too.
+    (1..=2).for_each(|ticket| bench.ask(history(ticket)));
+    bench.send(Duration::ZERO);
+    let Bench { work, queue, desk, post, out, start } = bench;
+    drop(work);
+    let tally: Arc<Tally> = Arc::default();
+    let work = Work::new(post.clone(), tally, Rc::new(dialect()), PATIENCE);
+    let rest = Bench { work, queue, desk, post, out, start };
+    let unknown = Err(Fault::Unknown);
+    assert_eq!(rest.answers(), [(1, unknown), (2, unknown)]);
 }
 
 #[test]
@@ -148,8 +253,9 @@ fn a_broken_connection_repeats_what_can_be_found_again() {
     bench.work.lost(bench.start);
     bench.ask(history(5));
     assert_eq!(bench.answers(), [(1, Ok(Some(1))), (2, Err(Fault::Unknown))]);
-    assert_eq!(bench.send(Duration::ZERO), ["3?", "4", "5"]);
-    (2..5).for_each(|offset| bench.hear(&placed(offset)).unwrap());
+    assert_eq!(bench.send(Duration::ZERO), ["3?", "4+5"]);
+    bench.hear(&placed(2)).unwrap();
+    bench.hear(&list(&[placed(3), placed(4)])).unwrap();
     assert_eq!(bench.answers().len(), 3);
     assert!(bench.work.is_empty());
 }
@@ -178,23 +284,26 @@ fn without_a_connection_in_sight_nothing_waits_but_what_was_sent() {
 #[test]
 fn forgotten_scripts_are_loaded_and_the_order_is_kept() {
     let mut bench = bench();
-    (1..=2).for_each(|ticket| bench.ask(history(ticket)));
+    (1..=2).for_each(|ticket| bench.ask(keyed(ticket)));
+    (3..=4).for_each(|ticket| bench.ask(history(ticket)));
     bench.send(Duration::ZERO);
     bench.hear("-NOSCRIPT No matching script.\r\n").unwrap();
-    bench.ask(history(3));
+    bench.ask(history(5));
     assert!(bench.send(Duration::ZERO).is_empty(), "2 is not back yet");
-    bench.hear("-NOSCRIPT No matching script.\r\n").unwrap();
+    (0..2).for_each(|_| bench.hear("-NOSCRIPT No matching script.\r\n").unwrap());
     let sent = bench.send(Duration::ZERO);
-    assert_eq!(sent[Script::ALL.len()..], ["1", "2", "3"]);
+    assert_eq!(sent[Script::ALL.len()..], ["1", "2", "3+4+5"]);
     Script::ALL.iter().for_each(|_| bench.hear("$1\r\nx\r\n").unwrap());
-    (1..=3).for_each(|offset| bench.hear(&placed(offset)).unwrap());
-    assert_eq!(bench.answers(), [(1, Ok(Some(1))), (2, Ok(Some(2))), (3, Ok(Some(3)))]);
+    (1..=2).for_each(|offset| bench.hear(&placed(offset)).unwrap());
+    bench.hear(&list(&[placed(3), placed(4), placed(5)])).unwrap();
+    assert_eq!(bench.answers(), Vec::from_iter((1..=5).map(|n| (n, Ok(Some(n))))));
 }
 
 #[test]
 fn a_server_that_keeps_no_script_is_not_asked_for_ever() {
     let mut bench = bench();
-    bench.ask(history(1));
+    bench.ask(keyed(1));
+    (2..=3).for_each(|ticket| bench.ask(history(ticket)));
     let mut times = 0;
     while !bench.work.is_empty() {
         for word in bench.send(Duration::ZERO) {
@@ -204,7 +313,7 @@ fn a_server_that_keeps_no_script_is_not_asked_for_ever() {
         times += 1;
         assert!(times < 10);
     }
-    assert_eq!(bench.answers(), [(1, Err(Fault::Denied))]);
+    assert_eq!(bench.answers(), [1, 2, 3].map(|ticket| (ticket, Err(Fault::Denied))));
 }
 
 #[test]

@@ -103,7 +103,8 @@ impl Work {
                     self.finish_with(job, Ok(done), now);
                 }
                 Sent::Told { .. } => self.tally.control_sent.add(1),
-                Sent::Script => {}
+                // Nothing joins here.
+                Sent::Script | Sent::Joined(_) => {}
                 Sent::Ping(_) => return,
             }
         }

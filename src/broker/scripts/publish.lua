@@ -92,9 +92,13 @@ if ARGV[11] == '1' then
         .. #ARGV[1] .. ':' .. ARGV[1]
 end
 
-redis.call('XADD', stream, 'MAXLEN', ARGV[2], top .. '-0', 'd', ARGV[1], 'm', mark)
-local renew = ARGV[5] == '1'
-if ARGV[3] ~= '0' and (renew or redis.call('XLEN', stream) == 1) then
+local id, renew = top .. '-0', ARGV[5] == '1'
+local goes_on = not begun and redis.call(
+    'XADD', stream, 'NOMKSTREAM', 'MAXLEN', ARGV[2], id, 'd', ARGV[1], 'm', mark)
+if not goes_on then
+    redis.call('XADD', stream, 'MAXLEN', ARGV[2], id, 'd', ARGV[1], 'm', mark)
+end
+if ARGV[3] ~= '0' and (renew or not goes_on) then
     redis.call('PEXPIRE', stream, ARGV[3])
 end
 if ARGV[4] ~= '0' and (renew or begun) then

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use prost::Message as _;
 use ringhold::gateway::broker::{
-    Absent, Entry, History, Message, Outcome, Past, Present, Publish, Renew, Request, TopOf,
+    Absent, Entry, Fault, History, Kept, Message, Outcome, Past, Present, Publish, Renew, Request,
+    TopOf,
 };
 use ringhold::gateway::letters::ClientId;
 use ringhold::gateway::stream::Epoch;
@@ -70,6 +71,83 @@ fn a_publication_is_kept_and_passed_on() {
         let expected = Message::Published { epoch: epoch("freshone"), offset: n, data };
         assert_eq!((name.as_str(), message), ("ch", &expected));
     }
+    rig.finish();
+}
+
+/// What Redis holds of a channel, and what was heard of it.
+fn left(redis: &Redis, rig: &Rig, channel: &str) -> (Vec<String>, Vec<String>, Vec<bool>, usize) {
+    let (stream, meta) = (format!("p.stream.{channel}"), format!("p.stream.meta.{channel}"));
+    let entries = redis.lines(&["XRANGE", &stream, "-", "+"]);
+    // Marks differ, as each has its own.
+    let entries = entries.iter().filter(|line| !line.starts_with("node."));
+    let entries = entries.map(|line| said_in(line).to_owned()).collect();
+    let mut fields = redis.lines(&["HGETALL", &meta]);
+    fields.sort();
+    let lives = [&stream, &meta].map(|key| redis.cli(&["TTL", key]).parse::<i64>().unwrap() > 0);
+    let heard = rig.messages.iter().filter(|(name, _)| name == channel).count();
+    (entries, fields, lives.to_vec(), heard)
+}
+
+fn calls(redis: &Redis) -> u64 {
+    let text = redis.cli(&["INFO", "commandstats"]);
+    let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.and_then(|line| line.split(',').next()).map_or(0, |count| count.parse().unwrap())
+}
+
+#[test]
+fn publications_in_one_request_are_as_one_after_the_other() {
+    let Some((redis, mut rig)) = rig() else { return };
+    let channels = ["a0", "a1", "a2", "b0", "b1", "b2"];
+    rig.listen(&channels);
+    let one = |kind: &str, n: u64| {
+        let stream = Kept { renew: n.is_multiple_of(3), ..kept(2 + (n % 3) as u32) };
+        let stream = if n % 3 == 1 { Kept { meta_ttl: Duration::ZERO, ..stream } } else { stream };
+        let one = publish(&format!("{kind}{}", n % 3), &format!("d{n}"), n);
+        Publish { stream: Some(stream), ..one }
+    };
+    let apart: Vec<_> = (0..60).map(|n| offset(rig.result(request(one("a", n))))).collect();
+    let before = calls(&redis);
+    assert_eq!(before, 60);
+    let together = rig.results((0..60).map(|n| one("b", n)).collect());
+    assert_eq!(together.into_iter().map(offset).collect::<Vec<_>>(), apart);
+    assert!(calls(&redis) - before < 10, "{} requests", calls(&redis) - before);
+    rig.until("all messages", |rig| rig.messages.len() == 120);
+    for n in 0..3 {
+        let [apart, together] = ["a", "b"].map(|kind| left(&redis, &rig, &format!("{kind}{n}")));
+        assert_eq!(apart, together);
+        assert_eq!(apart.3, 20);
+        assert_eq!(apart.2, [true, n != 1], "without a life the position stays");
+    }
+    // A life that ended begins anew, also within one request.
+    redis.cli(&["DEL", "p.stream.meta.b0"]);
+    let again = rig.results((60..=63).filter(|n| n % 3 == 0).map(|n| one("b", n)).collect());
+    assert_eq!(again.into_iter().map(offset).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(redis.cli(&["XLEN", "p.stream.b0"]), "2");
+    rig.finish();
+}
+
+#[test]
+fn a_publication_that_fails_keeps_no_other_back() {
+    let Some((redis, mut rig)) = rig() else { return };
+    redis.cli(&["SET", "p.stream.meta.position", "no hash"]);
+    redis.cli(&["SET", "p.stream.entries", "no stream"]);
+    redis.cli(&["HSET", "p.stream.meta.entries", "e", "freshone", "s", "4"]);
+    let all = || ["good", "position", "good", "entries", "good"].map(|it| publish(it, "x", 1));
+    let good = |results: &[Result<Outcome, Fault>]| {
+        let offsets: Vec<_> = [0, 2, 4].map(|at| offset(results[at].clone())).to_vec();
+        assert_eq!([&results[1], &results[3]], [&Err(Fault::Denied); 2]);
+        offsets
+    };
+    assert_eq!(good(&rig.results(all().to_vec())), [1, 2, 3]);
+    // A server that has forgotten its scripts gets them again.
+    redis.cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(good(&rig.results(all().to_vec())), [4, 5, 6]);
+    // One without room says so of each.
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = rig.results(vec![publish("good", "x", 1), publish("good", "x", 2)]);
+    assert_eq!(refused, [Err(Fault::Denied), Err(Fault::Denied)]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(good(&rig.results(all().to_vec())), [7, 8, 9]);
     rig.finish();
 }
 

@@ -120,6 +120,19 @@ impl Rig {
         self.next
     }
 
+    /// Asks for publications that the thread finds all at once, and waits for the results.
+    pub(crate) fn results(&mut self, all: Vec<Publish>) -> Vec<Result<Outcome, Fault>> {
+        let put = |publish: Publish| {
+            self.next += 1;
+            let request = Request::Publish(Ticket(self.next), Box::new(publish));
+            self.queue.request(0, request).expect("there is room");
+            self.next
+        };
+        let tickets: Vec<_> = all.into_iter().map(put).collect();
+        self.queue.ring(0);
+        tickets.into_iter().map(|ticket| self.answer(ticket)).collect()
+    }
+
     /// Asks and waits for the result.
     pub(crate) fn result(
         &mut self,

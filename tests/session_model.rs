@@ -8,8 +8,9 @@
 //! by the configuration that was drawn (`plan`); `rest` demands, whenever all has happened that
 //! could, that nothing is owed, and that the server's tables say what clients believe. Calm worlds
 //! do one thing after the other, so that everything can be foretold; in the others all meets.
-//! Clients speak JSON or Protobuf (`binary`) over WebSockets, have streams whose commands come by
-//! posts, in any order, late, and for streams that are gone (`posts`), or are one-way.
+//! Clients speak JSON or Protobuf (`binary`) over WebSockets, have streams of either whose commands
+//! come by posts, in any order, late, and for streams that are gone (`posts`), or are one-way, and
+//! bring back where they were by the id of an event (`ids`).
 //!
 //! `cargo test` runs fixed seeds; `SESSION_SEEDS=100000 cargo test --release --test session_model
 //! random -- --ignored` runs so many from a random one on, and `SESSION_SEED=… cargo test --test
@@ -31,6 +32,7 @@ mod session_model {
     pub mod conn;
     pub mod hear;
     pub mod helm;
+    pub mod ids;
     pub mod plan;
     pub mod posts;
     pub mod rest;
@@ -71,6 +73,8 @@ const FLOORS: &[(&str, u64)] = &[
     ("backend asked about a command", 18000),
     ("backend asked about a connection", 2000),
     ("backend asked about a subscription", 1600),
+    ("brought back", 150),
+    ("brought back in vain", 8),
     ("called", 3000),
     ("closed: bad request", 4000),
     ("closed: by API", 500),
@@ -95,16 +99,19 @@ const FLOORS: &[(&str, u64)] = &[
     ("empty", 1300),
     ("history read", 900),
     ("history removed", 1400),
+    ("id compared", 450),
     ("join", 10000),
     ("leave", 1600),
     ("left", 4000),
     ("not recovered", 1300),
+    ("not resumed", 18),
     ("opened: Protobuf", 4000),
-    ("opened: events", 2000),
-    ("opened: lines", 1500),
-    ("opened: one-way WebSocket", 700),
-    ("opened: one-way events", 700),
-    ("opened: one-way lines", 700),
+    ("opened: events", 1300),
+    ("opened: lines", 900),
+    ("opened: messages of Protobuf", 1200),
+    ("opened: one-way WebSocket", 450),
+    ("opened: one-way events", 900),
+    ("opened: one-way lines", 450),
     ("order", 30000),
     ("ordered while asked", 180),
     ("ordered while it connects", 20),
@@ -127,6 +134,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("refreshed", 2000),
     ("refreshed by API", 2000),
     ("refreshed by one of several orders", 20),
+    ("resumed", 30),
     ("revoked", 500),
     ("stops or starts to read", 1300),
     ("subscribed", 6000),

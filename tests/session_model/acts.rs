@@ -13,7 +13,7 @@ use ringhold::gateway::stream::StreamOptions;
 use ringhold::gateway::wire::{Disconnect, Unsubscribe};
 use serde_json::{Value, json};
 
-use super::conn::{Cmd, Conn, Connect, Phase, Subscribe, Token, What};
+use super::conn::{Cmd, Conn, Connect, Phase, Places, Subscribe, Token, What};
 use super::plan::{Plan, USERS, Wish};
 use super::run::{Called, Does, Order, Run};
 use super::truth::{Fate, Publication};
@@ -297,7 +297,7 @@ impl Run {
             asked.insert(channel, recovers);
         }
         let (expire_at, info) = (self.draw_expiry(), self.draw_info());
-        Connect { token, user, expire_at, granted, asked, info }
+        Connect { token, user, expire_at, granted, asked, resumed: Places::new(), info }
     }
 
     fn draw_subscribe(&mut self, user: &str, channel: String, named: bool) -> Subscribe {

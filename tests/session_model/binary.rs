@@ -26,6 +26,18 @@ pub fn encode(lines: &str) -> Vec<u8> {
     bytes
 }
 
+/// What is posted for a session of that name on that node.
+pub fn post(session: &str, node: &str, lines: &str) -> Vec<u8> {
+    let data = if lines == "{}" { vec![0] } else { encode(lines) };
+    let mut bytes = Vec::new();
+    for (field, text) in [(1, node.as_bytes()), (2, session.as_bytes()), (3, &data[..])] {
+        bytes.push(field << 3 | 2);
+        prost::encode_length_delimiter(text.len(), &mut bytes).expect("room");
+        bytes.extend_from_slice(text);
+    }
+    bytes
+}
+
 /// What JSON has in place of the bytes of a patch, or of what patches are based on.
 fn quote(publication: &mut Publication) {
     let text = String::from_utf8(publication.data.to_vec()).expect("patches of ASCII");

@@ -13,9 +13,10 @@ pub enum Way {
     Socket,
     /// With Protobuf.
     Binary,
-    /// Events, or lines; commands come by posts.
+    /// Events, lines, or messages of Protobuf; commands come by posts.
     Sse,
     Lines,
+    Messages,
     /// One-way: it is told, and says nothing but its connect request.
     UniSocket,
     UniSse,
@@ -24,7 +25,16 @@ pub enum Way {
 
 impl Way {
     pub fn is_emulated(self) -> bool {
-        matches!(self, Self::Sse | Self::Lines)
+        matches!(self, Self::Sse | Self::Lines | Self::Messages)
+    }
+
+    /// Whether it speaks Protobuf.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Self::Binary | Self::Messages)
+    }
+
+    pub fn is_events(self) -> bool {
+        matches!(self, Self::Sse | Self::UniSse)
     }
 
     pub fn is_uni(self) -> bool {
@@ -45,7 +55,7 @@ impl Way {
             Self::Socket => "/connection/websocket",
             Self::Binary => "/connection/websocket?cf_protocol=protobuf",
             Self::Sse => "/connection/sse",
-            Self::Lines => "/connection/http_stream",
+            Self::Lines | Self::Messages => "/connection/http_stream",
             Self::UniSocket => "/connection/uni_websocket",
             Self::UniSse => "/connection/uni_sse",
             Self::UniLines => "/connection/uni_http_stream",
@@ -62,6 +72,14 @@ pub enum Phase {
     /// The connect command was answered with an error.
     Failed,
     Closed,
+}
+
+/// What comes whole or not at all.
+#[derive(Debug)]
+pub enum Element {
+    /// JSON, and the `id:` of its event, if it has one.
+    Object(String, Option<String>),
+    Message(Vec<u8>),
 }
 
 /// What a token is good for.
@@ -86,8 +104,13 @@ pub struct Connect {
     pub granted: BTreeSet<String>,
     /// Channels that the client asks for, and whether it recovers.
     pub asked: BTreeMap<String, Option<(u64, String)>>,
+    /// Where the id that it brings back says that it was.
+    pub resumed: Places,
     pub info: Value,
 }
+
+/// By channel: an offset, and the epoch.
+pub type Places = BTreeMap<String, (u64, String)>;
 
 #[derive(Clone, Debug)]
 pub struct Subscribe {
@@ -177,6 +200,8 @@ pub struct Sub {
     pub by_backend: bool,
     /// The newest publication comes with it.
     pub cached: bool,
+    /// It comes behind the push that began it, if it comes.
+    pub behind: bool,
     /// The backend was asked whether it may stay.
     pub question: Option<usize>,
     /// The backend has ended it.
@@ -192,8 +217,9 @@ pub struct Conn {
     pub core: usize,
     pub way: Way,
     pub client: Client,
-    /// Bytes of its stream that it has looked at.
+    /// Bytes of its stream that it has looked at, and what it has of an element that is not whole.
     pub looked: usize,
+    pub partial: Vec<u8>,
     /// How its posts find it, as the connect reply says.
     pub session: Value,
     pub node: Value,
@@ -232,6 +258,8 @@ pub struct Conn {
     pub vague: bool,
     pub info: Value,
     pub left: bool,
+    /// Its answer to a ping found no room.
+    pub unheard: bool,
     /// The step at which it was over, and the channels that showed it until then.
     pub ended_at: u64,
     pub was_in: BTreeSet<String>,
@@ -255,6 +283,7 @@ impl Conn {
             way,
             client,
             looked: 0,
+            partial: Vec::new(),
             session: Value::Null,
             node: Value::Null,
             phase: Phase::Fresh,
@@ -279,25 +308,51 @@ impl Conn {
             vague: false,
             info: Value::Null,
             left: false,
+            unheard: false,
             ended_at: 0,
             was_in: BTreeSet::new(),
         }
     }
 
-    /// What has come and was not looked at, if it is a stream: whole lines.
-    pub fn lines(&mut self) -> Vec<String> {
-        if self.way.is_socket() {
-            return Vec::new();
-        }
+    /// What has come of a stream and was not looked at, without what is around its chunks.
+    fn unchunk(&mut self) {
         let body = self.client.answer().map(|answer| answer.body).unwrap_or_default();
-        let text = String::from_utf8_lossy(&body[self.looked..]);
-        let Some(end) = text.rfind('\n') else { return Vec::new() };
-        self.looked += end + 1;
-        let events = matches!(self.way, Way::Sse | Way::UniSse);
-        let begin = if events { "data: " } else { "" };
-        let lines = text[..end].lines().filter_map(|line| line.strip_prefix(begin));
-        // What is around the chunks of a body is no object.
-        lines.filter(|line| line.starts_with('{')).map(str::to_owned).collect()
+        loop {
+            let rest = &body[self.looked..];
+            let Some(head) = rest.windows(2).position(|it| it == b"\r\n") else { return };
+            let len = str::from_utf8(&rest[..head]).expect("a length");
+            let len = usize::from_str_radix(len, 16).expect("a length");
+            let (begin, end) = (head + 2, head + 2 + len);
+            if len == 0 || rest.len() < end + 2 {
+                return;
+            }
+            assert_eq!(rest[end..end + 2], *b"\r\n", "a chunk is as long as it says");
+            self.partial.extend_from_slice(&rest[begin..end]);
+            self.looked += end + 2;
+        }
+    }
+
+    /// The next element of a stream that is there as a whole.
+    pub fn element(&mut self) -> Option<Element> {
+        if self.way.is_socket() {
+            return None;
+        }
+        self.unchunk();
+        if self.way.is_binary() {
+            let mut rest = &self.partial[..];
+            let len = prost::decode_length_delimiter(&mut rest).ok()?;
+            let whole = self.partial.len() - rest.len() + len;
+            return (whole <= self.partial.len())
+                .then(|| Element::Message(self.partial.drain(..whole).collect()));
+        }
+        let end: &[u8] = if self.way.is_events() { b"\n\n" } else { b"\n" };
+        let len = self.partial.windows(end.len()).position(|it| it == end)? + end.len();
+        let text: Vec<u8> = self.partial.drain(..len).collect();
+        let text = String::from_utf8(text).expect("UTF-8");
+        let of = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let object = if self.way.is_events() { of("data: ") } else { Some(text.trim_end()) };
+        let object = object.unwrap_or_else(|| panic!("an event of nothing: {text}"));
+        Some(Element::Object(object.to_owned(), of("id: ").map(str::to_owned)))
     }
 
     /// Says something on the connection itself.

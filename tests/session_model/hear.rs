@@ -4,7 +4,7 @@
 use ringhold::testing::Received;
 use serde_json::{Value, json};
 
-use super::conn::{Cmd, Connect, Phase, Sub, Subscribe, Token, Way, What};
+use super::conn::{Cmd, Connect, Element, Phase, Sub, Subscribe, Token, Way, What};
 use super::plan::{Mode, Verdict, Wish};
 use super::run::{Does, Run, Said};
 use super::truth::{Fate, Recovery};
@@ -29,9 +29,18 @@ pub struct Begun {
 impl Run {
     pub fn read(&mut self, place: usize) {
         let mut ended = false;
-        for line in self.conns[place].lines() {
-            if !self.conns[place].left {
-                self.hear(place, serde_json::from_str(&line).expect("JSON"));
+        while let Some(element) = self.conns[place].element() {
+            match element {
+                _ if self.conns[place].left => {}
+                Element::Object(text, id) => {
+                    let value: Value = serde_json::from_str(&text).expect("JSON");
+                    self.hear(place, value.clone());
+                    self.brought(place, id, &value);
+                }
+                Element::Message(message) => {
+                    let value = self.decode(place, &mut &message[..]);
+                    self.hear(place, value);
+                }
             }
         }
         while let Some(received) = self.conns[place].client.next() {
@@ -320,7 +329,11 @@ impl Run {
             let space = self.plan.space(&channel).expect("a namespace");
             let mode = space.mode(&user, Wish::default());
             let by_token = by_token && connect.granted.contains(&channel);
-            let since = connect.asked.get(&channel).cloned().flatten();
+            // What it asks for itself is stronger than what its id says.
+            let asked = connect.asked.get(&channel);
+            let resumed = connect.resumed.get(&channel).filter(|_| asked.is_none());
+            let resumes = resumed.is_some() && mode.recoverable;
+            let since = asked.cloned().flatten().or_else(|| resumed.cloned());
             let since = since.filter(|_| mode.recoverable);
             let orders = cmd.doom.iter().copied();
             let doom = orders.filter(|order| match &self.orders[*order].does {
@@ -347,6 +360,10 @@ impl Run {
                 &result,
             );
             self.met("subscribed with connect");
+            if resumes {
+                let recovered = result["recovered"] == true;
+                self.met(if recovered { "resumed" } else { "not resumed" });
+            }
         }
     }
 
@@ -488,7 +505,7 @@ impl Run {
         assert_eq!(flag("recoverable"), mode.recoverable, "{channel}: {result}");
         assert_eq!(flag("delta"), begun.delta, "{channel}: {result}");
         let id = result["id"].as_u64().unwrap_or(0);
-        let compact = begun.compact && self.conns[place].way != Way::Binary;
+        let compact = begun.compact && !self.conns[place].way.is_binary();
         assert_eq!(id > 0, compact, "{channel}: {result}");
         let by_backend = space.asks_refresh;
         self.tells_ttl(place, result, if by_backend { 0 } else { begun.expire_at });

@@ -1,11 +1,32 @@
 //! What clients say, and how: those that are no plain WebSocket say something with their request,
 //! and posts carry the commands of streams, in any order, late, and to streams that are gone.
 
+use ringhold::testing::Client;
 use serde_json::{Value, json};
 
+use super::binary;
 use super::conn::{Cmd, Way, What};
 use super::run::Run;
 use super::truth::Fate;
+
+/// A post without an answer, and whose it is, with the numbers of its commands.
+pub struct Post {
+    client: Client,
+    place: usize,
+    ids: Vec<u64>,
+    text: String,
+}
+
+/// A request of a client of that kind, with lines for its head.
+fn request(way: Way, path: &str, more: &str, body: &[u8]) -> Vec<u8> {
+    let kind = if way.is_binary() { "octet-stream" } else { "json" };
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/{kind}\r\n{more}\
+         Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
 
 impl Run {
     pub fn draw_way(&mut self) -> Way {
@@ -13,15 +34,17 @@ impl Run {
             self.met("opened: Protobuf");
             return Way::Binary;
         }
-        // Where a post is lost, nobody knows what was said.
         if self.plan.lossy || !self.rng.one_in(3) {
             return Way::Socket;
         }
-        let (way, what) = match self.rng.below(8) {
+        // Whoever has been somewhere mostly comes back.
+        let back = !self.ids.is_empty() && self.rng.one_in(2);
+        let (way, what) = match if back { 9 } else { self.rng.below(12) } {
             0..3 => (Way::Sse, "opened: events"),
             3..5 => (Way::Lines, "opened: lines"),
-            5 => (Way::UniSocket, "opened: one-way WebSocket"),
-            6 => (Way::UniSse, "opened: one-way events"),
+            5..8 => (Way::Messages, "opened: messages of Protobuf"),
+            8 => (Way::UniSocket, "opened: one-way WebSocket"),
+            9..11 => (Way::UniSse, "opened: one-way events"),
             _ => (Way::UniLines, "opened: one-way lines"),
         };
         self.met(what);
@@ -30,27 +53,32 @@ impl Run {
 
     /// A client that says with its request who it is, and perhaps more.
     pub fn open_saying(&mut self, place: usize, way: Way) {
-        let what = What::Connect(Box::new(self.draw_connect()));
-        let (id, mut command) = self.enter(place, what);
+        let mut connect = self.draw_connect();
+        let id = if way.is_socket() { None } else { self.draw_id(way, &mut connect) };
+        let what = What::Connect(Box::new(connect));
+        let (number, mut command) = self.enter(place, what);
         let mut lines = Vec::new();
         if way.is_uni() {
             lines.push(command["connect"].to_string());
         } else {
-            command["id"] = json!(id);
+            command["id"] = json!(number);
             lines.push(command.to_string());
             if self.rng.one_in(3) {
                 lines.extend(self.draw_lines(place, 2).1);
             }
         }
-        let body = lines.join("\n");
-        self.note(|| format!("{place} says {body}"));
-        let client = &self.conns[place].client;
+        let text = lines.join("\n");
+        self.note(|| format!("{place} says {text}"));
         if way == Way::UniSocket {
-            return client.text(&body);
+            return self.conns[place].client.text(&text);
         }
-        let (path, length) = (way.path(), body.len());
-        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
-        client.bytes(format!("{head}{body}").as_bytes());
+        let mut more = String::new();
+        if let Some(id) = id {
+            self.note(|| format!("{place} brings back {id}"));
+            more = format!("Last-Event-ID: {id}\r\n");
+        }
+        let body = if way.is_binary() { binary::encode(&text) } else { text.into_bytes() };
+        self.conns[place].client.bytes(&request(way, way.path(), &more, &body));
     }
 
     /// So many commands at most, which are under way from now on.
@@ -83,17 +111,19 @@ impl Run {
             self.met("posted to the gone");
         }
         let conn = &self.conns[place];
-        let body = json!({"session": conn.session, "node": conn.node, "data": text}).to_string();
+        let body = if conn.way.is_binary() {
+            let of = |name: &Value| name.as_str().expect("a name").to_owned();
+            binary::post(&of(&conn.session), &of(&conn.node), text)
+        } else {
+            let body = json!({"session": conn.session, "node": conn.node, "data": text});
+            body.to_string().into_bytes()
+        };
+        let request = request(conn.way, "/emulation", "", &body);
         let core = self.core();
         let client = self.site.knock(core);
-        let head = format!(
-            "POST /emulation HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        client.bytes(format!("{head}{body}").as_bytes());
+        client.bytes(&request);
         self.note(|| format!("{place} posts {ids:?} on core {core}"));
-        self.posts.push(client);
+        self.posts.push(Post { client, place, ids: ids.to_vec(), text: text.to_owned() });
         self.met("posted");
     }
 
@@ -111,15 +141,48 @@ impl Run {
 
     /// What posts are answered.
     pub fn hear_posts(&mut self) {
-        for client in std::mem::take(&mut self.posts) {
-            match client.answer() {
+        for post in std::mem::take(&mut self.posts) {
+            match post.client.answer() {
                 Some(answer) => {
-                    assert!(answer.status == 204 || self.drained, "{answer:?}");
-                    client.leave();
+                    post.client.leave();
+                    // There was no room for it on the core of its stream.
+                    let refused = answer.status == 503 && self.plan.lossy;
+                    assert!(answer.status == 204 || refused || self.drained, "{answer:?}");
+                    if refused {
+                        self.refused(post);
+                    }
                 }
-                None => self.posts.push(client),
+                None => self.posts.push(post),
             }
         }
+    }
+
+    /// What was posted is not done, and its client knows it: it tries again, or gives up.
+    fn refused(&mut self, post: Post) {
+        let Post { place, ids, text, .. } = post;
+        self.note(|| format!("the post of {ids:?} by {place} was refused"));
+        self.met("post refused");
+        let conn = &mut self.conns[place];
+        let over = conn.is_closed();
+        if ids.is_empty() {
+            // The answer to a ping.
+            conn.unheard = true;
+            if !over {
+                self.post(place, &ids, &text);
+            }
+            return;
+        }
+        if !over && self.rng.one_in(2) {
+            return self.mail.push((place, ids, text));
+        }
+        let step = self.step;
+        let conn = &mut self.conns[place];
+        for cmd in conn.cmds.extract_if(.., |cmd| ids.contains(&cmd.id)) {
+            if let What::Publish(n) = cmd.what {
+                (self.pubs[n].fate, self.pubs[n].done) = (Fate::Not, Some(step));
+            }
+        }
+        self.met("post given up");
     }
 
     /// What a client says by itself to what it is told: it is not lost.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use ringhold::gateway::letters::Answer;
 use ringhold::gateway::wire::Error;
 use ringhold::internals::rng::Rng;
-use ringhold::testing::Client;
 use serde_json::Value;
 
-use super::conn::{Cmd, Conn, What};
+use super::conn::{Cmd, Conn, Places, What};
 use super::plan::Plan;
+use super::posts::Post;
 use super::truth::{Channel, Publication};
 use super::watch::ShownMembers;
 use crate::site::{Asked, BEGINNING, Site};
@@ -143,9 +143,11 @@ pub struct Run {
     /// Posts on their way, by the connection's place and the numbers of its commands.
     pub mail: Vec<(usize, Vec<u64>, String)>,
     /// Posts without an answer.
-    pub posts: Vec<Client>,
+    pub posts: Vec<Post>,
     /// Questions of connections whose connect reply was not read.
     pub early: std::collections::VecDeque<Asked>,
+    /// Ids of events, and where their clients were by then.
+    pub ids: Vec<(String, Places)>,
     /// Subscriptions in whose time a stream's life has ended, which they keep up.
     pub released: Vec<(String, usize, u64)>,
     /// Answers about members that were not compared yet.
@@ -186,6 +188,7 @@ impl Run {
             mail: Vec::new(),
             posts: Vec::new(),
             early: std::collections::VecDeque::new(),
+            ids: Vec::new(),
             released: Vec::new(),
             shown: Vec::new(),
         }

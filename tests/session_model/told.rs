@@ -133,7 +133,8 @@ impl Run {
             &result,
         );
         if space_is_cache(self, channel) {
-            self.sub(place, channel).next = None;
+            let sub = self.sub(place, channel);
+            (sub.next, sub.behind) = (None, true);
         }
     }
 

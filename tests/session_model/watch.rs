@@ -430,7 +430,7 @@ impl Run {
             3013 if conn.way.is_emulated() => self.plan.queue_bytes < 1000,
             3013 => self.plan.lossy && conn.phase == Phase::Connecting,
             3008 => !conn.reads || self.plan.outbox_bytes < 100_000,
-            3012 => self.plan.ping_seconds > 0 && !conn.reads,
+            3012 => self.plan.ping_seconds > 0 && (!conn.reads || conn.unheard),
             4000..=4499 => {
                 let question = reason.strip_prefix('q').expect("a question's");
                 let question = &self.questions[question.parse::<usize>().expect("a number")];

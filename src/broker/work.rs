@@ -351,9 +351,10 @@ impl Work {
             if let Some(bytes) = self.joins(&job).filter(|_| follows()) {
                 let joined = self.collect(job, bytes, now);
                 if let [_, _, ..] = &joined[..] {
-                    let asked = |job: &Box<Job>| Asked { core: job.taken.core, unix, again: false };
+                    let asked = |core| Asked { core, unix, again: false };
+                    let requests = joined.iter().map(|job| &job.taken);
                     let requests: Vec<_> =
-                        joined.iter().map(|job| (&job.taken.request, asked(job))).collect();
+                        requests.map(|taken| (&taken.request, asked(taken.core))).collect();
                     self.tongue.write_joined(out, &requests);
                     self.sent.push_back(Sent::Joined(joined));
                     continue;

@@ -38,8 +38,8 @@ impl Hub {
 
     /// Questions of one asker to one home core, for this core or for another. They keep their order
     /// on every way: where one waits, those after it wait with it. Publications of one channel that
-    /// follow each other leave together. What makes more deliveries than leave well in one turn goes
-    /// on in the next one.
+    /// follow each other leave together. What makes more deliveries than leave well in one turn
+    /// goes on in the next one.
     pub(super) fn forward_all(&mut self, out: &mut dyn HubPort, mut asks: VecDeque<Ask>) {
         let Some(first) = asks.front() else { return };
         let home = self.placement.home(&first.channel);

@@ -654,30 +654,6 @@ fn a_history_that_another_node_removed_is_not_answered_from_memory() {
     assert_eq!(seen(&mut world, link).len(), 3, "the position has stayed");
 }
 
-/// Nodes of Centrifugo tell nobody: the next look at the position finds how many are left.
-#[test]
-fn a_removal_that_nobody_told_is_seen_when_the_position_is_checked() {
-    for later in [0, 2] {
-        let mut world = world();
-        subscribe(&mut world, 1, LONG, None);
-        world.settle(Duration::ZERO);
-        (1..=3).for_each(|n| _ = publish(&mut world, LONG, &n.to_string()));
-        world.settle(Duration::ZERO);
-        world.server.execute(&Request::HistoryRemove(Ticket(0), LONG.into()), 1, world.now);
-        (0..later).for_each(|n| _ = publish(&mut world, LONG, &format!("later {n}")));
-        world.settle(2 * CHECK);
-        let question = Question::History {
-            stream: stream(LONG).unwrap(),
-            read: Read { limit: -1, max: 300, ..Read::default() },
-        };
-        let asked = world.nodes[0].ask(0, LONG, question);
-        world.settle(Duration::ZERO);
-        let Some(Ok(Answer::History(history))) = asked.get() else { panic!("no history") };
-        let offsets: Vec<_> = history.publications.iter().map(|it| it.offset).collect();
-        assert_eq!((offsets, history.offset), ((4..4 + later).collect(), 3 + later));
-    }
-}
-
 /// The answer to a question overtakes the message: who needs no position waits for the message.
 #[test]
 fn who_listened_before_the_first_position_misses_nothing() {

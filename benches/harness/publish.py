@@ -22,6 +22,7 @@ import functools
 import json
 import multiprocessing
 import os
+import queue
 import resource
 import select
 import shlex
@@ -343,8 +344,17 @@ def subscribers(server, workload):
         raise SystemExit(f"{workload.name}: the subscribers are not there")
     yield heard
     end.set()
-    heard.append(found.get(timeout=60))
+    heard.append(outcome(it, found))
     it.join()
+
+
+def outcome(process, results):
+    """What a process has found, or its end without any."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=1)
+        if not process.is_alive() and results.empty():
+            raise SystemExit("a load program has ended before its time")
 
 
 def run(server, workload, seconds):
@@ -358,7 +368,7 @@ def run(server, workload, seconds):
         it = multiprocessing.Process(target=ask, args=(server.port, requests, workload, seconds, results))
         before = server.seconds()
         it.start()
-        counted = results.get()
+        counted = outcome(it, results)
         after = server.seconds()
         it.join()
         return *counted, after - before

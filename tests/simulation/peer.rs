@@ -54,6 +54,8 @@ pub struct Peer {
     /// The window, in bits, that it offers compression with; whether that was agreed on.
     offer: Option<u8>,
     packs: bool,
+    /// It said [`EMPTY_WITH_RSV1`] before it knew whether compression is agreed on.
+    guessed: bool,
     close_sent: Option<CloseCode>,
     pub close_received: Option<CloseCode>,
     /// It no longer looks at what it receives.
@@ -94,6 +96,7 @@ impl Peer {
             pings: VecDeque::new(),
             offer: plan.offer(index),
             packs: false,
+            guessed: false,
             close_sent: None,
             close_received: None,
             away_ns: None,
@@ -126,6 +129,11 @@ impl Peer {
         let pace = (pace << self.idle).min(IDLE_NS.max(pace));
         let wait = 1 + u64::from(kernel.rng.below(1000)) * pace / 1000;
         Ok((self.stage != Stage::Done).then_some(kernel.now + wait))
+    }
+
+    /// Whether the rule that it meant to break did not hold: compression was agreed on.
+    pub fn guessed_well(&self) -> bool {
+        self.guessed && self.packs
     }
 
     fn connect(&mut self, kernel: &mut Kernel) {
@@ -429,6 +437,7 @@ impl Peer {
                         // Where compression is agreed on and the answer is still on its way, this
                         // is a compressed message without content.
                         if bytes == EMPTY_WITH_RSV1 {
+                            self.guessed = true;
                             self.expected.push_back((Kind::Text, Vec::new()));
                         }
                         self.out.extend(bytes);

@@ -464,6 +464,8 @@ def main():
                 cell += f" (answers: p50 {median['p50']:.2f}, p99 {median['p99']:.2f} ms)"
             cells.append(cell)
         print(f"| {workload.about} |", " | ".join(cells), "|")
+    if ended:
+        print(f"\nEnded before their time, without figures of the rest of that round: {'; '.join(ended)}.")
 
 
 if __name__ == "__main__":

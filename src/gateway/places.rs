@@ -35,8 +35,10 @@ impl Places {
         if !result.recoverable {
             return;
         }
+        // What comes along leads there, wherever the client believed to be: where the newest
+        // publication is all that is recovered, that may be beyond it, or of another life.
         let newest = result.publications.iter().map(|publication| publication.offset).max();
-        let offset = newest.unwrap_or(0).max(result.offset);
+        let offset = newest.unwrap_or(result.offset);
         self.end(channel);
         if self.places.len() == CHANNELS_MAX {
             self.crowded = true;
@@ -155,6 +157,17 @@ mod tests {
         places.end("news");
         places.end("chat:a");
         assert!(places.is_empty() && id(&places).is_empty());
+    }
+
+    #[test]
+    fn a_client_is_where_its_last_publication_is() {
+        let mut places = Places::default();
+        let mut cached = result("abcdef", 100);
+        cached.publications = vec![Publication { offset: 2, ..Publication::default() }];
+        places.begin("news", &cached);
+        let at = |places: &Places| Resume::new(&id(places)).of("news").map(|at| at.offset);
+        assert_eq!(at(&places), Some(2), "it believed to be at 100 of another life");
+        assert!(places.advance("news", 3) && at(&places) == Some(3));
     }
 
     #[test]

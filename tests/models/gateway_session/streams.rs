@@ -1,13 +1,17 @@
 //! Streams: what their clients post, and what becomes of it.
 
+use std::time::Duration;
+
 use ringhold::gateway::hooks::{HookReply, RpcReply};
+use ringhold::gateway::letters::{Publish, Question};
+use ringhold::gateway::stream::StreamOptions;
 use ringhold::protocol::stream;
 use ringhold::testing::{Client, Received};
 use ringhold::{CloseCode, Drain};
 use serde_json::{Value, json};
 
 use super::site::Site;
-use crate::support::gateway::token_of;
+use crate::support::gateway::{token, token_of};
 use crate::support::stream::escaped;
 
 const STREAMS: &str = "[sse]\nenabled = true\n\
@@ -225,4 +229,65 @@ fn a_drain_is_told_to_all_formats() {
         ends_with(client, &words(3001, "shutdown"));
     }
     assert!(site.world.is_ended());
+}
+
+const CACHED: &str = "[uni_sse]\nenabled = true\n[[channel.namespaces]]\nname = \"cached\"\n\
+    history_size = 10\nhistory_ttl = \"60s\"\nforce_recovery = true\n\
+    force_recovery_mode = \"cache\"\n";
+
+/// Publishes these in the channel of [`CACHED`].
+fn publish(site: &mut Site, numbers: impl IntoIterator<Item = u32>) {
+    for number in numbers {
+        let minute = Duration::from_secs(60);
+        let stream = StreamOptions { size: 10, ttl: minute, meta_ttl: minute };
+        let data = number.to_string().into();
+        let publish = Publish { data, stream: Some(stream), ..Publish::default() };
+        site.question("cached:a", Question::Publish(publish)).expect("published");
+    }
+}
+
+/// A one-way event stream that brings back an id.
+fn resumed(site: &mut Site, id: &str) -> Client {
+    let token = token(&json!({"sub": "42", "channels": ["cached:a"]}));
+    let target = format!(
+        "/connection/uni_sse?cf_connect={}",
+        escaped(&json!({ "token": token }).to_string())
+    );
+    site.request(0, &format!("GET {target} HTTP/1.1\r\nHost: h\r\nLast-Event-ID: {id}\r\n\r\n"))
+}
+
+/// The numbers that it got, and the last id.
+fn got(client: &Client) -> (Vec<u64>, String) {
+    let body = String::from_utf8(client.answer().expect("an answer").body).expect("UTF-8");
+    let of = |name: &'static str| body.lines().filter_map(move |it| it.strip_prefix(name));
+    let events = of("data: ").map(|it| serde_json::from_str::<Value>(it).expect("JSON"));
+    let numbers = events.flat_map(|it| {
+        let recovered = it["connect"]["subs"]["cached:a"]["publications"].as_array().cloned();
+        let all = recovered.into_iter().flatten().chain(it.get("pub").cloned());
+        all.map(|it| it["data"].as_u64().expect("a number")).collect::<Vec<_>>()
+    });
+    (numbers.collect(), of("id: ").next_back().expect("an id").to_owned())
+}
+
+#[test]
+fn an_id_says_what_its_client_has_got_and_not_what_it_believed() {
+    let mut site = Site::new(CACHED);
+    publish(&mut site, 1..=2);
+    let (_, id) = got(&resumed(&mut site, ""));
+    let (life, offset) = id.rsplit_once('.').expect("an offset");
+    assert_eq!(offset, "2");
+    // It comes from another life, in which more was published, or from this one before its broker
+    // forgot some: the newest is what it gets.
+    for before in [format!("{}elsewhen", &life[..8]), life.to_owned()] {
+        let client = resumed(&mut site, &format!("{before}.5"));
+        assert_eq!(got(&client), (vec![2], format!("{life}.2")), "{before}");
+    }
+    let client = resumed(&mut site, &format!("{}elsewhen.5", &life[..8]));
+    publish(&mut site, [3]);
+    let (numbers, id) = got(&client);
+    assert_eq!((numbers, &id), (vec![2, 3], &format!("{life}.3")));
+    client.leave();
+    // Neither is there what it had not got, where it believed to be.
+    publish(&mut site, 4..=5);
+    assert_eq!(got(&resumed(&mut site, &id)), (vec![5], format!("{life}.5")));
 }

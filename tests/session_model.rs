@@ -9,8 +9,9 @@
 //! could, that nothing is owed, and that the server's tables say what clients believe. Calm worlds
 //! do one thing after the other, so that everything can be foretold; in the others all meets.
 //! Clients speak JSON or Protobuf (`binary`) over WebSockets, have streams of either whose commands
-//! come by posts, in any order, late, and for streams that are gone (`posts`), or are one-way, and
-//! bring back where they were by the id of an event (`ids`).
+//! come by posts, in any order, late, never, refused where mailboxes are narrow, and for streams
+//! that are gone (`posts`), or are one-way, and bring back where they were by the id of an event
+//! (`ids`).
 //!
 //! `cargo test` runs fixed seeds; `SESSION_SEEDS=100000 cargo test --release --test session_model
 //! random -- --ignored` runs so many from a random one on, and `SESSION_SEED=… cargo test --test
@@ -119,7 +120,10 @@ const FLOORS: &[(&str, u64)] = &[
     ("patch", 190),
     ("ping", 5000),
     ("positions compared", 100000),
-    ("posted", 16000),
+    ("post given up", 400),
+    ("post lost", 500),
+    ("post refused", 700),
+    ("posted", 18000),
     ("posted late", 5000),
     ("posted to the gone", 400),
     ("presence compared", 70000),
@@ -133,7 +137,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("recovery rejected", 160),
     ("refreshed", 2000),
     ("refreshed by API", 2000),
-    ("refreshed by one of several orders", 20),
+    ("refreshed by one of several orders", 12),
     ("resumed", 30),
     ("revoked", 500),
     ("stops or starts to read", 1300),

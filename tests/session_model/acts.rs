@@ -155,6 +155,9 @@ impl Run {
     fn talk(&mut self, place: usize) {
         let count = if self.rng.one_in(3) { 1 + self.rng.below(4) } else { 1 };
         let together = self.rng.one_in(2);
+        // Where mailboxes are narrow, many posts at once meet in one.
+        let many = self.plan.lossy && self.conns[place].way.is_emulated() && self.rng.one_in(4);
+        let (count, together) = if many { (8, false) } else { (count, together) };
         let (ids, lines) = self.draw_lines(place, count);
         if self.conns[place].way.is_emulated() {
             let mut posts: Vec<_> = ids.iter().map(|id| vec![*id]).zip(lines.clone()).collect();

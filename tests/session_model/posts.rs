@@ -34,7 +34,7 @@ impl Run {
             self.met("opened: Protobuf");
             return Way::Binary;
         }
-        if self.plan.lossy || !self.rng.one_in(3) {
+        if !self.rng.one_in(3) {
             return Way::Socket;
         }
         // Whoever has been somewhere mostly comes back.
@@ -133,6 +133,12 @@ impl Run {
         while !self.mail.is_empty() && self.rng.one_in(3) {
             let index = self.rng.below(self.mail.len() as u32) as usize;
             let (place, ids, text) = self.mail.swap_remove(index);
+            if self.rng.one_in(12) {
+                self.note(|| format!("the post of {ids:?} by {place} is lost"));
+                self.give_up(place, &ids);
+                self.met("post lost");
+                continue;
+            }
             self.post(place, &ids, &text);
             self.met("posted late");
         }
@@ -175,14 +181,18 @@ impl Run {
         if !over && self.rng.one_in(2) {
             return self.mail.push((place, ids, text));
         }
+        self.give_up(place, &ids);
+        self.met("post given up");
+    }
+
+    /// Nothing comes of these commands.
+    fn give_up(&mut self, place: usize, ids: &[u64]) {
         let step = self.step;
-        let conn = &mut self.conns[place];
-        for cmd in conn.cmds.extract_if(.., |cmd| ids.contains(&cmd.id)) {
+        for cmd in self.conns[place].cmds.extract_if(.., |cmd| ids.contains(&cmd.id)) {
             if let What::Publish(n) = cmd.what {
                 (self.pubs[n].fate, self.pubs[n].done) = (Fate::Not, Some(step));
             }
         }
-        self.met("post given up");
     }
 
     /// What a client says by itself to what it is told: it is not lost.

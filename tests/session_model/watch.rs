@@ -427,8 +427,10 @@ impl Run {
                 conn.lags || self.plan.single && others > 0 || seats > 0 && others >= seats
             }
             3505 => cmd(&|what| matches!(what, What::Connect(_))),
-            3013 if conn.way.is_emulated() => self.plan.queue_bytes < 1000,
-            3013 => self.plan.lossy && conn.phase == Phase::Connecting,
+            3013 => {
+                let full = conn.way.is_emulated() && self.plan.queue_bytes < 1000;
+                full || self.plan.lossy && conn.phase == Phase::Connecting
+            }
             3008 => !conn.reads || self.plan.outbox_bytes < 100_000,
             3012 => self.plan.ping_seconds > 0 && (!conn.reads || conn.unheard),
             4000..=4499 => {

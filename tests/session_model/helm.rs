@@ -4,18 +4,11 @@ use std::time::Duration;
 
 use ringhold::gateway::app::{CoreEvent, HookAnswer};
 use ringhold::gateway::hooks::HookResult;
-use ringhold::gateway::letters;
-use ringhold::testing::Client;
 use ringhold::{CloseCode, Drain};
 
 use crate::site::{Asked, Site};
 
 impl Site {
-    /// One core takes a turn, and no other.
-    pub(crate) fn turn(&mut self, core: usize) {
-        self.world.turn(core);
-    }
-
     /// Time since the world began.
     pub(crate) fn time(&self) -> Duration {
         self.world.now()
@@ -31,16 +24,6 @@ impl Site {
     /// Whether all cores have ended.
     pub(crate) fn is_ended(&self) -> bool {
         self.world.is_ended()
-    }
-
-    /// A connection that waits to be accepted.
-    pub(crate) fn knock(&mut self, core: usize) -> Client {
-        self.world.knock(core)
-    }
-
-    /// A letter that waits for the core's next turn. False: there is no room for it.
-    pub(crate) fn send(&self, core: usize, letter: letters::Letter) -> bool {
-        self.world.handle().post(core, CoreEvent::Hub(letter)).is_ok()
     }
 
     /// The backend answers; the answer waits for the core's next turn. False: the core has ended.

@@ -478,10 +478,7 @@ impl CoreState {
             port.begin(link, &headers);
         }
         self.reply(port, link, Ticket(ticket), ReplyBody::Connect(Box::new(result)));
-        for (frame, at) in stash {
-            let at = at.as_ref().map(|(channel, offset)| (&**channel, *offset));
-            self.send_at(port, link, &frame, at);
-        }
+        self.unstash(port, link, stash);
         self.table.weigh(link);
     }
 }

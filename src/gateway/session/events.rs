@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Session;
 use super::machine::{CoreState, Deferred};
 use super::port::Port;
 use super::ticket::{Ticket, Waits, is_call};
+use super::{Leads, Session};
 use crate::engine::Frame;
 use crate::gateway::broker;
 use crate::gateway::format::Format;
@@ -214,7 +214,14 @@ impl CoreState {
         if let Some(session) = self.table.get_mut(link)
             && session.format() == Format::UniSse
         {
-            session.more().places.begin(channel, &told);
+            match session.connecting() {
+                Some(connecting) => {
+                    if let Some((_, leads)) = connecting.stash.last_mut() {
+                        *leads = Some(Leads::Into(channel.into(), Box::new(told)));
+                    }
+                }
+                None => session.more().places.begin(channel, &told),
+            }
             session.tidy();
         }
     }
@@ -255,7 +262,9 @@ impl CoreState {
             // It follows the connect reply.
             let (format, mut element) = (session.format(), Vec::new());
             wire::encode_push(format.encoding(), format.envelope(), &push, &mut element);
-            return self.send_at(port, link, &format.frame(element), None);
+            let ends = matches!(push.body, Some(PushBody::Unsubscribe(_)));
+            let leads = ends.then(|| Leads::OutOf(channel.into()));
+            return self.stash(port, link, &format.frame(element), leads);
         }
         self.say(port, link, |format, batch| {
             wire::encode_push(format.encoding(), format.envelope(), &push, batch);

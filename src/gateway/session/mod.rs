@@ -47,7 +47,7 @@ use super::hub_port::ClientKey;
 use super::letters::{ClientId, UserOrder};
 use super::places::{Places, Resume};
 use super::plan::Plan;
-use super::wire::messages::{ConnectResult, SubscribeRequest};
+use super::wire::messages::{ConnectResult, SubscribeRequest, SubscribeResult};
 use super::wire::{Encoding, Unsubscribe};
 use crate::engine::Frame;
 use crate::protocol::request;
@@ -161,8 +161,16 @@ struct Revoked {
     why: Unsubscribe,
 }
 
-/// A publication's channel and offset.
-type At = (Box<str>, u64);
+/// Where a push that waits for the connect reply leads a client that is told its positions.
+#[derive(Debug)]
+enum Leads {
+    /// To a publication of this channel.
+    To(Box<str>, u64),
+    /// Into a channel.
+    Into(Box<str>, Box<SubscribeResult>),
+    /// Out of it.
+    OutOf(Box<str>),
+}
 
 /// A connect command on its way to its reply.
 #[derive(Debug, Default)]
@@ -174,7 +182,7 @@ struct Connecting {
     /// Server-side subscriptions without an answer.
     waiting: usize,
     /// Pushes that have to follow the reply.
-    stash: Vec<(Frame, Option<At>)>,
+    stash: Vec<(Frame, Option<Leads>)>,
     /// Bytes of these.
     stashed: usize,
     /// What is decided about the connection, until it has its seat.

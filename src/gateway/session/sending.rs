@@ -1,5 +1,6 @@
 //! What a client is told, in the form that it takes, and the end of its connection.
 
+use super::Leads;
 use super::machine::CoreState;
 use super::port::Port;
 use crate::engine::Frame;
@@ -29,15 +30,9 @@ impl CoreState {
         at: Option<(&str, u64)>,
     ) {
         let Some(session) = self.table.get_mut(link) else { return };
-        if let Some(connecting) = session.connecting() {
-            let at = at.map(|(channel, offset)| (channel.into(), offset));
-            connecting.stashed += frame.payload().len() + STASHED;
-            connecting.stash.push((frame.clone(), at));
-            // As if the outbox were full, which is where all this goes next.
-            if connecting.stashed > self.rules.options.client.queue_max_size.0 {
-                self.close(port, link, &Disconnect::SLOW);
-            }
-            return;
+        if session.connecting().is_some() {
+            let leads = at.map(|(channel, offset)| Leads::To(channel.into(), offset));
+            return self.stash(port, link, frame, leads);
         }
         self.buffer.clear();
         if let Some((channel, offset)) = at
@@ -49,6 +44,49 @@ impl CoreState {
         match self.buffer.is_empty() {
             true => port.send(link, frame),
             false => port.send_prefixed(link, &self.buffer, frame),
+        }
+    }
+
+    /// Keeps a frame until the connect reply has left.
+    pub(super) fn stash(
+        &mut self,
+        port: &mut impl Port,
+        link: Link,
+        frame: &Frame,
+        leads: Option<Leads>,
+    ) {
+        let connecting = self.table.get_mut(link).and_then(|session| session.connecting());
+        let Some(connecting) = connecting else { return };
+        connecting.stashed += frame.payload().len() + STASHED;
+        connecting.stash.push((frame.clone(), leads));
+        // As if the outbox were full, which is where all this goes next.
+        if connecting.stashed > self.rules.options.client.queue_max_size.0 {
+            self.close(port, link, &Disconnect::SLOW);
+        }
+    }
+
+    /// Sends what had to wait for the connect reply.
+    pub(super) fn unstash(
+        &mut self,
+        port: &mut impl Port,
+        link: Link,
+        stash: Vec<(Frame, Option<Leads>)>,
+    ) {
+        for (frame, leads) in stash {
+            let at = match &leads {
+                Some(Leads::To(channel, offset)) => Some((&**channel, *offset)),
+                _ => None,
+            };
+            self.send_at(port, link, &frame, at);
+            let Some(session) = self.table.get_mut(link) else { return };
+            match leads {
+                Some(Leads::Into(channel, result)) => {
+                    session.more().places.begin(&channel, &result)
+                }
+                Some(Leads::OutOf(channel)) => session.more().places.end(&channel),
+                Some(Leads::To(..)) | None => continue,
+            }
+            session.tidy();
         }
     }
 

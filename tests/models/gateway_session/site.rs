@@ -203,6 +203,21 @@ impl Site {
         Peer::new(client.unwrap_or_else(|answer| panic!("refused: {answer:?}")))
     }
 
+    /// One core takes a turn, and no other.
+    pub(crate) fn turn(&mut self, core: usize) {
+        self.world.turn(core);
+    }
+
+    /// A letter that waits for the core's next turn. False: there is no room for it.
+    pub(crate) fn send(&self, core: usize, letter: letters::Letter) -> bool {
+        self.world.handle().post(core, CoreEvent::Hub(letter)).is_ok()
+    }
+
+    /// A connection that waits to be accepted.
+    pub(crate) fn knock(&mut self, core: usize) -> Client {
+        self.world.knock(core)
+    }
+
     /// Sends a request, whose answer may go on.
     pub(crate) fn request(&mut self, core: usize, request: &str) -> Client {
         let client = self.world.connect(core);

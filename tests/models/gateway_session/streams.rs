@@ -1,16 +1,18 @@
 //! Streams: what their clients post, and what becomes of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringhold::gateway::hooks::{HookReply, RpcReply};
-use ringhold::gateway::letters::{Publish, Question};
+use ringhold::gateway::letters::{Action, Letter, Publish, Question, ServerSubscribe};
 use ringhold::gateway::stream::StreamOptions;
+use ringhold::gateway::wire::Unsubscribe;
 use ringhold::protocol::stream;
 use ringhold::testing::{Client, Received};
 use ringhold::{CloseCode, Drain};
 use serde_json::{Value, json};
 
-use super::site::Site;
+use super::site::{Site, order_of};
 use crate::support::gateway::{token, token_of};
 use crate::support::stream::escaped;
 
@@ -231,18 +233,56 @@ fn a_drain_is_told_to_all_formats() {
     assert!(site.world.is_ended());
 }
 
+/// The server ends a subscription that was answered while another is not: the reply still has it,
+/// the end follows, and no id behind that names the channel.
+#[test]
+fn an_id_names_no_channel_that_was_left_before_the_reply() {
+    let tables = "[uni_sse]\nenabled = true\n[channel.without_namespace]\nhistory_size = 10\n\
+        history_ttl = \"60s\"\nforce_recovery = true\n";
+    let why = Unsubscribe { code: 2500, reason: "by the test".into() };
+    for back in [false, true] {
+        let mut site = Site::with_cores(3, tables);
+        let [x, y] = [1, 2].map(|core| site.channel_of(core, 0));
+        let token = token(&json!({"sub": "42", "channels": [x, y]}));
+        let connect = escaped(&json!({ "token": token }).to_string());
+        let request = format!("GET /connection/uni_sse?cf_connect={connect} HTTP/1.1\r\n");
+        let client = site.knock(0);
+        site.run();
+        client.bytes(format!("{request}Host: h\r\n\r\n").as_bytes());
+        let channel = Some(x.as_str().into());
+        // The request is read, the home of one answers, and this comes in between.
+        [0, 0, 0, 1, 0].into_iter().for_each(|core| site.turn(core));
+        let (order, _) = order_of("42", Action::Unsubscribe { channel, why: why.clone() });
+        assert!(site.send(0, Letter::Order(Arc::new(order))));
+        site.turn(0);
+        let told = client.answer().map(|it| it.body).unwrap_or_default();
+        let told = String::from_utf8(told).expect("UTF-8");
+        assert!(!told.contains("connect"), "the other is not answered: {told}");
+        site.run();
+        if back {
+            let subscribe = ServerSubscribe { channel: x.clone(), ..ServerSubscribe::default() };
+            site.order("42", Action::Subscribe(Box::new(subscribe)));
+        }
+        for channel in [&x, &y] {
+            publish(&mut site, channel, [1]);
+        }
+        let (_, id) = got(&client);
+        assert_eq!(id.split(',').count(), 1 + usize::from(back), "{id}");
+    }
+}
+
 const CACHED: &str = "[uni_sse]\nenabled = true\n[[channel.namespaces]]\nname = \"cached\"\n\
     history_size = 10\nhistory_ttl = \"60s\"\nforce_recovery = true\n\
     force_recovery_mode = \"cache\"\n";
 
-/// Publishes these in the channel of [`CACHED`].
-fn publish(site: &mut Site, numbers: impl IntoIterator<Item = u32>) {
+/// Publishes these in a channel with a history.
+fn publish(site: &mut Site, channel: &str, numbers: impl IntoIterator<Item = u32>) {
     for number in numbers {
         let minute = Duration::from_secs(60);
         let stream = StreamOptions { size: 10, ttl: minute, meta_ttl: minute };
         let data = number.to_string().into();
         let publish = Publish { data, stream: Some(stream), ..Publish::default() };
-        site.question("cached:a", Question::Publish(publish)).expect("published");
+        site.question(channel, Question::Publish(publish)).expect("published");
     }
 }
 
@@ -272,7 +312,7 @@ fn got(client: &Client) -> (Vec<u64>, String) {
 #[test]
 fn an_id_says_what_its_client_has_got_and_not_what_it_believed() {
     let mut site = Site::new(CACHED);
-    publish(&mut site, 1..=2);
+    publish(&mut site, "cached:a", 1..=2);
     let (_, id) = got(&resumed(&mut site, ""));
     let (life, offset) = id.rsplit_once('.').expect("an offset");
     assert_eq!(offset, "2");
@@ -283,11 +323,11 @@ fn an_id_says_what_its_client_has_got_and_not_what_it_believed() {
         assert_eq!(got(&client), (vec![2], format!("{life}.2")), "{before}");
     }
     let client = resumed(&mut site, &format!("{}elsewhen.5", &life[..8]));
-    publish(&mut site, [3]);
+    publish(&mut site, "cached:a", [3]);
     let (numbers, id) = got(&client);
     assert_eq!((numbers, &id), (vec![2, 3], &format!("{life}.3")));
     client.leave();
     // Neither is there what it had not got, where it believed to be.
-    publish(&mut site, 4..=5);
+    publish(&mut site, "cached:a", 4..=5);
     assert_eq!(got(&resumed(&mut site, &id)), (vec![5], format!("{life}.5")));
 }

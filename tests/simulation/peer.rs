@@ -131,6 +131,11 @@ impl Peer {
         Ok((self.stage != Stage::Done).then_some(kernel.now + wait))
     }
 
+    /// Whether some of what it says is not written yet.
+    pub fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Whether the rule that it meant to break did not hold: compression was agreed on.
     pub fn guessed_well(&self) -> bool {
         self.guessed && self.packs

@@ -199,6 +199,14 @@ impl Sessions {
     pub(super) fn obey(&mut self, port: &mut impl Port, link: Link, order: &Arc<UserOrder>) {
         let Some(session) = self.state.table.get_mut(link) else { return };
         if let Some(connecting) = session.connecting() {
+            if let Action::Unsubscribe { channel, .. } = &order.action {
+                // What began is over already, so what would begin now has to be over, too.
+                let ends = |name: &str| channel.as_deref().is_none_or(|channel| *channel == *name);
+                connecting.orders.retain(|earlier| match &earlier.action {
+                    Action::Subscribe(wanted) => !ends(&wanted.channel),
+                    _ => true,
+                });
+            }
             // What it is told of this follows its connect reply, which is made already.
             connecting.orders.push(order.clone());
             return;

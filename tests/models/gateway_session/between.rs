@@ -1,12 +1,13 @@
 //! What concerns several cores: one that has no room, and what comes at an awkward moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold::gateway::letters::Action;
+use ringhold::gateway::letters::{Action, Letter, ServerSubscribe};
 use ringhold::gateway::wire::Unsubscribe;
 use serde_json::json;
 
-use super::site::{ENGINE, PATH, Peer, Site, token};
+use super::site::{ENGINE, PATH, Peer, Site, order_of, token};
 
 /// Four letters fill a core's mailbox, and two make it crowded.
 const NARROW: &str = "mailbox = 4\n[channel.without_namespace]\nhistory_size = 10\n\
@@ -122,6 +123,42 @@ fn an_order_that_comes_while_a_client_connects_is_done_after_the_reply() {
         let told = ended.iter().map(|name| json!({"channel": name, "unsubscribe": end}));
         assert_eq!((granted, pushes), (2, told.collect()));
         assert_eq!(site.stats().counters.subscriptions, 2 - ended.len() as u64);
+    }
+}
+
+#[test]
+fn orders_that_come_while_a_client_connects_are_done_in_their_order() {
+    let why = Unsubscribe { code: 2500, reason: "by the test".into() };
+    for ends_first in [false, true] {
+        let mut site = Site::with_cores(3, "");
+        let [x, y] = [1, 2].map(|core| site.channel_of(core, 0));
+        let mut subs = json!({});
+        [&x, &y].into_iter().for_each(|name| subs[name] = json!({}));
+        let mut peer = site.open(0, PATH, &[]);
+        let token = token(&json!({"sub": "42", "subs": subs}));
+        peer.say(&[json!({"id": 1, "connect": {"token": token}})]);
+        // One of both is answered.
+        [0, 0, 0, 1, 0].into_iter().for_each(|core| site.turn(core));
+        let subscribe = ServerSubscribe { channel: x.clone(), ..ServerSubscribe::default() };
+        let begin = Action::Subscribe(Box::new(subscribe));
+        let end = Action::Unsubscribe { channel: None, why: why.clone() };
+        let orders = if ends_first { [end, begin] } else { [begin, end] };
+        for action in orders {
+            let (order, _) = order_of("42", action);
+            assert!(site.send(0, Letter::Order(Arc::new(order))));
+        }
+        site.turn(0);
+        assert!(peer.reply(1).is_none(), "the other is not answered");
+        site.run();
+        assert!(peer.reply(1).is_some());
+        let pushes = peer.pushes();
+        let of = |name: &str| -> Vec<bool> {
+            let own = pushes.iter().filter(|push| push["channel"] == json!(name));
+            own.map(|push| push.get("subscribe").is_some()).collect()
+        };
+        let began: &[bool] = if ends_first { &[false, true] } else { &[false] };
+        assert_eq!((of(&x), of(&y)), (began.to_vec(), vec![false]), "{pushes:?}");
+        assert_eq!(site.stats().counters.subscriptions, u64::from(ends_first));
     }
 }
 

@@ -373,8 +373,9 @@ impl Run {
     /// Where nothing fails, whoever behaves gets everything.
     fn check_calm(&self, world: &World) -> Result<(), String> {
         for peer in &world.peers {
-            let read = world.kernel.wires[peer.index].inbox.is_empty();
-            if !is_satisfied(peer) && !(read && is_slow_to_violate(peer)) {
+            let is_read = world.kernel.wires[peer.index].inbox.is_empty();
+            let is_excused = is_read && is_slow_to_violate(peer);
+            if !(is_satisfied(peer) || is_excused) {
                 let missing = peer.expected.len();
                 let (stage, character) = (peer.stage, peer.script.character);
                 return Err(format!(

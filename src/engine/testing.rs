@@ -335,7 +335,7 @@ impl Core {
         }
         self.audit_inbound(slot, hot)?;
         self.secure.audit(slot, hot)?;
-        self.audit_outbox(hot, tally)
+        self.audit_outbox(slot, hot, tally)
     }
 
     fn audit_inbound(&self, slot: u32, hot: &Hot) -> Result<(), String> {
@@ -370,14 +370,16 @@ impl Core {
         }
     }
 
-    fn audit_outbox(&self, hot: &Hot, tally: &mut Tally) -> Result<(), String> {
+    fn audit_outbox(&self, slot: u32, hot: &Hot, tally: &mut Tally) -> Result<(), String> {
         let blocked = hot.has(Flags::BLOCKED);
         check(!blocked || hot.has(Flags::POLL_OUT), "blocked, and nobody waits for room")?;
         let Some(outbox) = &hot.outbox else {
             check(!blocked, "blocked with nothing to send")?;
             check(!hot.has(Flags::PAUSED), "paused with nothing to send")?;
             let leaving = hot.phase() == Phase::Flushing;
-            return check(!leaving || hot.has(Flags::DIRTY), "leaves, and nobody looks");
+            // Or the application is about to be asked what is last.
+            let asks = hot.is(Marks::PARTING) && self.notices.closed().any(|it| it == slot);
+            return check(!leaving || hot.has(Flags::DIRTY) || asks, "leaves, and nobody looks");
         };
         outbox.audit(self.outgoing.corked(), hot.has(Flags::DIRTY), &mut tally.shared)?;
         let waits = outbox.offer == Offer::Waits;

@@ -166,7 +166,7 @@ fn write_request(request: &Request, out: &mut Vec<u8>) {
             out.push(7);
             encode_varint(ticket.0, out);
             encode_varint(tops.len() as u64, out);
-            // An heir that asks is told of removals.
+            // The elder tells its heir of removals.
             for TopOf { channel, entry, meta_ttl, count: _ } in tops {
                 write_bytes(channel.as_bytes(), out);
                 encode_varint(*entry, out);

@@ -214,14 +214,7 @@ impl CoreState {
         if let Some(session) = self.table.get_mut(link)
             && session.format() == Format::UniSse
         {
-            match session.connecting() {
-                Some(connecting) => {
-                    if let Some((_, leads)) = connecting.stash.last_mut() {
-                        *leads = Some(Leads::Into(channel.into(), Box::new(told)));
-                    }
-                }
-                None => session.more().places.begin(channel, &told),
-            }
+            session.more().places.begin(channel, &told);
             session.tidy();
         }
     }

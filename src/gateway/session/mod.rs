@@ -47,7 +47,7 @@ use super::hub_port::ClientKey;
 use super::letters::{ClientId, UserOrder};
 use super::places::{Places, Resume};
 use super::plan::Plan;
-use super::wire::messages::{ConnectResult, SubscribeRequest, SubscribeResult};
+use super::wire::messages::{ConnectResult, SubscribeRequest};
 use super::wire::{Encoding, Unsubscribe};
 use crate::engine::Frame;
 use crate::protocol::request;
@@ -161,13 +161,11 @@ struct Revoked {
     why: Unsubscribe,
 }
 
-/// Where a push that waits for the connect reply leads a client that is told its positions.
+/// Effect of a stashed push on the positions of a one-way client.
 #[derive(Debug)]
 enum Leads {
     /// To a publication of this channel.
     To(Box<str>, u64),
-    /// Into a channel.
-    Into(Box<str>, Box<SubscribeResult>),
     /// Out of it.
     OutOf(Box<str>),
 }

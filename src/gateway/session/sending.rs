@@ -78,15 +78,13 @@ impl CoreState {
                 _ => None,
             };
             self.send_at(port, link, &frame, at);
-            let Some(session) = self.table.get_mut(link) else { return };
-            match leads {
-                Some(Leads::Into(channel, result)) => {
-                    session.more().places.begin(&channel, &result)
-                }
-                Some(Leads::OutOf(channel)) => session.more().places.end(&channel),
-                Some(Leads::To(..)) | None => continue,
+            if let Some(Leads::OutOf(channel)) = leads
+                && let Some(session) = self.table.get_mut(link)
+                && let Some(places) = session.places()
+            {
+                places.end(&channel);
+                session.tidy();
             }
-            session.tidy();
         }
     }
 

@@ -26,7 +26,7 @@ pub fn encode(lines: &str) -> Vec<u8> {
     bytes
 }
 
-/// What is posted for a session of that name on that node.
+/// The body of a post for a session on a node.
 pub fn post(session: &str, node: &str, lines: &str) -> Vec<u8> {
     let data = if lines == "{}" { vec![0] } else { encode(lines) };
     let mut bytes = Vec::new();

@@ -163,7 +163,7 @@ impl Run {
         }
     }
 
-    /// What was posted is not done, and its client knows it: it tries again, or gives up.
+    /// The server has refused a post: its client tries again, or gives up.
     fn refused(&mut self, post: Post) {
         let Post { place, ids, text, .. } = post;
         self.note(|| format!("the post of {ids:?} by {place} was refused"));

@@ -138,8 +138,8 @@ impl Run {
         }
     }
 
-    /// A connection is told how long it lasts, by an order of which the push says no more than
-    /// that: by any that fits.
+    /// A refresh push says how long a connection lasts, and names no order: any that fits may have
+    /// made it.
     fn server_refreshed(&mut self, place: usize, body: &Value) {
         let fit: Vec<_> = (0..self.orders.len()).filter(|n| self.fits(place, body, *n)).collect();
         let mut heard = Vec::new();

@@ -9,7 +9,7 @@ use super::plan::{GRACE, STALE_MS};
 use super::run::{Does, Run, Said};
 use super::truth::Fate;
 
-/// What a client was told of a channel's members.
+/// An answer about a channel's members, as its client has it.
 pub enum Shown {
     Names(Vec<String>),
     Count(usize),

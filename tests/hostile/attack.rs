@@ -184,25 +184,24 @@ pub(crate) fn fight(attack: &Attack, time: Option<Duration>) -> Report {
         // The witnesses are still there, and served.
         shared.wait_rounds(ROUNDS);
         shared.stop.store(true, Ordering::Relaxed);
-        elsewhere.inspect(|it| it.shared.stop.store(true, Ordering::Relaxed));
         let visits = visitor.map_or_else(Times::default, |thread| joined(thread, "a visitor"));
         let mut control = Times::default();
+        elsewhere.inspect(|it| it.shared.stop.store(true, Ordering::Relaxed));
+        elsewhere.inspect(|it| it.shared.dismissed.store(true, Ordering::Relaxed));
         for thread in absent {
-            let (witness, mut its) = joined(thread, "a witness elsewhere");
+            let mut its = joined(thread, "a witness elsewhere");
             control.iter_mut().zip(&mut its).for_each(|(all, its)| all.append(its));
-            witness.leave();
         }
-        let stood: Vec<_> = threads.into_iter().map(|it| joined(it, "a witness")).collect();
-        drop(alarms);
-
         settled(&gateway, &seated);
+        shared.dismissed.store(true, Ordering::Relaxed);
         let mut times = [Times::default(), Times::default()];
-        for ((witness, mut its), beside) in stood.into_iter().zip(&beside) {
+        for (thread, beside) in threads.into_iter().zip(&beside) {
+            let mut its = joined(thread, "a witness");
             for (all, its) in times[usize::from(!beside)].iter_mut().zip(&mut its) {
                 all.append(its);
             }
-            witness.leave();
         }
+        drop(alarms);
         let [beside, elsewhere] = times;
         let sent = sent.load(Ordering::Relaxed);
         let peak = vitals::peak(id);

@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) habits: Habits,
     /// No more new commands.
     pub(crate) stop: AtomicBool,
+    /// Nothing of the attack is left, and the witnesses may leave.
+    pub(crate) dismissed: AtomicBool,
     /// Somebody has panicked, so that nobody waits for him.
     pub(crate) failed: AtomicBool,
     /// Commands answered so far, by witness.
@@ -68,6 +70,7 @@ impl Shared {
         Self {
             habits,
             stop: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             rounds: zeros(0),
             totals: zeros(UNKNOWN),
@@ -76,13 +79,18 @@ impl Shared {
         }
     }
 
+    /// Nobody waits for anybody any more.
+    fn over(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// Waits until each has done so many rounds more, or somebody has failed.
     pub(crate) fn wait_rounds(&self, more: u64) {
         let from: Vec<u64> = self.rounds.iter().map(|r| r.load(Ordering::Relaxed)).collect();
         let deadline = Instant::now() + 2 * PATIENCE;
         let done =
             |(rounds, from): (&AtomicU64, &u64)| rounds.load(Ordering::Relaxed) >= from + more;
-        while !self.rounds.iter().zip(&from).all(done) && !self.failed.load(Ordering::Relaxed) {
+        while !self.rounds.iter().zip(&from).all(done) && !self.over() {
             assert!(Instant::now() < deadline, "the witnesses do not get on");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -119,8 +127,10 @@ impl Witness {
         Self { session, number, seen: vec![0; all] }
     }
 
-    /// Publishes until told to stop; then waits for everything that is still to come.
-    pub(crate) fn testify(mut self, shared: &Shared) -> (Self, Times) {
+    /// Publishes until told to stop; waits for everything that is still to come, and for its
+    /// dismissal; then closes in good order. It reads all the time, and so answers pings: a server
+    /// may give up who does not, however long the fight takes.
+    pub(crate) fn testify(mut self, shared: &Shared) -> Times {
         let _alarm = Alarm(shared);
         let mut times = Times::default();
         let mut published = 0;
@@ -146,7 +156,19 @@ impl Witness {
         }
         shared.totals[self.number].store(published, Ordering::Relaxed);
         self.hear_all(shared);
-        (self, times)
+        while !shared.over() && !shared.dismissed.load(Ordering::Relaxed) {
+            self.listen();
+        }
+        if !shared.over() {
+            self.session.into_client().close(1000);
+        }
+        times
+    }
+
+    /// Hears what comes within a moment.
+    fn listen(&mut self) {
+        self.session.listen(Duration::from_millis(1));
+        self.session.pushed().iter().for_each(|push| self.check(push));
     }
 
     /// Sends a command, which must succeed.
@@ -183,20 +205,11 @@ impl Witness {
         let total = |at: usize| shared.totals[at].load(Ordering::Relaxed);
         let deadline = Instant::now() + PATIENCE;
         let all = self.seen.len();
-        while (0..all).any(|at| total(at) == UNKNOWN) && !shared.failed.load(Ordering::Relaxed) {
-            assert!(Instant::now() < deadline, "a witness does not come to its end");
-            std::thread::sleep(Duration::from_millis(1));
+        // A total that is not known yet is more than anybody has seen.
+        while (0..all).any(|at| self.seen[at] < total(at)) && !shared.over() {
+            assert!(Instant::now() < deadline, "the publications of a witness do not come");
+            self.listen();
         }
-        while (0..all).any(|at| self.seen[at] < total(at)) && !shared.failed.load(Ordering::Relaxed)
-        {
-            let push = self.session.push();
-            self.check(&push);
-        }
-    }
-
-    /// Closes in good order.
-    pub(crate) fn leave(self) {
-        self.session.into_client().close(1000);
     }
 }
 

@@ -103,6 +103,18 @@ impl Client {
         self.stream.get_ref()
     }
 
+    /// Whether bytes, or the end, are there within so long.
+    pub(crate) fn comes_within(&self, time: Duration) -> bool {
+        if !self.stream.buffer().is_empty() {
+            return true;
+        }
+        self.socket().set_read_timeout(Some(time)).expect("set_read_timeout");
+        let came = unbroken(|| self.socket().peek(&mut [0]));
+        self.socket().set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
+        let late = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+        !came.is_err_and(|error| late.contains(&error.kind()))
+    }
+
     /// Sends bytes that the server has to take.
     pub(crate) fn send(&self, bytes: &[u8]) {
         self.socket().write_all(bytes).expect("the server takes bytes");

@@ -189,14 +189,19 @@ impl Core {
     }
 
     fn on_deadline(&mut self, slot: u32) {
-        let Some(hot) = self.slots.get_mut(slot) else { return };
+        let Some(hot) = self.slots.get(slot) else { return };
+        let (client, greets) = (hot.has(Flags::CLIENT), hot.has(Flags::GREETING));
         match hot.phase() {
             Phase::Open => self.on_open_deadline(slot),
             Phase::Handshake if self.requests.keeps(slot) => self.on_late(slot),
+            Phase::Handshake if self.is_unread(slot) => {
+                // Where many wait to be read from, a request that came in time is read first.
+                self.timing.schedule(&mut self.slots, slot, self.clock.after(1));
+            }
             Phase::Handshake => {
                 self.counted.handshake_timeouts += 1;
-                if hot.has(Flags::CLIENT) {
-                    let failure = match hot.has(Flags::GREETING) {
+                if client {
+                    let failure = match greets {
                         true => "no TLS handshake within the handshake timeout",
                         false => "no answer to the request within the handshake timeout",
                     };
@@ -215,6 +220,13 @@ impl Core {
             Phase::Passing => self.drop_connection(slot, Cause::Abrupt),
             Phase::Closed => {}
         }
+    }
+
+    /// Whether a request waits, and nothing of it was read yet. One that comes slowly was read in part.
+    fn is_unread(&self, slot: u32) -> bool {
+        let waits =
+            |hot: &Hot| hot.has(Flags::READY) && !hot.has(Flags::HELD | Flags::TLS | Flags::CLIENT);
+        self.slots.get(slot).is_some_and(waits) && self.handshakes.held(slot).is_none()
     }
 
     fn on_open_deadline(&mut self, slot: u32) {

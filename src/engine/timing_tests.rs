@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::config::{Config, Heartbeat};
+use crate::engine::opening::Head;
 
 const TICK_NS: u64 = 100_000_000;
 /// A tick far from the wraps.
@@ -121,6 +122,32 @@ fn a_handshake_has_its_time_and_who_is_to_be_refused_has_less() {
     };
     handshake(false, 100);
     handshake(true, 20);
+}
+
+#[test]
+fn a_request_that_came_in_time_is_read_before_its_sender_is_judged() {
+    let refused = |flags: u32, waits: bool| {
+        let mut core = core(|_| {});
+        core.slots.free(0);
+        core.slots.open(0, Phase::Handshake).set(flags);
+        core.begin_phase(0);
+        if waits {
+            core.mark_ready(0);
+        }
+        pass(&mut core, 1..=150);
+        core.counted.handshake_timeouts
+    };
+    assert_eq!((refused(0, false), refused(0, true)), (1, 0));
+    // Whoever is not read from, or has begun, gets no more time.
+    assert_eq!((refused(Flags::PAUSED, true), refused(Flags::TLS, true)), (1, 1));
+    let mut slow = core(|_| {});
+    slow.slots.free(0);
+    slow.slots.open(0, Phase::Handshake);
+    slow.begin_phase(0);
+    slow.keep_head(0, Head::of(b"GET / HTTP/1.1\r\n".to_vec()));
+    slow.mark_ready(0);
+    pass(&mut slow, 1..=101);
+    assert_eq!(slow.counted.handshake_timeouts, 1);
 }
 
 #[test]

@@ -42,6 +42,14 @@ close_timeout = "200ms"
 hmac_secret_key = "secret of the tests"
 "#;
 
+/// Limits of time, with the words of a configuration that is about them; elsewhere a client may be
+/// as slow as the machine. As a pong has to come before the next ping, none is longer than this.
+const PATIENT: [(&[&str], &str); 3] = [
+    (&["ping_interval", "pong_timeout"], "RINGHOLD_CLIENT_PONG_TIMEOUT"),
+    (&["stale_close_delay"], "RINGHOLD_CLIENT_STALE_CLOSE_DELAY"),
+    (&["handshake_timeout"], "RINGHOLD_ENGINE_HANDSHAKE_TIMEOUT"),
+];
+
 /// A running `ringhold serve`.
 pub(crate) struct Gateway {
     server: Server,
@@ -140,11 +148,10 @@ impl Gateway {
     fn serve(config: &Path, more: &[&str]) -> Server {
         let mut command = program();
         let text = std::fs::read_to_string(config).expect("the configuration can be read");
-        if !text.contains("ping_interval") && !text.contains("pong_timeout") {
-            // A session that a test does not read from is given up later than the test gives up
-            // any condition, on a machine of whatever speed: the first ping comes at half an
-            // interval of 25 s at the earliest.
-            command.env("RINGHOLD_CLIENT_PONG_TIMEOUT", "24s");
+        for (words, variable) in PATIENT {
+            if !words.iter().any(|word| text.contains(word)) {
+                command.env(variable, "24s");
+            }
         }
         let (server, _) = Server::launch(command.arg("--config").arg(config).args(more), address);
         server.goes_the_way();

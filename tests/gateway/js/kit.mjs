@@ -25,7 +25,7 @@ const over = {
 export const { Centrifuge, UnauthorizedError } = protobuf ? binary : json;
 
 // Far beyond what a loaded machine needs for one step.
-export const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 240_000;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

@@ -41,7 +41,7 @@ def compiled():
 
 api, stubs = compiled()
 KEY = [("authorization", f"apikey {key}")]
-LIMIT = 20
+LIMIT = 120
 
 
 def status_of(call):

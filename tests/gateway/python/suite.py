@@ -33,7 +33,7 @@ _, URL, API_URL, API_KEY, SECRET, PROTOCOL = sys.argv
 PROTOBUF = PROTOCOL == "protobuf"
 
 # Far beyond what a loaded machine needs for one check; a check ends early when it is done.
-PATIENCE_S = 90
+PATIENCE_S = 240
 CROWD = 300
 
 fresh_numbers = itertools.count(1)

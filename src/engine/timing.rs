@@ -222,7 +222,7 @@ impl Core {
         }
     }
 
-    /// Whether a request waits, and nothing of it was read yet. One that comes slowly was read in part.
+    /// Whether a request waits of which nothing was read yet. Of one that comes slowly, a part was.
     fn is_unread(&self, slot: u32) -> bool {
         let waits =
             |hot: &Hot| hot.has(Flags::READY) && !hot.has(Flags::HELD | Flags::TLS | Flags::CLIENT);

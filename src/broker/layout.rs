@@ -117,6 +117,17 @@ impl Layout {
         }
     }
 
+    /// The slot of a cluster in which a script finds the names of a channel, and so those of other
+    /// channels that lie there, too; 0 where there is no cluster. `None`: they lie apart.
+    pub fn slot_of_scripts(&self, channel: &str) -> Option<u16> {
+        if self.open.is_empty() {
+            return Some(0);
+        }
+        let apart = self.partitions.is_empty()
+            && (channel.is_empty() || channel.starts_with('}') || self.prefix.contains('{'));
+        (!apart).then(|| self.slot(channel))
+    }
+
     /// The slot in which those of its members lie.
     pub fn slot_of_members(&self, channel: &str) -> u16 {
         self.slot_of(channel, self.expiry(channel))
@@ -315,6 +326,8 @@ mod tests {
             let tagged = !channel.is_empty() && !channel.starts_with('}');
             let stream = slots::slot(&cluster.stream(channel).concat());
             assert_eq!(stream == slot, tagged, "{channel}");
+            assert_eq!(cluster.slot_of_scripts(channel), tagged.then_some(slot), "{channel}");
+            assert_eq!(plain.slot_of_scripts(channel), Some(0), "{channel}");
         }
         assert_eq!(plain.channel(b"centrifugo.control"), None);
         assert_eq!(cluster.channel(b"p.client.a"), None);
@@ -339,6 +352,7 @@ mod tests {
             let name = layout.messages(channel).concat();
             assert_eq!(layout.channel(&name), Some(channel));
             let slot = layout.slot(channel);
+            assert_eq!(layout.slot_of_scripts(channel), Some(slot), "{channel}");
             for name in [layout.messages(channel), layout.stream(channel), layout.meta(channel)] {
                 assert_eq!(slots::slot(&name.concat()), slot, "{channel}");
             }

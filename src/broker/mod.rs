@@ -4,14 +4,14 @@
 //! From the bottom up: the protocol ([`resp`]), a connection ([`link`]), to whom ([`server`],
 //! [`target`]), how it comes about ([`dial`]) and who is asked where ([`sentinel`]); Centrifugo's
 //! layout ([`layout`]), [`scripts`], and what is written for each request ([`requests`]) and read
-//! from its replies ([`answers`]). Then what is under way: requests (`work`), channels to listen to
-//! (`listening`, and slot by slot in `sharded`), a connection through its lives (`side`), a server
-//! with both of its connections (`shard`), where it is by now (`watch`); and several that share the
-//! [`slots`] of a cluster (`cluster`, `places`), as they say themselves ([`nodes`]). NATS has a
-//! protocol, names and a shard of its own ([`nats`]). The cores' requests come by [`queue`], what
-//! happens leaves by `post`; `thread` ties it together. What nodes tell each other goes through the
-//! [`bus`]. What others see of it is [`tally`]; [`inspect`] is for an operator who wants to know
-//! whether a server is fit.
+//! from its replies ([`answers`]). Then what is under way: requests (`work`, in a language that is a
+//! `tongue`), channels to listen to (`listening`, and slot by slot in `sharded`), a connection
+//! through its lives (`side`), a server with both of its connections (`shard`), where it is by now
+//! (`watch`); and several that share the [`slots`] of a cluster (`cluster`, `places`), as they say
+//! themselves ([`nodes`]). NATS has a protocol, names and a shard of its own ([`nats`]). The cores'
+//! requests come by [`queue`], what happens leaves by `post`; `thread` ties it together. What nodes
+//! tell each other goes through the [`bus`]. What others see of it is [`tally`]; [`inspect`] is for
+//! an operator who wants to know whether a server is fit.
 //!
 //! The shapes of requests and happenings are the gateway's ([`crate::gateway::broker`]). The
 //! invariants: each request with a ticket is answered once, at the latest when its time has passed;
@@ -46,6 +46,7 @@ pub mod slots;
 pub mod tally;
 pub mod target;
 mod thread;
+mod tongue;
 mod watch;
 mod work;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::layout::{JOIN, LEAVE, Layout};
 use super::resp::Command;
 use super::scripts::{Digests, Script};
-use super::work::Tongue;
+use super::tongue::{Joins, Tongue};
 use crate::gateway::broker::{Fault, History, Kept, Present, Publish, Renew, Request, TopOf};
 use crate::gateway::letters::ClientId;
 
@@ -85,11 +85,12 @@ impl Tongue for Dialect {
     }
 
     /// Publications with a history, and with nothing that their script has to look at before.
-    fn joins(&self, request: &Request) -> Option<usize> {
+    fn joins(&self, request: &Request) -> Option<Joins> {
         let Request::Publish(_, publish) = request else { return None };
-        let Publish { stream, delta, idempotency_key, version, data, .. } = &**publish;
+        let Publish { channel, stream, delta, idempotency_key, version, data, .. } = &**publish;
         let plain = stream.is_some() && !delta && idempotency_key.is_empty() && *version == 0;
-        plain.then_some(data.len())
+        let slot = plain.then(|| self.layout.slot_of_scripts(channel)).flatten()?;
+        Some(Joins { bytes: data.len(), slot })
     }
 
     fn write_joined(&self, out: &mut Vec<u8>, requests: &[(&Request, Asked)]) {

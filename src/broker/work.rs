@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use super::requests::Asked;
 use super::resp::{Reply, command};
 use super::scripts::Script;
 use super::tally::Tally;
+use super::tongue::{Joins, Tongue};
 use crate::gateway::broker::{Fault, Happening, Outcome, Request, TopOf};
 
 /// A request and what came of it so far.
@@ -71,34 +71,6 @@ impl Drop for Flight {
             }
         }
     }
-}
-
-/// How a server is spoken to.
-pub(super) trait Tongue: fmt::Debug {
-    /// Writes a request. Returns how many replies come; 0: nothing was to be asked.
-    ///
-    /// # Errors
-    /// It is not to be asked of this server.
-    fn write(&self, out: &mut Vec<u8>, request: &Request, asked: Asked) -> Result<usize, Fault>;
-
-    /// Whether a request that was not sent before may be written together with others of that kind
-    /// that follow it, and what it adds to their bytes.
-    fn joins(&self, request: &Request) -> Option<usize> {
-        let _ = request;
-        None
-    }
-
-    /// Writes requests that join. One reply comes, a list with one of each.
-    fn write_joined(&self, out: &mut Vec<u8>, requests: &[(&Request, Asked)]) {
-        let _ = (out, requests);
-    }
-
-    /// Writes a message to other nodes. False: the server would not take it.
-    fn tell(&self, out: &mut Vec<u8>, to: Option<&str>, data: &[u8]) -> bool;
-
-    /// Whether a request may be sent again after the connection on which it was sent broke, when it
-    /// may have been done already.
-    fn may_repeat(&self, request: &Request) -> bool;
 }
 
 /// What was sent.
@@ -347,9 +319,8 @@ impl Work {
                 self.answer(job, Err(Fault::Late));
                 continue;
             }
-            let follows = || self.waiting.front().is_some_and(|next| self.joins(next).is_some());
-            if let Some(bytes) = self.joins(&job).filter(|_| follows()) {
-                let joined = self.collect(job, bytes, now);
+            if let Some(joins) = self.joins(&job).filter(|joins| self.follows(joins.slot)) {
+                let joined = self.collect(job, joins, now);
                 if let [_, _, ..] = &joined[..] {
                     let asked = |core| Asked { core, unix, again: false };
                     let requests = joined.iter().map(|job| &job.taken);
@@ -379,24 +350,30 @@ impl Work {
         }
     }
 
-    /// Whether a request may be written together with those behind it, and its bytes. In a cluster
-    /// each may be about a slot of its own, and none is.
-    fn joins(&self, job: &Job) -> Option<usize> {
-        let is_new = !job.again && self.strays.is_none();
+    /// Whether a request may be written together with those behind it.
+    fn joins(&self, job: &Job) -> Option<Joins> {
+        let is_new = !job.again && !job.asking;
         is_new.then(|| self.tongue.joins(&job.taken.request)).flatten()
+    }
+
+    /// Whether the next request joins others of a slot.
+    fn follows(&self, slot: u16) -> bool {
+        let next = self.waiting.front().and_then(|next| self.joins(next));
+        next.is_some_and(|next| next.slot == slot)
     }
 
     /// A request that joins, and those behind it that do.
     #[allow(clippy::vec_box, reason = "each goes on in the box that it is in")]
-    fn collect(&mut self, first: Box<Job>, mut bytes: usize, now: Instant) -> Vec<Box<Job>> {
+    fn collect(&mut self, first: Box<Job>, joins: Joins, now: Instant) -> Vec<Box<Job>> {
+        let Joins { mut bytes, slot } = joins;
         let mut joined = vec![first];
         while joined.len() < JOINED_MAX
             && let Some(next) = self.waiting.front().filter(|next| !self.is_late(next, now))
-            && let Some(more) = self.joins(next)
-            && bytes + more <= JOINED_BYTES
+            && let Some(more) = self.joins(next).filter(|next| next.slot == slot)
+            && bytes + more.bytes <= JOINED_BYTES
             && let Some(next) = self.waiting.pop_front()
         {
-            bytes += more;
+            bytes += more.bytes;
             joined.push(next);
         }
         joined
@@ -494,6 +471,15 @@ impl Work {
                 job.forgotten += 1;
                 self.forgotten.push_back(job);
             }
+            return Ok(());
+        }
+        if let Reply::Error(what) = reply
+            && Trouble::of(what) == Trouble::Elsewhere
+            && let Some(strays) = &mut self.strays
+        {
+            // Nothing of it was done.
+            let why = Why::of(what);
+            strays.extend(jobs.into_iter().map(|job| (job, why.clone())));
             return Ok(());
         }
         let count = jobs.len();

@@ -184,6 +184,48 @@ fn publications_that_need_no_more_than_others_are_sent_as_one_request() {
     assert!(bench.work.is_empty() && bench.queue.unanswered() == 0);
 }
 
+/// In a cluster those of one slot are sent together, and what another node has is asked there.
+#[test]
+fn in_a_cluster_requests_of_one_slot_are_sent_as_one() {
+    let (other, apart) = ("other", "}a");
+    let by = |tags, asked: &[&str]| {
+        let tongue = Dialect { layout: Layout::new("p", tags), ..dialect() };
+        let mut bench = bench();
+        let tally: Arc<Tally> = Arc::default();
+        bench.work = Work::new(bench.post.clone(), tally, Rc::new(tongue), PATIENCE).in_cluster();
+        for (ticket, channel) in (1..).zip(asked) {
+            let Request::Publish(ticket, mut publish) = history(ticket) else { panic!() };
+            publish.channel = (*channel).into();
+            bench.ask(Request::Publish(ticket, publish));
+        }
+        let sent = bench.send(Duration::ZERO);
+        (bench, sent)
+    };
+    let asked = ["ch", "ch", other, "ch", "x.{ch}", "ch", apart, apart];
+    let (mut bench, sent) = by(Tags::Braces, &asked);
+    assert_eq!(sent, ["1+2", "3", "4", "5", "6", "7", "8"]);
+    bench.hear("-MOVED 1234 127.0.0.1:7001\r\n").unwrap();
+    let strays = |bench: &mut Bench| {
+        let strays = bench.work.take_strays().into_iter();
+        strays.map(|(job, why)| (job.taken.request.ticket(), why)).collect::<Vec<_>>()
+    };
+    let ticket = |number| Some(Ticket(number));
+    assert_eq!(strays(&mut bench), [(ticket(1), Why::Moved), (ticket(2), Why::Moved)]);
+    (0..6).for_each(|_| bench.hear(&placed(1)).unwrap());
+    assert_eq!(bench.answers().len(), 6);
+
+    // Channels of one partition lie in one slot.
+    let layout = Layout::new("p", Tags::Partitions(4));
+    let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+    let mut one = names.iter().filter(|name| layout.slot(name) == layout.slot("0"));
+    let [a, b] = [one.next().unwrap(), one.next().unwrap()];
+    let far = names.iter().find(|name| layout.slot(name) != layout.slot("0")).unwrap();
+    let (mut bench, sent) = by(Tags::Partitions(4), &[a, b, far, a]);
+    assert_eq!(sent, ["1+2", "3", "4"]);
+    bench.hear("-TRYAGAIN Multiple keys request during rehashing of slot\r\n").unwrap();
+    assert_eq!(strays(&mut bench), [(ticket(1), Why::Later), (ticket(2), Why::Later)]);
+}
+
 #[test]
 fn requests_together_are_bounded() {
     let mut bench = bench();

@@ -6,6 +6,8 @@
 //! publications through both nodes, subscribers on both that return as SDKs do. `--nocapture`
 //! prints the figures. Without `redis-server` the tests say so.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
@@ -185,6 +187,52 @@ fn move_slots(partitions: u16) {
     assert_eq!(world.pair.end(&what, &published), [0; 4]);
     let refused: u64 = published.iter().map(|one| one.refused).sum();
     assert_eq!(refused, 0, "redirections are nobody's business");
+}
+
+/// Publications of one call go to their slot as one request, which is refused as a whole.
+#[test]
+fn batches_go_on_while_their_slot_moves() {
+    let Some(cluster) = Cluster::start_for(0, 0) else { return };
+    let nodes = [node(&cluster), node(&cluster)];
+    let mut sessions = [nodes[0].connected("ann"), nodes[1].connected("bob")];
+    sessions.iter_mut().for_each(|session| _ = session.subscribe(CHANNEL));
+    let (slot, owner) = (cluster.slot(CHANNEL), cluster.owner(CHANNEL));
+    let stop = AtomicBool::new(false);
+    let published = std::thread::scope(|scope| {
+        let batches = scope.spawn(|| {
+            let mut next = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let numbers = next + 1..=next + 8;
+                let publish = |n| json!({"publish": {"channel": CHANNEL, "data": n}});
+                let commands: Vec<_> = numbers.clone().map(publish).collect();
+                let answer =
+                    nodes[next as usize / 8 % 2].api_reply("batch", &json!({"commands": commands}));
+                let replies = answer["replies"].as_array().expect("replies");
+                let offsets = replies.iter().map(|reply| reply["publish"]["offset"].as_u64());
+                assert!(offsets.eq(numbers.map(Some)), "{answer}");
+                next += 8;
+            }
+            next
+        });
+        for others in [[owner, (owner + 1) % 3], [(owner + 1) % 3, (owner + 2) % 3]] {
+            cluster.move_slot(slot, others[0], others[1]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        batches.join().expect("every batch is answered")
+    });
+    for session in &mut sessions {
+        let expected: Vec<_> = (1..=published).collect();
+        assert_eq!(session.numbers(CHANNEL, expected.len()), expected);
+    }
+    let redirects = nodes.iter().map(|node| {
+        let text = node.metrics();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("ringhold_broker_redirects_"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    });
+    let redirects: u64 = redirects.sum();
+    println!(
+        "{published} publications in batches, {redirects} redirected by two moves of their slot"
+    );
 }
 
 /// It is away and back before anybody asks.

@@ -15,7 +15,8 @@ use super::subjects::{CHANNEL, Subjects};
 use super::wire::{self, MESSAGE_MAX};
 use crate::broker::listening::{Listening, Piece};
 use crate::broker::requests::Asked;
-use crate::broker::work::{Sent, Tongue, Work, complain};
+use crate::broker::tongue::Tongue;
+use crate::broker::work::{Sent, Work, complain};
 use crate::gateway::broker::{Fault, Happening, Outcome, Request};
 
 /// How NATS is spoken to.

@@ -63,6 +63,7 @@ impl Outgoing {
     }
 
     /// The turn's buffers, where segments lie.
+    #[inline]
     pub(super) fn turn<'a>(&'a self, arena: &'a [u8]) -> TurnBuffers<'a> {
         TurnBuffers { cork: &self.cork, arena }
     }
@@ -110,6 +111,7 @@ impl Outgoing {
 
     /// The outbox of a connection, which is made if there is none; the connection is marked, and
     /// one more segment counted.
+    #[inline]
     pub(super) fn open<'a>(
         &mut self,
         slot: u32,
@@ -128,6 +130,7 @@ impl Outgoing {
 
     /// Gives the outbox of a connection that needs none back to the pool: nothing waits for room in
     /// the send buffer any more.
+    #[inline]
     pub(super) fn retire(&mut self, slot: u32, hot: &mut Hot) {
         let Some(mut outbox) = hot.outbox.take() else { return };
         self.unblock(hot);

@@ -452,7 +452,15 @@ impl Core {
 
     /// Frees memory if there is more input in progress than there is memory for it: the largest
     /// pays first, and of those that are as large the oldest. Who is to pay is told.
+    #[inline]
     pub(super) fn enforce_inbound(&mut self) {
+        if self.inbound.total() > self.config.max_inbound {
+            self.collect_inbound();
+        }
+    }
+
+    #[cold]
+    fn collect_inbound(&mut self) {
         while self.inbound.total() > self.config.max_inbound {
             let Some(slot) = self.inbound.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };

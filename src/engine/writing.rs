@@ -192,6 +192,7 @@ pub(super) fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
 }
 
 impl Core {
+    #[inline]
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
@@ -253,9 +254,20 @@ impl Core {
 
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
+    #[inline]
     fn settle(&mut self, slot: u32, arena: &[u8]) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
+        let empty = hot.outbox.as_ref().is_some_and(|outbox| outbox.is_empty());
+        if empty && hot.phase() == Phase::Open && !hot.has(Flags::HIGH_WATER | Flags::PAUSED) {
+            // Mostly all is sent, and nobody waits for that.
+            return self.outgoing.retire(slot, hot);
+        }
+        self.settle_rest(slot, arena);
+    }
+
+    fn settle_rest(&mut self, slot: u32, arena: &[u8]) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.phase() == Phase::Closed {
             return;
         }
@@ -311,7 +323,15 @@ impl Core {
 
     /// Frees memory if more than there is for outboxes outlived the turn: who holds most and reads
     /// least pays first.
+    #[inline]
     fn enforce_outboxes(&mut self) {
+        if self.outgoing.ledger().total() > self.config.max_outboxes {
+            self.collect_outboxes();
+        }
+    }
+
+    #[cold]
+    fn collect_outboxes(&mut self) {
         while self.outgoing.ledger().total() > self.config.max_outboxes {
             let Some(slot) = self.outgoing.ledger().worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };

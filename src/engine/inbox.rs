@@ -126,6 +126,7 @@ impl Inbox {
     }
 
     /// Takes connections from the queues as long as the arena has room.
+    #[inline]
     pub(super) fn choose(
         &mut self,
         slots: &mut Slots,
@@ -215,6 +216,7 @@ impl Inbox {
 impl Taken<'_> {
     /// Puts a connection into the batch if it is to be read, or among those that are resumed. False
     /// if there is no room left for it.
+    #[inline]
     fn add(&mut self, hot: Option<&mut Hot>, slot: u32, batch: &mut Vec<Recv>) -> bool {
         let Some(hot) = hot else { return true };
         if !hot.clear(Flags::READY) {

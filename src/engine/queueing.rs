@@ -155,6 +155,7 @@ impl Core {
     /// Queues a payload that was just received, from where it lies: the header goes before it,
     /// where the client's was. From the second of a turn on, small ones move up to the one before,
     /// since sending one piece costs less than gathering many.
+    #[inline]
     pub(super) fn queue_reply(
         &mut self,
         slot: u32,
@@ -239,6 +240,7 @@ impl Core {
 
     /// Whether `len` more bytes may be queued; applies the policy if not. Returns how the
     /// connection's messages are framed.
+    #[inline]
     fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<Framing, SendError> {
         let Some(hot) = self.slots.lookup(slot, generation) else {
             self.counted.dropped_gone += 1;

@@ -170,10 +170,20 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
         let frames = frames_between(before, progress(&core.counted, hot), count);
         adapt_appetite(hot, count, received.room as usize, frames);
-        if allowance != Allowance::Granted {
-            core.hold_back(slot, generation, allowance);
+        let hot = match allowance {
+            Allowance::Granted => hot,
+            _ => {
+                core.hold_back(slot, generation, allowance);
+                let Some(held) = core.slots.lookup(slot, generation) else { return };
+                held
+            }
+        };
+        // What comes next is to be received, too.
+        match again {
+            _ if core.leftovers.len(slot) > 0 => core.mark_ready(slot),
+            true => core.mark_eager(slot),
+            false => core.work.await_input(slot, hot),
         }
-        core.await_more(slot, generation, again);
     }
 
     pub(super) fn on_end(&mut self, slot: u32) {
@@ -200,6 +210,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Decodes every event in a piece of the arena that was just received; what takes too long is
     /// left for a later turn.
+    #[inline]
     pub(super) fn read(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let done = self.decode(slot, generation, range.clone(), again);
         if done < range.len() {
@@ -209,6 +220,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Decodes events in a piece of the arena, as many as the connection's portion of this turn
     /// allows. Returns how much of it that is.
+    #[inline]
     pub(super) fn decode(
         &mut self,
         slot: u32,
@@ -341,6 +353,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.put_inflater(inflater);
     }
 
+    #[inline]
     fn on_message(&mut self, slot: u32, generation: u32, kind: Kind, source: Source<'_>) {
         let core = &mut self.core;
         core.counted.messages_in += 1;
@@ -399,17 +412,6 @@ impl Core {
         if hot.clear(Flags::AWAITED) {
             // Something may have come that nobody looked at.
             self.mark_ready(slot);
-        }
-    }
-
-    /// What was received is worked off: sees that what comes next is received, too.
-    #[inline]
-    fn await_more(&mut self, slot: u32, generation: u32, again: bool) {
-        let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        match again {
-            _ if self.leftovers.len(slot) > 0 => self.mark_ready(slot),
-            true => self.mark_eager(slot),
-            false => self.work.await_input(slot, hot),
         }
     }
 
@@ -497,6 +499,7 @@ fn progress(counted: &Counters, hot: &Hot) -> (u64, u64) {
 
 /// Lets the next receive be larger where this one was filled, smaller where it was not, and small
 /// and late where it brought more messages than a neighbour should wait for.
+#[inline]
 fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
     let appetite = hot.pace.appetite();
     if frames > CHATTY_FRAMES {
@@ -519,6 +522,7 @@ fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
 /// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears. What is more
 /// payload than was received was inflated, and each [`INFLATED`] bytes of it are as much work as a
 /// frame.
+#[inline]
 fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
     let payload = after.1.saturating_sub(before.1);
     let headers = (count as u64).saturating_sub(payload);

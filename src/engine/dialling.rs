@@ -118,6 +118,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn on_connected(&mut self, token: Token, result: io::Result<()>) {
         let slot = token.slot();
         let Some(hot) = self.core.slots.lookup(slot, token.generation()) else {

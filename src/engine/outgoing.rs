@@ -249,6 +249,13 @@ impl Outgoing {
     #[inline]
     pub(super) fn call_in_line<'a>(&mut self, slots: &mut Slots, left: &'a mut usize) -> Share<'a> {
         let bounded = *left != usize::MAX;
+        if !self.line.is_empty() {
+            self.call(slots, left);
+        }
+        Share { bounded, left }
+    }
+
+    fn call(&mut self, slots: &mut Slots, left: &mut usize) {
         while *left > 0
             && let Some((slot, generation)) = self.line.pop_front()
         {
@@ -261,7 +268,6 @@ impl Outgoing {
                 self.mark(slot, hot);
             }
         }
-        Share { bounded, left }
     }
 
     /// Checks that who has to stand in line does.

@@ -185,7 +185,7 @@ impl Core {
             if near.is_some() {
                 arena.copy_within(payload, start + len);
             }
-            arena[start..start + len].copy_from_slice(&bytes[..len]);
+            put(&mut arena[start..start + len], &bytes);
             outbox.push(Data::Arena(start..end), 0);
         });
         Ok(())
@@ -314,6 +314,15 @@ fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX])
         }
     };
     (used, bytes)
+}
+
+/// Copies as much of a frame's header as there is room: by its few lengths, which takes no call.
+fn put(room: &mut [u8], bytes: &[u8; BEFORE_MAX]) {
+    match room.len() {
+        2 => room.copy_from_slice(&bytes[..2]),
+        4 => room.copy_from_slice(&bytes[..4]),
+        len => room.copy_from_slice(&bytes[..len]),
+    }
 }
 
 /// What comes after a payload.

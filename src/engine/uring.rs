@@ -445,7 +445,7 @@ impl Uring {
         };
         // No more is pushed below, so what the entries point to stays where it is.
         self.messages.clear();
-        self.messages.reserve(chunk.iter().filter(|op| op.pieces > 1).count());
+        self.messages.reserve(chunk.len().min(pieces.len() - chunk.len()));
         for (index, op) in chunk.iter_mut().enumerate() {
             // Until a completion says otherwise, all of it was taken.
             op.result = Ok(op.len);

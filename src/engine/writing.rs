@@ -44,6 +44,17 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let wait = if may_wait { self.choose_wait() } else { Wait::No };
         let mut left = if may_wait { self.core.config.turn_sends } else { usize::MAX };
         self.flush_once(wait, &mut left)?;
+        if self.core.outgoing.is_unoffered() {
+            self.flush_on(left)?;
+        }
+        self.core.enforce_outboxes();
+        self.core.notices.resume();
+        Ok(())
+    }
+
+    /// Goes on with those who were not offered all there is.
+    #[inline(never)]
+    fn flush_on(&mut self, mut left: usize) -> io::Result<()> {
         for _ in 0..ROUNDS_MAX {
             if self.core.outgoing.ledger().total() > self.core.config.max_outboxes / 2 {
                 left = usize::MAX;
@@ -55,8 +66,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.flush_once(Wait::No, &mut left)?;
         }
         self.core.counted.sends_late += u64::from(self.core.outgoing.is_unoffered());
-        self.core.enforce_outboxes();
-        self.core.notices.resume();
         Ok(())
     }
 
@@ -223,10 +232,15 @@ impl Core {
     /// Settles those whose kernel is not asked, before it is decided whether to wait: sends and the
     /// wait are one call, so what follows from settling (an end, input to be read again, a
     /// deadline, too much memory) would wait for the next event.
+    #[inline]
     fn settle_blocked(&mut self, arena: &[u8]) {
-        if self.outgoing.blocked() == 0 {
-            return;
+        if self.outgoing.blocked() > 0 {
+            self.settle_those_blocked(arena);
         }
+    }
+
+    #[inline(never)]
+    fn settle_those_blocked(&mut self, arena: &[u8]) {
         let (mut at, mut kept) = (0, 0);
         // Who is closed here is marked once more, and settled in the same pass.
         while let Some(slot) = self.outgoing.marked().get(at).copied() {

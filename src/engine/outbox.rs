@@ -383,14 +383,15 @@ impl Outbox {
         self.bytes -= taken;
         if self.bytes == 0 && self.booked == 0 {
             // Mostly all of it, and nothing of it is in the account.
-            self.queue.clear();
+            while self.queue.pop_front().is_some() {}
             self.sent = 0;
         } else {
-            self.advance_slowly(taken, ledger);
+            self.advance_in_part(taken, ledger);
         }
     }
 
-    fn advance_slowly(&mut self, mut taken: usize, ledger: &mut Ledger) {
+    #[inline(never)]
+    fn advance_in_part(&mut self, mut taken: usize, ledger: &mut Ledger) {
         taken += self.sent;
         self.sent = 0;
         while let Some(first) = self.queue.front() {

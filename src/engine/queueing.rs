@@ -15,7 +15,7 @@ use super::core::Core;
 use super::outbox::{Policy, SEGMENT};
 use super::slots::{Flags, Marks, Phase};
 use super::value::{Cause, Data, Frame, Framing, SendError, opcode};
-use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode, header_len};
 use crate::protocol::{Kind, stream};
 
 impl Core {
@@ -165,7 +165,7 @@ impl Core {
         payload: Range<usize>,
     ) -> Result<(), SendError> {
         let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
-        let (len, bytes) = before(Framing::Frames, kind, payload.len());
+        let len = header_len(payload.len(), false);
         // The client's header held a mask besides, so there is room; a copy is the answer where
         // that does not hold.
         let start = match payload.start.checked_sub(len) {
@@ -179,13 +179,14 @@ impl Core {
         self.with_outbox(slot, |outbox| {
             // A connection is received from once a turn, so what lies between its last reply and
             // this one is its own input, and decoded.
-            let near = outbox.arena_end().filter(|end| *end < start && payload.len() <= MOVED_MAX);
+            let payload_len = payload.len();
+            let near = outbox.arena_end().filter(|end| *end < start && payload_len <= MOVED_MAX);
             let start = near.unwrap_or(start);
-            let end = start + len + payload.len();
+            let end = start + len + payload_len;
             if near.is_some() {
                 arena.copy_within(payload, start + len);
             }
-            put(&mut arena[start..start + len], &bytes);
+            frame::write_before(&mut arena[..start + len], opcode(kind), payload_len);
             outbox.push(Data::Arena(start..end), 0);
         });
         Ok(())
@@ -314,15 +315,6 @@ fn before(framing: Framing, kind: Kind, len: usize) -> (usize, [u8; BEFORE_MAX])
         }
     };
     (used, bytes)
-}
-
-/// Copies as much of a frame's header as there is room: by its few lengths, which takes no call.
-fn put(room: &mut [u8], bytes: &[u8; BEFORE_MAX]) {
-    match room.len() {
-        2 => room.copy_from_slice(&bytes[..2]),
-        4 => room.copy_from_slice(&bytes[..4]),
-        len => room.copy_from_slice(&bytes[..len]),
-    }
 }
 
 /// What comes after a payload.

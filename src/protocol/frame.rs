@@ -100,6 +100,25 @@ impl Header {
     }
 }
 
+/// Writes the header of a whole frame without a mask to the end of `room`, in its shortest form.
+/// False if it does not fit.
+#[inline]
+pub fn write_before(room: &mut [u8], opcode: Opcode, len: usize) -> bool {
+    let first = 0x80 | opcode as u8;
+    match len {
+        0..=125 => room.last_chunk_mut().map(|end| *end = [first, len as u8]).is_some(),
+        126..=0xffff => {
+            let [high, low] = (len as u16).to_be_bytes();
+            room.last_chunk_mut().map(|end| *end = [first, LEN_16, high, low]).is_some()
+        }
+        _ => room.last_chunk_mut::<10>().is_some_and(|end| {
+            (end[0], end[1]) = (first, LEN_64);
+            end[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            true
+        }),
+    }
+}
+
 /// The length of the header that [`Header::write`] produces, without writing it.
 pub const fn header_len(payload: usize, masked: bool) -> usize {
     let mask = if masked { 4 } else { 0 };

@@ -204,7 +204,7 @@ impl Decoder {
 
     /// Parses a header and checks it against the message in progress and the limits, each rule as
     /// soon as the bytes that decide it are there, in their order.
-    #[inline]
+    #[inline(always)]
     fn parse<D: Dialect>(
         &self,
         open: Option<&Partial>,
@@ -246,7 +246,7 @@ impl Decoder {
 }
 
 /// The event of a frame whose payload lies in `input` at `at`, all of it, and needs no other frame.
-#[inline]
+#[inline(always)]
 fn whole<D: Dialect>(
     header: &Header,
     deflated: bool,

@@ -242,13 +242,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let input = &mut self.arena.bytes[range.clone()];
             // The account is right at every event: what follows from one may end the message.
             let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
-            let outcome = match hot.has(Flags::DEFLATE) {
-                false => {
-                    let event = decoder.decode(&mut hot.partial, input, &mut at);
-                    event.map(|event| event.map(Arrival::Event))
-                }
-                true => decoder.decode_deflated(&mut hot.partial, input, &mut at),
-            };
+            let deflates = hot.has(Flags::DEFLATE);
+            let outcome = decoder.next(deflates, &mut hot.partial, input, &mut at);
             let open = hot.phase() == Phase::Open;
             if open && outcome.as_ref().is_ok_and(|it| it.as_ref().is_some_and(Arrival::is_message))
             {
@@ -281,6 +276,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         at
     }
 
+    #[inline(always)]
     fn on_arrival(
         &mut self,
         slot: u32,
@@ -353,7 +349,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.put_inflater(inflater);
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_message(&mut self, slot: u32, generation: u32, kind: Kind, source: Source<'_>) {
         let core = &mut self.core;
         core.counted.messages_in += 1;

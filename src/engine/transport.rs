@@ -91,7 +91,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, step: Step, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         match step {
             Step::Response => self.on_response(slot, range),

@@ -222,7 +222,7 @@ impl Taken<'_> {
 
     /// Puts a connection into the batch if it is to be read, or among those that are resumed. False
     /// if there is no room left for it.
-    #[inline(always)]
+    #[inline(never)]
     fn add(&mut self, hot: Option<&mut Hot>, slot: u32, batch: &mut Vec<Recv>) -> bool {
         let Some(hot) = hot else { return true };
         if !hot.clear(Flags::READY) {

@@ -39,6 +39,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// readers would keep everybody else waiting while it is copied. The others stand in line for
     /// the turns to come; answers do not. Where memory is short, and in the midst of a turn, all is
     /// offered at once.
+    #[inline(always)]
     pub(super) fn flush(&mut self, may_wait: bool) -> io::Result<()> {
         self.core.settle_blocked(&self.arena.bytes);
         let wait = if may_wait { self.choose_wait() } else { Wait::No };
@@ -209,23 +210,31 @@ impl Core {
         if hot.outbox.is_none() {
             return;
         }
-        let taken = match result {
-            Ok(taken) => taken,
-            Err(error) if error.is_transient() => 0,
-            Err(error) => {
-                self.drop_connection(slot, Cause::of_error(error));
-                return;
-            }
-        };
-        self.counted.bytes_out += taken as u64;
+        let taken = result.unwrap_or(0);
         if taken > 0 {
+            self.counted.bytes_out += taken as u64;
             self.watches.note_taken(slot, hot, taken);
             self.outgoing.note_sent(slot, hot, taken, &self.clock);
         }
         if taken < len {
-            self.counted.sends_short += 1;
-            self.outgoing.block(hot);
-            self.work.arm_poll_out(slot, hot);
+            self.on_short(sent);
+        }
+    }
+
+    /// A send did not take all.
+    #[inline(never)]
+    fn on_short(&mut self, sent: &Send) {
+        let slot = sent.slot;
+        match sent.result {
+            Err(error) if !error.is_transient() => {
+                self.drop_connection(slot, Cause::of_error(error));
+            }
+            _ => {
+                let Some(hot) = self.slots.get_mut(slot) else { return };
+                self.counted.sends_short += 1;
+                self.outgoing.block(hot);
+                self.work.arm_poll_out(slot, hot);
+            }
         }
     }
 
@@ -280,6 +289,7 @@ impl Core {
         self.settle_rest(slot, arena);
     }
 
+    #[inline(never)]
     fn settle_rest(&mut self, slot: u32, arena: &[u8]) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.phase() == Phase::Closed {

@@ -96,7 +96,6 @@ impl Decoder {
     ///
     /// After a fault the connection is failed (section 7.1.7): `partial` is `None` and its memory
     /// free, `at` is somewhere in the input, and nothing more may be decoded.
-    #[inline]
     pub fn decode(
         &self,
         partial: &mut Option<Box<Partial>>,
@@ -113,7 +112,6 @@ impl Decoder {
     /// As [`Decoder::decode`], for a connection that has agreed on compression: RSV1 marks messages
     /// that are to be inflated. Nothing is inflated here, so fragments may cut their stream
     /// anywhere, and the limit is that of the compressed bytes ([`payload_max`]).
-    #[inline]
     pub fn decode_deflated(
         &self,
         partial: &mut Option<Box<Partial>>,

@@ -182,11 +182,11 @@ impl<T> Mailbox<T> {
     #[inline]
     pub fn take(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
         debug_assert!(into.is_empty());
-        self.waiting.load(Ordering::Acquire) && self.take_all(into)
+        self.waiting.load(Ordering::Acquire) && self.take_waiting(into)
     }
 
     #[inline(never)]
-    fn take_all(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
+    fn take_waiting(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *queue, into);
         self.waiting.store(false, Ordering::Relaxed);

@@ -343,6 +343,7 @@ impl Outbox {
         self.gather_many(turn, most, slices)
     }
 
+    /// The same of several segments.
     fn gather_many<'a>(
         &'a self,
         turn: TurnBuffers<'a>,
@@ -390,6 +391,7 @@ impl Outbox {
         }
     }
 
+    /// The same one by one: something stays, or leaves the account.
     #[inline(never)]
     fn advance_in_part(&mut self, mut taken: usize, ledger: &mut Ledger) {
         taken += self.sent;

@@ -250,12 +250,13 @@ impl Outgoing {
     pub(super) fn call_in_line<'a>(&mut self, slots: &mut Slots, left: &'a mut usize) -> Share<'a> {
         let bounded = *left != usize::MAX;
         if !self.line.is_empty() {
-            self.call(slots, left);
+            self.call_those(slots, left);
         }
         Share { bounded, left }
     }
 
-    fn call(&mut self, slots: &mut Slots, left: &mut usize) {
+    #[inline(never)]
+    fn call_those(&mut self, slots: &mut Slots, left: &mut usize) {
         while *left > 0
             && let Some((slot, generation)) = self.line.pop_front()
         {

@@ -186,7 +186,8 @@ impl Core {
             if near.is_some() {
                 arena.copy_within(payload, start + len);
             }
-            frame::write_before(&mut arena[..start + len], opcode(kind), payload_len);
+            let fits = frame::write_before(&mut arena[..start + len], opcode(kind), payload_len);
+            debug_assert!(fits, "so long is its header");
             outbox.push(Data::Arena(start..end), 0);
         });
         Ok(())

@@ -243,7 +243,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             // The account is right at every event: what follows from one may end the message.
             let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
             let deflates = hot.has(Flags::DEFLATE);
-            let outcome = decoder.next(deflates, &mut hot.partial, input, &mut at);
+            let outcome = decoder.decode_either(deflates, &mut hot.partial, input, &mut at);
             let open = hot.phase() == Phase::Open;
             if open && outcome.as_ref().is_ok_and(|it| it.as_ref().is_some_and(Arrival::is_message))
             {
@@ -453,12 +453,12 @@ impl Core {
     #[inline]
     pub(super) fn enforce_inbound(&mut self) {
         if self.inbound.total() > self.config.max_inbound {
-            self.collect_inbound();
+            self.free_inbound();
         }
     }
 
     #[cold]
-    fn collect_inbound(&mut self) {
+    fn free_inbound(&mut self) {
         while self.inbound.total() > self.config.max_inbound {
             let Some(slot) = self.inbound.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };

@@ -289,6 +289,7 @@ impl Core {
         self.settle_rest(slot, arena);
     }
 
+    /// The same where something is left, or somebody waits for the end.
     #[inline(never)]
     fn settle_rest(&mut self, slot: u32, arena: &[u8]) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
@@ -350,12 +351,12 @@ impl Core {
     #[inline]
     fn enforce_outboxes(&mut self) {
         if self.outgoing.ledger().total() > self.config.max_outboxes {
-            self.collect_outboxes();
+            self.free_outboxes();
         }
     }
 
     #[cold]
-    fn collect_outboxes(&mut self) {
+    fn free_outboxes(&mut self) {
         while self.outgoing.ledger().total() > self.config.max_outboxes {
             let Some(slot) = self.outgoing.ledger().worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };

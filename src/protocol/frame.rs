@@ -307,6 +307,19 @@ mod tests {
     }
 
     #[test]
+    fn a_header_before_a_payload_is_the_same() {
+        for len in [0, 1, 125, 126, 0xffff, 0x1_0000, usize::MAX >> 1] {
+            let header = Header { fin: true, opcode: Opcode::Text, mask: None, len: len as u64 };
+            let mut out = [0; HEADER_MAX];
+            let used = header.write(&mut out);
+            let mut room = [9; 20];
+            assert!(write_before(&mut room[..12], Opcode::Text, len));
+            assert_eq!((&room[12 - used..12], room[11 - used], room[12]), (&out[..used], 9, 9));
+            assert!(!write_before(&mut room[..used - 1], Opcode::Text, len));
+        }
+    }
+
+    #[test]
     fn first_byte_faults() {
         for bit in [0x40, 0x20, 0x10] {
             assert_eq!(fault(Role::Server, &[0x81 | bit]), Some((Fault::ReservedBits, 1)));

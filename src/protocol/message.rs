@@ -102,7 +102,7 @@ impl Decoder {
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Option<Event>, Fault> {
-        Ok(self.next(false, partial, input, at)?.map(|arrival| match arrival {
+        Ok(self.decode_either(false, partial, input, at)?.map(|arrival| match arrival {
             Arrival::Event(event) => event,
             // Not reached: no frame may say so.
             Arrival::Deflated(kind, payload) => Event::Message(kind, payload),
@@ -118,11 +118,11 @@ impl Decoder {
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Option<Arrival>, Fault> {
-        self.next(true, partial, input, at)
+        self.decode_either(true, partial, input, at)
     }
 
     /// One of the two, by what a connection has agreed on.
-    pub fn next(
+    pub fn decode_either(
         &self,
         deflates: bool,
         partial: &mut Option<Box<Partial>>,

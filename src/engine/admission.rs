@@ -191,6 +191,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn on_accepted(&mut self, lane: u32, result: io::Result<(u32, SocketAddr)>) {
         self.admission.idle.put(lane);
         match result {

@@ -447,6 +447,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends a received message back without copying it.
+    #[inline]
     pub fn reply(&mut self, message: Message<'_>) -> Result<(), SendError> {
         let core = &mut *self.cx.core;
         match message.body {

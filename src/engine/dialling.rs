@@ -118,6 +118,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn on_connected(&mut self, token: Token, result: io::Result<()>) {
         let slot = token.slot();
         let Some(hot) = self.core.slots.lookup(slot, token.generation()) else {
@@ -146,6 +147,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn on_response(&mut self, slot: u32, range: Range<usize>) {
         let Some(dial) = self.core.dials.begun.get(&slot) else { return };
         let (key, tag) = (dial.key, dial.request.tag);

@@ -35,7 +35,7 @@ pub(super) fn ask<T>(core: &mut Core, question: impl FnOnce() -> T) -> Option<T>
 }
 
 /// Calls the application for a connection; a panic closes that with 1011.
-#[inline]
+#[inline(always)]
 pub(super) fn call_for<T>(
     core: &mut Core,
     slot: u32,

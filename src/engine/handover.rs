@@ -84,6 +84,7 @@ impl Handover {
 }
 
 impl<R: Ring, H: Handler> Worker<R, H> {
+    #[inline(never)]
     pub(super) fn on_installed(&mut self, token: Token, result: io::Result<OwnedFd>) {
         self.on_detached(token, Flags::INSTALL);
         let (slot, core) = (token.slot(), &mut self.core);

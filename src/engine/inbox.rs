@@ -63,6 +63,8 @@ struct Taken<'a> {
     bytes: usize,
     /// How many they may become.
     limit: usize,
+    /// Connections that it may be.
+    most: usize,
     /// Whether somebody's input takes long.
     costly: bool,
 }
@@ -126,6 +128,7 @@ impl Inbox {
     }
 
     /// Takes connections from the queues as long as the arena has room.
+    #[inline]
     pub(super) fn choose(
         &mut self,
         slots: &mut Slots,
@@ -146,37 +149,23 @@ impl Inbox {
             arena: 0,
             bytes: 0,
             limit: if eager == 0 { TURN_BYTES } else { TURN_BYTES / 2 },
+            most: BATCH_MAX - kept,
             costly: false,
         };
-        for _ in 0..self.ready.len() {
-            let Some(slot) = self.ready.pop_front() else { break };
-            if batch.len() + taken.resumed.len() + kept == BATCH_MAX
-                || !taken.add(slots.get_mut(slot), slot, batch)
-            {
-                self.ready.push_front(slot);
-                break;
-            }
-        }
+        taken.fill(&mut self.ready, usize::MAX, slots, batch);
         let early = taken.resumed.len();
-        taken.limit = TURN_BYTES;
-        for _ in 0..eager {
-            let Some(slot) = self.eager.pop_front() else { break };
-            if !taken.add(slots.get_mut(slot), slot, batch) {
-                self.eager.push_front(slot);
-                break;
-            }
+        if eager > 0 {
+            (taken.limit, taken.most) = (TURN_BYTES, BATCH_MAX);
+            taken.fill(&mut self.eager, eager, slots, batch);
         }
         self.costly = taken.costly;
         let messages = batch.len();
-        // After everybody else: each may cost 0.1 ms, for which all others wait.
-        let alone = batch.is_empty() && taken.resumed.is_empty();
-        let most = if alone { GREETING_ALONE_MAX } else { GREETING_MAX };
-        for _ in 0..self.greeting.len().min(most) {
-            let Some(slot) = self.greeting.pop_front() else { break };
-            if !taken.add(slots.get_mut(slot), slot, batch) {
-                self.greeting.push_front(slot);
-                break;
-            }
+        if !self.greeting.is_empty() {
+            // After everybody else: each may cost 0.1 ms, for which all others wait.
+            let alone = batch.is_empty() && taken.resumed.is_empty();
+            let count = if alone { GREETING_ALONE_MAX } else { GREETING_MAX };
+            (taken.limit, taken.most) = (TURN_BYTES, usize::MAX);
+            taken.fill(&mut self.greeting, count, slots, batch);
         }
         Chosen { early, messages, bytes: taken.arena }
     }
@@ -213,8 +202,27 @@ impl Inbox {
 }
 
 impl Taken<'_> {
+    /// Takes connections from the front of a queue, `count` at most, as long as there is room.
+    fn fill(
+        &mut self,
+        queue: &mut VecDeque<u32>,
+        count: usize,
+        slots: &mut Slots,
+        batch: &mut Vec<Recv>,
+    ) {
+        for _ in 0..queue.len().min(count) {
+            let Some(slot) = queue.front().copied() else { break };
+            let full = batch.len() + self.resumed.len() == self.most;
+            if full || !self.add(slots.get_mut(slot), slot, batch) {
+                break;
+            }
+            queue.pop_front();
+        }
+    }
+
     /// Puts a connection into the batch if it is to be read, or among those that are resumed. False
     /// if there is no room left for it.
+    #[inline(never)]
     fn add(&mut self, hot: Option<&mut Hot>, slot: u32, batch: &mut Vec<Recv>) -> bool {
         let Some(hot) = hot else { return true };
         if !hot.clear(Flags::READY) {

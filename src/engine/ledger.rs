@@ -72,6 +72,7 @@ impl Ledger {
     }
 
     /// Brings the account of an outbox up to date with what it holds, and its rank.
+    #[inline(never)]
     pub(super) fn enter(&mut self, slot: u32, outbox: &mut Outbox) {
         let held = outbox.held();
         self.total = self.total + held - outbox.entered;

@@ -46,9 +46,11 @@ impl Leftovers {
     #[inline]
     pub(super) fn len(&self, slot: u32) -> usize {
         // Mostly there are none, and the table is not looked into.
-        if self.waiting.is_empty() {
-            return 0;
-        }
+        if self.waiting.is_empty() { 0 } else { self.len_in_table(slot) }
+    }
+
+    #[inline(never)]
+    fn len_in_table(&self, slot: u32) -> usize {
         self.waiting.get(&slot).map_or(0, |left| left.bytes.len() - left.at)
     }
 

@@ -179,11 +179,14 @@ impl<T> Mailbox<T> {
 
     /// Owner: takes all letters, each with what it counts, swapping with `into`, which must be
     /// empty. False if there is none.
+    #[inline]
     pub fn take(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
         debug_assert!(into.is_empty());
-        if !self.waiting.load(Ordering::Acquire) {
-            return false;
-        }
+        self.waiting.load(Ordering::Acquire) && self.take_waiting(into)
+    }
+
+    #[inline(never)]
+    fn take_waiting(&self, into: &mut VecDeque<(T, Postage)>) -> bool {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *queue, into);
         self.waiting.store(false, Ordering::Relaxed);

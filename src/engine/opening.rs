@@ -123,6 +123,7 @@ enum Verdict<S> {
 impl<R: Ring, H: Handler> Worker<R, H> {
     /// Reads the requests in a piece of the arena: one, or as many as a turn works off for a
     /// connection that stays. Returns how much of the piece that is; the rest has to wait.
+    #[inline(never)]
     pub(super) fn on_request(&mut self, slot: u32, generation: u32, range: Range<usize>) -> usize {
         let mut at = 0;
         for _ in 0..REQUESTS_AT_ONCE {

@@ -160,6 +160,7 @@ impl Outbox {
     }
 
     /// The kernel took bytes at this tick, which is that time.
+    #[inline]
     pub(super) fn note_progress(&mut self, taken: usize, tick: u32, now_ns: u64) {
         if self.booked > 0 {
             let elapsed = now_ns.saturating_sub(self.progress_ns) / HALF_LIFE_NS;
@@ -182,6 +183,7 @@ impl Outbox {
 
     /// Queues a data message. Frames that follow each other in one of the turn's buffers become one
     /// segment.
+    #[inline]
     pub fn push(&mut self, data: Data, key: u64) {
         self.bytes += data.len();
         if key == 0
@@ -323,6 +325,7 @@ impl Outbox {
 
     /// The slices to be sent next, appended to `slices`: at most [`SLICES_MAX`] with at most `most`
     /// bytes. Returns their number and their bytes.
+    #[inline]
     pub fn gather<'a>(
         &'a self,
         turn: TurnBuffers<'a>,
@@ -337,6 +340,16 @@ impl Outbox {
             slices.push(IoSlice::new(slice));
             return (1, slice.len());
         }
+        self.gather_many(turn, most, slices)
+    }
+
+    /// The same of several segments.
+    fn gather_many<'a>(
+        &'a self,
+        turn: TurnBuffers<'a>,
+        most: usize,
+        slices: &mut Vec<IoSlice<'a>>,
+    ) -> (u32, usize) {
         let mut bytes = 0;
         let mut count = 0;
         let mut skip = self.sent;
@@ -366,8 +379,21 @@ impl Outbox {
     }
 
     /// Removes `taken` sent bytes from the front.
-    pub fn advance(&mut self, mut taken: usize, ledger: &mut Ledger) {
+    #[inline]
+    pub fn advance(&mut self, taken: usize, ledger: &mut Ledger) {
         self.bytes -= taken;
+        if self.bytes == 0 && self.booked == 0 {
+            // Mostly all of it, and nothing of it is in the account.
+            while self.queue.pop_front().is_some() {}
+            self.sent = 0;
+        } else {
+            self.advance_in_part(taken, ledger);
+        }
+    }
+
+    /// The same one by one: something stays, or leaves the account.
+    #[inline(never)]
+    fn advance_in_part(&mut self, mut taken: usize, ledger: &mut Ledger) {
         taken += self.sent;
         self.sent = 0;
         while let Some(first) = self.queue.front() {
@@ -488,6 +514,7 @@ impl Outbox {
 
     /// Makes it new, keeping its memory for the next peer unless that is large. Its account must be
     /// brought up to date before it gets another owner.
+    #[inline]
     pub fn reset(&mut self, ledger: &mut Ledger) {
         while let Some(segment) = self.queue.pop_front() {
             self.unbook(&segment, ledger);

@@ -63,6 +63,7 @@ impl Outgoing {
     }
 
     /// The turn's buffers, where segments lie.
+    #[inline]
     pub(super) fn turn<'a>(&'a self, arena: &'a [u8]) -> TurnBuffers<'a> {
         TurnBuffers { cork: &self.cork, arena }
     }
@@ -110,6 +111,7 @@ impl Outgoing {
 
     /// The outbox of a connection, which is made if there is none; the connection is marked, and
     /// one more segment counted.
+    #[inline]
     pub(super) fn open<'a>(
         &mut self,
         slot: u32,
@@ -128,6 +130,7 @@ impl Outgoing {
 
     /// Gives the outbox of a connection that needs none back to the pool: nothing waits for room in
     /// the send buffer any more.
+    #[inline]
     pub(super) fn retire(&mut self, slot: u32, hot: &mut Hot) {
         let Some(mut outbox) = hot.outbox.take() else { return };
         self.unblock(hot);
@@ -246,6 +249,14 @@ impl Outgoing {
     #[inline]
     pub(super) fn call_in_line<'a>(&mut self, slots: &mut Slots, left: &'a mut usize) -> Share<'a> {
         let bounded = *left != usize::MAX;
+        if !self.line.is_empty() {
+            self.call_those(slots, left);
+        }
+        Share { bounded, left }
+    }
+
+    #[inline(never)]
+    fn call_those(&mut self, slots: &mut Slots, left: &mut usize) {
         while *left > 0
             && let Some((slot, generation)) = self.line.pop_front()
         {
@@ -258,7 +269,6 @@ impl Outgoing {
                 self.mark(slot, hot);
             }
         }
-        Share { bounded, left }
     }
 
     /// Checks that who has to stand in line does.

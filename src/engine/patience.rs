@@ -36,9 +36,14 @@ impl Watches {
     #[inline]
     pub(super) fn note_taken(&mut self, slot: u32, hot: &Hot, count: usize) {
         // Mostly there is none, and the table is not looked into.
-        if hot.is(Marks::WATCHED)
-            && let Some(watch) = self.table.get_mut(&slot)
-        {
+        if hot.is(Marks::WATCHED) {
+            self.note_taken_in_table(slot, count);
+        }
+    }
+
+    #[inline(never)]
+    fn note_taken_in_table(&mut self, slot: u32, count: usize) {
+        if let Some(watch) = self.table.get_mut(&slot) {
             watch.note_taken(count);
         }
     }

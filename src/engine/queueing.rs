@@ -15,7 +15,7 @@ use super::core::Core;
 use super::outbox::{Policy, SEGMENT};
 use super::slots::{Flags, Marks, Phase};
 use super::value::{Cause, Data, Frame, Framing, SendError, opcode};
-use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode};
+use crate::protocol::frame::{self, HEADER_MAX, Header, Opcode, header_len};
 use crate::protocol::{Kind, stream};
 
 impl Core {
@@ -155,6 +155,7 @@ impl Core {
     /// Queues a payload that was just received, from where it lies: the header goes before it,
     /// where the client's was. From the second of a turn on, small ones move up to the one before,
     /// since sending one piece costs less than gathering many.
+    #[inline]
     pub(super) fn queue_reply(
         &mut self,
         slot: u32,
@@ -164,7 +165,7 @@ impl Core {
         payload: Range<usize>,
     ) -> Result<(), SendError> {
         let framing = self.admit(slot, generation, payload.len() + AROUND_MAX)?;
-        let (len, bytes) = before(Framing::Frames, kind, payload.len());
+        let len = header_len(payload.len(), false);
         // The client's header held a mask besides, so there is room; a copy is the answer where
         // that does not hold.
         let start = match payload.start.checked_sub(len) {
@@ -178,13 +179,15 @@ impl Core {
         self.with_outbox(slot, |outbox| {
             // A connection is received from once a turn, so what lies between its last reply and
             // this one is its own input, and decoded.
-            let near = outbox.arena_end().filter(|end| *end < start && payload.len() <= MOVED_MAX);
+            let payload_len = payload.len();
+            let near = outbox.arena_end().filter(|end| *end < start && payload_len <= MOVED_MAX);
             let start = near.unwrap_or(start);
-            let end = start + len + payload.len();
+            let end = start + len + payload_len;
             if near.is_some() {
                 arena.copy_within(payload, start + len);
             }
-            arena[start..start + len].copy_from_slice(&bytes[..len]);
+            let fits = frame::write_before(&mut arena[..start + len], opcode(kind), payload_len);
+            debug_assert!(fits, "so long is its header");
             outbox.push(Data::Arena(start..end), 0);
         });
         Ok(())
@@ -239,6 +242,7 @@ impl Core {
 
     /// Whether `len` more bytes may be queued; applies the policy if not. Returns how the
     /// connection's messages are framed.
+    #[inline]
     fn admit(&mut self, slot: u32, generation: u32, len: usize) -> Result<Framing, SendError> {
         let Some(hot) = self.slots.lookup(slot, generation) else {
             self.counted.dropped_gone += 1;

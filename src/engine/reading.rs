@@ -170,10 +170,20 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         let Some(hot) = core.slots.lookup(slot, generation) else { return };
         let frames = frames_between(before, progress(&core.counted, hot), count);
         adapt_appetite(hot, count, received.room as usize, frames);
-        if allowance != Allowance::Granted {
-            core.hold_back(slot, generation, allowance);
+        let hot = match allowance {
+            Allowance::Granted => hot,
+            _ => {
+                core.hold_back(slot, generation, allowance);
+                let Some(held) = core.slots.lookup(slot, generation) else { return };
+                held
+            }
+        };
+        // What comes next is to be received, too.
+        match again {
+            _ if core.leftovers.len(slot) > 0 => core.mark_ready(slot),
+            true => core.mark_eager(slot),
+            false => core.work.await_input(slot, hot),
         }
-        core.await_more(slot, generation, again);
     }
 
     pub(super) fn on_end(&mut self, slot: u32) {
@@ -200,6 +210,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Decodes every event in a piece of the arena that was just received; what takes too long is
     /// left for a later turn.
+    #[inline]
     pub(super) fn read(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         let done = self.decode(slot, generation, range.clone(), again);
         if done < range.len() {
@@ -209,6 +220,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
 
     /// Decodes events in a piece of the arena, as many as the connection's portion of this turn
     /// allows. Returns how much of it that is.
+    #[inline]
     pub(super) fn decode(
         &mut self,
         slot: u32,
@@ -230,13 +242,8 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             let input = &mut self.arena.bytes[range.clone()];
             // The account is right at every event: what follows from one may end the message.
             let before = hot.partial.as_ref().map(|partial| (partial.place, partial.filled()));
-            let outcome = match hot.has(Flags::DEFLATE) {
-                false => {
-                    let event = decoder.decode(&mut hot.partial, input, &mut at);
-                    event.map(|event| event.map(Arrival::Event))
-                }
-                true => decoder.decode_deflated(&mut hot.partial, input, &mut at),
-            };
+            let deflates = hot.has(Flags::DEFLATE);
+            let outcome = decoder.decode_either(deflates, &mut hot.partial, input, &mut at);
             let open = hot.phase() == Phase::Open;
             if open && outcome.as_ref().is_ok_and(|it| it.as_ref().is_some_and(Arrival::is_message))
             {
@@ -269,6 +276,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         at
     }
 
+    #[inline(always)]
     fn on_arrival(
         &mut self,
         slot: u32,
@@ -341,6 +349,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         self.core.put_inflater(inflater);
     }
 
+    #[inline(always)]
     fn on_message(&mut self, slot: u32, generation: u32, kind: Kind, source: Source<'_>) {
         let core = &mut self.core;
         core.counted.messages_in += 1;
@@ -402,17 +411,6 @@ impl Core {
         }
     }
 
-    /// What was received is worked off: sees that what comes next is received, too.
-    #[inline]
-    fn await_more(&mut self, slot: u32, generation: u32, again: bool) {
-        let Some(hot) = self.slots.lookup(slot, generation) else { return };
-        match again {
-            _ if self.leftovers.len(slot) > 0 => self.mark_ready(slot),
-            true => self.mark_eager(slot),
-            false => self.work.await_input(slot, hot),
-        }
-    }
-
     fn on_ping(&mut self, slot: u32, generation: u32, payload: &[u8]) {
         self.counted.pings_in += 1;
         // An answer is work, too.
@@ -452,7 +450,15 @@ impl Core {
 
     /// Frees memory if there is more input in progress than there is memory for it: the largest
     /// pays first, and of those that are as large the oldest. Who is to pay is told.
+    #[inline]
     pub(super) fn enforce_inbound(&mut self) {
+        if self.inbound.total() > self.config.max_inbound {
+            self.free_inbound();
+        }
+    }
+
+    #[cold]
+    fn free_inbound(&mut self) {
         while self.inbound.total() > self.config.max_inbound {
             let Some(slot) = self.inbound.worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };
@@ -489,6 +495,7 @@ fn progress(counted: &Counters, hot: &Hot) -> (u64, u64) {
 
 /// Lets the next receive be larger where this one was filled, smaller where it was not, and small
 /// and late where it brought more messages than a neighbour should wait for.
+#[inline]
 fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
     let appetite = hot.pace.appetite();
     if frames > CHATTY_FRAMES {
@@ -511,6 +518,7 @@ fn adapt_appetite(hot: &mut Hot, count: usize, room: usize, frames: u64) {
 /// headers of 6 to 14 bytes, also those of fragments, of which nobody else hears. What is more
 /// payload than was received was inflated, and each [`INFLATED`] bytes of it are as much work as a
 /// frame.
+#[inline]
 fn frames_between(before: (u64, u64), after: (u64, u64), count: usize) -> u64 {
     let payload = after.1.saturating_sub(before.1);
     let headers = (count as u64).saturating_sub(payload);

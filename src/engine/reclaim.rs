@@ -35,12 +35,15 @@ impl Reclaim {
     /// Whether memory is to be given back, and from which byte of the arena on: once per burst of
     /// input or of TLS handshakes, at each halving of a crowd, and when no more of it leave. Every
     /// turn asks, and an idle core has one each second. `handshakes`: how many there were in all.
+    #[inline]
     pub(super) fn look(&mut self, used: u32, handshakes: u64, now_ns: u64) -> Option<usize> {
         self.crowd = self.crowd.max(used);
         self.before = self.before.max(used);
-        if now_ns < self.look_ns {
-            return None;
-        }
+        if now_ns < self.look_ns { None } else { self.look_now(used, handshakes, now_ns) }
+    }
+
+    #[inline(never)]
+    fn look_now(&mut self, used: u32, handshakes: u64, now_ns: u64) -> Option<usize> {
         self.look_ns = now_ns + LOOK_NS;
         let still = std::mem::replace(&mut self.seen, used) == used;
         let recent = std::mem::take(&mut self.recent);

@@ -151,6 +151,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     }
 
     /// An operation ended that the closing of a descriptor has to wait for.
+    #[inline(never)]
     pub(super) fn on_detached(&mut self, token: Token, flag: u32) {
         let core = &mut self.core;
         let Some(hot) = core.slots.lookup(token.slot(), token.generation()) else {

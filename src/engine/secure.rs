@@ -198,11 +198,13 @@ impl Secure {
     }
 
     /// Bytes that are there of a record.
+    #[inline(never)]
     pub(super) fn partial_len(&self, slot: u32) -> usize {
         self.unfinished.get(&slot).map_or(0, |it| it.bytes.len())
     }
 
     /// Bytes that are missing of a record of which the header has come (RFC 8446 section 5.1).
+    #[inline(never)]
     pub(super) fn missing(&self, slot: u32) -> Option<usize> {
         let bytes = &self.unfinished.get(&slot)?.bytes;
         let [_, _, _, high, low, ..] = bytes[..] else { return None };

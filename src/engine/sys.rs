@@ -144,6 +144,7 @@ impl Gate {
     /// # Safety
     ///
     /// The pointers of the queued entries must be valid until their operations need them no more.
+    #[inline]
     pub unsafe fn enter(
         &self,
         queued: u32,
@@ -151,23 +152,35 @@ impl Gate {
         flags: u32,
         limit: Option<Duration>,
     ) -> io::Result<()> {
-        let time = limit.map(|limit| KernelTimespec {
+        let Some(limit) = limit else {
+            // SAFETY: there is no argument; the caller answers for the entries.
+            return unsafe { self.call(queued, want, flags, std::ptr::null(), 0) };
+        };
+        let time = KernelTimespec {
             seconds: limit.as_secs() as i64,
             nanoseconds: i64::from(limit.subsec_nanos()),
-        });
-        let argument = time.as_ref().map(|time| GetEvents {
-            time: std::ptr::from_ref(time) as u64,
-            ..GetEvents::default()
-        });
-        let (pointer, size, extended) = match &argument {
-            Some(argument) => {
-                (std::ptr::from_ref(argument), size_of::<GetEvents>(), EnterFlags::EXT_ARG.bits())
-            }
-            None => (std::ptr::null(), 0, 0),
         };
-        let flags = self.flags | flags | extended;
+        let argument = GetEvents { time: std::ptr::from_ref(&time) as u64, ..GetEvents::default() };
+        let flags = flags | EnterFlags::EXT_ARG.bits();
         // SAFETY: the argument and the time it points to outlive the call; the caller answers for
         // the entries.
+        unsafe { self.call(queued, want, flags, &raw const argument, size_of::<GetEvents>()) }
+    }
+
+    /// # Safety
+    ///
+    /// As of [`Self::enter`]; and the argument, and what it points to, must be valid.
+    #[inline]
+    unsafe fn call(
+        &self,
+        queued: u32,
+        want: u32,
+        flags: u32,
+        argument: *const GetEvents,
+        size: usize,
+    ) -> io::Result<()> {
+        let flags = self.flags | flags;
+        // SAFETY: the caller answers for the argument and the entries.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -175,7 +188,7 @@ impl Gate {
                 queued,
                 want,
                 flags,
-                pointer,
+                argument,
                 size,
             )
         };

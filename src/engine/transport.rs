@@ -24,6 +24,7 @@ enum Step {
 }
 
 impl Step {
+    #[inline]
     fn of(hot: &Hot) -> Self {
         match hot.phase() {
             // The request was all that a stream's client had to say.
@@ -40,7 +41,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// Passes a received part of the arena upwards, step by step. `again` says that more may have
     /// come behind it.
     pub(super) fn climb(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
-        let Some(hot) = self.core.slots.get(slot) else { return };
+        let Some(mut hot) = self.core.slots.get(slot) else { return };
         let mut range = range;
         // Before anything else, in the clear: who the client is.
         if hot.phase() == Phase::Handshake && !hot.has(Flags::CLIENT | Flags::GREETED) {
@@ -48,22 +49,25 @@ impl<R: Ring, H: Handler> Worker<R, H> {
                 Some(rest) => range = rest,
                 None => return,
             }
+            let Some(greeted) = self.core.slots.get(slot) else { return };
+            hot = greeted;
         }
-        let Some(hot) = self.core.slots.get(slot) else { return };
         if hot.has(Flags::TLS) {
             return self.climb_secure(slot, generation, range, again);
         }
-        self.step(slot, generation, range, again);
+        self.take(Step::of(hot), slot, generation, range, again);
     }
 
     /// Records of TLS become what they carry, where they lie.
+    #[inline(never)]
     fn climb_secure(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
         if !self.core.slots.get(slot).is_some_and(listens) {
             return;
         }
         let Plaintext { range, end, .. } = self.open_records(slot, range);
-        if !range.is_empty() {
-            self.step(slot, generation, range, again);
+        let hot = self.core.slots.get(slot).filter(|_| !range.is_empty());
+        if let Some(step) = hot.map(Step::of) {
+            self.take(step, slot, generation, range, again);
         }
         if let Some(end) = end.and_then(|end| self.core.end_now(slot, end)) {
             self.on_secure_end(slot, generation, end);
@@ -87,9 +91,9 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         }
     }
 
-    fn step(&mut self, slot: u32, generation: u32, range: Range<usize>, again: bool) {
-        let Some(hot) = self.core.slots.get(slot) else { return };
-        match Step::of(hot) {
+    #[inline(always)]
+    fn take(&mut self, step: Step, slot: u32, generation: u32, range: Range<usize>, again: bool) {
+        match step {
             Step::Response => self.on_response(slot, range),
             Step::Request => {
                 let done = self.on_request(slot, generation, range.clone());

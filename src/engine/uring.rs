@@ -43,15 +43,9 @@ pub struct Uring {
     gate: Gate,
     ring: IoUring,
     listener: Option<OwnedFd>,
-    /// Boxed: the kernel holds pointers to them.
-    #[allow(clippy::vec_box)]
-    addresses: Vec<Box<AcceptAddress>>,
     lanes: u32,
     doorbell: Arc<EventFd>,
-    wake_armed: bool,
-    alarm: Alarm,
-    /// Completions of asynchronous operations, until the caller takes them.
-    done: VecDeque<Completion>,
+    landed: Landed,
     /// Peer addresses of connects that are queued but not yet submitted.
     #[allow(clippy::vec_box)]
     dialled: Vec<Box<socket2::SockAddr>>,
@@ -66,6 +60,17 @@ pub struct Uring {
     /// Headers of a batch's gathering sends.
     messages: Vec<libc::msghdr>,
     overflows: u64,
+}
+
+/// What completions change, besides those of a batch.
+struct Landed {
+    /// Boxed: the kernel holds pointers to them.
+    #[allow(clippy::vec_box)]
+    addresses: Vec<Box<AcceptAddress>>,
+    wake_armed: bool,
+    alarm: Alarm,
+    /// Completions of asynchronous operations, until the caller takes them.
+    done: VecDeque<Completion>,
 }
 
 impl Uring {
@@ -90,12 +95,14 @@ impl Uring {
             gate: Gate::new(&ring),
             ring,
             listener: setup.listener,
-            addresses: (0..setup.lanes).map(|_| Box::default()).collect(),
             lanes: setup.lanes,
             doorbell: setup.doorbell,
-            wake_armed: false,
-            alarm: Alarm::default(),
-            done: VecDeque::new(),
+            landed: Landed {
+                addresses: (0..setup.lanes).map(|_| Box::default()).collect(),
+                wake_armed: false,
+                alarm: Alarm::default(),
+                done: VecDeque::new(),
+            },
             dialled: Vec::new(),
             silent_sends,
             polls_before_accept,
@@ -114,7 +121,7 @@ impl Uring {
             .build()
             .user_data(Token::new(Op::Wake, 0, 0).0);
         self.push(entry);
-        self.wake_armed = true;
+        self.landed.wake_armed = true;
     }
 
     /// Queues an entry whose pointers, if any, outlive the next submission.
@@ -170,11 +177,11 @@ impl Uring {
 
     /// Submits all that is queued, and waits for a completion until `end_ns`.
     fn sleep(&mut self, end_ns: u64) -> io::Result<()> {
-        let limit = match self.alarm.arm(end_ns, sys::monotonic_ns) {
+        let limit = match self.landed.alarm.arm(end_ns, sys::monotonic_ns) {
             WaitPlan::Armed => None,
             WaitPlan::Limit(limit) => Some(limit),
             WaitPlan::Entry => {
-                self.push(self.alarm.entry());
+                self.push(self.landed.alarm.entry());
                 None
             }
         };
@@ -193,23 +200,14 @@ impl Uring {
                         batch.finish(token.generation() as usize, &entry);
                         ours += 1;
                     }
-                    Some(Op::Wake) => {
-                        self.wake_armed &= cqueue::more(entry.flags());
-                        self.done.push_back(Completion::Woken);
+                    Some(Op::Poll | Op::PollOut) => {
+                        self.landed.done.push_back(Completion::Polled {
+                            token,
+                            result: check(entry.result()).map(readiness),
+                            more: cqueue::more(entry.flags()),
+                        });
                     }
-                    Some(Op::Alarm) => self.alarm.rang(token),
-                    Some(Op::Accept) => {
-                        let lane = token.slot();
-                        let result = check(entry.result())
-                            .and_then(|slot| Ok((slot, self.addresses[lane as usize].parse()?)));
-                        self.done.push_back(Completion::Accepted { lane, result });
-                    }
-                    Some(op) => {
-                        if let Some(completion) = completion(op, token, &entry) {
-                            self.done.push_back(completion);
-                        }
-                    }
-                    None => debug_assert!(false, "a completion nobody asked for: {token:?}"),
+                    _ => self.landed.take(token, &entry),
                 }
             }
             if !self.ring.submission().cq_overflow() {
@@ -229,7 +227,7 @@ impl Ring for Uring {
     fn accept(&mut self, lane: u32) {
         let Some(listener) = &self.listener else { return };
         let listener = types::Fd(listener.as_raw_fd());
-        let (address, len) = self.addresses[lane as usize].prepare();
+        let (address, len) = self.landed.addresses[lane as usize].prepare();
         let mut entry = opcode::Accept::new(listener, address, len)
             .file_index(Some(DestinationSlot::auto_target()))
             .build()
@@ -304,7 +302,7 @@ impl Ring for Uring {
             return self.push(entry.user_data(token.0));
         }
         let result = Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        self.done.push_back(Completion::Unacknowledged { token, result });
+        self.landed.done.push_back(Completion::Unacknowledged { token, result });
     }
 
     fn socket(&mut self, peer: SocketAddr, local: Option<IpAddr>) -> io::Result<u32> {
@@ -336,7 +334,7 @@ impl Ring for Uring {
     }
 
     fn shrink(&mut self) {
-        self.done.shrink_to_fit();
+        self.landed.done.shrink_to_fit();
         self.messages = Vec::new();
         self.dialled.shrink_to_fit();
     }
@@ -374,7 +372,7 @@ impl Ring for Uring {
         wait: Wait,
         done: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
-        if !self.wake_armed {
+        if !self.landed.wake_armed {
             self.arm_wake();
         }
         let mut used = 0;
@@ -385,7 +383,9 @@ impl Ring for Uring {
             let mut missing = if self.silent_sends { 0 } else { chunk.len() };
             let mut sends = Batch::Send(chunk);
             match wait {
-                Wait::Until(end) if batch.is_empty() && self.done.is_empty() && missing == 0 => {
+                Wait::Until(end)
+                    if batch.is_empty() && self.landed.done.is_empty() && missing == 0 =>
+                {
                     self.sleep(end)?
                 }
                 _ => self.submit_and_flush()?,
@@ -406,8 +406,8 @@ impl Ring for Uring {
         }
         self.dialled.clear();
         match done.is_empty() {
-            true => std::mem::swap(done, &mut self.done),
-            false => done.append(&mut self.done),
+            true => std::mem::swap(done, &mut self.landed.done),
+            false => done.append(&mut self.landed.done),
         }
         Ok(())
     }
@@ -429,7 +429,12 @@ impl Uring {
                 Completion::Connected { token: other, .. } => *other == token,
                 _ => false,
             };
-            let ours = self.done.iter().rposition(entered).and_then(|at| self.done.remove(at));
+            let ours = self
+                .landed
+                .done
+                .iter()
+                .rposition(entered)
+                .and_then(|at| self.landed.done.remove(at));
             if let Some(Completion::Connected { result, .. }) = ours {
                 return result.map(|()| fds[0] as u32);
             }
@@ -445,7 +450,7 @@ impl Uring {
         };
         // No more is pushed below, so what the entries point to stays where it is.
         self.messages.clear();
-        self.messages.reserve(chunk.iter().filter(|op| op.pieces > 1).count());
+        self.messages.reserve(chunk.len().min(pieces.len() - chunk.len()));
         for (index, op) in chunk.iter_mut().enumerate() {
             // Until a completion says otherwise, all of it was taken.
             op.result = Ok(op.len);
@@ -473,11 +478,33 @@ impl Uring {
     }
 }
 
+impl Landed {
+    /// One of those that come seldom: not in the way of the others.
+    #[inline(never)]
+    fn take(&mut self, token: Token, entry: &cqueue::Entry) {
+        match token.op() {
+            Some(Op::Wake) => {
+                self.wake_armed &= cqueue::more(entry.flags());
+                self.done.push_back(Completion::Woken);
+            }
+            Some(Op::Alarm) => self.alarm.rang(token),
+            Some(Op::Accept) => {
+                let lane = token.slot();
+                let result = check(entry.result())
+                    .and_then(|slot| Ok((slot, self.addresses[lane as usize].parse()?)));
+                self.done.push_back(Completion::Accepted { lane, result });
+            }
+            Some(op) => self.done.extend(completion(op, token, entry)),
+            None => debug_assert!(false, "a completion nobody asked for: {token:?}"),
+        }
+    }
+}
+
 impl Drop for Uring {
     fn drop(&mut self) {
         // A cancelled accept may be finished by the kernel after the ring is closed; it must not
         // find its address freed. A few kilobytes per ring, once.
-        for address in self.addresses.drain(..) {
+        for address in self.landed.addresses.drain(..) {
             Box::leak(address);
         }
     }
@@ -514,11 +541,6 @@ impl Batch<'_> {
 
 fn completion(op: Op, token: Token, entry: &cqueue::Entry) -> Option<Completion> {
     match op {
-        Op::Poll | Op::PollOut => Some(Completion::Polled {
-            token,
-            result: check(entry.result()).map(readiness),
-            more: cqueue::more(entry.flags()),
-        }),
         Op::Close => Some(Completion::Closed { token }),
         Op::Shutdown => Some(Completion::ShutDown { token }),
         Op::Look => Some(Completion::Unacknowledged { token, result: check(entry.result()) }),
@@ -531,7 +553,9 @@ fn completion(op: Op, token: Token, entry: &cqueue::Entry) -> Option<Completion>
         Op::Connect | Op::Enter => {
             Some(Completion::Connected { token, result: check(entry.result()).map(|_| ()) })
         }
-        Op::Cancel | Op::Accept | Op::Wake | Op::Alarm | Op::Send | Op::Recv => None,
+        // Their batch or the ring itself has them, and what is cancelled says so.
+        Op::Poll | Op::PollOut | Op::Send | Op::Recv => None,
+        Op::Cancel | Op::Accept | Op::Wake | Op::Alarm => None,
     }
 }
 

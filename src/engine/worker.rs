@@ -255,6 +255,7 @@ impl<R: Ring, H: Handler> Worker<R, H> {
         core.prune_inbox(queued);
     }
 
+    #[inline(never)]
     fn on_closed(&mut self, token: Token) {
         let core = &mut self.core;
         if core.slots.lookup(token.slot(), token.generation()).is_none() {

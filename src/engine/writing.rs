@@ -39,11 +39,23 @@ impl<R: Ring, H: Handler> Worker<R, H> {
     /// readers would keep everybody else waiting while it is copied. The others stand in line for
     /// the turns to come; answers do not. Where memory is short, and in the midst of a turn, all is
     /// offered at once.
+    #[inline(always)]
     pub(super) fn flush(&mut self, may_wait: bool) -> io::Result<()> {
         self.core.settle_blocked(&self.arena.bytes);
         let wait = if may_wait { self.choose_wait() } else { Wait::No };
         let mut left = if may_wait { self.core.config.turn_sends } else { usize::MAX };
         self.flush_once(wait, &mut left)?;
+        if self.core.outgoing.is_unoffered() {
+            self.flush_on(left)?;
+        }
+        self.core.enforce_outboxes();
+        self.core.notices.resume();
+        Ok(())
+    }
+
+    /// Goes on with those who were not offered all there is.
+    #[inline(never)]
+    fn flush_on(&mut self, mut left: usize) -> io::Result<()> {
         for _ in 0..ROUNDS_MAX {
             if self.core.outgoing.ledger().total() > self.core.config.max_outboxes / 2 {
                 left = usize::MAX;
@@ -55,8 +67,6 @@ impl<R: Ring, H: Handler> Worker<R, H> {
             self.flush_once(Wait::No, &mut left)?;
         }
         self.core.counted.sends_late += u64::from(self.core.outgoing.is_unoffered());
-        self.core.enforce_outboxes();
-        self.core.notices.resume();
         Ok(())
     }
 
@@ -192,6 +202,7 @@ pub(super) fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
 }
 
 impl Core {
+    #[inline]
     fn on_sent(&mut self, sent: &Send) {
         let Send { slot, len, result, .. } = *sent;
         self.counted.sends += 1;
@@ -199,33 +210,46 @@ impl Core {
         if hot.outbox.is_none() {
             return;
         }
-        let taken = match result {
-            Ok(taken) => taken,
-            Err(error) if error.is_transient() => 0,
-            Err(error) => {
-                self.drop_connection(slot, Cause::of_error(error));
-                return;
-            }
-        };
-        self.counted.bytes_out += taken as u64;
+        let taken = result.unwrap_or(0);
         if taken > 0 {
+            self.counted.bytes_out += taken as u64;
             self.watches.note_taken(slot, hot, taken);
             self.outgoing.note_sent(slot, hot, taken, &self.clock);
         }
         if taken < len {
-            self.counted.sends_short += 1;
-            self.outgoing.block(hot);
-            self.work.arm_poll_out(slot, hot);
+            self.on_short(sent);
+        }
+    }
+
+    /// A send did not take all.
+    #[inline(never)]
+    fn on_short(&mut self, sent: &Send) {
+        let slot = sent.slot;
+        match sent.result {
+            Err(error) if !error.is_transient() => {
+                self.drop_connection(slot, Cause::of_error(error));
+            }
+            _ => {
+                let Some(hot) = self.slots.get_mut(slot) else { return };
+                self.counted.sends_short += 1;
+                self.outgoing.block(hot);
+                self.work.arm_poll_out(slot, hot);
+            }
         }
     }
 
     /// Settles those whose kernel is not asked, before it is decided whether to wait: sends and the
     /// wait are one call, so what follows from settling (an end, input to be read again, a
     /// deadline, too much memory) would wait for the next event.
+    #[inline]
     fn settle_blocked(&mut self, arena: &[u8]) {
-        if self.outgoing.blocked() == 0 {
-            return;
+        if self.outgoing.blocked() > 0 {
+            self.settle_those_blocked(arena);
         }
+    }
+
+    #[inline(never)]
+    fn settle_those_blocked(&mut self, arena: &[u8]) {
         let (mut at, mut kept) = (0, 0);
         // Who is closed here is marked once more, and settled in the same pass.
         while let Some(slot) = self.outgoing.marked().get(at).copied() {
@@ -253,9 +277,22 @@ impl Core {
 
     /// Ends the turn for one connection: what is left leaves the turn's buffers, limits are
     /// applied, marks are set.
+    #[inline]
     fn settle(&mut self, slot: u32, arena: &[u8]) {
         let Some(hot) = self.slots.get_mut(slot) else { return };
         hot.clear(Flags::DIRTY);
+        let empty = hot.outbox.as_ref().is_some_and(|outbox| outbox.is_empty());
+        if empty && hot.phase() == Phase::Open && !hot.has(Flags::HIGH_WATER | Flags::PAUSED) {
+            // Mostly all is sent, and nobody waits for that.
+            return self.outgoing.retire(slot, hot);
+        }
+        self.settle_rest(slot, arena);
+    }
+
+    /// The same where something is left, or somebody waits for the end.
+    #[inline(never)]
+    fn settle_rest(&mut self, slot: u32, arena: &[u8]) {
+        let Some(hot) = self.slots.get_mut(slot) else { return };
         if hot.phase() == Phase::Closed {
             return;
         }
@@ -311,7 +348,15 @@ impl Core {
 
     /// Frees memory if more than there is for outboxes outlived the turn: who holds most and reads
     /// least pays first.
+    #[inline]
     fn enforce_outboxes(&mut self) {
+        if self.outgoing.ledger().total() > self.config.max_outboxes {
+            self.free_outboxes();
+        }
+    }
+
+    #[cold]
+    fn free_outboxes(&mut self) {
         while self.outgoing.ledger().total() > self.config.max_outboxes {
             let Some(slot) = self.outgoing.ledger().worst() else { return };
             let Some(hot) = self.slots.get(slot) else { return };

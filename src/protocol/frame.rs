@@ -100,6 +100,25 @@ impl Header {
     }
 }
 
+/// Writes the header of a whole frame without a mask to the end of `room`, in its shortest form.
+/// False if it does not fit.
+#[inline]
+pub fn write_before(room: &mut [u8], opcode: Opcode, len: usize) -> bool {
+    let first = 0x80 | opcode as u8;
+    match len {
+        0..=125 => room.last_chunk_mut().map(|end| *end = [first, len as u8]).is_some(),
+        126..=0xffff => {
+            let [high, low] = (len as u16).to_be_bytes();
+            room.last_chunk_mut().map(|end| *end = [first, LEN_16, high, low]).is_some()
+        }
+        _ => room.last_chunk_mut::<10>().is_some_and(|end| {
+            (end[0], end[1]) = (first, LEN_64);
+            end[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            true
+        }),
+    }
+}
+
 /// The length of the header that [`Header::write`] produces, without writing it.
 pub const fn header_len(payload: usize, masked: bool) -> usize {
     let mask = if masked { 4 } else { 0 };
@@ -284,6 +303,19 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_header_before_a_payload_is_the_same() {
+        for len in [0, 1, 125, 126, 0xffff, 0x1_0000, usize::MAX >> 1] {
+            let header = Header { fin: true, opcode: Opcode::Text, mask: None, len: len as u64 };
+            let mut out = [0; HEADER_MAX];
+            let used = header.write(&mut out);
+            let mut room = [9; 20];
+            assert!(write_before(&mut room[..12], Opcode::Text, len));
+            assert_eq!((&room[12 - used..12], room[11 - used], room[12]), (&out[..used], 9, 9));
+            assert!(!write_before(&mut room[..used - 1], Opcode::Text, len));
         }
     }
 

@@ -96,47 +96,59 @@ impl Decoder {
     ///
     /// After a fault the connection is failed (section 7.1.7): `partial` is `None` and its memory
     /// free, `at` is somewhere in the input, and nothing more may be decoded.
-    #[inline]
     pub fn decode(
         &self,
         partial: &mut Option<Box<Partial>>,
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Option<Event>, Fault> {
-        let result = self.next::<Plain>(partial, input, at);
-        if result.is_err() {
-            *partial = None;
-        }
-        result
+        Ok(self.decode_either(false, partial, input, at)?.map(|arrival| match arrival {
+            Arrival::Event(event) => event,
+            // Not reached: no frame may say so.
+            Arrival::Deflated(kind, payload) => Event::Message(kind, payload),
+        }))
     }
 
     /// As [`Decoder::decode`], for a connection that has agreed on compression: RSV1 marks messages
     /// that are to be inflated. Nothing is inflated here, so fragments may cut their stream
     /// anywhere, and the limit is that of the compressed bytes ([`payload_max`]).
-    #[inline]
     pub fn decode_deflated(
         &self,
         partial: &mut Option<Box<Partial>>,
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Option<Arrival>, Fault> {
-        let result = self.next::<Deflated>(partial, input, at);
+        self.decode_either(true, partial, input, at)
+    }
+
+    /// One of the two, by what a connection has agreed on.
+    pub fn decode_either(
+        &self,
+        deflates: bool,
+        partial: &mut Option<Box<Partial>>,
+        input: &mut [u8],
+        at: &mut usize,
+    ) -> Result<Option<Arrival>, Fault> {
+        let result = self.next_frame(if deflates { RSV1 } else { 0 }, partial, input, at);
         if result.is_err() {
             *partial = None;
         }
         result
     }
 
-    fn next<D: Dialect>(
+    /// `allowed` are the reserved bits that may be set.
+    #[inline(always)]
+    fn next_frame(
         &self,
+        allowed: u8,
         partial: &mut Option<Box<Partial>>,
         input: &mut [u8],
         at: &mut usize,
-    ) -> Result<Option<D::Event>, Fault> {
+    ) -> Result<Option<Arrival>, Fault> {
         // Each turn consumes a header or ends, so the length of the input bounds the turns.
         loop {
             if let Some(unfinished) = partial.as_deref_mut() {
-                if let Some(event) = self.resume::<D>(unfinished, input, at)? {
+                if let Some(event) = self.resume(allowed, unfinished, input, at)? {
                     if unfinished.is_idle() {
                         *partial = None;
                     }
@@ -147,18 +159,18 @@ impl Decoder {
                 }
             }
             let rest = &input[*at..];
-            let Some((header, len)) = self.parse::<D>(partial.as_deref(), rest)? else {
+            let Some((header, len)) = self.parse(allowed, partial.as_deref(), rest)? else {
                 if !rest.is_empty() {
                     partial.get_or_insert_default().set_header(rest);
                     *at = input.len();
                 }
                 return Ok(None);
             };
-            let deflated = D::RSV & rest[0] != 0;
+            let deflated = allowed & rest[0] != 0;
             *at += len;
             let alone = header.fin && header.opcode != Opcode::Continuation;
             if alone && header.len <= (input.len() - *at) as u64 {
-                return whole::<D>(&header, deflated, input, at).map(Some);
+                return whole(&header, deflated, input, at).map(Some);
             }
             partial.get_or_insert_default().begin(&header, deflated);
         }
@@ -167,12 +179,13 @@ impl Decoder {
     /// Goes on with a header whose start came with an earlier input, and with any payload that is
     /// not whole and alone. Out of line, so that the common path stays short.
     #[inline(never)]
-    fn resume<D: Dialect>(
+    fn resume(
         &self,
+        allowed: u8,
         unfinished: &mut Partial,
         input: &[u8],
         at: &mut usize,
-    ) -> Result<Option<D::Event>, Fault> {
+    ) -> Result<Option<Arrival>, Fault> {
         let spilled = unfinished.header().len();
         if spilled > 0 {
             let rest = &input[*at..];
@@ -181,14 +194,14 @@ impl Decoder {
             bytes[..spilled].copy_from_slice(unfinished.header());
             bytes[spilled..spilled + added].copy_from_slice(&rest[..added]);
             let bytes = &bytes[..spilled + added];
-            let Some((header, len)) = self.parse::<D>(Some(unfinished), bytes)? else {
+            let Some((header, len)) = self.parse(allowed, Some(unfinished), bytes)? else {
                 // No header is longer than HEADER_MAX, so `rest` ended first.
                 unfinished.set_header(bytes);
                 *at += added;
                 return Ok(None);
             };
             unfinished.set_header(&[]);
-            unfinished.begin(&header, D::RSV & bytes[0] != 0);
+            unfinished.begin(&header, allowed & bytes[0] != 0);
             *at += len - spilled;
         }
         if !unfinished.in_payload() {
@@ -196,23 +209,26 @@ impl Decoder {
         }
         *at += unfinished.absorb(&input[*at..])?;
         Ok(unfinished.complete()?.map(|event| match event {
-            Event::Message(kind, payload) if unfinished.is_deflated() => D::deflated(kind, payload),
-            event => D::event(event),
+            Event::Message(kind, payload) if unfinished.is_deflated() => {
+                Arrival::Deflated(kind, payload)
+            }
+            event => Arrival::Event(event),
         }))
     }
 
     /// Parses a header and checks it against the message in progress and the limits, each rule as
     /// soon as the bytes that decide it are there, in their order.
-    #[inline]
-    fn parse<D: Dialect>(
+    #[inline(always)]
+    fn parse(
         &self,
+        allowed: u8,
         open: Option<&Partial>,
         bytes: &[u8],
     ) -> Result<Option<(Header, usize)>, Fault> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        let (fin, opcode) = frame::parse_first(first, D::RSV)?;
+        let (fin, opcode) = frame::parse_first(first, allowed)?;
         let (fragments, filled) = open.map_or((0, 0), |it| (it.fragments(), it.filled()));
         match opcode {
             // Section 5.4: a continuation continues something...
@@ -229,8 +245,8 @@ impl Decoder {
         let Some((len, mask_at)) = frame::parse_len(self.role, opcode, bytes)? else {
             return Ok(None);
         };
-        let deflated = D::RSV != 0
-            && (first & D::RSV != 0
+        let deflated = allowed != 0
+            && (first & allowed != 0
                 || fragments > 0 && open.is_some_and(|open| open.is_deflated()));
         let most = if deflated { payload_max(self.max_message) } else { self.max_message };
         let left = most.saturating_sub(filled);
@@ -245,13 +261,13 @@ impl Decoder {
 }
 
 /// The event of a frame whose payload lies in `input` at `at`, all of it, and needs no other frame.
-#[inline]
-fn whole<D: Dialect>(
+#[inline(always)]
+fn whole(
     header: &Header,
     deflated: bool,
     input: &mut [u8],
     at: &mut usize,
-) -> Result<D::Event, Fault> {
+) -> Result<Arrival, Fault> {
     let range = *at..*at + header.len as usize;
     *at = range.end;
     let bytes = &mut input[range.clone()];
@@ -260,8 +276,8 @@ fn whole<D: Dialect>(
     }
     let payload = Payload::Inline(range);
     let event = match header.opcode {
-        Opcode::Text if deflated => return Ok(D::deflated(Kind::Text, payload)),
-        Opcode::Binary if deflated => return Ok(D::deflated(Kind::Binary, payload)),
+        Opcode::Text if deflated => return Ok(Arrival::Deflated(Kind::Text, payload)),
+        Opcode::Binary if deflated => return Ok(Arrival::Deflated(Kind::Binary, payload)),
         Opcode::Text if !utf8::is_valid(bytes) => return Err(Fault::InvalidUtf8),
         Opcode::Text => Event::Message(Kind::Text, payload),
         Opcode::Close => Event::Close(CloseFrame::parse(bytes)?),
@@ -270,57 +286,7 @@ fn whole<D: Dialect>(
         // A continuation needs its message, so it does not come here.
         Opcode::Binary | Opcode::Continuation => Event::Message(Kind::Binary, payload),
     };
-    Ok(D::event(event))
-}
-
-/// What a connection has agreed on, as a type: the path of those that agreed on nothing has no
-/// branch for it.
-trait Dialect {
-    /// The reserved bits that may be set.
-    const RSV: u8;
-    /// What decoding gives.
-    type Event;
-    /// Of what is not compressed.
-    fn event(event: Event) -> Self::Event;
-    /// Of what is.
-    fn deflated(kind: Kind, payload: Payload) -> Self::Event;
-}
-
-/// No extension.
-struct Plain;
-
-/// permessage-deflate.
-struct Deflated;
-
-impl Dialect for Plain {
-    const RSV: u8 = 0;
-    type Event = Event;
-
-    #[inline]
-    fn event(event: Event) -> Event {
-        event
-    }
-
-    // Not reached: no bit may be set.
-    #[inline]
-    fn deflated(kind: Kind, payload: Payload) -> Event {
-        Event::Message(kind, payload)
-    }
-}
-
-impl Dialect for Deflated {
-    const RSV: u8 = RSV1;
-    type Event = Arrival;
-
-    #[inline]
-    fn event(event: Event) -> Arrival {
-        Arrival::Event(event)
-    }
-
-    #[inline]
-    fn deflated(kind: Kind, payload: Payload) -> Arrival {
-        Arrival::Deflated(kind, payload)
-    }
+    Ok(Arrival::Event(event))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Header {
 /// Writes the header of a whole frame without a mask to the end of `room`, in its shortest form.
 /// False if it does not fit.
 #[inline]
-pub fn write_before(room: &mut [u8], opcode: Opcode, len: usize) -> bool {
+pub(crate) fn write_before(room: &mut [u8], opcode: Opcode, len: usize) -> bool {
     let first = 0x80 | opcode as u8;
     match len {
         0..=125 => room.last_chunk_mut().map(|end| *end = [first, len as u8]).is_some(),

@@ -122,7 +122,7 @@ impl Decoder {
     }
 
     /// One of the two, by what a connection has agreed on.
-    pub fn decode_either(
+    pub(crate) fn decode_either(
         &self,
         deflates: bool,
         partial: &mut Option<Box<Partial>>,

@@ -46,8 +46,8 @@ allow_publish_for_client = true
 /// Numbers by name, as `/metrics` has them; labels in alphabetical order.
 type Numbers = BTreeMap<String, f64>;
 
-/// One connection for `/metrics`, so that asking does not change what the engine counts; another one
-/// where the server has ended it, idle for too long.
+/// One connection for `/metrics`, so that asking does not change what the engine counts; another
+/// one where the server has ended it, idle for too long.
 struct Metrics(SocketAddr, BufReader<TcpStream>);
 
 impl Metrics {

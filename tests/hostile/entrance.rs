@@ -150,8 +150,8 @@ pub(crate) const ONE_ADDRESS_WITH_KEPT_CONNECTIONS: Attack = Attack {
     after: &[After::Counted("refusals_total{reason=\"per_address\"}", 30)],
     ..Attack::new(|field| {
         let mut foes: Vec<Foe> = Vec::new();
-        // They are kept for 5 s. So nobody waits for an answer before all have come, and on a machine
-        // that is slow all the same, more of them come.
+        // They are kept for 5 s. So nobody waits for an answer before all have come, and where the
+        // machine is slow all the same, more of them come.
         let refused = || field.metric("refusals_total{reason=\"per_address\"}") >= 30;
         for _ in field.rounds_until(120, refused) {
             let mut foe = field.foe_from([127, 0, 8, 2]);

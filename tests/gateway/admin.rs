@@ -68,7 +68,7 @@ impl Metrics {
         })
     }
 
-    /// `None`: the connection has ended.
+    /// `None`: the connection has ended, or is about to.
     fn try_read(&mut self) -> Option<Numbers> {
         let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
         self.1.get_mut().write_all(request).ok()?;
@@ -77,6 +77,9 @@ impl Metrics {
             let mut line = String::new();
             self.1.read_line(&mut line).ok().filter(|count| *count > 0)?;
             let line = line.trim_end().to_ascii_lowercase();
+            if line.starts_with("http/1.1 408 ") {
+                return None;
+            }
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().expect("a number");
             }

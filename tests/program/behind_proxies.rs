@@ -220,10 +220,10 @@ fn told(asked: &Receiver<Vec<(String, String)>>) -> [Vec<String>; 3] {
 fn heartbeats_keep_a_connection() {
     let beats = "[client]\nping_interval = \"8s\"\npong_timeout = \"7s\"\n";
     behind_all(beats, "16s", |kind, site| {
-        let mut session = site.connected("42");
         let start = Instant::now();
+        let mut session = site.connected("42");
         let mut pings = 0;
-        while start.elapsed() < Duration::from_secs(26) {
+        while pings < 3 {
             for heard in session.hear() {
                 match heard {
                     Heard::Object(object) if object == json!({}) => {
@@ -234,7 +234,7 @@ fn heartbeats_keep_a_connection() {
                 }
             }
         }
-        assert!(pings >= 3, "{kind:?}: {pings}");
+        assert!(start.elapsed() > Duration::from_millis(19_500), "{kind:?}");
         assert_eq!(session.ask("rpc", json!({"method": "x"}))["error"]["code"], 108);
     });
     // And that the patience is what would have ended it otherwise.

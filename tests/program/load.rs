@@ -141,7 +141,7 @@ fn idle_connections_are_opened_held_and_closed() {
 fn echoes_in_a_closed_loop() {
     let server = Server::start(&[]);
     for more in [&["-b", "32"][..], &["-b", "70000", "--pipeline", "3", "--threads", "1"]] {
-        let mut arguments = vec!["echo", "--url", &server.url, "-c", "200", "-d", "1s"];
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "200", "-d", "6s"];
         arguments.extend(more);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -172,7 +172,7 @@ fn echoes_at_a_fixed_rate() {
 fn a_latency_that_was_asked_for_is_demanded() {
     let server = Server::start(&[]);
     for (limit, expected) in [("1h", 0), ("1ns", 3)] {
-        let arguments = ["echo", "--url", &server.url, "-c", "5", "-d", "100ms"];
+        let arguments = ["echo", "--url", &server.url, "-c", "5", "-d", "2s"];
         let (status, report, errors) = report(&[&arguments[..], &["--max-p99", limit]].concat());
         assert_eq!(status, expected, "{report} {errors}");
         assert_eq!(report["ok"], expected == 0);
@@ -184,7 +184,7 @@ fn a_latency_that_was_asked_for_is_demanded() {
 fn large_messages_among_small_ones() {
     let server = Server::start(&[]);
     for mode in [&["-r", "2000"][..], &["--pipeline", "4"]] {
-        let mut arguments = vec!["echo", "--url", &server.url, "-c", "20", "-d", "1s"];
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "20", "-d", "4s"];
         arguments.extend(["-b", "32", "--large", "100KiB", "--large-share", "0.2"]);
         arguments.extend(mode);
         let (status, report, errors) = report(&arguments);
@@ -204,7 +204,7 @@ fn half_of_the_connections_leave_and_come_back() {
     let server = Server::start(&["--workers", "2"]);
     for workload in [&["idle"][..], &["echo", "-r", "2000"], &["echo", "--pipeline", "2"]] {
         let mut arguments = workload.to_vec();
-        arguments.extend(["--url", &server.url, "-c", "300", "-d", "1500ms"]);
+        arguments.extend(["--url", &server.url, "-c", "300", "-d", "8s"]);
         arguments.extend(["--storm-after", "200ms", "--threads", "2", "--close-rate", "0"]);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -229,7 +229,7 @@ fn who_comes_back_over_tls_goes_on_with_the_session() {
     let server = Server::start(&["--workers", "2", "--tls-cert", &cert, "--tls-key", &key]);
     for (more, resumed) in [(&[][..], 50), (&["--no-resumption"], 0)] {
         let url = ["--url", &server.url, "--insecure"];
-        let size = ["-c", "100", "-d", "1s", "--threads", "2"];
+        let size = ["-c", "100", "-d", "8s", "--threads", "2"];
         let storm = ["--storm-after", "100ms", "--storm-share", "0.5"];
         let arguments = [&["idle"][..], &url, &size, &storm, more].concat();
         let (status, report, errors) = report(&arguments);
@@ -244,7 +244,7 @@ fn every_subscriber_gets_every_message() {
     let server = Server::start(&["--workers", "3"]);
     let url = format!("{}/fanout/news", server.url);
     for mode in [&["-r", "40", "--publishers", "3"][..], &["--pipeline", "2"]] {
-        let mut arguments = vec!["fanout", "--url", &url, "-c", "200", "-d", "1s"];
+        let mut arguments = vec!["fanout", "--url", &url, "-c", "200", "-d", "4s"];
         arguments.extend(mode);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -270,10 +270,10 @@ fn each_workload_over_tls() {
     let fanout = format!("{}/fanout/news", server.url);
     let ca = key_file("ca.pem");
     for (workload, url) in [
-        (&["idle", "-d", "300ms", "--storm-after", "50ms"][..], &server.url),
-        (&["echo", "-d", "500ms", "-r", "1000"], &server.url),
-        (&["echo", "-d", "500ms", "-b", "70000", "--pipeline", "3"], &server.url),
-        (&["fanout", "-d", "500ms", "-r", "40", "--publishers", "3"], &fanout),
+        (&["idle", "-d", "8s", "--storm-after", "50ms"][..], &server.url),
+        (&["echo", "-d", "2s", "-r", "1000"], &server.url),
+        (&["echo", "-d", "2s", "-b", "70000", "--pipeline", "3"], &server.url),
+        (&["fanout", "-d", "2s", "-r", "40", "--publishers", "3"], &fanout),
     ] {
         for trust in [&["--ca", &ca][..], &["--insecure"]] {
             let arguments = [workload, &["--url", url, "-c", "100", "--threads", "2"], trust];
@@ -373,7 +373,7 @@ fn what_the_gateway_refuses_is_quoted() {
 #[test]
 fn clients_of_the_gateway_leave_and_come_back() {
     let server = Server::serve("storm", GATEWAY);
-    let arguments = ["idle", "--gateway", "--url", &server.url, "-c", "100", "-d", "1500ms"];
+    let arguments = ["idle", "--gateway", "--url", &server.url, "-c", "100", "-d", "8s"];
     let more = ["--secret", SECRET, "--storm-after", "100ms", "--threads", "2"];
     let (status, report, errors) = report(&[&arguments[..], &more].concat());
     assert_eq!(status, 0, "{report} {errors}");

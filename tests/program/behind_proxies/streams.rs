@@ -14,6 +14,9 @@ use super::{Site, behind, behind_all, varied};
 use crate::support::gateway::{token, token_of};
 use crate::support::stream::{Stream, escaped, request, send};
 
+/// Where nobody answers pings.
+const UNANSWERED: &str = "[client]\nping_interval = \"600s\"\n";
+
 const TABLES: &str = "[sse]\nenabled = true\n[http_stream]\nenabled = true\n\
     [uni_sse]\nenabled = true\n[uni_http_stream]\nenabled = true\n\
     [[channel.namespaces]]\nname = \"news\"\nhistory_size = 100\nhistory_ttl = \"300s\"\n\
@@ -118,7 +121,7 @@ impl Listener {
 /// before this one is here.
 #[test]
 fn each_event_arrives_by_itself() {
-    behind(TABLES, |kind, site| {
+    behind(&format!("{TABLES}{UNANSWERED}"), |kind, site| {
         for mut listener in KINDS.map(|kind| site.listen(kind)) {
             for n in 0..5 {
                 site.publish(&json!(n));
@@ -130,7 +133,7 @@ fn each_event_arrives_by_itself() {
 
 #[test]
 fn large_events_arrive_intact() {
-    let tables = format!("{TABLES}[emulation]\nmax_request_body_size = \"256KiB\"\n");
+    let tables = format!("{TABLES}{UNANSWERED}[emulation]\nmax_request_body_size = \"256KiB\"\n");
     behind(&tables, |kind, site| {
         let mut listeners = KINDS.map(|kind| site.listen(kind));
         for size in [2_000, 64 << 10] {
@@ -227,7 +230,7 @@ fn a_killed_listener_is_gone() {
 
 #[test]
 fn a_drain_reaches_streams_as_their_farewell() {
-    behind(TABLES, |kind, mut site| {
+    behind(&format!("{TABLES}{UNANSWERED}"), |kind, mut site| {
         let mut listeners = KINDS.map(|kind| site.listen(kind));
         site.gateway.signal(Signal::TERM);
         for listener in &mut listeners {
@@ -245,7 +248,7 @@ fn a_drain_reaches_streams_as_their_farewell() {
 /// saw has missed nothing.
 #[test]
 fn the_last_id_recovers_what_was_missed() {
-    behind(TABLES, |kind, mut site| {
+    behind(&format!("{TABLES}{UNANSWERED}"), |kind, mut site| {
         let connect = json!({"token": token(&json!({"sub": "42", "channels": ["news:a"]}))});
         let mut stream = site.stream("uni_sse", &connect, &[]);
         stream.heard().expect("a connect push");
@@ -283,7 +286,7 @@ fn the_last_id_recovers_what_was_missed() {
 /// `EventSource` gives up for ever at a status, and tries again after a lost connection.
 #[test]
 fn a_server_that_is_away_is_no_answer() {
-    behind(TABLES, |kind, mut site| {
+    behind(&format!("{TABLES}{UNANSWERED}"), |kind, mut site| {
         let ask = request("GET", "/connection/uni_sse", &[], b"");
         site.gateway.signal(Signal::TERM);
         site.gateway.exited_well();

@@ -26,6 +26,7 @@ use ringhold::gateway::rulebook::Rulebook;
 use ringhold::gateway::session::HookTicket;
 use ringhold::{Detached, Running, Server};
 
+use crate::support::figures;
 use crate::support::stream::{escaped, request};
 use crate::support::unbroken::unbroken;
 use crate::support::wire::{self, FIN, TEXT};
@@ -159,13 +160,13 @@ fn await_calm(running: &Running<Gateway>) {
     std::thread::sleep(Duration::from_millis(2100));
     // The first is answered before its turn looks, the second after that.
     for _ in 0..2 {
-        running.handle().stats();
+        figures::stats(&running.handle());
     }
 }
 
 fn wait_open(running: &Running<Gateway>, open: usize) {
     let deadline = Instant::now() + PATIENCE;
-    let connections = || running.handle().stats().counters.connections as usize;
+    let connections = || figures::counters(&running.handle()).connections as usize;
     while connections() != open {
         assert!(Instant::now() < deadline, "{} connections", connections());
         std::thread::sleep(Duration::from_millis(10));
@@ -189,7 +190,7 @@ fn cost(running: &Running<Gateway>, by: By) -> f64 {
     let before = at_rest();
     let own = (CLIENTS * size_of::<TcpStream>()) as i64;
     let held = crowd(running, by, || {
-        let counters = running.handle().stats().counters;
+        let counters = figures::counters(&running.handle());
         let streams = if matches!(by, By::WebSocket) { 0 } else { CLIENTS as u64 };
         assert_eq!((counters.open, counters.streams), (CLIENTS as u64, streams));
         assert_eq!((counters.inbound_bytes_held, counters.outbox_bytes_held), (0, 0));

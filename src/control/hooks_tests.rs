@@ -23,7 +23,10 @@ use crate::options::Secret;
 async fn serve(router: Router) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(HttpServer::new(router, HttpLimits::default(), Arc::default()).accept(listener));
+    // Whoever asks may take its time.
+    let anonymous_timeout = Duration::from_secs(600);
+    let limits = HttpLimits { anonymous_timeout, ..HttpLimits::default() };
+    tokio::spawn(HttpServer::new(router, limits, Arc::default()).accept(listener));
     format!("http://{address}")
 }
 

@@ -119,6 +119,9 @@ async fn heard(mut client: tokio::net::TcpStream) -> String {
     all
 }
 
+/// Far longer than any test takes, so that only those that mean it run into it.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 async fn until(holds: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
@@ -136,7 +139,12 @@ async fn who_gets_no_place_is_told_so() {
         on.notified().await;
         "done"
     };
-    let limits = HttpLimits { anonymous: 1, keep_alive: false, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        anonymous: 1,
+        anonymous_timeout: PATIENCE,
+        keep_alive: false,
+        ..HttpLimits::default()
+    };
     let router = Router::new().route("/", get(slow));
     let server = HttpServer::new(router, limits, Arc::default());
     let mut first = serve(&server).await;
@@ -161,7 +169,8 @@ async fn who_says_nothing_for_too_long_or_nonsense_is_counted() {
     let server = HttpServer::new(Router::new(), limits, Arc::default());
     assert_eq!(heard(serve(&server).await).await, "");
     until(|| server.counts.http_late.get() == 1).await;
-    let server = HttpServer::new(Router::new(), HttpLimits::default(), Arc::default());
+    let limits = HttpLimits { anonymous_timeout: PATIENCE, ..HttpLimits::default() };
+    let server = HttpServer::new(Router::new(), limits, Arc::default());
     let mut client = serve(&server).await;
     client.write_all(b"nonsense\r\n\r\n").await.unwrap();
     assert!(heard(client).await.starts_with("HTTP/1.1 400 "));

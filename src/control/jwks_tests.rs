@@ -9,6 +9,11 @@ use axum::response::IntoResponse;
 use super::*;
 use crate::control::http::{HttpLimits, HttpServer};
 
+/// Of an endpoint that a fetcher may take its time to ask.
+fn patient() -> HttpLimits {
+    HttpLimits { anonymous_timeout: Duration::from_secs(600), ..HttpLimits::default() }
+}
+
 /// An endpoint whose answer depends on how often it was called.
 async fn serve(
     answer: impl Fn(usize) -> (StatusCode, String) + Clone + Send + Sync + 'static,
@@ -19,7 +24,7 @@ async fn serve(
         .fallback(async move || answer(counted.fetch_add(1, Ordering::Relaxed)).into_response());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(HttpServer::new(router, HttpLimits::default(), Arc::default()).accept(listener));
+    tokio::spawn(HttpServer::new(router, patient(), Arc::default()).accept(listener));
     let url = format!("http://{address}/keys");
     (url, calls)
 }
@@ -60,7 +65,7 @@ async fn a_redirection_is_a_failure() {
         let router = Router::new().fallback(async move || (status, to).into_response());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let server = HttpServer::new(router, HttpLimits::default(), Arc::default());
+        let server = HttpServer::new(router, patient(), Arc::default());
         tokio::spawn(server.accept(listener));
         let (jwks, view, _) = fetcher(url, Duration::from_secs(3600));
         let failure = jwks.fetch().await.unwrap_err();

@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(120);
 
     #[tokio::test]
     async fn the_bytes_before_come_first() {

@@ -22,6 +22,7 @@ const PARTITIONS: u16 = 16;
 
 const TABLES: &str = r#"
 [client]
+ping_interval = "600s"
 channel_position_check_delay = "1s"
 [health]
 enabled = true
@@ -40,7 +41,9 @@ allow_subscribe_for_client = true
 "#;
 
 fn node(cluster: &Cluster) -> Gateway {
-    let tables = format!("{TABLES}[engine.redis]\n{}", cluster.keys());
+    // A server that has to wait for its processor is none that is away.
+    let patience = "io_timeout = \"20s\"\nconnect_timeout = \"5s\"\n";
+    let tables = format!("{TABLES}[engine.redis]\n{patience}{}", cluster.keys());
     let node = Gateway::start_listening("", "type = \"redis\"", &tables);
     is_up(&node, cluster);
     node

@@ -18,7 +18,7 @@ use crate::support::{Program, count_of, find_program, own_path, skip};
 const PAGE: &str = include_str!("browser/page.html");
 
 /// A browser's first start may take a while; the checks need seconds.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What the page posted: path and body.
 type Report = (String, String);

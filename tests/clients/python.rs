@@ -14,7 +14,7 @@ use crate::support::{count_of, packages, run};
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python/suite.py");
 
 /// Setting up needs a package index; the suite needs seconds.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 const OPTIONS: [&str; 6] =
     ["--max-connections", "2048", "--heartbeat-start", "1s", "--heartbeat-floor", "1s"];

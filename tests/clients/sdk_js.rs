@@ -21,7 +21,7 @@ const FILES: [&str; 3] = ["kit.mjs", "suite.mjs", "restart.mjs"];
 const CONFIG: &str = include_str!("../gateway/sdk.toml");
 
 /// Setting up needs a package registry; the suites need a minute.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Node and the folder with the suites; `None` where something is missing, which has been said.
 fn suites() -> Option<(PathBuf, PathBuf)> {

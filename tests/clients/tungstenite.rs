@@ -25,7 +25,7 @@ use crate::support::server::Server;
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How long a whole test may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Message lengths around the borders of the three forms, up to the server's default limit.
 const SIZES: [usize; 12] =

@@ -190,7 +190,8 @@ fn site(workers: usize) -> Site<Watcher> {
         config.pin = workers == 1;
         config.max_message = 64 * 1024;
         config.max_outbox = 256 * 1024;
-        config.handshake_timeout = Duration::from_secs(2);
+        // Of those that dawdle, all leave before.
+        config.handshake_timeout = Duration::from_secs(30);
         config.write_timeout = Duration::from_secs(2);
         config.close_timeout = Duration::from_secs(2);
     });

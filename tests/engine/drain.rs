@@ -2,7 +2,7 @@
 //!
 //! The method: the server is the program itself, since signals, exit status and the port's next
 //! owner belong to the process. Times are compared with the configuration only from the side on
-//! which a loaded machine cannot err, or with room for it.
+//! which a loaded machine cannot err; to the millisecond a drain is in `library.rs`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use ringhold::Cause;
 use ringhold::control::SIGNALS_TOGETHER;
 
 use crate::stories::crowd::load;
-use crate::stories::{Child, Crowd, CrowdPlan, Peer, share_one_processor, wait_until};
+use crate::stories::{Child, Crowd, CrowdPlan, PATIENCE, Peer, share_one_processor, wait_until};
 
 const CLIENTS: usize = 200;
 
@@ -27,7 +27,7 @@ fn options<'a>(more: &[&'a str]) -> Vec<&'a str> {
 fn closes_are_paced_over_the_window() {
     let (server, address) = Child::serve(&options(&[
         "--drain-window=3s",
-        "--drain-deadline=10s",
+        "--drain-deadline=60s",
         "--drain-code=4001",
         "--drain-reason=moving house",
     ]));
@@ -49,13 +49,11 @@ fn closes_are_paced_over_the_window() {
     let mut times: Vec<Duration> = readers.into_iter().map(|r| r.join().unwrap()).collect();
     times.sort_unstable();
     for quarter in 1..=3 {
-        // Of the closes due by a quarter of the window, never many more, and not far fewer.
+        // Of the closes due by a quarter of the window, never many more.
         let due = Duration::from_millis(750 * quarter);
         let early = times.iter().filter(|at| **at <= due).count();
         let share = CLIENTS * quarter as usize / 4;
         assert!(early <= share + CLIENTS / 10, "{early} of {share} closes by {due:?}");
-        let late = times.iter().filter(|at| **at <= due + Duration::from_millis(400)).count();
-        assert!(late >= share - CLIENTS / 10, "{late} of {share} closes soon after {due:?}");
     }
     let (status, log) = server.ended();
     assert_eq!(status.code(), Some(0), "{log:?}");
@@ -67,7 +65,7 @@ fn closes_are_paced_over_the_window() {
 #[test]
 fn stragglers_are_cut_at_the_deadline() {
     let (server, address) =
-        Child::serve(&options(&["--drain-deadline=2s", "--close-timeout=20s", "--no-heartbeat"]));
+        Child::serve(&options(&["--drain-deadline=2s", "--close-timeout=1h", "--no-heartbeat"]));
     let mut clients: Vec<Peer> = (0..CLIENTS).map(|_| Peer::open(address, "/")).collect();
     let silent = clients.split_off(CLIENTS / 2);
     let start = Instant::now();
@@ -80,7 +78,6 @@ fn stragglers_are_cut_at_the_deadline() {
     let took = start.elapsed();
     assert_eq!(status.code(), Some(0), "{log:?}");
     assert!(took >= Duration::from_secs(2), "cut before the deadline: {took:?}");
-    assert!(took < Duration::from_secs(6), "cut long after the deadline: {took:?}");
     assert_summary(&log, CLIENTS);
     for mut peer in silent {
         assert_eq!(peer.read_close().0, 1001, "even who does not answer was told");
@@ -93,30 +90,28 @@ fn stragglers_are_cut_at_the_deadline() {
 #[test]
 fn nobody_waits_for_connections_that_ask_for_nothing() {
     let (server, address) =
-        Child::serve(&options(&["--handshake-timeout=50s", "--drain-deadline=60s"]));
+        Child::serve(&options(&["--handshake-timeout=1h", "--drain-deadline=2h"]));
     let mut silent = Peer::connect(address);
     let mut client = Peer::open(address, "/");
-    let start = Instant::now();
     server.signal("TERM");
     assert_eq!(client.read_close().0, 1001);
     client.finish(1001);
     silent.expect_end();
     let (status, log) = server.ended();
     assert_eq!(status.code(), Some(0), "{log:?}");
-    assert!(start.elapsed() < Duration::from_secs(25), "it took {:?}", start.elapsed());
 }
 
 /// The operator has waited long enough and presses Ctrl-C again.
 #[test]
 fn a_second_signal_ends_at_once() {
     let (mut server, address) =
-        Child::serve(&options(&["--drain-window=50s", "--drain-deadline=60s"]));
+        Child::serve(&options(&["--drain-window=1h", "--drain-deadline=2h"]));
     let clients: Vec<Peer> = (0..CLIENTS).map(|_| Peer::open(address, "/")).collect();
-    server.signal("INT");
     let start = Instant::now();
+    server.signal("INT");
     // Signals that come together are one, and so is the first of these with that.
     while server.runs() {
-        assert!(start.elapsed() < Duration::from_secs(30), "it does not end");
+        assert!(start.elapsed() < PATIENCE, "it does not end");
         server.signal("TERM");
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -133,7 +128,8 @@ fn a_second_signal_ends_at_once() {
 fn a_takeover_loses_nobody() {
     const MANY: u64 = 5_000;
     share_one_processor();
-    let drain = ["--drain-window=1s", "--drain-deadline=10s"];
+    let patience = ["--close-timeout=100s", "--handshake-timeout=100s"];
+    let drain = ["--drain-window=1s", "--drain-deadline=100s", patience[0], patience[1]];
     let (mut old, address) = Child::serve(&options(&drain));
     let listen = address.to_string();
     let crowd = Crowd::start(&CrowdPlan {

@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+/// No run is about these.
+const PATIENT: [&str; 4] = ["--handshake-timeout", "100s", "--linger", "100s"];
+
 struct Server {
     child: Child,
     url: String,
@@ -39,6 +42,7 @@ impl Server {
     fn load(&self, path: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
         command.arg("load").args(arguments).arg("--url").arg(format!("{}{path}", self.url));
+        command.args(PATIENT);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
@@ -80,6 +84,7 @@ fn clients_dial_over_epoll_too() {
     let server = Server::start(&[], None);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
     command.args(["load", "echo", "-c", "300", "-d", "500ms", "--url", &server.url]);
+    command.args(PATIENT);
     let output = command.env("RINGHOLD_IO", "epoll").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));

@@ -124,9 +124,9 @@ fn the_applications_heartbeat_is_steady_and_a_dead_peer_is_told() {
         start: ms(400),
         floor: ms(400),
         ceiling: ms(400),
-        suspect: ms(4000),
-        probe: ms(4000),
-        dead: ms(4000),
+        suspect: ms(8000),
+        probe: ms(8000),
+        dead: ms(8000),
         ..Heartbeat::default()
     };
     let (running, address, _passed) = start(heartbeat);

@@ -14,6 +14,8 @@ use ringhold::{
     UpgradeAction,
 };
 
+use crate::support::until;
+
 /// A user's connection; what it says is done by the letter's thread.
 struct User {
     name: String,
@@ -320,13 +322,17 @@ fn subscribers_are_counted_over_cores() {
     let mut world = world(2);
     let all: Vec<_> = (0..5).map(|n| user(&mut world, n % 2, "somebody")).collect();
     let handle = world.handle();
-    // The question waits on another thread while the cores take their turns here.
-    let question = std::thread::spawn(move || handle.subscribers("all"));
-    while !question.is_finished() {
-        world.run();
-        std::thread::yield_now();
-    }
-    assert_eq!(question.join().expect("an answer"), 5);
+    // The question waits on another thread while the cores take their turns here. A core whose turn
+    // is late is left out.
+    until("all cores to answer", || {
+        let handle = handle.clone();
+        let question = std::thread::spawn(move || handle.subscribers("all"));
+        while !question.is_finished() {
+            world.run();
+            std::thread::yield_now();
+        }
+        question.join().expect("an answer") == 5
+    });
     drop(all);
 }
 
@@ -360,6 +366,23 @@ fn slow_readers_are_congested() {
     }
     assert_eq!(bytes, 40 * 16 * 1024);
     assert_eq!(world.stats().counters.outbox_bytes_held, 0);
+}
+
+#[test]
+fn a_drain_closes_evenly_over_its_window() {
+    let mut world = world(2);
+    let mut open: Vec<_> = (0..200).map(|n| user(&mut world, n % 2, "somebody").0).collect();
+    let (all, quarter) = (open.len(), Duration::from_millis(750));
+    let plan = Drain { window: 4 * quarter, deadline: 40 * quarter, ..Drain::default() };
+    world.handle().drain(&plan);
+    world.run();
+    for quarters in 1..=4 {
+        world.advance(quarter);
+        open.retain(|client| !matches!(client.next(), Some(Received::Close(..))));
+        let (told, due) = (all - open.len(), all * quarters / 4);
+        assert!(told.abs_diff(due) <= all / 20, "{told} of {due} in quarter {quarters}");
+    }
+    assert!(open.is_empty());
 }
 
 #[test]

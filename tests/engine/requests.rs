@@ -13,6 +13,7 @@ use ringhold::{
 };
 
 use crate::support::answers::Asker;
+use crate::support::figures;
 use crate::support::{PATIENCE, until};
 
 /// Bytes of a body.
@@ -132,7 +133,7 @@ impl Site {
     }
 
     fn counters(&self) -> ringhold::Counters {
-        self.running.handle().stats().counters
+        figures::counters(&self.running.handle())
     }
 
     fn asked(&self) -> ConnId {
@@ -396,25 +397,45 @@ fn a_websocket_or_a_stream_may_follow() {
 #[test]
 fn whoever_stays_has_limits() {
     each(|io| {
-        let site = start(|config| {
+        // Each time with what is about no other.
+        let patient = |config: &mut Config| {
             config.io = io;
+            (config.keep_alive, config.handshake_timeout) = (PATIENCE, PATIENCE);
+            config.answer_timeout = PATIENCE;
+        };
+        let site = start(|config| {
+            patient(config);
             config.keep_alive = Duration::from_millis(300);
-            config.handshake_timeout = Duration::from_millis(300);
-            config.answer_timeout = Duration::from_millis(300);
-            config.max_kept = 2;
         });
         let mut idle = site.client();
         assert_eq!(idle.ask(&get("/a")).status, 200);
         assert_eq!(idle.rest(), b"", "closed without a word");
         assert_eq!(site.counters().kept_late, 1);
+        site.end();
         // A request that begins and does not end, in its head or in its body.
-        for half in [&b"POST /a HTTP/1.1\r\nHo"[..], &post("/a", "12345")[..50]] {
+        let site = start(|config| {
+            patient(config);
+            config.handshake_timeout = Duration::from_secs(6);
+        });
+        let halves = [&b"POST /a HTTP/1.1\r\nHo"[..], &post("/a", "12345")[..50]];
+        let mut slow = halves.map(|half| {
             let mut slow = site.client();
             assert_eq!(slow.ask(&get("/a")).status, 200);
-            assert_eq!(slow.ask(half).status, 408, "{}", half.escape_ascii());
+            slow.send(half);
+            slow
+        });
+        for slow in &mut slow {
+            assert_eq!(slow.answer().status, 408);
             assert_eq!(slow.rest(), b"");
         }
         assert_eq!(site.counters().handshake_timeouts, 2);
+        drop(slow);
+        site.end();
+        let site = start(|config| {
+            patient(config);
+            config.answer_timeout = Duration::from_millis(300);
+            config.max_kept = 2;
+        });
         // An application that does not answer.
         let mut patient = site.client();
         patient.send(&[get("/later"), get("/a")].concat());
@@ -541,7 +562,7 @@ fn a_connection_that_was_accepted_elsewhere_is_served_as_one_of_that_port() {
             config.io = io;
             config.max_adopted = 2;
             config.max_per_address = 1;
-            config.handshake_timeout = Duration::from_secs(1);
+            config.handshake_timeout = PATIENCE;
         });
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         // The limits of its own port do not hold for it, nor it for them.
@@ -573,10 +594,17 @@ fn a_connection_that_was_accepted_elsewhere_is_served_as_one_of_that_port() {
         assert_eq!(passed.received, get("/out"));
         drop((passed, first, second));
         until("nobody to be adopted", || site.counters().adopted_here == 0);
+        drop(own);
+        site.end();
         // One that says nothing.
+        let site = start(|config| {
+            config.io = io;
+            config.max_adopted = 2;
+            config.handshake_timeout = Duration::from_secs(1);
+        });
         let mut silent = site.adopts(&listener);
         assert!(silent.rest().starts_with(b"HTTP/1.1 408"));
-        drop(own);
+        drop(silent);
         site.end();
     });
 }

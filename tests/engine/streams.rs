@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
-    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Drain, Ending, Frame, Handler,
-    Heartbeat, HeartbeatAction, HttpAction, HttpResponse, Kind, Message, Running, SendError,
-    Server, UpgradeAction,
+    Cause, CloseCode, Closed, Config, ConnId, Connection, Context, Counters, Drain, Ending, Frame,
+    Handler, Heartbeat, HeartbeatAction, HttpAction, HttpResponse, Kind, Message, Running,
+    SendError, Server, UpgradeAction,
 };
 
 use crate::support::PATIENCE;
+use crate::support::figures;
 use crate::support::stream::{Stream, request, send};
 
 /// `max_outboxes` where answers are too long, and more than a turn of a test queues besides.
@@ -183,6 +184,10 @@ impl Site {
         self.opened.recv_timeout(PATIENCE).expect("it opens")
     }
 
+    fn counters(&self) -> Counters {
+        figures::counters(&self.running.handle())
+    }
+
     fn end(self) {
         self.running.handle().stop();
         let stats = self.running.join().expect("it ends well");
@@ -238,9 +243,10 @@ fn heartbeats_want_an_answer_only_where_one_is_awaited() {
             start: Duration::from_millis(300),
             floor: Duration::from_millis(300),
             ceiling: Duration::from_millis(300),
-            suspect: Duration::from_millis(200),
-            probe: Duration::from_millis(200),
-            dead: Duration::from_millis(200),
+            // Longer than this test may have to wait for its processor.
+            suspect: Duration::from_secs(8),
+            probe: Duration::from_secs(8),
+            dead: Duration::from_secs(8),
             steady: true,
             close: Some((CloseCode(3012), "no pong")),
             enabled: true,
@@ -259,7 +265,7 @@ fn heartbeats_want_an_answer_only_where_one_is_awaited() {
     }
     ends(answered, 3012, "no pong");
     assert_eq!(site.cause(), Cause::Heartbeat);
-    let counters = site.running.handle().stats().counters;
+    let counters = site.counters();
     assert!(counters.heartbeats_answered >= 4 && counters.closed_heartbeat == 1);
     assert_eq!((counters.open, counters.streams), (1, 1));
     site.end();
@@ -285,7 +291,7 @@ fn each_message_is_a_chunk_however_it_was_made() {
 
 #[test]
 fn bodies_and_answers_have_their_limits() {
-    let site = start(|config| config.handshake_timeout = Duration::from_millis(500));
+    let site = start(|config| config.handshake_timeout = PATIENCE);
     let status = |bytes: &[u8]| Stream::open(site.address, bytes).status;
     for size in [0, 1, 999, 1000] {
         let bytes = request("POST", "/", &[], &vec![b'x'; size]);
@@ -301,21 +307,25 @@ fn bodies_and_answers_have_their_limits() {
     let vast = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999999999999999\r\n\r\n";
     assert_eq!(status(vast), 413);
     assert_eq!(status(b"GET / HTTP/1.1\r\n\r\n"), 400, "no Host");
-    // A body that does not come.
-    assert_eq!(status(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nabc"), 408);
     let answer = site.get("/answer");
     assert_eq!((answer.status, answer.header("x-answer")), (204, Some("yes")));
     assert_eq!(site.get("/nothing").status, 426);
     assert_eq!(site.get("/ask").status, 503);
-    let counters = site.running.handle().stats().counters;
+    let counters = site.counters();
     assert_eq!((counters.answered, counters.panics, counters.inbound_bytes_held), (1, 1, 0));
+    site.end();
+
+    // A body that does not come.
+    let site = start(|config| config.handshake_timeout = Duration::from_secs(6));
+    let half = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nabc";
+    assert_eq!(Stream::open(site.address, half).status, 408);
     site.end();
 
     // Where there is no memory for it.
     let site = start(|config| config.max_inbound = 500);
     let bytes = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 900\r\n\r\nabc";
     assert_eq!(Stream::open(site.address, bytes).status, 503);
-    assert_eq!(site.running.handle().stats().counters.refused_inbound_full, 1);
+    assert_eq!(site.counters().refused_inbound_full, 1);
     site.end();
 }
 
@@ -374,13 +384,13 @@ fn an_answer_that_comes_later_has_a_bound() {
         assert_eq!(site.cause(), Cause::Application, "{path}");
         answer
     };
-    let before = site.running.handle().stats().counters.refused_application;
+    let before = site.counters().refused_application;
     let large = raw("/later/large");
     assert!(large.starts_with("HTTP/1.1 200 ") && large.ends_with('x'), "{}", large.len());
     assert!(large.len() > OUTBOXES / 2 - TURN);
     let refused = raw("/later/too-large");
     assert!(refused.starts_with("HTTP/1.1 503 ") && !refused.contains("xxx"), "{refused}");
-    let after = site.running.handle().stats().counters.refused_application;
+    let after = site.counters().refused_application;
     assert_eq!(after - before, 1);
     site.end();
 }

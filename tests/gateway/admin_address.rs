@@ -5,11 +5,12 @@
 //! logins one after the other, as proxies that keep connections do.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::PATIENCE;
+use crate::support::daemon::free_address;
 use crate::support::gateway::Gateway;
 
 /// A proxy that the servers here trust, and somebody else.
@@ -148,9 +149,7 @@ fn a_proxy_header_names_the_client_of_all_requests() {
 
 #[test]
 fn the_internal_port_has_the_same_rules() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let internal = free.local_addr().expect("it is bound");
-    drop(free);
+    let internal = free_address();
     let gateway = start(&format!("forwarded_for = true\ninternal_port = {}", internal.port()));
     let mut line = Line::open_at(internal, PROXY, "");
     assert_eq!(statuses(|_| line.login_for("192.0.2.1", WRONG)), locked());

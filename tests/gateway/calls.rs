@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::answers::{Answer, Asker};
+use crate::support::daemon::free_address;
 use crate::support::gateway::{API_KEY, Gateway};
 use crate::support::{PATIENCE, until};
 
@@ -255,8 +256,7 @@ fn what_the_cores_leave_to_the_control_plane_is_answered_there() {
 
 #[test]
 fn the_public_port_serves_calls_only_where_the_api_is() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
-    let internal = port.expect("a port");
+    let internal = free_address();
     let publish = request(By::Core, "publish", r#"{"channel":"c","data":1}"#, "");
     for (api, status) in [("", 404), ("external = true", 200)] {
         let gateway = Gateway::start_whole(&format!(

@@ -11,7 +11,8 @@ use crate::support::gateway::{Gateway, Session};
 use crate::support::redis::Redis;
 use crate::support::{own_path, until};
 
-const TABLES: &str = "[prometheus]\nenabled = true\n[[channel.namespaces]]\nname = \"kept\"\n\
+const TABLES: &str = "[client]\nping_interval = \"600s\"\n[prometheus]\nenabled = true\n\
+    [[channel.namespaces]]\nname = \"kept\"\n\
     history_size = 1000\nhistory_ttl = \"300s\"\nallow_subscribe_for_client = true\n";
 
 /// A server that reads a stream of commands and one of publications.
@@ -20,7 +21,8 @@ fn start(redis: &Redis) -> Gateway {
         format!(
             "[[consumers]]\nname = \"{name}\"\nenabled = true\ntype = \"redis_stream\"\n\
              [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"{name}\"]\n\
-             consumer_group = \"group\"\nvisibility_timeout = \"60s\"\n{keys}\n",
+             consumer_group = \"group\"\nvisibility_timeout = \"600s\"\n\
+             io_timeout = \"30s\"\n{keys}\n",
             redis.port()
         )
     };
@@ -270,7 +272,7 @@ fn without_the_broker_messages_wait_in_their_order() {
         "{TABLES}[[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
          [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"commands\"]\n\
          consumer_group = \"group\"\nvisibility_timeout = \"2s\"\n\
-         [engine.redis]\naddress = [\"127.0.0.1:{}\"]\nio_timeout = \"500ms\"\n",
+         [engine.redis]\naddress = [\"127.0.0.1:{}\"]\n",
         redis.port(),
         broker.port()
     );
@@ -327,14 +329,23 @@ fn a_redis_that_is_slow_delays_its_messages_and_nobody_else() {
     let gateway = Gateway::start(&format!(
         "{TABLES}[[consumers]]\nname = \"commands\"\nenabled = true\ntype = \"redis_stream\"\n\
          [consumers.redis_stream]\naddress = [\"127.0.0.1:{}\"]\nstreams = [\"commands\"]\n\
-         consumer_group = \"group\"\nio_timeout = \"500ms\"\n",
+         consumer_group = \"group\"\nio_timeout = \"2s\"\n",
         redis.port()
     ));
     until("a group", || redis.cli(&["XINFO", "GROUPS", "commands"]).contains("group"));
     let mut session = gateway.connected("42");
     session.subscribe("kept:a");
     add(&redis, "commands", (0..2).map(|n| publish("kept:a", n)));
-    assert_eq!((heard(&mut session, "kept:a"), heard(&mut session, "kept:a")), (0, 1));
+    // An answer that was late has been asked for again: what was there may come once more.
+    let mut seen = 0;
+    let mut reaches = |session: &mut Session, n: u64| {
+        while seen < n + 1 {
+            let next = heard(session, "kept:a");
+            assert!(next <= seen, "{next} before {seen}");
+            seen = seen.max(next + 1);
+        }
+    };
+    reaches(&mut session, 1);
     settled(&redis, "commands");
     redis.signal(Signal::STOP);
     // Until it is given up, and dialled in vain.
@@ -343,12 +354,10 @@ fn a_redis_that_is_slow_delays_its_messages_and_nobody_else() {
         until("a failure", || gateway.metrics().contains(&name));
     }
     gateway.api("publish", json!({"channel": "kept:a", "data": {"n": 2}}));
-    assert_eq!(heard(&mut session, "kept:a"), 2);
+    reaches(&mut session, 2);
     redis.signal(Signal::CONT);
     add(&redis, "commands", (3..6).map(|n| publish("kept:a", n)));
-    for n in 3..6 {
-        assert_eq!(heard(&mut session, "kept:a"), n);
-    }
+    reaches(&mut session, 5);
     settled(&redis, "commands");
     gateway.stop();
 }

@@ -28,7 +28,7 @@ subscribe_stream_proxy_enabled = true
 presence = true
 allow_presence_for_subscriber = true
 history_size = 10
-history_ttl = "60s"
+history_ttl = "600s"
 force_recovery = true
 allowed_delta_types = ["fossil"]
 delta_publish = true
@@ -60,7 +60,7 @@ fn bounded(backend: &Backend, streams: u32, queue: &str) -> Gateway {
     Gateway::start_whole(&format!(
         "proxies = [{{ name = \"other\", endpoint = \"{endpoint}\", timeout = \"60s\" }}]\n\
          {tables}endpoint = \"{endpoint}\"\nmax_streams = {streams}\n\
-         [websocket]\nwrite_timeout = \"30s\"\n"
+         [websocket]\nwrite_timeout = \"600s\"\n[engine]\nclose_timeout = \"600s\"\n"
     ))
 }
 

@@ -6,7 +6,7 @@
 //! check prints how often it held. Without Python 3.11 or the packages a test says so and checks
 //! nothing, but fails where `CI` is set.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::backend::{Backend, Way, environment};
-use crate::support::gateway::{Gateway, Heard, Session, unix};
+use crate::support::daemon::free_address;
+use crate::support::gateway::{Gateway, Heard, Session};
+use crate::support::moments::connect_for;
 use crate::support::{Finished, count_of, raise_open_files, run};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/python");
@@ -22,12 +24,7 @@ const API: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gateway/api");
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/keys");
 
 /// The suite starts protoc and makes thousands of calls on a machine that may be busy.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// A port where nobody is.
-fn free() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).expect("a port")
-}
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Runs the suite against a port of gRPC.
 fn suite(python: &Path, at: SocketAddr, what: &[&str]) -> Finished {
@@ -44,7 +41,7 @@ const CHANNELS: &str = "[[channel.namespaces]]\nname = \"kept\"\npresence = true
 fn every_method_is_called_with_its_bounds() {
     let Some(python) = environment() else { return };
     raise_open_files();
-    let at = free();
+    let at = free_address();
     let gateway = Gateway::start(&format!(
         "{CHANNELS}allow_subscribe_for_client = true\n[client]\nping_interval = \"0s\"\n\
          [node]\nname = \"here\"\n[prometheus]\nenabled = true\n[grpc_api]\nenabled = true\n\
@@ -96,7 +93,7 @@ fn every_method_is_called_with_its_bounds() {
 #[test]
 fn tls_is_spoken_where_it_is_configured() {
     let Some(python) = environment() else { return };
-    let at = free();
+    let at = free_address();
     let gateway = Gateway::start(&format!(
         "{CHANNELS}[grpc_api]\nenabled = true\nport = {}\nkey = \"grpc key\"\n[grpc_api.tls]\n\
          enabled = true\ncert_pem = \"{KEYS}/localhost.pem\"\nkey_pem = \"{KEYS}/localhost.key\"\n",
@@ -121,7 +118,7 @@ fn tls_is_spoken_where_it_is_configured() {
 #[test]
 fn without_a_key_everybody_may_only_if_that_is_said() {
     let Some(python) = environment() else { return };
-    let at = free();
+    let at = free_address();
     let gateway = Gateway::start(&format!(
         "[grpc_api]\nenabled = true\nport = {}\ninsecure = true\n",
         at.port()
@@ -137,10 +134,10 @@ fn without_a_key_everybody_may_only_if_that_is_said() {
 /// All questions go to one backend, those about methods of `other` to another one.
 fn asking(first: SocketAddr, second: SocketAddr) -> Gateway {
     let proxy = |table: &str, more: &str| {
-        format!("[{table}]\nendpoint = \"grpc://{first}\"\ntimeout = \"2s\"\n{more}\n")
+        format!("[{table}]\nendpoint = \"grpc://{first}\"\ntimeout = \"60s\"\n{more}\n")
     };
     Gateway::start_whole(&format!(
-        "proxies = [{{ name = \"other\", endpoint = \"{second}\", timeout = \"10s\" }}]\n\
+        "proxies = [{{ name = \"other\", endpoint = \"{second}\", timeout = \"60s\" }}]\n\
          [http_server]\nport = 0\n[http_api]\nkey = \"api key of the tests\"\n\
          [prometheus]\nenabled = true\n\
          [client.token]\nhmac_secret_key = \"secret of the tests\"\n{}{}{}{}{}{}\
@@ -216,9 +213,7 @@ fn what_expires_may_stay_if_the_backend_says_so() {
     let Some(python) = environment() else { return };
     let backend = Backend::start(&python, Way::Grpc, 0);
     let gateway = asking(backend.address(), backend.address());
-    let mut session = gateway.session();
-    let claims = json!({"sub": "42", "exp": unix() + 2});
-    session.connect(&json!({"token": crate::support::gateway::token(&claims)}));
+    let (mut session, _) = connect_for(&gateway, 2, &json!({"sub": "42"}));
     let asked = backend.asked("Refresh");
     assert_eq!(asked["request"]["user"], json!("42"));
     // It is still served.

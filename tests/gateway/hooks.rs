@@ -14,7 +14,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::backend::{Backend, Way, environment};
-use crate::support::gateway::{Gateway, Session, assert_error, token, unix};
+use crate::support::gateway::{Gateway, Session, assert_error, token};
+use crate::support::moments::{connect_for, subscribe_for};
 use crate::support::until;
 
 /// The backend's methods, with the names of their hooks. The last is of gRPC alone.
@@ -60,6 +61,10 @@ key = "api key of the tests"
 enabled = true
 [client]
 ping_interval = "0s"
+# Who connects, and what expires, waits for its backend however long that takes.
+stale_close_delay = "1h"
+expired_close_delay = "1h"
+expired_sub_close_delay = "1h"
 [client.token]
 hmac_secret_key = "secret of the tests"
 [rpc]
@@ -158,20 +163,16 @@ impl Scene {
 
     /// Has a client ask in this way.
     fn ask(&self, kind: &'static str) -> Asked {
-        let soon = unix() + 2;
         let mut session = match kind {
             "Connect" => self.gateway.session(),
             "Refresh" => {
-                let claims = json!({"sub": "42", "exp": soon, "channels": ["kept"]});
-                let mut session = self.gateway.session();
-                session.connect(&json!({"token": token(&claims)}));
-                session
+                let claims = json!({"sub": "42", "channels": ["kept"]});
+                connect_for(&self.gateway, 2, &claims).0
             }
             _ => self.gateway.connected("42"),
         };
         if kind == "SubRefresh" {
-            let claims = json!({"sub": "42", "exp": soon, "channel": "kept"});
-            session.result("subscribe", json!({"channel": "kept", "token": token(&claims)}));
+            subscribe_for(&mut session, "42", "kept", 2);
         }
         let id = say(kind, &mut session);
         Asked { kind, session, id }
@@ -224,7 +225,7 @@ fn rounds(way: Way) {
     let mut backend = Backend::start(&python, way, 0);
     let steady = Backend::start(&python, way, 0);
     let mut patient = Scene::new(way, &backend, &steady, "1h");
-    let mut hurried = Scene::new(way, &backend, &steady, "4s");
+    let mut hurried = Scene::new(way, &backend, &steady, "12s");
     for Row { state, why } in ROWS {
         let what = format!("{way:?} {state}");
         let scene = if state == "slow" { &mut hurried } else { &mut patient };

@@ -15,7 +15,15 @@ use ringhold::{AddressPlace, Detached, Via};
 use crate::fake::{KEY, Site, config};
 
 /// Long enough for any machine; a test that runs into it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A time that is over soon, and not before the control thread has had its turn.
+const SHORT: Duration = Duration::from_secs(6);
+
+/// Nobody is hurried.
+fn patient() -> HttpLimits {
+    HttpLimits { anonymous_timeout: PATIENCE, head_timeout: PATIENCE, ..HttpLimits::default() }
+}
 
 /// A control thread with a server, which ends with the value.
 struct Control {
@@ -104,7 +112,7 @@ fn ended(mut stream: TcpStream) -> bool {
 
 #[test]
 fn a_request_is_whole_wherever_the_engine_stopped_reading() {
-    let control = Control::start(HttpLimits::default());
+    let control = Control::start(patient());
     let request = publish(r#"{"text":"hello"}"#, "");
     for read in 0..=request.len() {
         let (head, rest) = request.as_bytes().split_at(read);
@@ -117,7 +125,7 @@ fn a_request_is_whole_wherever_the_engine_stopped_reading() {
 
 #[test]
 fn a_connection_is_kept_and_requests_may_come_at_once() {
-    let control = Control::start(HttpLimits::default());
+    let control = Control::start(patient());
     let both = format!("{}GET /health HTTP/1.1\r\nHost: h\r\n\r\n", publish("1", ""));
     let mut client = control.hand_over(both.as_bytes());
     assert_eq!(answer(&mut client).0, 200);
@@ -129,7 +137,7 @@ fn a_connection_is_kept_and_requests_may_come_at_once() {
 
 #[test]
 fn the_internal_port_serves_too() {
-    let control = Control::start(HttpLimits::default());
+    let control = Control::start(patient());
     let mut client = TcpStream::connect(control.internal).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(publish("1", "").as_bytes()).unwrap();
@@ -141,12 +149,7 @@ const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Whatever strangers hold, one more finds a place: theirs, not that of anybody with a key.
 #[test]
 fn strangers_make_room_for_each_other_and_keep_nobody_out() {
-    let limits = HttpLimits {
-        anonymous: 4,
-        anonymous_timeout: PATIENCE,
-        head_timeout: PATIENCE,
-        ..HttpLimits::default()
-    };
+    let limits = HttpLimits { anonymous: 4, ..patient() };
     let control = Control::start(limits);
     let mut backend = control.hand_over(publish("1", "").as_bytes());
     assert_eq!(answer(&mut backend).0, 200);
@@ -176,7 +179,7 @@ fn strangers_make_room_for_each_other_and_keep_nobody_out() {
 /// The internal port has places of its own.
 #[test]
 fn a_full_public_port_leaves_the_internal_one_alone() {
-    let limits = HttpLimits { anonymous: 1, anonymous_timeout: PATIENCE, ..HttpLimits::default() };
+    let limits = HttpLimits { anonymous: 1, ..patient() };
     let control = Control::start(limits);
     let connect = || {
         let client = TcpStream::connect(control.internal).unwrap();
@@ -194,33 +197,32 @@ fn a_full_public_port_leaves_the_internal_one_alone() {
 
 #[test]
 fn a_stranger_is_waited_for_less_than_a_backend() {
-    let anonymous_timeout = Duration::from_millis(50);
-    let limits = HttpLimits { anonymous_timeout, head_timeout: PATIENCE, ..HttpLimits::default() };
+    let anonymous_timeout = SHORT;
+    let limits = HttpLimits { anonymous_timeout, ..patient() };
     let control = Control::start(limits);
     let mut backend = control.hand_over(publish("1", "").as_bytes());
     assert_eq!(answer(&mut backend).0, 200);
-    assert!(ended(control.hand_over(b"GET /health HTTP/1.1\r\nHost:")));
+    let cut = control.hand_over(b"GET /health HTTP/1.1\r\nHost:");
     let mut idle = control.hand_over(HEALTH);
     assert_eq!(answer(&mut idle).0, 200);
-    assert!(ended(idle));
+    assert!(ended(cut) && ended(idle));
     backend.write_all(publish("2", "").as_bytes()).unwrap();
     assert_eq!(answer(&mut backend).0, 200);
 }
 
 #[test]
 fn a_head_that_does_not_end_is_given_up() {
-    let head_timeout = Duration::from_millis(50);
-    let control = Control::start(HttpLimits { head_timeout, ..HttpLimits::default() });
-    assert!(ended(control.hand_over(b"GET /health HTTP/1.1\r\nHost:")));
+    let control = Control::start(HttpLimits { head_timeout: SHORT, ..patient() });
+    let cut = control.hand_over(b"GET /health HTTP/1.1\r\nHost:");
     // So is a connection that is kept and says nothing more.
     let mut idle = control.hand_over(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(answer(&mut idle).0, 200);
-    assert!(ended(idle));
+    assert!(ended(cut) && ended(idle));
 }
 
 #[test]
 fn a_head_that_is_too_large_is_refused() {
-    let control = Control::start(HttpLimits::default());
+    let control = Control::start(patient());
     let head = format!("GET /health HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(17 << 10));
     let mut client = control.hand_over(head.as_bytes());
     // What follows is never read, so it may also see the connection break.
@@ -230,7 +232,7 @@ fn a_head_that_is_too_large_is_refused() {
 
 #[test]
 fn junk_is_refused() {
-    let control = Control::start(HttpLimits::default());
+    let control = Control::start(patient());
     let mut client =
         control.hand_over(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP\r\n\r\n");
     assert_eq!(answer(&mut client).0, 400);

@@ -23,3 +23,14 @@ mod permissions;
 mod protobuf;
 mod streams;
 mod transport;
+
+use crate::support::gateway::{API_KEY, Gateway, SECRET};
+
+/// A gateway that gives who is closed for being slow as long as it takes to read up to the close.
+fn patient(tables: &str) -> Gateway {
+    Gateway::start_whole(&format!(
+        "[http_server]\nport = 0\n[http_api]\nkey = \"{API_KEY}\"\n\
+         [engine]\nworkers = 2\ntick = \"10ms\"\nclose_timeout = \"600s\"\n\
+         [client.token]\nhmac_secret_key = \"{SECRET}\"\n{tables}"
+    ))
+}

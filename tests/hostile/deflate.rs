@@ -16,6 +16,8 @@ const INVALID: &str = "closes_total{cause=\"invalid_data\"}";
 const FAILED: &str = "inflate_failed_total";
 
 const COMPRESSION: &str = r#"
+[client]
+ping_interval = "600s"
 [websocket]
 compression = true
 [[channel.namespaces]]
@@ -86,7 +88,7 @@ pub(crate) const BOMBS_IN_PIECES: Attack = Attack {
         assert!(pieces.len() < 250_000, "{}", pieces.len());
         for _ in field.rounds(3) {
             for foe in &mut foes {
-                foe.send(&plain);
+                assert!(foe.deliver(&plain), "they are still there");
                 foe.push(&pieces);
             }
             // The attackers are still there while others are served.
@@ -94,7 +96,7 @@ pub(crate) const BOMBS_IN_PIECES: Attack = Attack {
         }
         // All of it is done, in the end, and for them.
         if field.until.is_none() {
-            foes.iter_mut().for_each(|foe| assert!(foe.send(b""), "they are still there"));
+            foes.iter_mut().for_each(|foe| assert!(foe.deliver(b""), "they are still there"));
             field.wait_for("inflate_messages_total", 3 * 2 * PIECES as u64);
         }
     })

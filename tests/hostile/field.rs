@@ -290,6 +290,30 @@ impl Foe {
         self.rest.is_empty() && !self.gone
     }
 
+    /// Sends bytes, and waits as long as it takes. Returns whether the server took all.
+    pub(crate) fn deliver(&mut self, bytes: &[u8]) -> bool {
+        let mut deadline = Instant::now() + PATIENCE;
+        let mut left = self.rest.len() + bytes.len();
+        self.rest.extend_from_slice(bytes);
+        loop {
+            self.write();
+            self.read();
+            if self.rest.is_empty() || self.gone {
+                return self.rest.is_empty() && !self.gone;
+            }
+            if self.rest.len() < left {
+                (left, deadline) = (self.rest.len(), Instant::now() + PATIENCE);
+            }
+            assert!(Instant::now() < deadline, "the server takes nothing of an attacker");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the server has ended the connection, as far as it was looked at.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// Sends what fits, and reads nothing.
     pub(crate) fn quietly(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
@@ -338,12 +362,13 @@ impl Foe {
         }
     }
 
-    /// Reads until the server ends the connection.
+    /// Reads until the server ends the connection, and sends what is left.
     pub(crate) fn wait_gone(&mut self) {
         self.deaf = false;
         let deadline = Instant::now() + PATIENCE;
         while !self.gone {
             assert!(Instant::now() < deadline, "an attacker is not closed");
+            self.write();
             self.read();
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -361,9 +386,11 @@ impl Foe {
     }
 
     /// Reads until so many bytes have come, the server ends the connection, or nothing has come for
-    /// long. Returns whether they have come.
+    /// long; sends what is left. Returns whether they have come.
     pub(crate) fn wait_heard(&mut self, bytes: u64) -> bool {
-        for _ in 0..30 * TRIES {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.write();
             self.read();
             if self.heard >= bytes || self.gone {
                 break;
@@ -398,19 +425,39 @@ impl Foe {
 /// People who read all that comes, and do nothing else.
 pub(crate) struct Crowd {
     leave: Arc<AtomicBool>,
+    /// Bytes that each has read.
+    least: Arc<AtomicU64>,
     reader: Option<JoinHandle<usize>>,
 }
 
 impl Crowd {
     fn start(clients: Vec<Client>) -> Self {
         let leave = Arc::new(AtomicBool::new(false));
-        let leaving = leave.clone();
+        let (leaving, least) = (leave.clone(), Arc::<AtomicU64>::default());
+        let counted = least.clone();
         let reader = std::thread::spawn(move || {
             // Whoever made it up, these are no attackers.
             super::measure::step_up();
-            read(&clients, &leaving)
+            read(&clients, &leaving, &counted)
         });
-        Self { leave, reader: Some(reader) }
+        Self { leave, least, reader: Some(reader) }
+    }
+
+    /// Waits until each of them has read so many bytes.
+    pub(crate) fn has_read(&self, bytes: u64) {
+        let mut deadline = Instant::now() + PATIENCE;
+        let mut before = 0;
+        loop {
+            let least = self.least.load(Ordering::Relaxed);
+            if least >= bytes {
+                return;
+            }
+            if least > before {
+                (before, deadline) = (least, Instant::now() + PATIENCE);
+            }
+            assert!(Instant::now() < deadline, "the crowd has {least} bytes, not {bytes}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Leaves, and asserts that nobody of them was cut.
@@ -427,23 +474,32 @@ impl Drop for Crowd {
     }
 }
 
-/// Reads on all connections until told to leave. Returns how many the server has ended.
-fn read(clients: &[Client], leaving: &AtomicBool) -> usize {
+/// Reads on all connections until told to leave, and says how much each has got. Returns how many
+/// the server has ended.
+fn read(clients: &[Client], leaving: &AtomicBool, least: &AtomicU64) -> usize {
     let mut gone = vec![false; clients.len()];
+    let mut got = vec![0; clients.len()];
     let mut chunk = vec![0; 1 << 18];
     for client in clients {
         client.socket().set_nonblocking(true).expect("set_nonblocking");
     }
     while !leaving.load(Ordering::Relaxed) {
         let mut quiet = true;
-        for (client, gone) in clients.iter().zip(&mut gone).filter(|(_, gone)| !**gone) {
+        for ((client, gone), got) in clients.iter().zip(&mut gone).zip(&mut got) {
+            if *gone {
+                continue;
+            }
             match unbroken(|| client.socket().read(&mut chunk)) {
                 Ok(0) => *gone = true,
-                Ok(_) => quiet = false,
+                Ok(count) => {
+                    *got += count as u64;
+                    quiet = false;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => *gone = true,
             }
         }
+        least.store(got.iter().copied().min().unwrap_or(0), Ordering::Relaxed);
         if quiet {
             std::thread::sleep(Duration::from_millis(1));
         }

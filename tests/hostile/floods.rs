@@ -10,6 +10,7 @@ use jsonwebtoken::Algorithm;
 
 const ROOM: &str = r#"
 [client]
+ping_interval = "600s"
 channel_limit = 5000
 [[channel.namespaces]]
 name = "room"
@@ -103,6 +104,8 @@ pub(crate) const CHEAP_COMMANDS: Attack = Attack {
 };
 
 const RPC: &str = r#"
+[client]
+ping_interval = "600s"
 [rpc.without_namespace]
 proxy_enabled = true
 [rpc.proxy]
@@ -131,6 +134,10 @@ pub(crate) const RPC_FLOOD: Attack = Attack {
 /// Somebody who subscribes and unsubscribes in a room where everybody is told who comes and goes.
 pub(crate) const JOIN_LEAVE_LOOP: Attack = Attack {
     tables: r#"
+[client]
+ping_interval = "600s"
+[websocket]
+write_timeout = "600s"
 [[channel.namespaces]]
 name = "chat"
 presence = true

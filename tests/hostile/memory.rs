@@ -28,7 +28,7 @@ const CONNECT_HANGS: &str = r#"
 [client.proxy.connect]
 enabled = true
 endpoint = "{backend}/hang"
-timeout = "3s"
+timeout = "10s"
 [[channel.namespaces]]
 name = "filtered"
 allow_subscribe_for_client = true
@@ -161,7 +161,7 @@ const SUBSCRIBE_HANGS: &str = r#"
 channel_limit = 16
 [channel.proxy.subscribe]
 endpoint = "{backend}/hang"
-timeout = "3s"
+timeout = "10s"
 [[channel.namespaces]]
 name = "asked"
 allow_tags_filter = true
@@ -261,7 +261,10 @@ allow_publish_for_client = true
 
 const BUSY_ROOMS: &str = r#"
 [client]
+ping_interval = "600s"
 concurrency = 512
+[websocket]
+write_timeout = "600s"
 [[channel.namespaces]]
 name = "room"
 presence = true
@@ -426,8 +429,9 @@ pub(crate) const ONE_PUBLICATION_FOR_MANY_READERS: Attack = Attack {
     tables: r#"
 [client]
 queue_max_size = "32MiB"
+ping_interval = "600s"
 [websocket]
-write_timeout = "30s"
+write_timeout = "600s"
 [[channel.namespaces]]
 name = "room"
 allow_subscribe_for_client = true

@@ -17,6 +17,7 @@ enabled = true
 write_timeout = "500ms"
 [client]
 queue_max_size = "256KiB"
+ping_interval = "600s"
 [[channel.namespaces]]
 name = "room"
 presence = true
@@ -28,6 +29,9 @@ history_ttl = "10m"
 allowed_delta_types = ["fossil"]
 "#;
 
+/// Bytes of the data that those get who never read.
+const PUBLICATION: usize = 20_000;
+
 /// One subscriber of many that never reads.
 pub(crate) const NEVER_READS: Attack = Attack {
     tables: ROOM,
@@ -37,11 +41,13 @@ pub(crate) const NEVER_READS: Attack = Attack {
         let deaf: Vec<Foe> =
             (0..10).map(|n| field.narrow(&format!("deaf-{n}"), &["room:a"])).collect();
         let mut publisher = field.member("publisher");
-        let data = "x".repeat(20_000);
+        let data = "x".repeat(PUBLICATION);
         let message = text(&command(1, "publish", &json!({"channel": "room:a", "data": data})));
         let (slow, cut) = ("closes_total{cause=\"slow\"}", "closes_total{cause=\"write_timeout\"}");
-        for _ in field.rounds(250) {
-            publisher.send(&message);
+        for round in field.rounds(250) {
+            // However little its thread gets of the processors, the crowd is no slow reader.
+            crowd.has_read((round.saturating_sub(2) * PUBLICATION) as u64);
+            publisher.deliver(&message);
         }
         let deadline = std::time::Instant::now() + crate::support::PATIENCE;
         while field.metric(slow) + field.metric(cut) < deaf.len() as u64 {

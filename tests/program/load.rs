@@ -13,6 +13,7 @@ use std::thread;
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
+use crate::support::daemon::free_address;
 use crate::support::own_path;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringhold");
@@ -22,8 +23,8 @@ const SECRET: &str = "a secret of tests";
 /// Its pings come soon.
 const GATEWAY: &str = r#"
 [client]
-ping_interval = "2s"
-pong_timeout = "1900ms"
+ping_interval = "8s"
+pong_timeout = "7s"
 
 [client.token]
 hmac_secret_key = "a secret of tests"
@@ -31,7 +32,7 @@ hmac_secret_key = "a secret of tests"
 [[channel.namespaces]]
 name = "load"
 history_size = 100
-history_ttl = "60s"
+history_ttl = "600s"
 force_recovery = true
 allow_subscribe_for_client = true
 allow_publish_for_client = true
@@ -78,6 +79,12 @@ impl Drop for Server {
 fn load(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("load").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Where a test says nothing of these, they are as long as a slow machine may need.
+    for (flag, value) in [("--handshake-timeout", "100s"), ("--linger", "100s")] {
+        if !arguments.is_empty() && !arguments.contains(&flag) {
+            command.args([flag, value]);
+        }
+    }
     command
 }
 
@@ -134,7 +141,7 @@ fn idle_connections_are_opened_held_and_closed() {
 fn echoes_in_a_closed_loop() {
     let server = Server::start(&[]);
     for more in [&["-b", "32"][..], &["-b", "70000", "--pipeline", "3", "--threads", "1"]] {
-        let mut arguments = vec!["echo", "--url", &server.url, "-c", "200", "-d", "1s"];
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "200", "-d", "6s"];
         arguments.extend(more);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -165,7 +172,7 @@ fn echoes_at_a_fixed_rate() {
 fn a_latency_that_was_asked_for_is_demanded() {
     let server = Server::start(&[]);
     for (limit, expected) in [("1h", 0), ("1ns", 3)] {
-        let arguments = ["echo", "--url", &server.url, "-c", "5", "-d", "100ms"];
+        let arguments = ["echo", "--url", &server.url, "-c", "5", "-d", "2s"];
         let (status, report, errors) = report(&[&arguments[..], &["--max-p99", limit]].concat());
         assert_eq!(status, expected, "{report} {errors}");
         assert_eq!(report["ok"], expected == 0);
@@ -177,7 +184,7 @@ fn a_latency_that_was_asked_for_is_demanded() {
 fn large_messages_among_small_ones() {
     let server = Server::start(&[]);
     for mode in [&["-r", "2000"][..], &["--pipeline", "4"]] {
-        let mut arguments = vec!["echo", "--url", &server.url, "-c", "20", "-d", "1s"];
+        let mut arguments = vec!["echo", "--url", &server.url, "-c", "20", "-d", "4s"];
         arguments.extend(["-b", "32", "--large", "100KiB", "--large-share", "0.2"]);
         arguments.extend(mode);
         let (status, report, errors) = report(&arguments);
@@ -197,7 +204,7 @@ fn half_of_the_connections_leave_and_come_back() {
     let server = Server::start(&["--workers", "2"]);
     for workload in [&["idle"][..], &["echo", "-r", "2000"], &["echo", "--pipeline", "2"]] {
         let mut arguments = workload.to_vec();
-        arguments.extend(["--url", &server.url, "-c", "300", "-d", "1500ms"]);
+        arguments.extend(["--url", &server.url, "-c", "300", "-d", "8s"]);
         arguments.extend(["--storm-after", "200ms", "--threads", "2", "--close-rate", "0"]);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -222,7 +229,7 @@ fn who_comes_back_over_tls_goes_on_with_the_session() {
     let server = Server::start(&["--workers", "2", "--tls-cert", &cert, "--tls-key", &key]);
     for (more, resumed) in [(&[][..], 50), (&["--no-resumption"], 0)] {
         let url = ["--url", &server.url, "--insecure"];
-        let size = ["-c", "100", "-d", "1s", "--threads", "2"];
+        let size = ["-c", "100", "-d", "8s", "--threads", "2"];
         let storm = ["--storm-after", "100ms", "--storm-share", "0.5"];
         let arguments = [&["idle"][..], &url, &size, &storm, more].concat();
         let (status, report, errors) = report(&arguments);
@@ -237,7 +244,7 @@ fn every_subscriber_gets_every_message() {
     let server = Server::start(&["--workers", "3"]);
     let url = format!("{}/fanout/news", server.url);
     for mode in [&["-r", "40", "--publishers", "3"][..], &["--pipeline", "2"]] {
-        let mut arguments = vec!["fanout", "--url", &url, "-c", "200", "-d", "1s"];
+        let mut arguments = vec!["fanout", "--url", &url, "-c", "200", "-d", "4s"];
         arguments.extend(mode);
         let (status, report, errors) = report(&arguments);
         assert_eq!(status, 0, "{report} {errors}");
@@ -263,10 +270,10 @@ fn each_workload_over_tls() {
     let fanout = format!("{}/fanout/news", server.url);
     let ca = key_file("ca.pem");
     for (workload, url) in [
-        (&["idle", "-d", "300ms", "--storm-after", "50ms"][..], &server.url),
-        (&["echo", "-d", "500ms", "-r", "1000"], &server.url),
-        (&["echo", "-d", "500ms", "-b", "70000", "--pipeline", "3"], &server.url),
-        (&["fanout", "-d", "500ms", "-r", "40", "--publishers", "3"], &fanout),
+        (&["idle", "-d", "8s", "--storm-after", "50ms"][..], &server.url),
+        (&["echo", "-d", "2s", "-r", "1000"], &server.url),
+        (&["echo", "-d", "2s", "-b", "70000", "--pipeline", "3"], &server.url),
+        (&["fanout", "-d", "2s", "-r", "40", "--publishers", "3"], &fanout),
     ] {
         for trust in [&["--ca", &ca][..], &["--insecure"]] {
             let arguments = [workload, &["--url", url, "-c", "100", "--threads", "2"], trust];
@@ -292,7 +299,7 @@ fn clients_of_the_gateway_are_let_in_and_held() {
     let server = Server::serve("idle", GATEWAY);
     let pid = server.child.id().to_string();
     for more in [
-        &["--encoding", "protobuf", "-d", "2500ms"][..],
+        &["--encoding", "protobuf", "-d", "9s"][..],
         &["--channel", "load:{n}", "--channels", "7", "-d", "100ms"],
         &["--channel", "", "-d", "100ms"],
     ] {
@@ -356,7 +363,7 @@ fn what_the_gateway_refuses_is_quoted() {
         assert!(errors.contains(reason), "{errors}");
     }
     let arguments = ["fanout", "--gateway", "--url", &server.url, "-c", "5", "-r", "50"];
-    let more = ["-d", "200ms", "--linger", "300ms", "--secret", SECRET];
+    let more = ["-d", "200ms", "--linger", "8s", "--secret", SECRET];
     let (status, report, errors) = report(&[&arguments[..], &more].concat());
     assert_eq!(status, 3, "{report} {errors}");
     let refused = &report["messages"]["refused"]["publish refused with 103: permission denied"];
@@ -366,7 +373,7 @@ fn what_the_gateway_refuses_is_quoted() {
 #[test]
 fn clients_of_the_gateway_leave_and_come_back() {
     let server = Server::serve("storm", GATEWAY);
-    let arguments = ["idle", "--gateway", "--url", &server.url, "-c", "100", "-d", "1500ms"];
+    let arguments = ["idle", "--gateway", "--url", &server.url, "-c", "100", "-d", "8s"];
     let more = ["--secret", SECRET, "--storm-after", "100ms", "--threads", "2"];
     let (status, report, errors) = report(&[&arguments[..], &more].concat());
     assert_eq!(status, 0, "{report} {errors}");
@@ -380,7 +387,7 @@ fn a_gateway_that_says_nothing_is_given_up() {
     // A WebSocket server that never answers.
     let url = faulty(|_, _, _| ());
     let arguments = ["idle", "--gateway", "--url", &url, "-c", "3", "--secret", SECRET];
-    let (status, _, errors) = report(&[&arguments[..], &["--handshake-timeout", "300ms"]].concat());
+    let (status, _, errors) = report(&[&arguments[..], &["--handshake-timeout", "6s"]].concat());
     assert_eq!(status, 1, "{errors}");
     assert!(errors.contains("was not answered in time (3 attempts)"), "{errors}");
 }
@@ -388,7 +395,8 @@ fn a_gateway_that_says_nothing_is_given_up() {
 #[test]
 fn a_server_killed_in_mid_run_is_reported() {
     let mut server = Server::start(&[]);
-    let arguments = ["echo", "--url", &server.url, "-c", "200", "-d", "60s", "-r", "2000"];
+    let arguments =
+        ["echo", "--url", &server.url, "-c", "200", "-d", "60s", "-r", "2000", "--linger", "3s"];
     let mut child = load(&arguments).arg("--json").spawn().unwrap();
     // Messages flow as soon as the server's counters say so; here it is enough that the
     // connections are there.
@@ -463,8 +471,7 @@ fn signal(name: &str, pid: u32) {
 
 #[test]
 fn without_a_server_it_says_so() {
-    // A port that was free a moment ago.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let url = format!("ws://{address}/");
     let (status, report, errors) = report(&["idle", "--url", &url, "-c", "200", "-d", "1s"]);
     assert_eq!((status, report), (1, Value::Null));
@@ -495,7 +502,7 @@ fn a_server_that_hangs_up_or_says_nothing() {
     assert_eq!(status, 1);
     assert!(errors.contains("no answer to the request"), "{errors}");
     thread::spawn(move || listener.incoming().for_each(drop));
-    let (status, _, errors) = report(&arguments);
+    let (status, _, errors) = report(&["idle", "--url", &url, "-c", "3"]);
     assert_eq!(status, 1);
     assert!(errors.contains("before") && errors.contains("answered"), "{errors}");
 }
@@ -509,7 +516,7 @@ fn a_changed_byte_is_found() {
         }
         let _ = socket.send(Message::binary(data));
     });
-    let arguments = ["echo", "--url", &url, "-c", "5", "-d", "300ms", "-b", "64"];
+    let arguments = ["echo", "--url", &url, "-c", "5", "-d", "300ms", "-b", "64", "--linger", "8s"];
     let (status, report, errors) = report(&arguments);
     assert_eq!(status, 3, "{report} {errors}");
     assert_eq!(report["messages"]["wrong"]["pattern"], 5);
@@ -522,7 +529,8 @@ fn a_message_that_does_not_come_back_is_lost() {
             let _ = socket.send(message);
         }
     });
-    let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--pipeline", "1"];
+    let arguments =
+        ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--pipeline", "1", "--linger", "3s"];
     let (status, report, errors) = report(&arguments);
     assert_eq!(status, 3, "{report} {errors}");
     // Each connection waits for its first echo, for good.
@@ -538,7 +546,7 @@ fn a_message_that_comes_twice_is_found() {
         }
         let _ = socket.send(message);
     });
-    let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms", "--linger", "500ms"];
+    let arguments = ["echo", "--url", &url, "-c", "4", "-d", "300ms"];
     let (status, report, _) = report(&arguments);
     assert_eq!(status, 3);
     let messages = &report["messages"];

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::daemon::free_port;
 use crate::support::{PATIENCE, own_path, wait_for};
 
 /// Where something is written to that nobody takes, and what has to be kept for that.
@@ -36,8 +37,7 @@ struct Gateway(Child, String);
 impl Gateway {
     /// With a file that says where it listens, as its output may be lost.
     fn start(name: &str, stdout: Stdio, stderr: Stdio) -> Self {
-        // Free a moment ago; the kernel does not give it out again at once.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let path = own_path(&format!("log-{name}.toml"));
         let text = format!(
             "[client]\ninsecure = true\n[http_server]\nport = {port}\n[health]\nenabled = true\n\

@@ -45,7 +45,7 @@ const VARIANTS: [&str; 18] = [
 /// To build a bench that nobody has built yet.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// A few seconds where nobody else works.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 fn python() -> Option<PathBuf> {
     let version = ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"];

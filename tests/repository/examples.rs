@@ -32,7 +32,7 @@ use crate::support::unbroken::Unbroken;
 type Socket = WebSocket<Unbroken<TcpStream>>;
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::browser::{BROWSERS, Browser, Tab};
 use crate::support::client::Client;
+use crate::support::daemon::free_address;
 use crate::support::gateway::{self, API_KEY, SECRET, Session};
 use crate::support::server::Server;
 use crate::support::site::{Relay, site};
@@ -52,9 +53,9 @@ fn serve(config: &str, more: &[&str]) -> Server {
         .env("RINGHOLD_HTTP_API_KEY", API_KEY)
         .env("RINGHOLD_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)
         .env("RINGHOLD_VAR_HOOK_KEY", HOOK_KEY)
-        // Who is cut on the way is missed at once, not after half a minute.
-        .env("RINGHOLD_CLIENT_PING_INTERVAL", "2s")
-        .env("RINGHOLD_CLIENT_PONG_TIMEOUT", "1s")
+        // Who is cut on the way is missed soon, not after half a minute.
+        .env("RINGHOLD_CLIENT_PING_INTERVAL", "8s")
+        .env("RINGHOLD_CLIENT_PONG_TIMEOUT", "7s")
         .arg("--config")
         .arg(Path::new(EXAMPLES).join(config))
         .args(more);
@@ -214,12 +215,6 @@ fn the_dashboard_recovers_what_it_missed() {
     assert!(exceptions.is_empty(), "{exceptions:?}");
 }
 
-/// A port that was free a moment ago; the kernel does not give it out again at once.
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0");
-    listener.and_then(|listener| listener.local_addr()).expect("a port")
-}
-
 /// The example's folder, copied, with the SDK where this test serves it.
 fn copy_of_the_backend(name: &str, library: &str) -> PathBuf {
     let folder = own_folder(name);
@@ -237,12 +232,19 @@ struct Chat {
 
 impl Chat {
     fn start(name: &str, python: &Path, library: &str) -> Self {
-        let backend = free_port();
+        let backend = free_address();
         let hook =
             |name: &str, what: &str| format!("{name}.endpoint=http://{backend}/hooks/{what}");
         let connect = hook("client.proxy.connect", "connect");
         let subscribe = hook("channel.proxy.subscribe", "subscribe");
-        let more = ["--port", "0", "--set", &connect, "--set", &subscribe];
+        // One that has to wait for its processor is none that does not answer.
+        let [connects, subscribes] = ["client.proxy.connect", "channel.proxy.subscribe"]
+            .map(|name| format!("{name}.timeout=60s"));
+        let sets = [&connect, &subscribe, &connects, &subscribes];
+        let more: Vec<&str> = ["--port", "0"]
+            .into_iter()
+            .chain(sets.into_iter().flat_map(|set| ["--set", set.as_str()]))
+            .collect();
         let server = serve("fastapi/ringhold.toml", &more);
         let mut program = Program::start(
             Command::new(python)

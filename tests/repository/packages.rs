@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::daemon::free_port;
 use crate::support::gateway::{API_KEY, Gateway, SECRET, address, program, token_of};
 use crate::support::nats::Nats;
 use crate::support::redis::Redis;
@@ -376,9 +377,7 @@ fn under_the_stock_profile_it_says_what_to_do() {
     }
     // By itself it takes epoll, and says so.
     let mut command = under(&URING, None).expect("it was there");
-    // Free a moment ago; the kernel does not give it out again at once.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-    let port = port.expect("a port").port();
+    let port = free_port();
     let mut server = Program::start(command.args([PROGRAM, "--port", &port.to_string()]));
     let url = format!("http://127.0.0.1:{port}/health");
     let healthy = || run(clean(PROGRAM).args(["health", "--url", &url]), LIMIT).success();

@@ -427,7 +427,7 @@ fn section_4_2_1_header_flood() {
 /// come; what looks like words of a request, at the time limit at the latest.
 #[test]
 fn section_4_2_1_other_protocols() {
-    serve(&["--handshake-timeout", "1s"], |server| {
+    serve(&["--handshake-timeout", "6s"], |server| {
         let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x01\x02\x03\x04\x05\x06\x07";
         refused(server, tls, &[400]);
         refused(server, &[0; 100], &[400]);
@@ -490,7 +490,7 @@ fn section_10_trickled_handshake() {
 /// Section 4.2: the time limit of the handshake is over with the handshake.
 #[test]
 fn section_4_2_an_open_connection_outlives_the_handshake_limit() {
-    serve(&["--handshake-timeout", "1s"], |server| {
+    serve(&["--handshake-timeout", "6s"], |server| {
         let mut open = Client::open(server);
         // A second connection, stalled, shows when the limit has passed for both.
         let mut stalled = Client::connect(server);

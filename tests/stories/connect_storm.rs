@@ -174,9 +174,7 @@ fn a_full_backlog_waits_and_is_not_reset() {
 
 /// nginx as people configure it for WebSocket, on a free port of the loopback interface.
 fn start_nginx(server: SocketAddr) -> (Child, SocketAddr) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = free.local_addr().expect("it is bound");
-    drop(free);
+    let address = crate::support::daemon::free_address();
     let folder = std::env::temp_dir().join(format!("ringhold-nginx-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder can be made");
     let folder = folder.display();
@@ -196,7 +194,7 @@ fn start_nginx(server: SocketAddr) -> (Child, SocketAddr) {
                      proxy_set_header Upgrade $http_upgrade;
                      proxy_set_header Connection upgrade;
                      proxy_set_header Host $host;
-                     proxy_read_timeout 60s;
+                     proxy_read_timeout 600s;
                  }}
              }}
          }}"

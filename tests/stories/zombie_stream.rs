@@ -27,16 +27,16 @@ const VANISHED: std::ops::Range<usize> = 100..150;
 const CHANNEL: &str = "news:all";
 
 /// What waits for an answer is asked this often, and given up so long after.
-const PING: Duration = Duration::from_secs(4);
-const PONG: Duration = Duration::from_secs(3);
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(9);
 
 const CONFIG: &str = r#"
 [client]
 queue_max_size = 200000
-ping_interval = "4s"
-pong_timeout = "3s"
+ping_interval = "10s"
+pong_timeout = "9s"
 [websocket]
-write_timeout = "3s"
+write_timeout = "9s"
 [sse]
 enabled = true
 [uni_sse]

@@ -34,7 +34,7 @@ pub(crate) const FLAGS: [&str; 11] = [
 ];
 
 /// A browser's first start may take a while.
-pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
 
 /// A browser under the debugging protocol.
 pub(crate) struct Browser {

@@ -35,7 +35,7 @@ impl Cluster {
         let count = 3 + replicas;
         let arguments = [
             ["--cluster-enabled", "yes"],
-            ["--cluster-node-timeout", "1000"],
+            ["--cluster-node-timeout", "5000"],
             ["--cluster-require-full-coverage", "no"],
             ["--repl-diskless-sync-delay", "0"],
         ];

@@ -1,7 +1,7 @@
 //! A server of others as a child process, on ports that were free, in a folder of its own: what
 //! Redis, NATS and PostgreSQL have in common. It is ended by id, and its folder with it.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,8 +89,23 @@ pub(crate) fn again(what: &str, launch: impl FnMut() -> bool) {
     until(&format!("{what} to start again"), launch);
 }
 
-/// A port that was free a moment ago.
+/// A port at which nobody is: of those below the range out of which the kernel gives ports to
+/// whoever wants any (from 32,768 on), so that neither a listener nor a connection of another test
+/// gets it meanwhile. None is given twice in one process; processes begin at places of their own.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(97);
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut ports = (0..COUNT).map(|_| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (FIRST + begin.wrapping_add(number) % COUNT) as u16
+    });
+    ports.find(is_free).expect("one of so many is free")
+}
+
+/// Its address.
+pub(crate) fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }

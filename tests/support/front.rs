@@ -2,12 +2,13 @@
 //! shipped is what is tested. Only ports, paths and, where a test is about them, timeouts are
 //! replaced, and each replacement must find what it replaces.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::daemon::free_address;
 use super::{PATIENCE, Program, find_program, skip};
 
 /// Which proxy, with which configuration.
@@ -86,7 +87,7 @@ impl Front {
         timeout: Option<&str>,
     ) -> Option<Self> {
         let binary = kind.program()?;
-        // A port that was free a moment ago may be taken by now; then the proxy ends.
+        // A port that was free a moment ago may be taken by now all the same; then the proxy ends.
         (0..5).find_map(|_| Self::try_start(kind, &binary, server, timeout)).or_else(|| {
             panic!("{} does not start", binary.display());
         })
@@ -103,10 +104,7 @@ impl Front {
         let name = format!("ringhold-front-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = free.local_addr().expect("it is bound");
-        drop(free);
-
+        let address = free_address();
         let text = configured(kind, &folder, address, server, timeout);
         std::fs::write(folder.join("config"), &text).expect("the configuration can be written");
         let program = launch(kind, binary, &folder);

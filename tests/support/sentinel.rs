@@ -1,7 +1,7 @@
 //! A primary and a replica under three real Sentinels, as child processes, ended by id.
 //!
-//! Times of Redis' own: a primary counts as gone after 500 ms, and Sentinels need some seconds to
-//! know each other.
+//! Times of Redis' own: a primary counts as gone after 5 s, since one that waits for its processor
+//! must not, and Sentinels need some seconds to know each other.
 
 use super::redis::Redis;
 use super::until;
@@ -41,7 +41,7 @@ impl Group {
         let quorum = sentinels / 2 + 1;
         let file = format!(
             "{file}sentinel monitor {NAME} 127.0.0.1 {port} {quorum}\n\
-             sentinel down-after-milliseconds {NAME} 500\n\
+             sentinel down-after-milliseconds {NAME} 5000\n\
              sentinel failover-timeout {NAME} 2000\n"
         );
         let start = |_| Redis::start_sentinel(&file, access);

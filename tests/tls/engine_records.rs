@@ -16,8 +16,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::peer::server_keys;
 use crate::raw::Raw;
+use crate::support::figures;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Echoes messages, and hands plain requests over.
 struct Doorman {
@@ -90,7 +91,7 @@ fn tcp(address: SocketAddr) -> TcpStream {
 
 fn wait_for(running: &Running<Doorman>, what: &str, holds: impl Fn(&Counters) -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while !holds(&running.handle().stats().counters) {
+    while !holds(&figures::counters(&running.handle())) {
         assert!(Instant::now() < deadline, "{what}");
     }
 }

@@ -12,7 +12,7 @@ use ringhold::tls::Fault;
 
 use super::peer::{Ours, pair, path, server_keys, server_setup, unbroken};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Serves one connection, and tells how it ended.
 fn echo() -> (SocketAddr, thread::JoinHandle<Result<(), Fault>>) {

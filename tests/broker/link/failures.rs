@@ -12,7 +12,9 @@ use crate::support::redis::Redis;
 
 fn rig() -> Option<(Redis, Rig)> {
     let redis = Redis::start()?;
-    let rig = Rig::connected(&format!("address = [\"127.0.0.1:{}\"]\n", redis.port()));
+    // A server that has to wait for its processor is none that is away.
+    let address = format!("address = [\"127.0.0.1:{}\"]\n", redis.port());
+    let rig = Rig::connected(&format!("{address}io_timeout = \"60s\"\n"));
     Some((redis, rig))
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ringhold::gateway::broker::{Fault, Outcome, Publish, Request};
 
 use super::rig::{Rig, publish, request};
+use crate::support::PATIENCE;
 
 /// What is said to a line; nothing: the connection ends. The number of the connection counts from
 /// 1.
@@ -141,17 +142,15 @@ fn an_answer_that_does_not_come_is_late() {
             line => Server::usual(line),
         }),
     );
-    let mut rig = Rig::on_nats(&format!("{}write_timeout = \"300ms\"\n", server.url()));
+    let mut rig = Rig::on_nats(&format!("{}write_timeout = \"5s\"\n", server.url()));
     rig.until("the first fence", |_| {
         server.heard.lock().unwrap().iter().filter(|line| *line == "PING").count() == 2
     });
-    let begun = Instant::now();
     let tickets: Vec<_> = (0..5).map(|_| rig.ask(request(plain("a", "x")))).collect();
     for ticket in tickets {
         let answer = rig.answer(ticket);
         assert!(matches!(answer, Err(Fault::Late | Fault::Unknown)), "{answer:?}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     rig.until("the connection to be given up", |rig| lost(rig, "silent") == 1);
     rig.until("another", |rig| rig.lives.len() == 3);
     assert_eq!(rig.result(request(plain("a", "x"))), done());
@@ -167,18 +166,18 @@ fn a_busy_server_is_not_left() {
         INFO,
         Arc::new(move |_, line| match line {
             "PING" if count.fetch_add(1, Ordering::SeqCst) == 2 => {
-                std::thread::sleep(Duration::from_millis(250));
+                std::thread::sleep(Duration::from_secs(5));
                 let talk = "MSG centrifugo.client.b cb 4\r\n\"\x02hi\r\n";
                 Some(talk.to_owned())
             }
             "PING" if count.load(Ordering::SeqCst) == 4 => {
-                std::thread::sleep(Duration::from_millis(250));
+                std::thread::sleep(Duration::from_secs(5));
                 Some("PONG\r\nPONG\r\n".to_owned())
             }
             line => Server::usual(line),
         }),
     );
-    let mut rig = Rig::on_nats(&format!("{}write_timeout = \"400ms\"\n", server.url()));
+    let mut rig = Rig::on_nats(&format!("{}write_timeout = \"8s\"\n", server.url()));
     rig.until("the first fence", |_| {
         server.heard.lock().unwrap().iter().filter(|line| *line == "PING").count() == 2
     });
@@ -239,13 +238,14 @@ fn a_server_that_hangs_up_is_not_stormed() {
             }),
         );
         let mut rig = Rig::start_nats(&format!("{}dial_timeout = \"100ms\"\n", server.url()));
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) || server.connections() < 3 {
+            assert!(begun.elapsed() < PATIENCE, "it is not dialled again");
             rig.ask(request(plain("a", "x")));
             rig.collect(Duration::from_millis(20));
         }
-        let connections = server.connections();
-        assert!((3..=40).contains(&connections), "{connections}");
+        let (connections, most) = (server.connections(), 20 * (begun.elapsed().as_secs() + 1));
+        assert!(connections <= most, "{connections} of {most}");
         rig.finish();
     }
 }

@@ -138,7 +138,7 @@ fn two_connections_to_two_runs_are_none() {
 #[test]
 fn a_silent_connection_for_messages_is_found_out_by_itself() {
     let (address, server) = Server { silent: true, ..Server::default() }.start();
-    let mut rig = Rig::connected(&format!("{address}io_timeout = \"300ms\"\n"));
+    let mut rig = Rig::connected(&format!("{address}io_timeout = \"2s\"\n"));
     rig.until("the loss of it", |rig| rig.lives.last() == Some(&None));
     assert_eq!(lost(&rig, "silent"), 1);
     server.lock().unwrap().silent = false;

@@ -55,7 +55,12 @@ pub(crate) fn options(tables: &str) -> Options {
 /// Those with these keys of `[broker.nats]`.
 pub(crate) fn nats_options(keys: &str) -> Options {
     let broker = "[broker]\nenabled = true\ntype = \"nats\"\n[broker.nats]\n";
-    all_options(&format!("{broker}{keys}"))
+    // Where nothing is said of it, a server that has to wait for its processor is not away.
+    let patience = match keys.contains("write_timeout") {
+        true => "",
+        false => "write_timeout = \"60s\"\n",
+    };
+    all_options(&format!("{broker}{patience}{keys}"))
 }
 
 fn all_options(text: &str) -> Options {

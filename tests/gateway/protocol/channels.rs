@@ -341,9 +341,9 @@ fn a_channel_may_have_a_number() {
 
 #[test]
 fn slow_readers_are_closed_without_a_word_more() {
-    let gateway = Gateway::start(
+    let gateway = super::patient(
         "[client]\ninsecure = true\nqueue_max_size = \"64KiB\"\n\
-         [websocket]\nwrite_timeout = \"30s\"\n",
+         [websocket]\nwrite_timeout = \"600s\"\n",
     );
     let mut reader = gateway.connected("");
     reader.subscribe("a");

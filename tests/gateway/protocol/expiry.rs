@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Gateway, Session, token, unix};
+use crate::support::PATIENCE;
+use crate::support::gateway::{Gateway, Heard, Session, token, unix};
+use crate::support::moments::{connect_for, subscribe_for};
 
 /// Without pings, so that nothing is said at all.
 const SHORT: &str = "[client]\nping_interval = \"0s\"\nexpired_close_delay = \"1s\"\n\
@@ -13,11 +15,53 @@ const SHORT: &str = "[client]\nping_interval = \"0s\"\nexpired_close_delay = \"1
 
 /// Connects with a token that expires in so many seconds.
 fn expiring(gateway: &Gateway, seconds: i64) -> Session {
-    let mut session = gateway.session();
-    let claims = json!({"sub": "42", "exp": unix() + seconds});
-    let result = session.connect(&json!({"token": token(&claims)}));
+    let (session, result) = connect_for(gateway, seconds, &json!({"sub": "42"}));
     assert_eq!(result["expires"], json!(true), "{result}");
     session
+}
+
+/// Tokens of this many seconds are renewed twice a second, for longer than one of them lasts with
+/// its second of grace.
+const LASTS: i64 = 4;
+const RENEWED_FOR: Duration = Duration::from_secs(7);
+
+/// Renews what lasts [`LASTS`] in this way for [`RENEWED_FOR`]. A machine that stands still for as
+/// long as a token lasts renews it too late, and then all begins anew.
+fn renewed(method: &str, begin: impl Fn() -> Session, again: impl Fn() -> Value) -> Session {
+    let deadline = Instant::now() + PATIENCE;
+    'anew: loop {
+        assert!(Instant::now() < deadline, "nothing is renewed in time");
+        // Before the token that counts was made.
+        let mut last = Instant::now();
+        let mut session = begin();
+        let begun = Instant::now();
+        while begun.elapsed() < RENEWED_FOR {
+            let now = Instant::now();
+            session.command(method, &again());
+            match session.hear().pop() {
+                Some(Heard::Object(reply)) if reply.get(method).is_some() => {
+                    let result = &reply[method];
+                    assert_eq!(result["expires"], json!(true), "{result}");
+                    assert!((0..=LASTS).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
+                    if method == "refresh" {
+                        assert!(result["client"].is_string(), "{result}");
+                        assert!(result["version"].is_string(), "{result}");
+                    }
+                }
+                // Whole seconds: it lasts one less than it says, at worst.
+                heard => {
+                    assert!(last.elapsed() >= Duration::from_secs(LASTS as u64 - 1), "{heard:?}");
+                    continue 'anew;
+                }
+            }
+            last = now;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        // The last one must not be over meanwhile.
+        if last.elapsed() < Duration::from_secs(LASTS as u64 - 1) {
+            return session;
+        }
+    }
 }
 
 #[test]
@@ -34,16 +78,8 @@ fn a_connection_that_is_not_refreshed_ends() {
 #[test]
 fn a_connection_that_is_refreshed_stays() {
     let gateway = Gateway::start(SHORT);
-    let mut session = expiring(&gateway, 4);
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(7) {
-        let claims = json!({"sub": "42", "exp": unix() + 4});
-        let result = session.result("refresh", json!({"token": token(&claims)}));
-        assert_eq!(result["expires"], json!(true), "{result}");
-        assert!((1..=4).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
-        assert!(result["client"].is_string() && result["version"].is_string(), "{result}");
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    let again = || json!({"token": token(&json!({"sub": "42", "exp": unix() + LASTS}))});
+    let mut session = renewed("refresh", || expiring(&gateway, LASTS), again);
     let forever = token(&json!({"sub": "42"}));
     let result = session.result("refresh", json!({"token": forever}));
     assert!(result.get("expires").is_none() && result.get("ttl").is_none(), "{result}");
@@ -82,10 +118,9 @@ fn subscription(channel: &str, seconds: i64) -> String {
 fn a_subscription_that_is_not_refreshed_ends() {
     let gateway = Gateway::start(&format!("{SHORT}[channel.without_namespace]\n{PRIVATE}"));
     let mut session = gateway.connected("42");
-    let request = json!({"channel": "$a", "token": subscription("$a", 2)});
-    let result = session.result("subscribe", request);
+    let result = subscribe_for(&mut session, "42", "$a", 2);
     assert_eq!(result["expires"], json!(true), "{result}");
-    assert!((1..=2).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
+    assert!((0..=2).contains(&result["ttl"].as_i64().unwrap_or(0)), "{result}");
     let end = json!({"code": 2501, "reason": "subscription expired"});
     assert_eq!(session.push(), json!({"channel": "$a", "unsubscribe": end}));
     gateway.api("publish", json!({"channel": "$a", "data": 1}));
@@ -98,15 +133,13 @@ fn a_subscription_that_is_not_refreshed_ends() {
 #[test]
 fn a_subscription_that_is_refreshed_stays() {
     let gateway = Gateway::start(SHORT);
-    let mut session = gateway.connected("42");
-    session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 4)}));
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(7) {
-        let request = json!({"channel": "$a", "token": subscription("$a", 4)});
-        let result = session.result("sub_refresh", request);
-        assert_eq!(result["expires"], json!(true), "{result}");
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    let begin = || {
+        let mut session = gateway.connected("42");
+        subscribe_for(&mut session, "42", "$a", LASTS);
+        session
+    };
+    let again = || json!({"channel": "$a", "token": subscription("$a", LASTS)});
+    let mut session = renewed("sub_refresh", begin, again);
     let forever = token(&json!({"sub": "42", "channel": "$a"}));
     let result = session.result("sub_refresh", json!({"channel": "$a", "token": forever}));
     assert_eq!(result, json!({}));
@@ -148,7 +181,7 @@ fn subscription_refresh_tokens_are_verified() {
 fn what_is_unsubscribed_does_not_expire() {
     let gateway = Gateway::start(SHORT);
     let mut session = gateway.connected("42");
-    session.result("subscribe", json!({"channel": "$a", "token": subscription("$a", 1)}));
+    subscribe_for(&mut session, "42", "$a", 1);
     session.result("unsubscribe", json!({"channel": "$a"}));
     let forever = token(&json!({"sub": "42", "channel": "$a"}));
     let result = session.result("subscribe", json!({"channel": "$a", "token": forever}));

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, Heard, token_of, unix};
+use crate::support::moments::connect_until;
 
-/// A backend that answers each path with what is set for it (a number is a status; a result that
-/// expires in some seconds does that from the question on), and remembers what it was asked.
+/// A backend that answers each path with what is set for it (a number is a status; what expires in
+/// some seconds, `expire_in`, does that from the answer on), and remembers what it was asked.
 /// Its thread ends with the process.
 pub(super) struct Backend {
     address: SocketAddr,
@@ -46,9 +47,19 @@ impl Backend {
         backend
     }
 
-    /// Configuration: `{}` is where this backend is.
+    /// Configuration: `{}` is where this backend is. A hook of which nothing is said has time: a
+    /// thread of the backend may not run for a while.
     pub(super) fn configures(&self, tables: &str) -> Gateway {
-        Gateway::start(&tables.replace("{}", &format!("http://{}", self.address)))
+        let tables = tables.replace("{}", &self.url());
+        let (mut all, mut lines) = (String::new(), tables.lines().peekable());
+        while let Some(line) = lines.next() {
+            all += &format!("{line}\n");
+            let is_said = lines.peek().is_some_and(|next| next.starts_with("timeout"));
+            if line.starts_with("endpoint = ") && !is_said {
+                all += "timeout = \"60s\"\n";
+            }
+        }
+        Gateway::start(&all)
     }
 
     pub(super) fn set(&self, path: &'static str, answer: Value) {
@@ -135,12 +146,13 @@ fn serve(
     }
 }
 
-/// An answer whose result expires in some seconds, as it is given now.
+/// An answer of which something expires in some seconds, as it is given now.
 fn from_now(mut answer: Value) -> Value {
-    if let Some(result) = answer.get_mut("result").and_then(Value::as_object_mut)
-        && let Some(seconds) = result.remove("expire_in").and_then(|it| it.as_i64())
-    {
-        result.insert("expire_at".to_owned(), json!(unix() + seconds));
+    if let Some(fields) = answer.as_object_mut() {
+        if let Some(seconds) = fields.remove("expire_in").and_then(|it| it.as_i64()) {
+            fields.insert("expire_at".to_owned(), json!(unix() + seconds));
+        }
+        fields.values_mut().for_each(|value| *value = from_now(value.take()));
     }
     answer
 }
@@ -289,32 +301,22 @@ fn what_is_wrong_with_a_request_is_said_before_the_backend_is_asked() {
 
 #[test]
 fn the_backend_prolongs_or_ends_what_expires() {
-    let who = || json!({"result": {"user": "42", "expire_at": unix() + 2}});
     let backend = Backend::start(&[
-        ("/connect", who()),
-        ("/refresh", json!({"result": {"expire_at": unix() + 3600}})),
+        ("/connect", json!({"result": {"user": "42", "expire_in": 2}})),
+        ("/refresh", json!({"result": {"expire_in": 3600}})),
     ]);
     let gateway = backend.configures(
         "[client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
          [client.proxy.refresh]\nenabled = true\nendpoint = \"{}/refresh\"\n",
     );
-    let mut stays = gateway.session();
-    backend.set("/connect", who());
-    let result = stays.connect(&json!({}));
+    let (mut stays, result) = connect_until(&gateway, 0, |_| json!({}));
     // The client has nothing to do with it.
     assert_eq!(result.get("expires"), None, "{result}");
-    let end = Instant::now() + PATIENCE;
-    while !backend.asked.lock().expect("no panic").iter().any(|(path, _)| path == "/refresh") {
-        assert!(Instant::now() < end, "the backend was not asked");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(backend.asked("/refresh")["user"], json!("42"));
+    assert_eq!(backend.wait_for("/refresh", 1)[0]["user"], json!("42"));
     stays.no_push();
 
     backend.set("/refresh", json!({"result": {"expired": true}}));
-    backend.set("/connect", who());
-    let mut goes = gateway.session();
-    goes.connect(&json!({}));
+    let (mut goes, _) = connect_until(&gateway, 0, |_| json!({}));
     goes.closed(3005);
     gateway.stop();
 }
@@ -406,28 +408,19 @@ const SECRET_ED25519: [u8; 32] = [
 
 #[test]
 fn the_backend_has_its_time_whenever_a_connection_expires() {
-    let who = json!({"result": {"user": "42", "expire_at": unix() + 2}});
-    let backend = Backend::start(&[("/connect", who), ("/refresh", json!({}))]);
     // What the backend grants is as long as it may think, so that deadlines of both are due at
     // once.
-    let prolong = || {
-        backend.set("/refresh", json!({"result": {"expire_at": unix() + 2}}));
-        let asked = backend.asked.lock().expect("no panic");
-        asked.iter().filter(|(path, _)| path == "/refresh").count()
-    };
-    prolong();
+    let backend = Backend::start(&[
+        ("/connect", json!({"result": {"user": "42", "expire_in": 6}})),
+        ("/refresh", json!({"result": {"expire_in": 6}})),
+    ]);
     let gateway = backend.configures(
-        "[client]\nexpired_close_delay = \"2s\"\n\
+        "[client]\nexpired_close_delay = \"6s\"\n\
          [client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
          [client.proxy.refresh]\nenabled = true\nendpoint = \"{}/refresh\"\n",
     );
-    let mut session = gateway.session();
-    session.connect(&json!({}));
-    let deadline = Instant::now() + PATIENCE;
-    while prolong() < 4 {
-        assert!(Instant::now() < deadline, "the backend is not asked");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let (mut session, _) = connect_until(&gateway, 0, |_| json!({}));
+    backend.wait_for("/refresh", 3);
     session.no_push();
     gateway.stop();
 }

@@ -1,20 +1,21 @@
 //! Backends with names: which one is asked, what its statuses mean, how subscriptions stay, and
 //! what clients hear of a backend that is right, slow, wrong, gone and back.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::hooks::Backend;
 use crate::support::PATIENCE;
-use crate::support::gateway::{Gateway, Heard, Session, unix};
+use crate::support::daemon::free_address;
+use crate::support::gateway::{Gateway, Heard, Session};
+use crate::support::moments::{connect_until, subscribe_until};
 
 /// Two backends, each for its own namespaces of channels and methods.
 const TWO: &str = r#"
 proxies = [
-  { name = "one", endpoint = "ONE/any", timeout = "300ms", http.static_headers = { X-A = "b" } },
-  { name = "two", endpoint = "TWO/any", timeout = "300ms" },
+  { name = "one", endpoint = "ONE/any", timeout = "8s", http.static_headers = { X-A = "b" } },
+  { name = "two", endpoint = "TWO/any", timeout = "60s" },
 ]
 [rpc]
 namespaces = [
@@ -75,7 +76,7 @@ fn a_backend_is_right_slow_wrong_gone_and_back_and_the_other_does_not_mind() {
     let fine = json!({"result": {"data": {"fine": true}}});
     let steady = Backend::start(&[("/any", fine.clone())]);
     // An address where nobody is.
-    let gone = TcpListener::bind(("127.0.0.1", 0)).expect("a port").local_addr().expect("bound");
+    let gone = free_address();
     let gateway = two(&format!("http://{gone}"), &steady.url());
     let mut session = gateway.connected("42");
     let mut round = |expected: Option<u64>, what: &str| {
@@ -160,7 +161,7 @@ fn statuses_mean_what_is_said_of_them() {
 const REFRESHED: &str = "[client]\nexpired_sub_close_delay = \"1h\"\nping_interval = \"0s\"\n\
     [client.proxy.connect]\nenabled = true\nendpoint = \"{}/connect\"\n\
     [channel.proxy.subscribe]\nendpoint = \"{}/subscribe\"\n\
-    [channel.proxy.sub_refresh]\nendpoint = \"{}/sub_refresh\"\ntimeout = \"300ms\"\n\
+    [channel.proxy.sub_refresh]\nendpoint = \"{}/sub_refresh\"\ntimeout = \"8s\"\n\
     [channel.without_namespace]\nsubscribe_proxy_enabled = true\n\
     sub_refresh_proxy_enabled = true\npresence = true\n\
     allow_presence_for_subscriber = true\n\
@@ -172,15 +173,7 @@ fn expires_in(seconds: i64) -> Value {
 
 /// Subscribes, and again where the answer of the backend was over before it was read.
 fn subscribe(session: &mut Session, channel: &str) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut reply = session.ask("subscribe", json!({"channel": channel}));
-        if reply.get("subscribe").is_some() {
-            return reply["subscribe"].take();
-        }
-        assert_eq!(reply["error"]["code"], json!(110), "{reply}");
-        assert!(Instant::now() < deadline, "{reply}");
-    }
+    subscribe_until(session, || json!({"channel": channel}))
 }
 
 #[test]
@@ -239,11 +232,10 @@ fn a_subscription_outlives_a_backend_that_cannot_say() {
 
 #[test]
 fn a_refusal_of_a_server_side_subscription_takes_the_connection_along() {
-    let who = json!({"result": {"user": "42", "subs": {"a": {"expire_at": unix() + 2}}}});
+    let who = json!({"result": {"user": "42", "subs": {"a": {"expire_in": 2}}}});
     let backend = Backend::start(&[("/connect", who), ("/sub_refresh", json!({"result": null}))]);
     let gateway = backend.configures(REFRESHED);
-    let mut session = gateway.session();
-    let result = session.connect(&json!({}));
+    let (mut session, result) = connect_until(&gateway, 0, |_| json!({}));
     assert!(result["subs"]["a"].get("expires").is_none(), "{result}");
     session.closed(3006);
     gateway.stop();

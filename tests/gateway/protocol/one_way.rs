@@ -223,9 +223,11 @@ fn pings_come_and_nobody_answers() {
 
 #[test]
 fn a_one_way_websocket() {
-    let gateway = start("[client]\nping_interval = \"2s\"\npong_timeout = \"1500ms\"\n");
-    let connect = user(&["plain:a"]).to_string();
-    for by_query in [true, false] {
+    let gateway = start("[client]\nping_interval = \"8s\"\npong_timeout = \"7s\"\n");
+    let claims = |user: &str| json!({"sub": user, "channels": [format!("plain:{user}")]});
+    let connects = |user: &str| json!({"token": token(&claims(user))}).to_string();
+    let talks = |user: &str, by_query: bool| {
+        let (connect, channel) = (connects(user), format!("plain:{user}"));
         let mut session = match by_query {
             true => {
                 let target = format!("{UNI_WEBSOCKET}?cf_connect={}", escaped(&connect));
@@ -238,11 +240,11 @@ fn a_one_way_websocket() {
         }
         let heard = session.hear();
         let [Heard::Object(push)] = &heard[..] else { panic!("{heard:?}") };
-        assert!(push["connect"]["subs"]["plain:a"].is_object(), "{push}");
+        assert!(push["connect"]["subs"][&channel].is_object(), "{push}");
         // Whatever it says now, nobody listens.
-        session.say("{\"id\":2,\"publish\":{\"channel\":\"plain:a\",\"data\":1}}");
+        session.say(&json!({"id": 2, "publish": {"channel": channel, "data": 1}}).to_string());
         session.say("nonsense");
-        gateway.api("publish", json!({"channel": "plain:a", "data": 1}));
+        gateway.api("publish", json!({"channel": channel, "data": 1}));
         let (mut published, mut pings, mut frames) = (0, 0, 0);
         while published < 1 || pings < 2 || frames < 2 {
             match session.client().read_frame() {
@@ -260,7 +262,7 @@ fn a_one_way_websocket() {
             }
         }
         assert_eq!(published, 1);
-        gateway.api("disconnect", json!({"user": "42"}));
+        gateway.api("disconnect", json!({"user": user}));
         // The push, and the close frame with the same.
         let mut told = false;
         loop {
@@ -273,7 +275,18 @@ fn a_one_way_websocket() {
                 }
             }
         }
-    }
+    };
+    // Who never answers is found.
+    let silent = || {
+        let mut silent = gateway.session_at(UNI_WEBSOCKET, &[]);
+        silent.say(&connects("44"));
+        silent.closed(3012);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(silent);
+        scope.spawn(|| talks("42", true));
+        scope.spawn(|| talks("43", false));
+    });
     let mut bad = gateway.session_at(UNI_WEBSOCKET, &[]);
     bad.say("nonsense");
     let heard = bad.hear();
@@ -282,10 +295,6 @@ fn a_one_way_websocket() {
     bad.closed(3501);
     let target = format!("{UNI_WEBSOCKET}?cf_connect=nonsense");
     assert_eq!(gateway.upgrade(&target, &[]).0, 400);
-    // Who never answers is found.
-    let mut silent = gateway.session_at(UNI_WEBSOCKET, &[]);
-    silent.say(&connect);
-    silent.closed(3012);
     gateway.stop();
 }
 
@@ -348,7 +357,7 @@ fn a_browser_brings_back_where_it_was() {
 /// A reader that is cut anywhere and comes back with its last id gets everything once.
 #[test]
 fn nothing_is_lost_or_doubled_over_many_cuts() {
-    let gateway = start("[websocket]\nwrite_timeout = \"20s\"\n");
+    let gateway = start("[websocket]\nwrite_timeout = \"600s\"\n");
     let connect = user(&["news:a", "news:b"]);
     let total = 60;
     let mut got = std::collections::BTreeMap::<String, Vec<u64>>::new();

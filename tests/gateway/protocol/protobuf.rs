@@ -406,7 +406,7 @@ fn channels_have_no_numbers() {
 #[test]
 fn pings_are_empty_messages() {
     let gateway = Gateway::start(
-        "[client]\ninsecure = true\nping_interval = \"2s\"\npong_timeout = \"1500ms\"\n",
+        "[client]\ninsecure = true\nping_interval = \"8s\"\npong_timeout = \"7s\"\n",
     );
     let mut session = Session::open(&gateway);
     session.ask(&command(1, CONNECT, &Message::default()));

@@ -14,6 +14,7 @@ use ringhold::{
 };
 
 use super::wait_until;
+use crate::support::figures;
 
 /// How the clients behave.
 #[derive(Clone, Debug)]
@@ -95,7 +96,8 @@ impl Crowd {
             // Those that come back find their last place still taken for a moment.
             config.max_connections = 2 * plan.most;
             config.heartbeat.enabled = false;
-            config.handshake_timeout = super::PATIENCE / 2;
+            config.handshake_timeout = super::PATIENCE;
+            config.close_timeout = super::PATIENCE;
         });
         let running = builder.start(move |_| client.clone()).expect("the crowd starts");
         Self { handle: running.handle(), running: Some(running), tally, coming_back }
@@ -121,7 +123,7 @@ impl Crowd {
 
     /// What its cores count.
     pub(crate) fn counters(&self) -> Counters {
-        self.handle.stats().counters
+        figures::counters(&self.handle)
     }
 
     /// No client comes back from now on.
@@ -133,7 +135,7 @@ impl Crowd {
     pub(crate) fn leave(mut self) -> Arc<Tally> {
         self.stay_away();
         if let Some(running) = self.running.take() {
-            running.drain(&Drain { deadline: Duration::from_secs(10), ..Drain::default() });
+            running.drain(&Drain { deadline: super::PATIENCE, ..Drain::default() });
             running.join().expect("the crowd ends well");
         }
         self.tally.clone()

@@ -19,7 +19,7 @@ pub(crate) use process::{Child, child_port, is_child};
 pub(crate) use site::{Ended, Journal, Site, Watcher};
 
 /// How long any single condition may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `holds` says `None`; fails with what it said last.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> Option<String>) {

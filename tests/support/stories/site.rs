@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::Duration;
 
 use ringhold::protocol::request::Request;
 use ringhold::{
@@ -11,7 +11,8 @@ use ringhold::{
     Handler, Message, Running, Server, Stats, UpgradeAction,
 };
 
-use super::wait_until;
+use super::{PATIENCE, wait_until};
+use crate::support::figures;
 
 /// A running server; stopped when dropped.
 pub(crate) struct Site<H: Handler> {
@@ -32,7 +33,8 @@ impl Site<Watcher> {
 
 impl<H: Handler> Site<H> {
     /// Starts a server with two workers on a port the kernel gives, without heartbeats unless
-    /// `change` asks for them: raw clients answer no pings.
+    /// `change` asks for them: raw clients answer no pings. Clients of a test that is not about a
+    /// time limit have time.
     pub(crate) fn start(
         change: impl FnOnce(&mut Config),
         application: impl Fn() -> H + Send + Sync + 'static,
@@ -42,6 +44,9 @@ impl<H: Handler> Site<H> {
             config.workers = 2;
             config.max_connections = 2_000;
             config.heartbeat.enabled = false;
+            config.handshake_timeout = PATIENCE;
+            config.write_timeout = PATIENCE;
+            config.close_timeout = PATIENCE;
             change(config);
         });
         let running = builder.start(move |_| application()).expect("the server starts");
@@ -51,7 +56,7 @@ impl<H: Handler> Site<H> {
 
     /// What all cores count now.
     pub(crate) fn counters(&self) -> Counters {
-        self.handle.stats().counters
+        figures::counters(&self.handle)
     }
 
     /// Waits until the counters say so.
@@ -72,7 +77,7 @@ impl<H: Handler> Site<H> {
     /// Drains the server and asserts that it ends with nothing left.
     pub(crate) fn end(mut self) -> Stats {
         let running = self.running.take().expect("it runs until here");
-        running.drain(&Drain::default());
+        running.drain(&Drain { deadline: PATIENCE, ..Drain::default() });
         let stats = running.join().expect("every worker ends well");
         assert!(is_empty(&stats.counters), "left over: {:?}", stats.counters);
         assert_eq!(stats.counters.opened, stats.counters.closed);
@@ -103,9 +108,11 @@ pub(crate) struct Ended {
     pub(crate) path: String,
     pub(crate) cause: Cause,
     pub(crate) code: CloseCode,
-    pub(crate) at: Instant,
+    /// By the clock of its core. By another one a core that stands still between a look at its own
+    /// and what it does then would seem to be early.
+    pub(crate) at: Duration,
     /// When it had its last message.
-    pub(crate) heard: Instant,
+    pub(crate) heard: Duration,
 }
 
 /// What the application on all cores was told.
@@ -114,7 +121,7 @@ pub(crate) struct Journal(Mutex<Pages>);
 
 #[derive(Default)]
 struct Pages {
-    open: HashMap<ConnId, (String, Instant)>,
+    open: HashMap<ConnId, (String, Duration)>,
     ended: Vec<Ended>,
     /// What must never happen: events out of order.
     faults: Vec<String>,
@@ -161,29 +168,29 @@ impl Journal {
         assert_eq!(ids.len(), all, "a connection ended twice");
     }
 
-    fn note_open(&self, id: ConnId, path: &str) {
+    fn note_open(&self, id: ConnId, path: &str, now: Duration) {
         let pages = &mut *self.0.lock().unwrap();
-        if pages.open.insert(id, (path.to_owned(), Instant::now())).is_some() {
+        if pages.open.insert(id, (path.to_owned(), now)).is_some() {
             pages.faults.push(format!("{id:?} opened twice"));
         }
     }
 
-    fn note_message(&self, id: ConnId) {
+    fn note_message(&self, id: ConnId, now: Duration) {
         let pages = &mut *self.0.lock().unwrap();
         match pages.open.get_mut(&id) {
-            Some((_, heard)) => *heard = Instant::now(),
+            Some((_, heard)) => *heard = now,
             None => pages.faults.push(format!("{id:?} had a message while not open")),
         }
     }
 
-    fn note_close(&self, id: ConnId, closed: &Closed) {
+    fn note_close(&self, id: ConnId, closed: &Closed, at: Duration) {
         let pages = &mut *self.0.lock().unwrap();
         let Some((path, heard)) = pages.open.remove(&id) else {
             pages.faults.push(format!("{id:?} closed while not open"));
             return;
         };
         let Closed { cause, code, .. } = *closed;
-        pages.ended.push(Ended { id, path, cause, code, at: Instant::now(), heard });
+        pages.ended.push(Ended { id, path, cause, code, at, heard });
     }
 }
 
@@ -207,21 +214,21 @@ impl Handler for Watcher {
     }
 
     fn on_open(&mut self, conn: &mut Connection<'_>, path: &mut String) {
-        self.journal.note_open(conn.id(), path);
+        self.journal.note_open(conn.id(), path, conn.now());
         if path.starts_with("/topic") {
             conn.subscribe("news");
         }
     }
 
     fn on_message(&mut self, conn: &mut Connection<'_>, path: &mut String, message: Message<'_>) {
-        self.journal.note_message(conn.id());
+        self.journal.note_message(conn.id(), conn.now());
         if !path.starts_with("/sink") {
             // What a peer that is gone does not get is counted by the engine.
             let _ = conn.reply(message);
         }
     }
 
-    fn on_close(&mut self, _: &mut Context<'_>, id: ConnId, _: String, closed: &Closed) {
-        self.journal.note_close(id, closed);
+    fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, _: String, closed: &Closed) {
+        self.journal.note_close(id, closed, cx.now());
     }
 }

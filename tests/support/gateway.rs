@@ -240,9 +240,15 @@ impl Gateway {
         (status.unwrap_or_else(|| panic!("no status in {answer:?}")), body.to_owned())
     }
 
-    /// The text of `/metrics`, with the head of the answer.
+    /// The text of `/metrics`; asked for again where a core has had no turn to answer in.
     pub(crate) fn metrics(&self) -> String {
-        self.get("/metrics").1
+        let mut text = String::new();
+        super::until("all cores to answer", || {
+            let (status, body) = self.get("/metrics");
+            text = body;
+            status != 503
+        });
+        text
     }
 
     /// Status and body of what is at this path.

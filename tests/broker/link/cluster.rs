@@ -169,6 +169,16 @@ fn pass_on(world: &mut World, node: usize, command: &[String], stream: &TcpStrea
     reply
 }
 
+/// What a script publishes, or several publications that are one call; of any other command one.
+fn published(command: &[String]) -> Vec<&String> {
+    let keys = command.get(2).and_then(|keys| keys.parse::<usize>().ok()).unwrap_or(0);
+    match command.get(3 + keys..) {
+        Some([send, each @ ..]) if send.ends_with("PUBLISH") => each.iter().step_by(8).collect(),
+        Some([data, ..]) => vec![data],
+        _ => command[..1].iter().collect(),
+    }
+}
+
 fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> String {
     if command[0] == "CLUSTER" {
         let line = |other: usize| {
@@ -188,7 +198,7 @@ fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> S
     }
     let upper = is_upper(command);
     if node == 0 && upper && world.says != Says::Done {
-        world.said += 1;
+        world.said += published(command).len();
         let port = world.ports[1];
         return match world.says {
             Says::Moved => format!("-MOVED 15495 127.0.0.1:{port}\r\n"),
@@ -201,9 +211,19 @@ fn answer(world: &mut World, node: usize, command: &[String], asking: bool) -> S
     }
     match command[0].as_str() {
         "EVALSHA" => {
-            world.done[node].push((command[5].clone(), asking));
-            let offset = world.done.iter().map(Vec::len).sum::<usize>().to_string();
-            format!("*3\r\n${}\r\n{offset}\r\n$8\r\nfreshone\r\n$0\r\n\r\n", offset.len())
+            let replies: Vec<_> = published(command)
+                .into_iter()
+                .map(|data| {
+                    world.done[node].push((data.clone(), asking));
+                    let offset = world.done.iter().map(Vec::len).sum::<usize>().to_string();
+                    let len = offset.len();
+                    format!("*3\r\n${len}\r\n{offset}\r\n$8\r\nfreshone\r\n$0\r\n\r\n")
+                })
+                .collect();
+            match &replies[..] {
+                [one] => one.clone(),
+                several => format!("*{}\r\n{}", several.len(), several.concat()),
+            }
         }
         "HMGET" => "*2\r\n$1\r\n7\r\n$8\r\nfreshone\r\n".to_owned(),
         _ => ":1\r\n".to_owned(),

@@ -10,4 +10,5 @@ mod node;
 mod python;
 mod sdk_js;
 mod sdk_python;
+mod sdks;
 mod tungstenite;

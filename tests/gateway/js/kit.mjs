@@ -127,5 +127,5 @@ export function closeAll() {
 
 let channels = 0;
 
-// A channel that no other check uses.
-export const fresh = (namespace) => `${namespace}:${protocol}-${(channels += 1)}`;
+// A channel that no other check uses, nor another run at this server.
+export const fresh = (namespace) => `${namespace}:${protocol}-${process.pid}-${(channels += 1)}`;

@@ -40,8 +40,8 @@ fresh_numbers = itertools.count(1)
 
 
 def fresh(namespace):
-    """A channel that no other check uses."""
-    return f"{namespace}:python-{PROTOCOL}-{next(fresh_numbers)}"
+    """A channel that no other check uses, nor another run at this server."""
+    return f"{namespace}:python-{PROTOCOL}-{os.getpid()}-{next(fresh_numbers)}"
 
 
 def pack(value):

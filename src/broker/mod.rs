@@ -4,8 +4,8 @@
 //! From the bottom up: the protocol ([`resp`]), a connection ([`link`]), to whom ([`server`],
 //! [`target`]), how it comes about ([`dial`]) and who is asked where ([`sentinel`]); Centrifugo's
 //! layout ([`layout`]), [`scripts`], and what is written for each request ([`requests`]) and read
-//! from its replies ([`answers`]). Then what is under way: requests (`work`, in a language that is a
-//! `tongue`), channels to listen to (`listening`, and slot by slot in `sharded`), a connection
+//! from its replies ([`answers`]). Then what is under way: requests (`work`, in a language that is
+//! a `tongue`), channels to listen to (`listening`, and slot by slot in `sharded`), a connection
 //! through its lives (`side`), a server with both of its connections (`shard`), where it is by now
 //! (`watch`); and several that share the [`slots`] of a cluster (`cluster`, `places`), as they say
 //! themselves ([`nodes`]). NATS has a protocol, names and a shard of its own ([`nats`]). The cores'

@@ -448,8 +448,8 @@ impl Uring {
             true => squeue::Flags::SKIP_SUCCESS,
             false => squeue::Flags::empty(),
         };
-        // No more is pushed below, so what the entries point to stays where it is: each operation has
-        // a piece at least, and one with several needs a message.
+        // No more is pushed below, so what the entries point to stays where it is: each operation
+        // has a piece at least, and one with several needs a message.
         self.messages.clear();
         self.messages.reserve(chunk.len().min(pieces.len() - chunk.len()));
         for (index, op) in chunk.iter_mut().enumerate() {

@@ -426,7 +426,8 @@ fn commands_can_follow_the_connect_command_at_once() {
 fn slow_readers_are_closed_and_gone() {
     let gateway = super::patient(
         "[client]\ninsecure = true\nqueue_max_size = 100000\n\
-         [websocket]\nwrite_timeout = \"600s\"\n[sse]\nenabled = true\n[http_stream]\nenabled = true\n[prometheus]\nenabled = true\n",
+         [websocket]\nwrite_timeout = \"600s\"\n[sse]\nenabled = true\n\
+         [http_stream]\nenabled = true\n[prometheus]\nenabled = true\n",
     );
     let mut slow = Session::new(sse(&gateway, CONNECT));
     let mut quick = Session::new(http_stream(&gateway, CONNECT));

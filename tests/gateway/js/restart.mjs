@@ -31,13 +31,24 @@ function noted(channel, epoch) {
   return published.get(key);
 }
 
+// Of each channel the epoch of what was published last.
+const latest = new Map();
+
+// Whether nobody misses more than a recovery gives back, however slow the machine is.
+const keptUp = () => followers.every(({ channel, got }) => {
+  const epoch = latest.get(channel);
+  return epoch === undefined || noted(channel, epoch).size - (got.get(epoch)?.size ?? 0) < 200;
+});
+
 async function publishAlways() {
   while (publishing) {
+    await until('all to keep up', () => !publishing || keptUp());
     const channel = CHANNELS[(id += 1) % CHANNELS.length];
     try {
       const data = value(id);
       const { offset, epoch } = await api('publish', { channel, data });
       noted(channel, epoch).set(offset, data);
+      latest.set(channel, epoch);
     } catch {
       // Nobody knows whether this one is published. It is not asked for, but must not come twice.
       failures += 1;
@@ -71,7 +82,8 @@ async function follow(number) {
       assert.ok(publications.length > 0, `${channel}: nothing after ${since.offset} of ${offset}`);
       for (const one of publications) {
         since = { epoch, offset: one.offset };
-        if (one.offset <= offset) take(epoch, { offset: one.offset, data: unpack(one.data) });
+        if (one.offset > offset || got.get(epoch)?.has(one.offset)) continue;
+        take(epoch, { offset: one.offset, data: unpack(one.data) });
       }
     }
     follower.reading -= 1;

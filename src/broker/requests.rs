@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::layout::{JOIN, LEAVE, Layout};
 use super::resp::Command;
 use super::scripts::{Digests, Script};
-use super::tongue::{Joins, Tongue};
+use super::tongue::{Asked, Joins, Tongue};
 use crate::gateway::broker::{Fault, History, Kept, Present, Publish, Renew, Request, TopOf};
 use crate::gateway::letters::ClientId;
 
@@ -24,17 +24,6 @@ pub struct Dialect {
     pub node: Box<str>,
     /// How long a member is there.
     pub presence_ttl: Duration,
-}
-
-/// Who asks, and when.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    /// The core.
-    pub core: u16,
-    /// Unix time.
-    pub unix: Duration,
-    /// It was sent before, and what became of it is unknown.
-    pub again: bool,
 }
 
 /// A field of the envelope that no reader knows, and that differs for each attempt: a publication

@@ -1,9 +1,20 @@
 //! How a kind of server is spoken to: what [`super::work`] needs to know of its language.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::requests::Asked;
 use crate::gateway::broker::{Fault, Request};
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The core.
+    pub core: u16,
+    /// Unix time.
+    pub unix: Duration,
+    /// It was sent before, and what became of it is unknown.
+    pub again: bool,
+}
 
 /// Of a request that may be written together with others.
 #[derive(Clone, Copy, Debug)]

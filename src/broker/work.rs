@@ -19,11 +19,10 @@ use super::link::Lost;
 use super::places::Lane;
 use super::post::Post;
 use super::queue::Taken;
-use super::requests::Asked;
 use super::resp::{Reply, command};
 use super::scripts::Script;
 use super::tally::Tally;
-use super::tongue::{Joins, Tongue};
+use super::tongue::{Asked, Joins, Tongue};
 use crate::gateway::broker::{Fault, Happening, Outcome, Request, TopOf};
 
 /// A request and what came of it so far.

@@ -14,8 +14,7 @@ use std::time::Instant;
 use super::subjects::{CHANNEL, Subjects};
 use super::wire::{self, MESSAGE_MAX};
 use crate::broker::listening::{Listening, Piece};
-use crate::broker::requests::Asked;
-use crate::broker::tongue::Tongue;
+use crate::broker::tongue::{Asked, Tongue};
 use crate::broker::work::{Sent, Work, complain};
 use crate::gateway::broker::{Fault, Happening, Outcome, Request};
 

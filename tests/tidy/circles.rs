@@ -9,8 +9,8 @@ type Module = Vec<String>;
 /// Circles there are, as the names of their modules, and why each stays.
 const CIRCLES: [(&[&str], &str); 13] = [
     (
-        &["broker::answers", "broker::places", "broker::requests", "broker::work"],
-        "requests that wait for answers, taken apart by kind: `work` composes them",
+        &["broker::places", "broker::work"],
+        "requests that wait for answers, and the lane in which each waits",
     ),
     (
         &["broker::cluster", "broker::shard", "broker::thread", "broker::watch"],

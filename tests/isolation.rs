@@ -172,7 +172,7 @@ struct Sleepy;
 
 impl Handler for Sleepy {
     type State = ();
-    /// What is waited for, if anything.
+    /// A gate to wait for, if there is one.
     type Event = Option<Receiver<()>>;
 
     fn on_upgrade(

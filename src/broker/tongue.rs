@@ -16,12 +16,12 @@ pub struct Asked {
     pub again: bool,
 }
 
-/// Of a request that may be written together with others.
+/// A request that may be written together with others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Joins {
-    /// What it adds to their bytes.
+    /// Bytes that the request adds.
     pub(super) bytes: usize,
-    /// Where its names lie, the same of all; any where there is no cluster.
+    /// Slot of the request's names, which all that join share; 0 where there is no cluster.
     pub(super) slot: u16,
 }
 

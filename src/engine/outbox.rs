@@ -391,7 +391,7 @@ impl Outbox {
         }
     }
 
-    /// The same one by one: something stays, or leaves the account.
+    /// Segment by segment, since something stays or leaves the account.
     #[inline(never)]
     fn advance_in_part(&mut self, mut taken: usize, ledger: &mut Ledger) {
         taken += self.sent;

@@ -222,7 +222,7 @@ impl Core {
         }
     }
 
-    /// Whether a request waits of which nothing was read yet. Of one that comes slowly, a part was.
+    /// Whether a whole request may wait: something has come, and nothing was read yet.
     fn is_unread(&self, slot: u32) -> bool {
         let waits =
             |hot: &Hot| hot.has(Flags::READY) && !hot.has(Flags::HELD | Flags::TLS | Flags::CLIENT);

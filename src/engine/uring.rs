@@ -480,7 +480,7 @@ impl Uring {
 }
 
 impl Landed {
-    /// One of those that come seldom: not in the way of the others.
+    /// Takes a completion that comes seldom, out of the way of the others.
     #[inline(never)]
     fn take(&mut self, token: Token, entry: &cqueue::Entry) {
         match token.op() {

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
-use crate::sdks::{crowd, names};
+use crate::sdks::{LIMIT, check, crowd};
 use crate::support::gateway::{API_KEY, Gateway, SECRET};
 use crate::support::{
     Program, count_of, find_program, own_path, packages, raise_open_files, run, skip,
@@ -20,9 +20,6 @@ use crate::support::{
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/js");
 const FILES: [&str; 3] = ["kit.mjs", "suite.mjs", "restart.mjs"];
 const CONFIG: &str = include_str!("../gateway/sdk.toml");
-
-/// Setting up needs a package registry; the suites need a minute.
-const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Node and the folder with the suites; `None` where something is missing, which has been said.
 fn suites() -> Option<(PathBuf, PathBuf)> {
@@ -93,17 +90,10 @@ const CHECKS: [(&str, u64); 17] = [
 
 fn features_of(gateway: &Gateway, protocol: &str, transport: &str) {
     raise_open_files();
-    let check = |checks: &[(&str, u64)]| {
-        let Some(mut command) = suite("suite.mjs", gateway, protocol, transport) else { return };
-        let suite = run(command.env("CHECKS", names(checks)), LIMIT);
-        suite.assert_success();
-        for (check, count) in checks {
-            assert!(count_of(&suite.stdout, check) >= *count, "{check}: {}", suite.stdout);
-        }
-    };
-    check(&CHECKS);
+    let Some(mut suite) = suite("suite.mjs", gateway, protocol, transport) else { return };
+    check(&mut suite, &CHECKS);
     let _alone = crowd();
-    check(&[("crowd", 1000)]);
+    check(&mut suite, &[("crowd", 1000)]);
 }
 
 #[test]

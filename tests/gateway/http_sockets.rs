@@ -14,8 +14,7 @@ use ringhold::{AddressPlace, Detached, Via};
 
 use crate::fake::{KEY, Site, config};
 
-/// Long enough for any machine; a test that runs into it has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::PATIENCE;
 
 /// A time that is over soon, and not before the control thread has had its turn.
 const SHORT: Duration = Duration::from_secs(6);

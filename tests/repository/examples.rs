@@ -27,12 +27,10 @@ use ringhold::{CloseCode, Drain, Handler, Running, Stats};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
+use crate::support::PATIENCE;
 use crate::support::unbroken::Unbroken;
 
 type Socket = WebSocket<Unbroken<TcpStream>>;
-
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 

@@ -1,5 +1,5 @@
-//! What is over in seconds, on a machine that may stand still for longer: where it was over before
-//! the server had read it, it is asked for again.
+//! Tokens and grants that end within seconds, on a machine that may stand still for longer: a test
+//! asks again for one that ended before the server had read it.
 
 use std::time::Instant;
 

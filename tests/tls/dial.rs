@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use ringhold::protocol::request::{Refusal, Request};
 use ringhold::tls::keys::{ClientMaterials, ServerKeys, ServerMaterials, Trust};
@@ -23,9 +23,8 @@ use tungstenite::WebSocket;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::peer::{SHAPES, pair, path, server_config, server_keys, unbroken};
+use crate::support::PATIENCE;
 use crate::support::figures;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the dialler is told to do.
 enum Order {

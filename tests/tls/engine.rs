@@ -26,9 +26,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message as Ws, WebSocket};
 
 use crate::peer::{SHAPES, client_config, record_layer, server_keys, unbroken};
+use crate::support::PATIENCE;
 use crate::support::figures;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Echo;
 

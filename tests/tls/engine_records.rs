@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use ringhold::protocol::request::Request;
 use ringhold::tls::Fault;
@@ -16,9 +16,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::peer::server_keys;
 use crate::raw::Raw;
+use crate::support::PATIENCE;
 use crate::support::figures;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Echoes messages, and hands plain requests over.
 struct Doorman {

@@ -6,13 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
 
 use ringhold::tls::Fault;
 
 use super::peer::{Ours, pair, path, server_keys, server_setup, unbroken};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::PATIENCE;
 
 /// Serves one connection, and tells how it ended.
 fn echo() -> (SocketAddr, thread::JoinHandle<Result<(), Fault>>) {

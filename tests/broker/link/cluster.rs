@@ -169,7 +169,7 @@ fn pass_on(world: &mut World, node: usize, command: &[String], stream: &TcpStrea
     reply
 }
 
-/// What a script publishes, or several publications that are one call; of any other command one.
+/// The data of each publication in a call of a script; one word for any other command.
 fn published(command: &[String]) -> Vec<&String> {
     let keys = command.get(2).and_then(|keys| keys.parse::<usize>().ok()).unwrap_or(0);
     match command.get(3 + keys..) {

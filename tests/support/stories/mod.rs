@@ -13,13 +13,11 @@ pub(crate) mod site;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use crate::support::PATIENCE;
 pub(crate) use crowd::{Crowd, CrowdPlan};
 pub(crate) use peer::{Frame, Peer};
 pub(crate) use process::{Child, child_port, is_child};
 pub(crate) use site::{Ended, Journal, Site, Watcher};
-
-/// How long any single condition may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `holds` says `None`; fails with what it said last.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> Option<String>) {
